@@ -1,0 +1,1 @@
+"""What commands cost: cited energy per event."""

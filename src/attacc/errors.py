@@ -1,0 +1,114 @@
+"""The one exception tree.
+
+::
+
+    AttaccError                   everything that attacc raises on purpose
+    +-- InputError                what the user gave cannot be used; the command line exits with 2
+    |   +-- DocumentError         a file (TOML, JSON, CSV, trace) is malformed, at a field or a line
+    |   +-- UnknownNameError      a preset, family, unit, ... that does not exist
+    |   +-- CapacityError         it is well formed, but it does not fit
+    +-- EngineError               a fault of attacc itself; the command line exits with 1
+
+Every message says what is wrong, where, the offending value, and the way out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class AttaccError(Exception):
+    """Base of everything that attacc raises on purpose."""
+
+
+class InputError(AttaccError):
+    """What the user gave cannot be used.
+
+    Args:
+        message: what is wrong, including the offending value.
+        where: file, field, line or option it came from.
+        hint: the way out.
+    """
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        self.message = message
+        self.where = where
+        self.hint = hint
+        text = f"{where}: {message}" if where else message
+        super().__init__(f"{text} ({hint})" if hint else text)
+
+
+class DocumentError(InputError):
+    """A file is malformed; ``where`` names the file and the field or line."""
+
+
+class UnknownNameError(InputError):
+    """A name that is not in a closed set of names; the message proposes the nearest ones.
+
+    Args:
+        kind: what the name was meant to be, as in "model preset".
+        name: the offending name.
+        choices: all valid names.
+        where: file and field, or option, the name came from.
+    """
+
+    def __init__(
+        self, kind: str, name: str, choices: Iterable[str], *, where: str | None = None
+    ) -> None:
+        self.kind = kind
+        self.name = name
+        super().__init__(f"unknown {kind} {name!r}", where=where, hint=nearest_hint(name, choices))
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """By how much something does not fit.
+
+    Attributes:
+        what: the store that is too small, as in "memory of the GPUs".
+        needed_bytes: what would have to be stored there.
+        available_bytes: what can be stored there.
+    """
+
+    what: str
+    needed_bytes: float
+    available_bytes: float
+
+    @property
+    def missing_bytes(self) -> float:
+        """Bytes by which the store is too small."""
+        return self.needed_bytes - self.available_bytes
+
+
+class CapacityError(InputError):
+    """A well-formed request that does not fit into the memory it needs.
+
+    Args:
+        shortfall: which store is too small and by how much.
+        where: the system or device it was meant for.
+        hint: what would fit.
+    """
+
+    def __init__(self, shortfall: Shortfall, *, where: str | None, hint: str) -> None:
+        self.shortfall = shortfall
+        super().__init__(
+            f"{shortfall.what}: {shortfall.needed_bytes / 1e9:,.2f} GB needed, "
+            f"{shortfall.available_bytes / 1e9:,.2f} GB available, "
+            f"{shortfall.missing_bytes / 1e9:,.2f} GB too little",
+            where=where,
+            hint=hint,
+        )
+
+
+class EngineError(AttaccError):
+    """A fault of attacc itself: a kernel that reports an impossible state."""
+
+
+def nearest_hint(name: str, choices: Iterable[str]) -> str:
+    """Return "did you mean ...? choose from ..." for a name that is not among the choices."""
+    options = sorted(choices)
+    close = difflib.get_close_matches(name.lower(), options, n=2, cutoff=0.5)
+    listed = "choose from " + ", ".join(options) if options else "there are none"
+    return f"did you mean {' or '.join(map(repr, close))}? {listed}" if close else listed

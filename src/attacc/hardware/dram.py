@@ -1,0 +1,313 @@
+"""DRAM devices: organisation, clock, timing parameters, and timing rules as data.
+
+A rule says "B not before `latency` cycles after A on the same instance of a scope"; a scope is
+the set of address fields whose equality makes two commands meet there. Rules and parameters stay
+symbolic here; ``timing.tables`` resolves them once into integer tables. Overrides apply to the
+parameters before anything is derived from them.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from attacc.documents import Presets, PresetSpec, Spec
+from attacc.errors import InputError, UnknownNameError, nearest_hint
+from attacc.hardware.placement import Placement
+from attacc.units import BITS_PER_BYTE, BitsPerSecond, Nanoseconds
+
+
+class Scope(StrEnum):
+    """Where two commands meet: the address fields (below the channel) that must be equal."""
+
+    CHANNEL = "channel"
+    PSEUDO_CHANNEL = "pseudo_channel"
+    RANK = "rank"
+    BANK_GROUP = "bank_group"
+    BANK = "bank"
+    BANK_INDEX = "bank_index"
+    """The same bank of every bank group of the channel, as one MACSB addresses them."""
+    BANK_PAIR = "bank_pair"
+    """The same bank of both pseudo-channels, as one MACPB addresses them."""
+
+    @property
+    def fields(self) -> tuple[bool, bool, bool, bool]:
+        """Whether (pseudo-channel, rank, bank group, bank) take part."""
+        return {
+            "channel": (False, False, False, False),
+            "pseudo_channel": (True, False, False, False),
+            "rank": (True, True, False, False),
+            "bank_group": (True, True, True, False),
+            "bank": (True, True, True, True),
+            "bank_index": (False, False, False, True),
+            "bank_pair": (False, True, True, True),
+        }[self.value]
+
+
+class Bus(StrEnum):
+    """Which of the two command buses a command takes; one command per bus and cycle."""
+
+    ROW = "row"
+    COLUMN = "column"
+
+
+class Organization(Spec):
+    """What one stack consists of; every count is a power of two.
+
+    Attributes:
+        channels: independent channels of the stack.
+        pseudo_channels: per channel.
+        ranks: per pseudo-channel (stack identifiers in HBM).
+        bank_groups: per rank.
+        banks: per bank group.
+        rows: per bank.
+        columns: accesses per row.
+        access_bytes: bytes that one column access of one bank moves.
+    """
+
+    channels: int = Field(gt=0, le=1024)
+    pseudo_channels: int = Field(gt=0, le=16)
+    ranks: int = Field(gt=0, le=16)
+    bank_groups: int = Field(gt=0, le=16)
+    banks: int = Field(gt=0, le=16)
+    rows: int = Field(gt=0, le=2**24)
+    columns: int = Field(gt=0, le=2**16)
+    access_bytes: int = Field(gt=0, le=1024)
+
+    @model_validator(mode="after")
+    def _powers_of_two(self) -> Self:
+        for name, value in self:
+            if value & (value - 1):
+                raise ValueError(f"{name} = {value} is not a power of two")
+        return self
+
+    @property
+    def banks_per_channel(self) -> int:
+        """Banks of one channel, all pseudo-channels and ranks counted."""
+        return self.pseudo_channels * self.ranks * self.bank_groups * self.banks
+
+    @property
+    def bank_bytes(self) -> int:
+        """Capacity of one bank."""
+        return self.rows * self.columns * self.access_bytes
+
+    @property
+    def stack_bytes(self) -> int:
+        """Capacity of the stack."""
+        return self.channels * self.banks_per_channel * self.bank_bytes
+
+
+class Rule(Spec):
+    """``after`` not before ``latency`` cycles after ``before`` on the same instance of ``scope``.
+
+    Attributes:
+        scope: where the two commands meet.
+        before: preceding commands.
+        after: following commands.
+        latency: cycles, as an expression of timing parameters, as in "nCWL + nBL + nWR".
+    """
+
+    scope: Scope
+    before: tuple[str, ...] = Field(min_length=1)
+    after: tuple[str, ...] = Field(min_length=1)
+    latency: str
+
+
+class CommandFamily(Spec):
+    """The commands by which one placement of the units works.
+
+    Attributes:
+        activate: opens a row in all banks that a multiply reads.
+        multiply: reads one column of each of those banks and multiplies and accumulates.
+        precharge: closes the row again.
+        row_scope: which banks share one open row.
+        banks_per_command: how many banks of the channel one such command addresses.
+    """
+
+    activate: str
+    multiply: str
+    precharge: str
+    row_scope: Scope
+    banks_per_command: int = Field(gt=0)
+
+
+class RuleSet(PresetSpec):
+    """Commands and timing rules that devices share.
+
+    Attributes:
+        row_commands: commands on the row command bus.
+        column_commands: commands on the column command bus.
+        precharge_all: the command that closes every bank before a refresh.
+        refresh: the all-bank refresh.
+        families: per placement, the commands it uses.
+        rules: every timing rule.
+    """
+
+    row_commands: tuple[str, ...]
+    column_commands: tuple[str, ...]
+    precharge_all: str
+    refresh: str
+    families: dict[Placement, CommandFamily]
+    rules: tuple[Rule, ...]
+
+    @model_validator(mode="after")
+    def _known_commands(self) -> Self:
+        known = set(self.row_commands) | set(self.column_commands)
+        named = {self.precharge_all, self.refresh}
+        for family in self.families.values():
+            named |= {family.activate, family.multiply, family.precharge}
+        for rule in self.rules:
+            named |= set(rule.before) | set(rule.after)
+        for name in sorted(named - known):
+            raise ValueError(f"unknown command {name!r}: {nearest_hint(name, known)}")
+        return self
+
+
+class Cadence(Spec):
+    """Least cycles between two multiply commands of a channel.
+
+    Attributes:
+        nCCDAB: MACAB to MACAB.
+        nCCDSB: MACSB to MACSB.
+    """
+
+    nCCDAB: int = Field(gt=0, le=10_000)  # noqa: N815 - the name of the literature
+    nCCDSB: int = Field(gt=0, le=10_000)  # noqa: N815
+
+
+class DramDevice(PresetSpec):
+    """One stack of a DRAM standard with compute units, as the memory controller sees it.
+
+    Attributes:
+        organization: banks and what they hold.
+        pin_rate_bits_per_s: data rate of one pin.
+        clock_ns: period of the command clock, tCK.
+        rules: name of the rule set preset.
+        timing: parameter -> cycles of the command clock, as in nRCD = 19.
+        power_limited: cadence of multiply commands within the stack's power budget.
+        unlimited: cadence without a power budget.
+        energy: name of the energy preset.
+    """
+
+    organization: Organization
+    pin_rate_bits_per_s: BitsPerSecond = Field(validation_alias="pin_rate")
+    clock_ns: Nanoseconds = Field(validation_alias="clock")
+    rules: str
+    timing: dict[str, int]
+    power_limited: Cadence
+    unlimited: Cadence
+    energy: str
+
+    @field_validator("timing")
+    @classmethod
+    def _non_negative(cls, timing: dict[str, int]) -> dict[str, int]:
+        for name, cycles in timing.items():
+            if not 0 <= cycles <= MAX_CYCLES:
+                raise ValueError(f"{name} = {cycles} is not a number of cycles (0 to {MAX_CYCLES})")
+        return timing
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        try:
+            for rule in self.rule_set.rules:
+                evaluate_cycles(rule.latency, self.parameters(power_limited=True))
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        for name in ("nBL", "nREFI", "nRFC"):
+            if self.timing.get(name, 0) < 1:
+                raise ValueError(f"timing.{name} is missing or 0: give it in cycles")
+        refresh = self.organization.pseudo_channels * self.timing["nRFC"]
+        if refresh >= self.timing["nREFI"]:
+            raise ValueError(
+                f"refreshing takes {refresh} cycles of every nREFI = {self.timing['nREFI']}: "
+                "nothing else would ever be served"
+            )
+        return self
+
+    @property
+    def rule_set(self) -> RuleSet:
+        """The commands and rules of this device."""
+        return RULE_SETS.load(self.rules)
+
+    def parameters(self, *, power_limited: bool) -> dict[str, int]:
+        """Return every timing parameter, the cadence of the multiply commands included."""
+        cadence = self.power_limited if power_limited else self.unlimited
+        return self.timing | {"nCCDAB": cadence.nCCDAB, "nCCDSB": cadence.nCCDSB}
+
+    @property
+    def external_bytes_per_s(self) -> float:
+        """Peak bandwidth of the stack's interface: every pseudo-channel moves an access per nBL."""
+        o = self.organization
+        bytes_per_burst = o.channels * o.pseudo_channels * o.access_bytes
+        return bytes_per_burst / (self.timing["nBL"] * self.clock_ns) * 1e9
+
+    def internal_bytes_per_s(self, placement: Placement, *, power_limited: bool) -> float:
+        """Peak bandwidth at which the units of a placement read their banks."""
+        family = self.rule_set.families[placement]
+        cycles = {
+            Placement.BANK: self.parameters(power_limited=power_limited)["nCCDAB"],
+            Placement.BANKGROUP: self.parameters(power_limited=power_limited)["nCCDSB"],
+            Placement.BUFFER: self.timing["nBL"],
+        }[placement]
+        o = self.organization
+        bytes_per_command = o.channels * family.banks_per_command * o.access_bytes
+        return bytes_per_command / (cycles * self.clock_ns) * 1e9
+
+    @property
+    def pins(self) -> float:
+        """Data pins of the stack, from its interface bandwidth and the rate of a pin."""
+        return self.external_bytes_per_s * BITS_PER_BYTE / self.pin_rate_bits_per_s
+
+
+MAX_CYCLES: Final = 10_000_000
+
+RULE_SETS: Final = Presets("rule set", RuleSet, "attacc.hardware", "presets/rules")
+DRAMS: Final = Presets("device", DramDevice, "attacc.hardware", "presets/dram")
+
+
+def evaluate_cycles(expression: str, parameters: Mapping[str, int]) -> int:
+    """Evaluate a latency expression: integers, parameter names, ``+``, ``-``, ``*`` and ``max``.
+
+    Raises:
+        InputError: the expression is malformed, or negative.
+        UnknownNameError: it names a parameter that the device does not give.
+    """
+
+    def value(node: ast.expr) -> int:
+        match node:
+            case ast.Constant(value=int(number)):
+                return number
+            case ast.Name(id=name):
+                if name not in parameters:
+                    raise UnknownNameError(
+                        "timing parameter", name, parameters, where=f"latency {expression!r}"
+                    )
+                return parameters[name]
+            case ast.BinOp(left=left, op=ast.Add(), right=right):
+                return value(left) + value(right)
+            case ast.BinOp(left=left, op=ast.Sub(), right=right):
+                return value(left) - value(right)
+            case ast.BinOp(left=left, op=ast.Mult(), right=right):
+                return value(left) * value(right)
+            case ast.Call(func=ast.Name(id="max"), args=args, keywords=[]) if args:
+                return max(value(argument) for argument in args)
+            case _:
+                raise InputError(
+                    f"latency {expression!r} is no expression of parameters",
+                    hint="use integers, parameter names, +, -, * and max()",
+                )
+
+    try:
+        cycles = value(ast.parse(expression, mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise InputError(
+            f"latency {expression!r} is no expression of parameters",
+            hint="use integers, parameter names, +, -, * and max()",
+        ) from None
+    if not 0 <= cycles <= MAX_CYCLES:
+        raise InputError(f"latency {expression!r} is {cycles} cycles, not 0 to {MAX_CYCLES}")
+    return cycles

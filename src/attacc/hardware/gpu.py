@@ -1,0 +1,69 @@
+"""GPUs: what a data sheet says of one, and which of its rates an operator computes at."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import Field, field_validator
+
+from attacc.documents import Presets, PresetSpec
+from attacc.models.precision import ElementType
+from attacc.units import KIB, Bytes, BytesPerSecond, OperationsPerSecond
+
+SMALLEST_L1_BYTES: Final = 2 * KIB
+"""An 8 x 8 tile of 2-byte elements over an inner dimension of 32 takes 1.1 KiB."""
+
+
+class GpuSpec(PresetSpec):
+    """One GPU.
+
+    Attributes:
+        peak_flops: element type of the operands -> dense peak rate of matrix products; fp16 must
+            be there. A type that is absent is computed in fp16.
+        memory_bytes_per_s: bandwidth of its own memory.
+        memory_bytes: capacity of its own memory.
+        cores: streaming multiprocessors.
+        l1_bytes: first-level cache and shared memory of one core.
+        l2_bytes: second-level cache.
+    """
+
+    peak_flops: dict[ElementType, OperationsPerSecond] = Field(validation_alias="peak")
+    memory_bytes_per_s: BytesPerSecond = Field(validation_alias="memory_bandwidth")
+    memory_bytes: Bytes = Field(validation_alias="memory")
+    cores: int = Field(gt=0, le=100_000)
+    l1_bytes: Bytes = Field(validation_alias="l1")
+    l2_bytes: Bytes = Field(validation_alias="l2")
+
+    @field_validator("peak_flops")
+    @classmethod
+    def _computes_in_16_bits(
+        cls, peak: dict[ElementType, OperationsPerSecond]
+    ) -> dict[ElementType, OperationsPerSecond]:
+        if ElementType.FP16 not in peak:
+            raise ValueError('the rate of fp16 is missing: add fp16 = "... TFLOPS"')
+        return peak
+
+    @field_validator("l1_bytes")
+    @classmethod
+    def _holds_a_tile(cls, l1_bytes: float) -> float:
+        if l1_bytes < SMALLEST_L1_BYTES:
+            raise ValueError(f"{l1_bytes:.0f} bytes hold no tile: give at least 2 KiB per core")
+        return l1_bytes
+
+    def peak_flops_per_s(self, *operands: ElementType) -> float:
+        """Return the peak rate of a matrix product of operands of these types.
+
+        The product is computed in the wider of the types, floating point before integers, and
+        4-bit integers as 8-bit ones: 4-bit weights with 16-bit activations run at the 16-bit rate.
+        Where the GPU has no rate for that type (8-bit floating point on an A100), it computes in
+        16 bits.
+        """
+        for element in (ElementType.FP16, ElementType.BF16, ElementType.FP8):
+            if element in operands:
+                break
+        else:
+            element = ElementType.INT8
+        return self.peak_flops.get(element, self.peak_flops[ElementType.FP16])
+
+
+GPUS: Final = Presets("GPU", GpuSpec, "attacc.hardware", "presets/gpu")

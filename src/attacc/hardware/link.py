@@ -1,0 +1,44 @@
+"""Links between GPUs, and from GPUs to CPUs and AttAcc devices."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import Field
+
+from attacc.documents import Presets, PresetSpec, Spec
+from attacc.units import BytesPerSecond, Nanoseconds, NanosecondsPerByte, PicojoulesPerByte
+
+
+class CollectiveLatency(Spec):
+    """What one of the steps of a collective takes, as a line fitted to measurements.
+
+    Attributes:
+        start_ns: of a step without data.
+        ns_per_byte: of each byte that one device sends in the step.
+    """
+
+    start_ns: Nanoseconds = Field(validation_alias="start")
+    ns_per_byte: NanosecondsPerByte = Field(validation_alias="per_byte")
+
+
+class LinkSpec(PresetSpec):
+    """The link of one device.
+
+    Attributes:
+        both_ways_bytes_per_s: bandwidth of both directions together, as data sheets state it.
+        energy_pj_per_byte: of every byte moved.
+        collective: latency of a collective's steps; absent where nothing is published.
+    """
+
+    both_ways_bytes_per_s: BytesPerSecond = Field(validation_alias="bandwidth")
+    energy_pj_per_byte: PicojoulesPerByte = Field(validation_alias="energy")
+    collective: CollectiveLatency | None = None
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Bandwidth of one direction."""
+        return self.both_ways_bytes_per_s / 2
+
+
+LINKS: Final = Presets("link", LinkSpec, "attacc.hardware", "presets/link")

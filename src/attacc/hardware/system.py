@@ -1,0 +1,248 @@
+"""Systems: GPUs, the links between them, and what their decode attention runs on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Self
+
+from pydantic import Field, model_validator
+
+from attacc.documents import Presets, PresetSpec, Spec
+from attacc.hardware.cpu import CPUS, CpuSpec
+from attacc.hardware.gpu import GPUS, GpuSpec
+from attacc.hardware.link import LINKS, LinkSpec
+from attacc.hardware.placement import Placement
+from attacc.units import Bytes
+
+MAX_DEVICES: Final = 1024
+
+
+class AttentionSite(StrEnum):
+    """What runs the attention of decode steps, and therefore holds the key/value cache."""
+
+    GPU = "gpu"
+    CPU = "cpu"
+    ATTACC = "attacc"
+
+
+class Schedule(StrEnum):
+    """In which order the commands of attention are issued."""
+
+    COMPLETE = "complete"
+    """Every command of every head, once."""
+    PUBLISHED = "published"
+    """As the trace generator released with AttAcc orders and drops them."""
+
+
+class CapacityRule(StrEnum):
+    """Which memory of a GPU + AttAcc system may hold what."""
+
+    SEPARATE = "separate"
+    """Weights and activations on the GPUs; keys and values in the stacks that attend to them."""
+    POOLED = "pooled"
+    """All memory of the system is one pool, as the published batch sizes presuppose; keys and
+    values outside the stacks are attended to as if they were inside."""
+
+
+class CpuTable(Spec):
+    """The CPUs of a system.
+
+    Attributes:
+        preset: name of a CPU preset, or a file.
+        count: sockets.
+        link: name of a link preset, or a file: from each GPU to the CPUs.
+    """
+
+    preset: str
+    count: int = Field(gt=0, le=MAX_DEVICES)
+    link: str
+
+
+class AttaccTable(Spec):
+    """The AttAcc devices of a system.
+
+    Attributes:
+        devices: how many.
+        stacks_per_device: DRAM stacks of each.
+        dram: name of a DRAM device preset, or a file.
+        placement: where the GEMV units of a stack sit.
+        power_limited: whether multiply commands keep to the stack's power budget.
+        schedule: order of the commands.
+        link: name of a link preset, or a file: from each GPU to the AttAccs.
+        capacity: which memory may hold what.
+    """
+
+    devices: int = Field(gt=0, le=MAX_DEVICES)
+    stacks_per_device: int = Field(gt=0, le=MAX_DEVICES)
+    dram: str = "hbm3-5.2-asplos24"
+    placement: Placement
+    power_limited: bool = True
+    schedule: Schedule = Schedule.COMPLETE
+    link: str = "nvlink3"
+    capacity: CapacityRule = CapacityRule.SEPARATE
+
+
+class SystemSpec(PresetSpec):
+    """A system that serves one model with tensor parallelism over all its GPUs.
+
+    Attributes:
+        gpu: name of a GPU preset, or a file.
+        gpus: how many.
+        memory_per_gpu_bytes: in place of the memory that the GPU's preset states.
+        link: name of a link preset, or a file: between the GPUs; needed for more than one.
+        attention: what runs the attention of decode steps.
+        cpu: the CPUs, where attention = "cpu".
+        attacc: the AttAccs, where attention = "attacc".
+        head_level_pipelining: QKV generation and projection of other heads overlap the attention
+            of one (AttAcc, ASPLOS 2024).
+        ff_coprocessing: AttAccs compute part of the feed-forward products (AttAcc, ASPLOS 2024).
+    """
+
+    gpu: str
+    gpus: int = Field(gt=0, le=MAX_DEVICES)
+    memory_per_gpu_bytes: Bytes | None = Field(default=None, validation_alias="memory_per_gpu")
+    link: str | None = None
+    attention: AttentionSite
+    cpu: CpuTable | None = None
+    attacc: AttaccTable | None = None
+    head_level_pipelining: bool = False
+    ff_coprocessing: bool = False
+
+    @model_validator(mode="after")
+    def _has_what_attention_needs(self) -> Self:
+        tables = {AttentionSite.CPU: self.cpu, AttentionSite.ATTACC: self.attacc}
+        for site, table in tables.items():
+            if (site is self.attention) == (table is not None):
+                continue
+            if table is None:
+                raise ValueError(f'attention = "{site}" needs a table [{site}]: add it')
+            raise ValueError(
+                f'the table [{site}] is of no use with attention = "{self.attention}": '
+                f'remove it, or write attention = "{site}"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _switches_apply(self) -> Self:
+        for switch in ("head_level_pipelining", "ff_coprocessing"):
+            if getattr(self, switch) and self.attention is not AttentionSite.ATTACC:
+                raise ValueError(
+                    f'{switch} = true needs attention = "attacc", not "{self.attention}": '
+                    f"write {switch} = false"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_are_linked(self) -> Self:
+        if self.gpus > 1 and self.link is None:
+            raise ValueError(f'{self.gpus} GPUs need a link: add link = "nvlink3" or another')
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The CPUs of a resolved system.
+
+    Attributes:
+        cpu: one socket.
+        count: sockets.
+        link: from each GPU to the CPUs.
+    """
+
+    cpu: CpuSpec
+    count: int
+    link: LinkSpec
+
+    @property
+    def memory_bytes(self) -> float:
+        """Memory of all sockets."""
+        return self.count * self.cpu.memory_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AttaccPool:
+    """The AttAccs of a resolved system; their DRAM device stays a name, for `DRAMS` to load.
+
+    Attributes:
+        table: what the system says of them.
+        link: from each GPU to the AttAccs.
+    """
+
+    table: AttaccTable
+    link: LinkSpec
+
+    @property
+    def stacks(self) -> int:
+        """Stacks of all devices."""
+        return self.table.devices * self.table.stacks_per_device
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedSystem:
+    """A system with every preset it names in place.
+
+    Attributes:
+        spec: the system as written.
+        gpu: one GPU, its memory as the system has it.
+        link: between the GPUs; None with a single one.
+        host: the CPUs, where they run attention.
+        attacc: the AttAccs, where they run attention.
+    """
+
+    spec: SystemSpec
+    gpu: GpuSpec
+    link: LinkSpec | None
+    host: Host | None
+    attacc: AttaccPool | None
+
+    @property
+    def gpus(self) -> int:
+        """Number of GPUs, and degree of tensor parallelism."""
+        return self.spec.gpus
+
+    @property
+    def gpu_memory_bytes(self) -> float:
+        """Memory of all GPUs."""
+        return self.gpus * self.gpu.memory_bytes
+
+
+SYSTEMS: Final = Presets("system", SystemSpec, "attacc.hardware", "presets/system")
+
+
+def load_system(name: str, *, where: str | None = None) -> ResolvedSystem:
+    """Load a system by its preset's name or its file's path, and every preset it names.
+
+    Args:
+        name: name or path.
+        where: the option or field that the name came from, for messages.
+
+    Raises:
+        DocumentError: a file is malformed.
+        UnknownNameError: there is no such preset, or none that the system names.
+    """
+    return resolve_system(SYSTEMS.load_name_or_file(name, where=where))
+
+
+def resolve_system(spec: SystemSpec) -> ResolvedSystem:
+    """Load every preset that a system names.
+
+    Raises:
+        DocumentError: a file that it names is malformed.
+        UnknownNameError: there is no preset of a name.
+    """
+
+    def link(name: str, field: str) -> LinkSpec:
+        return LINKS.load_name_or_file(name, where=f"system {spec.name}: {field}")
+
+    gpu = GPUS.load_name_or_file(spec.gpu, where=f"system {spec.name}: gpu")
+    if spec.memory_per_gpu_bytes is not None:
+        gpu = gpu.model_copy(update={"memory_bytes": spec.memory_per_gpu_bytes})
+    host = attacc = None
+    if spec.cpu is not None:
+        cpu = CPUS.load_name_or_file(spec.cpu.preset, where=f"system {spec.name}: cpu.preset")
+        host = Host(cpu, spec.cpu.count, link(spec.cpu.link, "cpu.link"))
+    if spec.attacc is not None:
+        attacc = AttaccPool(spec.attacc, link(spec.attacc.link, "attacc.link"))
+    between_gpus = None if spec.link is None else link(spec.link, "link")
+    return ResolvedSystem(spec, gpu, between_gpus, host, attacc)

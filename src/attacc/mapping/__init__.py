@@ -1,0 +1,1 @@
+"""Where data goes: heads over channels, keys and values over banks, rows and columns."""

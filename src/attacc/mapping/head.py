@@ -1,0 +1,179 @@
+"""How the keys and values of one attention head lie in the banks of one channel.
+
+AttAcc, ASPLOS 2024, section on data mapping (reference/attacc.md, mapping of one head). The
+sequence is cut into parts, each owned by one group of units; a multiply command reads one column
+of every part at once. In the score, the running index counts columns of a part key by key; in
+the context it counts them output slice by output slice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.errors import InputError
+from attacc.hardware.dram import Organization
+from attacc.hardware.placement import Placement
+from attacc.models.precision import ElementType
+from attacc.units import BITS_PER_BYTE
+
+I64 = npt.NDArray[np.int64]
+
+SCORE_BYTES: Final = 2
+"""Bytes of one score on its way to the softmax: the accumulators hold fp16."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLayout:
+    """One head of attention on one channel.
+
+    Attributes:
+        organization: the stack.
+        placement: where its units sit.
+        length: keys (and values) of the head.
+        head_dim: elements of a key.
+        element: element type of the keys and values.
+    """
+
+    organization: Organization
+    placement: Placement
+    length: int
+    head_dim: int
+    element: ElementType
+
+    def __post_init__(self) -> None:
+        for name, value in (("length", self.length), ("head_dim", self.head_dim)):
+            if value < 1:
+                raise InputError(f"{name} = {value} must be at least 1")
+
+    @property
+    def elements_per_column(self) -> int:
+        """Elements that one column access of one bank holds."""
+        return self.organization.access_bytes * BITS_PER_BYTE // self.element.bits
+
+    @property
+    def sequence_parts(self) -> int:
+        """Parts into which the sequence is cut: units that hold different keys."""
+        o = self.organization
+        if self.placement is Placement.BUFFER:
+            return o.pseudo_channels
+        return o.pseudo_channels * o.ranks * o.bank_groups
+
+    @property
+    def dimension_parts(self) -> int:
+        """Parts into which the elements of a key are cut: banks that share a key."""
+        return self.organization.banks if self.placement is Placement.BANK else 1
+
+    @property
+    def keys_per_part(self) -> int:
+        """Keys of the longest part."""
+        return -(-self.length // self.sequence_parts)
+
+    @property
+    def columns_per_key(self) -> int:
+        """Multiplies that one key of each part takes in the score."""
+        return -(-self.head_dim // (self.dimension_parts * self.elements_per_column))
+
+    @property
+    def score_multiplies(self) -> int:
+        """Multiply commands of the score."""
+        return self.keys_per_part * self.columns_per_key
+
+    @property
+    def context_slices(self) -> int:
+        """Slices of the output, each finished before the next one."""
+        return self.columns_per_key
+
+    @property
+    def context_multiplies(self) -> int:
+        """Multiply commands of the context."""
+        return self.context_slices * self.keys_per_part
+
+    @property
+    def keys_per_move(self) -> int:
+        """Keys of each part whose scores one group of moves carries away: a full access."""
+        return self.organization.access_bytes // SCORE_BYTES
+
+    @property
+    def score_groups(self) -> int:
+        """Groups of moves that carry the scores away."""
+        return -(-self.keys_per_part // self.keys_per_move)
+
+    @property
+    def probability_words(self) -> int:
+        """Moves per part that bring the softmax output back."""
+        return -(-self.length // (self.sequence_parts * self.elements_per_column))
+
+    @property
+    def rows(self) -> int:
+        """Rows that the keys (or the values) take in every bank that they occupy."""
+        return -(-self.score_multiplies // (self.organization.columns * self._banks_in_turn))
+
+    @property
+    def _banks_in_turn(self) -> int:
+        """Banks (or sets of banks read together) that consecutive multiplies go around."""
+        o = self.organization
+        return {
+            Placement.BANK: 1,
+            Placement.BANKGROUP: o.banks,
+            Placement.BUFFER: o.ranks * o.bank_groups * o.banks,
+        }[self.placement]
+
+    def multiply_addresses(self, count: int) -> I64:
+        """Return the byte addresses, below the channel, of the first multiplies from row 0.
+
+        Bank: columns in order. Bankgroup: a row of 32 columns, then the next bank. Buffer: the
+        bank groups of both ranks in turn, then the next bank, then the next column.
+        """
+        o = self.organization
+        x = np.arange(count, dtype=np.int64)
+        if self.placement is Placement.BANK:
+            bank, column = np.zeros_like(x), x
+        elif self.placement is Placement.BANKGROUP:
+            bank = x // o.columns % o.banks
+            column = x % o.columns + x // (o.columns * o.banks) * o.columns
+        else:
+            groups = o.ranks * o.bank_groups
+            bank = x % groups * o.banks + x // groups % o.banks
+            column = x // (groups * o.banks)
+        return bank * o.bank_bytes + column * o.access_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class HeadRegions:
+    """Where keys and values of consecutive heads of a channel begin.
+
+    Attributes:
+        keys: (heads,) first byte, in every bank, of the keys.
+        values: (heads,) first byte of the values.
+    """
+
+    keys: I64
+    values: I64
+
+
+def allocate_heads(layout: HeadLayout, heads: int) -> HeadRegions:
+    """Give the heads that one channel holds rows of their own, without overlap.
+
+    Args:
+        layout: the shape of every head.
+        heads: how many heads the channel holds.
+
+    Raises:
+        InputError: the rows of a bank do not suffice.
+    """
+    o = layout.organization
+    needed = 2 * layout.rows * heads
+    if needed > o.rows:
+        fits = o.rows // (2 * layout.rows)
+        raise InputError(
+            f"{heads} heads of length {layout.length} in one channel need {needed} rows of every "
+            f"bank, which has {o.rows}",
+            hint=f"at most {fits} such heads fit into a channel, {fits * o.channels} into a stack",
+        )
+    row_bytes = o.columns * o.access_bytes
+    keys = np.arange(heads, dtype=np.int64) * (2 * layout.rows * row_bytes)
+    return HeadRegions(keys, keys + layout.rows * row_bytes)

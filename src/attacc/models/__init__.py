@@ -1,0 +1,1 @@
+"""What must be computed: architectures, their operators, and element types."""

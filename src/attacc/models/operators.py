@@ -1,0 +1,147 @@
+"""The operators of a model's step, as seen by one of the devices that share it.
+
+An operator states its work and never its cost: which device runs it, and how fast, is decided in
+``system``. Sizes are those of one device under tensor parallelism; attention operators carry
+which part of the key/value cache they read, so that a system can place them elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from attacc.models.precision import ElementType
+
+
+class Phase(StrEnum):
+    """The two phases of serving a request."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+class MatMulRole(StrEnum):
+    """What a matrix product is for."""
+
+    FC = "fc"
+    """Activations times weights; every request of the batch shares the weights."""
+    SCORE = "score"
+    """Queries times the keys of one request."""
+    CONTEXT = "context"
+    """Softmax output times the values of one request."""
+
+
+class PointwiseKind(StrEnum):
+    """Operators that touch every element a fixed number of times."""
+
+    SOFTMAX = "softmax"
+    GELU = "gelu"
+    RELU = "relu"
+    SWIGLU = "swiglu"
+    LAYER_NORM = "layer_norm"
+    RMS_NORM = "rms_norm"
+    EMBEDDING = "embedding"
+    """Look-up of one row of a table per token."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatMul:
+    """``count`` independent products of an (m, k) with a (k, n) matrix.
+
+    Attributes:
+        name: as in "qkv", "score", "context", "projection", "ff1", "lm_head".
+        role: what the product is for.
+        m: rows of the left matrix (tokens, or queries that share one K and V).
+        n: columns of the right matrix.
+        k: inner dimension.
+        count: how many such products (heads times requests, or experts).
+        left: element type of the (m, k) matrix.
+        right: element type of the (k, n) matrix (weights, or the key/value cache).
+        out: element type of the result.
+    """
+
+    name: str
+    role: MatMulRole
+    m: int
+    n: int
+    k: int
+    count: int
+    left: ElementType
+    right: ElementType
+    out: ElementType
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations, a multiply and an add counted as two."""
+        return 2.0 * self.m * self.n * self.k * self.count
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of all operands and results, each moved once."""
+        return self.count * (
+            self.m * self.k * self.left.bytes
+            + self.k * self.n * self.right.bytes
+            + self.m * self.n * self.out.bytes
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pointwise:
+    """``count`` times an operator on an (m, n) matrix.
+
+    Attributes:
+        name: as in "softmax", "activation", "norm1".
+        kind: which function.
+        m: rows.
+        n: columns of the result; SwiGLU reads twice as many.
+        count: how many such matrices.
+        element: element type of input and output.
+    """
+
+    name: str
+    kind: PointwiseKind
+    m: int
+    n: int
+    count: int
+    element: ElementType
+
+
+@dataclass(frozen=True, slots=True)
+class AllReduce:
+    """Sum of one (m, n) matrix over all devices, the result on each of them.
+
+    Attributes:
+        name: as in "all_reduce1".
+        m: rows.
+        n: columns.
+        element: element type.
+    """
+
+    name: str
+    m: int
+    n: int
+    element: ElementType
+
+
+Operator = MatMul | Pointwise | AllReduce
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a model on one device: a prefill of a batch, or one decoded token per request.
+
+    Attributes:
+        phase: prefill or decode.
+        batch: requests in the step.
+        tensor_parallel: devices that share every layer.
+        layers: how many times ``layer`` runs.
+        layer: operators of one layer, in order.
+        outside: operators that run once per step: embedding, final norm, LM head.
+    """
+
+    phase: Phase
+    batch: int
+    tensor_parallel: int
+    layers: int
+    layer: tuple[Operator, ...]
+    outside: tuple[Operator, ...]

@@ -1,0 +1,50 @@
+"""Element types, and which of them a model uses where."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from attacc.documents import Spec
+
+
+class ElementType(StrEnum):
+    """How one number is stored."""
+
+    FP16 = "fp16"
+    BF16 = "bf16"
+    FP8 = "fp8"
+    INT8 = "int8"
+    INT4 = "int4"
+
+    @property
+    def bits(self) -> int:
+        """Bits of one element."""
+        return _BITS[self]
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of one element; half a byte for int4."""
+        return _BITS[self] / 8
+
+
+_BITS = {
+    ElementType.FP16: 16,
+    ElementType.BF16: 16,
+    ElementType.FP8: 8,
+    ElementType.INT8: 8,
+    ElementType.INT4: 4,
+}
+
+
+class Precision(Spec):
+    """Element types of weights, activations and the key/value cache.
+
+    Attributes:
+        weights: of every parameter.
+        activations: of what flows between operators.
+        kv: of the key/value cache.
+    """
+
+    weights: ElementType = ElementType.FP16
+    activations: ElementType = ElementType.FP16
+    kv: ElementType = ElementType.FP16

@@ -1,0 +1,1 @@
+"""What is issued: command programs, their schedules, and their text form."""

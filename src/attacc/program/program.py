@@ -1,0 +1,137 @@
+"""A command program: the requests that one stack's controllers receive, in trace order.
+
+A step is one request of one kind at one address below the channel, sent to a run of neighbouring
+channels in ascending order. Programs that drive identical channels are stored once for all of
+them, and the engine simulates such channels once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.errors import InputError
+from attacc.hardware.dram import Organization
+from attacc.hardware.placement import Placement
+
+U8 = npt.NDArray[np.uint8]
+I16 = npt.NDArray[np.int16]
+I64 = npt.NDArray[np.int64]
+
+
+class Kind(IntEnum):
+    """Kinds of requests; the numbers are what kernels see."""
+
+    BARRIER = 0
+    WRGB = 1
+    MVSB = 2
+    MVGB = 3
+    SFM = 4
+    MACAB = 5
+    MACSB = 6
+    MACPB = 7
+    LD = 8
+    ST = 9
+
+
+MULTIPLY: Final = {
+    Placement.BANK: Kind.MACAB,
+    Placement.BANKGROUP: Kind.MACSB,
+    Placement.BUFFER: Kind.MACPB,
+}
+"""The multiply request of each placement."""
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Requests of one stack, in the order in which they enter the controllers' queues.
+
+    Attributes:
+        organization: the stack that the addresses refer to.
+        kind: (n,) `Kind` of each step.
+        address: (n,) byte address of each step, below the channel.
+        first_channel: (n,) first channel that the step goes to.
+        channels: (n,) number of neighbouring channels that the step goes to.
+    """
+
+    organization: Organization
+    kind: U8
+    address: I64
+    first_channel: I16
+    channels: I16
+
+    def __len__(self) -> int:
+        """Return the number of steps."""
+        return len(self.kind)
+
+    @property
+    def requests(self) -> int:
+        """Requests over all channels; a text trace has this many lines."""
+        return int(self.channels.sum(dtype=np.int64))
+
+    def count(self, kind: Kind) -> int:
+        """Return the number of requests of one kind, over all channels."""
+        return int(self.channels[self.kind == kind].sum(dtype=np.int64))
+
+    def counts(self) -> dict[Kind, int]:
+        """Return the number of requests of every kind that occurs, over all channels."""
+        totals = np.bincount(self.kind, weights=self.channels, minlength=len(Kind))
+        return {kind: int(totals[kind]) for kind in Kind if totals[kind]}
+
+    def placement(self) -> Placement:
+        """Return the placement that the program's multiplies belong to; bank if it has none.
+
+        Raises:
+            InputError: it mixes the multiplies of several placements.
+        """
+        present = [p for p, kind in MULTIPLY.items() if np.any(self.kind == kind)]
+        if len(present) > 1:
+            names = " and ".join(MULTIPLY[p].name for p in present)
+            raise InputError(
+                f"the program mixes {names}",
+                hint="a stack has the units of one placement: split the program",
+            )
+        return present[0] if present else Placement.BANK
+
+
+@dataclass(frozen=True, slots=True)
+class AddressLayout:
+    """Where the fields of a byte address lie, from the low bits up.
+
+    Offset, column, row, bank, bank group, rank, pseudo-channel, channel
+    (reference/controller.md, input).
+
+    Attributes:
+        column: bit position of the column.
+        row: bit position of the row.
+        bank: bit position of the bank.
+        bank_group: bit position of the bank group.
+        rank: bit position of the rank.
+        pseudo_channel: bit position of the pseudo-channel.
+        channel: bit position of the channel.
+        end: first bit beyond the address.
+    """
+
+    column: int
+    row: int
+    bank: int
+    bank_group: int
+    rank: int
+    pseudo_channel: int
+    channel: int
+    end: int
+
+    @classmethod
+    def of(cls, organization: Organization) -> AddressLayout:
+        """Return the layout of a stack's addresses."""
+        o = organization
+        sizes = (
+            o.access_bytes, o.columns, o.rows, o.banks, o.bank_groups, o.ranks, o.pseudo_channels,
+            o.channels,
+        )  # fmt: skip
+        positions = np.cumsum([size.bit_length() - 1 for size in sizes]).tolist()
+        return cls(*positions)

@@ -1,0 +1,1 @@
+"""GPU + PIM together: cost models of operators, transfers, overlap, one step, and capacity."""

@@ -1,0 +1,360 @@
+"""What fits where: weights, activations, and the key/value cache of every request.
+
+Weights and activations are in the GPUs' memory. Keys and values are where they are attended to:
+in the GPUs', in the CPUs', or in the stacks of the AttAccs, head by head (`CapacityRule.SEPARATE`).
+`CapacityRule.POOLED` counts all memory of a GPU + AttAcc system as one, as the published batch
+sizes do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from attacc.errors import CapacityError, EngineError, InputError, Shortfall
+from attacc.hardware.system import CapacityRule, ResolvedSystem
+from attacc.models.architecture import ModelSpec
+from attacc.models.parameters import (
+    activation_bytes,
+    count_parameters,
+    kv_bytes_per_token,
+    weight_bytes,
+)
+from attacc.models.sharding import shard
+from attacc.system.attention import AttaccRates
+from attacc.system.overlap import coprocessed_share
+
+
+class Content(StrEnum):
+    """What takes up more memory with every request."""
+
+    ACTIVATIONS = "activations"
+    KV_CACHE = "KV cache"
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What one model and workload need, per GPU under tensor parallelism.
+
+    Attributes:
+        weight_bytes: all weights.
+        feed_forward_bytes: those of the feed-forward products, which co-processing copies.
+        feed_forward_element_bytes: bytes of one of them.
+        feed_forward_rows_per_request: rows per decode step that a request adds to each of them:
+            1, or the share of the experts that a token visits.
+        prefill_activation_bytes: activations of the prefill of one request.
+        activation_bytes_per_request: activations of a decode step.
+        kv_heads: key/value heads.
+        kv_head_bytes: keys and values of one head of one request at its longest, all layers.
+    """
+
+    weight_bytes: float
+    feed_forward_bytes: float
+    feed_forward_element_bytes: float
+    feed_forward_rows_per_request: float
+    prefill_activation_bytes: float
+    activation_bytes_per_request: float
+    kv_heads: int
+    kv_head_bytes: float
+
+
+def footprint(
+    model: ModelSpec, *, prompt_length: int, output_length: int, tensor_parallel: int
+) -> Footprint:
+    """Return what requests of one length need.
+
+    The cache holds the prompt and all output tokens but the last, whose keys and values nothing
+    attends to. Prompts are taken to be prefilled one request at a time, beside decode steps of
+    the whole batch.
+
+    Args:
+        model: the model.
+        prompt_length: tokens of every prompt.
+        output_length: tokens of every output.
+        tensor_parallel: GPUs that share every layer.
+
+    Raises:
+        InputError: a length is below 1, or the model cannot be split over so many GPUs.
+    """
+    for name, length in (("prompt_length", prompt_length), ("output_length", output_length)):
+        if length < 1:
+            raise InputError(f"{length} is out of range", where=name, hint="use 1 or more")
+    part = shard(model, tensor_parallel)
+    element = model.precision.weights.bytes
+    tokens = prompt_length + output_length - 1
+    rows = model.experts.experts_per_token / model.experts.experts if model.experts else 1.0
+    return Footprint(
+        weight_bytes=weight_bytes(model, tensor_parallel),
+        feed_forward_bytes=count_parameters(model, tensor_parallel).feed_forward * element,
+        feed_forward_element_bytes=element,
+        feed_forward_rows_per_request=rows,
+        prefill_activation_bytes=activation_bytes(
+            model, tokens=prompt_length, sequences=1, tensor_parallel=tensor_parallel
+        ),
+        activation_bytes_per_request=activation_bytes(
+            model, tokens=1, sequences=1, tensor_parallel=tensor_parallel
+        ),
+        kv_heads=part.kv_heads,
+        kv_head_bytes=kv_bytes_per_token(model, tensor_parallel) * tokens / part.kv_heads,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One memory and what a batch puts into it.
+
+    Attributes:
+        name: as in "memory of each GPU".
+        available_bytes: its size.
+        weights_bytes: weights, and copies of weights.
+        activations_bytes: activations.
+        kv_bytes: keys and values.
+    """
+
+    name: str
+    available_bytes: float
+    weights_bytes: float
+    activations_bytes: float
+    kv_bytes: float
+
+    @property
+    def used_bytes(self) -> float:
+        """Everything that is in it."""
+        return self.weights_bytes + self.activations_bytes + self.kv_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether it is large enough."""
+        return self.used_bytes <= self.available_bytes
+
+    @property
+    def filled_by(self) -> Content:
+        """The larger of what grows with the batch."""
+        return Content.KV_CACHE if self.kv_bytes >= self.activations_bytes else Content.ACTIVATIONS
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimit:
+    """The largest batch that fits.
+
+    Attributes:
+        batch: requests.
+        store: the memory that one request more would overflow.
+        content: what fills it, beside the weights.
+    """
+
+    batch: int
+    store: str
+    content: Content
+
+
+def stores(
+    footprint: Footprint,
+    system: ResolvedSystem,
+    batch: int,
+    *,
+    stack_bytes: float = 0.0,
+    rates: AttaccRates | None = None,
+) -> tuple[Store, ...]:
+    """Return every memory of a system with what a batch puts into it.
+
+    Heads are dealt out to the stacks one by one, so that the fullest holds the rounded-up share.
+    With co-processing, stacks hold copies of the weights that AttAcc multiplies at this batch,
+    while the GPUs keep all of them for the prefill.
+
+    Args:
+        footprint: what the model and workload need.
+        system: the system.
+        batch: requests.
+        stack_bytes: memory of one AttAcc stack, where there are any.
+        rates: rates of one AttAcc, where it co-processes feed-forward products.
+    """
+    share = _copied_share(footprint, system, batch, rates)
+    return _fill(footprint, system, batch, stack_bytes, share)
+
+
+def _fill(
+    footprint: Footprint,
+    system: ResolvedSystem,
+    batch: int,
+    stack_bytes: float,
+    copied_share: float,
+) -> tuple[Store, ...]:
+    f, gpus = footprint, system.gpus
+    activations = f.prefill_activation_bytes + batch * f.activation_bytes_per_request
+    kv = batch * f.kv_heads * f.kv_head_bytes
+    gpu_bytes = system.gpu.memory_bytes
+    if system.host is not None:
+        return (
+            Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, 0.0),
+            Store("memory of the CPUs", system.host.memory_bytes, 0.0, 0.0, gpus * kv),
+        )
+    if system.attacc is None:
+        return (Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, kv),)
+    if stack_bytes <= 0:
+        raise EngineError("the memory of an AttAcc stack is needed")
+    stacks = system.attacc.stacks
+    copies = copied_share * gpus * f.feed_forward_bytes
+    if system.attacc.table.capacity is CapacityRule.POOLED:
+        pool_bytes = gpus * gpu_bytes + stacks * stack_bytes
+        weights = gpus * f.weight_bytes + copies
+        name = "memory of GPUs and AttAccs together"
+        return (Store(name, pool_bytes, weights, gpus * activations, gpus * kv),)
+    heads = -(-batch * f.kv_heads * gpus // stacks)
+    in_stack = heads * f.kv_head_bytes
+    return (
+        Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, 0.0),
+        Store("memory of each AttAcc stack", stack_bytes, copies / stacks, 0.0, in_stack),
+    )
+
+
+def _copied_share(
+    footprint: Footprint, system: ResolvedSystem, batch: int, rates: AttaccRates | None
+) -> float:
+    """Return the largest share of a feed-forward product that AttAcc computes at this batch."""
+    if not system.spec.ff_coprocessing or system.attacc is None:
+        return 0.0
+    if rates is None:
+        raise EngineError("feed-forward co-processing needs the rates of the AttAccs")
+    return max(
+        coprocessed_share(
+            compute_bound=compute_bound,
+            rows=max(1.0, batch * footprint.feed_forward_rows_per_request),
+            weight_bytes=footprint.feed_forward_element_bytes,
+            peak_flops_per_s=min(system.gpu.peak_flops.values()),
+            memory_bytes_per_s=system.gpu.memory_bytes_per_s,
+            internal_bytes_per_s=rates.internal_bytes_per_s
+            * system.attacc.table.devices
+            / system.gpus,
+        )
+        for compute_bound in (False, True)
+    )
+
+
+def largest_batch(
+    footprint: Footprint,
+    system: ResolvedSystem,
+    *,
+    stack_bytes: float = 0.0,
+    rates: AttaccRates | None = None,
+) -> BatchLimit:
+    """Return the largest batch that fits, and what limits it.
+
+    Args:
+        footprint: what the model and workload need.
+        system: the system.
+        stack_bytes: memory of one AttAcc stack, where there are any.
+        rates: rates of one AttAcc, where it co-processes feed-forward products.
+
+    Raises:
+        CapacityError: not even one request fits.
+    """
+    batch, store = _limit(footprint, system, stack_bytes, rates)
+    if batch == 0:
+        raise _nothing_fits(footprint, system, stack_bytes, rates)
+    return BatchLimit(batch, store.name, store.filled_by)
+
+
+def check_batch(
+    footprint: Footprint,
+    system: ResolvedSystem,
+    batch: int,
+    *,
+    stack_bytes: float = 0.0,
+    rates: AttaccRates | None = None,
+) -> tuple[Store, ...]:
+    """Return every memory with what a batch puts into it, if it fits.
+
+    Args:
+        footprint: what the model and workload need.
+        system: the system.
+        batch: requests.
+        stack_bytes: memory of one AttAcc stack, where there are any.
+        rates: rates of one AttAcc, where it co-processes feed-forward products.
+
+    Raises:
+        CapacityError: it does not fit; says by how much, and what would.
+        InputError: the batch is below 1.
+    """
+    if batch < 1:
+        raise InputError(f"{batch} is out of range", where="batch", hint="use 1 or more")
+    filled = stores(footprint, system, batch, stack_bytes=stack_bytes, rates=rates)
+    if all(store.fits for store in filled):
+        return filled
+    limit = largest_batch(footprint, system, stack_bytes=stack_bytes, rates=rates)
+    raise CapacityError(
+        _shortfall(filled, f"a batch of {batch:,}"),
+        where=f"system {system.spec.name}",
+        hint=f"the largest batch that fits is {limit.batch:,}",
+    )
+
+
+def _limit(
+    footprint: Footprint,
+    system: ResolvedSystem,
+    stack_bytes: float,
+    rates: AttaccRates | None,
+) -> tuple[int, Store]:
+    """Return the largest batch that fits, 0 if none, and the memory that one more overflows.
+
+    Copies of weights shrink as the batch grows, all else grows. So the largest batch with the
+    copies of a batch that is too large is an upper limit, and repeating this ends at the largest
+    that fits.
+    """
+    batch, store = _limit_with(footprint, system, stack_bytes, 0.0)
+    while batch > 0:
+        share = _copied_share(footprint, system, batch, rates)
+        smaller, store = _limit_with(footprint, system, stack_bytes, share)
+        if smaller >= batch:
+            break
+        batch = smaller
+    return batch, store
+
+
+def _limit_with(
+    footprint: Footprint, system: ResolvedSystem, stack_bytes: float, copied_share: float
+) -> tuple[int, Store]:
+    """Return the limit with a given share of copied weights, by bisection."""
+
+    def overflowing(batch: int) -> Store | None:
+        filled = _fill(footprint, system, batch, stack_bytes, copied_share)
+        return next((store for store in filled if not store.fits), None)
+
+    fits, too_large = 0, 1
+    while (store := overflowing(too_large)) is None:
+        fits, too_large = too_large, 2 * too_large
+    while too_large - fits > 1:
+        middle = (fits + too_large) // 2
+        if (found := overflowing(middle)) is None:
+            fits = middle
+        else:
+            too_large, store = middle, found
+    return fits, store
+
+
+def _nothing_fits(
+    footprint: Footprint,
+    system: ResolvedSystem,
+    stack_bytes: float,
+    rates: AttaccRates | None,
+) -> CapacityError:
+    """Return the error for a model of which not even one request fits."""
+    weights_only = _fill(footprint, system, 0, stack_bytes, 0.0)
+    if all(store.weights_bytes <= store.available_bytes for store in weights_only):
+        hint = "not even one request fits: use more memory, or shorter requests"
+        if system.spec.ff_coprocessing:
+            hint += ", or ff_coprocessing = false, which copies no weights to the AttAccs"
+    else:
+        weights_bytes = system.gpus * footprint.weight_bytes
+        hint = (
+            f"the weights take {weights_bytes / 1e9:,.1f} GB on {system.gpus} GPUs: use more of "
+            "them, with more memory, or narrower weights"
+        )
+    filled = stores(footprint, system, 1, stack_bytes=stack_bytes, rates=rates)
+    where = f"system {system.spec.name}"
+    return CapacityError(_shortfall(filled, "one request"), where=where, hint=hint)
+
+
+def _shortfall(filled: tuple[Store, ...], what: str) -> Shortfall:
+    store = next(store for store in filled if not store.fits)
+    return Shortfall(f"{store.name}, for {what}", store.used_bytes, store.available_bytes)

@@ -1,0 +1,101 @@
+"""How work on AttAcc and work on the GPUs hide each other, as in the published system model.
+
+With r = 1 / (heads of one GPU), a = attention, x = transfers and f = qkv + projection, heads form
+a pipeline in which all but the first of each stage's parts overlap the longest stage
+(reference/system-model.md, "Overlap").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Visible:
+    """What is left of each stage beside the attention, in nanoseconds.
+
+    Attributes:
+        transfer_ns: of the transfers.
+        qkv_ns: of the QKV generation.
+        projection_ns: of the projection.
+    """
+
+    transfer_ns: float
+    qkv_ns: float
+    projection_ns: float
+
+
+def basic_overlap(*, attention_ns: float, transfer_ns: float, r: float) -> float:
+    """Return the transfer time that attention does not hide.
+
+    The transfers of all heads but one pass while attention works on other heads.
+    """
+    if attention_ns > transfer_ns:
+        return r * transfer_ns
+    return transfer_ns - attention_ns * (1 - r)
+
+
+def head_level_pipelining(
+    *,
+    attention_ns: float,
+    transfer_ns: float,
+    qkv_ns: float,
+    projection_ns: float,
+    qkv_share: float,
+    r: float,
+) -> Visible:
+    """Return what attention, head by head, does not hide of the stages around it.
+
+    Args:
+        attention_ns: attention of one layer.
+        transfer_ns: transfers to and from AttAcc.
+        qkv_ns: QKV generation.
+        projection_ns: projection.
+        qkv_share: share of the QKV generation in the work that attention hides; in the published
+            model 3/4, the share of its weights with as many key/value heads as query heads.
+        r: 1 / heads of one GPU.
+    """
+    fc_ns = qkv_ns + projection_ns
+    hidden_ns = attention_ns * (1 - r)
+    if attention_ns > fc_ns:
+        transfer_ns = basic_overlap(attention_ns=attention_ns, transfer_ns=transfer_ns, r=r)
+        return Visible(transfer_ns, r * qkv_ns, r * projection_ns)
+    if fc_ns > transfer_ns:
+        # Where one of the two is too short for its share, the other hides the rest.
+        hidden_qkv_ns = min(qkv_ns, qkv_share * hidden_ns)
+        hidden_projection_ns = min(projection_ns, hidden_ns - hidden_qkv_ns)
+        hidden_qkv_ns = hidden_ns - hidden_projection_ns
+        return Visible(
+            r * transfer_ns, qkv_ns - hidden_qkv_ns, projection_ns - hidden_projection_ns
+        )
+    return Visible(transfer_ns - hidden_ns, r * qkv_ns, r * projection_ns)
+
+
+def coprocessed_share(
+    *,
+    compute_bound: bool,
+    rows: float,
+    weight_bytes: float,
+    peak_flops_per_s: float,
+    memory_bytes_per_s: float,
+    internal_bytes_per_s: float,
+) -> float:
+    """Return the share of a product's columns that AttAcc computes while the GPU does the rest.
+
+    Both end together. Against a memory-bound GPU, which reads a weight once for all rows, AttAcc
+    reads it once per row: w/rows against 1, with w the ratio of bandwidths. Against a
+    compute-bound one it adds the arithmetic of its units, two operations per weight read.
+
+    Args:
+        compute_bound: whether the product is compute-bound on the GPU.
+        rows: rows of the left matrix.
+        weight_bytes: bytes of one weight.
+        peak_flops_per_s: of the GPU.
+        memory_bytes_per_s: of the GPU.
+        internal_bytes_per_s: of the AttAcc capacity that serves one GPU.
+    """
+    w = internal_bytes_per_s / memory_bytes_per_s
+    if compute_bound:
+        units_flops_per_s = 2 * memory_bytes_per_s * w / weight_bytes
+        return units_flops_per_s / (peak_flops_per_s + units_flops_per_s)
+    return (w / rows) / (1 + w / rows)

@@ -1,0 +1,503 @@
+"""One step of a model on a system: every operator priced, placed, overlapped and summed.
+
+Operators of a layer run one after the other on every GPU at once; only what `overlap` states runs
+beside something else. Times are those of one GPU, which all GPUs share; energies are those of the
+whole system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property, reduce
+from operator import add
+from typing import Final
+
+from attacc.errors import EngineError, InputError
+from attacc.hardware.link import LinkSpec
+from attacc.hardware.system import AttentionSite, ResolvedSystem
+from attacc.models.operators import (
+    AllReduce,
+    MatMul,
+    MatMulRole,
+    Operator,
+    Phase,
+    Pointwise,
+    PointwiseKind,
+    Step,
+)
+from attacc.system.attention import AttaccAttention, AttaccRates, context_bytes, query_bytes
+from attacc.system.costs import Bound, CostModel, EnergyBreakdown, OperatorCost
+from attacc.system.overlap import basic_overlap, coprocessed_share, head_level_pipelining
+
+QKV: Final = "qkv"
+PROJECTION: Final = "projection"
+FEED_FORWARD: Final = ("ff1", "ff2", "ff3")
+NO_ENERGY: Final = EnergyBreakdown()
+
+
+class Group(StrEnum):
+    """Parts of a step in a breakdown."""
+
+    FC = "fc"
+    """Products with weights."""
+    ATTENTION = "attention"
+    """Score, softmax and context, wherever they run."""
+    COMMUNICATION = "communication"
+    """Collectives between GPUs, and transfers to and from what runs attention."""
+    OTHER = "other"
+    """Activations, norms, embedding."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorTime:
+    """One operator in a step.
+
+    Attributes:
+        name: of the operator.
+        group: where it counts.
+        runs: how many times it runs in the step: once per layer, or once.
+        time_ns: what one run adds to the step.
+        alone_ns: what one run takes; the rest is hidden by other work, or done elsewhere.
+        bound: what it waits for.
+        energy: of one run, all devices together.
+    """
+
+    name: str
+    group: Group
+    runs: int
+    time_ns: float
+    alone_ns: float
+    bound: Bound
+    energy: EnergyBreakdown
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCost:
+    """One part of a step.
+
+    Attributes:
+        time_ns: what it adds to the step, over all layers.
+        bound: what most of that time is spent waiting for; None where there is no time.
+        energy: over all layers and devices.
+    """
+
+    time_ns: float
+    bound: Bound | None
+    energy: EnergyBreakdown
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Time and energy of a step.
+
+    Attributes:
+        cost_model: kind of the cost model that priced the operators.
+        operators: those of a layer in order, then those outside the layers.
+    """
+
+    cost_model: str
+    operators: tuple[OperatorTime, ...]
+
+    @cached_property
+    def time_ns(self) -> float:
+        """Duration of the step."""
+        return sum(op.runs * op.time_ns for op in self.operators)
+
+    @cached_property
+    def hidden_ns(self) -> float:
+        """Work that other work hides, or that is shared with AttAcc, summed over operators."""
+        return sum(op.runs * (op.alone_ns - op.time_ns) for op in self.operators)
+
+    @cached_property
+    def energy(self) -> EnergyBreakdown:
+        """Energy of the whole system."""
+        return _total_energy(self.operators)
+
+    @property
+    def fc(self) -> GroupCost:
+        """Products with weights."""
+        return self.group(Group.FC)
+
+    @property
+    def attention(self) -> GroupCost:
+        """Score, softmax and context."""
+        return self.group(Group.ATTENTION)
+
+    @property
+    def communication(self) -> GroupCost:
+        """Collectives and transfers."""
+        return self.group(Group.COMMUNICATION)
+
+    @property
+    def other(self) -> GroupCost:
+        """Activations, norms, embedding."""
+        return self.group(Group.OTHER)
+
+    def group(self, group: Group) -> GroupCost:
+        """Return the sum of one part."""
+        members = [op for op in self.operators if op.group is group]
+        waits: dict[Bound, float] = {}
+        for op in members:
+            waits[op.bound] = waits.get(op.bound, 0.0) + op.runs * op.time_ns
+        bound = max(waits, key=lambda bound: waits[bound]) if any(waits.values()) else None
+        return GroupCost(sum(waits.values()), bound, _total_energy(members))
+
+
+def _total_energy(operators: Iterable[OperatorTime]) -> EnergyBreakdown:
+    return reduce(add, (op.energy.times(op.runs) for op in operators), NO_ENERGY)
+
+
+def average(costs: Sequence[StepCost], weights: Sequence[float] | None = None) -> StepCost:
+    """Return the mean step of several of one model on one system, as over the length of an output.
+
+    What bounds an operator is what bounds it most of the time.
+
+    Args:
+        costs: at least one; all of the same operators in the same order.
+        weights: how often each occurs; once each by default.
+    """
+    shares = [1.0] * len(costs) if weights is None else list(weights)
+    total = sum(shares)
+    shares = [share / total for share in shares]
+    rows = zip(*(cost.operators for cost in costs), strict=True)
+    operators = tuple(_average_operator(row, shares) for row in rows)
+    return StepCost(costs[0].cost_model, operators)
+
+
+def _average_operator(row: Sequence[OperatorTime], shares: Sequence[float]) -> OperatorTime:
+    first = row[0]
+    if all(op is first for op in row):
+        return first
+
+    def mean(value: Callable[[OperatorTime], float]) -> float:
+        return sum(share * value(op) for op, share in zip(row, shares, strict=True))
+
+    waits: dict[Bound, float] = {}
+    for op, share in zip(row, shares, strict=True):
+        waits[op.bound] = waits.get(op.bound, 0.0) + share * op.alone_ns
+    return replace(
+        first,
+        time_ns=mean(lambda op: op.time_ns),
+        alone_ns=mean(lambda op: op.alone_ns),
+        bound=max(waits, key=lambda bound: waits[bound]),
+        energy=EnergyBreakdown(
+            dram_pj=mean(lambda op: op.energy.dram_pj),
+            l2_pj=mean(lambda op: op.energy.l2_pj),
+            l1_pj=mean(lambda op: op.energy.l1_pj),
+            register_pj=mean(lambda op: op.energy.register_pj),
+            alu_pj=mean(lambda op: op.energy.alu_pj),
+            link_pj=mean(lambda op: op.energy.link_pj),
+        ),
+    )
+
+
+def prefill_cost(
+    step: Step, system: ResolvedSystem, costs: CostModel, *, kv_bytes: float = 0.0
+) -> StepCost:
+    """Price a prefill, which runs on the GPUs.
+
+    Where the cache is elsewhere, each layer's keys and values leave while the GPUs work on: only
+    what takes longer than the layer adds to the step.
+
+    Args:
+        step: a prefill.
+        system: the system.
+        costs: the cost model.
+        kv_bytes: keys and values of one layer that one GPU has computed; ignored where attention
+            runs on the GPUs.
+
+    Raises:
+        InputError: the step is split over another number of GPUs than the system has, or nothing
+            is known of collectives over their link.
+    """
+    _check_split(step, system)
+    layer = [_on_gpus(op, step.layers, system, costs) for op in step.layer]
+    outside = [_on_gpus(op, 1, system, costs) for op in step.outside]
+    if system.spec.attention is not AttentionSite.GPU:
+        work_ns = sum(op.time_ns for op in layer)
+        cost = costs.transfer("kv_transfer", kv_bytes * _gpus_per_link(system), _away(system))
+        layer.append(
+            OperatorTime(
+                name=cost.name,
+                group=Group.COMMUNICATION,
+                runs=step.layers,
+                time_ns=max(0.0, cost.time_ns - work_ns),
+                alone_ns=cost.time_ns,
+                bound=cost.bound,
+                energy=cost.energy.times(system.gpus / _gpus_per_link(system)),
+            )
+        )
+    return StepCost(costs.kind, (*layer, *outside))
+
+
+class DecodePricer:
+    """Prices the decode steps of one batch on one system, at any length of the cache.
+
+    What does not depend on the length is priced once.
+
+    Args:
+        step: a decode step, at any length.
+        system: the system.
+        costs: the cost model.
+        rates: rates of one AttAcc device; needed for feed-forward co-processing.
+
+    Raises:
+        InputError: the step is split over another number of GPUs than the system has, or nothing
+            is known of collectives over their link.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        system: ResolvedSystem,
+        costs: CostModel,
+        rates: AttaccRates | None = None,
+    ) -> None:
+        _check_split(step, system)
+        self._system = system
+        self._costs = costs
+        self._layers = step.layers
+        self._score, self._softmax, self._context = _attention_operators(step)
+        first = step.layer.index(self._score)
+        before, after = step.layer[:first], step.layer[first + 3 :]
+        self._before = [self._beside(op, rates) for op in before]
+        self._after = [self._beside(op, rates) for op in after]
+        self._outside = [_on_gpus(op, 1, system, costs) for op in step.outside]
+        heads = self._score.m * self._score.count / step.batch
+        self._r = 1 / heads
+        self._qkv_share = _qkv_share(before, after)
+
+    def cost(
+        self, *, kv_length: int | None = None, attention: AttaccAttention | None = None
+    ) -> StepCost:
+        """Price one step.
+
+        Args:
+            kv_length: keys that every request attends to; by default that of the step given.
+            attention: attention of one layer at this length, where it runs on AttAcc.
+        """
+        score, softmax, context = self._attention_at(kv_length)
+        site = self._system.spec.attention
+        if site is AttentionSite.GPU:
+            middle = [
+                _on_gpus(op, self._layers, self._system, self._costs)
+                for op in (score, softmax, context)
+            ]
+            return self._assemble(self._before, middle, self._after)
+        if site is AttentionSite.CPU:
+            return self._on_cpus(score, softmax, context)
+        if attention is None:
+            raise EngineError("attention on AttAcc needs the attention of one layer")
+        return self._on_attaccs(score, context, attention)
+
+    def _attention_at(self, kv_length: int | None) -> tuple[MatMul, Pointwise, MatMul]:
+        """Return the attention operators at a length of the cache."""
+        s, p, c = self._score, self._softmax, self._context
+        if kv_length is None:
+            return s, p, c
+        return (
+            MatMul(s.name, s.role, s.m, kv_length, s.k, s.count, s.left, s.right, s.out),
+            Pointwise(p.name, p.kind, p.m, kv_length, p.count, p.element),
+            MatMul(c.name, c.role, c.m, c.n, kv_length, c.count, c.left, c.right, c.out),
+        )
+
+    def _assemble(
+        self,
+        before: Sequence[OperatorTime],
+        middle: Sequence[OperatorTime],
+        after: Sequence[OperatorTime],
+    ) -> StepCost:
+        return StepCost(self._costs.kind, (*before, *middle, *after, *self._outside))
+
+    def _on_cpus(self, score: MatMul, softmax: Pointwise, context: MatMul) -> StepCost:
+        host = self._system.host
+        if host is None:
+            raise EngineError("attention on CPUs of a system without CPUs")
+        cost = self._costs.cpu_attention(
+            (score, softmax, context), self._system.gpus, host.cpu, host.count
+        )
+        transfers = self._transfers(score, context)
+        transfer_ns = sum(cost.time_ns for cost in transfers)
+        visible_ns = basic_overlap(attention_ns=cost.time_ns, transfer_ns=transfer_ns, r=self._r)
+        attention = self._attention(cost.time_ns, cost.bound, cost.energy)
+        middle = self._around(attention, transfers, visible_ns / transfer_ns)
+        return self._assemble(self._before, middle, self._after)
+
+    def _on_attaccs(self, score: MatMul, context: MatMul, attention: AttaccAttention) -> StepCost:
+        transfers = self._transfers(score, context)
+        transfer_ns = sum(cost.time_ns for cost in transfers)
+        attention_ns = attention.time_ns + attention.softmax_ns
+        before, after = self._before, self._after
+        if self._system.spec.head_level_pipelining:
+            qkv, projection = _named(before, QKV), _named(after, PROJECTION)
+            visible = head_level_pipelining(
+                attention_ns=attention_ns,
+                transfer_ns=transfer_ns,
+                qkv_ns=qkv.alone_ns,
+                projection_ns=projection.alone_ns,
+                qkv_share=self._qkv_share,
+                r=self._r,
+            )
+            visible_ns = visible.transfer_ns
+            before = _replaced(before, qkv, visible.qkv_ns)
+            after = _replaced(after, projection, visible.projection_ns)
+        else:
+            visible_ns = basic_overlap(
+                attention_ns=attention_ns, transfer_ns=transfer_ns, r=self._r
+            )
+        middle = self._around(
+            self._attention(attention.time_ns, Bound.MEMORY, attention.energy),
+            transfers,
+            visible_ns / transfer_ns,
+        )
+        return self._assemble(before, middle, after)
+
+    def _attention(self, time_ns: float, bound: Bound, energy: EnergyBreakdown) -> OperatorTime:
+        return OperatorTime(
+            "attention", Group.ATTENTION, self._layers, time_ns, time_ns, bound, energy
+        )
+
+    def _transfers(self, score: MatMul, context: MatMul) -> tuple[OperatorCost, OperatorCost]:
+        link, gpus = _away(self._system), _gpus_per_link(self._system)
+        there = self._costs.transfer("qkv_transfer", gpus * query_bytes(score, context), link)
+        back = self._costs.transfer("context_transfer", gpus * context_bytes(context), link)
+        return there, back
+
+    def _around(
+        self,
+        attention: OperatorTime,
+        transfers: tuple[OperatorCost, OperatorCost],
+        visible_share: float,
+    ) -> list[OperatorTime]:
+        devices = self._system.gpus / _gpus_per_link(self._system)
+        there, back = (
+            OperatorTime(
+                cost.name,
+                Group.COMMUNICATION,
+                self._layers,
+                cost.time_ns * visible_share,
+                cost.time_ns,
+                cost.bound,
+                cost.energy.times(devices),
+            )
+            for cost in transfers
+        )
+        return [there, attention, back]
+
+    def _beside(self, op: Operator, rates: AttaccRates | None) -> OperatorTime:
+        placed = _on_gpus(op, self._layers, self._system, self._costs)
+        if not self._system.spec.ff_coprocessing or op.name not in FEED_FORWARD:
+            return placed
+        if not isinstance(op, MatMul):
+            raise EngineError(f"{op.name} is no matrix product")
+        peak = self._costs.coprocessing_peak_flops_per_s(op, self._system.gpu)
+        return _coprocessed(op, placed, self._system, rates, peak)
+
+
+def _check_split(step: Step, system: ResolvedSystem) -> None:
+    if step.tensor_parallel != system.gpus:
+        raise InputError(
+            f"the step is split over {step.tensor_parallel} GPUs, the system has {system.gpus}",
+            where=system.spec.name,
+            hint="build the step with the system's number of GPUs",
+        )
+
+
+def _attention_operators(step: Step) -> tuple[MatMul, Pointwise, MatMul]:
+    for ops in zip(step.layer, step.layer[1:], step.layer[2:], strict=False):
+        match ops:
+            case (
+                MatMul(role=MatMulRole.SCORE) as score,
+                Pointwise(kind=PointwiseKind.SOFTMAX) as softmax,
+                MatMul(role=MatMulRole.CONTEXT) as context,
+            ) if step.phase is Phase.DECODE:
+                return score, softmax, context
+            case _:
+                pass
+    raise EngineError("the step is no decode step of score, softmax and context in this order")
+
+
+def _qkv_share(before: Iterable[Operator], after: Iterable[Operator]) -> float:
+    """Return the share of QKV generation in the arithmetic before and after attention."""
+    qkv = sum(op.flops for op in before if isinstance(op, MatMul) and op.name == QKV)
+    projection = sum(op.flops for op in after if isinstance(op, MatMul) and op.name == PROJECTION)
+    return qkv / (qkv + projection) if qkv + projection else 0.0
+
+
+def _named(operators: Sequence[OperatorTime], name: str) -> OperatorTime:
+    for op in operators:
+        if op.name == name:
+            return op
+    raise EngineError(f"head-level pipelining needs an operator {name} beside the attention")
+
+
+def _replaced(
+    operators: Sequence[OperatorTime], old: OperatorTime, time_ns: float
+) -> list[OperatorTime]:
+    return [replace(op, time_ns=time_ns) if op is old else op for op in operators]
+
+
+def _away(system: ResolvedSystem) -> LinkSpec:
+    """Return the link from a GPU to what runs attention."""
+    for place in (system.host, system.attacc):
+        if place is not None:
+            return place.link
+    raise EngineError(f"{system.spec.name} has nothing but GPUs")
+
+
+def _gpus_per_link(system: ResolvedSystem) -> float:
+    """Return how many GPUs share one link to AttAcc: several where AttAccs are fewer."""
+    if system.attacc is None:
+        return 1.0
+    return max(1.0, system.gpus / system.attacc.table.devices)
+
+
+def _on_gpus(op: Operator, runs: int, system: ResolvedSystem, costs: CostModel) -> OperatorTime:
+    match op:
+        case MatMul():
+            group = Group.FC if op.role is MatMulRole.FC else Group.ATTENTION
+            cost = costs.matmul(op, system.gpu)
+        case Pointwise():
+            softmax = op.kind is PointwiseKind.SOFTMAX
+            group = Group.ATTENTION if softmax else Group.OTHER
+            cost = costs.pointwise(op, system.gpu)
+        case AllReduce():
+            group = Group.COMMUNICATION
+            if system.link is None:
+                raise EngineError(f"{op.name} on a system without a link between its GPUs")
+            cost = costs.all_reduce(op, system.link, system.gpus)
+    return OperatorTime(
+        op.name, group, runs, cost.time_ns, cost.time_ns, cost.bound, cost.energy.times(system.gpus)
+    )
+
+
+def _coprocessed(
+    op: MatMul,
+    placed: OperatorTime,
+    system: ResolvedSystem,
+    rates: AttaccRates | None,
+    peak_flops_per_s: float,
+) -> OperatorTime:
+    """Return a feed-forward product that GPUs and AttAccs share."""
+    if rates is None or system.attacc is None:
+        raise EngineError("feed-forward co-processing needs the rates of the AttAccs")
+    share = coprocessed_share(
+        compute_bound=placed.bound is Bound.COMPUTE,
+        rows=op.m,
+        weight_bytes=op.right.bytes,
+        peak_flops_per_s=peak_flops_per_s,
+        memory_bytes_per_s=system.gpu.memory_bytes_per_s,
+        internal_bytes_per_s=rates.internal_bytes_per_s * system.attacc.table.devices / system.gpus,
+    )
+    multiply_adds = share * system.gpus * op.flops / 2
+    on_attacc = EnergyBreakdown(
+        dram_pj=multiply_adds * op.right.bytes * rates.read_pj_per_byte,
+        alu_pj=multiply_adds * rates.multiply_add_pj,
+    )
+    return replace(
+        placed,
+        time_ns=(1 - share) * placed.time_ns,
+        energy=placed.energy.times(1 - share) + on_attacc,
+    )

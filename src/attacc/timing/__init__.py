@@ -1,0 +1,1 @@
+"""When commands happen: rules become integer tables, a compiled kernel plays the controller."""

@@ -1,0 +1,227 @@
+"""Times a program on a device: when each command issues, and how many cycles it all takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.errors import InputError
+from attacc.program.program import MULTIPLY, AddressLayout, Kind, Program
+from attacc.timing.tables import Code, TimingTables
+
+I64 = npt.NDArray[np.int64]
+
+_CODES: Final = {
+    Kind.WRGB: Code.WRGB,
+    Kind.MVSB: Code.MVSB,
+    Kind.MVGB: Code.MVGB,
+    Kind.SFM: Code.SFM,
+    Kind.MACAB: Code.MULTIPLY,
+    Kind.MACSB: Code.MULTIPLY,
+    Kind.MACPB: Code.MULTIPLY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CommandCount:
+    """How often a command issued, over all channels.
+
+    Attributes:
+        command: its name, as in "MACAB".
+        count: how often.
+    """
+
+    command: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedCommand:
+    """One command as a controller issued it.
+
+    Attributes:
+        cycle: when, the first cycle being 1.
+        command: its name.
+        channel: where.
+        pseudo_channel: where; -1, as the fields after it, for a command without such an address.
+        rank: where.
+        bank_group: where.
+        bank: where.
+        row: where.
+        column: where.
+    """
+
+    cycle: int
+    command: str
+    channel: int
+    pseudo_channel: int
+    rank: int
+    bank_group: int
+    bank: int
+    row: int
+    column: int
+
+
+@dataclass(frozen=True)
+class TimedRun:
+    """A program played on a device.
+
+    Attributes:
+        cycles: of the command clock, until the last command has issued.
+        time_ns: the same in nanoseconds.
+        commands: how often each command issued, over all channels.
+        log: every command, by cycle and channel, if it was asked for.
+    """
+
+    cycles: int
+    time_ns: float
+    commands: tuple[CommandCount, ...]
+    log: tuple[LoggedCommand, ...] | None
+
+    def count(self, command: str) -> int:
+        """Return how often a command issued; 0 for one that never did."""
+        return sum(entry.count for entry in self.commands if entry.command == command)
+
+
+def run(program: Program, tables: TimingTables, *, log: bool = False) -> TimedRun:
+    """Play a program on the controllers of one stack.
+
+    Args:
+        program: requests, of the placement that the tables were resolved for.
+        tables: the device, resolved for a placement and a cadence.
+        log: whether to return every command.
+
+    Raises:
+        InputError: the program was built for another organisation or placement, or holds
+            ordinary reads and writes, which this engine does not time; or the device's timing
+            never serves it.
+    """
+    from attacc.timing import kernel  # loads Numba
+
+    _check(program, tables)
+    keys = _keys(program)
+    first, last, width = _channel_classes(program)
+    issued = np.zeros((len(width), len(Code)), dtype=np.int64)
+
+    def play(log_entries: int) -> tuple[int, int, I64]:
+        entries = np.zeros((log_entries, 5), dtype=np.int64)
+        issued[:] = 0
+        status, cycles, logged = kernel.run_controllers(
+            keys, first, last, len(width), tables.gates, tables.raised, tables.latency,
+            tables.slot, tables.slots, tables.row_slot, tables.row_slots, tables.pseudo_channels,
+            tables.banks_per_pseudo_channel, tables.refresh_interval,
+            tables.multiply_interval, issued, entries,
+        )  # fmt: skip
+        if status != kernel.OK:
+            raise InputError(
+                f"after cycle {cycles} no request of the program is ever served",
+                where=tables.device,
+                hint="its timing lets rows close again before they are read: see nRAS and nRCD",
+            )
+        return cycles, logged, entries
+
+    cycles, logged, _ = play(0)
+    entries = play(logged)[2] if log else None
+    totals = width @ issued
+    names = dict.fromkeys(tables.names, 0)
+    for code in Code:
+        names[tables.names[code]] += int(totals[code])
+    return TimedRun(
+        cycles=cycles,
+        time_ns=cycles * tables.clock_ns,
+        commands=tuple(CommandCount(name, count) for name, count in names.items()),
+        log=None if entries is None else _log(entries, program, tables, width),
+    )
+
+
+def _check(program: Program, tables: TimingTables) -> None:
+    if program.organization != tables.organization:
+        raise InputError(
+            f"the program's addresses refer to another organisation than {tables.device}",
+            hint="build or read the program with the device's own organisation",
+        )
+    counts = program.counts()
+    for kind in (Kind.LD, Kind.ST):
+        if kind in counts:
+            raise InputError(
+                f"the program holds {counts[kind]} {kind.name} requests",
+                hint="only PIM requests are timed: remove the ordinary reads and writes",
+            )
+    for placement, kind in MULTIPLY.items():
+        if kind in counts and placement != tables.placement:
+            raise InputError(
+                f"the program holds {kind.name} requests, which a stack with its units per "
+                f"{tables.placement} does not have",
+                hint="a program keeps to the multiplies of one placement",
+            )
+
+
+def _keys(program: Program) -> I64:
+    """Pack code, bank and row of every step into the number that the kernel compares."""
+    from attacc.timing import kernel
+
+    layout = AddressLayout.of(program.organization)
+    code_of = np.full(len(Kind), kernel.BARRIER, dtype=np.int64)
+    for kind, code in _CODES.items():
+        code_of[kind] = code
+    code = code_of[program.kind]
+    bank = program.address >> layout.bank
+    row = (program.address >> layout.row) & (program.organization.rows - 1)
+    is_multiply = code == Code.MULTIPLY
+    key = code | bank << kernel.CODE_BITS | np.where(is_multiply, row, 0) << kernel.ROW_SHIFT
+    return np.where(code == kernel.BARRIER, kernel.BARRIER, key)
+
+
+def _channel_classes(
+    program: Program,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], I64]:
+    """Group neighbouring channels that no step tells apart: they behave identically.
+
+    Returns:
+        First class and one past the last class of each step, and the channels of each class.
+    """
+    first = program.first_channel.astype(np.int64)
+    end = first + program.channels
+    cuts = np.unique(np.concatenate((first, end, [0, program.organization.channels])))
+    return (
+        np.searchsorted(cuts, first).astype(np.int32),
+        np.searchsorted(cuts, end).astype(np.int32),
+        np.diff(cuts),
+    )
+
+
+def _log(
+    entries: I64, program: Program, tables: TimingTables, width: I64
+) -> tuple[LoggedCommand, ...]:
+    """Spell out the kernel's log for every channel of every class."""
+    from attacc.timing import kernel
+
+    layout = AddressLayout.of(program.organization)
+    names = dict(enumerate(tables.names)) | {kernel.BARRIER: Kind.BARRIER.name}
+    starts = np.cumsum(width) - width
+    o = program.organization
+    log: list[LoggedCommand] = []
+    for cycle, code, channel_class, step, bank in entries.tolist():
+        if step < 0:
+            pseudo_channel = bank // tables.banks_per_pseudo_channel
+            place = (pseudo_channel, -1, -1, -1, -1, -1)
+        else:
+            address = int(program.address[step])
+            place = (
+                address >> layout.pseudo_channel,
+                (address >> layout.rank) & (o.ranks - 1),
+                (address >> layout.bank_group) & (o.bank_groups - 1),
+                (address >> layout.bank) & (o.banks - 1),
+                (address >> layout.row) & (o.rows - 1),
+                (address >> layout.column) & (o.columns - 1),
+            )
+        start = int(starts[channel_class])
+        log.extend(
+            LoggedCommand(cycle, names[code], channel, *place)
+            for channel in range(start, start + int(width[channel_class]))
+        )
+    log.sort(key=lambda entry: (entry.cycle, entry.channel))
+    return tuple(log)

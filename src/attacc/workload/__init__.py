@@ -1,0 +1,1 @@
+"""What is asked of the model: requests, and the distributions of their lengths."""

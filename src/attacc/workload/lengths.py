@@ -1,0 +1,230 @@
+"""What a workload's lengths mean for decode, prefill and capacity.
+
+Under continuous batching each slot of the batch is refilled as soon as its request ends, so in
+the steady state every decode step of every request is equally likely to be the one at hand. A
+request of p prompt and o output tokens takes o - 1 decode steps at KV lengths p + 1 to
+p + o - 1: the lengths that a slot sees are the mixture of these runs, each step of equal weight.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+from itertools import accumulate, pairwise
+
+from attacc.errors import InputError
+from attacc.workload.requests import Workload
+
+
+class LengthKind(StrEnum):
+    """How faithful a distribution of lengths is."""
+
+    EXACT = "exact"
+    """Every length that occurs, with its weight."""
+    ESTIMATE = "estimate"
+    """Condensed to fewer lengths with the same mean; see `condense`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LengthDistribution:
+    """Lengths in tokens and how often they occur.
+
+    Attributes:
+        kind: exact, or an estimate.
+        lengths: distinct lengths, rising.
+        weights: the share of each; they sum to one.
+    """
+
+    kind: LengthKind
+    lengths: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def mean_tokens(self) -> float:
+        """Mean length."""
+        return math.fsum(w * n for w, n in zip(self.weights, self.lengths, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class FinalLengths:
+    """Tokens that a request has reached when it ends, as seen by a slot of the batch.
+
+    A slot meets long answers more often than a request does: each request counts once for each
+    of its output tokens, the first of which is that of its prefill.
+
+    Attributes:
+        mean_tokens: mean of prompt + output tokens.
+        variance_tokens2: their variance, in tokens squared.
+        max_tokens: the longest.
+    """
+
+    mean_tokens: float
+    variance_tokens2: float
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The lengths from ``start`` to ``stop - 1``, each with this weight."""
+
+    start: int
+    stop: int
+    weight: Fraction
+
+    @property
+    def total(self) -> Fraction:
+        return self.weight * (self.stop - self.start)
+
+    def moment(self, weight: Fraction) -> Fraction:
+        """Return the sum of length times weight over the first part of the run.
+
+        Args:
+            weight: that of the part, at most the run's total; it may end inside a length.
+        """
+        lengths = weight / self.weight
+        whole = math.floor(lengths)
+        below = whole * self.start + Fraction(whole * (whole - 1), 2)
+        return self.weight * (below + (lengths - whole) * (self.start + whole))
+
+
+def decode_lengths(workload: Workload, bins: int) -> LengthDistribution:
+    """Return the KV lengths that a slot of the batch sees over its decode steps.
+
+    Args:
+        workload: the requests.
+        bins: how many lengths at most represent a mixture of requests. A workload of equal
+            requests is exact whatever their number.
+
+    Raises:
+        InputError: no request decodes (one output token each), or bins is less than 2.
+    """
+    _check_bins(bins)
+    runs = _merged(
+        (request.prompt_tokens + 1, request.final_tokens, count)
+        for request, count in zip(workload.requests, workload.counts, strict=True)
+    )
+    if not runs:
+        raise InputError(
+            "every request ends with its first output token, so nothing is decoded",
+            where=workload.name,
+            hint="give requests of 2 output tokens or more",
+        )
+    return _distribution(runs, None if len(workload.requests) == 1 else bins)
+
+
+def prompt_lengths(workload: Workload, bins: int) -> LengthDistribution:
+    """Return the prompt lengths of a workload's requests, each request counting once.
+
+    Args:
+        workload: the requests.
+        bins: how many lengths at most represent them.
+
+    Raises:
+        InputError: bins is less than 2.
+    """
+    _check_bins(bins)
+    runs = _merged(
+        (request.prompt_tokens, request.prompt_tokens + 1, count)
+        for request, count in zip(workload.requests, workload.counts, strict=True)
+    )
+    return _distribution(runs, bins)
+
+
+def condense(distribution: LengthDistribution, bins: int) -> LengthDistribution:
+    """Represent a distribution by at most ``bins`` lengths of the same mean.
+
+    The lengths are cut into bins // 2 parts of equal weight (quantile bins, a length being
+    divided where a cut falls inside it), and each part is represented by the two whole numbers
+    next to its mean, weighted so that the mean is kept. Costs that are linear in the length stay
+    exact; the spread within a part is lost, so others err by its curvature.
+
+    Args:
+        distribution: the distribution.
+        bins: how many lengths at most.
+
+    Raises:
+        InputError: bins is less than 2.
+    """
+    _check_bins(bins)
+    if len(distribution.lengths) <= bins:
+        return distribution
+    pairs = zip(distribution.lengths, distribution.weights, strict=True)
+    return _condensed([_Run(n, n + 1, Fraction(weight)) for n, weight in pairs], bins)
+
+
+def final_lengths(workload: Workload) -> FinalLengths:
+    """Return mean, variance and maximum of the tokens that slots of the batch must hold.
+
+    Args:
+        workload: the requests.
+    """
+    slots = [
+        (count * request.output_tokens, request.final_tokens)
+        for request, count in zip(workload.requests, workload.counts, strict=True)
+    ]
+    weight = sum(share for share, _ in slots)
+    mean = Fraction(sum(share * tokens for share, tokens in slots), weight)
+    square = Fraction(sum(share * tokens**2 for share, tokens in slots), weight)
+    return FinalLengths(float(mean), float(square - mean**2), workload.max_final_tokens)
+
+
+def _check_bins(bins: int) -> None:
+    if bins < 2:
+        raise InputError(
+            f"{bins} lengths cannot represent a distribution", where="bins", hint="use 2 or more"
+        )
+
+
+def _merged(runs: Iterable[tuple[int, int, int]]) -> list[_Run]:
+    """Add up overlapping runs (start, stop, count of each length) to disjoint ones, rising."""
+    change: defaultdict[int, int] = defaultdict(int)
+    for start, stop, count in runs:
+        change[start] += count
+        change[stop] -= count
+    points = sorted(change)
+    counts = accumulate(change[point] for point in points)
+    return [
+        _Run(start, stop, Fraction(count))
+        for (start, stop), count in zip(pairwise(points), counts, strict=False)
+        if count
+    ]
+
+
+def _distribution(runs: Sequence[_Run], bins: int | None) -> LengthDistribution:
+    if bins is not None and sum(run.stop - run.start for run in runs) > bins:
+        return _condensed(runs, bins)
+    total = sum(run.total for run in runs)
+    return LengthDistribution(
+        LengthKind.EXACT,
+        tuple(length for run in runs for length in range(run.start, run.stop)),
+        tuple(float(run.weight / total) for run in runs for _ in range(run.start, run.stop)),
+    )
+
+
+def _condensed(runs: Sequence[_Run], bins: int) -> LengthDistribution:
+    parts = bins // 2
+    weights = list(accumulate((run.total for run in runs), initial=Fraction(0)))
+    moments = list(accumulate((run.moment(run.total) for run in runs), initial=Fraction(0)))
+    total = weights[-1]
+
+    def moment(weight: Fraction) -> Fraction:
+        """Return the sum of length times weight over the shortest lengths of this weight."""
+        index = min(bisect_right(weights, weight), len(runs)) - 1
+        return moments[index] + runs[index].moment(weight - weights[index])
+
+    cuts = [moment(total * part / parts) for part in range(parts + 1)]
+    shares: defaultdict[int, Fraction] = defaultdict(Fraction)
+    for low, high in pairwise(cuts):
+        mean = (high - low) * parts / total
+        floor = math.floor(mean)
+        shares[floor + 1] += (mean - floor) / parts
+        shares[floor] += (1 - mean + floor) / parts
+    lengths = sorted(length for length, share in shares.items() if share)
+    return LengthDistribution(
+        LengthKind.ESTIMATE, tuple(lengths), tuple(float(shares[length]) for length in lengths)
+    )

@@ -1,0 +1,17 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=100)
+settings.load_profile("ci")
+
+REFERENCE = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The shared reference folder; tests that need it skip on machines without it."""
+    if not (REFERENCE / "reference" / "golden").is_dir():
+        pytest.skip(f"no shared reference data at {REFERENCE.name}/ beside the project")
+    return REFERENCE

@@ -1,0 +1,392 @@
+"""The reference memory controller, stepped cycle by cycle and written as plainly as possible.
+
+A second implementation of reference/controller.md that shares nothing with the package, to check
+its compiled kernel against. Where that page leaves room, the golden traces and command logs
+decided; the comments say which reading they confirm and which they never exercise.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Placement = Literal["bank", "bankgroup", "buffer"]
+
+CHANNELS = 16
+QUEUE_ACCEPTS_WHILE_HOLDING = 32
+
+HBM3_5200_UNLIMITED: dict[str, int] = {
+    "nBL": 2,
+    "nRCD": 19,
+    "nRP": 19,
+    "nRAS": 45,
+    "nRC": 63,
+    "nRTPL": 8,
+    "nCCDS": 2,
+    "nCCDL": 4,
+    "nREFI": 5070,
+    "nRFC": 456,
+    "nCCDAB": 4,
+    "nCCDSB": 4,
+}
+"""HBM3 at 5.2 Gbit/s in cycles, without the power limit (reference/controller.md, "Timing")."""
+
+HBM3_5200: dict[str, int] = HBM3_5200_UNLIMITED | {"nCCDAB": 6, "nCCDSB": 6}
+"""The same with the power limit, which stretches the MAC cadence."""
+
+
+class Request(NamedTuple):
+    """One line of a trace; `kind` as spelt there (PIM_MAC_AB, PIM_BARRIER, ...)."""
+
+    kind: str
+    channel: int
+    pch: int
+    rank: int
+    bank_group: int
+    bank: int
+    row: int
+    column: int
+
+
+class Command(NamedTuple):
+    """One line of a command log."""
+
+    cycle: int
+    name: str
+    channel: int
+    pch: int
+    rank: int
+    bank_group: int
+    bank: int
+    row: int
+    column: int
+
+    def line(self) -> str:
+        return ", ".join(str(field) for field in self)
+
+
+class Result(NamedTuple):
+    """Cycles of the run, and the commands of all channels in the order they were issued."""
+
+    cycles: int
+    log: list[Command]
+
+
+class Rule(NamedTuple):
+    """`following` not before `latency` cycles after `preceding` on the same instance of `scope`."""
+
+    scope: str
+    preceding: tuple[str, ...]
+    following: tuple[str, ...]
+    latency: int
+
+
+MAC_KINDS = {"bank": "PIM_MAC_AB", "bankgroup": "PIM_MAC_SB", "buffer": "PIM_MAC_PB"}
+SUFFIXES = {"bank": "AB", "bankgroup": "SB", "buffer": "PB"}
+PLAIN_COMMANDS = {
+    "PIM_WR_GB": "WRGB",
+    "PIM_MV_SB": "MVSB",
+    "PIM_MV_GB": "MVGB",
+    "PIM_SFM": "SFM",
+    "PIM_BARRIER": "BARRIER",
+}
+KINDS = {*MAC_KINDS.values(), *PLAIN_COMMANDS, "LD", "ST"}
+
+# A field of -1 is what the logs show for the fields that a maintenance command does not have.
+UNUSED = -1
+
+SCOPES: dict[str, Callable[[Request], tuple[int, ...]]] = {
+    "channel": lambda _: (),
+    "pch": lambda a: (a.pch,),
+    "rank": lambda a: (a.pch, a.rank),
+    "bank group": lambda a: (a.pch, a.rank, a.bank_group),
+    # The two pCHs of a channel act together in a MACPB: one instance for both.
+    "rank of both pchs": lambda a: (a.rank,),
+    "bank group of both pchs": lambda a: (a.rank, a.bank_group),
+    "bank of both pchs": lambda a: (a.rank, a.bank_group, a.bank),
+    # The same bank of every bank group acts together in a MACSB.
+    "bank index": lambda a: (a.bank,),
+}
+
+
+def timing_table(placement: Placement, t: dict[str, int]) -> list[Rule]:
+    """All rules of a placement, as the page lists them."""
+    suffix = SUFFIXES[placement]
+    act, mac = "ACT" + suffix, "MAC" + suffix
+    pre = "PREA" if placement == "bank" else "PRE" + suffix
+    buses = ("WRGB", "MVSB", "MVGB", "SFM")
+
+    rules = [
+        Rule("channel", (act,), (act, pre, "PREA", "REFab"), 2),
+        Rule("pch", (act,), ("REFab",), t["nRC"]),
+        Rule("pch", (pre, "PREA"), ("REFab",), t["nRP"]),
+        Rule("channel", ("REFab",), (act,), t["nRFC"]),
+        Rule("pch", buses, buses, t["nBL"]),
+        Rule("rank", buses, buses, t["nCCDS"]),
+        Rule("bank group", buses, buses, t["nCCDL"]),
+    ]
+    if placement == "bank":
+        row_scope = "channel"
+        rules.append(Rule("channel", (mac,), (mac,), t["nCCDAB"]))
+    elif placement == "bankgroup":
+        row_scope = "bank index"
+        rules.append(Rule("channel", (mac,), (mac,), t["nCCDSB"]))
+    else:
+        row_scope = "bank of both pchs"
+        rules.append(Rule("channel", (mac,), (mac,), t["nBL"]))
+        rules.append(Rule("rank of both pchs", (mac,), (mac,), t["nCCDS"]))
+        rules.append(Rule("bank group of both pchs", (mac,), (mac,), t["nCCDL"]))
+    rules += [
+        Rule(row_scope, (act,), (act,), t["nRC"]),
+        Rule(row_scope, (act,), (mac,), t["nRCD"]),
+        Rule(row_scope, (act,), (pre,), t["nRAS"]),
+        Rule(row_scope, (mac,), (pre,), t["nRTPL"]),
+        Rule(row_scope, (pre,), (act,), t["nRP"]),
+    ]
+    return rules
+
+
+def command_class(name: str) -> Literal["row", "column", "none"]:
+    if name.startswith(("ACT", "PRE", "REF")):
+        return "row"
+    return "none" if name == "BARRIER" else "column"
+
+
+@dataclass(eq=False)
+class Entry:
+    """A request in a queue, with the cycle in which it entered."""
+
+    request: Request
+    arrival: int
+
+
+class Channel:
+    """One channel's controller and the state of its banks."""
+
+    def __init__(
+        self, number: int, placement: Placement, timing: dict[str, int], log: list[Command]
+    ) -> None:
+        self.number = number
+        self.placement = placement
+        self.timing = timing
+        self.log = log
+        self.queue: list[Entry] = []
+        self.maintenance: deque[Request] = deque()
+        self.open_rows: dict[tuple[int, ...], int] = {}
+        self.last_issue: dict[tuple[str, tuple[int, ...], str], int] = {}
+        rules = timing_table(placement, timing)
+        self.constraints: dict[str, list[Rule]] = {}
+        for rule in rules:
+            for following in rule.following:
+                self.constraints.setdefault(following, []).append(rule)
+        self.scopes = {rule.scope for rule in rules}
+
+    # State of the banks.
+
+    def bank_of(self, a: Request) -> tuple[int, ...]:
+        if self.placement == "bank":
+            return ()
+        return (a.bank,) if self.placement == "bankgroup" else (a.rank, a.bank_group, a.bank)
+
+    def next_command(self, a: Request) -> str:
+        if a.kind in PLAIN_COMMANDS:
+            return PLAIN_COMMANDS[a.kind]
+        suffix = SUFFIXES[self.placement]
+        row = self.open_rows.get(self.bank_of(a))
+        if row is None:
+            return "ACT" + suffix
+        if row == a.row:
+            return "MAC" + suffix
+        return "PREA" if self.placement == "bank" else "PRE" + suffix
+
+    def next_maintenance_command(self) -> str:
+        return "PREA" if self.open_rows else "REFab"
+
+    # Timing.
+
+    def ready(self, name: str, a: Request, now: int) -> bool:
+        for rule in self.constraints.get(name, []):
+            instance = SCOPES[rule.scope](a)
+            for preceding in rule.preceding:
+                last = self.last_issue.get((rule.scope, instance, preceding))
+                if last is not None and now < last + rule.latency:
+                    return False
+        return True
+
+    def issue(self, name: str, a: Request, now: int) -> None:
+        self.log.append(Command(now, name, *a[1:]))
+        for scope in self.scopes:
+            self.last_issue[scope, SCOPES[scope](a), name] = now
+        if name == "PREA":
+            self.open_rows.clear()
+        elif name.startswith("PRE"):
+            del self.open_rows[self.bank_of(a)]
+        elif name.startswith("ACT"):
+            self.open_rows[self.bank_of(a)] = a.row
+
+    # Selection.
+
+    def is_row_hit(self, a: Request) -> bool:
+        return self.next_command(a).startswith("MAC")
+
+    def disturbs_a_row_hit(self, a: Request) -> bool:
+        """Whether some queued MAC, behind a barrier or not, hits its row at the same address."""
+        return any(
+            self.is_row_hit(b.request)
+            and b.request.rank == a.rank
+            and b.request.bank_group == a.bank_group
+            and b.request.bank == a.bank
+            for b in self.queue
+        )
+
+    def select(self, now: int) -> Entry | None:
+        """The best request; takes a barrier off the head of the queue, if one is there."""
+        if self.queue and self.queue[0].request.kind == "PIM_BARRIER":
+            self.queue.pop(0)
+        if not self.queue:
+            return None
+
+        candidate = self.queue[0]
+        candidate_ready = self.entry_ready(candidate, now)
+        behind_barrier = candidate.request.kind == "PIM_BARRIER"
+        for entry in self.queue[1:]:
+            if entry.request.kind == "PIM_BARRIER":
+                behind_barrier = True
+                continue
+            if behind_barrier and command_class(self.next_command(entry.request)) != "row":
+                continue
+            entry_ready = self.entry_ready(entry, now)
+            if candidate_ready and not entry_ready:
+                continue
+            if entry_ready and not candidate_ready:
+                a = entry.request
+                entry_wins = self.is_row_hit(a) or not self.disturbs_a_row_hit(a)
+            else:
+                entry_wins = entry.arrival < candidate.arrival
+            if entry_wins:
+                candidate, candidate_ready = entry, entry_ready
+        return candidate
+
+    def entry_ready(self, entry: Entry, now: int) -> bool:
+        return self.ready(self.next_command(entry.request), entry.request, now)
+
+    # One cycle.
+
+    def tick(self, now: int) -> None:
+        if now % self.timing["nREFI"] == 0:
+            for pch in range(2):
+                refresh = Request("REFRESH", self.number, pch, *[UNUSED] * 5)
+                self.maintenance.append(refresh)
+
+        if self.maintenance:
+            self.serve_maintenance(now)
+            first = "row"
+        else:
+            first = self.serve_queue(now, other_than=None)
+        if first == "none":
+            return
+        if self.maintenance and first == "column":
+            self.serve_maintenance(now)
+        else:
+            self.serve_queue(now, other_than=first)
+
+    def serve_maintenance(self, now: int) -> None:
+        refresh = self.maintenance[0]
+        name = self.next_maintenance_command()
+        if self.ready(name, refresh, now):
+            self.issue(name, refresh, now)
+            if name == "REFab":
+                self.maintenance.popleft()
+
+    def serve_queue(self, now: int, other_than: str | None) -> str:
+        """Issue the best request if it may; returns the class of its next command."""
+        entry = self.select(now)
+        if entry is None:
+            return "none"
+        a = entry.request
+        name = self.next_command(a)
+        kind = command_class(name)
+        if kind != other_than and self.ready(name, a, now):
+            self.issue(name, a, now)
+            if kind != "row":
+                self.queue.remove(entry)
+        return kind
+
+    def busy(self) -> bool:
+        return bool(self.queue or self.maintenance)
+
+
+class Controller:
+    """The front end and the controllers of all channels."""
+
+    def __init__(
+        self, requests: Iterable[Request], placement: Placement, timing: dict[str, int]
+    ) -> None:
+        self.waiting = deque(requests)
+        for request in self.waiting:
+            if request.kind != MAC_KINDS[placement] and request.kind not in PLAIN_COMMANDS:
+                raise ValueError(f"{request.kind} is not part of the {placement} placement")
+        self.log: list[Command] = []
+        self.channels = [Channel(c, placement, timing, self.log) for c in range(CHANNELS)]
+        self.cycle = 0
+
+    def tick(self) -> None:
+        self.cycle += 1
+        while self.waiting:
+            queue = self.channels[self.waiting[0].channel].queue
+            if len(queue) > QUEUE_ACCEPTS_WHILE_HOLDING:
+                break
+            queue.append(Entry(self.waiting.popleft(), self.cycle))
+        for channel in self.channels:
+            channel.tick(self.cycle)
+
+    def finished(self) -> bool:
+        return not self.waiting and not any(channel.busy() for channel in self.channels)
+
+
+def parse(lines: Iterable[str]) -> list[Request]:
+    """Requests of the text lines of a trace: a kind and a byte address each.
+
+    Raises:
+        ValueError: for a line that is not a known kind and a hexadecimal address.
+    """
+    requests: list[Request] = []
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if len(words) != 2 or words[0] not in KINDS or not words[1].startswith("0x"):
+            raise ValueError(f"line {number} is not 'KIND 0xADDRESS': {line!r}")
+        rest = int(words[1], 16) >> 5
+        fields: dict[str, int] = {}
+        for name, bits in (
+            ("column", 5),
+            ("row", 14),
+            ("bank", 2),
+            ("bank_group", 2),
+            ("rank", 1),
+            ("pch", 1),
+            ("channel", 4),
+        ):
+            fields[name] = rest % (1 << bits)
+            rest >>= bits
+        requests.append(Request(words[0], **fields))
+    return requests
+
+
+def simulate(
+    requests: Iterable[Request], *, placement: Placement, timing: dict[str, int]
+) -> Result:
+    """Run a trace to its end.
+
+    Args:
+        requests: in trace order.
+        placement: where the units sit; only its own kind of MAC may occur.
+        timing: cycles by name, such as `HBM3_5200`.
+
+    Raises:
+        ValueError: for a request that the placement does not have (another MAC, LD, ST).
+    """
+    controller = Controller(requests, placement, timing)
+    controller.tick()
+    while not controller.finished():
+        controller.tick()
+    return Result(controller.cycle, controller.log)

@@ -1,0 +1,215 @@
+from math import ceil
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from attacc.errors import CapacityError, EngineError, InputError
+from attacc.hardware.placement import Placement
+from attacc.hardware.system import (
+    AttaccTable,
+    AttentionSite,
+    CapacityRule,
+    ResolvedSystem,
+    SystemSpec,
+    load_system,
+    resolve_system,
+)
+from attacc.models.architecture import MODELS
+from attacc.system.capacity import (
+    Content,
+    Footprint,
+    check_batch,
+    footprint,
+    largest_batch,
+    stores,
+)
+from attacc.system.published import published_rates
+
+STACK_BYTES = float(16 * 2**30)
+RATES = published_rates(Placement.BANK, power_limited=True, stacks_per_device=5)
+GPT3 = MODELS.load("gpt3-175b")
+
+
+def with_attacc(
+    capacity: CapacityRule = CapacityRule.SEPARATE, *, coprocessing: bool = False
+) -> ResolvedSystem:
+    table = AttaccTable(devices=8, stacks_per_device=5, placement=Placement.BANK, capacity=capacity)
+    spec = SystemSpec(
+        name="mine",
+        gpu="a100a",
+        gpus=8,
+        link="nvlink3",
+        attention=AttentionSite.ATTACC,
+        attacc=table,
+        ff_coprocessing=coprocessing,
+    )
+    return resolve_system(spec)
+
+
+def of(model: str, gpus: int = 8, prompt: int = 2048, output: int = 2048) -> Footprint:
+    return footprint(
+        MODELS.load(model), prompt_length=prompt, output_length=output, tensor_parallel=gpus
+    )
+
+
+def test_a_request_keeps_every_token_but_the_last() -> None:
+    """Catches a cache that is too small by a token, a layer, keys or values."""
+    need = of("gpt3-175b")
+    assert need.kv_heads == 12
+    assert need.kv_heads * need.kv_head_bytes * 8 == 2 * 96 * 12288 * 2 * 4095
+
+
+@pytest.mark.parametrize(
+    ("system", "model", "batch", "store"),
+    [
+        ("dgx-base", "gpt3-175b", 17, "memory of each GPU"),
+        ("dgx-large", "gpt3-175b", 52, "memory of each GPU"),
+        ("2xdgx", "gpt3-175b", 52, "memory of each GPU"),
+        ("dgx-cpu", "gpt3-175b", 113, "memory of the CPUs"),
+        ("dgx-attacc-bank", "gpt3-175b", 35, "memory of each AttAcc stack"),
+        ("dgx-base", "llama-65b", 51, "memory of each GPU"),
+        ("dgx-attacc-bank", "llama-65b", 63, "memory of each AttAcc stack"),
+    ],
+)
+def test_largest_batches_of_the_systems_of_the_papers(
+    system: str, model: str, batch: int, store: str
+) -> None:
+    """Catches a change of what counts; figures checked by hand in docs/system-model.md."""
+    resolved = load_system(system)
+    limit = largest_batch(of(model, resolved.gpus), resolved, stack_bytes=STACK_BYTES)
+    assert (limit.batch, limit.store, limit.content) == (batch, store, Content.KV_CACHE)
+
+
+def test_the_published_rule_pools_all_memory() -> None:
+    """Catches pooling that is not as large as the DGX of the same capacity."""
+    need = of("gpt3-175b")
+    pooled = largest_batch(need, with_attacc(CapacityRule.POOLED), stack_bytes=STACK_BYTES)
+    assert pooled.batch == largest_batch(need, load_system("dgx-large")).batch
+    assert pooled.store == "memory of GPUs and AttAccs together"
+
+
+def test_the_fullest_stack_decides() -> None:
+    """Catches heads that are cut into pieces to fill stacks evenly."""
+    need = of("gpt3-175b")
+    _, stack = stores(need, with_attacc(), 35, stack_bytes=STACK_BYTES)
+    assert stack.kv_bytes == ceil(35 * 96 / 40) * need.kv_head_bytes
+    assert stack.fits
+    assert stack.weights_bytes == 0
+
+
+def test_coprocessing_copies_weights_into_the_stacks() -> None:
+    """Catches weights that AttAcc multiplies without having them."""
+    need = of("gpt3-175b")
+    system = with_attacc(coprocessing=True)
+    _, stack = stores(need, system, 18, stack_bytes=STACK_BYTES, rates=RATES)
+    share = (9 / 18) / (1 + 9 / 18)
+    assert stack.weights_bytes == pytest.approx(share * 8 * need.feed_forward_bytes / 40)  # pyright: ignore[reportUnknownMemberType]
+    with_copies = largest_batch(need, system, stack_bytes=STACK_BYTES, rates=RATES)
+    assert with_copies.batch == 32
+
+
+SYSTEMS = [
+    load_system("dgx-base"),
+    load_system("dgx-cpu"),
+    with_attacc(),
+    with_attacc(coprocessing=True),
+    with_attacc(CapacityRule.POOLED),
+    with_attacc(CapacityRule.POOLED, coprocessing=True),
+]
+
+
+@given(
+    system=st.sampled_from(SYSTEMS),
+    weights=st.floats(1e9, 80e9),
+    feed_forward=st.floats(0, 1),
+    kv_heads=st.integers(1, 20),
+    kv_head_bytes=st.floats(1e6, 1e9),
+    activations=st.floats(0, 1e8),
+)
+def test_the_largest_batch_fits_and_no_larger_one_does(
+    system: ResolvedSystem,
+    weights: float,
+    feed_forward: float,
+    kv_heads: int,
+    kv_head_bytes: float,
+    activations: float,
+) -> None:
+    """Catches a search that stops early, or that trusts usage to grow with every request."""
+    need = Footprint(
+        weights, feed_forward * weights, 2.0, 1.0, activations, activations, kv_heads, kv_head_bytes
+    )
+
+    def fits(batch: int) -> bool:
+        filled = stores(need, system, batch, stack_bytes=STACK_BYTES, rates=RATES)
+        return all(store.fits for store in filled)
+
+    try:
+        limit = largest_batch(need, system, stack_bytes=STACK_BYTES, rates=RATES)
+    except CapacityError:
+        assert not any(fits(batch) for batch in range(1, 100))
+        return
+    assume(limit.batch < 5000)
+    assert fits(limit.batch)
+    assert not any(fits(batch) for batch in range(limit.batch + 1, limit.batch + 100))
+
+
+def test_a_batch_that_does_not_fit_says_by_how_much_and_what_would() -> None:
+    """Catches an error without the shortfall or the way out."""
+    need, system = of("gpt3-175b"), load_system("dgx-base")
+    assert all(store.fits for store in check_batch(need, system, 17))
+    with pytest.raises(CapacityError, match="largest batch that fits is 17") as caught:
+        check_batch(need, system, 18)
+    shortfall = caught.value.shortfall
+    assert shortfall.what == "memory of each GPU, for a batch of 18"
+    assert shortfall.needed_bytes > shortfall.available_bytes == 80 * 2**30
+    assert "system dgx-base" in str(caught.value)
+
+
+def test_activations_can_be_what_fills_a_gpu() -> None:
+    """Catches a limit that always blames the cache."""
+    need = Footprint(1e9, 0.0, 2.0, 1.0, 1e6, 1e9, 1, 1e6)
+    assert largest_batch(need, load_system("dgx-base")).content is Content.ACTIVATIONS
+
+
+def test_a_model_that_does_not_fit_says_so() -> None:
+    """Catches a batch of zero, and hints that would not help."""
+    with pytest.raises(CapacityError, match=r"the weights take 1,060.0 GB on 8 GPUs: use more"):
+        largest_batch(of("mt-nlg-530b"), load_system("dgx-base"))
+    with pytest.raises(CapacityError, match=r"the weights take 1,060.0 GB on 8 GPUs: use more"):
+        check_batch(of("mt-nlg-530b"), load_system("dgx-base"), 3)
+    long = of("gpt3-175b", prompt=10**6)
+    with pytest.raises(CapacityError, match=r"not even one request fits: .*or shorter requests\)"):
+        largest_batch(long, with_attacc(), stack_bytes=STACK_BYTES)
+    shared = with_attacc(CapacityRule.POOLED, coprocessing=True)
+    with pytest.raises(CapacityError, match="or ff_coprocessing = false"):
+        largest_batch(of("mt-nlg-530b"), shared, stack_bytes=STACK_BYTES, rates=RATES)
+
+
+@pytest.mark.parametrize("batch", [0, -1])
+def test_a_batch_below_one_is_refused(batch: int) -> None:
+    """Catches an empty batch that fits everywhere."""
+    with pytest.raises(InputError, match=f"batch: {batch} is out of range"):
+        check_batch(of("gpt3-175b"), load_system("dgx-base"), batch)
+
+
+def test_a_length_below_one_is_refused() -> None:
+    """Catches an empty prompt or output."""
+    with pytest.raises(InputError, match="prompt_length: 0 is out of range"):
+        of("gpt3-175b", prompt=0)
+    with pytest.raises(InputError, match="output_length: 0 is out of range"):
+        of("gpt3-175b", output=0)
+
+
+def test_faults_of_the_caller_are_engine_errors() -> None:
+    """Catches stacks of unknown size, or co-processing of unknown rate, that hold anything."""
+    with pytest.raises(EngineError, match="memory of an AttAcc stack"):
+        largest_batch(of("gpt3-175b"), with_attacc())
+    with pytest.raises(EngineError, match="needs the rates"):
+        stores(of("gpt3-175b"), with_attacc(coprocessing=True), 1, stack_bytes=STACK_BYTES)
+
+
+def test_experts_have_fewer_rows() -> None:
+    """Catches the share of a dense model for experts, whose weights fewer tokens visit."""
+    assert of("mixtral-8x7b").feed_forward_rows_per_request == 2 / 8
+    assert of("gpt3-175b").feed_forward_rows_per_request == 1

@@ -1,0 +1,237 @@
+from dataclasses import replace
+from math import isclose
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attacc.errors import EngineError, InputError
+from attacc.hardware.placement import Placement
+from attacc.hardware.system import (
+    AttaccTable,
+    AttentionSite,
+    ResolvedSystem,
+    SystemSpec,
+    load_system,
+    resolve_system,
+)
+from attacc.models.architecture import MODELS
+from attacc.models.operators import AllReduce, Pointwise, PointwiseKind, Step
+from attacc.models.precision import ElementType
+from attacc.models.steps import decode_step, prefill_step
+from attacc.system.attention import AttaccAttention
+from attacc.system.costs import Bound, EnergyBreakdown
+from attacc.system.published import PublishedCostModel, published_rates
+from attacc.system.step import DecodePricer, Group, StepCost, average, prefill_cost
+
+MODEL = PublishedCostModel()
+RATES = published_rates(Placement.BANK, power_limited=True, stacks_per_device=5)
+ATTENTION = AttaccAttention(1e5, EnergyBreakdown(dram_pj=7.0, alu_pj=3.0))
+GPT3 = MODELS.load("gpt3-175b")
+LLAMA3 = MODELS.load("llama-3.1-70b")
+MIXTRAL = MODELS.load("mixtral-8x7b")
+
+
+def with_attacc(
+    *, devices: int = 8, pipelining: bool = False, coprocessing: bool = False
+) -> ResolvedSystem:
+    spec = SystemSpec(
+        name="mine",
+        gpu="a100a",
+        gpus=8,
+        link="nvlink3",
+        attention=AttentionSite.ATTACC,
+        attacc=AttaccTable(devices=devices, stacks_per_device=5, placement=Placement.BANK),
+        head_level_pipelining=pipelining,
+        ff_coprocessing=coprocessing,
+    )
+    return resolve_system(spec)
+
+
+def gpt3_step(batch: int = 18, kv_length: int = 3000) -> Step:
+    return decode_step(GPT3, batch=batch, kv_length=kv_length, tensor_parallel=8)
+
+
+def on_attacc(system: ResolvedSystem, step: Step, time_ns: float = 1e5) -> StepCost:
+    pricer = DecodePricer(step, system, MODEL, RATES)
+    return pricer.cost(attention=replace(ATTENTION, time_ns=time_ns))
+
+
+@pytest.mark.parametrize("name", ["dgx-base", "dgx-cpu", "dgx-attacc-bank"])
+def test_a_step_is_the_sum_of_its_groups(name: str) -> None:
+    """Catches an operator without a group, and energy or time that is counted twice."""
+    cost = DecodePricer(gpt3_step(), load_system(name), MODEL, RATES).cost(attention=ATTENTION)
+    groups = [cost.group(group) for group in Group]
+    assert groups == [cost.fc, cost.attention, cost.communication, cost.other]
+    assert isclose(cost.time_ns, sum(group.time_ns for group in groups), rel_tol=1e-12)
+    energy = sum(group.energy.total_pj for group in groups)
+    assert isclose(cost.energy.total_pj, energy, rel_tol=1e-12)
+    assert cost.cost_model == "published"
+    assert cost.hidden_ns >= 0
+
+
+def test_operators_keep_their_order_and_count() -> None:
+    """Catches an operator that is lost, moved, or run in every layer where it runs once."""
+    step = gpt3_step()
+    cost = DecodePricer(step, load_system("dgx-base"), MODEL).cost()
+    assert [op.name for op in cost.operators] == [op.name for op in (*step.layer, *step.outside)]
+    assert {op.runs for op in cost.operators[: len(step.layer)]} == {96}
+    assert {op.runs for op in cost.operators[len(step.layer) :]} == {1}
+
+
+def test_any_length_from_one_pricer() -> None:
+    """Catches a length that does not reach all three attention operators."""
+    system = load_system("dgx-base")
+    pricer = DecodePricer(gpt3_step(kv_length=2049), system, MODEL)
+    for length in (1, 100, 4095):
+        fresh = DecodePricer(gpt3_step(kv_length=length), system, MODEL).cost()
+        assert pricer.cost(kv_length=length) == fresh
+
+
+def test_energy_counts_every_gpu() -> None:
+    """Catches the energy of one GPU in place of the system's."""
+    step = gpt3_step()
+    cost = DecodePricer(step, load_system("dgx-base"), MODEL).cost()
+    qkv = MODEL.matmul(step.layer[0], load_system("dgx-base").gpu)  # pyright: ignore[reportArgumentType]
+    assert cost.operators[0].energy == qkv.energy.times(8)
+
+
+def test_attention_on_attacc_takes_the_time_and_energy_it_was_given() -> None:
+    """Catches attention that is scaled by GPUs, or softmax that is added to its time."""
+    attention = replace(ATTENTION, softmax_ns=5e4)
+    cost = DecodePricer(gpt3_step(), with_attacc(), MODEL).cost(attention=attention)
+    assert isclose(cost.attention.time_ns, 96 * 1e5)
+    assert cost.attention.energy == EnergyBreakdown(dram_pj=96 * 7.0, alu_pj=96 * 3.0)
+    assert cost.attention.bound is Bound.MEMORY
+
+
+def test_fewer_attaccs_share_their_links() -> None:
+    """Catches transfers at the bandwidth of links that are not there."""
+    eight, two = (on_attacc(with_attacc(devices=n), gpt3_step()) for n in (8, 2))
+
+    def transfer(cost: StepCost) -> tuple[float, float]:
+        op = next(op for op in cost.operators if op.name == "qkv_transfer")
+        return op.alone_ns, op.energy.link_pj
+
+    assert isclose(transfer(two)[0], 4 * transfer(eight)[0])
+    assert isclose(transfer(two)[1], transfer(eight)[1])
+
+
+@given(
+    batch=st.integers(1, 200),
+    length=st.integers(1, 2048),
+    attention_ns=st.floats(0, 1e7),
+    model=st.sampled_from(["gpt3-175b", "llama-3.1-70b", "mixtral-8x7b"]),
+)
+def test_each_optimisation_only_helps(
+    batch: int, length: int, attention_ns: float, model: str
+) -> None:
+    """Catches an optimisation that slows a step down, or hides more than there is to hide in."""
+    spec = MODELS.load(model)
+    step = decode_step(spec, batch=batch, kv_length=length, tensor_parallel=8)
+    plain = on_attacc(with_attacc(), step, attention_ns)
+    pipelined = on_attacc(with_attacc(pipelining=True), step, attention_ns)
+    both = on_attacc(with_attacc(pipelining=True, coprocessing=True), step, attention_ns)
+    slack = 1 + 1e-9
+    assert both.time_ns <= pipelined.time_ns * slack
+    assert pipelined.time_ns <= plain.time_ns * slack
+    for cost in (plain, pipelined, both):
+        assert all(op.time_ns >= -1e-6 for op in cost.operators)
+        serial = sum(op.runs * op.alone_ns for op in cost.operators)
+        assert isclose(cost.time_ns + cost.hidden_ns, serial, rel_tol=1e-9)
+        assert cost.time_ns >= cost.attention.time_ns
+
+
+def test_coprocessing_moves_energy_to_attacc() -> None:
+    """Catches weights read by both sides, or read once on AttAcc where every row reads them."""
+    plain, shared = (on_attacc(with_attacc(coprocessing=on), gpt3_step()) for on in (False, True))
+    by_name = {op.name: op for op in plain.operators}
+    ff1 = next(op for op in shared.operators if op.name == "ff1")
+    share = (9 / 18) / (1 + 9 / 18)
+    weights = 18 * share * 12288 * 4 * 12288 * 2
+    assert isclose(ff1.time_ns, (1 - share) * by_name["ff1"].time_ns)
+    expected = (1 - share) * by_name["ff1"].energy.dram_pj + weights * 0.55 * 8
+    assert isclose(ff1.energy.dram_pj, expected, rel_tol=1e-9)
+    assert isclose(ff1.energy.alu_pj, by_name["ff1"].energy.alu_pj, rel_tol=1e-9)
+
+
+def test_prefill_hides_the_transfer_of_the_cache() -> None:
+    """Catches a prefill that waits for a transfer, or does not where it is too long to hide."""
+    step = prefill_step(GPT3, batch=4, prompt_length=2048, tensor_parallel=8)
+    alone = prefill_cost(step, load_system("dgx-base"), MODEL)
+    kv_bytes = 4 * 2048 * 2 * 12288 / 8 * 2
+    hidden = prefill_cost(step, with_attacc(), MODEL, kv_bytes=kv_bytes)
+    assert isclose(hidden.time_ns, alone.time_ns)
+    assert isclose(hidden.hidden_ns, 96 * kv_bytes / 300e9 * 1e9)
+    energy = hidden.energy.link_pj - alone.energy.link_pj
+    assert isclose(energy, 8 * 96 * kv_bytes * 10.4, rel_tol=1e-9)
+    slow = prefill_cost(step, with_attacc(), MODEL, kv_bytes=1e6 * kv_bytes)
+    assert isclose(slow.time_ns, 96 * 1e6 * kv_bytes / 300e9 * 1e9, rel_tol=1e-2)
+
+
+def test_attention_on_cpus_is_slower_than_on_gpus() -> None:
+    """Catches CPU attention priced as one GPU's share, and transfers that are not hidden."""
+    step = gpt3_step()
+    cpu = DecodePricer(step, load_system("dgx-cpu"), MODEL).cost()
+    gpu = DecodePricer(step, load_system("dgx-base"), MODEL).cost()
+    ratio = (8 * 3352) / (2 * 204.8)
+    assert isclose(cpu.attention.time_ns / gpu.attention.time_ns, ratio, rel_tol=0.5)
+    names = [op.name for op in cpu.operators]
+    assert names[1:4] == ["qkv_transfer", "attention", "context_transfer"]
+    back = cpu.operators[3]
+    assert isclose(back.time_ns, back.alone_ns / 12)
+
+
+def test_the_mean_weighs_times_energies_and_bounds() -> None:
+    """Catches a mean that drops an energy or reports the bound of the first step."""
+    pricer = DecodePricer(gpt3_step(), load_system("dgx-base"), MODEL)
+    short, long = pricer.cost(kv_length=10), pricer.cost(kv_length=4000)
+    mean = average([short, long], weights=[1, 3])
+    assert isclose(mean.time_ns, 0.25 * short.time_ns + 0.75 * long.time_ns)
+    expected = 0.25 * short.energy.total_pj + 0.75 * long.energy.total_pj
+    assert isclose(mean.energy.total_pj, expected)
+    fixed = mean.operators[0]
+    assert fixed is short.operators[0]
+    changed = replace(short.operators[1], bound=Bound.COMPUTE)
+    relabelled = replace(short, operators=(fixed, changed, *short.operators[2:]))
+    assert average([relabelled, long]).operators[1].bound is Bound.MEMORY
+
+
+def test_a_step_for_other_gpus_is_refused() -> None:
+    """Catches a step priced on a system that it was not built for."""
+    step = decode_step(GPT3, batch=1, kv_length=1, tensor_parallel=4)
+    with pytest.raises(InputError, match="split over 4 GPUs, the system has 8"):
+        DecodePricer(step, load_system("dgx-base"), MODEL)
+    prefill = prefill_step(GPT3, batch=1, prompt_length=1, tensor_parallel=4)
+    with pytest.raises(InputError, match="split over 4 GPUs, the system has 8"):
+        prefill_cost(prefill, load_system("dgx-base"), MODEL)
+
+
+def test_faults_of_the_caller_are_engine_errors() -> None:
+    """Catches attention of zero time where nobody timed it, and other silent omissions."""
+    step = gpt3_step()
+    with pytest.raises(EngineError, match="needs the attention"):
+        DecodePricer(step, with_attacc(), MODEL).cost()
+    with pytest.raises(EngineError, match="needs the rates"):
+        DecodePricer(step, with_attacc(coprocessing=True), MODEL)
+    prefill = prefill_step(GPT3, batch=1, prompt_length=8, tensor_parallel=8)
+    with pytest.raises(EngineError, match="no decode step"):
+        DecodePricer(prefill, load_system("dgx-base"), MODEL)
+    nameless = replace(step, layer=tuple(op for op in step.layer if op.name != "projection"))
+    with pytest.raises(EngineError, match="needs an operator projection"):
+        DecodePricer(nameless, with_attacc(pipelining=True), MODEL).cost(attention=ATTENTION)
+    odd = Pointwise("ff1", PointwiseKind.GELU, 1, 1, 1, ElementType.FP16)
+    with pytest.raises(EngineError, match="ff1 is no matrix product"):
+        DecodePricer(
+            replace(step, layer=(*step.layer, odd)), with_attacc(coprocessing=True), MODEL, RATES
+        )
+    unlinked = replace(load_system("dgx-base"), link=None)
+    assert any(isinstance(op, AllReduce) for op in step.layer)
+    with pytest.raises(EngineError, match="without a link"):
+        DecodePricer(step, unlinked, MODEL)
+    hostless = replace(load_system("dgx-cpu"), host=None)
+    with pytest.raises(EngineError, match="without CPUs"):
+        DecodePricer(step, hostless, MODEL).cost()
+    lonely = replace(with_attacc(), attacc=None)
+    with pytest.raises(EngineError, match="nothing but GPUs"):
+        DecodePricer(step, lonely, MODEL).cost(attention=ATTENTION)
