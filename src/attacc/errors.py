@@ -109,6 +109,10 @@ class EngineError(AttaccError):
 def nearest_hint(name: str, choices: Iterable[str]) -> str:
     """Return "did you mean ...? choose from ..." for a name that is not among the choices."""
     options = sorted(choices)
-    close = difflib.get_close_matches(name.lower(), options, n=2, cutoff=0.5)
+    lowered = [option.lower() for option in options]
+    near = difflib.get_close_matches(name.lower(), lowered, n=2, cutoff=0.5)
+    close = [
+        option for lower in dict.fromkeys(near) for option in options if option.lower() == lower
+    ]
     listed = "choose from " + ", ".join(options) if options else "there are none"
     return f"did you mean {' or '.join(map(repr, close))}? {listed}" if close else listed

@@ -76,7 +76,7 @@ def test_cycles_of_small_golden_traces(reference: Path, placement: timing.Placem
 
     counted: dict[str, int] = {}
     for row in chosen:
-        requests = timing.parse(lines_of(reference / "reference/golden/traces" / row.trace))
+        requests = timing.parse(reference / "reference/golden/traces" / row.trace)
         result = timing.simulate(
             requests, placement=placement, timing=cadence(power_limited=row.power_limited)
         )
@@ -91,7 +91,7 @@ def test_commands_of_logged_traces(reference: Path, name: str) -> None:
     """Errors that cancel in the cycle count (order, addresses, refresh) show line by line."""
     folder = reference / "reference/golden/command_logs"
     result = timing.simulate(
-        timing.parse(lines_of(folder / f"{name}.trace.gz")),
+        timing.parse(folder / f"{name}.trace.gz"),
         placement=LOGGED[name],
         timing=cadence(power_limited=name.endswith("_pc")),
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from enum import StrEnum
+from math import prod
 from typing import Final, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -19,6 +20,12 @@ from attacc.documents import Presets, PresetSpec, Spec
 from attacc.errors import InputError, UnknownNameError, nearest_hint
 from attacc.hardware.placement import Placement
 from attacc.units import BITS_PER_BYTE, BitsPerSecond, Nanoseconds
+
+MAX_CYCLES: Final = 10_000_000
+MAX_STACK_BYTES: Final = 2**48
+
+CONTROLLER_PARAMETERS: Final = ("nBL", "nREFI", "nRFC")
+"""Timing parameters that the controller itself needs, whatever the rules name."""
 
 
 class Scope(StrEnum):
@@ -76,13 +83,17 @@ class Organization(Spec):
     banks: int = Field(gt=0, le=16)
     rows: int = Field(gt=0, le=2**24)
     columns: int = Field(gt=0, le=2**16)
-    access_bytes: int = Field(gt=0, le=1024)
+    access_bytes: int = Field(ge=2, le=1024)
 
     @model_validator(mode="after")
     def _powers_of_two(self) -> Self:
         for name, value in self:
             if value & (value - 1):
                 raise ValueError(f"{name} = {value} is not a power of two")
+        if self.stack_bytes > MAX_STACK_BYTES:
+            raise ValueError(
+                f"a stack of {self.stack_bytes} bytes is larger than {MAX_STACK_BYTES}"
+            )
         return self
 
     @property
@@ -124,15 +135,13 @@ class CommandFamily(Spec):
         activate: opens a row in all banks that a multiply reads.
         multiply: reads one column of each of those banks and multiplies and accumulates.
         precharge: closes the row again.
-        row_scope: which banks share one open row.
-        banks_per_command: how many banks of the channel one such command addresses.
+        row_scope: which banks share one open row; one such command addresses them all.
     """
 
     activate: str
     multiply: str
     precharge: str
     row_scope: Scope
-    banks_per_command: int = Field(gt=0)
 
 
 class RuleSet(PresetSpec):
@@ -217,9 +226,18 @@ class DramDevice(PresetSpec):
                 evaluate_cycles(rule.latency, self.parameters(power_limited=True))
         except InputError as error:
             raise ValueError(str(error)) from None
-        for name in ("nBL", "nREFI", "nRFC"):
+        for name in CONTROLLER_PARAMETERS:
             if self.timing.get(name, 0) < 1:
                 raise ValueError(f"timing.{name} is missing or 0: give it in cycles")
+        for name in Cadence.model_fields:
+            if name in self.timing:
+                raise ValueError(f"timing.{name} belongs into power_limited and unlimited")
+        used = {*CONTROLLER_PARAMETERS}.union(
+            *(parameters_of(rule.latency) for rule in self.rule_set.rules)
+        )
+        for name in sorted(self.timing.keys() - used):
+            hint = nearest_hint(name, used - Cadence.model_fields.keys())
+            raise ValueError(f"timing.{name} is a parameter of no rule: {hint}")
         refresh = self.organization.pseudo_channels * self.timing["nRFC"]
         if refresh >= self.timing["nREFI"]:
             raise ValueError(
@@ -238,6 +256,13 @@ class DramDevice(PresetSpec):
         cadence = self.power_limited if power_limited else self.unlimited
         return self.timing | {"nCCDAB": cadence.nCCDAB, "nCCDSB": cadence.nCCDSB}
 
+    def banks_per_command(self, placement: Placement) -> int:
+        """Return how many banks of a channel one multiply of a placement reads."""
+        o = self.organization
+        sizes = (o.pseudo_channels, o.ranks, o.bank_groups, o.banks)
+        told_apart = self.rule_set.families[placement].row_scope.fields
+        return prod(size for size, apart in zip(sizes, told_apart, strict=True) if not apart)
+
     @property
     def external_bytes_per_s(self) -> float:
         """Peak bandwidth of the stack's interface: every pseudo-channel moves an access per nBL."""
@@ -247,14 +272,13 @@ class DramDevice(PresetSpec):
 
     def internal_bytes_per_s(self, placement: Placement, *, power_limited: bool) -> float:
         """Peak bandwidth at which the units of a placement read their banks."""
-        family = self.rule_set.families[placement]
         cycles = {
             Placement.BANK: self.parameters(power_limited=power_limited)["nCCDAB"],
             Placement.BANKGROUP: self.parameters(power_limited=power_limited)["nCCDSB"],
             Placement.BUFFER: self.timing["nBL"],
         }[placement]
         o = self.organization
-        bytes_per_command = o.channels * family.banks_per_command * o.access_bytes
+        bytes_per_command = o.channels * self.banks_per_command(placement) * o.access_bytes
         return bytes_per_command / (cycles * self.clock_ns) * 1e9
 
     @property
@@ -262,8 +286,6 @@ class DramDevice(PresetSpec):
         """Data pins of the stack, from its interface bandwidth and the rate of a pin."""
         return self.external_bytes_per_s * BITS_PER_BYTE / self.pin_rate_bits_per_s
 
-
-MAX_CYCLES: Final = 10_000_000
 
 RULE_SETS: Final = Presets("rule set", RuleSet, "attacc.hardware", "presets/rules")
 DRAMS: Final = Presets("device", DramDevice, "attacc.hardware", "presets/dram")
@@ -311,3 +333,9 @@ def evaluate_cycles(expression: str, parameters: Mapping[str, int]) -> int:
     if not 0 <= cycles <= MAX_CYCLES:
         raise InputError(f"latency {expression!r} is {cycles} cycles, not 0 to {MAX_CYCLES}")
     return cycles
+
+
+def parameters_of(expression: str) -> set[str]:
+    """Return the timing parameters that a well-formed latency expression names."""
+    nodes = ast.walk(ast.parse(expression, mode="eval"))
+    return {node.id for node in nodes if isinstance(node, ast.Name)} - {"max"}

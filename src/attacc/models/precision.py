@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from pydantic import field_validator
+
 from attacc.documents import Spec
 
 
@@ -48,3 +50,10 @@ class Precision(Spec):
     weights: ElementType = ElementType.FP16
     activations: ElementType = ElementType.FP16
     kv: ElementType = ElementType.FP16
+
+    @field_validator("activations", "kv")
+    @classmethod
+    def _is_computed_with(cls, element: ElementType) -> ElementType:
+        if element is ElementType.INT4:
+            raise ValueError("only weights are stored in int4: choose fp16, bf16, fp8 or int8")
+        return element

@@ -88,7 +88,8 @@ def attention_program(layout: HeadLayout, heads: int, schedule: Schedule) -> Pro
         schedule: in which order.
 
     Raises:
-        InputError: no heads, or (complete) their keys and values do not fit into the banks.
+        InputError: no heads, or (complete) their keys and values do not fit into the banks, or
+            (published) its fixed distances between rounds lead beyond the channel.
     """
     if heads < 1:
         raise InputError(f"heads = {heads} must be at least 1")
@@ -100,7 +101,7 @@ def attention_program(layout: HeadLayout, heads: int, schedule: Schedule) -> Pro
         regions = _published_regions(layout, rounds)
     else:
         regions = allocate_heads(layout, rounds)
-    return _weave(layout, regions, channels, schedule)
+    return _weave(layout, regions, channels, heads, schedule)
 
 
 def _published_regions(layout: HeadLayout, rounds: int) -> HeadRegions:
@@ -110,7 +111,9 @@ def _published_regions(layout: HeadLayout, rounds: int) -> HeadRegions:
     return HeadRegions(keys, keys + 2**23)
 
 
-def _weave(layout: HeadLayout, regions: HeadRegions, channels: I64, schedule: Schedule) -> Program:
+def _weave(
+    layout: HeadLayout, regions: HeadRegions, channels: I64, heads: int, schedule: Schedule
+) -> Program:
     from attacc.program import schedule_kernel  # loads Numba
 
     commands = head_commands(layout)
@@ -144,6 +147,13 @@ def _weave(layout: HeadLayout, regions: HeadRegions, channels: I64, schedule: Sc
             per_group, commands.score_moves, commands.probabilities, commands.context,
             layout.keys_per_part, commands.context_moves, kind, address, first_channel, count,
         )  # fmt: skip
+    channel_bytes = 1 << AddressLayout.of(layout.organization).channel
+    if address[:steps].max() >= channel_bytes:
+        raise InputError(
+            f"the published schedule of {heads} heads of length {layout.length} and head_dim "
+            f"{layout.head_dim} reaches beyond the {channel_bytes} bytes of a channel",
+            hint="take fewer or smaller heads, or the complete schedule",
+        )
     return Program(
         layout.organization,
         kind[:steps].copy(),

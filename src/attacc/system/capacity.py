@@ -8,8 +8,10 @@ sizes do.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from attacc.errors import CapacityError, EngineError, InputError, Shortfall
 from attacc.hardware.system import CapacityRule, ResolvedSystem
@@ -23,6 +25,8 @@ from attacc.models.parameters import (
 from attacc.models.sharding import shard
 from attacc.system.attention import AttaccRates
 from attacc.system.overlap import coprocessed_share
+from attacc.workload.lengths import FinalLengths, final_lengths
+from attacc.workload.requests import Workload
 
 
 class Content(StrEnum):
@@ -30,6 +34,38 @@ class Content(StrEnum):
 
     ACTIVATIONS = "activations"
     KV_CACHE = "KV cache"
+
+
+QUANTILE: Final = 3.0902
+"""Standard deviations below which 99.9 % of a normal distribution lie."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTokens:
+    """Tokens whose keys and values a request of the batch has stored when it ends.
+
+    Attributes:
+        mean: over the requests that share the batch.
+        deviation: their standard deviation; 0 where all are alike.
+        longest: of the longest request.
+    """
+
+    mean: float
+    deviation: float
+    longest: int
+
+    @classmethod
+    def of(cls, final: FinalLengths) -> StoredTokens:
+        """Return what a workload stores: all tokens but the last, which nothing attends to."""
+        return cls(final.mean_tokens - 1, math.sqrt(final.variance_tokens2), final.max_tokens - 1)
+
+    def reserved(self, requests: int) -> float:
+        """Return tokens per request that suffice for so many requests with 99.9 % probability.
+
+        The sum of independent lengths is taken as normal, and no request as longer than the
+        longest. Exact where all requests are alike.
+        """
+        return min(self.longest, self.mean + QUANTILE * self.deviation / math.sqrt(requests))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +81,8 @@ class Footprint:
         prefill_activation_bytes: activations of the prefill of one request.
         activation_bytes_per_request: activations of a decode step.
         kv_heads: key/value heads.
-        kv_head_bytes: keys and values of one head of one request at its longest, all layers.
+        kv_head_token_bytes: key and value of one token of one head, all layers.
+        tokens: tokens that a request stores.
     """
 
     weight_bytes: float
@@ -55,33 +92,31 @@ class Footprint:
     prefill_activation_bytes: float
     activation_bytes_per_request: float
     kv_heads: int
-    kv_head_bytes: float
+    kv_head_token_bytes: float
+    tokens: StoredTokens
+
+    def kv_head_bytes(self, requests: int) -> float:
+        """Return keys and values of one head of one of so many requests, all layers."""
+        return self.kv_head_token_bytes * self.tokens.reserved(max(1, requests))
 
 
-def footprint(
-    model: ModelSpec, *, prompt_length: int, output_length: int, tensor_parallel: int
-) -> Footprint:
-    """Return what requests of one length need.
+def footprint(model: ModelSpec, workload: Workload, *, tensor_parallel: int) -> Footprint:
+    """Return what the requests of a workload need.
 
     The cache holds the prompt and all output tokens but the last, whose keys and values nothing
-    attends to. Prompts are taken to be prefilled one request at a time, beside decode steps of
-    the whole batch.
+    attends to. Prompts are taken to be prefilled one request at a time, the longest included,
+    beside decode steps of the whole batch.
 
     Args:
         model: the model.
-        prompt_length: tokens of every prompt.
-        output_length: tokens of every output.
+        workload: its requests.
         tensor_parallel: GPUs that share every layer.
 
     Raises:
-        InputError: a length is below 1, or the model cannot be split over so many GPUs.
+        InputError: the model cannot be split over so many GPUs.
     """
-    for name, length in (("prompt_length", prompt_length), ("output_length", output_length)):
-        if length < 1:
-            raise InputError(f"{length} is out of range", where=name, hint="use 1 or more")
     part = shard(model, tensor_parallel)
     element = model.precision.weights.bytes
-    tokens = prompt_length + output_length - 1
     rows = model.experts.experts_per_token / model.experts.experts if model.experts else 1.0
     return Footprint(
         weight_bytes=weight_bytes(model, tensor_parallel),
@@ -89,13 +124,17 @@ def footprint(
         feed_forward_element_bytes=element,
         feed_forward_rows_per_request=rows,
         prefill_activation_bytes=activation_bytes(
-            model, tokens=prompt_length, sequences=1, tensor_parallel=tensor_parallel
+            model,
+            tokens=max(request.prompt_tokens for request in workload.requests),
+            sequences=1,
+            tensor_parallel=tensor_parallel,
         ),
         activation_bytes_per_request=activation_bytes(
             model, tokens=1, sequences=1, tensor_parallel=tensor_parallel
         ),
         kv_heads=part.kv_heads,
-        kv_head_bytes=kv_bytes_per_token(model, tensor_parallel) * tokens / part.kv_heads,
+        kv_head_token_bytes=kv_bytes_per_token(model, tensor_parallel) / part.kv_heads,
+        tokens=StoredTokens.of(final_lengths(workload)),
     )
 
 
@@ -182,7 +221,7 @@ def _fill(
 ) -> tuple[Store, ...]:
     f, gpus = footprint, system.gpus
     activations = f.prefill_activation_bytes + batch * f.activation_bytes_per_request
-    kv = batch * f.kv_heads * f.kv_head_bytes
+    kv = batch * f.kv_heads * f.kv_head_bytes(batch)
     gpu_bytes = system.gpu.memory_bytes
     if system.host is not None:
         return (
@@ -201,7 +240,7 @@ def _fill(
         name = "memory of GPUs and AttAccs together"
         return (Store(name, pool_bytes, weights, gpus * activations, gpus * kv),)
     heads = -(-batch * f.kv_heads * gpus // stacks)
-    in_stack = heads * f.kv_head_bytes
+    in_stack = heads * f.kv_head_bytes(min(batch, heads))
     return (
         Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, 0.0),
         Store("memory of each AttAcc stack", stack_bytes, copies / stacks, 0.0, in_stack),

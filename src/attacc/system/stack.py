@@ -105,13 +105,14 @@ class Stack:
         """
         layout = self.layout(length, head_dim, element)
         timed = self._timed(layout, heads)
-        family = self.device.rule_set.families[self.placement]
+        multiply = self.device.rule_set.families[self.placement].multiply
+        banks = self.device.banks_per_command(self.placement)
         energy = attention_energy(
             timed,
             layout,
             heads,
             DRAM_ENERGIES.load(self.device.energy),
-            banks_per_multiply=family.banks_per_command,
+            banks_per_multiply=banks,
         )
         kv_bytes = 2 * heads * length * head_dim * element.bytes
         return StackAttention(
@@ -127,9 +128,7 @@ class Stack:
             time_ns=timed.time_ns,
             commands=timed.commands,
             kv_bytes=kv_bytes,
-            read_bytes=timed.count(family.multiply)
-            * family.banks_per_command
-            * self.device.organization.access_bytes,
+            read_bytes=timed.count(multiply) * banks * self.device.organization.access_bytes,
             achieved_bytes_per_s=kv_bytes / timed.time_ns * NS_PER_S,
             internal_bytes_per_s=self.device.internal_bytes_per_s(
                 self.placement, power_limited=self.power_limited

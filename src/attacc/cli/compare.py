@@ -1,0 +1,122 @@
+"""``attacc compare``: what would AttAcc buy for this model and this workload?"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attacc.cli.output import print_json, print_rich
+from attacc.errors import InputError
+
+if TYPE_CHECKING:
+    from attacc.study.compare import Progress
+    from attacc.study.specification import StudySpec
+
+
+def compare(
+    study: Annotated[
+        Path | None,
+        typer.Argument(help="Study file (TOML); options given beside it take its place."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model preset, TOML file, or Hugging Face config.json."),
+    ] = None,
+    prompt: Annotated[int | None, typer.Option(help="Prompt tokens of every request.")] = None,
+    output: Annotated[int | None, typer.Option(help="Output tokens of every request.")] = None,
+    trace: Annotated[
+        str | None,
+        typer.Option(help="Request trace (Azure 2023 CSV or Mooncake JSONL) for the lengths."),
+    ] = None,
+    workload: Annotated[
+        str | None, typer.Option(help="Workload preset, as in azure-conv-2023.")
+    ] = None,
+    system: Annotated[
+        list[str] | None,
+        typer.Option(help="System preset or file; repeat it. The first is the baseline."),
+    ] = None,
+    batch: Annotated[
+        str | None, typer.Option(help='Requests in flight, or "max" for as many as fit.')
+    ] = None,
+    slo_ms: Annotated[
+        float | None, typer.Option(help="Longest mean time per output token, in milliseconds.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Element type of the weights.")] = None,
+    activations: Annotated[str | None, typer.Option(help="Element type of activations.")] = None,
+    kv: Annotated[str | None, typer.Option(help="Element type of the KV cache.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of a workload preset.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Compare systems on one model and workload.
+
+    Without arguments: GPT-3 175B at (2048, 2048) on the platforms of the AttAcc papers.
+    """
+    from attacc.documents import parse_document
+    from attacc.report.compare import comparison_tables
+    from attacc.study.compare import compare as run_comparison
+    from attacc.study.specification import StudySpec, load_study
+
+    base = load_study(study) if study is not None else StudySpec()
+    document = base.model_dump(mode="json", exclude_none=True)
+    lengths = {
+        "prompt": prompt,
+        "output": output,
+        "trace": trace,
+        "synthetic": workload,
+        "seed": seed,
+    }
+    given = {name: value for name, value in lengths.items() if value is not None}
+    if given.keys() & {"trace", "synthetic"}:
+        document["workload"] = given
+    elif given.keys() & {"prompt", "output"}:
+        kept = {k: v for k, v in document["workload"].items() if k in ("prompt", "output")}
+        document["workload"] = kept | given
+    else:
+        document["workload"] |= given
+    types = {"weights": weights, "activations": activations, "kv": kv}
+    document["precision"] |= {name: value for name, value in types.items() if value is not None}
+    options = {"model": model, "systems": system or None, "slo_ms": slo_ms}
+    document |= {name: value for name, value in options.items() if value is not None}
+    if batch is not None:
+        document["batch"] = _batch(batch)
+    spec = parse_document(StudySpec, document, where="command line")
+    with _progress(spec) as progress:
+        comparison = run_comparison(spec, progress)
+    if json:
+        print_json(comparison)
+    else:
+        print_rich(comparison_tables(comparison))
+
+
+def _batch(text: str) -> int | str:
+    if text == "max":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(
+            f"{text!r} is not a number of requests", where="--batch", hint='use 1 or more, or "max"'
+        ) from None
+
+
+@contextmanager
+def _progress(spec: StudySpec) -> Generator[Progress]:
+    """Show a bar on stderr, where that is a terminal, with one step per system."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("comparing", total=len(spec.systems))
+        started = False
+
+        def show(name: str) -> None:
+            nonlocal started
+            bar.update(task, description=name, advance=1 if started else 0)
+            started = True
+
+        yield show

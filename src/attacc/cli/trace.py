@@ -1,0 +1,242 @@
+"""``attacc trace``: command traces in text form, played on a device or written."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attacc.cli import options
+from attacc.cli.attention import check_fit
+from attacc.cli.options import (
+    REFERENCE_DEVICE,
+    Device,
+    DType,
+    HeadDim,
+    Heads,
+    Json,
+    Length,
+    PlacementName,
+    PowerLimit,
+    ScheduleName,
+)
+from attacc.cli.output import check_target, print_json, print_rich, progress
+from attacc.errors import InputError
+
+if TYPE_CHECKING:
+    from attacc.hardware.dram import DramDevice
+    from attacc.hardware.placement import Placement
+    from attacc.program.program import Program
+    from attacc.report.trace import RequestCounts, TraceRun
+    from attacc.timing.engine import LoggedCommand
+    from attacc.timing.tables import TimingTables
+
+app = typer.Typer(help="Play command traces in text form on a device, or write them.")
+
+
+@app.command()
+def run(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE[.gz]...", help="Text traces, one request a line."),
+    ],
+    device: Device = REFERENCE_DEVICE,
+    power_limit: PowerLimit = True,  # noqa: FBT002 - an option
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE[.gz]", help="Write every command of the one trace to a file."),
+    ] = None,
+    json: Json = False,  # noqa: FBT002 - an option
+) -> None:
+    """Play command traces on the controllers of one stack.
+
+    The placement of the GEMV units is that of the multiplies in a trace. All traces are read
+    before the first is played, and nothing is written unless all of them can be.
+    """
+    from attacc.report.trace import run_renderable
+
+    if log is not None:
+        if len(files) > 1:
+            raise InputError(
+                f"the commands of {len(files)} traces do not go into one log",
+                where="--log",
+                hint="give one trace at a time",
+            )
+        check_target(log, "--log", inputs=files)
+    dram = options.load_device(device)
+    _compile(dram)
+    traces = [
+        _read(file, dram) for file in progress(files, total=len(files), doing="reading traces")
+    ]
+    tables: dict[Placement, TimingTables] = {}
+    runs = [
+        _play(trace, dram, tables, power_limited=power_limit)
+        for trace in progress(traces, total=len(traces), doing="playing traces")
+    ]
+    if log is not None:
+        _write_log(traces[0], tables[traces[0].placement], log)
+    if json:
+        print_json(runs)
+    else:
+        print_rich(run_renderable(runs))
+
+
+@app.command()
+def build(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE[.gz]", help="The trace to write, replaced if it exists.")
+    ],
+    heads: Heads,
+    length: Length,
+    head_dim: HeadDim = 128,
+    dtype: DType = "fp16",
+    placement: PlacementName = "bank",
+    device: Device = REFERENCE_DEVICE,
+    schedule: ScheduleName = "complete",
+    json: Json = False,  # noqa: FBT002 - an option
+) -> None:
+    """Write the commands of the attention of one stack as a text trace."""
+    from attacc.hardware.placement import Placement
+    from attacc.hardware.system import Schedule
+    from attacc.mapping.head import HeadLayout
+    from attacc.program.schedule import attention_program
+    from attacc.program.trace import write_trace
+    from attacc.report.trace import BuiltTrace, built_renderable
+
+    check_target(file, "FILE")
+    dram = options.load_device(device)
+    element = options.kv_element(dtype)
+    units = options.choice(Placement, placement, "--placement")
+    order = options.choice(Schedule, schedule, "--schedule")
+    layout = HeadLayout(dram.organization, units, length, head_dim, element)
+    check_fit(layout, heads)
+    program = attention_program(layout, heads, order)
+    write_trace(program, file)
+    built = BuiltTrace(
+        file=str(file),
+        device=dram.name,
+        placement=units,
+        schedule=order,
+        heads=heads,
+        length=length,
+        head_dim=head_dim,
+        dtype=element,
+        requests=_count(program),
+    )
+    if json:
+        print_json(built)
+    else:
+        print_rich(built_renderable(built))
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """A trace that was read.
+
+    Attributes:
+        file: where from.
+        program: what it holds.
+        placement: that of its multiplies.
+        parse_s: wall time of reading and parsing the file.
+    """
+
+    file: Path
+    program: Program
+    placement: Placement
+    parse_s: float
+
+
+def _read(file: Path, device: DramDevice) -> _Trace:
+    from attacc.program.trace import read_trace
+
+    start = perf_counter()
+    program = read_trace(file, device.organization)
+    parse_s = perf_counter() - start
+    try:
+        placement = program.placement()
+    except InputError as error:
+        raise InputError(error.message, where=str(file), hint=error.hint) from None
+    return _Trace(file, program, placement, parse_s)
+
+
+def _play(
+    trace: _Trace,
+    device: DramDevice,
+    tables: dict[Placement, TimingTables],
+    *,
+    power_limited: bool,
+) -> TraceRun:
+    """Time a trace; resolves the device for its placement if no trace before has."""
+    from attacc.report.trace import TraceRun
+    from attacc.timing.engine import run
+    from attacc.timing.tables import resolve_timing
+
+    if trace.placement not in tables:
+        tables[trace.placement] = resolve_timing(
+            device, trace.placement, power_limited=power_limited
+        )
+    start = perf_counter()
+    try:
+        timed = run(trace.program, tables[trace.placement])
+    except InputError as error:
+        where = f"{trace.file}: {error.where}" if error.where else str(trace.file)
+        raise InputError(error.message, where=where, hint=error.hint) from None
+    return TraceRun(
+        file=str(trace.file),
+        device=device.name,
+        placement=trace.placement,
+        power_limited=power_limited,
+        cycles=timed.cycles,
+        time_ns=timed.time_ns,
+        requests=_count(trace.program),
+        commands={entry.command: entry.count for entry in timed.commands},
+        parse_s=trace.parse_s,
+        simulate_s=perf_counter() - start,
+    )
+
+
+def _compile(device: DramDevice) -> None:
+    """Have the kernels compiled, so that no wall time that is told includes it."""
+    from attacc.hardware.placement import Placement
+    from attacc.program.trace import parse_trace
+    from attacc.timing.engine import run
+    from attacc.timing.tables import resolve_timing
+
+    smallest = parse_trace(b"PIM_WR_GB 0x0\n", device.organization, where="")
+    run(smallest, resolve_timing(device, Placement.BANK, power_limited=True))
+
+
+def _count(program: Program) -> RequestCounts:
+    from attacc.program.program import MULTIPLY, Kind
+    from attacc.report.trace import RequestCounts
+
+    counts = program.counts()
+    return RequestCounts(
+        mac=sum(counts.get(kind, 0) for kind in MULTIPLY.values()),
+        softmax=counts.get(Kind.SFM, 0),
+        mvgb=counts.get(Kind.MVGB, 0),
+        mvsb=counts.get(Kind.MVSB, 0),
+        wrgb=counts.get(Kind.WRGB, 0),
+        barrier=counts.get(Kind.BARRIER, 0),
+    )
+
+
+def _write_log(trace: _Trace, tables: TimingTables, path: Path) -> None:
+    """Write the command log of a trace: one command a line, by cycle and channel."""
+    from attacc.program.trace import write_whole
+    from attacc.timing.engine import run
+
+    entries = run(trace.program, tables, log=True).log or ()
+    data = "".join(map(_log_line, entries)).encode("ascii")
+    write_whole(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+
+
+def _log_line(entry: LoggedCommand) -> str:
+    return (
+        f"{entry.cycle}, {entry.command}, {entry.channel}, {entry.pseudo_channel}, {entry.rank}, "
+        f"{entry.bank_group}, {entry.bank}, {entry.row}, {entry.column}\n"
+    )

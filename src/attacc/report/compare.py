@@ -1,0 +1,175 @@
+"""The tables of a comparison."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from attacc.study.compare import (
+    BatchChoice,
+    Comparison,
+    Limit,
+    Part,
+    Performance,
+    Status,
+    SystemResult,
+)
+from attacc.system.attacc import CurveKind
+from attacc.workload.lengths import LengthKind
+
+LIMITS = {
+    Limit.KV_CAPACITY: "KV capacity:",
+    Limit.ACTIVATIONS: "activations:",
+    Limit.LATENCY: "latency target",
+    Limit.GIVEN: "given",
+}
+PARTS = {
+    "fc": "FC",
+    "attention": "attention",
+    "communication": "transfers,\ncollectives",
+    "other": "other",
+}
+
+
+def comparison_tables(comparison: Comparison) -> RenderableType:
+    """Return a heading, the summary, the breakdown of the decode step, and notes."""
+    return Group(
+        _heading(comparison),
+        "",
+        _summary(comparison),
+        "",
+        *([_breakdown(comparison), ""] if _priced(comparison) else []),
+        *(Text(note, style="dim") for note in _notes(comparison)),
+    )
+
+
+def _priced(comparison: Comparison) -> bool:
+    return any(result.performance is not None for result in comparison.systems)
+
+
+def _heading(comparison: Comparison) -> Text:
+    model, workload = comparison.model, comparison.workload
+    active = ""
+    if model.active_parameters != model.parameters:
+        active = f" ({model.active_parameters / 1e9:.1f} B active)"
+    return Text.assemble(
+        (model.name, "bold"),
+        f"  {model.parameters / 1e9:.1f} B parameters{active}, weights {model.weights}, "
+        f"activations {model.activations}, KV cache {model.kv} "
+        f"({model.kv_bytes_per_token / 1e6:.3g} MB a token)\n",
+        (workload.name, "bold"),
+        f"  {workload.mean_prompt_tokens:,.0f} prompt + {workload.mean_output_tokens:,.0f} output "
+        f"tokens, mean KV length {workload.mean_kv_tokens:,.0f}",
+        f"\nlatency target {comparison.slo_ms:g} ms per output token" if comparison.slo_ms else "",
+    )
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+
+
+def _summary(comparison: Comparison) -> Table:
+    table = _table("Decode")
+    table.add_column("system", no_wrap=True)
+    table.add_column("memory\nGiB", justify="right", no_wrap=True, min_width=6)
+    table.add_column("batch", justify="right", no_wrap=True, min_width=5)
+    table.add_column("limited by", no_wrap=True)
+    table.add_column("tokens\nper s", justify="right", no_wrap=True, min_width=6)
+    table.add_column("ms per\ntoken", justify="right", no_wrap=True, min_width=6)
+    table.add_column("prefill\nms", justify="right", no_wrap=True, min_width=7)
+    table.add_column("J per\ntoken", justify="right", no_wrap=True, min_width=6)
+    table.add_column("speed\nup", justify="right", no_wrap=True, style="bold", min_width=5)
+    table.add_column("energy\nratio", justify="right", no_wrap=True, style="bold", min_width=5)
+    for result in comparison.systems:
+        memory = f"{result.memory_bytes / 2**30:,.0f}"
+        if result.performance is None or result.batch is None:
+            table.add_row(result.system, memory, "-", _short_reason(result), *["-"] * 6)
+            continue
+        table.add_row(
+            result.system,
+            memory,
+            f"{result.batch.size:,}",
+            _limit(result.batch),
+            *_figures(result.performance),
+        )
+    return table
+
+
+def _limit(batch: BatchChoice) -> str:
+    if batch.limit in (Limit.KV_CAPACITY, Limit.ACTIVATIONS):
+        place = batch.store.split("memory of ")[-1].removeprefix("each ").removeprefix("the ")
+        return f"{LIMITS[batch.limit]}\n{place}"
+    return f"{LIMITS[batch.limit]}\n({batch.largest_that_fits:,} fit)"
+
+
+def _short_reason(result: SystemResult) -> str:
+    return {Status.DOES_NOT_FIT: "does not fit", Status.MISSES_SLO: "misses target"}[result.status]
+
+
+def _short(value: float) -> str:
+    """Return four significant digits."""
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:#.4g}"
+
+
+def _figures(p: Performance) -> tuple[str, ...]:
+    return (
+        _short(p.throughput_tokens_per_s),
+        _short(p.tpot_ms),
+        _short(p.prefill_ms),
+        f"{p.energy_per_token_j:#.3g}",
+        "-" if p.speedup is None else f"{p.speedup:.2f}x",
+        "-" if p.energy_ratio is None else f"{p.energy_ratio:.2f}x",
+    )
+
+
+def _breakdown(comparison: Comparison) -> Table:
+    table = _table("Mean decode step: ms (share of the step), and what each part waits for")
+    table.add_column("system", no_wrap=True)
+    for name in PARTS.values():
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("hidden\nms", justify="right", no_wrap=True)
+    for result in comparison.systems:
+        if result.performance is not None:
+            parts = result.performance.breakdown
+            hidden = _short(result.performance.hidden_ms)
+            table.add_row(result.system, *map(_part, parts), hidden)
+    return table
+
+
+def _part(part: Part) -> str:
+    bound = f"\n{part.bound}" if part.bound else ""
+    return f"{_short(part.time_ms)} ({part.share:.0%}){bound}"
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    notes = [
+        f"GPU times and energies are estimates of the {comparison.cost_model} system model.",
+        "Speed-up and energy ratio: tokens/s, and energy per decoded token, against the first row.",
+        "Prefill: of one request alone. Batch: every request may reach its last token.",
+    ]
+    if comparison.workload.length_kind is LengthKind.ESTIMATE:
+        notes.append(
+            "Mixed requests: decode steps are priced at representative lengths, and memory is "
+            "reserved so that the batch fits with 99.9 % probability: an estimate."
+        )
+    for result in comparison.systems:
+        if result.reason is not None:
+            notes.append(f"{result.system}: {result.reason}")
+        attacc = result.performance.attacc if result.performance is not None else None
+        if attacc is not None and attacc.kind is CurveKind.INTERPOLATED:
+            notes.append(
+                f"{result.system}: attention is timed exactly at some lengths and interpolated "
+                f"between them, within {attacc.relative_error:.2%}."
+            )
+    return notes

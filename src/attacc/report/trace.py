@@ -1,0 +1,180 @@
+"""Renders what the commands ``trace run`` and ``trace build`` answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import PurePath
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from attacc.hardware.placement import Placement
+from attacc.report.values import command_table, count, facts, power_words, scaled, time, titled_table, units_at
+
+_MEANINGS: Final = {
+    "wrgb": "write a part of the query into the vector buffers",
+    "mac": "multiply a column of keys or values",
+    "mvsb": "move scores to the softmax, or contexts out",
+    "softmax": "softmax of one head",
+    "mvgb": "move probabilities back to the vector buffers",
+    "barrier": "later multiplies and moves wait for all before it",
+}
+"""What each kind of request asks for, in the order in which a head needs them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCounts:
+    """Requests of a trace by kind, over all channels, under the names of the golden table.
+
+    Attributes:
+        mac: multiplies (MACAB, MACSB or MACPB).
+        softmax: softmax (SFM).
+        mvgb: moves of probabilities to the vector buffers (MVGB).
+        mvsb: moves of scores and contexts to the softmax buffers (MVSB).
+        wrgb: writes of queries into the vector buffers (WRGB).
+        barrier: barriers.
+    """
+
+    mac: int
+    softmax: int
+    mvgb: int
+    mvsb: int
+    wrgb: int
+    barrier: int
+
+    @property
+    def total(self) -> int:
+        """Requests of all kinds: lines of the trace."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRun:
+    """One text trace played on a device.
+
+    Attributes:
+        file: the trace.
+        device: the DRAM device's name.
+        placement: that of the multiplies in the trace.
+        power_limited: whether the multiplies keep the cadence of the power budget.
+        cycles: of the command clock, until the last command has issued.
+        time_ns: the same in nanoseconds.
+        requests: what was asked of the controllers, by kind.
+        commands: what they issued: command -> how often, over all channels.
+        parse_s: wall time of reading the file, compilation excluded.
+        simulate_s: wall time of playing it, compilation excluded.
+    """
+
+    file: str
+    device: str
+    placement: Placement
+    power_limited: bool
+    cycles: int
+    time_ns: float
+    requests: RequestCounts
+    commands: dict[str, int]
+    parse_s: float
+    simulate_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltTrace:
+    """A text trace written.
+
+    Attributes:
+        file: where.
+        device: the DRAM device's name.
+        placement: where the units sit.
+        schedule: order of the commands.
+        heads: heads on the stack.
+        length: keys of each head.
+        head_dim: elements of a key.
+        dtype: element type of the keys and values.
+        requests: what the trace holds, by kind.
+    """
+
+    file: str
+    device: str
+    placement: Placement
+    schedule: str
+    heads: int
+    length: int
+    head_dim: int
+    dtype: str
+    requests: RequestCounts
+
+
+def run_renderable(runs: list[TraceRun]) -> RenderableType:
+    """Return the details of one trace, or a table of several."""
+    return _run_details(runs[0]) if len(runs) == 1 else _run_table(runs)
+
+
+def built_renderable(built: BuiltTrace) -> RenderableType:
+    """Return what a written trace holds."""
+    title = Text.assemble(
+        (built.file, "bold"),
+        f": attention of {count(built.heads)} heads, {count(built.length)} keys of "
+        f"{built.head_dim} {built.dtype} elements each,\n{built.schedule} schedule for "
+        f"{built.device}, {units_at(built.placement)}",
+    )
+    return Group(title, _request_table(built.requests))
+
+
+def _run_details(run: TraceRun) -> RenderableType:
+    return Group(
+        Text.assemble((PurePath(run.file).name, "bold"), f" on {run.device},"),
+        Text(f"{units_at(run.placement)}, {power_words(limited=run.power_limited)}\n"),
+        facts(
+            ("cycles", count(run.cycles), "of the command clock, to the last command"),
+            ("time", time(run.time_ns), "that these cycles take"),
+            ("read in", scaled(run.parse_s, "s"), "wall time on this machine"),
+            ("simulated in", scaled(run.simulate_s, "s"), "wall time on this machine"),
+        ),
+        _request_table(run.requests),
+        command_table(run.commands),
+    )
+
+
+def _request_table(requests: RequestCounts) -> Table:
+    table = titled_table("Requests in the trace, over all channels")
+    table.add_column("request")
+    table.add_column("count", justify="right")
+    table.add_column("what it asks for", style="dim")
+    for name, meaning in _MEANINGS.items():
+        table.add_row(name, count(getattr(requests, name)), meaning)
+    table.add_section()
+    table.add_row("all", count(requests.total), "lines of the trace")
+    return table
+
+
+def _run_table(runs: list[TraceRun]) -> Table:
+    power = power_words(limited=runs[0].power_limited)
+    table = titled_table(f"{len(runs)} traces on {runs[0].device}, {power}")
+    table.add_column("trace", overflow="fold")
+    table.add_column("units at")
+    for name in ("cycles", "time", "requests", "read in", "simulated in"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for run in runs:
+        table.add_row(
+            Text(PurePath(run.file).name),
+            run.placement,
+            count(run.cycles),
+            time(run.time_ns),
+            count(run.requests.total),
+            scaled(run.parse_s, "s"),
+            scaled(run.simulate_s, "s"),
+        )
+    table.add_section()
+    table.add_row(
+        "all",
+        "",
+        count(sum(run.cycles for run in runs)),
+        time(sum(run.time_ns for run in runs)),
+        count(sum(run.requests.total for run in runs)),
+        scaled(sum(run.parse_s for run in runs), "s"),
+        scaled(sum(run.simulate_s for run in runs), "s"),
+    )
+    table.caption = "cycles and time: of the stack; read in, simulated in: wall time on this machine"
+    return table

@@ -1,0 +1,108 @@
+"""How figures are written for people: four significant digits and a fitting unit."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from attacc.hardware.placement import Placement
+from attacc.units import NS_PER_S, PJ_PER_J
+
+_PREFIXES: Final = (
+    (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"),
+    (1.0, ""), (1e-3, "m"), (1e-6, "\N{MICRO SIGN}"), (1e-9, "n"), (1e-12, "p"),
+)  # fmt: skip
+_DIGITS: Final = 4
+
+
+def scaled(value: float, unit: str) -> str:
+    """Write a value in a base unit with the prefix that leaves one to three digits before the dot.
+
+    Args:
+        value: not negative.
+        unit: the base unit, as in "B/s".
+    """
+    rounded = float(f"{value:.{_DIGITS - 1}e}")
+    if rounded == 0:
+        return f"0 {unit}"
+    factor, prefix = next(
+        ((f, p) for f, p in _PREFIXES if rounded >= f), _PREFIXES[-1]
+    )
+    shown = rounded / factor
+    decimals = max(0, _DIGITS - len(str(int(shown))))
+    return f"{shown:,.{decimals}f} {prefix}{unit}"
+
+
+def time(time_ns: float) -> str:
+    """Write a time given in nanoseconds."""
+    return scaled(time_ns / NS_PER_S, "s")
+
+
+def energy(energy_pj: float) -> str:
+    """Write an energy given in picojoules."""
+    return scaled(energy_pj / PJ_PER_J, "J")
+
+
+def count(value: int) -> str:
+    """Write a whole number with its thousands set apart."""
+    return f"{value:,}"
+
+
+def percent(share: float) -> str:
+    """Write a share of one."""
+    return f"{share:.1%}"
+
+
+def facts(*rows: tuple[str, str, str]) -> Table:
+    """Return rows of a name, a value and a remark, without a frame.
+
+    Args:
+        rows: name, value and remark of each; the remark may be empty.
+    """
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(style="dim")
+    for name, value, remark in rows:
+        table.add_row(Text(name), Text(value), Text(remark))
+    return table
+
+
+def titled_table(title: str) -> Table:
+    """Return a table without columns, in the style of all tables."""
+    return Table(
+        title=title,
+        title_style="bold",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        header_style="",
+        pad_edge=False,
+    )
+
+
+def command_table(commands: dict[str, int]) -> Table:
+    """Return how often every command issued."""
+    table = titled_table("Commands that the controllers issued, over all channels")
+    table.add_column("command")
+    table.add_column("count", justify="right")
+    for name, issued in commands.items():
+        table.add_row(name, count(issued))
+    return table
+
+
+def units_at(placement: Placement) -> str:
+    """Say where the GEMV units of a stack sit."""
+    return {
+        Placement.BANK: "one GEMV unit per bank",
+        Placement.BANKGROUP: "one GEMV unit per bank group",
+        Placement.BUFFER: "one GEMV unit per pseudo-channel, on the buffer die",
+    }[placement]
+
+
+def power_words(*, limited: bool) -> str:
+    """Say whether multiplies keep to the stack's power budget."""
+    return "within the power limit" if limited else "without a power limit"

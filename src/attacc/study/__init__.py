@@ -1,0 +1,1 @@
+"""Comparisons, reproductions and sweeps: the questions that people ask of everything else."""

@@ -1,0 +1,531 @@
+"""Compares systems on one model and workload: what fits, how fast it decodes, at what energy.
+
+The batch decodes in lockstep. With equal requests it passes through every length of the cache
+from prompt + 1 to prompt + output - 1, once each. With mixed requests, slots are refilled as
+they empty, and a step is priced at lengths that represent what a slot sees over time
+(`attacc.workload.lengths`): an estimate, which the result says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from attacc.errors import CapacityError
+from attacc.hardware.system import CapacityRule, ResolvedSystem, load_system
+from attacc.models.architecture import ModelSpec
+from attacc.models.parameters import count_parameters, kv_bytes_per_token
+from attacc.models.precision import ElementType
+from attacc.models.steps import decode_step, prefill_step
+from attacc.study.specification import StudySpec
+from attacc.system.attacc import Attaccs, AttentionCurve, CurveKind
+from attacc.system.attention import AttaccRates
+from attacc.system.capacity import (
+    Content,
+    Footprint,
+    Store,
+    check_batch,
+    footprint,
+    largest_batch,
+    stores,
+)
+from attacc.system.costs import Bound, CostModel
+from attacc.system.published import PublishedCostModel
+from attacc.system.step import DecodePricer, Group, StepCost, average, prefill_cost
+from attacc.units import MS_PER_S, NS_PER_S, PJ_PER_J
+from attacc.workload.lengths import (
+    LengthDistribution,
+    LengthKind,
+    condense,
+    decode_lengths,
+    prompt_lengths,
+)
+from attacc.workload.requests import Workload
+
+DECODE_BINS: Final = 32
+"""Lengths that represent the decode steps of mixed requests."""
+PROMPT_BINS: Final = 16
+"""Lengths that represent the prompts of mixed requests."""
+SEARCH_BINS: Final = 8
+"""Lengths at which the search for a latency target prices a batch before it is verified."""
+NS_PER_MS: Final = NS_PER_S / MS_PER_S
+
+Progress = Callable[[str], None]
+
+
+class Status(StrEnum):
+    """Whether a system can do what is asked of it."""
+
+    OK = "ok"
+    DOES_NOT_FIT = "does_not_fit"
+    MISSES_SLO = "misses_slo"
+
+
+class Limit(StrEnum):
+    """What keeps the batch from being larger."""
+
+    KV_CAPACITY = "kv_capacity"
+    ACTIVATIONS = "activations"
+    LATENCY = "latency_target"
+    GIVEN = "given"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchChoice:
+    """The batch of a system and why it is no larger.
+
+    Attributes:
+        size: requests in flight.
+        limit: what keeps it from being larger.
+        largest_that_fits: whatever the latency.
+        store: the memory that one request more than fits would overflow.
+    """
+
+    size: int
+    limit: Limit
+    largest_that_fits: int
+    store: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """One memory of a system with what the batch puts into it.
+
+    Attributes:
+        name: as in "memory of each GPU".
+        available_bytes: its size.
+        weights_bytes: weights, and copies of weights.
+        activations_bytes: activations.
+        kv_bytes: keys and values of every request at its longest.
+    """
+
+    name: str
+    available_bytes: float
+    weights_bytes: float
+    activations_bytes: float
+    kv_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the mean decode step.
+
+    Attributes:
+        name: fc, attention, communication or other.
+        time_ms: what it adds to the step.
+        share: of the step.
+        bound: what it mostly waits for; None where it adds no time.
+        energy_j: of the step, all devices.
+    """
+
+    name: Group
+    time_ms: float
+    share: float
+    bound: Bound | None
+    energy_j: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttaccNote:
+    """How attention on AttAcc was obtained.
+
+    Attributes:
+        kind: exact, or interpolated over the length.
+        relative_error: bound of the interpolation's error; 0 if exact.
+        heads_per_stack: query heads of the fullest stack.
+    """
+
+    kind: CurveKind
+    relative_error: float
+    heads_per_stack: int
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """How a system serves its batch.
+
+    Attributes:
+        throughput_tokens_per_s: output tokens of the whole batch while it decodes.
+        tpot_ms: mean time per output token, which is the mean decode step.
+        longest_step_ms: the decode step at the longest cache.
+        prefill_ms: prefill of one request alone, mean over prompts.
+        energy_per_token_j: of decoding.
+        prefill_energy_j: of the prefill of one request.
+        hidden_ms: work of the mean step that other work hides, or that AttAcc takes over.
+        speedup: throughput over that of the first system; None if that has none.
+        energy_ratio: energy per token of the first system over this one's; None likewise.
+        breakdown: of the mean decode step.
+        attacc: how attention on AttAcc was obtained; None where it runs elsewhere.
+    """
+
+    throughput_tokens_per_s: float
+    tpot_ms: float
+    longest_step_ms: float
+    prefill_ms: float
+    energy_per_token_j: float
+    prefill_energy_j: float
+    hidden_ms: float
+    speedup: float | None
+    energy_ratio: float | None
+    breakdown: tuple[Part, ...]
+    attacc: AttaccNote | None
+
+
+@dataclass(frozen=True, slots=True)
+class SystemResult:
+    """One system of a comparison.
+
+    Attributes:
+        system: its name.
+        description: what it is.
+        status: whether it can do what is asked.
+        reason: why it cannot, by how much, and what it could; None if it can.
+        memory: every memory and what is in it.
+        memory_bytes: all memory of the system.
+        capacity_rule: of a system with AttAccs: which memory may hold what.
+        batch: the batch and its limit; None if not even one request fits.
+        performance: None unless the status is ok.
+    """
+
+    system: str
+    description: str
+    status: Status
+    reason: str | None
+    memory: tuple[MemoryUse, ...]
+    memory_bytes: float
+    capacity_rule: CapacityRule | None
+    batch: BatchChoice | None
+    performance: Performance | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """The model of a comparison.
+
+    Attributes:
+        name: its name.
+        parameters: how many.
+        active_parameters: how many of them a token uses.
+        weights: element type of the parameters.
+        activations: element type of what flows between operators.
+        kv: element type of the key/value cache.
+        kv_bytes_per_token: keys and values of one token, all layers and heads.
+    """
+
+    name: str
+    parameters: int
+    active_parameters: int
+    weights: ElementType
+    activations: ElementType
+    kv: ElementType
+    kv_bytes_per_token: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadSummary:
+    """The workload of a comparison.
+
+    Attributes:
+        name: its name.
+        source: where its lengths come from.
+        requests: how many it was reduced from; 1 for fixed lengths.
+        mean_prompt_tokens: mean over requests.
+        mean_output_tokens: mean over requests.
+        mean_kv_tokens: mean cache length over decode steps.
+        length_kind: whether every length is priced, or representative ones are.
+    """
+
+    name: str
+    source: str
+    requests: int
+    mean_prompt_tokens: float
+    mean_output_tokens: float
+    mean_kv_tokens: float
+    length_kind: LengthKind
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Systems compared on one model and workload.
+
+    Attributes:
+        model: the model.
+        workload: the workload.
+        cost_model: which model prices the GPUs.
+        slo_ms: longest acceptable mean time per output token, if any.
+        systems: in the order given; the first is what the others are compared with.
+    """
+
+    model: ModelSummary
+    workload: WorkloadSummary
+    cost_model: str
+    slo_ms: float | None
+    systems: tuple[SystemResult, ...]
+
+
+def compare(study: StudySpec, progress: Progress = lambda _: None) -> Comparison:
+    """Make a comparison.
+
+    Args:
+        study: what to compare.
+        progress: told the name of every system before it is priced.
+
+    Raises:
+        InputError: something that the study names does not exist or is malformed, or no system
+            can hold the model and the batch.
+    """
+    model = study.load_model()
+    workload = study.load_workload()
+    systems = [load_system(name, where="systems") for name in study.systems]
+    lengths = decode_lengths(workload, DECODE_BINS)
+    costs = PublishedCostModel()
+    results: list[SystemResult] = []
+    refusals: list[CapacityError] = []
+    for system in systems:
+        progress(system.spec.name)
+        case = _Case(system, model, workload, lengths, costs)
+        try:
+            result = case.evaluate(study, results[0] if results else None)
+        except CapacityError as refusal:
+            refusals.append(refusal)
+            result = case.refused(refusal)
+        results.append(result)
+    if len(refusals) == len(systems):
+        raise refusals[0]
+    counts = count_parameters(model)
+    return Comparison(
+        model=ModelSummary(
+            model.name,
+            counts.total,
+            counts.active,
+            model.precision.weights,
+            model.precision.activations,
+            model.precision.kv,
+            kv_bytes_per_token(model),
+        ),
+        workload=WorkloadSummary(
+            workload.name,
+            workload.source,
+            workload.total_requests,
+            workload.mean_prompt_tokens,
+            workload.mean_output_tokens,
+            lengths.mean_tokens,
+            lengths.kind,
+        ),
+        cost_model=costs.kind,
+        slo_ms=study.slo_ms,
+        systems=tuple(results),
+    )
+
+
+class _Case:
+    """One system with the model and workload of a comparison."""
+
+    def __init__(
+        self,
+        system: ResolvedSystem,
+        model: ModelSpec,
+        workload: Workload,
+        lengths: LengthDistribution,
+        costs: CostModel,
+    ) -> None:
+        self.system = system
+        self.model = model
+        self.workload = workload
+        self.lengths = lengths
+        self.costs = costs
+        self.attaccs = Attaccs(system) if system.attacc is not None else None
+        self.need: Footprint = footprint(model, workload, tensor_parallel=system.gpus)
+
+    @property
+    def _rates(self) -> AttaccRates | None:
+        return self.attaccs.rates if self.attaccs is not None else None
+
+    @property
+    def _stack_bytes(self) -> float:
+        return self.attaccs.stack_bytes if self.attaccs is not None else 0.0
+
+    def evaluate(self, study: StudySpec, first: SystemResult | None) -> SystemResult:
+        """Choose the batch and price it.
+
+        Raises:
+            CapacityError: the batch (or, with "max", a single request) does not fit.
+        """
+        fits = largest_batch(
+            self.need, self.system, stack_bytes=self._stack_bytes, rates=self._rates
+        )
+        if study.batch == "max":
+            filled_by = {
+                Content.KV_CACHE: Limit.KV_CAPACITY,
+                Content.ACTIVATIONS: Limit.ACTIVATIONS,
+            }
+            size, limit = fits.batch, filled_by[fits.content]
+            if study.slo_ms is not None:
+                within = self._largest_within(study.slo_ms, fits.batch)
+                if within < size:
+                    size, limit = within, Limit.LATENCY
+        else:
+            size, limit = study.batch, Limit.GIVEN
+            check_batch(
+                self.need, self.system, size, stack_bytes=self._stack_bytes, rates=self._rates
+            )
+        choice = BatchChoice(size, limit, fits.batch, fits.store)
+        if size == 0:
+            return self._missed(study, choice, 1)
+        performance, tpot_ms = self._performance(size, first)
+        if study.slo_ms is not None and tpot_ms > study.slo_ms:
+            return self._missed(study, choice, size)
+        return self._result(Status.OK, None, choice, performance)
+
+    def refused(self, refusal: CapacityError) -> SystemResult:
+        """Return the row of a system that the batch does not fit into."""
+        reason = f"{refusal.message} ({refusal.hint})"
+        return self._result(Status.DOES_NOT_FIT, reason, None, None)
+
+    def _missed(self, study: StudySpec, choice: BatchChoice, size: int) -> SystemResult:
+        tpot_ms = self._mean_step(size, self.lengths)[0].time_ns / NS_PER_MS
+        reason = (
+            f"a batch of {size} takes {tpot_ms:.1f} ms per output token, more than the target of "
+            f"{study.slo_ms:g} ms"
+        )
+        return self._result(
+            Status.MISSES_SLO, reason, choice if size == choice.size else None, None
+        )
+
+    def _result(
+        self,
+        status: Status,
+        reason: str | None,
+        choice: BatchChoice | None,
+        performance: Performance | None,
+    ) -> SystemResult:
+        size = choice.size if choice is not None else 1
+        filled = stores(
+            self.need, self.system, size, stack_bytes=self._stack_bytes, rates=self._rates
+        )
+        attacc, host = self.system.attacc, self.system.host
+        return SystemResult(
+            system=self.system.spec.name,
+            description=self.system.spec.description,
+            status=status,
+            reason=reason,
+            memory=tuple(_memory_use(store) for store in filled),
+            memory_bytes=self.system.gpu_memory_bytes
+            + (attacc.stacks * self._stack_bytes if attacc is not None else 0.0)
+            + (host.memory_bytes if host is not None else 0.0),
+            capacity_rule=attacc.table.capacity if attacc is not None else None,
+            batch=choice,
+            performance=performance,
+        )
+
+    def _largest_within(self, slo_ms: float, most: int) -> int:
+        """Return the largest batch up to ``most`` whose mean step keeps the target, 0 if none.
+
+        Found with few lengths, then verified (and corrected) with all of them.
+        """
+        few = condense(self.lengths, SEARCH_BINS)
+
+        def keeps(batch: int, lengths: LengthDistribution) -> bool:
+            return self._mean_step(batch, lengths)[0].time_ns <= slo_ms * NS_PER_MS
+
+        low, high = 0, most + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            if keeps(middle, few):
+                low = middle
+            else:
+                high = middle
+        while low > 0 and not keeps(low, self.lengths):
+            low -= 1
+        while low < most and keeps(low + 1, self.lengths):
+            low += 1
+        return low
+
+    def _mean_step(
+        self, batch: int, lengths: LengthDistribution
+    ) -> tuple[StepCost, StepCost, AttentionCurve | None]:
+        """Return the mean decode step, the longest one, and attention on AttAcc, if any."""
+        step = decode_step(
+            self.model,
+            batch=batch,
+            kv_length=lengths.lengths[0],
+            tensor_parallel=self.system.gpus,
+        )
+        pricer = DecodePricer(step, self.system, self.costs, self._rates)
+        curve = None
+        if self.attaccs is not None:
+            curve = self.attaccs.curve(self.model, batch, lengths.lengths)
+        steps = [
+            pricer.cost(kv_length=length, attention=curve.at(length) if curve else None)
+            for length in lengths.lengths
+        ]
+        return average(steps, lengths.weights), steps[-1], curve
+
+    def _prefill(self) -> StepCost:
+        """Return the mean prefill of one request alone."""
+        prompts = prompt_lengths(self.workload, PROMPT_BINS)
+        token_bytes = kv_bytes_per_token(self.model, self.system.gpus) / self.model.layers
+        steps = [
+            prefill_cost(
+                prefill_step(
+                    self.model, batch=1, prompt_length=length, tensor_parallel=self.system.gpus
+                ),
+                self.system,
+                self.costs,
+                kv_bytes=token_bytes * length,
+            )
+            for length in prompts.lengths
+        ]
+        return average(steps, prompts.weights)
+
+    def _performance(self, batch: int, first: SystemResult | None) -> tuple[Performance, float]:
+        mean, longest, curve = self._mean_step(batch, self.lengths)
+        prefill = self._prefill()
+        throughput = batch / mean.time_ns * NS_PER_S
+        energy_per_token_j = mean.energy.total_pj / batch / PJ_PER_J
+        speedup = energy_ratio = None
+        if first is None:
+            speedup = energy_ratio = 1.0
+        elif first.performance is not None:
+            speedup = throughput / first.performance.throughput_tokens_per_s
+            energy_ratio = first.performance.energy_per_token_j / energy_per_token_j
+        tpot_ms = mean.time_ns / NS_PER_MS
+        performance = Performance(
+            throughput_tokens_per_s=throughput,
+            tpot_ms=tpot_ms,
+            longest_step_ms=longest.time_ns / NS_PER_MS,
+            prefill_ms=prefill.time_ns / NS_PER_MS,
+            energy_per_token_j=energy_per_token_j,
+            prefill_energy_j=prefill.energy.total_pj / PJ_PER_J,
+            hidden_ms=mean.hidden_ns / NS_PER_MS,
+            speedup=speedup,
+            energy_ratio=energy_ratio,
+            breakdown=tuple(_part(mean, group) for group in Group),
+            attacc=None
+            if curve is None
+            else AttaccNote(curve.kind, curve.relative_error, curve.heads_per_stack),
+        )
+        return performance, tpot_ms
+
+
+def _memory_use(store: Store) -> MemoryUse:
+    return MemoryUse(
+        store.name,
+        store.available_bytes,
+        store.weights_bytes,
+        store.activations_bytes,
+        store.kv_bytes,
+    )
+
+
+def _part(step: StepCost, group: Group) -> Part:
+    cost = step.group(group)
+    return Part(
+        name=group,
+        time_ms=cost.time_ns / NS_PER_MS,
+        share=cost.time_ns / step.time_ns,
+        bound=cost.bound,
+        energy_j=cost.energy.total_pj / PJ_PER_J,
+    )

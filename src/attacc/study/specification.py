@@ -1,0 +1,158 @@
+"""What a comparison is asked to compare, as a document or as options of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, model_validator
+
+from attacc.documents import SUFFIXES, Spec, load_document
+from attacc.errors import InputError
+from attacc.models.architecture import ModelSpec
+from attacc.models.huggingface import load_model
+from attacc.models.precision import ElementType
+from attacc.workload.requests import Workload, fixed_lengths
+from attacc.workload.synthetic import synthetic
+from attacc.workload.traces import load_workload
+
+DEFAULT_MODEL: Final = "gpt3-175b"
+DEFAULT_TOKENS: Final = 2048
+DEFAULT_SYSTEMS: Final = (
+    "dgx-base",
+    "dgx-large",
+    "2xdgx",
+    "dgx-cpu",
+    "dgx-attacc-bank",
+    "dgx-attacc-bankgroup",
+    "dgx-attacc-buffer",
+)
+"""The platforms of the papers: the comparison that ``attacc compare`` makes without arguments."""
+
+Tokens = Annotated[int, Field(ge=1, le=2**24)]
+
+
+class WorkloadTable(Spec):
+    """Which requests arrive: equal ones, those of a trace, or those of a fitted distribution.
+
+    Attributes:
+        prompt: prompt tokens of every request.
+        output: output tokens of every request.
+        trace: file of a recorded trace, relative to the study's folder.
+        synthetic: name of a workload preset, or its file.
+        seed: of the synthetic requests.
+    """
+
+    prompt: Tokens | None = None
+    output: Tokens | None = None
+    trace: str | None = None
+    synthetic: str | None = None
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_of_a_kind(self) -> Self:
+        fixed = self.prompt is not None or self.output is not None
+        if fixed + (self.trace is not None) + (self.synthetic is not None) > 1:
+            raise ValueError("give prompt and output, or trace, or synthetic: only one of them")
+        return self
+
+
+class PrecisionTable(Spec):
+    """Element types in place of those that the model states.
+
+    Attributes:
+        weights: of every parameter.
+        activations: of what flows between operators.
+        kv: of the key/value cache.
+    """
+
+    weights: ElementType | None = None
+    activations: ElementType | None = None
+    kv: ElementType | None = None
+
+
+class StudySpec(Spec):
+    """A comparison of systems on one model and workload.
+
+    Attributes:
+        model: a preset's name, a TOML file, or a Hugging Face config.json.
+        precision: element types in place of the model's.
+        workload: which requests arrive.
+        systems: presets' names or files; the first is what the others are compared with.
+        batch: requests in flight, or "max" for as many as fit and meet the latency target.
+        slo_ms: longest mean time per output token that is acceptable.
+    """
+
+    model: str = DEFAULT_MODEL
+    precision: PrecisionTable = PrecisionTable()
+    workload: WorkloadTable = WorkloadTable()
+    systems: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_SYSTEMS
+    batch: Annotated[int, Field(ge=1, le=2**20)] | Literal["max"] = "max"
+    slo_ms: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _distinct_systems(self) -> Self:
+        for name in self.systems:
+            if self.systems.count(name) > 1:
+                raise ValueError(f"system {name!r} is given twice: each needs a name of its own")
+        return self
+
+    def load_model(self) -> ModelSpec:
+        """Load the model, with the element types of this study.
+
+        Raises:
+            InputError: there is no such model, or its file is malformed.
+        """
+        model = load_model(self.model, where="model")
+        changes = {name: element for name, element in self.precision if element is not None}
+        precision = model.precision.model_validate(dict(model.precision) | changes)
+        return model.model_copy(update={"precision": precision})
+
+    def load_workload(self) -> Workload:
+        """Load or make the requests.
+
+        Raises:
+            InputError: there is no such workload, or its file is malformed.
+        """
+        table = self.workload
+        if table.trace is not None:
+            return load_workload(Path(table.trace))
+        if table.synthetic is not None:
+            return synthetic(table.synthetic, seed=table.seed, where="workload.synthetic")
+        prompt = DEFAULT_TOKENS if table.prompt is None else table.prompt
+        output = DEFAULT_TOKENS if table.output is None else table.output
+        if output < 2:
+            raise InputError(
+                f"{output} output token leaves nothing to decode",
+                where="workload.output",
+                hint="the first output token comes from the prefill: use 2 or more",
+            )
+        return fixed_lengths(prompt, output)
+
+
+def load_study(path: Path) -> StudySpec:
+    """Load a study; the files that it names are relative to its folder.
+
+    Raises:
+        DocumentError: the file is absent or malformed.
+    """
+    study = load_document(StudySpec, path)
+
+    def beside(name: str) -> str:
+        is_file = "/" in name or Path(name).suffix in SUFFIXES
+        return str(path.parent / name) if is_file else name
+
+    table = study.workload
+    workload = table.model_copy(
+        update={
+            "trace": None if table.trace is None else str(path.parent / table.trace),
+            "synthetic": None if table.synthetic is None else beside(table.synthetic),
+        }
+    )
+    return study.model_copy(
+        update={
+            "model": beside(study.model),
+            "systems": tuple(beside(name) for name in study.systems),
+            "workload": workload,
+        }
+    )
