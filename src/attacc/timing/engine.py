@@ -183,14 +183,14 @@ def _channel_classes(
     Returns:
         First class and one past the last class of each step, and the channels of each class.
     """
-    first = program.first_channel.astype(np.int64)
+    first = program.first_channel.astype(np.intp)
     end = first + program.channels
-    cuts = np.unique(np.concatenate((first, end, [0, program.organization.channels])))
-    return (
-        np.searchsorted(cuts, first).astype(np.int32),
-        np.searchsorted(cuts, end).astype(np.int32),
-        np.diff(cuts),
-    )
+    starts_class = np.zeros(program.organization.channels + 1, dtype=np.bool_)
+    starts_class[[0, -1]] = True
+    starts_class[first] = True
+    starts_class[end] = True
+    class_of = (np.cumsum(starts_class) - 1).astype(np.int32)
+    return class_of[first], class_of[end], np.diff(np.flatnonzero(starts_class))
 
 
 def _log(

@@ -94,10 +94,11 @@ def is_row_code(code: int) -> bool:
 
 @kernel
 def count_others(keys: I64, start: int, length: int, row_slot: I32, open_rows: I64, c: int) -> int:
-    """Return how many entries of a queue are not multiplies that find their row open."""
+    """Return how many entries of a queue are neither barriers nor multiplies on an open row."""
     others = 0
     for place in range(start, start + length):
-        if next_code(keys[c, place], row_slot, open_rows, c) != MULTIPLY:
+        key = keys[c, place]
+        if key != BARRIER and next_code(key, row_slot, open_rows, c) != MULTIPLY:
             others += 1
     return others
 
@@ -105,9 +106,11 @@ def count_others(keys: I64, start: int, length: int, row_slot: I32, open_rows: I
 @kernel
 def select(
     cycle: int, keys: I64, start: int, length: int, gates: I32, slot: I32, times: I64,
-    row_slot: I32, open_rows: I64, banks_per_pseudo_channel: int, c: int,
+    row_slot: I32, open_rows: I64, banks_per_pseudo_channel: int, multiply_from: int, c: int,
 ) -> tuple[int, int, bool, int]:  # fmt: skip
     """Choose the best request of the queue of channel class c, whose leading barrier is gone.
+
+    No multiply is ready before cycle ``multiply_from``, which saves looking at its gates.
 
     Returns:
         Its place in the buffer, its next command, whether that is ready in this cycle, and, when
@@ -133,6 +136,10 @@ def select(
             behind_barrier = True
             continue
         code = next_code(key, row_slot, open_rows, c)
+        if code == MULTIPLY and multiply_from > cycle:
+            if not behind_barrier:
+                wake = min(wake, multiply_from)
+            continue
         if behind_barrier and not is_row_code(code):
             continue
         bank = (key >> CODE_BITS) & BANK_MASK
@@ -205,9 +212,10 @@ def run_controllers(
     start = np.zeros(classes, dtype=np.int64)
     length = np.zeros(classes, dtype=np.int64)
     barriers = np.zeros(classes, dtype=np.int64)  # in the queue
-    others = np.zeros(classes, dtype=np.int64)  # in the queue, but no row hits
+    others = np.zeros(classes, dtype=np.int64)  # in the queue, neither row hits nor barriers
     times = np.zeros((classes, slots), dtype=np.int64)
     open_rows = np.full((classes, row_slots), -1, dtype=np.int64)
+    multiply_from = np.zeros(classes, dtype=np.int64)
     due = np.zeros(classes, dtype=np.int64)  # refreshes waiting
     refreshed = np.zeros(classes, dtype=np.int64)  # refreshes done
     wake = np.ones(classes, dtype=np.int64)
@@ -245,14 +253,18 @@ def run_controllers(
                 code = next_code(key, row_slot, open_rows, c)
                 if length[c] == 0:
                     wake[c] = cycle
-                elif key != BARRIER and wake[c] > cycle and (barriers[c] == 0 or is_row_code(code)):
-                    bank = (key >> CODE_BITS) & BANK_MASK
-                    ready = ready_cycle(code, bank, gates, slot, times, c)
-                    wake[c] = min(wake[c], max(ready, cycle))
+                elif wake[c] > cycle and key != BARRIER:
+                    if code == MULTIPLY and multiply_from[c] > cycle:
+                        if barriers[c] == 0:
+                            wake[c] = min(wake[c], multiply_from[c])
+                    elif barriers[c] == 0 or is_row_code(code):
+                        bank = (key >> CODE_BITS) & BANK_MASK
+                        ready = ready_cycle(code, bank, gates, slot, times, c)
+                        wake[c] = min(wake[c], max(ready, cycle))
                 length[c] += 1
                 if key == BARRIER:
                     barriers[c] += 1
-                if code != MULTIPLY:
+                elif code != MULTIPLY:
                     others[c] += 1
                 entering += 1
             if entering < last[step]:
@@ -289,7 +301,7 @@ def run_controllers(
                         continue
                     if code == PRECHARGE_ALL:
                         open_rows[c, :] = -1
-                        others[c] = length[c]
+                        others[c] = length[c] - barriers[c]
                     else:
                         due[c] -= 1
                         refreshed[c] += 1
@@ -299,11 +311,11 @@ def run_controllers(
                         start[c] += 1
                         length[c] -= 1
                         barriers[c] -= 1
-                        others[c] -= 1
                         progress = cycle
                     place, code, is_ready, later = select(
                         cycle, queue, start[c], length[c], gates, slot, times, row_slot,
-                        open_rows, banks_per_pseudo_channel, c,
+                        open_rows, banks_per_pseudo_channel,
+                        multiply_from[c], c,
                     )  # fmt: skip
                     if code == EMPTY:
                         break
@@ -314,7 +326,6 @@ def run_controllers(
                         start[c] += 1
                         length[c] -= 1
                         barriers[c] -= 1
-                        others[c] -= 1
                         progress = cycle
                         wake[c] = cycle + 1
                         break
@@ -348,9 +359,17 @@ def run_controllers(
                 issued[c, code] += 1
                 record(log, logged, cycle, code, c, at, bank)
                 logged += 1
-                if attempt == 0 and code == MULTIPLY and others[c] == 0:
+                if code == MULTIPLY:
+                    multiply_from[c] = cycle + multiply_interval
+                if (
+                    attempt == 0
+                    and code == MULTIPLY
+                    and others[c] == 0
+                    and length[c] > 0
+                    and queue[c, start[c]] != BARRIER
+                ):
                     # Nothing but row hits: no second command now, nor a next one any earlier.
-                    wake[c] = cycle + multiply_interval
+                    wake[c] = multiply_from[c]
                     break
 
         if step == n:
