@@ -2,34 +2,25 @@
 
 from collections.abc import Iterator
 from itertools import product
+from operator import eq
 
 import pytest
 
+from attacc.errors import InputError
 from attacc.hardware.dram import DRAMS, RULE_SETS, DramDevice, Rule, RuleSet
 from attacc.hardware.placement import Placement
 from attacc.program.program import MULTIPLY, Program
 from attacc.program.trace import NAMES, parse_trace
 from attacc.timing.engine import LoggedCommand, run
-from attacc.timing.tables import Code, resolve_timing
+from attacc.timing.tables import resolve_timing
 
 DEVICE = DRAMS.load("hbm3-5.2-asplos24")
 RULE_SET = RULE_SETS.load("attacc-pim")
-MOVES = ("PIM_WR_GB", "PIM_MV_SB", "PIM_MV_GB", "PIM_SFM")
+MOVES = {"PIM_WR_GB": "WRGB", "PIM_MV_SB": "MVSB", "PIM_MV_GB": "MVGB", "PIM_SFM": "SFM"}
 
 Pair = tuple[str, str, str, str]
 """Latency, scope, preceding command, following command."""
-
-
-def with_rules(device: DramDevice, rules: tuple[Rule, ...]) -> DramDevice:
-    """The device under other rules than those of a preset."""
-    changed = RULE_SET.model_copy(update={"rules": rules})
-
-    class Changed(DramDevice):
-        @property
-        def rule_set(self) -> RuleSet:
-            return changed
-
-    return Changed.model_construct(**dict(device))
+Outcome = tuple[LoggedCommand, ...] | None
 
 
 def pairs(placement: Placement) -> list[Pair]:
@@ -43,20 +34,16 @@ def pairs(placement: Placement) -> list[Pair]:
     ]
 
 
-def split_rules(longer: Pair | None) -> tuple[Rule, ...]:
+def rules_with(longer: Pair | None) -> RuleSet:
     """One rule per pair of commands; one of them a cycle longer."""
-    return tuple(
-        rule.model_copy(
-            update={
-                "before": (before,),
-                "after": (after,),
-                "latency": rule.latency
-                + " + 1" * ((rule.latency, rule.scope.value, before, after) == longer),
-            }
-        )
-        for rule in RULE_SET.rules
-        for before, after in product(rule.before, rule.after)
-    )
+    rules: list[Rule] = []
+    for rule in RULE_SET.rules:
+        for before, after in product(rule.before, rule.after):
+            chosen = (rule.latency, rule.scope.value, before, after) == longer
+            latency = f"{rule.latency} + 1" if chosen else rule.latency
+            update = {"before": (before,), "after": (after,), "latency": latency}
+            rules.append(rule.model_copy(update=update))
+    return RULE_SET.model_copy(update={"rules": tuple(rules)})
 
 
 def program(lines: list[tuple[str, int]]) -> Program:
@@ -77,25 +64,68 @@ def moves() -> Iterator[Program]:
 
 
 def multiplies(placement: Placement) -> Iterator[Program]:
-    """Row hits, and rows that conflict in the same bank, in others, and after other distances."""
+    """Row hits, and rows that conflict, in one bank and in several."""
     name = next(name for name, kind in NAMES.items() if kind is MULTIPLY[placement])
     row, bank, bank_group, rank = 1 << 10, 1 << 24, 1 << 26, 1 << 28
     yield program([(name, 0), (name, row)])
     yield program([(name, 0), (name, bank), (name, bank_group), (name, rank), (name, rank)])
     yield program([(name, 0)] * 6 + [(name, row), (name, bank), (name, 0)])
+    yield program([(name, r * row + b * bank) for r in range(3) for b in range(2)])
 
 
 def devices() -> Iterator[DramDevice]:
-    """Refreshes in many phases; rows that close early, and rows that reopen late."""
-    phases = [*range(2, 90, 1)]
-    for refresh, extra in product(phases, ({}, {"nRC": 100}, {"nRAS": 1, "nRTPL": 1})):
-        timing = DEVICE.timing | {"nRFC": 1, "nREFI": refresh + 2} | extra
-        yield DEVICE.model_copy(update={"timing": timing})
+    """Refreshes right after an activate, a precharge and a multiply; rows that close or reopen
+    early or late, so that each of several rules about the same two commands is once the last.
+    """
     yield DEVICE
+    yield DEVICE.model_copy(update={"timing": DEVICE.timing | {"nRP": 1, "nRC": 1}})
+    late, early = {"nRC": 100}, {"nRAS": 1, "nRTPL": 1}
+    for refresh, other in product((4, 22, 23, 45, 47, 65), ({}, late, early)):
+        timing = DEVICE.timing | {"nREFI": refresh, "nRFC": 1} | other
+        yield DEVICE.model_copy(update={"timing": timing})
 
 
-def outcome(
-    device: DramDevice, placement: Placement, one: Program
-) -> tuple[LoggedCommand, ...] | None:
-    tables = resolve_timing(device, placement, power_limited=True)
-    return run(one, tables, log=True).log
+def outcome(device: DramDevice, placement: Placement, one: Program) -> Outcome:
+    """Every command, or None where rows close again before they are read."""
+    try:
+        return run(one, resolve_timing(device, placement, power_limited=True), log=True).log
+    except InputError:
+        return None
+
+
+CANNOT_BIND: dict[Placement, set[Pair]] = {
+    # Before its activate an open row is precharged, nACT after the activate that opened it, and
+    # the row bus takes one command a cycle: the second activate is nACT + 1 later anyway.
+    Placement.BANK: {("nACT", "channel", "ACTAB", "ACTAB")},
+    Placement.BANKGROUP: set(),
+    Placement.BUFFER: set(),
+}
+for suffix, cannot in zip(("AB", "SB", "PB"), CANNOT_BIND.values(), strict=True):
+    # The same for a refresh, before which PREA closes what the activate has opened.
+    cannot.add(("nACT", "channel", f"ACT{suffix}", "REFab"))
+
+
+@pytest.mark.parametrize("placement", list(Placement))
+def test_a_cycle_more_on_any_rule_shows(
+    placement: Placement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a rule that the tables or the kernel drop, merge with another, or misplace."""
+    situations = {
+        True: [(DEVICE, one) for one in moves()],
+        False: [(device, one) for device in devices() for one in multiplies(placement)],
+    }
+
+    def outcomes(longer: Pair | None, *, of_moves: bool) -> Iterator[Outcome]:
+        rule_set = rules_with(longer)
+        monkeypatch.setattr(DramDevice, "rule_set", property(lambda _: rule_set))
+        for device, one in situations[of_moves]:
+            yield outcome(device, placement, one)
+
+    unchanged = {of_moves: list(outcomes(None, of_moves=of_moves)) for of_moves in (True, False)}
+    unnoticed: set[Pair] = set()
+    for pair in pairs(placement):
+        of_moves = pair[2] in MOVES.values()
+        # Lazily: the first difference will do.
+        if all(map(eq, outcomes(pair, of_moves=of_moves), unchanged[of_moves])):
+            unnoticed.add(pair)
+    assert unnoticed == CANNOT_BIND[placement]

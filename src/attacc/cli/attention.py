@@ -17,7 +17,7 @@ from attacc.cli.options import (
     PowerLimit,
     ScheduleName,
 )
-from attacc.cli.output import print_json, print_rich
+from attacc.cli.output import print_answer
 
 if TYPE_CHECKING:
     from attacc.mapping.head import HeadLayout
@@ -32,11 +32,11 @@ def attention(
     dtype: DType = "fp16",
     placement: PlacementName = "bank",
     device: Device = REFERENCE_DEVICE,
-    power_limit: PowerLimit = True,  # noqa: FBT002 - an option
+    power_limit: PowerLimit = True,
     schedule: ScheduleName = "complete",
-    json: Json = False,  # noqa: FBT002 - an option
+    json: Json = False,
 ) -> None:
-    """Time and weigh the decode attention of one stack.
+    """Tell time, bandwidth and energy of decode attention on one stack.
 
     One new query for each head; every query head has keys and values of its own.
     """
@@ -53,13 +53,8 @@ def attention(
     )
     element = options.kv_element(dtype)
     check_fit(stack.layout(length, head_dim, element), heads)
-    report = _report(
-        stack.attend(heads=heads, length=length, head_dim=head_dim, element=element)
-    )
-    if json:
-        print_json(report)
-    else:
-        print_rich(attention_renderable(report))
+    report = _report(stack.attend(heads=heads, length=length, head_dim=head_dim, element=element))
+    print_answer(report, attention_renderable, as_json=json)
 
 
 def check_fit(layout: HeadLayout, heads: int) -> None:

@@ -100,7 +100,7 @@ def _batch(text: str) -> int | str:
         return int(text)
     except ValueError:
         raise InputError(
-            f"{text!r} is not a number of requests", where="--batch", hint='use 1 or more, or "max"'
+            f"{text!r:.40} is not a number of requests", where="--batch", hint='use 1 or more, or "max"'
         ) from None
 
 

@@ -10,67 +10,115 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
+from attacc.cli import attention, compare, presets, trace
 from attacc.cli.output import complain
 from attacc.errors import AttaccError, InputError
 
-INTERRUPTED = 130
+FAULT: Final = 1
+BAD_INPUT: Final = 2
+INTERRUPTED: Final = 130
 """128 and the number of SIGINT, as shells report it."""
 
 
 class CommandLine(TyperGroup):
-    """The commands, with every error that they raise on purpose told in one message."""
+    """The commands, with every error that is raised on purpose told in one message."""
 
     def main(
         self,
         args: Sequence[str] | None = None,
         prog_name: str | None = None,
         complete_var: str | None = None,
-        standalone_mode: bool = True,  # noqa: FBT001 - typer's signature
+        standalone_mode: bool = True,  # noqa: FBT001 - the base class's signature
         windows_expand_args: bool = True,  # noqa: FBT001
         **extra: Any,
-    ) -> None:
-        """Run one command and exit."""
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                # File names and sources may hold what the terminal cannot show.
-                stream.reconfigure(errors="backslashreplace")
-        sys.exit(self._exit_code(args, prog_name or "attacc"))
+    ) -> Any:
+        """Run one command; standalone, exit with its code and every error told."""
 
-    def _exit_code(self, args: Sequence[str] | None, prog_name: str) -> int:
-        try:
-            code = super().main(args, prog_name=prog_name, standalone_mode=False)
-            sys.stdout.flush()
-        except InputError as error:
-            complain(f"{error.where}: {error.message}" if error.where else error.message,
-                     hint=error.hint)
-            return 2
-        except AttaccError as error:
-            complain(str(error))
-            return 1
-        except typer.TyperException as error:
-            complain(error.format_message())
-            return error.exit_code
-        except (KeyboardInterrupt, typer.Abort):
-            return INTERRUPTED
-        except BrokenPipeError:
-            # Python would complain again when it flushes stdout at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
-        return int(code or 0)
+        def play() -> Any:
+            return super(CommandLine, self).main(
+                (sys.argv[1:] if args is None else args) or ["--help"],
+                prog_name or "attacc",
+                complete_var,
+                standalone_mode=False,
+                windows_expand_args=windows_expand_args,
+                **extra,
+            )
+
+        return sys.exit(_exit_code(play)) if standalone_mode else play()
+
+
+def _exit_code(play: Callable[[], Any]) -> int:
+    """Return what to exit with after a command; all that went wrong is told on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file's name may hold what the stream's encoding cannot express.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = play()
+        sys.stdout.flush()
+    except InputError as error:
+        where = f"{error.where}: " if error.where else ""
+        complain(where + error.message, hint=error.hint)
+        return BAD_INPUT
+    except AttaccError as error:
+        complain(str(error))
+        return FAULT
+    except typer.TyperException as error:
+        complain(
+            error.format_message(),
+            hint="attacc --help and attacc COMMAND --help tell the usage",
+        )
+        return error.exit_code
+    except MemoryError as error:
+        complain(f"the memory of this machine does not suffice: {error}", hint="ask for less")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python would complain again when it flushes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAULT
+    return int(code or 0)
 
 
 app = typer.Typer(
     cls=CommandLine,
-    name="attacc",
     help="What does it buy to run the attention of large language models inside the memory?",
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - the signature of a callback
+    if wanted:
+        from attacc import __version__
+
+        typer.echo(f"attacc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take the options before the command."""
+
+
+app.command()(compare.compare)
+app.command()(attention.attention)
+app.command()(presets.presets)
+app.add_typer(trace.app, name="trace")
+
+
+def run() -> None:
+    """Run the command line on the arguments of the process, and exit."""
+    app()

@@ -99,7 +99,8 @@ def choice(choices: type[E], name: str, option: str) -> E:
         return choices(name)
     except ValueError:
         kind = option.removeprefix("--")
-        raise UnknownNameError(kind, name, list(choices), where=option) from None
+        known = [member.value for member in choices]
+        raise UnknownNameError(kind, name, known, where=option) from None
 
 
 def kv_element(name: str) -> ElementType:
@@ -110,7 +111,7 @@ def kv_element(name: str) -> ElementType:
     """
     from attacc.models.precision import ElementType
 
-    known = [element for element in ElementType if element is not ElementType.INT4]
+    known = [element.value for element in ElementType if element is not ElementType.INT4]
     if name not in known:
         raise UnknownNameError("element type of keys and values", name, known, where="--dtype")
     return ElementType(name)

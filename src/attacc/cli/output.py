@@ -3,27 +3,59 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from attacc.errors import InputError
+from attacc.errors import DocumentError, InputError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from rich.console import RenderableType
 
+A = TypeVar("A", bound="DataclassInstance | Sequence[DataclassInstance]")
 T = TypeVar("T")
 
 
-def print_json(answer: DataclassInstance | list[DataclassInstance]) -> None:
+def print_answer(answer: A, render: Callable[[A], RenderableType], *, as_json: bool) -> None:
+    """Write the answer of a command to stdout.
+
+    Args:
+        answer: a record, or a list of records, of plain values.
+        render: makes a table of it.
+        as_json: whether to write it as one JSON document instead.
+
+    Raises:
+        InputError: a figure overflowed; nothing is written then.
+    """
+    document = _document(answer)
+    if as_json:
+        sys.stdout.write(document)
+    else:
+        print_rich(render(answer))
+
+
+def print_json(answer: DataclassInstance | Sequence[DataclassInstance]) -> None:
     """Write an answer, or a list of answers, as the one JSON document on stdout."""
-    records = answer if isinstance(answer, list) else [answer]
-    documents = [dataclasses.asdict(record) for record in records]
-    document = documents if isinstance(answer, list) else documents[0]
-    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    sys.stdout.write(_document(answer))
+
+
+def _document(answer: DataclassInstance | Sequence[DataclassInstance]) -> str:
+    plain = (
+        [dataclasses.asdict(record) for record in answer]
+        if isinstance(answer, Sequence)
+        else dataclasses.asdict(answer)
+    )
+    try:
+        return json.dumps(plain, indent=2, allow_nan=False) + "\n"
+    except ValueError:
+        raise InputError(
+            "a figure of the answer overflows",
+            hint="a quantity of the input must be out of all proportion: look at its units",
+        ) from None
 
 
 def print_rich(renderable: RenderableType) -> None:
@@ -54,6 +86,23 @@ def progress(items: Iterable[T], *, total: int, doing: str) -> Iterable[T]:
     return track(
         items, description=doing, total=total, console=Console(stderr=True), transient=True
     )
+
+
+def check_source(path: Path) -> None:
+    """Refuse a file that does not exist, and propose the names that are nearest to its own.
+
+    Raises:
+        DocumentError: there is no such file.
+    """
+    try:
+        if path.exists():
+            return
+        names = [file.name for file in path.parent.iterdir()]
+    except OSError:  # no such folder, or a name too long: whoever reads the file tells
+        return
+    close = difflib.get_close_matches(path.name, names, n=2)
+    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else None
+    raise DocumentError("no such file", where=str(path), hint=hint)
 
 
 def check_target(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:

@@ -24,8 +24,8 @@ from attacc.cli.options import (
     PowerLimit,
     ScheduleName,
 )
-from attacc.cli.output import check_target, print_json, print_rich, progress
-from attacc.errors import InputError
+from attacc.cli.output import check_source, check_target, print_answer, progress
+from attacc.errors import DocumentError, InputError
 
 if TYPE_CHECKING:
     from attacc.hardware.dram import DramDevice
@@ -42,20 +42,24 @@ app = typer.Typer(help="Play command traces in text form on a device, or write t
 def run(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE[.gz]...", help="Text traces, one request a line."),
+        typer.Argument(metavar="FILE", help="Text traces, compressed where the name ends in .gz."),
     ],
     device: Device = REFERENCE_DEVICE,
-    power_limit: PowerLimit = True,  # noqa: FBT002 - an option
+    power_limit: PowerLimit = True,
     log: Annotated[
         Path | None,
-        typer.Option(metavar="FILE[.gz]", help="Write every command of the one trace to a file."),
+        typer.Option(
+            metavar="FILE",
+            help="Write every command that the controllers issue, as lines of: cycle, command, "
+            "channel, pseudo-channel, rank, bank group, bank, row, column. For one trace.",
+        ),
     ] = None,
-    json: Json = False,  # noqa: FBT002 - an option
+    json: Json = False,
 ) -> None:
     """Play command traces on the controllers of one stack.
 
-    The placement of the GEMV units is that of the multiplies in a trace. All traces are read
-    before the first is played, and nothing is written unless all of them can be.
+    The GEMV units sit where the multiplies of a trace need them. All traces are read before the
+    first is played.
     """
     from attacc.report.trace import run_renderable
 
@@ -67,6 +71,8 @@ def run(
                 hint="give one trace at a time",
             )
         check_target(log, "--log", inputs=files)
+    for file in files:
+        check_source(file)
     dram = options.load_device(device)
     _compile(dram)
     traces = [
@@ -79,16 +85,16 @@ def run(
     ]
     if log is not None:
         _write_log(traces[0], tables[traces[0].placement], log)
-    if json:
-        print_json(runs)
-    else:
-        print_rich(run_renderable(runs))
+    print_answer(runs, run_renderable, as_json=json)
 
 
 @app.command()
 def build(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE[.gz]", help="The trace to write, replaced if it exists.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="The trace to write, compressed where its name ends in .gz."
+        ),
     ],
     heads: Heads,
     length: Length,
@@ -97,7 +103,7 @@ def build(
     placement: PlacementName = "bank",
     device: Device = REFERENCE_DEVICE,
     schedule: ScheduleName = "complete",
-    json: Json = False,  # noqa: FBT002 - an option
+    json: Json = False,
 ) -> None:
     """Write the commands of the attention of one stack as a text trace."""
     from attacc.hardware.placement import Placement
@@ -127,10 +133,7 @@ def build(
         dtype=element,
         requests=_count(program),
     )
-    if json:
-        print_json(built)
-    else:
-        print_rich(built_renderable(built))
+    print_answer(built, built_renderable, as_json=json)
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,10 @@ def _read(file: Path, device: DramDevice) -> _Trace:
 
     start = perf_counter()
     program = read_trace(file, device.organization)
+    if not len(program):
+        raise DocumentError(
+            "holds no requests", where=str(file), hint="a line is as in PIM_MAC_AB 0x40000000"
+        )
     parse_s = perf_counter() - start
     try:
         placement = program.placement()

@@ -79,13 +79,16 @@ def head_commands(layout: HeadLayout) -> HeadCommands:
     )
 
 
-def attention_program(layout: HeadLayout, heads: int, schedule: Schedule) -> Program:
+def attention_program(
+    layout: HeadLayout, heads: int, schedule: Schedule, queries_per_kv_head: int = 1
+) -> Program:
     """Build the program of one stack that attends with a number of equal heads.
 
     Args:
         layout: the shape of every head.
-        heads: heads on the stack; head h goes to channel h mod channels.
+        heads: query heads on the stack; head h goes to channel h mod channels.
         schedule: in which order.
+        queries_per_kv_head: consecutive rounds that read the same keys and values.
 
     Raises:
         InputError: no heads, or (complete) their keys and values do not fit into the banks, or
@@ -100,7 +103,11 @@ def attention_program(layout: HeadLayout, heads: int, schedule: Schedule) -> Pro
     if schedule is Schedule.PUBLISHED:
         regions = _published_regions(layout, rounds)
     else:
-        regions = allocate_heads(layout, rounds)
+        stored = allocate_heads(layout, -(-rounds // queries_per_kv_head))
+        regions = HeadRegions(
+            np.repeat(stored.keys, queries_per_kv_head)[:rounds],
+            np.repeat(stored.values, queries_per_kv_head)[:rounds],
+        )
     return _weave(layout, regions, channels, heads, schedule)
 
 

@@ -8,7 +8,6 @@ that end in ``.gz`` are compressed.
 from __future__ import annotations
 
 import gzip
-import os
 import tempfile
 import zlib
 from pathlib import Path
@@ -109,7 +108,7 @@ def _line_error(
 
     text = data.split(b"\n")[line - 1].decode("ascii", "replace").strip()
     words = text.split()
-    if status == trace_kernel.UNKNOWN_KIND:
+    if status == trace_kernel.UNKNOWN_KIND and words:
         message, hint = f"unknown request {words[0]!r:.60}", nearest_hint(words[0][:40], NAMES)
     elif status == trace_kernel.ADDRESS_TOO_LARGE:
         message = f"address {words[1]!r:.60} is beyond the stack"
@@ -152,10 +151,14 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         DocumentError: the folder does not exist or cannot be written.
     """
+    temporary: Path | None = None
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            temporary = Path(file.name)
             file.write(data)
-        Path(file.name).chmod(0o644)
-        os.replace(file.name, path)  # noqa: PTH105 - atomic on every platform
+        temporary.chmod(0o644)
+        temporary.replace(path)  # atomic on every platform
     except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
         raise DocumentError(f"cannot be written: {error.strerror}", where=str(path)) from None

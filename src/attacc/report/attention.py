@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from attacc.hardware.placement import Placement
@@ -17,10 +16,11 @@ from attacc.report.values import (
     energy,
     facts,
     percent,
+    plain_table,
     power_words,
     scaled,
     time,
-    titled_table,
+    titled,
     units_at,
 )
 
@@ -112,7 +112,11 @@ def attention_renderable(report: AttentionReport) -> RenderableType:
         facts(
             ("time", time(r.time_ns), f"{count(r.cycles)} cycles of the command clock"),
             ("keys and values", scaled(r.kv_bytes, "B"), "of all heads, each counted once"),
-            ("read from banks", scaled(r.read_bytes, "B"), "the same with padding to whole accesses"),
+            (
+                "read from banks",
+                scaled(r.read_bytes, "B"),
+                "columns that the units read, padding included",
+            ),
             ("achieved", scaled(r.achieved_bytes_per_s, "B/s"), "keys and values over time"),
             (
                 "internal peak",
@@ -122,8 +126,7 @@ def attention_renderable(report: AttentionReport) -> RenderableType:
             (
                 "external peak",
                 scaled(r.external_peak_bytes_per_s, "B/s"),
-                "of the interface, which bounds a GPU; "
-                f"achieved {percent(r.achieved_over_external_peak)}",
+                f"of the interface; achieved {percent(r.achieved_over_external_peak)}",
             ),
             ("energy", energy(r.energy.total_pj), f"{scaled(r.average_power_w, 'W')} on average"),
         ),
@@ -132,8 +135,8 @@ def attention_renderable(report: AttentionReport) -> RenderableType:
     )
 
 
-def _energy_table(parts: EnergyReport) -> Table:
-    table = titled_table("Energy")
+def _energy_table(parts: EnergyReport) -> RenderableType:
+    table = plain_table()
     table.add_column("component")
     table.add_column("energy", justify="right")
     table.add_column("what it is", style="dim")
@@ -148,4 +151,4 @@ def _energy_table(parts: EnergyReport) -> Table:
         table.add_row(name, energy(energy_pj), meaning)
     table.add_section()
     table.add_row("total", energy(parts.total_pj), "")
-    return table
+    return titled("Energy", table)

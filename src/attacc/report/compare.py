@@ -22,7 +22,7 @@ from attacc.workload.lengths import LengthKind
 LIMITS = {
     Limit.KV_CAPACITY: "KV capacity:",
     Limit.ACTIVATIONS: "activations:",
-    Limit.LATENCY: "latency target",
+    Limit.LATENCY: "TPOT target",
     Limit.GIVEN: "given",
 }
 PARTS = {
@@ -79,7 +79,7 @@ def _table(title: str) -> Table:
 
 def _summary(comparison: Comparison) -> Table:
     table = _table("Decode")
-    table.add_column("system", no_wrap=True)
+    table.add_column("system", overflow="fold", min_width=12)
     table.add_column("memory\nGiB", justify="right", no_wrap=True, min_width=6)
     table.add_column("batch", justify="right", no_wrap=True, min_width=5)
     table.add_column("limited by", no_wrap=True)
@@ -112,7 +112,11 @@ def _limit(batch: BatchChoice) -> str:
 
 
 def _short_reason(result: SystemResult) -> str:
-    return {Status.DOES_NOT_FIT: "does not fit", Status.MISSES_SLO: "misses target"}[result.status]
+    return {
+        Status.DOES_NOT_FIT: "does not fit",
+        Status.DOES_NOT_SPLIT: "cannot split",
+        Status.MISSES_SLO: "above target",
+    }[result.status]
 
 
 def _short(value: float) -> str:
@@ -135,7 +139,7 @@ def _figures(p: Performance) -> tuple[str, ...]:
 
 def _breakdown(comparison: Comparison) -> Table:
     table = _table("Mean decode step: ms (share of the step), and what each part waits for")
-    table.add_column("system", no_wrap=True)
+    table.add_column("system", overflow="fold", min_width=12)
     for name in PARTS.values():
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("hidden\nms", justify="right", no_wrap=True)
@@ -155,21 +159,29 @@ def _part(part: Part) -> str:
 def _notes(comparison: Comparison) -> list[str]:
     notes = [
         f"GPU times and energies are estimates of the {comparison.cost_model} system model.",
+        "Tokens/s, ms and J per token: of decode alone. Energy: of data moved and of arithmetic.",
         "Speed-up and energy ratio: tokens/s, and energy per decoded token, against the first row.",
         "Prefill: of one request alone. Batch: every request may reach its last token.",
     ]
     if comparison.workload.length_kind is LengthKind.ESTIMATE:
         notes.append(
-            "Mixed requests: decode steps are priced at representative lengths, and memory is "
-            "reserved so that the batch fits with 99.9 % probability: an estimate."
+            "Decode steps are priced at representative lengths, and each memory suffices for mixed "
+            "requests with 99.9 % probability: estimates."
         )
     for result in comparison.systems:
         if result.reason is not None:
             notes.append(f"{result.system}: {result.reason}")
         attacc = result.performance.attacc if result.performance is not None else None
-        if attacc is not None and attacc.kind is CurveKind.INTERPOLATED:
+        if attacc is None:
+            continue
+        if attacc.passes_per_kv_head > 1:
+            notes.append(
+                f"{result.system}: reads keys and values {attacc.passes_per_kv_head} times a step, "
+                "once per query head that shares them."
+            )
+        if attacc.kind is CurveKind.INTERPOLATED:
             notes.append(
                 f"{result.system}: attention is timed exactly at some lengths and interpolated "
-                f"between them, within {attacc.relative_error:.2%}."
+                f"between them, its mean within {attacc.relative_error:.2%} (estimated)."
             )
     return notes

@@ -7,11 +7,20 @@ from pathlib import PurePath
 from typing import Final
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from attacc.hardware.placement import Placement
-from attacc.report.values import command_table, count, facts, power_words, scaled, time, titled_table, units_at
+from attacc.report.values import (
+    command_table,
+    count,
+    facts,
+    plain_table,
+    power_words,
+    scaled,
+    time,
+    titled,
+    units_at,
+)
 
 _MEANINGS: Final = {
     "wrgb": "write a part of the query into the vector buffers",
@@ -114,10 +123,11 @@ def run_renderable(runs: list[TraceRun]) -> RenderableType:
 def built_renderable(built: BuiltTrace) -> RenderableType:
     """Return what a written trace holds."""
     title = Text.assemble(
-        (built.file, "bold"),
-        f": attention of {count(built.heads)} heads, {count(built.length)} keys of "
-        f"{built.head_dim} {built.dtype} elements each,\n{built.schedule} schedule for "
-        f"{built.device}, {units_at(built.placement)}",
+        ("Wrote ", "bold"),
+        f"{built.file}\n",
+        f"Attention of {count(built.heads)} heads with {count(built.length)} keys and values of "
+        f"{built.head_dim} {built.dtype} elements each\n",
+        f"on one stack of {built.device}, {units_at(built.placement)}, {built.schedule} schedule",
     )
     return Group(title, _request_table(built.requests))
 
@@ -129,16 +139,16 @@ def _run_details(run: TraceRun) -> RenderableType:
         facts(
             ("cycles", count(run.cycles), "of the command clock, to the last command"),
             ("time", time(run.time_ns), "that these cycles take"),
-            ("read in", scaled(run.parse_s, "s"), "wall time on this machine"),
-            ("simulated in", scaled(run.simulate_s, "s"), "wall time on this machine"),
+            ("read", scaled(run.parse_s, "s"), "wall time on this machine"),
+            ("simulated", scaled(run.simulate_s, "s"), "wall time on this machine"),
         ),
         _request_table(run.requests),
         command_table(run.commands),
     )
 
 
-def _request_table(requests: RequestCounts) -> Table:
-    table = titled_table("Requests in the trace, over all channels")
+def _request_table(requests: RequestCounts) -> RenderableType:
+    table = plain_table()
     table.add_column("request")
     table.add_column("count", justify="right")
     table.add_column("what it asks for", style="dim")
@@ -146,19 +156,18 @@ def _request_table(requests: RequestCounts) -> Table:
         table.add_row(name, count(getattr(requests, name)), meaning)
     table.add_section()
     table.add_row("all", count(requests.total), "lines of the trace")
-    return table
+    return titled("Requests in the trace, over all channels", table)
 
 
-def _run_table(runs: list[TraceRun]) -> Table:
-    power = power_words(limited=runs[0].power_limited)
-    table = titled_table(f"{len(runs)} traces on {runs[0].device}, {power}")
+def _run_table(runs: list[TraceRun]) -> RenderableType:
+    table = plain_table()
     table.add_column("trace", overflow="fold")
-    table.add_column("units at")
-    for name in ("cycles", "time", "requests", "read in", "simulated in"):
+    table.add_column("units", no_wrap=True)
+    for name in ("cycles", "time", "requests", "read", "simulated"):
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
         table.add_row(
-            Text(PurePath(run.file).name),
+            Text(PurePath(run.file).name.removesuffix(".gz").removesuffix(".trace")),
             run.placement,
             count(run.cycles),
             time(run.time_ns),
@@ -176,5 +185,11 @@ def _run_table(runs: list[TraceRun]) -> Table:
         scaled(sum(run.parse_s for run in runs), "s"),
         scaled(sum(run.simulate_s for run in runs), "s"),
     )
-    table.caption = "cycles and time: of the stack; read in, simulated in: wall time on this machine"
-    return table
+    power = power_words(limited=runs[0].power_limited)
+    return Group(
+        Text.assemble((f"{len(runs)} traces", "bold"), f" on {runs[0].device}, {power}\n"),
+        table,
+        "",
+        "units: one GEMV unit per bank, bank group (bankgroup) or pseudo-channel (buffer)",
+        "cycles, time: of the stack; read, simulated: wall time on this machine",
+    )

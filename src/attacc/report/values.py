@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -28,9 +29,7 @@ def scaled(value: float, unit: str) -> str:
     rounded = float(f"{value:.{_DIGITS - 1}e}")
     if rounded == 0:
         return f"0 {unit}"
-    factor, prefix = next(
-        ((f, p) for f, p in _PREFIXES if rounded >= f), _PREFIXES[-1]
-    )
+    factor, prefix = next(((f, p) for f, p in _PREFIXES if rounded >= f), _PREFIXES[-1])
     shown = rounded / factor
     decimals = max(0, _DIGITS - len(str(int(shown))))
     return f"{shown:,.{decimals}f} {prefix}{unit}"
@@ -71,27 +70,24 @@ def facts(*rows: tuple[str, str, str]) -> Table:
     return table
 
 
-def titled_table(title: str) -> Table:
-    """Return a table without columns, in the style of all tables."""
-    return Table(
-        title=title,
-        title_style="bold",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        header_style="",
-        pad_edge=False,
-    )
+def plain_table() -> Table:
+    """Return a table without columns, in the style of all tables: a rule below the header."""
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="", pad_edge=False)
 
 
-def command_table(commands: dict[str, int]) -> Table:
+def titled(title: str, table: Table) -> Group:
+    """Put a title above a table, with a line of space before it."""
+    return Group("", Text(title, style="bold"), table)
+
+
+def command_table(commands: dict[str, int]) -> RenderableType:
     """Return how often every command issued."""
-    table = titled_table("Commands that the controllers issued, over all channels")
+    table = plain_table()
     table.add_column("command")
     table.add_column("count", justify="right")
     for name, issued in commands.items():
         table.add_row(name, count(issued))
-    return table
+    return titled("Commands that the controllers issued, over all channels", table)
 
 
 def units_at(placement: Placement) -> str:

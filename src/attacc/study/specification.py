@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from attacc.documents import SUFFIXES, Spec, load_document
+from attacc.documents import SUFFIXES, Spec, load_document, parse_document
 from attacc.errors import InputError
 from attacc.models.architecture import ModelSpec
 from attacc.models.huggingface import load_model
-from attacc.models.precision import ElementType
+from attacc.models.precision import ElementType, Precision
 from attacc.workload.requests import Workload, fixed_lengths
 from attacc.workload.synthetic import synthetic
 from attacc.workload.traces import load_workload
@@ -29,7 +29,15 @@ DEFAULT_SYSTEMS: Final = (
 )
 """The platforms of the papers: the comparison that ``attacc compare`` makes without arguments."""
 
+MAX_BATCH: Final = 2**20
+
 Tokens = Annotated[int, Field(ge=1, le=2**24)]
+
+
+def _check_batch(value: object) -> object:
+    if value == "max" or (type(value) is int and 1 <= value <= MAX_BATCH):
+        return value
+    raise ValueError(f'{value!r:.40} is no batch: use a number from 1 to {MAX_BATCH}, or "max"')
 
 
 class WorkloadTable(Spec):
@@ -87,7 +95,7 @@ class StudySpec(Spec):
     precision: PrecisionTable = PrecisionTable()
     workload: WorkloadTable = WorkloadTable()
     systems: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_SYSTEMS
-    batch: Annotated[int, Field(ge=1, le=2**20)] | Literal["max"] = "max"
+    batch: Annotated[int | Literal["max"], BeforeValidator(_check_batch)] = "max"
     slo_ms: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
@@ -101,11 +109,13 @@ class StudySpec(Spec):
         """Load the model, with the element types of this study.
 
         Raises:
-            InputError: there is no such model, or its file is malformed.
+            InputError: there is no such model, its file is malformed, or an element type is of
+                no use where it is asked for.
         """
         model = load_model(self.model, where="model")
         changes = {name: element for name, element in self.precision if element is not None}
-        precision = model.precision.model_validate(dict(model.precision) | changes)
+        document = dict(model.precision) | changes
+        precision = parse_document(Precision, document, where="precision")
         return model.model_copy(update={"precision": precision})
 
     def load_workload(self) -> Workload:

@@ -1,7 +1,9 @@
 """The AttAccs of a system: attention of a whole batch at every length it passes through.
 
-Heads of all requests are dealt out to the stacks evenly, so that the fullest stack holds the
-rounded-up share; it decides the time, since layers wait for all heads.
+Key/value heads of all requests are dealt out evenly, whole, to the stacks and there to the
+channels, so that the fullest channel holds the rounded-up share; it decides the time, since layers
+wait for all heads. The query heads that share a key/value head attend one after another in the
+channel that holds it, each with a pass of its own over the keys and values.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ I64 = npt.NDArray[np.int64]
 MULTIPLY_BUDGET: Final = 4_000_000
 """Multiplies per channel that a curve may simulate before it is sampled instead."""
 FEWEST_SAMPLES: Final = 9
+_GOLDEN: Final = 0.618033988749895
 
 
 class CurveKind(StrEnum):
@@ -38,7 +41,7 @@ class CurveKind(StrEnum):
     EXACT = "exact"
     """Every length's program was timed."""
     INTERPOLATED = "interpolated"
-    """Evenly spaced lengths were timed, the others lie on straight lines between them."""
+    """Some lengths were timed, the others lie on straight lines between them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +50,9 @@ class AttentionCurve:
 
     Attributes:
         kind: exact, or interpolated.
-        relative_error: largest deviation of a timed length from the line between its neighbours,
-            which are twice as far apart as where the curve is used; 0 if exact.
+        relative_error: estimate that bounds the error of a mean over the lengths; 0 if exact. The
+            largest deviation of a timed length from the line between its neighbours. Time rises
+            in steps, so that a single length may be off by several times as much.
         heads_per_stack: query heads of the fullest stack.
     """
 
@@ -115,22 +119,27 @@ class Attaccs:
         Raises:
             InputError: the heads of a stack do not fit into its banks.
         """
-        heads = -(-batch * model.heads // self.stacks)
-        share = batch * model.heads / heads
         element = model.precision.kv
         longest = self._stack.layout(max(lengths), model.head_dim, element)
-        parts = longest.sequence_parts
+        parts, channels = longest.sequence_parts, longest.organization.channels
+        kv_heads = -(-batch * model.kv_heads // self.stacks)
+        rounds = -(-kv_heads // channels) * model.group_size
+        # Full rounds: channels that idle in a round change neither its time nor a head's energy.
+        heads = rounds * channels
+        share = batch * model.heads / heads
         needed: I64 = np.unique(-(-np.array(lengths, dtype=np.int64) // parts))
-        rounds = -(-heads // longest.organization.channels)
         per_run = rounds * (longest.score_multiplies + longest.context_multiplies)
         samples = max(FEWEST_SAMPLES, MULTIPLY_BUDGET // per_run)
         exact = len(needed) <= samples
         if not exact:
-            spaced = np.linspace(int(needed[0]), int(needed[-1]), samples)
-            needed = np.unique(np.rint(spaced).astype(np.int64))
+            needed = _sampled(int(needed[0]), int(needed[-1]), samples)
         timed = [
             self._stack.attend(
-                heads=heads, length=keys * parts, head_dim=model.head_dim, element=element
+                heads=heads,
+                length=keys * parts,
+                head_dim=model.head_dim,
+                element=element,
+                queries_per_kv_head=model.group_size,
             )
             for keys in needed.tolist()
         ]
@@ -139,13 +148,26 @@ class Attaccs:
         return AttentionCurve(
             kind=CurveKind.EXACT if exact else CurveKind.INTERPOLATED,
             relative_error=0.0 if exact else _leave_one_out(x, time_ns),
-            heads_per_stack=heads,
+            heads_per_stack=kv_heads * model.group_size,
             _keys_per_part=x,
             _time_ns=time_ns,
             _dram_pj=np.array([_dram_pj(run) * share for run in timed]),
             _alu_pj=np.array([_alu_pj(run) * share for run in timed]),
             _parts=parts,
         )
+
+
+def _sampled(first: int, last: int, samples: int) -> I64:
+    """Return about so many whole numbers from first to last, unevenly spaced.
+
+    Time rises in steps, one per group of moves; an even spacing that is a multiple of a step
+    would see all of them at the same phase, and no error.
+    """
+    index = np.arange(samples)
+    spacing = (last - first) / (samples - 1)
+    shift = 0.8 * (index * _GOLDEN % 1 - 0.5)
+    shift[[0, -1]] = 0
+    return np.unique(np.rint(first + spacing * (index + shift)).astype(np.int64))
 
 
 def _dram_pj(run: StackAttention) -> float:

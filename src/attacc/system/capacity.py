@@ -83,6 +83,7 @@ class Footprint:
         kv_heads: key/value heads.
         kv_head_token_bytes: key and value of one token of one head, all layers.
         tokens: tokens that a request stores.
+        kv_copies: GPUs that hold a copy of one key/value head, where they outnumber the heads.
     """
 
     weight_bytes: float
@@ -94,6 +95,7 @@ class Footprint:
     kv_heads: int
     kv_head_token_bytes: float
     tokens: StoredTokens
+    kv_copies: int = 1
 
     def kv_head_bytes(self, requests: int) -> float:
         """Return keys and values of one head of one of so many requests, all layers."""
@@ -135,6 +137,7 @@ def footprint(model: ModelSpec, workload: Workload, *, tensor_parallel: int) -> 
         kv_heads=part.kv_heads,
         kv_head_token_bytes=kv_bytes_per_token(model, tensor_parallel) / part.kv_heads,
         tokens=StoredTokens.of(final_lengths(workload)),
+        kv_copies=part.kv_heads * tensor_parallel // model.kv_heads,
     )
 
 
@@ -198,6 +201,7 @@ def stores(
     """Return every memory of a system with what a batch puts into it.
 
     Heads are dealt out to the stacks one by one, so that the fullest holds the rounded-up share.
+    Only GPUs copy key/value heads that they outnumber; CPUs and stacks store each once.
     With co-processing, stacks hold copies of the weights that AttAcc multiplies at this batch,
     while the GPUs keep all of them for the prefill.
 
@@ -222,11 +226,12 @@ def _fill(
     f, gpus = footprint, system.gpus
     activations = f.prefill_activation_bytes + batch * f.activation_bytes_per_request
     kv = batch * f.kv_heads * f.kv_head_bytes(batch)
+    away = gpus * kv / f.kv_copies
     gpu_bytes = system.gpu.memory_bytes
     if system.host is not None:
         return (
             Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, 0.0),
-            Store("memory of the CPUs", system.host.memory_bytes, 0.0, 0.0, gpus * kv),
+            Store("memory of the CPUs", system.host.memory_bytes, 0.0, 0.0, away),
         )
     if system.attacc is None:
         return (Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, kv),)
@@ -238,8 +243,8 @@ def _fill(
         pool_bytes = gpus * gpu_bytes + stacks * stack_bytes
         weights = gpus * f.weight_bytes + copies
         name = "memory of GPUs and AttAccs together"
-        return (Store(name, pool_bytes, weights, gpus * activations, gpus * kv),)
-    heads = -(-batch * f.kv_heads * gpus // stacks)
+        return (Store(name, pool_bytes, weights, gpus * activations, away),)
+    heads = -(-batch * f.kv_heads * gpus // f.kv_copies // stacks)
     in_stack = heads * f.kv_head_bytes(min(batch, heads))
     return (
         Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, 0.0),

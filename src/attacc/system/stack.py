@@ -32,7 +32,7 @@ class StackAttention:
         cycles: of the command clock.
         time_ns: the same.
         commands: how often each command issued.
-        kv_bytes: keys and values of all heads, each counted once.
+        kv_bytes: keys and values of all heads, counted once for every query head.
         read_bytes: what the units read from the banks, padding included.
         achieved_bytes_per_s: keys and values over time.
         internal_bytes_per_s: peak at which the units can read.
@@ -77,8 +77,10 @@ class Stack:
     power_limited: bool
     schedule: Schedule
     _tables: TimingTables = field(init=False, repr=False)
-    _runs: dict[tuple[int, int, int, ElementType], TimedRun] = field(
-        init=False, repr=False, default_factory=dict[tuple[int, int, int, ElementType], TimedRun]
+    _runs: dict[tuple[int, int, int, ElementType, int], TimedRun] = field(
+        init=False,
+        repr=False,
+        default_factory=dict[tuple[int, int, int, ElementType, int], TimedRun],
     )
 
     def __post_init__(self) -> None:
@@ -90,7 +92,13 @@ class Stack:
         return HeadLayout(self.device.organization, self.placement, length, head_dim, element)
 
     def attend(
-        self, *, heads: int, length: int, head_dim: int, element: ElementType
+        self,
+        *,
+        heads: int,
+        length: int,
+        head_dim: int,
+        element: ElementType,
+        queries_per_kv_head: int = 1,
     ) -> StackAttention:
         """Time and cost the attention of equal heads.
 
@@ -99,12 +107,14 @@ class Stack:
             length: keys of each head.
             head_dim: elements of a key.
             element: element type of the keys and values.
+            queries_per_kv_head: query heads that read the same keys and values, one after
+                another in the same channel.
 
         Raises:
             InputError: a size below 1, or (complete schedule) the heads do not fit into the banks.
         """
         layout = self.layout(length, head_dim, element)
-        timed = self._timed(layout, heads)
+        timed = self._timed(layout, heads, queries_per_kv_head)
         multiply = self.device.rule_set.families[self.placement].multiply
         banks = self.device.banks_per_command(self.placement)
         energy = attention_energy(
@@ -137,9 +147,9 @@ class Stack:
             energy=energy,
         )
 
-    def _timed(self, layout: HeadLayout, heads: int) -> TimedRun:
-        key = (heads, layout.keys_per_part, layout.head_dim, layout.element)
+    def _timed(self, layout: HeadLayout, heads: int, queries_per_kv_head: int) -> TimedRun:
+        key = (heads, layout.keys_per_part, layout.head_dim, layout.element, queries_per_kv_head)
         if key not in self._runs:
-            program = attention_program(layout, heads, self.schedule)
+            program = attention_program(layout, heads, self.schedule, queries_per_kv_head)
             self._runs[key] = run(program, self._tables)
         return self._runs[key]

@@ -121,7 +121,7 @@ def run(program: Program, tables: TimingTables, *, log: bool = False) -> TimedRu
                 where=tables.device,
                 hint="its timing lets rows close again before they are read: see nRAS and nRCD",
             )
-        return cycles, logged, entries
+        return int(cycles), int(logged), entries  # NumPy's without compilation
 
     cycles, logged, _ = play(0)
     entries = play(logged)[2] if log else None

@@ -16,9 +16,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 from itertools import accumulate, pairwise
+from typing import Final
 
 from attacc.errors import InputError
 from attacc.workload.requests import Workload
+
+EXACT_STEPS: Final = 2**15
+"""Decode steps of equal requests up to which every length is kept."""
 
 
 class LengthKind(StrEnum):
@@ -98,7 +102,7 @@ def decode_lengths(workload: Workload, bins: int) -> LengthDistribution:
     Args:
         workload: the requests.
         bins: how many lengths at most represent a mixture of requests. A workload of equal
-            requests is exact whatever their number.
+            requests is exact up to `EXACT_STEPS`.
 
     Raises:
         InputError: no request decodes (one output token each), or bins is less than 2.
@@ -114,7 +118,8 @@ def decode_lengths(workload: Workload, bins: int) -> LengthDistribution:
             where=workload.name,
             hint="give requests of 2 output tokens or more",
         )
-    return _distribution(runs, None if len(workload.requests) == 1 else bins)
+    exact = len(workload.requests) == 1 and workload.requests[0].decode_steps <= EXACT_STEPS
+    return _distribution(runs, None if exact else bins)
 
 
 def prompt_lengths(workload: Workload, bins: int) -> LengthDistribution:

@@ -1,0 +1,685 @@
+"""Audits a command log: which rules of its device does it break?
+
+A witness beside the compiled controllers and their naive oracle. It decides nothing: it replays
+the commands that somebody else chose, in the order and at the cycles given, and knows the
+device's rules and organisation only. It therefore imports neither the engine nor its tables.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, Protocol
+
+from attacc.errors import DocumentError, InputError, nearest_hint
+from attacc.hardware.dram import (
+    Bus,
+    CommandFamily,
+    DramDevice,
+    Organization,
+    Rule,
+    Scope,
+    evaluate_cycles,
+)
+from attacc.hardware.placement import Placement
+
+BARRIER: Final = "BARRIER"
+"""What logs call a barrier that left its queue: no DRAM command, on neither bus."""
+
+MAX_POSTPONED: Final = 8
+"""Refreshes that DRAM lets a controller owe at most (DDR3, JESD79-3; for HBM2 so implemented by
+the deficit mode of AMD's controller, PG313)."""
+
+_ANY: Final = -1
+"""In the address of a maintenance command: all of them."""
+
+_LINE: Final = re.compile(
+    r"\s*(\d{1,18})\s*,\s*(\w+)" + r"\s*,\s*(-?\d{1,18})" * 7 + r"\s*", re.ASCII
+)
+
+_Key = tuple[int, ...]
+"""An instance of a scope: the address fields that take part in it."""
+
+
+class IssuedCommand(Protocol):
+    """One command of a log; the engine's and this module's own records both are."""
+
+    @property
+    def cycle(self) -> int:
+        """When it issued, the first cycle being 1."""
+        ...
+
+    @property
+    def command(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def channel(self) -> int:
+        """Where."""
+        ...
+
+    @property
+    def pseudo_channel(self) -> int:
+        """Where."""
+        ...
+
+    @property
+    def rank(self) -> int:
+        """Where; -1, as in the fields after it, for a maintenance command without it."""
+        ...
+
+    @property
+    def bank_group(self) -> int:
+        """Where."""
+        ...
+
+    @property
+    def bank(self) -> int:
+        """Where."""
+        ...
+
+    @property
+    def row(self) -> int:
+        """Where."""
+        ...
+
+    @property
+    def column(self) -> int:
+        """Where."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One line of a command log.
+
+    Attributes:
+        cycle: when, the first cycle being 1.
+        command: its name.
+        channel: where.
+        pseudo_channel: where.
+        rank: where; -1, as in the fields after it, for a maintenance command without it.
+        bank_group: where.
+        bank: where.
+        row: where.
+        column: where.
+    """
+
+    cycle: int
+    command: str
+    channel: int
+    pseudo_channel: int
+    rank: int
+    bank_group: int
+    bank: int
+    row: int
+    column: int
+
+
+class Check(StrEnum):
+    """What a violation is a violation of."""
+
+    TIMING = "timing"
+    """A timing rule of the device: too early."""
+    BUS = "bus"
+    """Two commands in one cycle on one command bus of a channel."""
+    CLOSED_ROW = "closed_row"
+    """A multiply whose banks are closed."""
+    OTHER_ROW = "other_row"
+    """A multiply whose banks have another row open."""
+    OPEN_BANK = "open_bank"
+    """An activate of banks that are open."""
+    REFRESH_OF_OPEN_BANK = "refresh_of_open_bank"
+    """A refresh of a pseudo-channel with an open bank."""
+    LATE_REFRESH = "late_refresh"
+    """A refresh that came too late, or never."""
+    UNKNOWN_COMMAND = "unknown_command"
+    """A command that the device does not have."""
+    OTHER_PLACEMENT = "other_placement"
+    """A command of another placement of the units."""
+    ADDRESS = "address"
+    """An address that the device does not have."""
+    ORDER = "order"
+    """A cycle that lies before the one of the command before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One broken rule.
+
+    Attributes:
+        check: what kind of rule.
+        rule: the rule in words; for timing, its commands, latency expression and resolved cycles.
+        scope: where the two commands meet; None where that is no matter of a scope.
+        before: the command that made the other one illegal; None if there is none.
+        after: the illegal command; None for a refresh that never came.
+        required_cycles: cycles that must lie between the two, at least; for a late refresh, from
+            when it fell due, at most. None where the fault is not one of time.
+        actual_cycles: cycles that do.
+        slack_cycles: by how much that misses, always negative.
+    """
+
+    check: Check
+    rule: str
+    scope: Scope | None
+    before: IssuedCommand | None
+    after: IssuedCommand | None
+    required_cycles: int | None = None
+    actual_cycles: int | None = None
+    slack_cycles: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LegalityReport:
+    """What an audit of a command log found.
+
+    Attributes:
+        device: the device's name.
+        placement: whose commands were expected.
+        power_limited: which cadence of multiplies was.
+        commands: length of the log.
+        channels: channels that occur in it.
+        last_cycle: its last cycle; 0 if it is empty.
+        violations: in the order of the log, refreshes that never came at the end.
+    """
+
+    device: str
+    placement: Placement
+    power_limited: bool
+    commands: int
+    channels: tuple[int, ...]
+    last_cycle: int
+    violations: tuple[Violation, ...]
+
+    @property
+    def legal(self) -> bool:
+        """Whether the log breaks no rule."""
+        return not self.violations
+
+
+def describe_rule(rule: Rule, cycles: int) -> str:
+    """Return a timing rule in words, as violations name it: "A -> B: nX = 3 at channel"."""
+    before, after = ", ".join(rule.before), ", ".join(rule.after)
+    return f"{before} -> {after}: {rule.latency} = {cycles} at {rule.scope}"
+
+
+def check(
+    log: Iterable[IssuedCommand],
+    device: DramDevice,
+    *,
+    placement: Placement,
+    power_limited: bool,
+    postponed_refreshes: int = 0,
+) -> LegalityReport:
+    """Audit the command log of one stack.
+
+    Commands of one channel must come in the order in which they issued; how channels are
+    interleaved does not matter. Channels that do not occur are not judged.
+
+    Args:
+        log: the commands.
+        device: whose rules count.
+        placement: where the units of the stack sit.
+        power_limited: which cadence of multiplies counts.
+        postponed_refreshes: how many refreshes of a pseudo-channel may be owed when the next one
+            falls due. Each falls due at a multiple of nREFI, and must issue before the next
+            (0), or so many intervals later.
+
+    Raises:
+        InputError: the device has no commands for the placement, or the postponed refreshes are
+            not 0 to `MAX_POSTPONED`.
+    """
+    families = device.rule_set.families
+    if placement not in families:
+        raise InputError(
+            f"{device.name} has no commands for units per {placement}",
+            hint=f"its rules have those per {', '.join(families) or 'nothing'}",
+        )
+    if not 0 <= postponed_refreshes <= MAX_POSTPONED:
+        raise InputError(
+            f"postponed_refreshes = {postponed_refreshes} is not 0 to {MAX_POSTPONED}",
+            hint="DRAM allows no more, and the reference controller none",
+        )
+    law = _Law.of(device, placement, power_limited=power_limited, postponed=postponed_refreshes)
+    violations: list[Violation] = []
+    channels: dict[int, _Channel] = {}
+    commands = 0
+    last_cycle = 0
+    for entry in log:
+        commands += 1
+        last_cycle = max(last_cycle, entry.cycle)
+        channel = channels.get(entry.channel)
+        if channel is None:
+            if not 0 <= entry.channel < device.organization.channels:
+                rule = _field_rule("channel", entry.channel, device.organization.channels)
+                violations.append(Violation(Check.ADDRESS, rule, None, None, entry))
+                continue
+            channel = channels[entry.channel] = _Channel(entry.channel, law, violations)
+        channel.replay(entry)
+    for number in sorted(channels):
+        channels[number].end(last_cycle)
+    return LegalityReport(
+        device=device.name,
+        placement=placement,
+        power_limited=power_limited,
+        commands=commands,
+        channels=tuple(sorted(channels)),
+        last_cycle=last_cycle,
+        violations=tuple(violations),
+    )
+
+
+def read_log(path: Path) -> tuple[Command, ...]:
+    """Read a command log.
+
+    One command a line: cycle, command, channel, pseudo-channel, rank, bank group, bank, row and
+    column, separated by commas, -1 for a field that a command does not have
+    (reference/controller.md; golden/command_logs). Blank lines are ignored.
+
+    Args:
+        path: the file; compressed if its name ends in ``.gz``.
+
+    Raises:
+        DocumentError: the file is absent, unreadable, or malformed at a line.
+    """
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+        text = data.decode("ascii")
+    except FileNotFoundError:
+        raise DocumentError("no such file", where=str(path)) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise _line_error("is no ASCII text", path, line) from None
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DocumentError(f"cannot be read: {reason}", where=str(path)) from None
+    log: list[Command] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            if line.strip():
+                raise _line_error(f"malformed line {line.strip()!r:.80}", path, number)
+            continue
+        cycle, name, *address = match.groups()
+        log.append(Command(int(cycle), name, *map(int, address)))
+    return tuple(log)
+
+
+def _line_error(message: str, path: Path, line: int) -> DocumentError:
+    return DocumentError(
+        message,
+        where=f"{path}: line {line}",
+        hint="a line is cycle, command, channel, pseudo-channel, rank, bank group, bank, row, "
+        "column, as in 1, ACTAB, 0, 0, 0, 0, 0, 8192, 0",
+    )
+
+
+def _field_rule(name: str, value: int, size: int) -> str:
+    return f"{name} = {value} is not 0 to {size - 1}"
+
+
+@dataclass(frozen=True)
+class _TimingRule:
+    """A rule with its latency resolved, and the fields (of four) that its scope compares."""
+
+    rule: Rule
+    cycles: int
+    compared: tuple[int, ...]
+
+    @property
+    def compares_below_pseudo_channel(self) -> bool:
+        return any(index > 0 for index in self.compared)
+
+
+@dataclass(frozen=True)
+class _Law:
+    """What a log is measured against: a device, resolved for a placement and a cadence.
+
+    Attributes:
+        organization: what addresses may be.
+        buses: the bus of every command that the device has.
+        foreign: commands of other placements.
+        family: the commands of this placement.
+        row_compared: the fields (of four) that tell apart which banks share an open row.
+        precharge_all: closes all banks of a channel.
+        refresh: refreshes a pseudo-channel.
+        rules: every timing rule; those on commands of other placements never meet any.
+        refresh_interval: nREFI.
+        refresh_deadline: cycles from when a refresh falls due within which it must issue.
+    """
+
+    organization: Organization
+    buses: dict[str, Bus]
+    foreign: frozenset[str]
+    family: CommandFamily
+    row_compared: tuple[int, ...]
+    precharge_all: str
+    refresh: str
+    rules: tuple[_TimingRule, ...]
+    refresh_interval: int
+    refresh_deadline: int
+
+    @classmethod
+    def of(
+        cls, device: DramDevice, placement: Placement, *, power_limited: bool, postponed: int
+    ) -> _Law:
+        rule_set = device.rule_set
+        family = rule_set.families[placement]
+        maintenance = {rule_set.precharge_all, rule_set.refresh}
+        others = {
+            name
+            for other in rule_set.families.values()
+            for name in (other.activate, other.multiply, other.precharge)
+        }
+        parameters = device.parameters(power_limited=power_limited)
+        interval = parameters["nREFI"]
+        return cls(
+            organization=device.organization,
+            buses=dict.fromkeys(rule_set.row_commands, Bus.ROW)
+            | dict.fromkeys(rule_set.column_commands, Bus.COLUMN),
+            foreign=frozenset(
+                others - {family.activate, family.multiply, family.precharge} - maintenance
+            ),
+            family=family,
+            row_compared=_compared(family.row_scope),
+            precharge_all=rule_set.precharge_all,
+            refresh=rule_set.refresh,
+            rules=tuple(
+                _TimingRule(rule, evaluate_cycles(rule.latency, parameters), _compared(rule.scope))
+                for rule in rule_set.rules
+            ),
+            refresh_interval=interval,
+            refresh_deadline=interval * (1 + postponed) - 1,
+        )
+
+
+def _compared(scope: Scope) -> tuple[int, ...]:
+    return tuple(index for index, takes_part in enumerate(scope.fields) if takes_part)
+
+
+class _Watch:
+    """One timing rule in one channel: the latest preceding command per instance of its scope.
+
+    Of all preceding commands on an instance, the one with the highest cycle leaves the fewest
+    cycles to a following one, and the rule asks the same of all: if that pair keeps the rule, so
+    do all others. A rule is therefore reported once per following command, with that pair.
+
+    A maintenance command meets every instance below its pseudo-channel. Only rules that compare
+    such fields need to search for those, and only where a maintenance command takes part.
+    """
+
+    def __init__(self, rule: _TimingRule, maintenance: tuple[str, str]) -> None:
+        self.rule = rule
+        self.latest: dict[_Key, IssuedCommand] = {}
+        names = (*rule.rule.before, *rule.rule.after)
+        self.must_search = rule.compares_below_pseudo_channel and any(
+            name in names for name in maintenance
+        )
+
+    def preceding(self, key: _Key) -> IssuedCommand | None:
+        if not self.must_search:
+            return self.latest.get(key)
+        meeting = [entry for other, entry in self.latest.items() if _meet(key, other)]
+        return max(meeting, key=lambda entry: entry.cycle, default=None)
+
+    def issued(self, entry: IssuedCommand, key: _Key) -> None:
+        latest = self.latest.get(key)
+        if latest is None or latest.cycle <= entry.cycle:
+            self.latest[key] = entry
+
+
+def _meet(one: _Key, other: _Key) -> bool:
+    return all(a == b or _ANY in (a, b) for a, b in zip(one, other, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Duties:
+    """Of one command at one address: the timing rules that it must keep, and those it starts."""
+
+    to_keep: list[tuple[_Watch, _Key]]
+    to_start: list[tuple[_Watch, _Key]]
+
+
+@dataclass
+class _Refreshes:
+    """Of one pseudo-channel: how many that fell due are settled, and the latest of all."""
+
+    settled: int = 0
+    latest: IssuedCommand | None = None
+
+
+@dataclass
+class _Channel:
+    """Replays the commands of one channel.
+
+    Attributes:
+        number: of the channel.
+        law: what counts.
+        violations: of all channels; those of this one are added.
+        latest: the command with the highest cycle.
+        buses: the latest command of either bus.
+        rows: per set of banks that share a row, the latest command that opened or closed it.
+        refreshes: per pseudo-channel.
+        watches: one per timing rule.
+        duties: per command and address, what it means to the timing rules; filled as they occur.
+    """
+
+    number: int
+    law: _Law
+    violations: list[Violation]
+    latest: IssuedCommand | None = None
+    buses: dict[Bus, IssuedCommand] = field(default_factory=dict[Bus, IssuedCommand])
+    rows: dict[_Key, IssuedCommand] = field(default_factory=dict[_Key, IssuedCommand])
+    refreshes: list[_Refreshes] = field(init=False)
+    watches: list[_Watch] = field(init=False)
+    duties: dict[tuple[str, _Key], _Duties] = field(default_factory=dict[tuple[str, _Key], _Duties])
+
+    def __post_init__(self) -> None:
+        law = self.law
+        self.refreshes = [_Refreshes() for _ in range(law.organization.pseudo_channels)]
+        self.watches = [_Watch(rule, (law.precharge_all, law.refresh)) for rule in law.rules]
+
+    def replay(self, entry: IssuedCommand) -> None:
+        """Judge the next command, and take it into account for those that follow.
+
+        One that the device does not have, or not at that address, has no meaning to go on with.
+        """
+        self._check_order(entry)
+        if entry.command == BARRIER or not self._is_known(entry) or not self._has_address(entry):
+            return
+        self._check_bus(entry)
+        law = self.law
+        if entry.command == law.refresh:
+            self._replay_refresh(entry)
+        elif entry.command == law.precharge_all:
+            self.rows = dict.fromkeys(self.rows, entry)
+        elif entry.command == law.family.activate:
+            self._replay_activate(entry)
+        elif entry.command == law.family.multiply:
+            self._check_row(entry)
+        elif entry.command == law.family.precharge:
+            self.rows[self._row_key(entry)] = entry
+        self._check_timing(entry)
+
+    def end(self, cycle: int) -> None:
+        """Judge what should have happened up to a cycle and has not."""
+        for pseudo_channel in range(len(self.refreshes)):
+            self._expire_refreshes(pseudo_channel, cycle, None)
+
+    def _report(
+        self,
+        check: Check,
+        rule: str,
+        before: IssuedCommand | None,
+        after: IssuedCommand,
+        scope: Scope | None = None,
+    ) -> None:
+        self.violations.append(Violation(check, rule, scope, before, after))
+
+    def _report_early(
+        self,
+        check: Check,
+        rule: str,
+        scope: Scope,
+        before: IssuedCommand,
+        after: IssuedCommand,
+        required: int,
+    ) -> None:
+        actual = after.cycle - before.cycle
+        self.violations.append(
+            Violation(check, rule, scope, before, after, required, actual, actual - required)
+        )
+
+    def _check_order(self, entry: IssuedCommand) -> None:
+        latest = self.latest
+        if entry.cycle < 1:
+            self._report(Check.ORDER, "cycles count from 1", None, entry)
+        if latest is None or latest.cycle <= entry.cycle:
+            self.latest = entry
+        else:
+            rule = "cycles of a channel never go back"
+            self._report_early(Check.ORDER, rule, Scope.CHANNEL, latest, entry, 0)
+
+    def _is_known(self, entry: IssuedCommand) -> bool:
+        name = entry.command
+        if name not in self.law.buses:
+            hint = nearest_hint(name, self.law.buses)
+            rule = f"the device has no command {name!r}: {hint}"
+            self._report(Check.UNKNOWN_COMMAND, rule, None, entry)
+            return False
+        if name in self.law.foreign:
+            rule = f"{name} belongs to another placement of the units"
+            self._report(Check.OTHER_PLACEMENT, rule, None, entry)
+            return False
+        return True
+
+    def _has_address(self, entry: IssuedCommand) -> bool:
+        o = self.law.organization
+        least = _ANY if entry.command in (self.law.precharge_all, self.law.refresh) else 0
+        if (
+            0 <= entry.pseudo_channel < o.pseudo_channels
+            and least <= entry.rank < o.ranks
+            and least <= entry.bank_group < o.bank_groups
+            and least <= entry.bank < o.banks
+            and least <= entry.row < o.rows
+            and least <= entry.column < o.columns
+        ):
+            return True
+        for name, value, lowest, size in (
+            ("pseudo-channel", entry.pseudo_channel, 0, o.pseudo_channels),
+            ("rank", entry.rank, least, o.ranks),
+            ("bank group", entry.bank_group, least, o.bank_groups),
+            ("bank", entry.bank, least, o.banks),
+            ("row", entry.row, least, o.rows),
+            ("column", entry.column, least, o.columns),
+        ):
+            if not lowest <= value < size:
+                self._report(Check.ADDRESS, _field_rule(name, value, size), None, entry)
+        return False
+
+    def _check_bus(self, entry: IssuedCommand) -> None:
+        bus = self.law.buses[entry.command]
+        latest = self.buses.get(bus)
+        if latest is not None and latest.cycle == entry.cycle:
+            rule = f"one command a cycle on the {bus} bus of a channel"
+            self._report_early(Check.BUS, rule, Scope.CHANNEL, latest, entry, 1)
+        self.buses[bus] = entry
+
+    def _row_key(self, entry: IssuedCommand) -> _Key:
+        address = (entry.pseudo_channel, entry.rank, entry.bank_group, entry.bank)
+        return tuple(
+            value if index in self.law.row_compared else _ANY for index, value in enumerate(address)
+        )
+
+    def _replay_activate(self, entry: IssuedCommand) -> None:
+        key = self._row_key(entry)
+        latest = self.rows.get(key)
+        if latest is not None and latest.command == entry.command:
+            rule = f"{entry.command} needs its banks closed: row {latest.row} is open"
+            scope = self.law.family.row_scope
+            self._report(Check.OPEN_BANK, rule, latest, entry, scope)
+        self.rows[key] = entry
+
+    def _check_row(self, entry: IssuedCommand) -> None:
+        latest = self.rows.get(self._row_key(entry))
+        scope = self.law.family.row_scope
+        if latest is None or latest.command != self.law.family.activate:
+            rule = f"{entry.command} needs row {entry.row} open: its banks are closed"
+            self._report(Check.CLOSED_ROW, rule, latest, entry, scope)
+        elif latest.row != entry.row:
+            rule = f"{entry.command} needs row {entry.row} open: row {latest.row} is"
+            self._report(Check.OTHER_ROW, rule, latest, entry, scope)
+
+    def _replay_refresh(self, entry: IssuedCommand) -> None:
+        covered = (entry.pseudo_channel, _ANY, _ANY, _ANY)
+        for key, latest in self.rows.items():
+            if latest.command == self.law.family.activate and _meet(key, covered):
+                rule = f"{entry.command} needs all banks closed: row {latest.row} is open"
+                self._report(Check.REFRESH_OF_OPEN_BANK, rule, latest, entry, Scope.PSEUDO_CHANNEL)
+        self._expire_refreshes(entry.pseudo_channel, entry.cycle, entry)
+        refreshes = self.refreshes[entry.pseudo_channel]
+        # One ahead of time does no harm, and earns no credit.
+        if entry.cycle >= (refreshes.settled + 1) * self.law.refresh_interval:
+            refreshes.settled += 1
+        refreshes.latest = entry
+
+    def _expire_refreshes(
+        self, pseudo_channel: int, cycle: int, entry: IssuedCommand | None
+    ) -> None:
+        """Report, and forgive, every refresh that is owed for too long at a cycle."""
+        refreshes = self.refreshes[pseudo_channel]
+        interval, deadline = self.law.refresh_interval, self.law.refresh_deadline
+        while (due := (refreshes.settled + 1) * interval) + deadline < cycle:
+            refreshes.settled += 1
+            rule = (
+                f"channel {self.number}, pseudo-channel {pseudo_channel}: the refresh due at "
+                f"cycle {due}, a multiple of nREFI = {interval}, issues by {due + deadline}"
+            )
+            self.violations.append(
+                Violation(
+                    Check.LATE_REFRESH,
+                    rule,
+                    Scope.PSEUDO_CHANNEL,
+                    refreshes.latest,
+                    entry,
+                    deadline,
+                    cycle - due,
+                    due + deadline - cycle,
+                )
+            )
+
+    def _check_timing(self, entry: IssuedCommand) -> None:
+        address = (entry.pseudo_channel, entry.rank, entry.bank_group, entry.bank)
+        if entry.command in (self.law.precharge_all, self.law.refresh):
+            # It acts on the whole pseudo-channel at least, whichever bank its address names.
+            address = (entry.pseudo_channel, _ANY, _ANY, _ANY)
+        duties = self.duties.get((entry.command, address))
+        if duties is None:
+            duties = self._duties_of(entry.command, address)
+        for watch, key in duties.to_keep:
+            before = watch.preceding(key)
+            if before is not None and entry.cycle - before.cycle < watch.rule.cycles:
+                rule, cycles = watch.rule.rule, watch.rule.cycles
+                text = describe_rule(rule, cycles)
+                self._report_early(Check.TIMING, text, rule.scope, before, entry, cycles)
+        for watch, key in duties.to_start:
+            watch.issued(entry, key)
+
+    def _duties_of(self, command: str, address: _Key) -> _Duties:
+        def at_address(watches: list[_Watch]) -> list[tuple[_Watch, _Key]]:
+            return [(w, tuple(address[index] for index in w.rule.compared)) for w in watches]
+
+        duties = _Duties(
+            to_keep=at_address([w for w in self.watches if command in w.rule.rule.after]),
+            to_start=at_address([w for w in self.watches if command in w.rule.rule.before]),
+        )
+        self.duties[command, address] = duties
+        return duties

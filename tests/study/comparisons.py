@@ -1,0 +1,33 @@
+"""Comparisons that several tests look at, and short ways to make others."""
+
+import json
+from functools import cache
+from typing import Any
+
+from attacc.study.compare import BatchChoice, Comparison, Performance, SystemResult, compare
+from attacc.study.specification import StudySpec
+
+
+@cache
+def default_comparison() -> Comparison:
+    """What ``attacc compare`` compares without arguments; made once for all tests."""
+    return compare(StudySpec())
+
+
+def study(**document: Any) -> StudySpec:
+    """Return a study from the keys that a document would have."""
+    return StudySpec.model_validate_json(json.dumps(document))
+
+
+def rows(**document: Any) -> tuple[SystemResult, ...]:
+    """Return the systems of a comparison."""
+    return compare(study(**document)).systems
+
+
+def served(result: SystemResult) -> tuple[BatchChoice, Performance]:
+    """Return the batch and the performance of a system that does what is asked."""
+    assert result.status == "ok", result.reason
+    assert result.reason is None
+    assert result.batch is not None
+    assert result.performance is not None
+    return result.batch, result.performance

@@ -1,0 +1,693 @@
+"""Comparisons of systems: figures, batches, capacity, latency targets, models and workloads."""
+
+from itertools import pairwise
+from math import isclose, isfinite
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attacc.errors import CapacityError, InputError, UnknownNameError
+from attacc.hardware.dram import DRAMS
+from attacc.hardware.placement import Placement
+from attacc.hardware.system import Schedule, load_system
+from attacc.models.architecture import MODELS
+from attacc.models.operators import MatMul, MatMulRole
+from attacc.models.parameters import count_parameters
+from attacc.models.steps import decode_step, prefill_step
+from attacc.study.compare import Comparison, Limit, Status, SystemResult, compare
+from attacc.study.specification import DEFAULT_SYSTEMS, StudySpec
+from attacc.system.attention import AttaccAttention
+from attacc.system.capacity import footprint, stores
+from attacc.system.costs import Bound, EnergyBreakdown
+from attacc.system.published import PublishedCostModel
+from attacc.system.stack import Stack
+from attacc.system.step import DecodePricer, Group, StepCost, average, prefill_cost
+from attacc.workload.requests import fixed_lengths
+from tests.study.comparisons import default_comparison, rows, served, study
+
+SHORT = {"prompt": 128, "output": 8}
+STACK_BYTES = float(16 * 2**30)
+A100A_BYTES_PER_S = 3352e9
+
+
+PINNED = """
+system batch throughput_tokens_per_s tpot_ms longest_step_ms prefill_ms energy_per_token_j
+dgx-base 17 424.0902163 40.0858104 43.95732611 634.8249359 1.35780667
+dgx-large 52 779.9216135 66.67336704 78.28791417 634.8249359 0.8996538428
+2xdgx 52 1053.872664 49.34182446 55.14909803 461.1656849 0.9137425597
+dgx-cpu 113 23.63340674 4781.367378 6360.313719 634.8249359 2.677272629
+dgx-attacc-bank 35 1104.940895 31.67590246 32.57575463 634.8249359 0.601105743
+dgx-attacc-bankgroup 35 920.6747293 38.01559757 41.01501901 634.8249359 0.7174481836
+dgx-attacc-buffer 35 658.1311883 53.18088646 61.23157376 634.8249359 0.9158526925
+"""
+PINNED_TOO = """
+system prefill_energy_j hidden_ms speedup energy_ratio
+dgx-base 435.4169921 0 1 1
+dgx-large 435.4169921 0 1.839046466 1.509254566
+2xdgx 448.5376271 0 2.485019988 1.485983832
+dgx-cpu 435.5174943 3.877875976 0.0557273095 0.5071604048
+dgx-attacc-bank 435.5174943 0.1261568 2.605438306 2.258848275
+dgx-attacc-bankgroup 435.5174943 0.1261568 2.170940743 1.892550154
+dgx-attacc-buffer 435.5174943 0.1261568 1.551866002 1.482560112
+"""
+
+
+def pinned() -> dict[str, dict[str, float]]:
+    """Return the pinned figures: system -> name -> value."""
+    found: dict[str, dict[str, float]] = {}
+    for table in (PINNED, PINNED_TOO):
+        names, *lines = (line.split() for line in table.split("\n") if line)
+        for system, *values in lines:
+            figures = zip(names[1:], map(float, values), strict=True)
+            found.setdefault(system, {}).update(figures)
+    return found
+
+
+@pytest.fixture(scope="session")
+def default() -> Comparison:
+    return default_comparison()
+
+
+def by_name(comparison: Comparison) -> dict[str, SystemResult]:
+    return {result.system: result for result in comparison.systems}
+
+
+def part(result: SystemResult, group: Group) -> float:
+    """Return the milliseconds of one part of the step."""
+    _, performance = served(result)
+    return next(entry.time_ms for entry in performance.breakdown if entry.name is group)
+
+
+def fits(result: SystemResult, model: str, batch: int, prompt: int, output: int) -> bool:
+    """Whether a batch fits a system without co-processing, from the stores themselves."""
+    system = load_system(result.system)
+    need = footprint(MODELS.load(model), fixed_lengths(prompt, output), tensor_parallel=system.gpus)
+    stack_bytes = STACK_BYTES if system.attacc is not None else 0.0
+    return all(store.fits for store in stores(need, system, batch, stack_bytes=stack_bytes))
+
+
+# The default comparison.
+
+
+def test_default_comparison_has_the_platforms_of_the_papers_in_order(default: Comparison) -> None:
+    """Catches a platform that is lost or moved, so that speed-ups refer to another one."""
+    assert tuple(result.system for result in default.systems) == DEFAULT_SYSTEMS
+    assert len(DEFAULT_SYSTEMS) == 7
+    assert (default.model.name, default.workload.name) == ("gpt3-175b", "2048+2048")
+    assert (default.workload.length_kind, default.workload.mean_kv_tokens) == ("exact", 3072)
+    assert (default.cost_model, default.slo_ms) == ("published", None)
+
+
+@pytest.mark.parametrize("name", DEFAULT_SYSTEMS)
+def test_default_figures_stay(default: Comparison, name: str) -> None:
+    """Catches any change of any figure: a regression test, of what this version computes.
+
+    1e-6, because the figures are pinned with ten digits and sums may be reordered.
+    """
+    batch, performance = served(by_name(default)[name])
+    figures = pinned()[name]
+    assert batch.size == figures.pop("batch")
+    for figure, expected in figures.items():
+        value = getattr(performance, figure)
+        assert isclose(value, expected, rel_tol=1e-6, abs_tol=1e-9), figure
+
+
+def test_units_nearer_to_the_cells_are_faster_and_save_energy(default: Comparison) -> None:
+    """Catches placements that are mixed up."""
+    found = by_name(default)
+    ordered = [served(found[f"dgx-attacc-{placement}"])[1] for placement in Placement]
+    assert [str(placement) for placement in Placement] == ["bank", "bankgroup", "buffer"]
+    for near, far in pairwise(ordered):
+        assert near.throughput_tokens_per_s > far.throughput_tokens_per_s
+        assert near.energy_per_token_j < far.energy_per_token_j
+    base = served(found["dgx-base"])[1]
+    assert ordered[-1].throughput_tokens_per_s > base.throughput_tokens_per_s
+
+
+@pytest.mark.parametrize("name", DEFAULT_SYSTEMS)
+def test_figures_of_a_row_agree_with_each_other(default: Comparison, name: str) -> None:
+    """Catches a part of time or energy that is lost or counted twice, and slipped units."""
+    batch, p = served(by_name(default)[name])
+    assert [entry.name for entry in p.breakdown] == list(Group)
+    assert isclose(p.throughput_tokens_per_s * p.tpot_ms / 1e3, batch.size, rel_tol=1e-12)
+    assert isclose(sum(entry.time_ms for entry in p.breakdown), p.tpot_ms, rel_tol=1e-12)
+    assert isclose(sum(entry.share for entry in p.breakdown), 1, rel_tol=1e-12)
+    energy_j = sum(entry.energy_j for entry in p.breakdown)
+    assert isclose(energy_j, p.energy_per_token_j * batch.size, rel_tol=1e-12)
+    for entry in p.breakdown:
+        assert isclose(entry.share, entry.time_ms / p.tpot_ms, rel_tol=1e-12)
+        assert entry.energy_j > 0
+        assert (entry.bound is None) == (entry.time_ms == 0)
+    assert p.longest_step_ms > p.tpot_ms > 0
+    assert p.hidden_ms >= 0
+
+
+def test_the_first_row_is_what_the_others_are_compared_with(default: Comparison) -> None:
+    """Catches ratios against another row, or the wrong way around."""
+    _, first = served(default.systems[0])
+    assert (first.speedup, first.energy_ratio) == (1.0, 1.0)
+    for result in default.systems[1:]:
+        _, p = served(result)
+        ratio = p.throughput_tokens_per_s / first.throughput_tokens_per_s
+        assert p.speedup is not None
+        assert p.energy_ratio is not None
+        assert isclose(p.speedup, ratio, rel_tol=1e-12)
+        saved = first.energy_per_token_j / p.energy_per_token_j
+        assert isclose(p.energy_ratio, saved, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("name", DEFAULT_SYSTEMS)
+def test_the_batch_fits_and_one_request_more_does_not(default: Comparison, name: str) -> None:
+    """Catches a batch that is too large or too small, and memory that is not that of the batch."""
+    result = by_name(default)[name]
+    batch, _ = served(result)
+    assert (batch.limit, batch.size) == (Limit.KV_CAPACITY, batch.largest_that_fits)
+    for memory in result.memory:
+        used = memory.weights_bytes + memory.activations_bytes + memory.kv_bytes
+        assert used <= memory.available_bytes
+    full = next(memory for memory in result.memory if memory.name == batch.store)
+    assert full.kv_bytes > 0.4 * full.available_bytes
+    assert fits(result, "gpt3-175b", batch.size, 2048, 2048)
+    assert not fits(result, "gpt3-175b", batch.size + 1, 2048, 2048)
+
+
+def test_all_memory_of_a_system_is_listed(default: Comparison) -> None:
+    """Catches memory of one GPU, stack or socket in place of all of them."""
+    gib = 2**30
+    found = {result.system: result.memory_bytes / gib for result in default.systems}
+    assert found == {
+        "dgx-base": 640,
+        "dgx-large": 1280,
+        "2xdgx": 1280,
+        "dgx-cpu": 640 + 2048,
+        "dgx-attacc-bank": 1280,
+        "dgx-attacc-bankgroup": 1280,
+        "dgx-attacc-buffer": 1280,
+    }
+    rules = {result.system: result.capacity_rule for result in default.systems}
+    assert [name for name, rule in rules.items() if rule] == list(DEFAULT_SYSTEMS[4:])
+
+
+def test_a_step_takes_at_least_what_its_memory_traffic_takes(default: Comparison) -> None:
+    """Catches figures that no hardware could reach: every weight, key and value is read once."""
+    weight_bytes = 2 * (count_parameters(MODELS.load("gpt3-175b")).total - 50257 * 12288)
+    for name in ("dgx-base", "dgx-large", "2xdgx"):
+        result = by_name(default)[name]
+        batch, p = served(result)
+        gpus = load_system(name).gpus
+        kv_bytes = batch.size * 3072 * default.model.kv_bytes_per_token
+        least_ms = (weight_bytes + kv_bytes) / (gpus * A100A_BYTES_PER_S) * 1e3
+        assert p.tpot_ms > least_ms
+        assert part(result, Group.ATTENTION) > kv_bytes / (gpus * A100A_BYTES_PER_S) * 1e3
+    bank = by_name(default)["dgx-attacc-bank"]
+    batch, _ = served(bank)
+    device = DRAMS.load("hbm3-5.2-asplos24")
+    peak = 40 * device.internal_bytes_per_s(Placement.BANK, power_limited=True)
+    kv_bytes = batch.size * 3072 * default.model.kv_bytes_per_token
+    assert part(bank, Group.ATTENTION) > kv_bytes / peak * 1e3
+
+
+def test_progress_names_every_system_before_it_is_priced() -> None:
+    """Catches a progress bar that stands still."""
+    told: list[str] = []
+    compare(study(workload=SHORT, batch=1, systems=["dgx-base", "2xdgx"]), told.append)
+    assert told == ["dgx-base", "2xdgx"]
+
+
+# One to one with the parts it is made of.
+
+
+@pytest.mark.parametrize("name", ["dgx-base", "2xdgx", "dgx-cpu"])
+def test_a_row_is_the_mean_of_the_published_steps(name: str) -> None:
+    """Catches a length too many or too few, and a batch or split that does not reach the step."""
+    system, costs = load_system(name), PublishedCostModel()
+    (row,) = rows(workload={"prompt": 100, "output": 5}, batch=6, systems=[name])
+    _, p = served(row)
+    steps = [
+        DecodePricer(
+            decode_step(
+                MODELS.load("gpt3-175b"), batch=6, kv_length=length, tensor_parallel=system.gpus
+            ),
+            system,
+            costs,
+        ).cost()
+        for length in (101, 102, 103, 104)
+    ]
+    mean = average(steps)
+    assert isclose(p.tpot_ms, mean.time_ns / 1e6, rel_tol=1e-12)
+    assert isclose(p.longest_step_ms, steps[-1].time_ns / 1e6, rel_tol=1e-12)
+    assert isclose(p.energy_per_token_j, mean.energy.total_pj / 6 / 1e12, rel_tol=1e-12)
+    assert isclose(p.hidden_ms, mean.hidden_ns / 1e6, rel_tol=1e-12, abs_tol=1e-12)
+
+
+@pytest.mark.parametrize("placement", list(Placement))
+@pytest.mark.parametrize(
+    ("model", "batch", "heads", "passes"),
+    [
+        # 6 x 96 heads on 40 stacks: 15 in the fullest, one per channel.
+        ("gpt3-175b", 6, 15, 1),
+        # 7 x 96 heads: 17 in the fullest, two in one of its channels.
+        ("gpt3-175b", 7, 17, 1),
+        # 7 x 8 key/value heads: 2 in the fullest, each read by 8 query heads in its own channel.
+        ("llama-2-70b", 7, 2, 8),
+    ],
+)
+def test_a_row_with_attaccs_is_the_mean_of_steps_with_the_stacks_attention(
+    placement: Placement, model: str, batch: int, heads: int, passes: int
+) -> None:
+    """Catches attention of another shape than the fullest stack's, or energy of one stack.
+
+    Energy within 1e-4: a curve prices lengths that fill the same columns alike, so the softmax of
+    up to 15 padding keys is counted, less than 1e-4 of a step's energy.
+    """
+    name = f"dgx-attacc-{placement}"
+    system, costs = load_system(name), PublishedCostModel()
+    workload = {"prompt": 1000, "output": 4}
+    (row,) = rows(model=model, workload=workload, batch=batch, systems=[name])
+    _, p = served(row)
+    device = DRAMS.load("hbm3-5.2-asplos24")
+    stack = Stack(device, placement, power_limited=True, schedule=Schedule.COMPLETE)
+    spec = MODELS.load(model)
+    steps: list[StepCost] = []
+    for length in (1001, 1002, 1003):
+        # Every pass of the fullest channel is a round; other channels idle in some of them.
+        in_rounds = 16 * (-(-heads // 16) * passes - 1) + heads % 16
+        run = stack.attend(
+            heads=in_rounds,
+            length=length,
+            head_dim=spec.head_dim,
+            element=spec.precision.kv,
+            queries_per_kv_head=passes,
+        )
+        e, share = run.energy, batch * spec.heads / in_rounds
+        energy = EnergyBreakdown(
+            dram_pj=share * (e.activate_pj + e.cell_pj + e.read_path_pj + e.move_pj),
+            alu_pj=share * (e.multiply_pj + e.softmax_pj),
+        )
+        step = decode_step(spec, batch=batch, kv_length=length, tensor_parallel=8)
+        attention = AttaccAttention(run.time_ns, energy)
+        steps.append(DecodePricer(step, system, costs).cost(attention=attention))
+    mean = average(steps)
+    assert isclose(p.tpot_ms, mean.time_ns / 1e6, rel_tol=1e-12)
+    assert isclose(p.longest_step_ms, steps[-1].time_ns / 1e6, rel_tol=1e-12)
+    assert isclose(p.energy_per_token_j, mean.energy.total_pj / batch / 1e12, rel_tol=1e-4)
+    assert p.attacc is not None
+    assert (p.attacc.kind, p.attacc.relative_error) == ("exact", 0)
+    assert p.attacc.heads_per_stack == heads * passes
+    assert p.attacc.passes_per_kv_head == passes
+
+
+@pytest.mark.parametrize("name", ["dgx-base", "dgx-attacc-bank"])
+def test_prefill_is_that_of_one_request_alone(name: str) -> None:
+    """Catches a prefill of the whole batch, or without the transfer of keys and values."""
+    system, model = load_system(name), MODELS.load("gpt3-175b")
+    (row,) = rows(workload={"prompt": 300, "output": 3}, batch=5, systems=[name])
+    step = prefill_step(model, batch=1, prompt_length=300, tensor_parallel=8)
+    kv_bytes = 300 * 2 * 12288 / 8 * 2
+    cost = prefill_cost(step, system, PublishedCostModel(), kv_bytes=kv_bytes)
+    _, p = served(row)
+    assert isclose(p.prefill_ms, cost.time_ns / 1e6, rel_tol=1e-12)
+    assert isclose(p.prefill_energy_j, cost.energy.total_pj / 1e12, rel_tol=1e-12)
+
+
+# Batches that are given.
+
+
+def test_a_batch_that_does_not_fit_everywhere() -> None:
+    """Catches a row without the reason, and a speed-up against a row that has no throughput."""
+    first, large, bank = rows(systems=["dgx-base", "dgx-large", "dgx-attacc-bank"], batch=20)
+    assert first.status is Status.DOES_NOT_FIT
+    assert first.reason == (
+        "memory of each GPU, for a batch of 20: 92.14 GB needed, 85.90 GB available, "
+        "6.24 GB too little (the largest batch that fits is 17)"
+    )
+    assert (first.batch, first.performance) == (None, None)
+    (memory,) = first.memory
+    used = memory.weights_bytes + memory.activations_bytes + memory.kv_bytes
+    assert isclose(used, 92.14e9, rel_tol=1e-3), "the memory of another batch than that asked for"
+    for result, largest in ((large, 52), (bank, 35)):
+        batch, p = served(result)
+        assert (batch.size, batch.limit, batch.largest_that_fits) == (20, Limit.GIVEN, largest)
+        assert (p.speedup, p.energy_ratio) == (None, None)
+
+
+def test_a_batch_that_fits_nowhere_is_an_error() -> None:
+    """Catches an empty table where nothing can be compared."""
+    with pytest.raises(CapacityError, match=r"the largest batch that fits is 17\)$") as caught:
+        rows(systems=["dgx-base", "dgx-attacc-bank"], batch=36)
+    assert caught.value.where == "system dgx-base"
+
+
+def test_weights_that_do_not_fit_are_a_row_that_says_so() -> None:
+    """Catches a model too large for one system that stops the comparison of the others."""
+    base, large = rows(
+        model="mt-nlg-530b", workload=SHORT, systems=["dgx-base", "dgx-large"], batch="max"
+    )
+    assert base.status is Status.DOES_NOT_FIT
+    assert "the weights take 1,060.0 GB on 8 GPUs" in (base.reason or "")
+    assert base.memory[0].weights_bytes > base.memory[0].available_bytes
+    served(large)
+
+
+def test_heads_that_do_not_divide_are_a_row_where_others_can_be_compared() -> None:
+    """Catches one system that stops the comparison of all, for two of the models shipped."""
+    base, twice = rows(model="opt-66b", workload=SHORT, systems=["dgx-base", "2xdgx"], batch=4)
+    served(base)
+    assert (twice.status, twice.memory, twice.batch, twice.performance) == (
+        Status.DOES_NOT_SPLIT,
+        (),
+        None,
+        None,
+    )
+    assert twice.memory_bytes == 1280 * 2**30
+    assert twice.reason == (
+        "16 GPUs cannot share the 72 query heads and 72 key/value heads of opt-66b "
+        "(use one of 1, 2, 3, 4, 6, 8, 9, 12, 18, 24, 36, 72)"
+    )
+
+
+def test_heads_that_divide_nowhere_are_an_error() -> None:
+    """Catches an error that does not name the system, the value, or the choices."""
+    with pytest.raises(InputError, match=r"system 2xdgx: gpus: 16 GPUs.*use one of 1, 2, 3, 4"):
+        rows(model="opt-66b", workload=SHORT, systems=["2xdgx"])
+
+
+# Latency targets.
+
+
+def keeps(system: str, batch: int, slo_ms: float, workload: dict[str, Any]) -> bool:
+    (row,) = rows(systems=[system], batch=batch, slo_ms=slo_ms, workload=workload)
+    return row.status is Status.OK
+
+
+@pytest.mark.parametrize(
+    ("system", "slo_ms"),
+    [
+        ("dgx-base", 33.0),
+        ("dgx-large", 40.0),
+        ("2xdgx", 34.0),
+        ("dgx-cpu", 60.0),
+        ("dgx-attacc-bank", 33.3),
+        ("dgx-attacc-bankgroup", 33.0),
+        ("dgx-attacc-buffer", 31.0),
+    ],
+)
+def test_the_largest_batch_within_a_target_is_found(system: str, slo_ms: float) -> None:
+    """Catches a search that stops at the first batch that misses, or trusts few lengths."""
+    workload = {"prompt": 1024, "output": 6}
+    (row,) = rows(systems=[system], slo_ms=slo_ms, workload=workload)
+    batch, p = served(row)
+    assert p.tpot_ms <= slo_ms
+    assert 1 < batch.size < batch.largest_that_fits
+    assert batch.limit is Limit.LATENCY
+    for larger in range(batch.size + 1, min(batch.largest_that_fits, batch.size + 40) + 1):
+        assert not keeps(system, larger, slo_ms, workload)
+
+
+def test_the_target_does_not_hide_a_larger_batch_that_is_faster() -> None:
+    """Catches bisection alone: 23 requests take more than 32 ms, 33 to 35 take less again."""
+    (row,) = rows(systems=["dgx-attacc-bank"], slo_ms=32.0)
+    batch, p = served(row)
+    assert (batch.size, batch.limit) == (35, Limit.KV_CAPACITY)
+    assert p.tpot_ms < 32
+    assert not keeps("dgx-attacc-bank", 30, 32.0, {"prompt": 2048, "output": 2048})
+
+
+def test_a_target_that_no_batch_keeps() -> None:
+    """Catches an empty batch, or a batch of one that is passed off as good enough."""
+    base, bank = rows(systems=["dgx-base", "dgx-attacc-bank"], slo_ms=32.9)
+    assert base.status is Status.MISSES_SLO
+    assert (base.batch, base.performance) == (None, None)
+    assert (base.reason or "").startswith("a batch of 1 takes 32.97 ms")
+    assert (base.reason or "").endswith("more than the target of 32.9 ms")
+    _, p = served(bank)
+    assert (p.speedup, p.energy_ratio) == (None, None)
+
+
+def test_a_given_batch_that_misses_the_target() -> None:
+    """Catches a target that is ignored where the batch is given."""
+    base, bank = rows(systems=["dgx-base", "dgx-attacc-bank"], slo_ms=32.0, batch=10)
+    assert base.status is Status.MISSES_SLO
+    assert (base.reason or "").startswith("a batch of 10 takes ")
+    assert base.batch is not None
+    assert (base.batch.size, base.batch.limit) == (10, Limit.GIVEN)
+    batch, _ = served(bank)
+    assert (batch.size, batch.limit) == (10, Limit.GIVEN)
+
+
+def test_a_target_that_the_largest_batch_keeps_does_not_limit_it() -> None:
+    """Catches a limit that is always blamed on the target."""
+    (row,) = rows(systems=["dgx-base"], slo_ms=1e300, workload={"prompt": 2048, "output": 4})
+    batch, _ = served(row)
+    assert batch.limit is Limit.KV_CAPACITY
+    assert batch.size == batch.largest_that_fits
+
+
+# Models and element types.
+
+NEEDS_INT8 = ("mt-nlg-530b", "llama-3.1-405b")
+
+
+@pytest.mark.parametrize("model", MODELS.names())
+def test_every_model_shipped_can_be_compared(model: str) -> None:
+    """Catches a model whose heads, experts, norms or sizes some part cannot deal with."""
+    weights = {"weights": "int8"} if model in NEEDS_INT8 else {}
+    systems = ["dgx-base", "dgx-cpu", "dgx-attacc-bank", "dgx-attacc-bankgroup"]
+    comparison = compare(
+        study(model=model, workload=SHORT, systems=systems, batch=8, precision=weights)
+    )
+    spec = MODELS.load(model)
+    read = count_parameters(spec)
+    element_bytes = 1 if weights else 2
+    # A token's row of the embedding table is read, not the table; experts that 8 tokens visit.
+    least_bytes = element_bytes * (read.active - read.embedding - read.position)
+    if spec.tied_embeddings:
+        least_bytes += element_bytes * read.embedding
+    for result in comparison.systems:
+        batch, p = served(result)
+        assert batch.size == 8
+        assert p.tpot_ms > least_bytes / (8 * A100A_BYTES_PER_S) * 1e3
+        assert all(isfinite(entry.time_ms) and entry.time_ms > 0 for entry in p.breakdown)
+    assert comparison.model.parameters == read.total
+    assert (comparison.model.active_parameters < read.total) == (model == "mixtral-8x7b")
+
+
+def test_grouped_queries_of_a_head_follow_one_another() -> None:
+    """Catches query heads that are dealt out apart from the keys that they share.
+
+    Eight key/value heads go to 8 of 40 stacks, and the eight query heads of each take turns:
+    attention takes eight times what one head takes, not one fortieth of all heads' time.
+    """
+    (row,) = rows(model="llama-2-70b", workload=SHORT, systems=["dgx-attacc-bank"], batch=1)
+    stack = Stack(
+        DRAMS.load("hbm3-5.2-asplos24"),
+        Placement.BANK,
+        power_limited=True,
+        schedule=Schedule.COMPLETE,
+    )
+    spec = MODELS.load("llama-2-70b")
+    one = stack.attend(heads=1, length=129, head_dim=128, element=spec.precision.kv)
+    assert part(row, Group.ATTENTION) > 6 * spec.layers * one.time_ns / 1e6
+
+
+@pytest.mark.parametrize(
+    ("precision", "weights", "kv"),
+    [
+        ({}, 2, 2),
+        ({"weights": "int8"}, 1, 2),
+        ({"weights": "fp8", "activations": "fp8", "kv": "fp8"}, 1, 1),
+        ({"weights": "int4"}, 0.5, 2),
+        ({"kv": "int8"}, 2, 1),
+        ({"weights": "bf16", "activations": "bf16", "kv": "fp8"}, 2, 1),
+    ],
+)
+def test_element_types_count_where_they_are_stored(
+    precision: dict[str, str], weights: float, kv: float
+) -> None:
+    """Catches an element type that changes the wrong memory, or none."""
+    comparison = compare(
+        study(
+            model="llama-2-7b", workload=SHORT, systems=["dgx-base", "dgx-attacc-bank"], batch=8,
+            precision=precision,
+        )
+    )  # fmt: skip
+    per_token = 2 * 32 * 4096 * kv
+    assert comparison.model.kv_bytes_per_token == per_token
+    for result in comparison.systems:
+        served(result)
+        assert isclose(
+            sum(
+                memory.kv_bytes * (40 if "stack" in memory.name else 8) for memory in result.memory
+            ),
+            8 * 135 * per_token,
+            rel_tol=0.2,  # 256 heads on 40 stacks: the fullest holds 7, the mean is 6.4
+        )
+        gpu = result.memory[0]
+        assert isclose(8 * gpu.weights_bytes, 6.738e9 * weights, rel_tol=1e-3)
+    for name in ("weights", "activations", "kv"):
+        assert getattr(comparison.model, name) == precision.get(name, "fp16")
+
+
+def test_narrower_weights_are_faster_where_weights_bound_the_step() -> None:
+    """Catches weights that are read in another width than they are stored in."""
+    times = [
+        part(
+            rows(
+                workload={"prompt": 128, "output": 3}, systems=["dgx-attacc-bank"], batch=4,
+                precision={"weights": weights},
+            )[0],
+            Group.FC,
+        )
+        for weights in ("fp16", "int8", "int4")
+    ]  # fmt: skip
+    assert isclose(times[0] / times[1], 2, rel_tol=0.02)
+    assert isclose(times[0] / times[2], 4, rel_tol=0.05)
+
+
+def test_experts_that_no_token_visits_are_not_read() -> None:
+    """Catches a mixture of experts that is priced as a dense model of the same size."""
+    (row,) = rows(model="mixtral-8x7b", workload=SHORT, systems=["dgx-base"], batch=1)
+    fc = [
+        op
+        for op in decode_step(
+            MODELS.load("mixtral-8x7b"), batch=1, kv_length=1, tensor_parallel=8
+        ).layer
+        if isinstance(op, MatMul) and op.role is MatMulRole.FC and op.name.startswith("ff")
+    ]
+    assert {op.count for op in fc} == {2}
+    total = count_parameters(MODELS.load("mixtral-8x7b")).total
+    assert part(row, Group.FC) < 0.5 * 2 * total / (8 * A100A_BYTES_PER_S) * 1e3
+
+
+def test_attention_and_fc_say_what_bounds_them(default: Comparison) -> None:
+    """Catches bounds that belong to another part; decode on GPUs waits for memory (the papers)."""
+    _, p = served(by_name(default)["dgx-base"])
+    bounds = {entry.name: entry.bound for entry in p.breakdown}
+    assert bounds[Group.FC] is bounds[Group.ATTENTION] is Bound.MEMORY
+    assert bounds[Group.COMMUNICATION] is bounds[Group.OTHER] is Bound.LATENCY
+
+
+# Workloads.
+
+
+def test_equal_requests_of_a_trace_are_as_fixed_ones(tmp_path: Path) -> None:
+    """Catches lengths that are changed on their way through a trace."""
+    trace = tmp_path / "equal.jsonl"
+    line = '{"timestamp": 0, "input_length": 300, "output_length": 20}\n'
+    trace.write_text(line * 5, encoding="utf-8")
+    systems = ["dgx-base", "dgx-attacc-bank"]
+    traced = compare(study(workload={"trace": str(trace)}, systems=systems))
+    fixed = compare(study(workload={"prompt": 300, "output": 20}, systems=systems))
+    assert traced.systems == fixed.systems
+    assert traced.workload.requests == 5
+    assert (traced.workload.name, fixed.workload.requests) == ("equal.jsonl", 1)
+
+
+def test_mixed_requests_lie_between_the_shortest_and_the_longest() -> None:
+    """Catches a mixture that is priced or stored as one of its extremes."""
+    systems = ["dgx-base", "dgx-cpu", "dgx-attacc-bank"]
+    mixed = compare(study(workload={"synthetic": "azure-conv-2023"}, systems=systems))
+    short = compare(study(workload={"prompt": 100, "output": 100}, systems=systems))
+    long = compare(study(workload={"prompt": 14000, "output": 1000}, systems=systems))
+    assert mixed.workload.length_kind == "estimate"
+    assert mixed.workload.requests == 10_000
+    for few, some, many in zip(long.systems, mixed.systems, short.systems, strict=True):
+        assert served(few)[0].size < served(some)[0].size < served(many)[0].size
+        assert served(few)[1].prefill_ms > served(some)[1].prefill_ms > served(many)[1].prefill_ms
+
+
+def test_a_seed_makes_the_same_requests_again() -> None:
+    """Catches random numbers that no seed reproduces, or that ignore the seed."""
+
+    def made(seed: int) -> Comparison:
+        workload = {"synthetic": "azure-code-2023", "seed": seed}
+        return compare(study(workload=workload, systems=["dgx-attacc-bank"]))
+
+    assert made(3) == made(3)
+    assert made(3) != made(4)
+
+
+def test_outputs_too_long_to_price_every_step_are_estimated() -> None:
+    """Catches a million steps that are priced one by one."""
+    workload = {"prompt": 10, "output": 2**20}
+    comparison = compare(study(model="llama-2-7b", workload=workload, systems=["dgx-base"]))
+    assert comparison.workload.length_kind == "estimate"
+    assert isclose(comparison.workload.mean_kv_tokens, 10 + 2**19, rel_tol=1e-12)
+    _, p = served(comparison.systems[0])
+    # The cache of one request, half full on average, is read by every step.
+    least_ms = 2**19 * comparison.model.kv_bytes_per_token / (8 * A100A_BYTES_PER_S) * 1e3
+    assert p.tpot_ms > least_ms
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(
+    ("name", "requests", "prompt", "output"),
+    [
+        ("AzureLLMInferenceTrace_conv_2023.csv", 19366, 1154.7, 211.1),
+        ("AzureLLMInferenceTrace_code_2023.csv", 8819, 2047.8, 27.9),
+        ("mooncake_fast25_conversation_trace.jsonl.gz", 12031, 12035.2, 342.6),
+    ],
+)
+def test_recorded_traces(
+    reference: Path, name: str, requests: int, prompt: float, output: float
+) -> None:
+    """Catches a recorded trace that cannot be compared; means counted from the files apart."""
+    trace = reference / "data" / "traces" / name
+    # GPT-3 has no room for the longest prompts of Mooncake: 126,000 tokens take 594 GB.
+    model = "llama-3.1-70b" if "mooncake" in name else "gpt3-175b"
+    systems = ["dgx-base", "dgx-attacc-bank"]
+    comparison = compare(study(model=model, workload={"trace": str(trace)}, systems=systems))
+    assert comparison.workload.requests == requests
+    assert isclose(comparison.workload.mean_prompt_tokens, prompt, rel_tol=1e-4)
+    assert isclose(comparison.workload.mean_output_tokens, output, rel_tol=1e-3)
+    base, bank = (served(result) for result in comparison.systems)
+    assert bank[1].tpot_ms < base[1].tpot_ms
+    assert bank[1].speedup is not None
+    assert bank[1].speedup > 1.2
+
+
+# Names.
+
+
+def test_unknown_systems_are_refused_before_anything_is_priced() -> None:
+    """Catches minutes of work before a slip of the pen is noticed."""
+    told: list[str] = []
+    with pytest.raises(UnknownNameError, match="systems: unknown system preset 'dgx-bsae'"):
+        compare(study(systems=["dgx-base", "dgx-bsae"]), told.append)
+    assert told == []
+
+
+def test_two_systems_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Catches two rows that cannot be told apart."""
+    copy = tmp_path / "copy.toml"
+    copy.write_text('name = "dgx-base"\ngpu = "h100"\ngpus = 1\nattention = "gpu"\n')
+    with pytest.raises(InputError, match="is a second system called 'dgx-base'"):
+        compare(study(systems=["dgx-base", str(copy)]))
+
+
+def test_the_default_study_is_the_default() -> None:
+    """Catches a default that a document cannot state."""
+    assert study() == StudySpec()
+
+
+def test_key_value_heads_are_copied_on_gpus_only(tmp_path: Path) -> None:
+    """Catches copies in stacks and CPUs, which would halve what fits there for no reason."""
+    config = tmp_path / "config.json"
+    config.write_text(
+        '{"model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32, '
+        '"num_key_value_heads": 4, "num_hidden_layers": 32, "intermediate_size": 11008, '
+        '"vocab_size": 32000, "hidden_act": "silu", "torch_dtype": "float16"}',
+        encoding="utf-8",
+    )
+    comparison = compare(
+        study(
+            model=str(config), workload={"prompt": 1024, "output": 1025}, batch=10,
+            systems=["dgx-base", "dgx-cpu", "dgx-attacc-bank"],
+        )
+    )  # fmt: skip
+    kv_bytes = 10 * 2048 * comparison.model.kv_bytes_per_token
+    gpu, cpu, bank = (result.memory[-1].kv_bytes for result in comparison.systems)
+    assert isclose(8 * gpu, 2 * kv_bytes), "each of 8 GPUs has one of 4 heads"
+    assert isclose(cpu, kv_bytes)
+    assert isclose(bank, kv_bytes / 40), "10 x 4 heads, one for each of 40 stacks"

@@ -1,0 +1,228 @@
+import json
+from pathlib import Path
+from typing import Self
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field, ValidationError, model_validator
+
+from attacc.documents import (
+    Presets,
+    PresetSpec,
+    Spec,
+    keys_of,
+    load_document,
+    parse_document,
+    read_document,
+)
+from attacc.errors import DocumentError, UnknownNameError
+from attacc.hardware.gpu import GPUS
+from attacc.hardware.placement import Placement
+from attacc.units import Bytes
+
+
+class Inner(Spec):
+    """A nested table."""
+
+    size: int = Field(gt=0)
+    share: float = 0.5
+
+
+class Outer(PresetSpec):
+    """A document with everything that a document may hold."""
+
+    memory: Bytes = Field(validation_alias="mem")
+    inner: Inner
+    many: tuple[Inner, ...] = ()
+    named: dict[str, Inner] = Field(default_factory=dict[str, Inner])
+    placement: Placement | None = None
+    maybe: Inner | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.inner.size == 13:
+            raise ValueError("13 is not a size")
+        return self
+
+
+GOOD: dict[str, object] = {"name": "mine", "mem": "1 GiB", "inner": {"size": 1}}
+
+
+def parse(**changes: object) -> Outer:
+    return parse_document(Outer, GOOD | changes, where="mine.toml")
+
+
+def message(**changes: object) -> str:
+    with pytest.raises(DocumentError) as caught:
+        parse(**changes)
+    return str(caught.value)
+
+
+def test_a_good_document() -> None:
+    """Catches values that change on their way in."""
+    found = parse(many=[{"size": 2}], placement="bank", named={"a": {"size": 3, "share": 1}})
+    assert found.memory == 2**30
+    assert (found.inner.size, found.inner.share) == (1, 0.5)
+    assert [inner.size for inner in found.many] == [2]
+    assert found.placement is Placement.BANK
+    assert (found.named["a"].size, found.named["a"].share) == (3, 1.0)
+
+
+def test_a_document_is_frozen() -> None:
+    """Catches a specification that changes after it was checked."""
+    with pytest.raises(ValidationError, match="frozen"):
+        parse().name = "other"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"inner": {"sise": 1}}, "mine.toml: inner.sise: unknown key 'sise'; 1 more fault in"),
+        ({"inner": {"sise": 1}}, "(did you mean 'size'? choose from share, size)"),
+        ({"memory": "1 GiB"}, "did you mean 'mem'"),
+        ({"nmae": "x"}, "mine.toml: nmae: unknown key 'nmae' (did you mean 'name' or"),
+        ({"inner": {}}, "mine.toml: inner.size: missing key 'size' (add size = ...)"),
+        ({"inner": {"size": 0}}, "inner.size: Input should be greater than 0, not 0"),
+        ({"inner": {"size": 1.5}}, "inner.size: "),
+        ({"inner": {"size": "1"}}, "inner.size: Input should be a valid integer, not '1'"),
+        ({"inner": {"size": True}}, "inner.size: Input should be a valid integer, not True"),
+        ({"inner": 5}, "mine.toml: inner: "),
+        ({"inner": {"size": 13}}, "mine.toml: 13 is not a size"),
+        ({"many": [{"size": 1}, {"size": 0}]}, "mine.toml: many.1.size: "),
+        ({"many": [{"szie": 1}]}, "many.0.szie: unknown key 'szie'"),
+        ({"many": [{"szie": 1}]}, "did you mean 'size'"),
+        ({"named": {"a": {"size": -1}}}, "mine.toml: named.a.size: "),
+        ({"maybe": {"share": 0.1, "sizes": 3}}, "maybe.sizes: unknown key 'sizes'"),
+        ({"maybe": {"share": 0.1, "sizes": 3}}, "did you mean 'size'"),
+        ({"placement": "bnak"}, "placement: Input should be 'bank', 'bankgroup' or 'buffer'"),
+        ({"placement": "bnak"}, "not 'bnak'"),
+        ({"mem": 5}, "mine.toml: mem: bytes must be text with a unit"),
+        ({"mem": "5 GHz"}, "mem: unknown unit 'GHz' for bytes"),
+        ({"name": ""}, "mine.toml: name: String should have at least 1 character"),
+        ({"inner": {"size": 1, "share": float("nan")}}, "mine.toml: inner.share: "),
+        ({"inner": {"size": 2**70 * 10**4400}}, "mine.toml: "),
+    ],
+)
+def test_a_fault_names_document_field_value_and_choice(
+    changes: dict[str, object], expected: str
+) -> None:
+    """Catches a fault that passes, or a message without its place, value or way out."""
+    assert expected in message(**changes)
+
+
+def test_a_misspelt_key_is_told_before_the_missing_one() -> None:
+    """Catches "missing key" where the key is there, misspelt."""
+    document = {key: value for key, value in GOOD.items() if key != "inner"}
+    with pytest.raises(DocumentError, match=r"innre: unknown key 'innre'; 1 more fault in this"):
+        parse_document(Outer, document | {"innre": {"size": 1}}, where="mine.toml")
+
+
+def test_keys_are_listed_as_they_are_written() -> None:
+    """Catches a proposal that is not a key of the document."""
+    expected = ["name", "description", "sources", "mem", "inner", "many", "named", "placement"]
+    assert keys_of(Outer) == [*expected, "maybe"]
+
+
+def test_toml_and_json_are_read_alike(tmp_path: Path) -> None:
+    """Catches a file kind that is read by other rules."""
+    toml, text = tmp_path / "a.toml", tmp_path / "a.json"
+    toml.write_text('name = "mine"\nmem = "1 GiB"\n[inner]\nsize = 1\n')
+    text.write_text(json.dumps(GOOD))
+    assert load_document(Outer, toml) == load_document(Outer, text) == parse()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.yaml", b"", "unknown file kind '.yaml' (use a .toml or .json file)"),
+        ("a", b"", "unknown file kind ''"),
+        ("a.toml", b"x = ", "is not valid TOML: "),
+        ("a.toml", b"x = 1\nx = 2", "is not valid TOML: "),
+        ("a.toml", b"x = " + b"9" * 5000, "is not valid TOML: "),
+        ("a.json", b"{", "is not valid JSON: "),
+        ("a.json", b"[" * 100_000, "is not valid JSON: "),
+        ("a.json", b"[1, 2]", "holds [1, 2], not a table of named fields"),
+        ("a.json", b"null", "holds None, not a table"),
+        ("a.toml", b"\xff\xfe", "is not UTF-8 text: "),
+        ("a.json", b"\xff\xfe", "is not UTF-8 text: "),
+    ],
+)
+def test_an_unusable_file_is_named(
+    tmp_path: Path, name: str, content: bytes, expected: str
+) -> None:
+    """Catches a traceback, or a message without the file."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DocumentError) as caught:
+        read_document(path)
+    assert str(caught.value).startswith(f"{path}: {expected}")
+
+
+def test_an_absent_file_proposes_its_neighbours(tmp_path: Path) -> None:
+    """Catches a misspelt file name without a way out, and a traceback where nothing is."""
+    (tmp_path / "study.toml").write_text("")
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(DocumentError, match=r"no such file \(did you mean 'study.toml'\?"):
+        read_document(tmp_path / "studdy.toml")
+    with pytest.raises(DocumentError, match=r"no such file \(there are none\)"):
+        read_document(tmp_path / "absent" / "study.toml")
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(DocumentError, match="cannot be read: Is a directory"):
+        read_document(tmp_path / "folder.toml")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=5) | st.sampled_from(keys_of(Outer)), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=5) | st.sampled_from(keys_of(Outer)), JSON, max_size=6))
+def test_any_document_is_good_or_a_clear_error(document: dict[str, object]) -> None:
+    """Catches another exception than DocumentError, and messages that do not name the document."""
+    try:
+        parse_document(Outer, GOOD | document, where="mine.toml")
+    except DocumentError as error:
+        assert str(error).startswith("mine.toml: ")  # noqa: PT017 - or nothing is raised
+
+
+@given(st.binary(max_size=60), st.sampled_from([".toml", ".json"]))
+def test_any_file_is_a_document_or_a_clear_error(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str
+) -> None:
+    """Catches bytes on which a parser ends in another exception."""
+    path = tmp_path_factory.getbasetemp() / f"any{suffix}"
+    path.write_bytes(content)
+    try:
+        read_document(path)
+    except DocumentError as error:
+        assert str(error).startswith(str(path))  # noqa: PT017 - or nothing is raised
+
+
+def test_presets_by_name_or_file(tmp_path: Path) -> None:
+    """Catches a path that is taken for a name, a name for a path, and silent fallbacks."""
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'name = "mine"\nmemory_bandwidth = "1 TB/s"\nmemory = "16 GiB"\ncores = 10\n'
+        'l1 = "128 KiB"\nl2 = "6 MiB"\n[peak]\nfp16 = "100 TFLOPS"\n'
+    )
+    assert GPUS.load_name_or_file(str(path)).name == "mine"
+    assert GPUS.load_name_or_file("a100") is GPUS.load("a100")
+    with pytest.raises(UnknownNameError, match=r"--gpu: unknown GPU preset 'a10' \(did you mean"):
+        GPUS.load_name_or_file("a10", where="--gpu")
+    with pytest.raises(DocumentError, match="unknown file kind"):
+        GPUS.load_name_or_file("folder/a100")
+    with pytest.raises(DocumentError, match="no such file"):
+        GPUS.load_name_or_file("a100.toml")
+
+
+def test_a_preset_without_its_file_name_suffix_is_no_preset() -> None:
+    """Catches other files of the package that are listed as presets."""
+    presets = Presets("GPU", GPUS.spec, GPUS.package, GPUS.folder)
+    assert presets.names() == sorted(presets.names())
+    assert all(presets.load(name).name == name for name in presets.names())
