@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
+from functools import cache
 from itertools import pairwise, product
 from pathlib import Path
 from typing import NamedTuple
@@ -145,15 +146,20 @@ def naive_timing(log: list[Command], device: DramDevice) -> set[Fault]:
     return {Fault(Check.TIMING, rule, at, slack) for (rule, at), slack in slacks.items() if slack}
 
 
+@cache
+def banks_covered(
+    place: tuple[int, ...], scope: Scope, sizes: tuple[int, ...]
+) -> list[tuple[int, ...]]:
+    return [bank for bank in product(*map(range, sizes)) if share(bank, place, scope)]
+
+
 def naive_state(log: list[Command], placement: Placement, device: DramDevice) -> set[Fault]:
     """Buses, and the open row of every single bank."""
     rule_set = device.rule_set
     family = rule_set.families[placement]
     o = device.organization
-    channels = sorted({entry.channel for entry in log})
-    below = map(range, (o.pseudo_channels, o.ranks, o.bank_groups, o.banks))
-    banks = list(product(channels, *below))
-    rows: dict[tuple[int, ...], int | None] = dict.fromkeys(banks)
+    sizes = (o.pseudo_channels, o.ranks, o.bank_groups, o.banks)
+    rows: dict[tuple[int, ...], int | None] = {}
     faults: set[Fault] = set()
     for position, entry in enumerate(log):
         own_bus = rule_set.row_commands
@@ -168,8 +174,8 @@ def naive_state(log: list[Command], placement: Placement, device: DramDevice) ->
         elif entry.command == rule_set.refresh:
             scope = Scope.PSEUDO_CHANNEL
         place = place_of(entry, rule_set)
-        covered = [b for b in banks if b[0] == entry.channel and share(b[1:], place, scope)]
-        found = {rows[bank] for bank in covered}
+        covered = [(entry.channel, *bank) for bank in banks_covered(place, scope, sizes)]
+        found = {rows.get(bank) for bank in covered}
         if entry.command == family.activate:
             if found != {None}:
                 faults.add(Fault(Check.OPEN_BANK, "", position, None))
@@ -280,7 +286,7 @@ def test_moved_and_swapped_commands_of_golden_logs(
         refresh = next(index for index, entry in enumerate(log) if entry.command == "REFab")
         log = log[refresh - 25 : refresh + 25]
     else:
-        log = log[:70]
+        log = log[:50]
     illegal = 0
     for index, entry in enumerate(log):
         for cycle in (entry.cycle - 1, entry.cycle + 1):
@@ -418,9 +424,9 @@ def test_multiplies_whose_banks_keep_no_time(reference: Path) -> None:
     """Fault 3: MACPB counted for the wrong banks, so its own are precharged at once."""
     log = golden_log(reference, "buffer_h17_L257_d128_b2_pc")
     rules: dict[str, int] = {}
-    for index, entry in enumerate(log):
-        if entry.command != "PREPB":
-            continue
+    closing = [index for index, entry in enumerate(log) if entry.command == "PREPB"]
+    for index in closing[::8]:
+        entry = log[index]
         place = (entry.rank, entry.bank_group, entry.bank)
         last = max(
             c.cycle
@@ -433,7 +439,7 @@ def test_multiplies_whose_banks_keep_no_time(reference: Path) -> None:
             if violation.before is not None and violation.before.command == "MACPB":
                 assert violation.slack_cycles == -7
                 rules[violation.rule] = rules.get(violation.rule, 0) + 1
-    assert rules == {"MACPB -> PREPB: nRTPL = 8 at bank_pair": 104}
+    assert rules == {"MACPB -> PREPB: nRTPL = 8 at bank_pair": 13}
 
 
 def test_multiplies_of_one_bank_group_in_a_row() -> None:
@@ -477,7 +483,7 @@ def traces(draw: st.DrawFn, placement: Placement) -> str:
     lines: list[str] = []
     for name in draw(st.lists(st.sampled_from([multiply] * 9 + others), min_size=1, max_size=90)):
         row, column = draw(st.integers(0, 2)), draw(st.integers(0, 1))
-        bank = draw(st.integers(0, 31))
+        bank = draw(st.integers(0, 63))
         address = bank << 24 | row << 10 | column << 5 | draw(st.integers(0, 1)) << 30
         lines.append(f"{name} {address:#x}\n")
     return "".join(lines)
@@ -831,6 +837,8 @@ def test_a_refresh_left_out_is_missed_once() -> None:
     assert late([*refreshes(5100), at(15209, "WRGB")]) == []
     assert late([*refreshes(5100), at(15210, "WRGB")]) == [(None, -1)] * 2
     assert late([at(5069 + 5070, "WRGB")]) == []
+    log = refreshes(5100, 15300)
+    assert [(v.before, v.after) for v in audit(log)] == [(log[0], log[2]), (log[1], log[3])]
 
 
 def test_a_refresh_ahead_of_time_earns_no_credit() -> None:
@@ -866,7 +874,9 @@ def test_no_more_may_be_postponed_than_standards_allow(postponed: int) -> None:
 
 NARROW = [
     Rule(scope=Scope.BANK, before=("PREA",), after=("WRGB", "MACPB"), latency="nRP"),
-    Rule(scope=Scope.BANK_GROUP, before=("WRGB", "MVSB"), after=("PREA", "REFab"), latency="nBL"),
+    Rule(
+        scope=Scope.BANK_GROUP, before=("WRGB", "MVSB"), after=("PREA", "REFab"), latency="3 * nRC"
+    ),
     Rule(scope=Scope.BANK_INDEX, before=("REFab",), after=("REFab", "MACSB"), latency="nRC + 2"),
     Rule(scope=Scope.BANK, before=("ACTAB",), after=("MVGB",), latency="0"),
 ]
@@ -901,9 +911,7 @@ def test_random_logs_as_the_naive_statement_says(placement: Placement, data: st.
     """Catches every shortcut of the checker: the latest command per instance, banks that share a
     row kept as one, maintenance that has no bank, channels mixed.
     """
-    rule_set = DEVICE.rule_set.model_copy(
-        update={"rules": (*DEVICE.rule_set.rules, *data.draw(st.sampled_from([NARROW, []])))}
-    )
+    rule_set = DEVICE.rule_set.model_copy(update={"rules": (*DEVICE.rule_set.rules, *NARROW)})
     device = DEVICE.model_copy(update={"timing": DEVICE.timing | {"nREFI": 200, "nRFC": 60}})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DramDevice, "rule_set", property(lambda _: rule_set))

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attacc.cli.options import size
 from attacc.cli.output import print_json, print_rich
 from attacc.errors import InputError
 
 if TYPE_CHECKING:
     from attacc.study.compare import Progress
     from attacc.study.specification import StudySpec
+
+
+def _parser(option: str, kind: type[int | float]) -> Callable[[str | float], float]:
+    """Return the parser of an option that is a number; its range is the study's to check."""
+
+    def parse(text: str | float) -> float:
+        try:
+            return kind(text)
+        except ValueError:
+            raise InputError(
+                f"{text!r:.40} is no number", where=option, hint="use one such as 20"
+            ) from None
+
+    return parse
 
 
 def compare(
@@ -27,8 +42,14 @@ def compare(
         str | None,
         typer.Option(help="Model preset, TOML file, or Hugging Face config.json."),
     ] = None,
-    prompt: Annotated[int | None, typer.Option(help="Prompt tokens of every request.")] = None,
-    output: Annotated[int | None, typer.Option(help="Output tokens of every request.")] = None,
+    prompt: Annotated[
+        int | None,
+        typer.Option(parser=size("--prompt"), metavar="N", help="Prompt tokens of every request."),
+    ] = None,
+    output: Annotated[
+        int | None,
+        typer.Option(parser=size("--output"), metavar="N", help="Output tokens of every request."),
+    ] = None,
     trace: Annotated[
         str | None,
         typer.Option(help="Request trace (Azure 2023 CSV or Mooncake JSONL) for the lengths."),
@@ -44,12 +65,20 @@ def compare(
         str | None, typer.Option(help='Requests in flight, or "max" for as many as fit.')
     ] = None,
     slo_ms: Annotated[
-        float | None, typer.Option(help="Longest mean time per output token, in milliseconds.")
+        float | None,
+        typer.Option(
+            parser=_parser("--slo-ms", float),
+            metavar="MS",
+            help="Longest mean time per output token, in milliseconds.",
+        ),
     ] = None,
     weights: Annotated[str | None, typer.Option(help="Element type of the weights.")] = None,
     activations: Annotated[str | None, typer.Option(help="Element type of activations.")] = None,
     kv: Annotated[str | None, typer.Option(help="Element type of the KV cache.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of a workload preset.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(parser=_parser("--seed", int), metavar="N", help="Seed of a workload preset."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Compare systems on one model and workload.
@@ -100,7 +129,9 @@ def _batch(text: str) -> int | str:
         return int(text)
     except ValueError:
         raise InputError(
-            f"{text!r:.40} is not a number of requests", where="--batch", hint='use 1 or more, or "max"'
+            f"{text!r:.40} is not a number of requests",
+            where="--batch",
+            hint='use 1 or more, or "max"',
         ) from None
 
 

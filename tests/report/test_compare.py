@@ -1,0 +1,163 @@
+"""The tables of a comparison, as text 100 columns wide."""
+
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from attacc.report.compare import comparison_tables
+from attacc.study.compare import Comparison, SystemResult, compare
+from attacc.study.specification import DEFAULT_SYSTEMS
+from attacc.system.attacc import CurveKind
+from tests.study.comparisons import default_comparison, served, study
+
+SHORT = {"prompt": 64, "output": 4}
+
+
+@pytest.fixture(scope="session")
+def default() -> Comparison:
+    return default_comparison()
+
+
+def rendered(comparison: Comparison, width: int = 100) -> str:
+    """Return the tables as text, and check that nothing is cut off."""
+    text = StringIO()
+    Console(width=width, file=text, highlight=False).print(comparison_tables(comparison))
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in text.getvalue()
+    return text.getvalue()
+
+
+def cells(text: str, system: str) -> list[list[str]]:
+    """Return the words of the lines that begin with a system's name."""
+    return [line.split() for line in text.splitlines() if line.startswith(f" {system} ")]
+
+
+def test_every_system_has_its_row_in_both_tables(default: Comparison) -> None:
+    """Catches a row that is lost, or figures under the wrong heading."""
+    text = rendered(default)
+    for result in default.systems:
+        batch, p = served(result)
+        summary, breakdown = cells(text, result.system)
+        assert summary[1] == f"{result.memory_bytes / 2**30:,.0f}"
+        assert summary[2] == str(batch.size)
+        assert summary[3:5] == ["KV", "capacity:"]
+        assert float(summary[6].replace(",", "")) == float(f"{p.tpot_ms:.4g}")
+        assert summary[-2:] == [f"{p.speedup:.2f}x", f"{p.energy_ratio:.2f}x"]
+        assert breakdown[2] == f"({p.breakdown[0].share:.0%})"
+    assert [system for system in DEFAULT_SYSTEMS if cells(text, system)] == list(DEFAULT_SYSTEMS)
+
+
+def test_the_default_tables(default: Comparison) -> None:
+    """Catches any change of the main job's answer, column by column: a regression test."""
+    text = rendered(default)
+    (bank, _) = cells(text, "dgx-attacc-bank")
+    assert " ".join(bank) == (
+        "dgx-attacc-bank 1,280 35 KV capacity: 1,105 31.68 634.8 0.601 2.61x 2.26x"
+    )
+    assert "gpt3-175b  174.6 B parameters, weights fp16, activations fp16, KV cache fp16" in text
+    assert "2,048 prompt + 2,048 output tokens, mean KV length 3,072" in text
+    assert "latency target" not in text
+
+
+def test_notes_say_what_is_estimated(default: Comparison) -> None:
+    """Catches an estimate that is passed off as exact, and the other way around."""
+    text = " ".join(rendered(default).split())
+    assert "estimates of the published system model" in text
+    assert "Tokens/s, ms and J per token: of decode alone" in text
+    _, p = served(default.systems[-1])
+    assert p.attacc is not None
+    assert p.attacc.kind is CurveKind.INTERPOLATED
+    told = "dgx-attacc-buffer: attention is timed exactly at some lengths and interpolated between "
+    told += f"them, its mean within {p.attacc.relative_error:.2%} (estimated)"
+    assert told in text
+    assert "dgx-attacc-bank: attention" not in text
+    assert "representative lengths" not in text
+    assert "once per query head" not in text
+    assert "active" not in text
+
+
+def test_notes_of_mixed_requests_experts_and_grouped_queries() -> None:
+    """Catches a note that is missing where it matters."""
+    systems = ["dgx-base", "dgx-attacc-bank"]
+    mixed = compare(
+        study(
+            model="mixtral-8x7b", workload={"synthetic": "azure-code-2023"}, systems=systems,
+            batch=4,
+        )
+    )  # fmt: skip
+    text = " ".join(rendered(mixed).split())
+    assert "46.7 B parameters (12.9 B active)" in text
+    assert "priced at representative lengths" in text
+    assert "with 99.9 % probability: estimates" in text
+    assert "dgx-attacc-bank: reads keys and values 4 times a step" in text
+    assert "dgx-base: reads" not in text
+    assert " 4 given " in text
+
+
+def test_rows_without_figures_say_why() -> None:
+    """Catches figures of a system that has none, and a reason that is lost."""
+    systems = ["dgx-base", "2xdgx", "dgx-cpu", "dgx-attacc-bank"]
+    comparison = compare(
+        study(
+            model="opt-66b", workload={"prompt": 2048, "output": 4}, systems=systems, batch=130,
+            slo_ms=60,
+        )
+    )  # fmt: skip
+    text = rendered(comparison)
+    assert " ".join(cells(text, "dgx-base")[0]) == "dgx-base 640 - does not fit - - - - - -"
+    assert " ".join(cells(text, "2xdgx")[0]) == "2xdgx 1,280 - cannot split - - - - - -"
+    assert " ".join(cells(text, "dgx-cpu")[0]) == "dgx-cpu 2,688 - above target - - - - - -"
+    assert "latency target 60 ms per output token" in text
+    for result in comparison.systems[:3]:
+        assert f"{result.system}: {result.reason}" in " ".join(text.split())
+
+
+def test_no_figures_no_breakdown() -> None:
+    """Catches an empty table."""
+    text = rendered(compare(study(workload=SHORT, systems=["dgx-base"], slo_ms=1)))
+    assert "Mean decode step" not in text
+    assert "above target" in text
+
+
+def test_a_target_is_named_as_what_limits_the_batch() -> None:
+    """Catches a limit without what would fit otherwise, and a column that grows too wide."""
+    comparison = compare(study(workload=SHORT, systems=["dgx-base"], slo_ms=40))
+    batch, _ = served(comparison.systems[0])
+    text = rendered(comparison)
+    assert "TPOT target" in text
+    assert f"({batch.largest_that_fits:,} fit)" in text
+
+
+def huge(result: SystemResult) -> SystemResult:
+    """Return a row with wide figures."""
+    batch, p = served(result)
+    return replace(
+        result,
+        memory_bytes=999_999 * 2.0**30,
+        batch=replace(batch, size=1_048_576, largest_that_fits=1_048_576),
+        performance=replace(
+            p,
+            throughput_tokens_per_s=123_456.0,
+            prefill_ms=1_234_567.0,
+            tpot_ms=123_456.0,
+            energy_per_token_j=1234.5,
+            speedup=123.45,
+            energy_ratio=123.45,
+            hidden_ms=12345.6,
+        ),
+    )
+
+
+def test_wide_figures_are_not_cut_off(default: Comparison) -> None:
+    """Catches digits that are lost where figures are large or names long."""
+    systems = tuple(huge(result) for result in default.systems)
+    text = rendered(replace(default, systems=systems))
+    for figure in ("999,999", "1,048,576", "123,456", "1,234,567", "123.45x", "12,346"):
+        assert figure in text
+    name = "a-system-whose-name-is-longer-than-a-column-of-this-table"
+    text = rendered(replace(default, systems=(replace(default.systems[0], system=name),)))
+    assert "a-system-whose" in text
+    assert "424.1" in text
