@@ -20,8 +20,8 @@ from attacc.system.attacc import CurveKind
 from attacc.workload.lengths import LengthKind
 
 LIMITS = {
-    Limit.KV_CAPACITY: "KV capacity:",
-    Limit.ACTIVATIONS: "activations:",
+    Limit.KV_CAPACITY: "KV capacity",
+    Limit.ACTIVATIONS: "activations",
     Limit.LATENCY: "TPOT target",
     Limit.GIVEN: "given",
 }
@@ -38,6 +38,7 @@ def comparison_tables(comparison: Comparison) -> RenderableType:
     return Group(
         _heading(comparison),
         "",
+        _memory(comparison),
         _summary(comparison),
         "",
         *([_breakdown(comparison), ""] if _priced(comparison) else []),
@@ -77,38 +78,45 @@ def _table(title: str) -> Table:
     )
 
 
-def _summary(comparison: Comparison) -> Table:
-    table = _table("Decode")
+def _memory(comparison: Comparison) -> Table:
+    table = _table("What fits")
     table.add_column("system", overflow="fold", min_width=12)
-    table.add_column("memory\nGiB", justify="right", no_wrap=True, min_width=6)
-    table.add_column("batch", justify="right", no_wrap=True, min_width=5)
-    table.add_column("limited by", no_wrap=True)
-    table.add_column("tokens\nper s", justify="right", no_wrap=True, min_width=6)
-    table.add_column("ms per\ntoken", justify="right", no_wrap=True, min_width=6)
-    table.add_column("prefill\nms", justify="right", no_wrap=True, min_width=7)
-    table.add_column("J per\ntoken", justify="right", no_wrap=True, min_width=6)
-    table.add_column("speed\nup", justify="right", no_wrap=True, style="bold", min_width=5)
-    table.add_column("energy\nratio", justify="right", no_wrap=True, style="bold", min_width=5)
+    table.add_column("memory\nGiB", justify="right", no_wrap=True)
+    table.add_column("batch", justify="right", no_wrap=True)
+    table.add_column("limited by")
     for result in comparison.systems:
-        memory = f"{result.memory_bytes / 2**30:,.0f}"
+        batch = "-" if result.batch is None else f"{result.batch.size:,}"
+        if result.batch is None or result.performance is None:
+            limit = _short_reason(result)
+        else:
+            limit = _limit(result.batch)
+        table.add_row(result.system, f"{result.memory_bytes / 2**30:,.0f}", batch, limit)
+    return table
+
+
+def _summary(comparison: Comparison) -> Table:
+    table = _table("Decode, and prefill of one request")
+    table.add_column("system", overflow="fold", min_width=12)
+    table.add_column("batch", justify="right", no_wrap=True)
+    table.add_column("tokens\nper s", justify="right", no_wrap=True)
+    table.add_column("ms per\ntoken", justify="right", no_wrap=True)
+    table.add_column("prefill\nms", justify="right", no_wrap=True)
+    table.add_column("J per\ntoken", justify="right", no_wrap=True)
+    table.add_column("speed\nup", justify="right", no_wrap=True, style="bold")
+    table.add_column("energy\nratio", justify="right", no_wrap=True, style="bold")
+    for result in comparison.systems:
         if result.performance is None or result.batch is None:
-            table.add_row(result.system, memory, "-", _short_reason(result), *["-"] * 6)
-            continue
-        table.add_row(
-            result.system,
-            memory,
-            f"{result.batch.size:,}",
-            _limit(result.batch),
-            *_figures(result.performance),
-        )
+            table.add_row(result.system, *["-"] * 7)
+        else:
+            batch = f"{result.batch.size:,}"
+            table.add_row(result.system, batch, *_figures(result.performance))
     return table
 
 
 def _limit(batch: BatchChoice) -> str:
     if batch.limit in (Limit.KV_CAPACITY, Limit.ACTIVATIONS):
-        place = batch.store.split("memory of ")[-1].removeprefix("each ").removeprefix("the ")
-        return f"{LIMITS[batch.limit]}\n{place}"
-    return f"{LIMITS[batch.limit]}\n({batch.largest_that_fits:,} fit)"
+        return f"{LIMITS[batch.limit]}, {batch.store}"
+    return f"{LIMITS[batch.limit]} ({batch.largest_that_fits:,} fit)"
 
 
 def _short_reason(result: SystemResult) -> str:
@@ -119,11 +127,11 @@ def _short_reason(result: SystemResult) -> str:
     }[result.status]
 
 
-def _short(value: float) -> str:
-    """Return four significant digits."""
-    if value >= 1000:
+def _short(value: float, digits: int = 4) -> str:
+    """Return so many significant digits, and all of those before the point."""
+    if value >= 10 ** (digits - 1):
         return f"{value:,.0f}"
-    return f"{value:#.4g}"
+    return f"{value:#.{digits}g}"
 
 
 def _figures(p: Performance) -> tuple[str, ...]:
@@ -146,14 +154,14 @@ def _breakdown(comparison: Comparison) -> Table:
     for result in comparison.systems:
         if result.performance is not None:
             parts = result.performance.breakdown
-            hidden = _short(result.performance.hidden_ms)
+            hidden = _short(result.performance.hidden_ms, 3)
             table.add_row(result.system, *map(_part, parts), hidden)
     return table
 
 
 def _part(part: Part) -> str:
     bound = f"\n{part.bound}" if part.bound else ""
-    return f"{_short(part.time_ms)} ({part.share:.0%}){bound}"
+    return f"{_short(part.time_ms, 3)} ({part.share:.0%}){bound}"
 
 
 def _notes(comparison: Comparison) -> list[str]:
