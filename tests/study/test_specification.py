@@ -132,6 +132,7 @@ def test_a_seed_reaches_the_random_numbers() -> None:
         ('[workload]\nsynthetic = "azure-conv-2023"\ntrace = "a.csv"', "only one of them"),
         ('[workload]\nsynthetic = "azure-conv-2023"\noutput = 3', "only one of them"),
         ("[workload]\nseed = -1", r"workload\.seed: .*not -1"),
+        ("[workload]\nseed = 1", r"workload: seed is of no use without synthetic"),
         ("batch = 0", 'batch: 0 is no batch: use a number from 1 to 1048576, or "max"$'),
         ("batch = 1.5", r"batch: 1\.5 is no batch"),
         ("batch = true", "batch: True is no batch"),

@@ -235,3 +235,15 @@ def test_query_heads_that_share_keys_read_them_once_each() -> None:
         heads=16 * 600, length=4000, head_dim=128, element=FP16, queries_per_kv_head=60
     )
     assert fitting.cycles > 100 * shared.cycles
+
+
+def test_shared_keys_need_no_more_rows_than_they_take() -> None:
+    """Catches a batch that fits and is refused, since every query head stores keys of its own.
+
+    3,840 requests with one key/value head each are 6 for every channel: 192 rows. With copies for
+    each of 96 query heads they would be 18,432, of the 16,384 of a bank.
+    """
+    model = GPT3.model_copy(update={"kv_heads": 1})
+    curve = attaccs().curve(model, 3840, [4000])
+    assert curve.heads_per_stack == 96 * 96
+    assert curve.at(4000).time_ns > 6 * 96 * 1000

@@ -48,20 +48,22 @@ class WorkloadTable(Spec):
         output: output tokens of every request.
         trace: file of a recorded trace, relative to the study's folder.
         synthetic: name of a workload preset, or its file.
-        seed: of the synthetic requests.
+        seed: of the synthetic requests; 0 by default.
     """
 
     prompt: Tokens | None = None
     output: Tokens | None = None
     trace: str | None = None
     synthetic: str | None = None
-    seed: int = Field(default=0, ge=0)
+    seed: Annotated[int, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
     def _one_of_a_kind(self) -> Self:
         fixed = self.prompt is not None or self.output is not None
         if fixed + (self.trace is not None) + (self.synthetic is not None) > 1:
             raise ValueError("give prompt and output, or trace, or synthetic: only one of them")
+        if self.seed is not None and self.synthetic is None:
+            raise ValueError("seed is of no use without synthetic: remove it, or name a workload")
         return self
 
 
@@ -128,7 +130,7 @@ class StudySpec(Spec):
         if table.trace is not None:
             return load_workload(Path(table.trace))
         if table.synthetic is not None:
-            return synthetic(table.synthetic, seed=table.seed, where="workload.synthetic")
+            return synthetic(table.synthetic, seed=table.seed or 0, where="workload.synthetic")
         prompt = DEFAULT_TOKENS if table.prompt is None else table.prompt
         output = DEFAULT_TOKENS if table.output is None else table.output
         if output < 2:
