@@ -1,8 +1,8 @@
 """The application: its commands, and what becomes of errors.
 
 Exit codes: 0 for an answer, 2 for input that cannot be used, 1 for a fault of attacc itself or a
-reader of the output that went away, 130 when interrupted. An answer is on stdout, complete; an
-error is one message on stderr, and nothing on stdout.
+reader of the output that went away, 3 for a log that breaks a rule, 130 when interrupted. An
+answer is on stdout, complete; an error is one message on stderr, and nothing on stdout.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import gzip
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     from attacc.timing.engine import LoggedCommand
     from attacc.timing.tables import TimingTables
 
-app = typer.Typer(help="Play command traces in text form on a device, or write them.")
+app = typer.Typer(help="Play, write and audit command traces in text form.")
+
+ILLEGAL: Final = 3
+"""Exit code of an audit that found a broken rule."""
 
 
 @app.command()
@@ -134,6 +137,72 @@ def build(
         requests=_count(program),
     )
     print_answer(built, built_renderable, as_json=json)
+
+
+@app.command()
+def check(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="LOG", help="Command log, as trace run --log writes it; .gz too."),
+    ],
+    device: Device = REFERENCE_DEVICE,
+    power_limit: PowerLimit = True,
+    placement: Annotated[
+        str | None,
+        typer.Option(
+            metavar="bank|bankgroup|buffer",
+            help="Where the stack's GEMV units sit; as the log's commands tell by default.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Audit a command log against every rule of a device.
+
+    Exits with 3 if the log breaks a rule.
+    """
+    from attacc.hardware.placement import Placement
+    from attacc.report.legality import CheckedLog, checked_renderable
+    from attacc.timing import legality
+
+    dram = options.load_device(device)
+    check_source(file)
+    log = legality.read_log(file)
+    if placement is None:
+        units = _placement_of({command.command for command in log}, dram, file)
+    else:
+        units = options.choice(Placement, placement, "--placement")
+    report = legality.check(log, dram, placement=units, power_limited=power_limit)
+    answer = CheckedLog(
+        file=str(file),
+        device=report.device,
+        placement=report.placement,
+        power_limited=report.power_limited,
+        legal=report.legal,
+        commands=report.commands,
+        channels=report.channels,
+        last_cycle=report.last_cycle,
+        violations=report.violations,
+    )
+    print_answer(answer, checked_renderable, as_json=json)
+    if not report.legal:
+        raise typer.Exit(ILLEGAL)
+
+
+def _placement_of(commands: set[str], dram: DramDevice, file: Path) -> Placement:
+    """Return the one placement whose activates and multiplies a log holds."""
+    present = [
+        placement
+        for placement, family in dram.rule_set.families.items()
+        if commands & {family.activate, family.multiply}
+    ]
+    if len(present) != 1:
+        found = "several placements" if present else "no placement"
+        raise InputError(
+            f"its commands are those of {found}",
+            where=str(file),
+            hint="say which one is meant with --placement",
+        )
+    return present[0]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,84 @@
+"""Renders what the command ``trace check`` answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from attacc.hardware.placement import Placement
+from attacc.report.values import count, plain_table, power_words, titled, units_at
+from attacc.timing.legality import IssuedCommand, Violation
+
+SHOWN: Final = 20
+"""Violations that the table lists; the JSON document has them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedLog:
+    """One command log audited.
+
+    Attributes:
+        file: the log.
+        device: the DRAM device's name.
+        placement: whose commands were expected.
+        power_limited: which cadence of multiplies was.
+        legal: whether it breaks no rule.
+        commands: length of the log.
+        channels: channels that occur in it.
+        last_cycle: its last cycle.
+        violations: every broken rule, in the order of the log.
+    """
+
+    file: str
+    device: str
+    placement: Placement
+    power_limited: bool
+    legal: bool
+    commands: int
+    channels: tuple[int, ...]
+    last_cycle: int
+    violations: tuple[Violation, ...]
+
+
+def checked_renderable(answer: CheckedLog) -> RenderableType:
+    """Return the verdict, and the first violations with both commands and the slack."""
+    verdict = "legal" if answer.legal else f"breaks rules {count(len(answer.violations))} times"
+    heading = Text.assemble(
+        (answer.file, "bold"),
+        ": ",
+        (verdict, "bold green" if answer.legal else "bold red"),
+        f"\n{count(answer.commands)} commands in {count(answer.last_cycle)} cycles, channels "
+        f"{', '.join(map(str, answer.channels))}; {answer.device}, "
+        f"{units_at(answer.placement)}, {power_words(limited=answer.power_limited)}",
+    )
+    if answer.legal:
+        return heading
+    table = plain_table()
+    table.add_column("rule")
+    table.add_column("cycle, command before")
+    table.add_column("cycle, command after")
+    table.add_column("slack", justify="right")
+    for violation in answer.violations[:SHOWN]:
+        slack = "" if violation.slack_cycles is None else count(violation.slack_cycles)
+        table.add_row(violation.rule, _command(violation.before), _command(violation.after), slack)
+    left = len(answer.violations) - SHOWN
+    more = [Text(f"and {count(left)} more: --json lists all of them")] if left > 0 else []
+    return Group(heading, "", titled("Violations, slack in cycles", table), *more)
+
+
+def _command(command: IssuedCommand | None) -> str:
+    if command is None:
+        return "-"
+    fields = (
+        ("ch", command.channel),
+        ("pch", command.pseudo_channel),
+        ("rank", command.rank),
+        ("bg", command.bank_group),
+        ("bank", command.bank),
+        ("row", command.row),
+    )
+    place = " ".join(f"{name} {value}" for name, value in fields if value >= 0)
+    return f"{count(command.cycle)} {command.command}\n{place}"

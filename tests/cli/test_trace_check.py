@@ -1,0 +1,79 @@
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.console import answer, document, invoke, refusal
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """The command log of a small attention, as the engine issues it."""
+    trace, log = tmp_path / "a.trace", tmp_path / "a.log"
+    answer("trace", "build", trace, "--heads", "20", "--length", "700", "--head-dim", "128")
+    answer("trace", "run", trace, "--log", log)
+    return log
+
+
+def test_the_engines_log_is_legal(log: Path) -> None:
+    """Catches an engine that breaks a rule, and an audit that looks at nothing."""
+    checked = document("trace", "check", log)
+    assert checked["legal"] is True
+    assert checked["violations"] == []
+    assert checked["placement"] == "bank"
+    assert checked["commands"] == len(log.read_text().splitlines())
+    assert checked["channels"] == list(range(16))
+    assert "legal" in answer("trace", "check", log)
+
+
+def test_another_cadence_is_a_violation_and_exits_with_3(log: Path, tmp_path: Path) -> None:
+    """Catches an audit that ignores the cadence, and one whose verdict scripts cannot see."""
+    fast = tmp_path / "fast.log"
+    trace = tmp_path / "a.trace"
+    answer("trace", "run", trace, "--no-power-limit", "--log", fast)
+    result = invoke("trace", "check", fast, "--json")
+    assert result.exit_code == 3
+    checked = json.loads(result.stdout)
+    assert checked["legal"] is False
+    first = checked["violations"][0]
+    assert first["rule"] == "MACAB -> MACAB: nCCDAB = 6 at channel"
+    assert first["slack_cycles"] == -2
+    assert first["after"]["cycle"] - first["before"]["cycle"] == first["actual_cycles"] == 4
+    table = invoke("trace", "check", fast)
+    assert table.exit_code == 3
+    assert "nCCDAB = 6" in table.stdout
+    assert "more: --json lists all of them" in table.stdout
+    legal = document("trace", "check", fast, "--no-power-limit")
+    assert legal["legal"] is True
+
+
+def test_a_refresh_that_never_comes_has_no_command(tmp_path: Path) -> None:
+    """Catches a table that fails on a violation without a command."""
+    log = tmp_path / "late.log"
+    log.write_text("1, ACTAB, 0, 0, 0, 0, 0, 0, 0\n20000, MACAB, 0, 0, 0, 0, 0, 0, 0\n")
+    result = invoke("trace", "check", log)
+    assert result.exit_code == 3
+    assert "-" in result.stdout
+
+
+def test_placement_can_be_said_and_must_be_where_nothing_tells(tmp_path: Path) -> None:
+    """Catches a guess where a log has no multiplies or those of two placements."""
+    log = tmp_path / "moves.log.gz"
+    log.write_bytes(gzip.compress(b"1, WRGB, 0, 0, 0, 0, 0, 0, 0\n"))
+    message = refusal("trace", "check", log)
+    assert "no placement" in message
+    assert "--placement" in message
+    assert document("trace", "check", log, "--placement", "buffer")["placement"] == "buffer"
+    log = tmp_path / "mixed.log"
+    log.write_text("1, ACTAB, 0, 0, 0, 0, 0, 0, 0\n9, MACSB, 0, 0, 0, 0, 0, 0, 0\n")
+    assert "several placements" in refusal("trace", "check", log)
+    assert "'bank'" in refusal("trace", "check", log, "--placement", "bnak")
+
+
+def test_bad_logs_are_refused(tmp_path: Path) -> None:
+    """Catches a malformed line that is skipped, and a file that is not there."""
+    log = tmp_path / "bad.log"
+    log.write_text("1, ACTAB, 0, 0, 0, 0, 0, 0, 0\n2, MACAB, zero\n")
+    assert "line 2" in refusal("trace", "check", log)
+    assert "no such file" in refusal("trace", "check", tmp_path / "none.log")
