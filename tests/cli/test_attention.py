@@ -40,7 +40,7 @@ PARTS = ["activate", "cell", "read_path", "multiply", "move", "softmax", "total"
 
 
 @pytest.mark.parametrize("placement", list(Placement))
-@pytest.mark.parametrize("schedule", list(Schedule))
+@pytest.mark.parametrize("schedule", [Schedule.COMPLETE, Schedule.PUBLISHED])
 @pytest.mark.parametrize("power_limited", [True, False])
 @pytest.mark.parametrize("element", [ElementType.FP16, ElementType.FP8])
 def test_answer_is_that_of_the_library(
@@ -109,7 +109,7 @@ def test_tables(placement: Placement) -> None:
         ("--schedule", "complet", ["'complet'", "'complete'"]),
         ("--dtype", "fp17", ["'fp17'", "'fp16'", "bf16"]),
         ("--dtype", "int4", ["'int4'", "'int8'"]),
-        ("--device", "hbm3-5.2", ["'hbm3-5.2'", "'hbm3-5.2-asplos24'"]),
+        ("--device", "hbm3-5.2-asplos", ["'hbm3-5.2-asplos'", "'hbm3-5.2-asplos24'"]),
         ("--heads", "0", ["0", "1 to"]),
         ("--heads", "-3", ["-3"]),
         ("--length", "0", ["0"]),
@@ -128,7 +128,7 @@ def test_bad_options(option: str, value: str, parts: list[str]) -> None:
         assert part in message
 
 
-@pytest.mark.parametrize("schedule", list(Schedule))
+@pytest.mark.parametrize("schedule", [Schedule.COMPLETE, Schedule.PUBLISHED])
 @pytest.mark.parametrize("placement", list(Placement))
 def test_heads_that_do_not_fit(schedule: Schedule, placement: Placement) -> None:
     """Either schedule would compute with addresses beyond the bank, or run out of memory."""
@@ -180,5 +180,7 @@ def test_help_names_all_choices() -> None:
     """Choices are text in the help, and must not be left behind."""
     text = answer("attention", "--help")
     assert "|".join(Placement) in text
-    assert "|".join(Schedule) in text
+    words = " ".join(text.replace("│", " ").split())
+    for schedule in Schedule:
+        assert f"{schedule} (" in words
     assert "|".join(element for element in ElementType if element != "int4") in text

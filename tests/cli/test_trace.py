@@ -280,7 +280,7 @@ def test_several_faults_give_one_message(short: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["hbm3-5.2", "absent.toml", "folder/absent.toml", "mine.yaml/", ""]
+    "name", ["hbm3-5.3", "absent.toml", "folder/absent.toml", "mine.yaml/", ""]
 )
 def test_unknown_device(short: Path, name: str) -> None:
     """A default taken in place of the device that was asked for."""

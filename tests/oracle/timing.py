@@ -7,7 +7,7 @@ a run whose last requests leave while a refresh is pending: there the page is re
 """
 
 import gzip
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,6 +232,10 @@ class Channel:
     def is_row_hit(self, a: Request) -> bool:
         return self.next_command(a).startswith("MAC")
 
+    def yields(self, a: Request) -> bool:
+        """Whether row hits go before it."""
+        return not self.is_row_hit(a)
+
     def disturbs_a_row_hit(self, a: Request) -> bool:
         """Whether some queued MAC, behind a barrier or not, hits its row at the same address."""
         return any(
@@ -263,7 +267,7 @@ class Channel:
                 continue
             if entry_ready and not candidate_ready:
                 a = entry.request
-                entry_wins = self.is_row_hit(a) or not self.disturbs_a_row_hit(a)
+                entry_wins = not self.yields(a) or not self.disturbs_a_row_hit(a)
             else:
                 entry_wins = entry.arrival < candidate.arrival
             if entry_wins:
@@ -309,7 +313,7 @@ class Channel:
         a = entry.request
         name = self.next_command(a)
         kind = command_class(name)
-        if kind != other_than and self.ready(name, a, now):
+        if kind != other_than and self.entry_ready(entry, now):
             self.issue(name, a, now)
             if kind != "row":
                 self.queue.remove(entry)
@@ -397,3 +401,119 @@ def simulate(
     while not controller.finished():
         controller.tick()
     return Result(controller.cycle, controller.log)
+
+
+# Programs whose requests wait for each other's data, which the reference has not.
+
+
+class Signal(NamedTuple):
+    """A request's part in making an event, `delay` cycles after it issued."""
+
+    event: int
+    delay: int
+
+
+@dataclass(eq=False)
+class DependentEntry(Entry):
+    """A request that waits for an event (0: none), and signals others."""
+
+    waits: int
+    signals: tuple[Signal, ...]
+
+
+class DependentRequest(NamedTuple):
+    """A request, the event that it waits for (0: none), and those that it signals."""
+
+    request: Request
+    waits: int = 0
+    signals: tuple[Signal, ...] = ()
+
+
+class DependentChannel(Channel):
+    """A channel fed by itself, which holds back what waits for an event.
+
+    An event has happened when all requests of the channel that signal it have issued, each its
+    delay ago. Opening and closing rows waits for nothing.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        placement: Placement,
+        timing: dict[str, int],
+        requests: list[DependentRequest],
+        *,
+        moves_yield: bool,
+    ) -> None:
+        super().__init__(number, placement, timing, [])
+        self.waiting = deque(requests)
+        self.moves_yield = moves_yield
+        self.unsignalled = Counter(signal.event for r in requests for signal in r.signals)
+        self.effects: dict[int, list[int]] = {}
+
+    def happened(self, event: int, now: int) -> bool:
+        return self.unsignalled[event] == 0 and all(
+            now >= cycle for cycle in self.effects.get(event, [])
+        )
+
+    def yields(self, a: Request) -> bool:
+        is_row = command_class(self.next_command(a)) == "row"
+        return is_row or (self.moves_yield and super().yields(a))
+
+    def entry_ready(self, entry: Entry, now: int) -> bool:
+        if not super().entry_ready(entry, now):
+            return False
+        if command_class(self.next_command(entry.request)) != "column":
+            return True
+        assert isinstance(entry, DependentEntry)
+        return entry.waits == 0 or self.happened(entry.waits, now)
+
+    def serve_queue(self, now: int, other_than: str | None) -> str:
+        before = list(self.queue)
+        kind = super().serve_queue(now, other_than)
+        for entry in before:
+            if entry not in self.queue:
+                assert isinstance(entry, DependentEntry)
+                for signal in entry.signals:
+                    self.unsignalled[signal.event] -= 1
+                    self.effects.setdefault(signal.event, []).append(now + signal.delay)
+        return kind
+
+    def feed(self, now: int) -> None:
+        while self.waiting and len(self.queue) <= QUEUE_ACCEPTS_WHILE_HOLDING:
+            request, waits, signals = self.waiting.popleft()
+            self.queue.append(DependentEntry(request, now, waits, signals))
+
+    def run(self) -> int:
+        """Serve everything; returns the cycles."""
+        now = 1
+        while True:
+            self.feed(now)
+            self.tick(now)
+            if not self.waiting and not self.busy():
+                return now
+            now += 1
+
+
+def simulate_dependent(
+    requests: dict[int, list[DependentRequest]],
+    *,
+    placement: Placement,
+    timing: dict[str, int],
+    moves_yield: bool,
+) -> Result:
+    """Run programs of channels that are fed independently; each ends by itself.
+
+    Args:
+        requests: per channel, in order.
+        placement: where the units sit.
+        timing: cycles by name, such as `HBM3_5200`.
+        moves_yield: whether row hits go before ready moves, as in the reference.
+    """
+    log: list[Command] = []
+    cycles = 1
+    for number, own in requests.items():
+        channel = DependentChannel(number, placement, timing, own, moves_yield=moves_yield)
+        cycles = max(cycles, channel.run())
+        log += channel.log
+    return Result(cycles, log)

@@ -65,8 +65,9 @@ ScheduleName = Annotated[
     str,
     typer.Option(
         "--schedule",
-        metavar="complete|published",
-        help="Order of the commands: every one once, or as released with AttAcc.",
+        metavar="ORDER",
+        help="Order of the commands: complete (each once, behind barriers), published (as released "
+        "with AttAcc), or interleaved (each when what it uses is there; with --device hbm3-5.2).",
     ),
 ]
 Heads = Annotated[

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from attacc.documents import Presets, PresetSpec, Spec
 from attacc.errors import InputError, UnknownNameError, nearest_hint
 from attacc.hardware.placement import Placement
-from attacc.units import BITS_PER_BYTE, BitsPerSecond, Nanoseconds
+from attacc.units import BITS_PER_BYTE, BitsPerSecond, Bytes, Hertz, Nanoseconds
 
 MAX_CYCLES: Final = 10_000_000
 MAX_STACK_BYTES: Final = 2**48
@@ -188,6 +188,33 @@ class Cadence(Spec):
     nCCDSB: int = Field(gt=0, le=10_000)  # noqa: N815
 
 
+class Pipeline(Spec):
+    """What happens between the commands of a stack: latencies and buffers of its units.
+
+    Attributes:
+        write_to_multiply: cycles from a WRGB or MVGB until a multiply can use what it wrote.
+        multiply_to_move: cycles from a multiply until its sums can be moved (column access,
+            multiplier, adder tree, accumulator).
+        move_to_softmax: cycles from an MVSB until the softmax has the scores.
+        softmax_to_move: cycles from the end of a softmax until an MVGB can take its output.
+        softmax_lanes: exponent, add and multiply lanes of the stack, shared by its channels.
+        softmax_clock_hz: their clock.
+        softmax_passes: how often each score passes through a lane.
+        buffer_words: accesses that each of the two halves of a unit's vector buffer holds.
+        softmax_buffer_bytes: of the stack, shared by its channels.
+    """
+
+    write_to_multiply: int = Field(ge=0, le=10_000)
+    multiply_to_move: int = Field(ge=0, le=10_000)
+    move_to_softmax: int = Field(ge=0, le=10_000)
+    softmax_to_move: int = Field(ge=0, le=10_000)
+    softmax_lanes: int = Field(gt=0, le=2**20)
+    softmax_clock_hz: Hertz = Field(validation_alias="softmax_clock")
+    softmax_passes: int = Field(gt=0, le=100)
+    buffer_words: int = Field(gt=0, le=2**16)
+    softmax_buffer_bytes: Bytes = Field(validation_alias="softmax_buffer")
+
+
 class DramDevice(PresetSpec):
     """One stack of a DRAM standard with compute units, as the memory controller sees it.
 
@@ -200,6 +227,9 @@ class DramDevice(PresetSpec):
         power_limited: cadence of multiply commands within the stack's power budget.
         unlimited: cadence without a power budget.
         energy: name of the energy preset.
+        pipeline: latencies and buffers of the units; None for a controller that ignores them.
+        moves_pass_hits: whether a ready move may issue while a multiply that finds its row open
+            on the same bank address is queued; the reference controller holds it back.
     """
 
     organization: Organization
@@ -210,6 +240,8 @@ class DramDevice(PresetSpec):
     power_limited: Cadence
     unlimited: Cadence
     energy: str
+    pipeline: Pipeline | None = None
+    moves_pass_hits: bool = False
 
     @field_validator("timing")
     @classmethod

@@ -33,6 +33,8 @@ class Schedule(StrEnum):
     """Every command of every head, once."""
     PUBLISHED = "published"
     """As the trace generator released with AttAcc orders and drops them."""
+    INTERLEAVED = "interleaved"
+    """Every command of every head, each waiting for what it uses, on a device with a pipeline."""
 
 
 class CapacityRule(StrEnum):

@@ -8,7 +8,8 @@ the context it counts them output slice by output slice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -144,7 +145,7 @@ class HeadLayout:
 
 @dataclass(frozen=True, eq=False)
 class HeadRegions:
-    """Where keys and values of consecutive heads of a channel begin.
+    """Where keys and values of consecutive heads (or chunks of heads) of a channel begin.
 
     Attributes:
         keys: (heads,) first byte, in every bank, of the keys.
@@ -174,6 +175,27 @@ def allocate_heads(layout: HeadLayout, heads: int) -> HeadRegions:
             f"bank, which has {o.rows}",
             hint=f"at most {fits} such heads fit into a channel, {fits * o.channels} into a stack",
         )
+    return allocate_chunks(layout, [layout.length] * heads)
+
+
+def allocate_chunks(layout: HeadLayout, lengths: Sequence[int]) -> HeadRegions:
+    """Give the chunks that one channel holds rows of their own, one after the other.
+
+    Args:
+        layout: placement, head_dim and element type; its length is of no account.
+        lengths: keys of each chunk.
+
+    Raises:
+        InputError: the rows of a bank do not suffice.
+    """
+    o = layout.organization
+    rows = np.array([replace(layout, length=length).rows for length in lengths], dtype=np.int64)
+    ends = np.cumsum(2 * rows)
+    if len(ends) and ends[-1] > o.rows:
+        raise InputError(
+            f"the {len(lengths)} chunks of a channel need {ends[-1]} rows of every bank, which "
+            f"has {o.rows}",
+            hint="attend to fewer or shorter heads per stack",
+        )
     row_bytes = o.columns * o.access_bytes
-    keys = np.arange(heads, dtype=np.int64) * (2 * layout.rows * row_bytes)
-    return HeadRegions(keys, keys + layout.rows * row_bytes)
+    return HeadRegions((ends - 2 * rows) * row_bytes, (ends - rows) * row_bytes)

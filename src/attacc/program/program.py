@@ -19,6 +19,7 @@ from attacc.hardware.dram import Organization
 from attacc.hardware.placement import Placement
 
 U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
 I16 = npt.NDArray[np.int16]
 I64 = npt.NDArray[np.int64]
 
@@ -47,6 +48,26 @@ MULTIPLY: Final = {
 
 
 @dataclass(frozen=True, eq=False)
+class Dependences:
+    """Which steps of a program use what others produce.
+
+    An event happens on a channel when all steps that signal it have issued there, each with its
+    delay; a step does not issue before the event that it waits for. Events are numbered from 1.
+
+    Attributes:
+        waits: (n,) event that a step waits for, 0 for none.
+        signals: (n, k) events that a step helps to make, 0 for none.
+        delays: (n, k) clock cycles from its issue until that takes effect.
+        producers: (channels, events + 1) steps of each channel that signal each event.
+    """
+
+    waits: I32
+    signals: I32
+    delays: I32
+    producers: I32
+
+
+@dataclass(frozen=True, eq=False)
 class Program:
     """Requests of one stack, in the order in which they enter the controllers' queues.
 
@@ -56,6 +77,8 @@ class Program:
         address: (n,) byte address of each step, below the channel.
         first_channel: (n,) first channel that the step goes to.
         channels: (n,) number of neighbouring channels that the step goes to.
+        dependences: what waits for what; None for a program that is ordered by its barriers.
+            Channels of a program with dependences are fed each by itself.
     """
 
     organization: Organization
@@ -63,6 +86,7 @@ class Program:
     address: I64
     first_channel: I16
     channels: I16
+    dependences: Dependences | None = None
 
     def __len__(self) -> int:
         """Return the number of steps."""

@@ -96,12 +96,18 @@ def attention_program(
     """
     if heads < 1:
         raise InputError(f"heads = {heads} must be at least 1")
+    if schedule is Schedule.INTERLEAVED:
+        raise InputError(
+            "the interleaved schedule depends on the device, and its steps on each other, which "
+            "the text form of a program cannot say",
+            hint="use interleaved_program, or the complete schedule",
+        )
     o = layout.organization
     rounds = -(-heads // o.channels)
     channels = np.full(rounds, o.channels, dtype=np.int64)
     channels[-1] = heads - (rounds - 1) * o.channels
     if schedule is Schedule.PUBLISHED:
-        regions = _published_regions(layout, rounds)
+        regions = published_regions(layout, rounds)
     else:
         stored = allocate_heads(layout, -(-rounds // queries_per_kv_head))
         regions = HeadRegions(
@@ -111,8 +117,11 @@ def attention_program(
     return _weave(layout, regions, channels, heads, schedule)
 
 
-def _published_regions(layout: HeadLayout, rounds: int) -> HeadRegions:
-    """Rounds a fixed distance apart, whatever their length: longer ones overlap."""
+def published_regions(layout: HeadLayout, rounds: int) -> HeadRegions:
+    """Return where the published schedule puts the keys and values of rounds of heads.
+
+    They are a fixed distance apart, whatever their length: longer ones overlap.
+    """
     pitch = -(-4096 * layout.head_dim // 64)
     keys = np.arange(rounds, dtype=np.int64) * pitch
     return HeadRegions(keys, keys + 2**23)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from attacc.energy.dram import DRAM_ENERGIES, AttentionEnergy, attention_energy
+from attacc.errors import InputError
 from attacc.hardware.dram import DramDevice
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
+from attacc.mapping.balance import assign
 from attacc.mapping.head import HeadLayout
 from attacc.models.precision import ElementType
+from attacc.program.interleaved import chunk_grain, interleaved_program, longest_chunk
+from attacc.program.program import Program
 from attacc.program.schedule import attention_program
 from attacc.timing.engine import CommandCount, TimedRun, run
 from attacc.timing.tables import TimingTables, resolve_timing
@@ -111,7 +115,8 @@ class Stack:
                 another in the same channel.
 
         Raises:
-            InputError: a size below 1, or (complete schedule) the heads do not fit into the banks.
+            InputError: a size below 1; the heads do not fit into the banks (unless published); or
+                (interleaved) the device has no pipeline, or heads share keys and values.
         """
         layout = self.layout(length, head_dim, element)
         timed = self._timed(layout, heads, queries_per_kv_head)
@@ -150,6 +155,28 @@ class Stack:
     def _timed(self, layout: HeadLayout, heads: int, queries_per_kv_head: int) -> TimedRun:
         key = (heads, layout.keys_per_part, layout.head_dim, layout.element, queries_per_kv_head)
         if key not in self._runs:
-            program = attention_program(layout, heads, self.schedule, queries_per_kv_head)
+            program = self._program(layout, heads, queries_per_kv_head)
             self._runs[key] = run(program, self._tables)
         return self._runs[key]
+
+    def _program(self, layout: HeadLayout, heads: int, queries_per_kv_head: int) -> Program:
+        if self.schedule is not Schedule.INTERLEAVED:
+            return attention_program(layout, heads, self.schedule, queries_per_kv_head)
+        if queries_per_kv_head > 1:
+            raise InputError(
+                f"{queries_per_kv_head} query heads share keys and values",
+                hint="the interleaved schedule deals heads out one by one: use the complete one",
+            )
+        if heads < 1:
+            raise InputError(f"heads = {heads} must be at least 1")
+        # Lengths that fill the same columns share their commands, and so the longest of them.
+        longest = layout.keys_per_part * layout.sequence_parts
+        assignment = assign(
+            [longest] * heads,
+            channels=self.device.organization.channels,
+            longest=longest_chunk(self.device, layout),
+            grain=chunk_grain(layout),
+        )
+        return interleaved_program(
+            self.device, layout, assignment, multiply_interval=self._tables.multiply_interval
+        )

@@ -12,6 +12,7 @@ from attacc.errors import InputError
 from attacc.program.program import MULTIPLY, AddressLayout, Kind, Program
 from attacc.timing.tables import Code, TimingTables
 
+I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
 _CODES: Final = {
@@ -52,6 +53,8 @@ class LoggedCommand:
         bank: where.
         row: where.
         column: where.
+        offset: byte within the column, by which the moves into a vector buffer tell its accesses
+            apart; -1 where it is not known, as in logs of the reference.
     """
 
     cycle: int
@@ -63,6 +66,7 @@ class LoggedCommand:
     bank: int
     row: int
     column: int
+    offset: int = -1
 
 
 @dataclass(frozen=True)
@@ -99,33 +103,16 @@ def run(program: Program, tables: TimingTables, *, log: bool = False) -> TimedRu
             ordinary reads and writes, which this engine does not time; or the device's timing
             never serves it.
     """
-    from attacc.timing import kernel  # loads Numba
-
     _check(program, tables)
-    keys = _keys(program)
-    first, last, width = _channel_classes(program)
-    issued = np.zeros((len(width), len(Code)), dtype=np.int64)
-
-    def play(log_entries: int) -> tuple[int, int, I64]:
-        entries = np.zeros((log_entries, 5), dtype=np.int64)
-        issued[:] = 0
-        status, cycles, logged = kernel.run_controllers(
-            keys, first, last, len(width), tables.gates, tables.raised, tables.latency,
-            tables.slot, tables.slots, tables.row_slot, tables.row_slots, tables.pseudo_channels,
-            tables.banks_per_pseudo_channel, tables.refresh_interval,
-            tables.multiply_interval, issued, entries,
-        )  # fmt: skip
-        if status != kernel.OK:
-            raise InputError(
-                f"after cycle {cycles} no request of the program is ever served",
-                where=tables.device,
-                hint="its timing lets rows close again before they are read: see nRAS and nRCD",
-            )
-        return int(cycles), int(logged), entries  # NumPy's without compilation
-
-    cycles, logged, _ = play(0)
-    entries = play(logged)[2] if log else None
-    totals = width @ issued
+    totals = np.zeros(len(Code), dtype=np.int64)
+    entries: list[I64] = []
+    cycles = 0
+    streams = _streams(program)
+    for stream in streams:
+        end, issued, logged = _play(stream, tables, log=log)
+        cycles = max(cycles, end)
+        totals += issued
+        entries.append(logged)
     names = dict.fromkeys(tables.names, 0)
     for code in Code:
         names[tables.names[code]] += int(totals[code])
@@ -133,8 +120,101 @@ def run(program: Program, tables: TimingTables, *, log: bool = False) -> TimedRu
         cycles=cycles,
         time_ns=cycles * tables.clock_ns,
         commands=tuple(CommandCount(name, count) for name, count in names.items()),
-        log=None if entries is None else _log(entries, program, tables, width),
+        log=_log(entries, streams, program, tables) if log else None,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Stream:
+    """Requests that enter one after the other, for some classes of identical channels.
+
+    Attributes:
+        keys: (n,) code, bank, row and awaited event of each step.
+        first: (n,) first class that a step goes to.
+        last: (n,) one past the last class.
+        first_channel: of the first class.
+        width: (classes,) channels of each class.
+        steps: (n,) their places in the program.
+        signals: see `Dependences`; likewise the following ones.
+        delays: as there.
+        producers: (events + 1,) of each channel of the stream.
+    """
+
+    keys: I64
+    first: I32
+    last: I32
+    first_channel: int
+    width: I64
+    steps: I64
+    signals: I32
+    delays: I32
+    producers: I32
+
+
+def _streams(program: Program) -> list[_Stream]:
+    """Split a program into what enters independently.
+
+    Without dependences all channels share one entrance; with them every channel has its own, and
+    channels that receive the same steps are one class.
+    """
+    first, last, width = _channel_classes(program)
+    keys = _keys(program)
+    everything = np.arange(len(program), dtype=np.int64)
+    if program.dependences is None:
+        nothing = np.zeros((len(program), 0), dtype=np.int32)
+        none = np.zeros(1, dtype=np.int32)
+        return [_Stream(keys, first, last, 0, width, everything, nothing, nothing, none)]
+    starts = np.cumsum(width) - width
+    streams: list[_Stream] = []
+    for c in range(len(width)):
+        steps = everything[(first <= c) & (c < last)]
+        one = np.zeros(len(steps), dtype=np.int32)
+        channel = int(starts[c])
+        streams.append(
+            _Stream(
+                keys[steps],
+                one,
+                one + np.int32(1),
+                channel,
+                width[c : c + 1],
+                steps,
+                program.dependences.signals[steps],
+                program.dependences.delays[steps],
+                program.dependences.producers[channel],
+            )
+        )
+    return streams
+
+
+def _play(stream: _Stream, tables: TimingTables, *, log: bool) -> tuple[int, I64, I64]:
+    """Return the cycles, the commands issued by code, and the log of one stream."""
+    from attacc.timing import kernel  # loads Numba
+
+    classes = len(stream.width)
+
+    def play(log_entries: int) -> tuple[int, I64, int, I64]:
+        entries = np.zeros((log_entries, 5), dtype=np.int64)
+        issued = np.zeros((classes, len(Code)), dtype=np.int64)
+        status, cycles, logged = kernel.run_controllers(
+            stream.keys, stream.first, stream.last, classes, tables.gates, tables.raised,
+            tables.latency, tables.slot, tables.slots, tables.row_slot, tables.row_slots,
+            tables.pseudo_channels, tables.banks_per_pseudo_channel, tables.refresh_interval,
+            tables.multiply_interval, int(tables.moves_yield), stream.signals, stream.delays,
+            stream.producers, issued, entries,
+        )  # fmt: skip
+        if status != kernel.OK:
+            raise InputError(
+                f"after cycle {cycles} no request of the program is ever served",
+                where=tables.device,
+                hint="its timing lets rows close again before they are read (see nRAS and nRCD), "
+                "or a step waits for what only a later one produces",
+            )
+        return int(cycles), issued, int(logged), entries  # NumPy's without compilation
+
+    cycles, issued, logged, entries = play(0)
+    if log:
+        entries = play(logged)[3]
+    return cycles, stream.width @ issued, entries
 
 
 def _check(program: Program, tables: TimingTables) -> None:
@@ -172,6 +252,8 @@ def _keys(program: Program) -> I64:
     row = (program.address >> layout.row) & (program.organization.rows - 1)
     is_multiply = code == Code.MULTIPLY
     key = code | bank << kernel.CODE_BITS | np.where(is_multiply, row, 0) << kernel.ROW_SHIFT
+    if program.dependences is not None:
+        key |= program.dependences.waits.astype(np.int64) << kernel.EVENT_SHIFT
     return np.where(code == kernel.BARRIER, kernel.BARRIER, key)
 
 
@@ -194,34 +276,36 @@ def _channel_classes(
 
 
 def _log(
-    entries: I64, program: Program, tables: TimingTables, width: I64
+    entries: list[I64], streams: list[_Stream], program: Program, tables: TimingTables
 ) -> tuple[LoggedCommand, ...]:
-    """Spell out the kernel's log for every channel of every class."""
+    """Spell out the kernel's logs for every channel of every class."""
     from attacc.timing import kernel
 
     layout = AddressLayout.of(program.organization)
     names = dict(enumerate(tables.names)) | {kernel.BARRIER: Kind.BARRIER.name}
-    starts = np.cumsum(width) - width
     o = program.organization
     log: list[LoggedCommand] = []
-    for cycle, code, channel_class, step, bank in entries.tolist():
-        if step < 0:
-            pseudo_channel = bank // tables.banks_per_pseudo_channel
-            place = (pseudo_channel, -1, -1, -1, -1, -1)
-        else:
-            address = int(program.address[step])
-            place = (
-                address >> layout.pseudo_channel,
-                (address >> layout.rank) & (o.ranks - 1),
-                (address >> layout.bank_group) & (o.bank_groups - 1),
-                (address >> layout.bank) & (o.banks - 1),
-                (address >> layout.row) & (o.rows - 1),
-                (address >> layout.column) & (o.columns - 1),
+    for stream, logged in zip(streams, entries, strict=True):
+        starts = stream.first_channel + np.cumsum(stream.width) - stream.width
+        for cycle, code, channel_class, step, bank in logged.tolist():
+            if step < 0:
+                pseudo_channel = bank // tables.banks_per_pseudo_channel
+                place = (pseudo_channel, -1, -1, -1, -1, -1, -1)
+            else:
+                address = int(program.address[stream.steps[step]])
+                place = (
+                    address >> layout.pseudo_channel,
+                    (address >> layout.rank) & (o.ranks - 1),
+                    (address >> layout.bank_group) & (o.bank_groups - 1),
+                    (address >> layout.bank) & (o.banks - 1),
+                    (address >> layout.row) & (o.rows - 1),
+                    (address >> layout.column) & (o.columns - 1),
+                    address & (o.access_bytes - 1),
+                )
+            start = int(starts[channel_class])
+            log.extend(
+                LoggedCommand(cycle, names[code], channel, *place)
+                for channel in range(start, start + int(stream.width[channel_class]))
             )
-        start = int(starts[channel_class])
-        log.extend(
-            LoggedCommand(cycle, names[code], channel, *place)
-            for channel in range(start, start + int(width[channel_class]))
-        )
     log.sort(key=lambda entry: (entry.cycle, entry.channel))
     return tuple(log)

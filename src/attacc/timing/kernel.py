@@ -29,11 +29,15 @@ EMPTY = 16
 """As the code of a selection: no request."""
 
 CODE_BITS = 4
-BANK_BITS = 16
+BANK_BITS = 12
+ROW_BITS = 24
 ROW_SHIFT = CODE_BITS + BANK_BITS
+EVENT_SHIFT = ROW_SHIFT + ROW_BITS
 CODE_MASK = (1 << CODE_BITS) - 1
 BANK_MASK = (1 << BANK_BITS) - 1
-"""A request's key is its code, bank and row in one number; equal keys wait for the same."""
+ROW_MASK = (1 << ROW_BITS) - 1
+"""A request's key is its code, bank, row and the event it waits for (0: none) in one number;
+equal keys wait for the same."""
 
 QUEUE = 33
 """Entries of a queue: it takes another request while it holds 32 or fewer."""
@@ -81,7 +85,7 @@ def next_code(key: int, row_slot: I32, open_rows: I64, c: int) -> int:
     if code != MULTIPLY:
         return code
     open_row = open_rows[c, row_slot[(key >> CODE_BITS) & BANK_MASK]]
-    if open_row == key >> ROW_SHIFT:
+    if open_row == (key >> ROW_SHIFT) & ROW_MASK:
         return MULTIPLY
     return ACTIVATE if open_row < 0 else PRECHARGE
 
@@ -90,6 +94,26 @@ def next_code(key: int, row_slot: I32, open_rows: I64, c: int) -> int:
 def is_row_code(code: int) -> bool:
     """Return whether a command takes the row command bus."""
     return code == ACTIVATE or (PRECHARGE <= code <= REFRESH)
+
+
+@kernel
+def data_cycle(key: int, code: int, awaited: I32, happened: I64, c: int) -> int:
+    """Return the first cycle in which what a request waits for is there, as far as is known.
+
+    Rows open and close without waiting.
+    """
+    event = key >> EVENT_SHIFT
+    if event == 0 or is_row_code(code):
+        return 0
+    return NEVER if awaited[c, event] > 0 else happened[c, event]
+
+
+@kernel
+def signal(event: int, cycle: int, awaited: I32, happened: I64, c: int) -> None:
+    """Note that one of those who make an event has done so, to take effect in a cycle."""
+    if event > 0:
+        awaited[c, event] -= 1
+        happened[c, event] = max(happened[c, event], cycle)
 
 
 @kernel
@@ -106,7 +130,8 @@ def count_others(keys: I64, start: int, length: int, row_slot: I32, open_rows: I
 @kernel
 def select(
     cycle: int, keys: I64, start: int, length: int, gates: I32, slot: I32, times: I64,
-    row_slot: I32, open_rows: I64, banks_per_pseudo_channel: int, multiply_from: int, c: int,
+    row_slot: I32, open_rows: I64, banks_per_pseudo_channel: int, multiply_from: int,
+    awaited: I32, happened: I64, moves_yield: int, c: int,
 ) -> tuple[int, int, bool, int]:  # fmt: skip
     """Choose the best request of the queue of channel class c, whose leading barrier is gone.
 
@@ -122,7 +147,10 @@ def select(
     if head == BARRIER:
         return start, BARRIER, True, NEVER
     head_code = next_code(head, row_slot, open_rows, c)
-    wake = ready_cycle(head_code, (head >> CODE_BITS) & BANK_MASK, gates, slot, times, c)
+    wake = max(
+        ready_cycle(head_code, (head >> CODE_BITS) & BANK_MASK, gates, slot, times, c),
+        data_cycle(head, head_code, awaited, happened, c),
+    )
     if wake <= cycle:
         return start, head_code, True, NEVER
     behind_barrier = False
@@ -143,14 +171,17 @@ def select(
         if behind_barrier and not is_row_code(code):
             continue
         bank = (key >> CODE_BITS) & BANK_MASK
-        ready = ready_cycle(code, bank, gates, slot, times, c)
+        ready = max(
+            ready_cycle(code, bank, gates, slot, times, c),
+            data_cycle(key, code, awaited, happened, c),
+        )
         if ready > cycle:
             wake = min(wake, ready)
-        elif code == MULTIPLY:
+        elif code == MULTIPLY or not (moves_yield == 1 or is_row_code(code)):
             return place, code, True, NEVER
         else:
-            # Anything but a row hit yields to a queued row hit on the same bank address, in
-            # whichever pseudo-channel.
+            # Row commands, and in the reference moves too, yield to a queued row hit on the same
+            # bank address, in whichever pseudo-channel.
             refused = False
             for other in range(start, start + length):
                 if next_code(keys[c, other], row_slot, open_rows, c) == MULTIPLY:
@@ -179,7 +210,8 @@ def run_controllers(
     keys: I64, first: I32, last: I32, classes: int,
     gates: I32, raised: I32, latency: I64, slot: I32, slots: int, row_slot: I32, row_slots: int,
     pseudo_channels: int, banks_per_pseudo_channel: int, refresh_interval: int,
-    multiply_interval: int, issued: I64, log: I64,
+    multiply_interval: int, moves_yield: int, signals: I32, delays: I32, producers: I32,
+    issued: I64, log: I64,
 ) -> tuple[int, int, int]:  # fmt: skip
     """Play a program on the controllers of one stack.
 
@@ -199,6 +231,10 @@ def run_controllers(
         banks_per_pseudo_channel: as there.
         refresh_interval: as there.
         multiply_interval: as there.
+        moves_yield: 1 if so, see there.
+        signals: (n, k) events that a step helps to make when it issues, 0 for none.
+        delays: (n, k) cycles until that takes effect.
+        producers: (events,) how many steps of a channel make each event; event 0 is none.
         issued: (classes, codes) commands issued, counted up here.
         log: (k, 5) receives cycle, command, class, step (-1 for maintenance) and bank of the
             first k commands.
@@ -216,6 +252,10 @@ def run_controllers(
     times = np.zeros((classes, slots), dtype=np.int64)
     open_rows = np.full((classes, row_slots), -1, dtype=np.int64)
     multiply_from = np.zeros(classes, dtype=np.int64)
+    awaited = np.zeros((classes, len(producers)), dtype=np.int32)
+    for c in range(classes):
+        awaited[c, :] = producers
+    happened = np.zeros((classes, len(producers)), dtype=np.int64)
     due = np.zeros(classes, dtype=np.int64)  # refreshes waiting
     refreshed = np.zeros(classes, dtype=np.int64)  # refreshes done
     wake = np.ones(classes, dtype=np.int64)
@@ -260,6 +300,7 @@ def run_controllers(
                     elif barriers[c] == 0 or is_row_code(code):
                         bank = (key >> CODE_BITS) & BANK_MASK
                         ready = ready_cycle(code, bank, gates, slot, times, c)
+                        ready = max(ready, data_cycle(key, code, awaited, happened, c))
                         wake[c] = min(wake[c], max(ready, cycle))
                 length[c] += 1
                 if key == BARRIER:
@@ -315,7 +356,7 @@ def run_controllers(
                     place, code, is_ready, later = select(
                         cycle, queue, start[c], length[c], gates, slot, times, row_slot,
                         open_rows, banks_per_pseudo_channel,
-                        multiply_from[c], c,
+                        multiply_from[c], awaited, happened, moves_yield, c,
                     )  # fmt: skip
                     if code == EMPTY:
                         break
@@ -341,13 +382,15 @@ def run_controllers(
                     at = queued_step[c, place]
                     bank = (queue[c, place] >> CODE_BITS) & BANK_MASK
                     if is_row:
-                        row = queue[c, place] >> ROW_SHIFT
+                        row = (queue[c, place] >> ROW_SHIFT) & ROW_MASK
                         open_rows[c, row_slot[bank]] = row if code == ACTIVATE else -1
                         others[c] = count_others(queue, start[c], length[c], row_slot, open_rows, c)
                     else:
                         progress = cycle
                         if code != MULTIPLY:
                             others[c] -= 1
+                        for i in range(signals.shape[1]):
+                            signal(signals[at, i], cycle + delays[at, i], awaited, happened, c)
                         for i in range(place, start[c], -1):
                             queue[c, i] = queue[c, i - 1]
                             queued_step[c, i] = queued_step[c, i - 1]

@@ -59,6 +59,7 @@ class TimingTables:
         pseudo_channels: refreshes that fall due together.
         banks_per_pseudo_channel: distance between the first banks of two pseudo-channels.
         refresh_interval: nREFI.
+        moves_yield: whether ready moves stay behind queued row hits on their bank address.
         multiply_interval: least cycles between two multiplies of a channel, whatever their bank.
     """
 
@@ -78,6 +79,7 @@ class TimingTables:
     banks_per_pseudo_channel: int
     refresh_interval: int
     multiply_interval: int
+    moves_yield: bool
 
 
 def resolve_timing(
@@ -145,6 +147,7 @@ def resolve_timing(
         multiply_interval=max(
             1, constraints[Scope.CHANNEL, family.multiply].get(family.multiply, 0)
         ),
+        moves_yield=not device.moves_pass_hits,
     )
 
 
