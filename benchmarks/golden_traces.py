@@ -1,4 +1,4 @@
-"""Wall time of the golden traces against the time that the reference controller took for them.
+"""Time of the golden traces against the time that the reference controller took for them.
 
 Prints parse and simulation time on one core, after compilation, and asserts nothing about time.
 
@@ -6,22 +6,20 @@ Prints parse and simulation time on one core, after compilation, and asserts not
 """
 
 import csv
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Annotated
 
 import typer
+from clock import NO_TIME, Time, least, report, timed
 from rich.console import Console
 from rich.table import Table
 
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
-from attacc.program.program import Program
 from attacc.program.trace import read_trace
 from attacc.timing.engine import run
-from attacc.timing.tables import TimingTables, resolve_timing
+from attacc.timing.tables import resolve_timing
 
 DEVICE = DRAMS.load("hbm3-5.2-asplos24")
 
@@ -36,40 +34,27 @@ class Total:
     requests: int = 0
     cycles: int = 0
     reference_s: float = 0.0
-    parse_s: float = 0.0
-    simulate_s: float = 0.0
+    parse: Time = NO_TIME
+    simulate: Time = NO_TIME
 
     @property
     def speedup(self) -> float:
         """Of the simulation."""
-        return self.reference_s / self.simulate_s
+        return self.reference_s / self.simulate.cpu_s
 
     @property
     def speedup_with_parsing(self) -> float:
         """Of reading, decompressing and parsing the trace, and the simulation."""
-        return self.reference_s / (self.parse_s + self.simulate_s)
+        return self.reference_s / (self.parse.cpu_s + self.simulate.cpu_s)
+
+    @property
+    def lines_per_s(self) -> float:
+        """Of reading, decompressing and parsing."""
+        return self.requests / self.parse.cpu_s
 
 
-def timed_run(program: Program, tables: TimingTables) -> tuple[int, float]:
-    begin = perf_counter()
-    cycles = run(program, tables).cycles
-    return cycles, perf_counter() - begin
-
-
-def timed_read(path: Path) -> tuple[Program, float]:
-    begin = perf_counter()
-    program = read_trace(path, DEVICE.organization)
-    return program, perf_counter() - begin
-
-
-def main(
-    shared: Annotated[Path, typer.Argument(help="The shared reference folder.")] = Path(
-        "../shared"
-    ),
-    repeat: Annotated[int, typer.Option(help="Take the fastest of so many.", min=1)] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Time the 220 golden traces."""
+def time_traces(shared: Path, repeat: int) -> list[Total]:
+    """Time every trace, the fastest of several; by placement, and all of them last."""
     folder = shared / "reference/golden"
     with (folder / "timing.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -80,40 +65,55 @@ def main(
         power_limited = row["power_limited"] == "1"
         tables = resolve_timing(DEVICE, Placement(row["placement"]), power_limited=power_limited)
         if not compiled:
-            timed_run(timed_read(path)[0], tables)
+            run(read_trace(path, DEVICE.organization), tables)
             compiled = True
-        reads = [timed_read(path) for _ in range(repeat)]
+        reads = [timed(read_trace, path, DEVICE.organization) for _ in range(repeat)]
         program = reads[0][0]
-        runs = [timed_run(program, tables) for _ in range(repeat)]
-        cycles = runs[0][0]
+        runs = [timed(run, program, tables) for _ in range(repeat)]
+        cycles = runs[0][0].cycles
         for total in (totals[row["placement"]], totals["all"]):
             total.traces += 1
             total.exact += cycles == int(row["cycles"])
             total.requests += program.requests
             total.cycles += cycles
             total.reference_s += float(row["reference_seconds"])
-            total.parse_s += min(seconds for _, seconds in reads)
-            total.simulate_s += min(seconds for _, seconds in runs)
+            total.parse = total.parse.plus(least([time for _, time in reads]))
+            total.simulate = total.simulate.plus(least([time for _, time in runs]))
+    return list(totals.values())
+
+
+def main(
+    shared: Annotated[Path, typer.Argument(help="The shared reference folder.")] = Path(
+        "../shared"
+    ),
+    repeat: Annotated[int, typer.Option(help="Take the fastest of so many.", min=1)] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Time the 220 golden traces."""
+    totals = time_traces(shared, repeat)
     if as_json:
-        print(
-            json.dumps(
-                [
-                    asdict(total)
-                    | {"speedup": total.speedup, "speedup_with_parsing": total.speedup_with_parsing}
-                    for total in totals.values()
-                ],
-                indent=2,
-            )
+        report(
+            [
+                asdict(total)
+                | {
+                    "parse": total.parse._asdict(),
+                    "simulate": total.simulate._asdict(),
+                    "speedup": total.speedup,
+                    "speedup_with_parsing": total.speedup_with_parsing,
+                    "lines_per_s": total.lines_per_s,
+                }
+                for total in totals
+            ]
         )
         return
-    table = Table(title=f"Golden traces, one core, fastest of {repeat}")
+    table = Table(title=f"Golden traces, one core, fastest of {repeat}, processor time")
     table.add_column("placement")
     for name in (
-        "traces", "exact", "requests", "cycles", "reference s", "parse s", "simulate s",
-        "speed-up", "with parsing",
+        "traces", "exact", "requests", "cycles", "reference s", "parse s", "lines/s",
+        "simulate s", "speed-up", "with parsing",
     ):  # fmt: skip
         table.add_column(name, justify="right")
-    for total in totals.values():
+    for total in totals:
         table.add_row(
             total.placement,
             str(total.traces),
@@ -121,12 +121,13 @@ def main(
             f"{total.requests:,}",
             f"{total.cycles:,}",
             f"{total.reference_s:.1f}",
-            f"{total.parse_s:.3f}",
-            f"{total.simulate_s:.3f}",
+            f"{total.parse.cpu_s:.3f}",
+            f"{total.lines_per_s / 1e6:.1f} M",
+            f"{total.simulate.cpu_s:.3f}",
             f"{total.speedup:,.0f}x",
             f"{total.speedup_with_parsing:,.0f}x",
         )
-    Console(width=max(120, Console().width)).print(table)
+    Console(width=max(140, Console().width)).print(table)
 
 
 if __name__ == "__main__":

@@ -188,10 +188,10 @@ class Presets(Generic[P]):
         Raises:
             UnknownNameError: there is none; proposes the nearest names.
         """
-        names = self.names()
-        if name not in names:
-            raise UnknownNameError(f"{self.kind} preset", name, names, where=where)
-        return _load_preset(self, name)
+        loaded = _load_preset(self, name)
+        if loaded is None:
+            raise UnknownNameError(f"{self.kind} preset", name, self.names(), where=where)
+        return loaded
 
     def load_name_or_file(self, name: str, *, where: str | None = None) -> P:
         """Return a preset by its name, or a document by its path (with a suffix or a slash)."""
@@ -202,7 +202,10 @@ class Presets(Generic[P]):
 
 
 @cache
-def _load_preset(presets: Presets[P], name: str) -> P:
+def _load_preset(presets: Presets[P], name: str) -> P | None:
+    """Return the preset of this name; None if there is none."""
+    if name not in presets.names():
+        return None
     source = files(presets.package) / presets.folder / f"{name}.toml"
     document = tomllib.loads(source.read_text(encoding="utf-8"))
     return parse_document(presets.spec, document, where=f"{presets.kind} preset {name}")

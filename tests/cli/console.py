@@ -74,5 +74,5 @@ def check_refusal(stdout: str, stderr: str) -> None:
     """Check that nothing is on stdout, and one message and no traceback on stderr."""
     assert stdout == ""
     assert stderr.startswith("error: ")
-    assert stderr.count("error: ") == 1, stderr
+    assert sum(line.startswith("error: ") for line in stderr.splitlines()) == 1, stderr
     assert "Traceback" not in stderr

@@ -92,7 +92,7 @@ ff_coprocessing = true
 [attacc]
 devices = 4
 stacks_per_device = 8
-dram = "hbm3-6.4-asplos24"
+dram = "hbm3-6.4"
 placement = "bankgroup"
 power_limited = false
 link = "pcie5-x16"
@@ -338,7 +338,7 @@ def test_a_system_of_ones_own(tmp_path: Path) -> None:
         ("power_limited = false", "power_limited = true"),
         ("stacks_per_device = 8", "stacks_per_device = 2"),
         ("devices = 4", "devices = 2"),
-        ('dram = "hbm3-6.4-asplos24"', 'dram = "hbm3-5.2-asplos24"'),
+        ('dram = "hbm3-6.4"', 'dram = "hbm3-5.2"'),
         ('link = "pcie5-x16"', 'link = "pcie4-x16"'),
         ('gpu = "h100"', 'gpu = "a100"'),
         ('link = "nvlink4"', 'link = "nvlink3"'),
@@ -366,7 +366,14 @@ link = "nvlink3"
 attention = "attacc"
 head_level_pipelining = true
 ff_coprocessing = true
-attacc = {devices = 8, stacks_per_device = 5, placement = "bank", capacity = "pooled"}
+
+[attacc]
+devices = 8
+stacks_per_device = 5
+dram = "hbm3-5.2-asplos24"
+placement = "bank"
+schedule = "complete"
+capacity = "pooled"
 """
     path = saved(tmp_path, "published.toml", text)
     result = document("compare", *BASE, "--system", "dgx-large", "--system", path)
@@ -435,9 +442,19 @@ def test_options_that_are_refused(options: tuple[str, ...], message: str) -> Non
         ("gpus = 4", "gpus = 3", "3 GPUs cannot share the 96 query heads"),
         ("placement", "plcement", "unknown key 'plcement'"),
         ("bankgroup", "bankgruop", "attacc.placement: "),
-        ("hbm3-6.4-asplos24", "hbm3-6.5-asplos24", "attacc.dram: unknown"),
+        ("hbm3-6.4", "hbm3-6.5", "attacc.dram: unknown"),
         ("devices = 4", "devices = 0", "attacc.devices: "),
         ('"pooled"', '"shared"', "attacc.capacity: "),
+        (
+            '"hbm3-6.4"',
+            '"hbm3-6.4-asplos24"',
+            "system mine: attacc.schedule: the interleaved schedule needs a device",
+        ),
+        (
+            'placement = "bankgroup"',
+            'placement = "bankgroup"\nqueries_per_read = 2\nschedule = "published"',
+            'attacc.queries_per_read = 2 needs attacc.schedule = "interleaved"',
+        ),
         ('attention = "attacc"', 'attention = "gpu"', "the table [attacc] is of no use"),
         ('name = "mine"\n', "", "missing key 'name'"),
     ],

@@ -1,4 +1,4 @@
-"""docs/cli.md: its examples are what the commands print."""
+"""Pages of docs: their examples are what the commands print."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.console import invoke
 
-PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
+DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = re.compile(r"^```console\n\$ attacc (.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 WALL_TIMES = ("parse_s", "simulate_s")
 
@@ -25,11 +25,12 @@ def without_wall_times(value: object) -> object:
     return value
 
 
-def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("page", "fewest"), [("cli.md", 7), ("gqa.md", 3)])
+def test_examples(page: str, fewest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key renamed, or a figure changed, that the documentation still tells otherwise."""
     monkeypatch.chdir(tmp_path)
-    examples = EXAMPLES.findall(PAGE.read_text(encoding="utf-8"))
-    assert len(examples) >= 6
+    examples = EXAMPLES.findall((DOCS / page).read_text(encoding="utf-8"))
+    assert len(examples) >= fewest
     for command, expected in examples:
         result = invoke(*shlex.split(command))
         if "--json" in command:

@@ -39,7 +39,7 @@ def raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def attend(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(Stack, "attend", attend)
+    monkeypatch.setattr(Stack, "attend_to", attend)
 
 
 def test_version() -> None:

@@ -88,8 +88,11 @@ def check(folder: Path, device: Path, *, may_be_valid: bool) -> None:
     log = folder / "log"
     for command in (
         ("trace", "run", str(folder / "short.trace"), "--log", str(log)),
-        ("attention", "--heads", "3", "--length", "40", "--placement", "bankgroup"),
-    ):
+        (
+            "attention", "--heads", "3", "--length", "40", "--placement", "bankgroup",
+            "--schedule", "complete",
+        ),
+    ):  # fmt: skip
         result = invoke(*command, "--device", str(device), "--json")
         if may_be_valid and result.exit_code == 0:
             json.loads(result.stdout)

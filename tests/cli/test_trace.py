@@ -30,6 +30,7 @@ RUN_KEYS = [
     "commands",
     "parse_s",
     "simulate_s",
+    "traffic",
 ]
 REQUEST_KEYS = ["mac", "softmax", "mvgb", "mvsb", "wrgb", "barrier"]
 
@@ -67,6 +68,7 @@ def test_run_is_that_of_the_library(short: Path) -> None:
     assert got["commands"] == {entry.command: entry.count for entry in timed.commands}
     assert got["parse_s"] > 0
     assert got["simulate_s"] > 0
+    assert got["traffic"] is None
 
 
 def test_power_limit_reaches_the_engine(tmp_path: Path) -> None:
@@ -305,7 +307,7 @@ def test_built_trace_is_read_back(
     shape = ("--heads", "20", "--length", "150", "--head-dim", "64", "--dtype", "fp8")
     order = ("--placement", placement, "--schedule", schedule)
     built = document("trace", "build", path, *shape, *order)
-    attended = document("attention", *shape, *order)
+    attended = document("attention", *shape, *order, "--device", built["device"])
     played = document("trace", "run", path)[0]
     assert list(built) == [
         "file",

@@ -62,8 +62,9 @@ def test_a_system_of_ones_own(tmp_path: Path) -> None:
     system = load_system(str(path))
     assert system.attacc is not None
     table = system.attacc.table
-    assert (system.gpus, system.attacc.stacks, table.dram) == (4, 12, "hbm3-5.2-asplos24")
-    assert (table.power_limited, table.schedule) == (True, Schedule.COMPLETE)
+    assert (system.gpus, system.attacc.stacks, table.dram) == (4, 12, "hbm3-5.2")
+    assert (table.power_limited, table.schedule) == (True, Schedule.INTERLEAVED)
+    assert table.queries_per_read == 1
     assert (table.capacity, system.attacc.link.name) == (CapacityRule.SEPARATE, "nvlink3")
     assert not system.spec.head_level_pipelining
     assert not system.spec.ff_coprocessing
@@ -90,6 +91,18 @@ def test_memory_of_the_host_counts_all_sockets() -> None:
             "gpus = 4",
             "gpus = 4\nff_coprocessing = true",
             r'ff_coprocessing = true needs attention = "attacc", not "gpu"',
+        ),
+        (
+            WITH_ATTACC,
+            "devices = 2",
+            'devices = 2\nqueries_per_read = 4\nschedule = "complete"',
+            r'attacc.queries_per_read = 4 needs attacc.schedule = "interleaved", not "complete"',
+        ),
+        (
+            WITH_ATTACC,
+            "devices = 2",
+            "devices = 2\nqueries_per_read = 0",
+            r"attacc.queries_per_read: .*greater than 0",
         ),
         (WITH_ATTACC, "bankgroup", "bankgruop", r"attacc.placement: .*'bankgroup'"),
         (WITH_ATTACC, "devices", "device", r"attacc.device: unknown key .*did you mean 'devices'"),

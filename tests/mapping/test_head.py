@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from attacc.errors import InputError
 from attacc.hardware.dram import DRAMS, Organization
 from attacc.hardware.placement import Placement
-from attacc.mapping.head import HeadLayout, allocate_heads
+from attacc.mapping.head import HeadLayout, allocate_heads, check_capacity, rows_of
 from attacc.models.precision import ElementType
 
 HBM3 = DRAMS.load("hbm3-5.2-asplos24").organization
@@ -166,6 +166,48 @@ def test_a_head_that_never_fits_is_refused() -> None:
     """Catches a hint that promises room for a fraction of a head."""
     with pytest.raises(InputError, match=r"at most 0 such heads fit into a channel, 0 into"):
         allocate_heads(layout(BANK, length=4 * 2**20), 1)
+
+    with pytest.raises(InputError, match="the interleaved schedule cuts long heads over channels"):
+        allocate_heads(layout(BANK, length=4 * 2**20), 1)
+
+
+@given(
+    placement=st.sampled_from(list(Placement)),
+    head_dim=st.integers(1, 300),
+    element=st.sampled_from(list(ElementType)),
+    lengths=st.lists(st.integers(1, 10_000), min_size=1, max_size=5),
+)
+def test_rows_of_several_lengths_are_those_of_each(
+    placement: Placement, head_dim: int, element: ElementType, lengths: list[int]
+) -> None:
+    """Catches rows that depend on the neighbours, or on the layout's own length."""
+    heads = [HeadLayout(HBM3, placement, length, head_dim, element) for length in lengths]
+    assert rows_of(heads[-1], lengths).tolist() == [head.rows for head in heads]
+    # By hand: multiplies in turn go to 1, 4 or 32 banks of 32 columns.
+    in_turn = {BANK: 1, BANKGROUP: 4, BUFFER: 32}[placement]
+    assert heads[0].rows == -(-heads[0].score_multiplies // (32 * in_turn))
+
+
+def test_a_stack_holds_what_its_channels_hold() -> None:
+    """Catches a bound that refuses heads which fit, or lets any number pass.
+
+    3,072 keys take 12 rows, and values as many: 682 heads in a channel of 16,384 rows, 10,912 in
+    16. Only heads that are cut fill the last 16 rows of every channel: 10,922 and two thirds.
+    """
+    head = layout(BANK, length=1)
+    check_capacity(head, [3072], [10_922])
+    with pytest.raises(
+        InputError,
+        match=r"10923 heads of length 3072 need 16385 rows .* which has 16384 .at most 10912 such",
+    ):
+        check_capacity(head, [3072], [10_923])
+    # A head of 2^26 keys takes all rows of 16 channels twice.
+    check_capacity(head, [2**25], [1])
+    with pytest.raises(InputError, match="at most 1 such heads fit into a stack, or take more"):
+        check_capacity(head, [2**25], [2])
+    check_capacity(head, [3072, 6144], [10_000, 400])
+    with pytest.raises(InputError, match=r"10900 heads of up to 6144 keys .*fewer or shorter"):
+        check_capacity(head, [3072, 6144], [10_000, 900])
 
 
 @pytest.mark.parametrize(

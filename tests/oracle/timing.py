@@ -4,6 +4,9 @@ A second implementation of reference/controller.md that shares nothing with the 
 its compiled kernel against. Where that page leaves room, the golden traces and command logs
 decided. They never exercise requests of pseudo-channel 1, a barrier chosen in the second pass, or
 a run whose last requests leave while a refresh is pending: there the page is read literally.
+
+Two things go beyond that page. The rules `hbm-pim` are those of reference/dram.md, "Rules of
+ordinary traffic", asked of every bank that a command acts on. Per-bank refresh is this project's.
 """
 
 import gzip
@@ -15,7 +18,6 @@ from typing import Literal, NamedTuple
 
 Placement = Literal["bank", "bankgroup", "buffer"]
 
-CHANNELS = 16
 QUEUE_ACCEPTS_WHILE_HOLDING = 32
 
 HBM3_5200_UNLIMITED: dict[str, int] = {
@@ -76,12 +78,31 @@ class Result(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """`following` not before `latency` cycles after `preceding` on the same instance of `scope`."""
+    """`following` not before `latency` cycles after `preceding` on the same instance of `scope`.
+
+    With a window of 4, the fourth last of the preceding commands counts.
+    """
 
     scope: str
     preceding: tuple[str, ...]
     following: tuple[str, ...]
     latency: int
+    window: int = 1
+
+
+class Device(NamedTuple):
+    """How a stack behaves, beyond its cycles; by default as the reference."""
+
+    rules: Literal["attacc-pim", "hbm-pim"] = "attacc-pim"
+    refresh: Literal["all_bank", "per_bank"] = "all_bank"
+    channels: int = 16
+    pchs: int = 2
+    ranks: int = 2
+    bank_groups: int = 4
+    banks: int = 4
+
+
+REFERENCE = Device()
 
 
 MAC_KINDS = {"bank": "PIM_MAC_AB", "bankgroup": "PIM_MAC_SB", "buffer": "PIM_MAC_PB"}
@@ -107,6 +128,7 @@ SCOPES: dict[str, Callable[[Request], tuple[int, ...]]] = {
     "rank of both pchs": lambda a: (a.rank,),
     "bank group of both pchs": lambda a: (a.rank, a.bank_group),
     "bank of both pchs": lambda a: (a.rank, a.bank_group, a.bank),
+    "bank": lambda a: (a.pch, a.rank, a.bank_group, a.bank),
     # The same bank of every bank group acts together in a MACSB.
     "bank index": lambda a: (a.bank,),
 }
@@ -149,6 +171,70 @@ def timing_table(placement: Placement, t: dict[str, int]) -> list[Rule]:
     return rules
 
 
+ROW_SCOPES = {"bank": "channel", "bankgroup": "bank index", "buffer": "bank of both pchs"}
+
+
+def complete_timing_table(placement: Placement, t: dict[str, int]) -> list[Rule]:
+    """All rules of `hbm-pim` for the commands of a placement.
+
+    ACT*, MAC* and PRE*, PREA included, act in both pchs; REFab and REFsb in the one addressed.
+    """
+    suffix = SUFFIXES[placement]
+    act, mac = "ACT" + suffix, "MAC" + suffix
+    pre = "PREA" if placement == "bank" else "PRE" + suffix
+    buses = ("WRGB", "MVSB", "MVGB", "SFM")
+    own = ROW_SCOPES[placement]
+
+    rules = [
+        # The row bus.
+        Rule("channel", (act,), (act, pre, "PREA", "REFab", "REFsb"), t["nACT"]),
+        Rule("channel", (pre, "PREA"), (pre, "PREA"), t["nPPD"]),
+        # Closing all banks.
+        Rule("channel", (act,), ("PREA",), t["nRAS"]),
+        Rule("channel", (mac,), ("PREA",), t["nRTPL"]),
+        Rule("channel", ("PREA",), (act,), t["nRP"]),
+        # Banks.
+        Rule(own, (act,), (act,), t["nRC"]),
+        Rule(own, (act,), (mac,), t["nRCDRD"]),
+        Rule(own, (act,), (pre,), t["nRAS"]),
+        Rule(own, (mac,), (pre,), t["nRTPL"]),
+        Rule(own, (pre,), (act,), t["nRP"]),
+        # Refresh of all banks.
+        Rule("channel", (act,), ("REFab",), t["nRC"]),
+        Rule("channel", (pre, "PREA"), ("REFab",), t["nRP"]),
+        Rule("channel", ("REFab",), (act, pre, "PREA"), t["nRFC"]),
+        Rule("pch", ("REFab",), ("REFab", "REFsb"), t["nRFC"]),
+        # Refresh of one bank.
+        Rule(own, (act,), ("REFsb",), t["nRC"]),
+        Rule("channel", ("PREA",), ("REFsb",), t["nRP"]),
+        Rule(own, (pre,), ("REFsb",), t["nRP"]),
+        Rule(own, ("REFsb",), (act,), t["nRFCpb"]),
+        Rule("bank", ("REFsb",), ("REFsb",), t["nRFCpb"]),
+        Rule("pch", ("REFsb",), ("REFab",), t["nRFCpb"]),
+        Rule("pch", ("REFsb",), ("REFsb",), t["nRREFD"]),
+        # The data bus.
+        Rule("pch", buses, buses, t["nBL"]),
+        Rule("rank", buses, buses, t["nCCDS"]),
+        Rule("bank group", buses, buses, t["nCCDL"]),
+    ]
+    if placement == "bank":
+        rules.append(Rule("channel", (mac,), (mac,), t["nCCDAB"]))
+        return rules
+    rules.append(Rule("channel", ("REFsb",), (act,), t["nRREFD"]))
+    rules.append(Rule("channel", (act,), ("REFsb",), t["nRRDL"]))
+    if placement == "bankgroup":
+        rules.append(Rule("channel", (mac,), (mac,), t["nCCDSB"]))
+        rules.append(Rule("channel", (act,), (act,), t["nRRDL"]))
+    else:
+        rules.append(Rule("channel", (mac,), (mac,), t["nCCDPB"]))
+        rules.append(Rule("rank of both pchs", (mac,), (mac,), t["nCCDS"]))
+        rules.append(Rule("bank group of both pchs", (mac,), (mac,), t["nCCDL"]))
+        rules.append(Rule("channel", (act,), (act,), t["nRRDS"]))
+        rules.append(Rule("bank group of both pchs", (act,), (act,), t["nRRDL"]))
+        rules.append(Rule("channel", (act,), (act,), t["nFAW"], window=4))
+    return rules
+
+
 def command_class(name: str) -> Literal["row", "column", "none"]:
     if name.startswith(("ACT", "PRE", "REF")):
         return "row"
@@ -167,17 +253,24 @@ class Channel:
     """One channel's controller and the state of its banks."""
 
     def __init__(
-        self, number: int, placement: Placement, timing: dict[str, int], log: list[Command]
+        self,
+        number: int,
+        placement: Placement,
+        timing: dict[str, int],
+        log: list[Command],
+        device: Device = REFERENCE,
     ) -> None:
         self.number = number
+        self.device = device
         self.placement = placement
         self.timing = timing
         self.log = log
         self.queue: list[Entry] = []
         self.maintenance: deque[Request] = deque()
         self.open_rows: dict[tuple[int, ...], int] = {}
-        self.last_issue: dict[tuple[str, tuple[int, ...], str], int] = {}
-        rules = timing_table(placement, timing)
+        self.issued: dict[tuple[str, tuple[int, ...], str], list[int]] = {}
+        table = timing_table if device.rules == "attacc-pim" else complete_timing_table
+        rules = table(placement, timing)
         self.constraints: dict[str, list[Rule]] = {}
         for rule in rules:
             for following in rule.following:
@@ -203,23 +296,31 @@ class Channel:
         return "PREA" if self.placement == "bank" else "PRE" + suffix
 
     def next_maintenance_command(self) -> str:
-        return "PREA" if self.open_rows else "REFab"
+        refresh = self.maintenance[0]
+        if refresh.bank == UNUSED:
+            return "PREA" if self.open_rows else "REFab"
+        if self.bank_of(refresh) not in self.open_rows:
+            return "REFsb"
+        return "PREA" if self.placement == "bank" else "PRE" + SUFFIXES[self.placement]
 
     # Timing.
 
     def ready(self, name: str, a: Request, now: int) -> bool:
         for rule in self.constraints.get(name, []):
             instance = SCOPES[rule.scope](a)
-            for preceding in rule.preceding:
-                last = self.last_issue.get((rule.scope, instance, preceding))
-                if last is not None and now < last + rule.latency:
-                    return False
+            before = [
+                cycle
+                for preceding in dict.fromkeys(rule.preceding)
+                for cycle in self.issued.get((rule.scope, instance, preceding), [])[-rule.window :]
+            ]
+            if len(before) >= rule.window and now < sorted(before)[-rule.window] + rule.latency:
+                return False
         return True
 
     def issue(self, name: str, a: Request, now: int) -> None:
         self.log.append(Command(now, name, *a[1:]))
         for scope in self.scopes:
-            self.last_issue[scope, SCOPES[scope](a), name] = now
+            self.issued.setdefault((scope, SCOPES[scope](a), name), []).append(now)
         if name == "PREA":
             self.open_rows.clear()
         elif name.startswith("PRE"):
@@ -279,12 +380,29 @@ class Channel:
 
     # One cycle.
 
-    def tick(self, now: int) -> None:
-        if now % self.timing["nREFI"] == 0:
-            for pch in range(2):
-                refresh = Request("REFRESH", self.number, pch, *[UNUSED] * 5)
-                self.maintenance.append(refresh)
+    def fall_due(self, now: int) -> None:
+        d = self.device
+        if d.refresh == "all_bank":
+            if now % self.timing["nREFI"] == 0:
+                for pch in range(d.pchs):
+                    refresh = Request("REFRESH", self.number, pch, *[UNUSED] * 5)
+                    self.maintenance.append(refresh)
+            return
+        banks = d.ranks * d.bank_groups * d.banks
+        interval = self.timing["nREFI"] // banks
+        if now % interval == 0:
+            # Bank groups change fastest, then ranks, then banks: those that one MACSB reads are
+            # refreshed one after the other.
+            number = (now // interval - 1) % banks
+            bank_group = number % d.bank_groups
+            rank = number // d.bank_groups % d.ranks
+            bank = number // d.bank_groups // d.ranks
+            for pch in range(d.pchs):
+                place = (pch, rank, bank_group, bank, UNUSED, UNUSED)
+                self.maintenance.append(Request("REFRESH", self.number, *place))
 
+    def tick(self, now: int) -> None:
+        self.fall_due(now)
         if self.maintenance:
             self.serve_maintenance(now)
             first = "row"
@@ -302,7 +420,7 @@ class Channel:
         name = self.next_maintenance_command()
         if self.ready(name, refresh, now):
             self.issue(name, refresh, now)
-            if name == "REFab":
+            if name.startswith("REF"):
                 self.maintenance.popleft()
 
     def serve_queue(self, now: int, other_than: str | None) -> str:
@@ -327,14 +445,20 @@ class Controller:
     """The front end and the controllers of all channels."""
 
     def __init__(
-        self, requests: Iterable[Request], placement: Placement, timing: dict[str, int]
+        self,
+        requests: Iterable[Request],
+        placement: Placement,
+        timing: dict[str, int],
+        device: Device = REFERENCE,
     ) -> None:
         self.waiting = deque(requests)
         for request in self.waiting:
             if request.kind != MAC_KINDS[placement] and request.kind not in PLAIN_COMMANDS:
                 raise ValueError(f"{request.kind} is not part of the {placement} placement")
         self.log: list[Command] = []
-        self.channels = [Channel(c, placement, timing, self.log) for c in range(CHANNELS)]
+        self.channels = [
+            Channel(c, placement, timing, self.log, device) for c in range(device.channels)
+        ]
         self.cycle = 0
 
     def tick(self) -> None:
@@ -384,7 +508,11 @@ def parse(source: Path | Iterable[str]) -> list[Request]:
 
 
 def simulate(
-    requests: Iterable[Request], *, placement: Placement, timing: dict[str, int]
+    requests: Iterable[Request],
+    *,
+    placement: Placement,
+    timing: dict[str, int],
+    device: Device = REFERENCE,
 ) -> Result:
     """Run a trace to its end.
 
@@ -392,11 +520,12 @@ def simulate(
         requests: in trace order.
         placement: where the units sit; only its own kind of MAC may occur.
         timing: cycles by name, such as `HBM3_5200`.
+        device: its rules, refresh and banks.
 
     Raises:
         ValueError: for a request that the placement does not have (another MAC, LD, ST).
     """
-    controller = Controller(requests, placement, timing)
+    controller = Controller(requests, placement, timing, device)
     controller.tick()
     while not controller.finished():
         controller.tick()
@@ -444,8 +573,9 @@ class DependentChannel(Channel):
         requests: list[DependentRequest],
         *,
         moves_yield: bool,
+        device: Device = REFERENCE,
     ) -> None:
-        super().__init__(number, placement, timing, [])
+        super().__init__(number, placement, timing, [], device)
         self.waiting = deque(requests)
         self.moves_yield = moves_yield
         self.unsignalled = Counter(signal.event for r in requests for signal in r.signals)
@@ -501,6 +631,7 @@ def simulate_dependent(
     placement: Placement,
     timing: dict[str, int],
     moves_yield: bool,
+    device: Device = REFERENCE,
 ) -> Result:
     """Run programs of channels that are fed independently; each ends by itself.
 
@@ -509,11 +640,14 @@ def simulate_dependent(
         placement: where the units sit.
         timing: cycles by name, such as `HBM3_5200`.
         moves_yield: whether row hits go before ready moves, as in the reference.
+        device: its rules, refresh and banks.
     """
     log: list[Command] = []
     cycles = 1
     for number, own in requests.items():
-        channel = DependentChannel(number, placement, timing, own, moves_yield=moves_yield)
+        channel = DependentChannel(
+            number, placement, timing, own, moves_yield=moves_yield, device=device
+        )
         cycles = max(cycles, channel.run())
         log += channel.log
     return Result(cycles, log)

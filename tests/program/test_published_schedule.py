@@ -41,9 +41,11 @@ def test_rounds_that_lead_beyond_the_channel_are_refused() -> None:
     layout = HeadLayout(HBM3, Placement.BANK, 16, 2**16, ElementType.FP16)
     attention_program(layout, 16, Schedule.PUBLISHED)
     with pytest.raises(
-        InputError, match=r"published schedule of 5000 heads.*beyond the 1073741824"
+        InputError, match=r"published schedule of 4096 heads.*beyond the 1073741824"
     ):
-        attention_program(layout, 5000, Schedule.PUBLISHED)
+        attention_program(layout, 4096, Schedule.PUBLISHED)
+    with pytest.raises(InputError, match="need 16448 rows of every bank, which has 16384"):
+        attention_program(layout, 4097, Schedule.PUBLISHED)
 
 
 @pytest.mark.parametrize("schedule", [Schedule.COMPLETE, Schedule.PUBLISHED])

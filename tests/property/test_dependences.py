@@ -1,8 +1,5 @@
 """Programs with dependences: the compiled controllers against the naive ones."""
 
-from dataclasses import dataclass
-
-import numpy as np
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
@@ -14,76 +11,13 @@ from attacc.mapping.balance import assign
 from attacc.mapping.head import HeadLayout
 from attacc.models.precision import ElementType
 from attacc.program.interleaved import chunk_grain, interleaved_program, longest_chunk
-from attacc.program.program import MULTIPLY, Dependences, Kind, Program
-from attacc.program.trace import NAMES
+from attacc.program.program import MULTIPLY, Kind, Program
 from attacc.timing.engine import run
 from attacc.timing.tables import resolve_timing
 from tests.oracle import timing as oracle
+from tests.property.steps import Step, logged, oracle_requests, program_of
 
 DEVICE = DRAMS.load("hbm3-5.2")
-SPELLED = {kind: name for name, kind in NAMES.items()}
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of a program, as a person would write it."""
-
-    kind: Kind
-    address: int
-    first: int
-    channels: int
-    waits: int = 0
-    signals: tuple[oracle.Signal, ...] = ()
-
-
-def program_of(steps: list[Step]) -> Program:
-    width = max(len(step.signals) for step in steps)
-    blank = oracle.Signal(0, 0)
-    signals = [[*s.signals, *[blank] * (width - len(s.signals))] for s in steps]
-    shape = (len(steps), width)
-    events = np.array([[one.event for one in row] for row in signals], dtype=np.int32)
-    delays = np.array([[one.delay for one in row] for row in signals], dtype=np.int32)
-    last = max([0, *(s.waits for s in steps), *(one.event for row in signals for one in row)])
-    producers = np.zeros((DEVICE.organization.channels, last + 1), dtype=np.int32)
-    for step in steps:
-        for signal in step.signals:
-            producers[step.first : step.first + step.channels, signal.event] += 1
-    return Program(
-        DEVICE.organization,
-        np.array([s.kind for s in steps], dtype=np.uint8),
-        np.array([s.address for s in steps], dtype=np.int64),
-        np.array([s.first for s in steps], dtype=np.int16),
-        np.array([s.channels for s in steps], dtype=np.int16),
-        Dependences(
-            waits=np.array([s.waits for s in steps], dtype=np.int32),
-            signals=events.reshape(shape),
-            delays=delays.reshape(shape),
-            producers=producers,
-        ),
-    )
-
-
-def oracle_requests(program: Program) -> dict[int, list[oracle.DependentRequest]]:
-    """What each channel receives, read off the program's columns."""
-    dependences = program.dependences
-    assert dependences is not None
-    requests: dict[int, list[oracle.DependentRequest]] = {
-        channel: [] for channel in range(program.organization.channels)
-    }
-    for i in range(len(program)):
-        signals = tuple(
-            oracle.Signal(int(event), int(delay))
-            for event, delay in zip(dependences.signals[i], dependences.delays[i], strict=True)
-            if event
-        )
-        first = int(program.first_channel[i])
-        for channel in range(first, first + int(program.channels[i])):
-            address = channel << 30 | int(program.address[i])
-            line = f"{SPELLED[Kind(program.kind[i])]} {address:#x}"
-            requests[channel].append(
-                oracle.DependentRequest(oracle.parse([line])[0], int(dependences.waits[i]), signals)
-            )
-    return requests
 
 
 def check(
@@ -96,16 +30,10 @@ def check(
         placement=placement.value,
         timing=device.parameters(power_limited=power_limited),
         moves_yield=not device.moves_pass_hits,
+        device=oracle.Device(rules="hbm-pim"),
     )
     assert ours.log is not None
-    log = [
-        oracle.Command(
-            c.cycle, c.command, c.channel, c.pseudo_channel, c.rank, c.bank_group, c.bank, c.row,
-            c.column,
-        )
-        for c in ours.log
-    ]  # fmt: skip
-    assert sorted(log) == sorted(theirs.log)
+    assert sorted(logged(ours.log)) == sorted(theirs.log)
     assert ours.cycles == theirs.cycles
 
 
@@ -149,7 +77,7 @@ def test_kernel_and_oracle_agree_on_random_dependences(
     timing = {
         "nREFI": refresh[0],
         "nRFC": refresh[1],
-        "nRCD": data.draw(st.integers(8, 25)),
+        "nRCDRD": data.draw(st.integers(8, 25)),
         "nRP": data.draw(st.integers(1, 25)),
         "nRAS": data.draw(st.integers(26, 50)),
         "nRC": data.draw(st.integers(1, 70)),

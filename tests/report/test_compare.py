@@ -55,7 +55,7 @@ def test_the_default_tables(default: Comparison) -> None:
     text = rendered(default)
     memory, bank, _ = cells(text, "dgx-attacc-bank")
     assert " ".join(memory) == "dgx-attacc-bank 1,280 35 KV capacity, memory of each AttAcc stack"
-    assert " ".join(bank) == "dgx-attacc-bank 35 1,105 31.68 634.8 0.601 2.61x 2.26x"
+    assert " ".join(bank) == "dgx-attacc-bank 35 1,117 31.34 634.8 0.601 2.63x 2.26x"
     assert "gpt3-175b  174.6 B parameters, weights fp16, activations fp16, KV cache fp16" in text
     assert "2,048 prompt + 2,048 output tokens, mean KV length 3,072" in text
     assert "latency target" not in text
@@ -74,7 +74,7 @@ def test_notes_say_what_is_estimated(default: Comparison) -> None:
     assert told in text
     assert "dgx-attacc-bank: attention" not in text
     assert "representative lengths" not in text
-    assert "once per query head" not in text
+    assert "query heads that share them" not in text
     assert "active" not in text
 
 
@@ -91,7 +91,10 @@ def test_notes_of_mixed_requests_experts_and_grouped_queries() -> None:
     assert "46.7 B parameters (12.9 B active)" in text
     assert "priced at representative lengths" in text
     assert "with 99.9 % probability: estimates" in text
-    assert "dgx-attacc-bank: reads keys and values 4 times a step" in text
+    assert (
+        "dgx-attacc-bank: reads keys and values 4 times a step, for the query heads that share "
+        "them" in text
+    )
     assert "dgx-base: reads" not in text
     assert " 4 given " in text
 

@@ -5,7 +5,7 @@ import sys
 from itertools import product
 
 from attacc.errors import InputError
-from attacc.hardware.dram import DRAMS, DramDevice
+from attacc.hardware.dram import DRAMS, DramDevice, Refresh, RefreshMode
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
 from attacc.mapping.head import HeadLayout
@@ -13,10 +13,13 @@ from attacc.models.precision import ElementType
 from attacc.program.program import Program
 from attacc.program.schedule import attention_program
 from attacc.program.trace import format_trace, parse_trace
+from attacc.program.traffic import Traffic, TrafficPolicy, mixed
 from attacc.timing.engine import run
 from attacc.timing.tables import resolve_timing
 
 DEVICE = DRAMS.load("hbm3-5.2-asplos24")
+SHARED = DRAMS.load("hbm3-5.2")
+"""A device that serves ordinary traffic."""
 OFTEN = {"nREFI": 300, "nRFC": 60}
 REOPENING = {"nREFI": 5, "nRFC": 1, "nRAS": 1, "nRP": 1, "nRC": 1}
 
@@ -49,14 +52,37 @@ TEXTS = {
 }
 
 
-def timed(program: Program, device: DramDevice) -> object:
+def narrow(traffic: Traffic) -> Traffic:
+    """The same in two channels, and in few banks and rows, so that rows are in each other's way."""
+    r = traffic.requests
+    places = 1 << 29 | 1 << 26 | 3 << 10 | 31 << 5
+    requests = Program(r.organization, r.kind, r.address & places, r.first_channel % 2, r.channels)
+    return Traffic(requests, traffic.arrival)
+
+
+HOST = [
+    narrow(mixed(SHARED.organization, 150, seed=1, cycles_per_request=0.5)),
+    narrow(
+        mixed(SHARED.organization, 150, seed=2, writes=0.7, locality=0.9, cycles_per_request=20)
+    ),
+]
+POLICIES = [None, TrafficPolicy(queue=4, write_high=3, write_low=1, patience=40, turn=60)]
+
+
+def timed(
+    program: Program,
+    device: DramDevice,
+    traffic: Traffic | None = None,
+    policy: TrafficPolicy | None = None,
+) -> object:
     try:
         tables = resolve_timing(device, program.placement(), power_limited=True)
-        result = run(program, tables, log=True)
+        result = run(program, tables, log=True, traffic=traffic, policy=policy)
     except InputError as error:
         return str(error)
     assert result.log is not None
-    return [result.cycles, [repr(entry) for entry in result.log if entry.channel in (0, 1)]]
+    served = None if result.traffic is None else result.traffic.served.tolist()
+    return [result.cycles, served, [repr(entry) for entry in result.log if entry.channel in (0, 1)]]
 
 
 BARRIERED = (Schedule.COMPLETE, Schedule.PUBLISHED)
@@ -75,6 +101,15 @@ def outcomes() -> dict[str, object]:
         program = attention_program(layout, heads, schedule)
         key = f"{placement} {schedule} {heads} {length}"
         found[key] = [format_trace(program), timed(program, devices[str(OFTEN)])]
+    shared = [
+        SHARED.model_copy(update={"timing": SHARED.timing | OFTEN}),
+        SHARED.model_copy(update={"refresh": Refresh(mode=RefreshMode.PER_BANK)}),
+    ]
+    for placement, device, host, policy in product(Placement, shared, HOST, POLICIES):
+        layout = HeadLayout(SHARED.organization, placement, 20, 32, ElementType.FP16)
+        program = attention_program(layout, 17, Schedule.COMPLETE)
+        key = f"{placement} beside {host.bytes} bytes from {host.arrival[0]} on, {policy}"
+        found[f"{key}, {device.refresh.mode}"] = timed(program, device, host, policy)
     for name, text in TEXTS.items():
         try:
             program = parse_trace(text.encode(), DEVICE.organization, where=name)

@@ -340,7 +340,7 @@ def test_an_empty_program_takes_the_first_cycle() -> None:
 @pytest.mark.parametrize(
     ("requests", "placement", "message"),
     [
-        ([("LD", 0), ("LD", 32), (AB, 0)], BANK, r"holds 2 LD requests.*only PIM requests"),
+        ([("LD", 0), ("LD", 32), (AB, 0)], BANK, r"holds 2 LD requests.*beside a program"),
         ([(AB, 0), ("ST", 0)], BANK, r"holds 1 ST requests"),
         ([(AB, 0)], BUFFER, r"holds MACAB requests, which a stack with its units per buffer"),
         ([(AB, 0), (SB, 0)], BANK, r"holds MACSB requests, which a stack with its units per bank "),

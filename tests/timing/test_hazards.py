@@ -49,6 +49,8 @@ class Played:
     program: Program
     log: tuple[LoggedCommand, ...]
     chunks: list[ChannelChunks]
+    queries: int = 1
+    queries_per_read: int = 1
 
     def report(self, **pipeline: float) -> HazardReport:
         """Check the log, against other latencies and buffers if some are given."""
@@ -57,7 +59,13 @@ class Played:
             assert device.pipeline is not None
             changed = device.pipeline.model_copy(update=pipeline)
             device = device.model_copy(update={"pipeline": changed})
-        return check_hazards(self.log, device, self.chunks)
+        return check_hazards(
+            self.log,
+            device,
+            self.chunks,
+            queries=self.queries,
+            queries_per_read=self.queries_per_read,
+        )
 
 
 def interleaved(
@@ -67,6 +75,8 @@ def interleaved(
     head_dim: int = 128,
     element: ElementType = FP16,
     *,
+    queries: int = 1,
+    queries_per_read: int = 1,
     power_limited: bool = True,
     change: Callable[[Program], Program] = lambda program: program,
 ) -> Played:
@@ -75,18 +85,28 @@ def interleaved(
     assignment = assign(
         lengths,
         channels=device.organization.channels,
-        longest=longest_chunk(device, layout),
+        longest=longest_chunk(device, layout, queries_per_read),
         grain=chunk_grain(layout),
     )
-    tables = resolve_timing(device, placement, power_limited=power_limited)
+    tables = resolve_timing(
+        device, placement, power_limited=power_limited, queries_per_read=queries_per_read
+    )
     program = change(
-        interleaved_program(device, layout, assignment, multiply_interval=tables.multiply_interval)
+        interleaved_program(
+            device,
+            layout,
+            assignment,
+            multiply_interval=tables.multiply_interval,
+            queries=queries,
+            queries_per_read=queries_per_read,
+        )
     )
     chunks = [
         ChannelChunks.allocated(layout, [chunk.length for chunk in channel])
         for channel in assignment.channels
     ]
-    return Played(device, program, run(program, tables, log=True).log or (), chunks)
+    log = run(program, tables, log=True).log or ()
+    return Played(device, program, log, chunks, queries, queries_per_read)
 
 
 def scheduled(
@@ -191,6 +211,74 @@ def test_whole_stacks_are_interleaved_right(
     assert report.commands == played.program.requests
 
 
+@PLACEMENTS
+@given(
+    lengths=st.one_of(
+        st.lists(st.integers(1, 40), min_size=1, max_size=8),
+        st.lists(st.sampled_from([1, 16, 17, 255, 256, 257, 600]), min_size=1, max_size=3),
+    ),
+    queries=st.integers(1, 17),
+    queries_per_read=st.integers(1, 16),
+    channels=st.sampled_from([1, 2]),
+    latencies=LATENCIES,
+    head_dim=st.sampled_from([16, 64, 80, 128]),
+    element=st.sampled_from([FP16, INT8]),
+)
+@settings(max_examples=25)
+def test_no_shared_read_uses_or_destroys_what_it_may_not(
+    placement: Placement,
+    lengths: list[int],
+    queries: int,
+    queries_per_read: int,
+    channels: int,
+    latencies: dict[str, float],
+    head_dim: int,
+    element: ElementType,
+) -> None:
+    """Catches any missing dependence between queries, or passes, that share keys and values."""
+    device = narrow(channels, **latencies)
+    assert device.pipeline is not None
+    columns = HeadLayout(device.organization, placement, 1, head_dim, element).columns_per_key
+    queries_per_read = min(queries_per_read, device.pipeline.buffer_words // columns)
+    played = interleaved(
+        device,
+        placement,
+        lengths,
+        head_dim,
+        element,
+        queries=queries,
+        queries_per_read=queries_per_read,
+    )
+    assert said(played.report()) == ""
+
+
+@pytest.mark.parametrize(
+    ("placement", "lengths", "queries", "queries_per_read"),
+    [
+        (Placement.BANK, [3072] * 9, 8, 8),
+        (Placement.BANK, [1500, 700, 31], 8, 3),
+        (Placement.BANK, [1 + 97 * head % 900 for head in range(20)], 3, 1),
+        (Placement.BANKGROUP, [1000] * 17, 4, 2),
+        (Placement.BUFFER, [300, 1, 200], 7, 2),
+    ],
+)
+def test_whole_stacks_of_shared_heads_are_right(
+    placement: Placement, lengths: list[int], queries: int, queries_per_read: int
+) -> None:
+    """Catches what only many channels, many passes or cut heads show."""
+    played = interleaved(
+        DEVICE, placement, lengths, queries=queries, queries_per_read=queries_per_read
+    )
+    report = played.report()
+    assert said(report) == ""
+    assert report.commands == played.program.requests
+    # Whoever claims that fewer queries were served finds work that belongs to nobody.
+    fewer = replace(played, queries=queries - 1).report()
+    assert fewer.count(Hazard.REPEATED) + fewer.count(Hazard.NOWHERE) > 0
+    more = replace(played, queries=queries + 1).report()
+    assert more.count(Hazard.MISSING) > 0
+
+
 def test_a_context_of_more_probabilities_than_half_a_buffer_is_cut() -> None:
     """Catches phases that follow each other before the softmax, or that share a half."""
     device = narrow(2, softmax_buffer_bytes=2.0**20)
@@ -214,13 +302,22 @@ def without_waits(kind: Kind) -> Callable[[Program], Program]:
     return change
 
 
+@pytest.mark.parametrize("queries", [1, 2])
 @PLACEMENTS
 @pytest.mark.parametrize("kind", ["WRGB", "MVSB", "MVGB", "SFM", "MAC"])
-def test_steps_that_do_not_wait_are_caught(placement: Placement, kind: str) -> None:
+def test_steps_that_do_not_wait_are_caught(placement: Placement, kind: str, queries: int) -> None:
     """Catches a checker that is blind to one kind of dependence."""
     which = MULTIPLY[placement] if kind == "MAC" else Kind[kind]
     # So short that all steps are queued together.
-    played = interleaved(narrow(1), placement, [1] * 4, 64, change=without_waits(which))
+    played = interleaved(
+        narrow(1),
+        placement,
+        [20] * 4,
+        64,
+        queries=queries,
+        queries_per_read=queries,
+        change=without_waits(which),
+    )
     first = played.report().first
     assert first is not None
     assert first.command is not None
@@ -236,12 +333,8 @@ def without_signal(kind: Kind, which: int) -> Callable[[Program], Program]:
     def change(program: Program) -> Program:
         assert program.dependences is not None
         signals = program.dependences.signals.copy()
-        producers = program.dependences.producers.copy()
-        for i in np.flatnonzero((program.kind == kind) & (signals[:, which] > 0)):
-            first = program.first_channel[i]
-            producers[first : first + program.channels[i], signals[i, which]] -= 1
-            signals[i, which] = 0
-        dependences = replace(program.dependences, signals=signals, producers=producers)
+        signals[program.kind == kind, which] = 0
+        dependences = replace(program.dependences, signals=signals)
         return replace(program, dependences=dependences)
 
     return change
@@ -261,7 +354,7 @@ def without_signal(kind: Kind, which: int) -> Callable[[Program], Program]:
         (Placement.BANK, Kind.SFM, 0, [1], {}, "MVGB"),
         (Placement.BANK, Kind.SFM, 1, [20, 20], {"softmax_passes": 100}, "SFM"),
         (Placement.BANKGROUP, Kind.MACSB, 0, [1], {}, "MVSB"),
-        (Placement.BANKGROUP, Kind.MACSB, 1, [20] * 4, {}, "MVGB"),
+        (Placement.BANKGROUP, Kind.MACSB, 1, [20] * 4, {}, "WRGB"),
     ],
 )
 def test_every_dependence_is_needed(
@@ -279,6 +372,44 @@ def test_every_dependence_is_needed(
     wrong = interleaved(device, placement, lengths, 64, INT8, change=change)
     assert said(right.report()) == ""
     first = wrong.report().first
+    assert first is not None
+    assert first.command is not None
+    assert first.command.command == victim
+
+
+@pytest.mark.parametrize(
+    ("placement", "kind", "which", "queries_per_read", "victim"),
+    [
+        (Placement.BANK, Kind.WRGB, 0, 2, "MACAB"),
+        (Placement.BANK, Kind.MVGB, 0, 2, "MACAB"),
+        (Placement.BUFFER, Kind.MVGB, 2, 2, "MVGB"),
+        (Placement.BANK, Kind.SFM, 0, 2, "MVGB"),
+        (Placement.BANK, Kind.SFM, 1, 2, "SFM"),
+        (Placement.BUFFER, Kind.MVSB, 2, 2, "SFM"),
+        (Placement.BUFFER, Kind.MVSB, 2, 1, "SFM"),
+        (Placement.BANKGROUP, Kind.MACSB, 0, 2, "MVSB"),
+        (Placement.BANKGROUP, Kind.MACSB, 1, 1, "WRGB"),
+    ],
+)
+def test_every_dependence_of_shared_reads_is_needed(
+    placement: Placement, kind: Kind, which: int, queries_per_read: int, victim: str
+) -> None:
+    """Catches an event between queries that share keys and values that could be lost unnoticed."""
+
+    def played(change: Callable[[Program], Program]) -> Played:
+        passes = 6 if kind is Kind.SFM else 1
+        return interleaved(
+            narrow(1, softmax_passes=passes, multiply_to_move=90),
+            placement,
+            [600] * 3,
+            64,
+            queries=4,
+            queries_per_read=queries_per_read,
+            change=change,
+        )
+
+    assert said(played(lambda program: program).report()) == ""
+    first = played(without_signal(kind, which)).report().first
     assert first is not None
     assert first.command is not None
     assert first.command.command == victim

@@ -82,12 +82,11 @@ def by_hand(placement: Placement, cadence: int) -> Waits:
 def by_tables(tables: TimingTables) -> Waits:
     waits = np.zeros((len(Code), len(Code), BANKS, BANKS), dtype=np.int64)
     for first, second in product(Code, Code):
-        for gate in tables.gates[second]:
-            for raised, cycles in zip(tables.raised[first], tables.latency[first], strict=True):
-                if gate == raised >= 0:
-                    slot = tables.slot[gate]
-                    meet = slot[:, None] == slot[None, :]
-                    waits[first, second] = np.maximum(waits[first, second], meet * cycles)
+        for i, cycles in enumerate(tables.latency[first]):
+            raised = tables.raises[first, :, i]
+            for waited in tables.waits[second].T:
+                meet = (raised[:, None] == waited[None, :]) & (raised[:, None] >= 0)
+                waits[first, second] = np.maximum(waits[first, second], meet * cycles)
     return waits
 
 
@@ -114,10 +113,11 @@ def test_every_wait_between_any_two_banks(
 def test_names_and_open_rows(placement: Placement, names: tuple[str, ...], rows: int) -> None:
     """Catches commands of another placement, and banks that share the wrong open row."""
     tables = resolve_timing(DEVICE, placement, power_limited=True)
-    assert tables.names == (*names, "WRGB", "MVSB", "MVGB", "SFM")
+    assert tables.names == (*names, "WRGB", "MVSB", "MVGB", "SFM", "RD", "WR", "ACT", "PRE")
     assert tables.row_slots == rows
     assert sorted(set(tables.row_slot.tolist())) == list(range(rows))
-    assert (tables.pseudo_channels, tables.banks_per_pseudo_channel) == (2, 32)
+    assert (tables.refreshes_per_interval, tables.banks_per_pseudo_channel) == (2, 32)
+    assert (tables.refresh_bank.tolist(), tables.refresh_per_bank) == ([0, 32], False)
     assert tables.refresh_interval == 5070
     assert (tables.device, tables.clock_ns) == ("hbm3-5.2-asplos24", 0.769)
 
@@ -136,12 +136,14 @@ def test_least_cycles_between_multiplies(
     assert intervals == [limited, unlimited]
 
 
-def test_no_two_gates_share_a_time() -> None:
-    """Catches gates of different rules that overwrite each other."""
+def test_all_times_are_kept_and_none_twice() -> None:
+    """Catches a time that nothing waits for or raises, or that a command waits for twice."""
     for placement in Placement:
         tables = resolve_timing(DEVICE, placement, power_limited=True)
-        slots = [np.unique(row) for row in tables.slot]
-        assert sum(map(len, slots)) == len(np.unique(tables.slot)) == tables.slots
+        for table in (tables.waits, tables.raises):
+            assert set(np.unique(table).tolist()) == set(range(-1, tables.slots))
+            rows = table.reshape(-1, table.shape[2]).tolist()
+            assert all(len({*row} - {-1}) == sum(x >= 0 for x in row) for row in rows)
 
 
 @pytest.mark.parametrize(

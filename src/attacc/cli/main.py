@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from attacc.cli import attention, compare, presets, trace
-from attacc.cli.output import complain
+from attacc.cli.output import compilation_shown, complain
 from attacc.errors import AttaccError, InputError
 
 FAULT: Final = 1
@@ -60,7 +60,8 @@ def _exit_code(play: Callable[[], Any]) -> int:
             # A file's name may hold what the stream's encoding cannot express.
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = play()
+        with compilation_shown():
+            code = play()
         sys.stdout.flush()
     except InputError as error:
         where = f"{error.where}: " if error.where else ""

@@ -5,13 +5,15 @@ Choices stay text until a command runs, so that the rooms that define them are l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
-from attacc.errors import InputError, UnknownNameError
+from attacc.errors import DocumentError, InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from attacc.hardware.dram import DramDevice
@@ -20,26 +22,53 @@ if TYPE_CHECKING:
 E = TypeVar("E", bound=StrEnum)
 
 REFERENCE_DEVICE = "hbm3-5.2-asplos24"
-"""The device of the golden cycle counts, and of AttAcc's evaluation."""
+"""The device of the golden cycle counts, and of AttAcc's evaluation: text traces are its form."""
+DEFAULT_DEVICE = "hbm3-5.2"
+"""The same with the latencies and buffers of its units, for the interleaved schedule."""
+
+MAX_HEADS: Final = 2**20
+"""Heads that may be listed with a length each."""
+MAX_STACKS: Final = 1024
 
 
-def size(option: str) -> Callable[[str | int], int]:
+def size(option: str, most: int | None = None) -> Callable[[str | int], int]:
     """Return the parser of an option that is a size or a count: a whole number of at least 1.
 
     Args:
         option: its name, for messages.
+        most: what it may be at most; None for the limit of all sizes.
     """
 
     def parse(text: str | int) -> int:
         from attacc.models.architecture import MAX_SIZE
 
-        hint = f"use a whole number from 1 to {MAX_SIZE}"
+        largest = MAX_SIZE if most is None else most
+        hint = f"use a whole number from 1 to {largest}"
         try:
             value = int(text)
         except ValueError:
             raise InputError(f"{text!r:.40} is no whole number", where=option, hint=hint) from None
-        if not 1 <= value <= MAX_SIZE:
+        if not 1 <= value <= largest:
             raise InputError(f"{text!s:.40} is out of range", where=option, hint=hint)
+        return value
+
+    return parse
+
+
+def number(option: str) -> Callable[[str | float], float]:
+    """Return the parser of an option that is any finite number; its range is others' to check.
+
+    Args:
+        option: its name, for messages.
+    """
+
+    def parse(text: str | float) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise InputError(f"{text!r:.40} is no number", where=option, hint="use one such as 20")
         return value
 
     return parse
@@ -66,8 +95,9 @@ ScheduleName = Annotated[
     typer.Option(
         "--schedule",
         metavar="ORDER",
-        help="Order of the commands: complete (each once, behind barriers), published (as released "
-        "with AttAcc), or interleaved (each when what it uses is there; with --device hbm3-5.2).",
+        help="Order of the commands: interleaved (each when what it uses is there; needs a device "
+        "with a pipeline), complete (each once, behind barriers), or published (as released with "
+        "AttAcc). The last two belong to --device hbm3-5.2-asplos24.",
     ),
 ]
 Heads = Annotated[
@@ -88,6 +118,55 @@ DType = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document (docs/cli.md) and nothing else.")
 ]
+
+
+def parse_lengths(text: str) -> list[int]:
+    """Return the lengths that ``--lengths`` lists, as in ``512,1024x8``.
+
+    Raises:
+        InputError: an entry is no length, or they are too many.
+    """
+    where = "--lengths"
+    length_of, times_of = size(where), size(where)
+    lengths: list[int] = []
+    for entry in text.split(","):
+        length, cross, times = entry.strip().partition("x")
+        count = times_of(times) if cross else 1
+        if len(lengths) + count > MAX_HEADS:
+            raise InputError(
+                f"lists more than {MAX_HEADS} heads", where=where, hint="take several stacks apart"
+            )
+        lengths += [length_of(length)] * count
+    return lengths
+
+
+def read_lengths(path: Path) -> list[int]:
+    """Return the lengths of a file, one whole number a line; empty lines are skipped.
+
+    Raises:
+        DocumentError: the file cannot be read, or is no text.
+        InputError: a line is no length, or they are none, or too many.
+    """
+    from attacc.cli.output import check_source
+
+    check_source(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "is no text"
+        raise DocumentError(f"cannot be read: {reason}", where=f"--lengths-file {path}") from None
+    lengths = [
+        size(f"--lengths-file {path}:{number}")(line.strip())
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    if not 1 <= len(lengths) <= MAX_HEADS:
+        raise InputError(
+            f"holds {len(lengths)} lengths",
+            where=f"--lengths-file {path}",
+            hint=f"write 1 to {MAX_HEADS}, one a line",
+        )
+    return lengths
 
 
 def choice(choices: type[E], name: str, option: str) -> E:

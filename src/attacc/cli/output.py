@@ -6,10 +6,12 @@ import dataclasses
 import difflib
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from attacc.compiled import told_of_compilation
 from attacc.errors import DocumentError, InputError
 
 if TYPE_CHECKING:
@@ -86,6 +88,26 @@ def progress(items: Iterable[T], *, total: int, doing: str) -> Iterable[T]:
     return track(
         items, description=doing, total=total, console=Console(stderr=True), transient=True
     )
+
+
+@contextmanager
+def compilation_shown() -> Generator[None]:
+    """Say on stderr, where that is a terminal, that something is being compiled: once, if at all.
+
+    What was compiled by an earlier command is loaded from disk, and no word said.
+    """
+    said = False
+
+    def say() -> None:
+        nonlocal said
+        if not said and sys.stderr.isatty():
+            # A line, and not a bar: those of commands let what is written to stderr pass.
+            sys.stderr.write("compiling for this machine, which is kept for the next time ...\n")
+            sys.stderr.flush()
+        said = True
+
+    with told_of_compilation(say):
+        yield
 
 
 def check_source(path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from attacc.cli import options
-from attacc.cli.attention import check_fit
 from attacc.cli.options import (
     REFERENCE_DEVICE,
     Device,
@@ -28,11 +27,15 @@ from attacc.cli.output import check_source, check_target, print_answer, progress
 from attacc.errors import DocumentError, InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from attacc.hardware.dram import DramDevice
     from attacc.hardware.placement import Placement
     from attacc.program.program import Program
-    from attacc.report.trace import RequestCounts, TraceRun
-    from attacc.timing.engine import LoggedCommand
+    from attacc.program.traffic import Traffic
+    from attacc.report.trace import RequestCounts, TraceRun, TrafficRun, Waits
+    from attacc.timing.engine import LoggedCommand, ServedTraffic
     from attacc.timing.tables import TimingTables
 
 app = typer.Typer(help="Play, write and audit command traces in text form.")
@@ -57,6 +60,14 @@ def run(
             "channel, pseudo-channel, rank, bank group, bank, row, column. For one trace.",
         ),
     ] = None,
+    traffic: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Loads and stores of the host that run beside each trace, as lines of LD or ST, "
+            "address and, optionally, the cycle of arrival.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Play command traces on the controllers of one stack.
@@ -66,6 +77,7 @@ def run(
     """
     from attacc.report.trace import run_renderable
 
+    inputs = [*files, traffic] if traffic else files
     if log is not None:
         if len(files) > 1:
             raise InputError(
@@ -73,21 +85,22 @@ def run(
                 where="--log",
                 hint="give one trace at a time",
             )
-        check_target(log, "--log", inputs=files)
-    for file in files:
+        check_target(log, "--log", inputs=inputs)
+    for file in inputs:
         check_source(file)
     dram = options.load_device(device)
     _compile(dram)
+    host = _read_host(traffic, dram) if traffic else None
     traces = [
         _read(file, dram) for file in progress(files, total=len(files), doing="reading traces")
     ]
     tables: dict[Placement, TimingTables] = {}
     runs = [
-        _play(trace, dram, tables, power_limited=power_limit)
+        _play(trace, host, dram, tables, power_limited=power_limit)
         for trace in progress(traces, total=len(traces), doing="playing traces")
     ]
     if log is not None:
-        _write_log(traces[0], tables[traces[0].placement], log)
+        _write_log(traces[0], host, tables[traces[0].placement], log)
     print_answer(runs, run_renderable, as_json=json)
 
 
@@ -122,7 +135,6 @@ def build(
     units = options.choice(Placement, placement, "--placement")
     order = options.choice(Schedule, schedule, "--schedule")
     layout = HeadLayout(dram.organization, units, length, head_dim, element)
-    check_fit(layout, heads)
     program = attention_program(layout, heads, order)
     write_trace(program, file)
     built = BuiltTrace(
@@ -239,8 +251,39 @@ def _read(file: Path, device: DramDevice) -> _Trace:
     return _Trace(file, program, placement, parse_s)
 
 
+@dataclass(frozen=True)
+class _Host:
+    """Ordinary traffic that was read.
+
+    Attributes:
+        file: where from.
+        traffic: what it holds.
+    """
+
+    file: Path
+    traffic: Traffic
+
+
+def _read_host(file: Path, device: DramDevice) -> _Host:
+    from attacc.program.traffic import read_traffic
+
+    if device.rule_set.ordinary is None:
+        raise InputError(
+            f"{device.name} has no commands for ordinary reads and writes",
+            where="--traffic",
+            hint="use a device whose rule set has an [ordinary] table, as hbm3-5.2 does",
+        )
+    traffic = read_traffic(file, device.organization)
+    if not len(traffic.requests):
+        raise DocumentError(
+            "holds no requests", where=str(file), hint="a line is as in LD 0x40000000 1200"
+        )
+    return _Host(file, traffic)
+
+
 def _play(
     trace: _Trace,
+    host: _Host | None,
     device: DramDevice,
     tables: dict[Placement, TimingTables],
     *,
@@ -257,7 +300,7 @@ def _play(
         )
     start = perf_counter()
     try:
-        timed = run(trace.program, tables[trace.placement])
+        timed = run(trace.program, tables[trace.placement], traffic=host.traffic if host else None)
     except InputError as error:
         where = f"{trace.file}: {error.where}" if error.where else str(trace.file)
         raise InputError(error.message, where=where, hint=error.hint) from None
@@ -272,6 +315,39 @@ def _play(
         commands={entry.command: entry.count for entry in timed.commands},
         parse_s=trace.parse_s,
         simulate_s=perf_counter() - start,
+        traffic=_served(host, timed.traffic, device.clock_ns) if host and timed.traffic else None,
+    )
+
+
+def _served(host: _Host, served: ServedTraffic, clock_ns: float) -> TrafficRun:
+    import numpy as np
+
+    from attacc.program.program import Kind
+    from attacc.report.trace import TrafficRun
+
+    # What arrives before the first cycle waits from then on.
+    waits = served.served - np.maximum(host.traffic.arrival, 1)
+    kinds = host.traffic.requests.kind
+    return TrafficRun(
+        file=str(host.file),
+        bytes=served.bytes,
+        bytes_per_s=served.bytes_per_s,
+        reads=_waits(served.reads, waits[kinds == Kind.LD], clock_ns),
+        writes=_waits(served.writes, waits[kinds == Kind.ST], clock_ns),
+    )
+
+
+def _waits(requests: int, cycles: npt.NDArray[np.int64], clock_ns: float) -> Waits | None:
+    import numpy as np
+
+    from attacc.report.trace import Waits
+
+    if not requests:
+        return None
+    return Waits(
+        requests=requests,
+        mean_wait_ns=float(cycles.mean()) * clock_ns,
+        p99_wait_ns=float(np.percentile(cycles, 99, method="inverted_cdf")) * clock_ns,
     )
 
 
@@ -301,12 +377,13 @@ def _count(program: Program) -> RequestCounts:
     )
 
 
-def _write_log(trace: _Trace, tables: TimingTables, path: Path) -> None:
+def _write_log(trace: _Trace, host: _Host | None, tables: TimingTables, path: Path) -> None:
     """Write the command log of a trace: one command a line, by cycle and channel."""
     from attacc.program.trace import write_whole
     from attacc.timing.engine import run
 
-    entries = run(trace.program, tables, log=True).log or ()
+    timed = run(trace.program, tables, log=True, traffic=host.traffic if host else None)
+    entries = timed.log or ()
     data = "".join(map(_log_line, entries)).encode("ascii")
     write_whole(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
 

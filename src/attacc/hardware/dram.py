@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from enum import StrEnum
-from math import prod
+from math import ceil, isfinite, prod
 from typing import Final, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -19,13 +19,16 @@ from pydantic import Field, field_validator, model_validator
 from attacc.documents import Presets, PresetSpec, Spec
 from attacc.errors import InputError, UnknownNameError, nearest_hint
 from attacc.hardware.placement import Placement
-from attacc.units import BITS_PER_BYTE, BitsPerSecond, Bytes, Hertz, Nanoseconds
+from attacc.units import BITS_PER_BYTE, NS_PER_S, BitsPerSecond, Bytes, Hertz, Nanoseconds
 
 MAX_CYCLES: Final = 10_000_000
 MAX_STACK_BYTES: Final = 2**48
 
 CONTROLLER_PARAMETERS: Final = ("nBL", "nREFI", "nRFC")
 """Timing parameters that the controller itself needs, whatever the rules name."""
+
+DERIVED_CADENCE: Final = "nCCDPB"
+"""MACPB to MACPB: derived from nBL and the clock of the units, never written."""
 
 
 class Scope(StrEnum):
@@ -40,6 +43,10 @@ class Scope(StrEnum):
     """The same bank of every bank group of the channel, as one MACSB addresses them."""
     BANK_PAIR = "bank_pair"
     """The same bank of both pseudo-channels, as one MACPB addresses them."""
+    BANK_GROUP_PAIR = "bank_group_pair"
+    """The same bank group of both pseudo-channels, which one MACPB keeps busy."""
+    RANK_PAIR = "rank_pair"
+    """The same rank of both pseudo-channels, which one MACPB keeps busy."""
 
     @property
     def fields(self) -> tuple[bool, bool, bool, bool]:
@@ -52,6 +59,8 @@ class Scope(StrEnum):
             "bank": (True, True, True, True),
             "bank_index": (False, False, False, True),
             "bank_pair": (False, True, True, True),
+            "bank_group_pair": (False, True, True, False),
+            "rank_pair": (False, True, False, False),
         }[self.value]
 
 
@@ -120,12 +129,16 @@ class Rule(Spec):
         before: preceding commands.
         after: following commands.
         latency: cycles, as an expression of timing parameters, as in "nCWL + nBL + nWR".
+        window: which of the preceding commands the cycles count from: 1 is the last one, 4 the
+            fourth last, as in "at most four activates within nFAW". The commands of ``before``
+            count together.
     """
 
     scope: Scope
     before: tuple[str, ...] = Field(min_length=1)
     after: tuple[str, ...] = Field(min_length=1)
     latency: str
+    window: int = Field(default=1, gt=0, le=64)
 
 
 class CommandFamily(Spec):
@@ -144,6 +157,22 @@ class CommandFamily(Spec):
     row_scope: Scope
 
 
+class OrdinaryFamily(Spec):
+    """The commands of ordinary traffic, each to one bank.
+
+    Attributes:
+        activate: opens a row.
+        read: moves an access of the open row out.
+        write: moves an access into the open row.
+        precharge: closes the row again.
+    """
+
+    activate: str
+    read: str
+    write: str
+    precharge: str
+
+
 class RuleSet(PresetSpec):
     """Commands and timing rules that devices share.
 
@@ -152,7 +181,9 @@ class RuleSet(PresetSpec):
         column_commands: commands on the column command bus.
         precharge_all: the command that closes every bank before a refresh.
         refresh: the all-bank refresh.
+        refresh_bank: the refresh of one bank; None if there is none.
         families: per placement, the commands it uses.
+        ordinary: the commands of ordinary reads and writes; None if there are none.
         rules: every timing rule.
     """
 
@@ -160,19 +191,35 @@ class RuleSet(PresetSpec):
     column_commands: tuple[str, ...]
     precharge_all: str
     refresh: str
+    refresh_bank: str | None = None
     families: dict[Placement, CommandFamily]
+    ordinary: OrdinaryFamily | None = None
     rules: tuple[Rule, ...]
 
     @model_validator(mode="after")
     def _known_commands(self) -> Self:
         known = set(self.row_commands) | set(self.column_commands)
-        named = {self.precharge_all, self.refresh}
+        by_bus = {
+            Bus.ROW: {self.precharge_all, self.refresh},
+            Bus.COLUMN: {family.multiply for family in self.families.values()},
+        }
         for family in self.families.values():
-            named |= {family.activate, family.multiply, family.precharge}
+            by_bus[Bus.ROW] |= {family.activate, family.precharge}
+        if self.refresh_bank is not None:
+            by_bus[Bus.ROW].add(self.refresh_bank)
+        if self.ordinary is not None:
+            by_bus[Bus.ROW] |= {self.ordinary.activate, self.ordinary.precharge}
+            by_bus[Bus.COLUMN] |= {self.ordinary.read, self.ordinary.write}
+        named = by_bus[Bus.ROW] | by_bus[Bus.COLUMN]
         for rule in self.rules:
             named |= set(rule.before) | set(rule.after)
         for name in sorted(named - known):
             raise ValueError(f"unknown command {name!r}: {nearest_hint(name, known)}")
+        for name in sorted(set(self.row_commands) & set(self.column_commands)):
+            raise ValueError(f"command {name!r} is on both buses")
+        for bus, listed in ((Bus.ROW, self.row_commands), (Bus.COLUMN, self.column_commands)):
+            for name in sorted(by_bus[bus] - set(listed)):
+                raise ValueError(f"command {name!r} belongs into {bus}_commands, by its role")
         return self
 
 
@@ -197,6 +244,7 @@ class Pipeline(Spec):
             multiplier, adder tree, accumulator).
         move_to_softmax: cycles from an MVSB until the softmax has the scores.
         softmax_to_move: cycles from the end of a softmax until an MVGB can take its output.
+        unit_clock_hz: clock of the units, which multiply one access by one query per cycle.
         softmax_lanes: exponent, add and multiply lanes of the stack, shared by its channels.
         softmax_clock_hz: their clock.
         softmax_passes: how often each score passes through a lane.
@@ -208,11 +256,35 @@ class Pipeline(Spec):
     multiply_to_move: int = Field(ge=0, le=10_000)
     move_to_softmax: int = Field(ge=0, le=10_000)
     softmax_to_move: int = Field(ge=0, le=10_000)
+    unit_clock_hz: Hertz = Field(validation_alias="unit_clock")
     softmax_lanes: int = Field(gt=0, le=2**20)
     softmax_clock_hz: Hertz = Field(validation_alias="softmax_clock")
     softmax_passes: int = Field(gt=0, le=100)
     buffer_words: int = Field(gt=0, le=2**16)
     softmax_buffer_bytes: Bytes = Field(validation_alias="softmax_buffer")
+
+
+class RefreshMode(StrEnum):
+    """What one refresh command refreshes."""
+
+    ALL_BANK = "all_bank"
+    """All banks of a pseudo-channel."""
+    PER_BANK = "per_bank"
+    """One bank of a pseudo-channel; the others go on."""
+
+
+class Refresh(Spec):
+    """How a device is refreshed.
+
+    Attributes:
+        mode: all banks of a pseudo-channel at once, or one after the other.
+        hot_above_c: temperature above which cells leak faster, in degrees Celsius.
+        hot_rate: how many times as often the device is refreshed above it.
+    """
+
+    mode: RefreshMode = RefreshMode.ALL_BANK
+    hot_above_c: float = Field(default=85.0, ge=-100, le=1000, allow_inf_nan=False)
+    hot_rate: float = Field(default=2.0, ge=1, le=64, allow_inf_nan=False)
 
 
 class DramDevice(PresetSpec):
@@ -227,6 +299,7 @@ class DramDevice(PresetSpec):
         power_limited: cadence of multiply commands within the stack's power budget.
         unlimited: cadence without a power budget.
         energy: name of the energy preset.
+        refresh: what a refresh command refreshes, and how its rate depends on temperature.
         pipeline: latencies and buffers of the units; None for a controller that ignores them.
         moves_pass_hits: whether a ready move may issue while a multiply that finds its row open
             on the same bank address is queued; the reference controller holds it back.
@@ -240,6 +313,7 @@ class DramDevice(PresetSpec):
     power_limited: Cadence
     unlimited: Cadence
     energy: str
+    refresh: Refresh = Refresh()
     pipeline: Pipeline | None = None
     moves_pass_hits: bool = False
 
@@ -264,29 +338,125 @@ class DramDevice(PresetSpec):
         for name in Cadence.model_fields:
             if name in self.timing:
                 raise ValueError(f"timing.{name} belongs into power_limited and unlimited")
+        if DERIVED_CADENCE in self.timing:
+            raise ValueError(
+                f"timing.{DERIVED_CADENCE} is derived from nBL and pipeline.unit_clock"
+            )
         used = {*CONTROLLER_PARAMETERS}.union(
             *(parameters_of(rule.latency) for rule in self.rule_set.rules)
         )
         for name in sorted(self.timing.keys() - used):
-            hint = nearest_hint(name, used - Cadence.model_fields.keys())
+            hint = nearest_hint(name, used - Cadence.model_fields.keys() - {DERIVED_CADENCE})
             raise ValueError(f"timing.{name} is a parameter of no rule: {hint}")
-        refresh = self.organization.pseudo_channels * self.timing["nRFC"]
-        if refresh >= self.timing["nREFI"]:
-            raise ValueError(
-                f"refreshing takes {refresh} cycles of every nREFI = {self.timing['nREFI']}: "
-                "nothing else would ever be served"
-            )
+        self._check_refresh(self.timing["nREFI"])
         return self
+
+    def _check_refresh(self, interval: int) -> None:
+        """Raise ValueError if refreshing every `interval` cycles leaves no time for the rest."""
+        o = self.organization
+        if self.refresh.mode is RefreshMode.ALL_BANK:
+            cycles = o.pseudo_channels * self.timing["nRFC"]
+            if cycles >= interval:
+                raise ValueError(
+                    f"refreshing takes {cycles} cycles of every nREFI = {interval}: "
+                    "nothing else would ever be served"
+                )
+            return
+        name = self.rule_set.refresh_bank
+        if name is None:
+            raise ValueError(
+                f"refresh.mode = {self.refresh.mode}, but rules {self.rules!r} have no refresh of "
+                f"one bank: choose {RefreshMode.ALL_BANK}, or rules with a refresh_bank"
+            )
+        banks = o.banks_per_channel // o.pseudo_channels
+        parameters = self.parameters(power_limited=True)
+        distances = [1] + [
+            evaluate_cycles(rule.latency, parameters)
+            for rule in self.rule_set.rules
+            if name in rule.before and name in rule.after and not any(rule.scope.fields[1:])
+        ]
+        # A cycle of the row bus must be left for other commands.
+        least = max(*distances, o.pseudo_channels + 1)
+        if interval // banks < least:
+            raise ValueError(
+                f"one of {banks} banks is due every {interval // banks} cycles (nREFI = "
+                f"{interval}), and refreshes lie at least {least} apart: give a longer nREFI"
+            )
 
     @property
     def rule_set(self) -> RuleSet:
         """The commands and rules of this device."""
         return RULE_SETS.load(self.rules)
 
-    def parameters(self, *, power_limited: bool) -> dict[str, int]:
-        """Return every timing parameter, the cadence of the multiply commands included."""
+    def parameters(
+        self,
+        *,
+        power_limited: bool,
+        queries_per_read: int = 1,
+        temperature_c: float | None = None,
+    ) -> dict[str, int]:
+        """Return every timing parameter, the cadence of the multiply commands included.
+
+        Args:
+            power_limited: which cadence of multiplies counts.
+            queries_per_read: by how many queries a unit multiplies each access that it reads; it
+                needs a cycle of its own clock for each.
+            temperature_c: of the device in degrees Celsius; None for one that is not hot.
+
+        Returns:
+            Cycles of the command clock by name: those of ``timing``, nREFI as often as the
+            temperature asks for, and nCCDAB, nCCDSB and nCCDPB.
+
+        Raises:
+            InputError: the device does not say how fast its units are, but they should multiply
+                by several queries; the temperature is no number; or so hot a device would only
+                ever be refreshed.
+        """
         cadence = self.power_limited if power_limited else self.unlimited
-        return self.timing | {"nCCDAB": cadence.nCCDAB, "nCCDSB": cadence.nCCDSB}
+        unit = self._unit_cycles(queries_per_read)
+        return self.timing | {
+            "nREFI": self._refresh_interval(temperature_c),
+            "nCCDAB": max(cadence.nCCDAB, unit),
+            "nCCDSB": max(cadence.nCCDSB, unit),
+            DERIVED_CADENCE: max(self.timing.get("nBL", 1), unit),
+        }
+
+    def _unit_cycles(self, queries_per_read: int) -> int:
+        """Return the command clock cycles in which a unit multiplies an access by its queries."""
+        if queries_per_read < 1:
+            raise InputError(f"queries_per_read = {queries_per_read} is not 1 or more")
+        if self.pipeline is None:
+            if queries_per_read > 1:
+                raise InputError(
+                    f"queries_per_read = {queries_per_read}, but how long a unit takes for a "
+                    "query is unknown",
+                    where=self.name,
+                    hint="choose a device with a [pipeline] table, as hbm3-5.2",
+                )
+            return 0
+        cycles = queries_per_read * NS_PER_S / self.pipeline.unit_clock_hz / self.clock_ns
+        # A millionth of a cycle, so that a unit at the command clock itself is not rounded up.
+        return ceil(cycles - 1e-6)
+
+    def _refresh_interval(self, temperature_c: float | None) -> int:
+        interval = self.timing.get("nREFI", 0)
+        if temperature_c is None:
+            return interval
+        if not isfinite(temperature_c):
+            raise InputError(f"temperature_c = {temperature_c} is no temperature", where=self.name)
+        if temperature_c <= self.refresh.hot_above_c:
+            return interval
+        hot = int(interval / self.refresh.hot_rate)
+        try:
+            self._check_refresh(hot)
+        except ValueError as error:
+            raise InputError(
+                f"at {temperature_c:g} degrees Celsius {error}",
+                where=self.name,
+                hint=f"refresh.hot_rate is {self.refresh.hot_rate:g} above "
+                f"{self.refresh.hot_above_c:g} degrees",
+            ) from None
+        return hot
 
     def banks_per_command(self, placement: Placement) -> int:
         """Return how many banks of a channel one multiply of a placement reads."""
@@ -304,10 +474,11 @@ class DramDevice(PresetSpec):
 
     def internal_bytes_per_s(self, placement: Placement, *, power_limited: bool) -> float:
         """Peak bandwidth at which the units of a placement read their banks."""
+        parameters = self.parameters(power_limited=power_limited)
         cycles = {
-            Placement.BANK: self.parameters(power_limited=power_limited)["nCCDAB"],
-            Placement.BANKGROUP: self.parameters(power_limited=power_limited)["nCCDSB"],
-            Placement.BUFFER: self.timing["nBL"],
+            Placement.BANK: parameters["nCCDAB"],
+            Placement.BANKGROUP: parameters["nCCDSB"],
+            Placement.BUFFER: parameters[DERIVED_CADENCE],
         }[placement]
         o = self.organization
         bytes_per_command = o.channels * self.banks_per_command(placement) * o.access_bytes

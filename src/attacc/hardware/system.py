@@ -71,16 +71,19 @@ class AttaccTable(Spec):
         placement: where the GEMV units of a stack sit.
         power_limited: whether multiply commands keep to the stack's power budget.
         schedule: order of the commands.
+        queries_per_read: query heads that share keys and values and are served by one read of
+            them, at most; 1 is the unit of the papers.
         link: name of a link preset, or a file: from each GPU to the AttAccs.
         capacity: which memory may hold what.
     """
 
     devices: int = Field(gt=0, le=MAX_DEVICES)
     stacks_per_device: int = Field(gt=0, le=MAX_DEVICES)
-    dram: str = "hbm3-5.2-asplos24"
+    dram: str = "hbm3-5.2"
     placement: Placement
     power_limited: bool = True
-    schedule: Schedule = Schedule.COMPLETE
+    schedule: Schedule = Schedule.INTERLEAVED
+    queries_per_read: int = Field(default=1, gt=0, le=1024)
     link: str = "nvlink3"
     capacity: CapacityRule = CapacityRule.SEPARATE
 
@@ -133,6 +136,20 @@ class SystemSpec(PresetSpec):
                     f'{switch} = true needs attention = "attacc", not "{self.attention}": '
                     f"write {switch} = false"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _reads_can_be_shared(self) -> Self:
+        table = self.attacc
+        if (
+            table is not None
+            and table.queries_per_read > 1
+            and table.schedule is not Schedule.INTERLEAVED
+        ):
+            raise ValueError(
+                f"attacc.queries_per_read = {table.queries_per_read} needs attacc.schedule = "
+                f'"{Schedule.INTERLEAVED}", not "{table.schedule}": write 1, or that schedule'
+            )
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ the context it counts them output slice by output slice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -111,10 +111,10 @@ class HeadLayout:
     @property
     def rows(self) -> int:
         """Rows that the keys (or the values) take in every bank that they occupy."""
-        return -(-self.score_multiplies // (self.organization.columns * self._banks_in_turn))
+        return int(rows_of(self, [self.length])[0])
 
     @property
-    def _banks_in_turn(self) -> int:
+    def banks_in_turn(self) -> int:
         """Banks (or sets of banks read together) that consecutive multiplies go around."""
         o = self.organization
         return {
@@ -156,6 +156,52 @@ class HeadRegions:
     values: I64
 
 
+def rows_of(layout: HeadLayout, lengths: Sequence[int]) -> I64:
+    """Return the rows that keys (or values) of some lengths take in every bank they occupy.
+
+    Args:
+        layout: placement, head_dim and element type; its length is of no account.
+        lengths: keys of each head, or chunk of one.
+    """
+    per_row_of_all_banks = layout.organization.columns * layout.banks_in_turn
+    keys_per_part = -(-np.asarray(lengths, dtype=np.int64) // layout.sequence_parts)
+    return -(-keys_per_part * layout.columns_per_key // per_row_of_all_banks)
+
+
+def check_capacity(layout: HeadLayout, lengths: Sequence[int], counts: Sequence[int]) -> None:
+    """Refuse heads that no way of cutting and dealing out would fit into a stack.
+
+    What passes may still not fit: chunks of heads begin with rows of their own, and a channel may
+    get more than its share (`allocate_chunks`).
+
+    Args:
+        layout: placement, head_dim and element type; its length is of no account.
+        lengths: keys of heads that store their own, each length once or several times.
+        counts: how many heads have each of these lengths.
+
+    Raises:
+        InputError: the rows of all banks do not suffice.
+    """
+    o = layout.organization
+    rows = 2 * rows_of(layout, lengths)
+    needed = sum(row * count for row, count in zip(rows.tolist(), counts, strict=True))
+    if needed <= o.rows * o.channels:
+        return
+    if len(lengths) == 1:
+        which = f"{sum(counts)} heads of length {lengths[0]}"
+        each = int(rows[0])
+        # Heads that fit into a channel are not cut as long as there are more of them than channels.
+        fits = o.rows // each * o.channels if each <= o.rows else o.rows * o.channels // each
+        hint = f"at most {fits} such heads fit into a stack"
+    else:
+        which = f"{sum(counts)} heads of up to {max(lengths)} keys"
+        hint = "attend to fewer or shorter heads per stack"
+    raise InputError(
+        f"{which} need {-(-needed // o.channels)} rows of every bank, which has {o.rows}",
+        hint=f"{hint}, or take more stacks",
+    )
+
+
 def allocate_heads(layout: HeadLayout, heads: int) -> HeadRegions:
     """Give the heads that one channel holds rows of their own, without overlap.
 
@@ -170,10 +216,12 @@ def allocate_heads(layout: HeadLayout, heads: int) -> HeadRegions:
     needed = 2 * layout.rows * heads
     if needed > o.rows:
         fits = o.rows // (2 * layout.rows)
+        cut = "" if fits else "; the interleaved schedule cuts long heads over channels"
         raise InputError(
             f"{heads} heads of length {layout.length} in one channel need {needed} rows of every "
             f"bank, which has {o.rows}",
-            hint=f"at most {fits} such heads fit into a channel, {fits * o.channels} into a stack",
+            hint=f"at most {fits} such heads fit into a channel, {fits * o.channels} into a "
+            f"stack{cut}",
         )
     return allocate_chunks(layout, [layout.length] * heads)
 
@@ -189,7 +237,7 @@ def allocate_chunks(layout: HeadLayout, lengths: Sequence[int]) -> HeadRegions:
         InputError: the rows of a bank do not suffice.
     """
     o = layout.organization
-    rows = np.array([replace(layout, length=length).rows for length in lengths], dtype=np.int64)
+    rows = rows_of(layout, lengths)
     ends = np.cumsum(2 * rows)
     if len(ends) and ends[-1] > o.rows:
         raise InputError(

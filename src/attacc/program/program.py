@@ -58,13 +58,13 @@ class Dependences:
         waits: (n,) event that a step waits for, 0 for none.
         signals: (n, k) events that a step helps to make, 0 for none.
         delays: (n, k) clock cycles from its issue until that takes effect.
-        producers: (channels, events + 1) steps of each channel that signal each event.
+        events: how many there are.
     """
 
     waits: I32
     signals: I32
     delays: I32
-    producers: I32
+    events: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -91,8 +91,8 @@ def attention_program(
         queries_per_kv_head: consecutive rounds that read the same keys and values.
 
     Raises:
-        InputError: no heads, or (complete) their keys and values do not fit into the banks, or
-            (published) its fixed distances between rounds lead beyond the channel.
+        InputError: no heads, or their keys and values do not fit into the banks, or (published)
+            its fixed distances between rounds lead beyond the channel.
     """
     if heads < 1:
         raise InputError(f"heads = {heads} must be at least 1")
@@ -106,10 +106,10 @@ def attention_program(
     rounds = -(-heads // o.channels)
     channels = np.full(rounds, o.channels, dtype=np.int64)
     channels[-1] = heads - (rounds - 1) * o.channels
+    stored = allocate_heads(layout, -(-rounds // queries_per_kv_head))
     if schedule is Schedule.PUBLISHED:
         regions = published_regions(layout, rounds)
     else:
-        stored = allocate_heads(layout, -(-rounds // queries_per_kv_head))
         regions = HeadRegions(
             np.repeat(stored.keys, queries_per_kv_head)[:rounds],
             np.repeat(stored.values, queries_per_kv_head)[:rounds],

@@ -44,6 +44,15 @@ def read_trace(path: Path, organization: Organization) -> Program:
     Raises:
         DocumentError: the file is absent, unreadable, or malformed at a line.
     """
+    return parse_trace(read_data(path), organization, where=str(path))
+
+
+def read_data(path: Path) -> bytes:
+    """Return the bytes of a text file, decompressed if its name ends in ``.gz``.
+
+    Raises:
+        DocumentError: the file is absent or unreadable.
+    """
     try:
         data = path.read_bytes()
         if path.suffix == ".gz":
@@ -53,7 +62,7 @@ def read_trace(path: Path, organization: Organization) -> Program:
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DocumentError(f"cannot be read: {reason}", where=str(path)) from None
-    return parse_trace(data, organization, where=str(path))
+    return data
 
 
 def parse_trace(data: bytes, organization: Organization, *, where: str) -> Program:

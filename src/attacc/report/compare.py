@@ -185,7 +185,7 @@ def _notes(comparison: Comparison) -> list[str]:
         if attacc.passes_per_kv_head > 1:
             notes.append(
                 f"{result.system}: reads keys and values {attacc.passes_per_kv_head} times a step, "
-                "once per query head that shares them."
+                "for the query heads that share them."
             )
         if attacc.kind is CurveKind.INTERPOLATED:
             notes.append(

@@ -60,6 +60,40 @@ class RequestCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class Waits:
+    """How long loads, or stores, waited from their arrival until their RD or WR issued.
+
+    Attributes:
+        requests: how many, over all channels.
+        mean_wait_ns: of all; one of several channels waits for the last of them.
+        p99_wait_ns: which 99 of 100 do not exceed.
+    """
+
+    requests: int
+    mean_wait_ns: float
+    p99_wait_ns: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficRun:
+    """Ordinary traffic played beside a trace.
+
+    Attributes:
+        file: the traffic.
+        bytes: that it moved.
+        bytes_per_s: the same over the time from the first arrival to the last RD or WR.
+        reads: None if there were none.
+        writes: likewise.
+    """
+
+    file: str
+    bytes: int
+    bytes_per_s: float
+    reads: Waits | None
+    writes: Waits | None
+
+
+@dataclass(frozen=True, slots=True)
 class TraceRun:
     """One text trace played on a device.
 
@@ -74,6 +108,7 @@ class TraceRun:
         commands: what they issued: command -> how often, over all channels.
         parse_s: wall time of reading the file, compilation excluded.
         simulate_s: wall time of playing it, compilation excluded.
+        traffic: ordinary traffic beside it; None for none.
     """
 
     file: str
@@ -86,6 +121,7 @@ class TraceRun:
     commands: dict[str, int]
     parse_s: float
     simulate_s: float
+    traffic: TrafficRun | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +178,26 @@ def _run_details(run: TraceRun) -> RenderableType:
             ("read", scaled(run.parse_s, "s"), "wall time on this machine"),
             ("simulated", scaled(run.simulate_s, "s"), "wall time on this machine"),
         ),
+        *([] if run.traffic is None else [_traffic_table(run.traffic)]),
         _request_table(run.requests),
         command_table(run.commands),
+    )
+
+
+def _traffic_table(traffic: TrafficRun) -> RenderableType:
+    table = plain_table()
+    table.add_column("traffic")
+    for name in ("requests", "mean wait", "99 % wait"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, waits in (("reads", traffic.reads), ("writes", traffic.writes)):
+        if waits is not None:
+            table.add_row(
+                name, count(waits.requests), time(waits.mean_wait_ns), time(waits.p99_wait_ns)
+            )
+    return titled(
+        f"{PurePath(traffic.file).name} beside it: {scaled(traffic.bytes, 'B')} at "
+        f"{scaled(traffic.bytes_per_s, 'B/s')}",
+        table,
     )
 
 
@@ -165,7 +219,10 @@ def _run_table(runs: list[TraceRun]) -> RenderableType:
     table.add_column("units", no_wrap=True)
     for name in ("cycles", "time", "requests", "read", "simulated"):
         table.add_column(name, justify="right", no_wrap=True)
+    if runs[0].traffic is not None:
+        table.add_column("traffic", justify="right", no_wrap=True)
     for run in runs:
+        traffic = [] if run.traffic is None else [scaled(run.traffic.bytes_per_s, "B/s")]
         table.add_row(
             Text(PurePath(run.file).name.removesuffix(".gz").removesuffix(".trace")),
             run.placement,
@@ -174,6 +231,7 @@ def _run_table(runs: list[TraceRun]) -> RenderableType:
             count(run.requests.total),
             scaled(run.parse_s, "s"),
             scaled(run.simulate_s, "s"),
+            *traffic,
         )
     table.add_section()
     table.add_row(

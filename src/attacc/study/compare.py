@@ -144,7 +144,7 @@ class AttaccNote:
         relative_error: bound of the error of the mean attention time, an estimate; 0 if exact.
         heads_per_stack: query heads of the fullest stack.
         passes_per_kv_head: times that the keys and values of one head are read in a step: once
-            for every query head that shares them.
+            for every `queries_per_read` of the query heads that share them.
     """
 
     kind: CurveKind
@@ -571,7 +571,7 @@ class _Case:
             attacc=None
             if curve is None
             else AttaccNote(
-                curve.kind, curve.relative_error, curve.heads_per_stack, self.model.group_size
+                curve.kind, curve.relative_error, curve.heads_per_stack, curve.passes_per_kv_head
             ),
         )
         return performance, tpot_ms

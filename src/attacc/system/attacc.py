@@ -1,9 +1,11 @@
 """The AttAccs of a system: attention of a whole batch at every length it passes through.
 
-Key/value heads of all requests are dealt out evenly, whole, to the stacks and there to the
-channels, so that the fullest channel holds the rounded-up share; it decides the time, since layers
-wait for all heads. The query heads that share a key/value head attend one after another in the
-channel that holds it, each with a pass of its own over the keys and values.
+Key/value heads of all requests are dealt out evenly, whole, to the stacks, so that the fullest
+stacks hold the rounded-up share and the others one head less. A stack deals them out to its
+channels, and cuts them where that makes the fullest channel less full; the fullest one decides
+the time, since layers wait for all heads, while energy counts them all. The query heads that share
+a key/value head attend in the channels that hold it, `queries_per_read` at a time, with a pass over
+the keys and values for each such set.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from attacc.energy.dram import DRAM_ENERGIES
-from attacc.errors import EngineError
+from attacc.errors import EngineError, InputError
 from attacc.hardware.dram import DRAMS
-from attacc.hardware.system import ResolvedSystem
+from attacc.hardware.system import ResolvedSystem, Schedule
 from attacc.models.architecture import ModelSpec
+from attacc.program.interleaved import QueryPasses
 from attacc.system.attention import AttaccAttention, AttaccRates
 from attacc.system.costs import EnergyBreakdown
 from attacc.system.stack import Stack, StackAttention
@@ -54,11 +57,13 @@ class AttentionCurve:
             largest deviation of a timed length from the line between its neighbours. Time rises
             in steps, so that a single length may be off by several times as much.
         heads_per_stack: query heads of the fullest stack.
+        passes_per_kv_head: times that the keys and values of one head are read in a step.
     """
 
     kind: CurveKind
     relative_error: float
     heads_per_stack: int
+    passes_per_kv_head: int
     _keys_per_part: F64
     _time_ns: F64
     _dram_pj: F64
@@ -77,6 +82,21 @@ class AttentionCurve:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What equal stacks hold.
+
+    Attributes:
+        kv_heads: of each.
+        simulated: the same, channels that would idle in a full round filled up.
+        weight: how many times the energy of what is simulated counts.
+    """
+
+    kv_heads: int
+    simulated: int
+    weight: float
+
+
 class Attaccs:
     """The AttAccs of a system, ready to attend.
 
@@ -85,17 +105,24 @@ class Attaccs:
 
     Raises:
         UnknownNameError: the system names a device that does not exist.
+        InputError: the device cannot run the system's schedule.
     """
 
     def __init__(self, system: ResolvedSystem) -> None:
         if system.attacc is None:
             raise EngineError(f"system {system.spec.name} has no AttAccs")
         table = system.attacc.table
-        self._where = f"system {system.spec.name}: attacc.dram"
-        device = DRAMS.load_name_or_file(table.dram, where=self._where)
+        device = DRAMS.load_name_or_file(
+            table.dram, where=f"system {system.spec.name}: attacc.dram"
+        )
         self.stacks = system.attacc.stacks
         self.stack_bytes = float(device.organization.stack_bytes)
-        self._stack = Stack(device, table.placement, table.power_limited, table.schedule)
+        self._queries_per_read = table.queries_per_read
+        try:
+            self._stack = Stack(device, table.placement, table.power_limited, table.schedule)
+        except InputError as error:
+            where = f"system {system.spec.name}: attacc.schedule"
+            raise InputError(error.message, where=where, hint=error.hint) from None
         energy = DRAM_ENERGIES.load(device.energy)
         cell_pj_per_bit = energy.activate + energy.cell + energy.cell_to_unit(table.placement)
         self.rates = AttaccRates(
@@ -112,48 +139,67 @@ class Attaccs:
         """Time and cost one layer's attention of a batch at every length that occurs.
 
         Args:
-            model: the model; each query head reads its keys and values once.
+            model: the model.
             batch: requests, all of the same length at a time.
             lengths: keys that the requests attend to; at least one.
 
         Raises:
-            InputError: the heads of a stack do not fit into its banks.
+            InputError: the heads of a stack do not fit into its banks, or the queries that share
+                a read into the vector buffers.
         """
-        element = model.precision.kv
-        longest = self._stack.layout(max(lengths), model.head_dim, element)
-        parts, channels = longest.sequence_parts, longest.organization.channels
-        kv_heads = -(-batch * model.kv_heads // self.stacks)
-        rounds = -(-kv_heads // channels) * model.group_size
-        # Full rounds: channels that idle in a round change neither its time nor a head's energy.
-        heads = rounds * channels
-        share = batch * model.heads / heads
+        longest = self._stack.layout(max(lengths), model.head_dim, model.precision.kv)
+        parts = longest.sequence_parts
+        shares = self._shares(batch * model.kv_heads)
+        passes = QueryPasses.of(model.group_size, self._queries_per_read).passes
         needed: I64 = np.unique(-(-np.array(lengths, dtype=np.int64) // parts))
-        per_run = rounds * (longest.score_multiplies + longest.context_multiplies)
+        fullest = -(-max(share.simulated for share in shares) // longest.organization.channels)
+        per_run = fullest * passes * (longest.score_multiplies + longest.context_multiplies)
         samples = max(FEWEST_SAMPLES, MULTIPLY_BUDGET // per_run)
         exact = len(needed) <= samples
         if not exact:
             needed = _sampled(int(needed[0]), int(needed[-1]), samples)
         timed = [
-            self._stack.attend(
-                heads=heads,
-                length=keys * parts,
-                head_dim=model.head_dim,
-                element=element,
-                queries_per_kv_head=model.group_size,
-            )
+            [(self._attend(model, share.simulated, keys * parts), share) for share in shares]
             for keys in needed.tolist()
         ]
         x = needed.astype(np.float64)
-        time_ns = np.array([run.time_ns for run in timed])
+        time_ns = np.array([max(run.time_ns for run, _ in runs) for runs in timed])
         return AttentionCurve(
             kind=CurveKind.EXACT if exact else CurveKind.INTERPOLATED,
             relative_error=0.0 if exact else _leave_one_out(x, time_ns),
-            heads_per_stack=kv_heads * model.group_size,
+            heads_per_stack=shares[0].kv_heads * model.group_size,
+            passes_per_kv_head=passes,
             _keys_per_part=x,
             _time_ns=time_ns,
-            _dram_pj=np.array([_dram_pj(run) * share for run in timed]),
-            _alu_pj=np.array([_alu_pj(run) * share for run in timed]),
+            _dram_pj=np.array([sum(_dram_pj(run) * s.weight for run, s in runs) for runs in timed]),
+            _alu_pj=np.array([sum(_alu_pj(run) * s.weight for run, s in runs) for runs in timed]),
             _parts=parts,
+        )
+
+    def _shares(self, kv_heads: int) -> list[_Share]:
+        """Deal key/value heads out to the stacks: the fullest first."""
+        least, fuller = divmod(kv_heads, self.stacks)
+        if self._stack.schedule is Schedule.INTERLEAVED:
+            shares = [
+                _Share(least + 1, least + 1, fuller),
+                _Share(least, least, self.stacks - fuller),
+            ]
+            return [share for share in shares if share.kv_heads and share.weight]
+        # Behind barriers full rounds: channels that idle in a round change neither its time nor a
+        # head's energy.
+        heads = least + (fuller > 0)
+        channels = self._stack.device.organization.channels
+        filled = -(-heads // channels) * channels
+        return [_Share(heads, filled, kv_heads / filled)]
+
+    def _attend(self, model: ModelSpec, kv_heads: int, length: int) -> StackAttention:
+        return self._stack.attend(
+            heads=kv_heads * model.group_size,
+            length=length,
+            head_dim=model.head_dim,
+            element=model.precision.kv,
+            queries_per_kv_head=model.group_size,
+            queries_per_read=self._queries_per_read,
         )
 
 

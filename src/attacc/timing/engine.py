@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,11 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from attacc.errors import InputError
+from attacc.hardware.dram import Organization
 from attacc.program.program import MULTIPLY, AddressLayout, Kind, Program
-from attacc.timing.tables import Code, TimingTables
+from attacc.program.traffic import Traffic, TrafficPolicy
+from attacc.timing.controllers import ControllerState, Desk, Room, Stream
+from attacc.timing.tables import ORDINARY_CODES, Code, TimingTables
+from attacc.units import NS_PER_S
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
+
+MAINTENANCE: Final = -1
+"""Step of a command that no request asked for, in the kernel's log."""
+REQUESTS: Final = -2
+"""Step of the first request of the traffic, counted downwards."""
 
 _CODES: Final = {
     Kind.WRGB: Code.WRGB,
@@ -69,6 +79,25 @@ class LoggedCommand:
     offset: int = -1
 
 
+@dataclass(frozen=True, eq=False)
+class ServedTraffic:
+    """What became of ordinary traffic.
+
+    Attributes:
+        reads: reads, over all channels.
+        writes: writes, over all channels.
+        bytes: what they moved.
+        served: (n,) cycle in which the last RD or WR of each request issued.
+        bytes_per_s: bytes over the time from the first arrival to the last of these.
+    """
+
+    reads: int
+    writes: int
+    bytes: int
+    served: I64
+    bytes_per_s: float
+
+
 @dataclass(frozen=True)
 class TimedRun:
     """A program played on a device.
@@ -78,160 +107,236 @@ class TimedRun:
         time_ns: the same in nanoseconds.
         commands: how often each command issued, over all channels.
         log: every command, by cycle and channel, if it was asked for.
+        windows: (windows, codes) how often each `attacc.timing.tables.Code` issued over all
+            channels, in one stretch of cycles after the other, if it was asked for.
+        traffic: what became of ordinary traffic, if there was any.
     """
 
     cycles: int
     time_ns: float
     commands: tuple[CommandCount, ...]
-    log: tuple[LoggedCommand, ...] | None
+    log: tuple[LoggedCommand, ...] | None = None
+    windows: I64 | None = None
+    traffic: ServedTraffic | None = None
 
     def count(self, command: str) -> int:
         """Return how often a command issued; 0 for one that never did."""
         return sum(entry.count for entry in self.commands if entry.command == command)
 
 
-def run(program: Program, tables: TimingTables, *, log: bool = False) -> TimedRun:
+def run(
+    program: Program,
+    tables: TimingTables,
+    *,
+    log: bool = False,
+    window_cycles: int = 0,
+    traffic: Traffic | None = None,
+    policy: TrafficPolicy | None = None,
+) -> TimedRun:
     """Play a program on the controllers of one stack.
 
     Args:
         program: requests, of the placement that the tables were resolved for.
         tables: the device, resolved for a placement and a cadence.
         log: whether to return every command.
+        window_cycles: length of the stretches of time for which to count commands; 0 for none.
+        traffic: ordinary reads and writes beside it.
+        policy: how these are served; the default one if not given.
 
     Raises:
         InputError: the program was built for another organisation or placement, or holds
-            ordinary reads and writes, which this engine does not time; or the device's timing
-            never serves it.
+            ordinary reads and writes, which belong into the traffic; the device serves no traffic;
+            or its timing never serves something.
     """
-    _check(program, tables)
-    totals = np.zeros(len(Code), dtype=np.int64)
-    entries: list[I64] = []
-    cycles = 0
-    streams = _streams(program)
-    for stream in streams:
-        end, issued, logged = _play(stream, tables, log=log)
-        cycles = max(cycles, end)
-        totals += issued
-        entries.append(logged)
-    names = dict.fromkeys(tables.names, 0)
-    for code in Code:
-        names[tables.names[code]] += int(totals[code])
+    check_program(program, tables)
+    if window_cycles < 0:
+        raise InputError(f"window_cycles = {window_cycles} must not be negative")
+    starts = class_starts(program)
+    desks = None
+    if traffic is not None:
+        _check_traffic(traffic, tables)
+        starts = np.union1d(starts, class_starts(traffic.requests))
+    streams = _streams(program, starts, idle=traffic is not None)
+    if traffic is None:
+        states = _play(streams, tables)
+    else:
+        desks = _desks(traffic, policy or TrafficPolicy(), streams, starts, tables)
+        states = [ControllerState.at_start(stream, tables) for stream in streams]
+        for state, stream, desk in zip(states, streams, desks, strict=True):
+            state.play(stream, tables, desk=desk)
+    cycles = max((state.cycle for state in states), default=0)
+    issued = sum((state.issued_by_all for state in states), np.zeros(len(Code), dtype=np.int64))
+    entries: tuple[LoggedCommand, ...] | None = None
+    windows: I64 | None = None
+    if log or window_cycles:
+        # Now that it is known how much room these need.
+        rooms = [
+            Room(
+                np.zeros((state.logged if log else 0, 5), dtype=np.int64),
+                np.zeros((-(-cycles // max(1, window_cycles)), len(Code)), dtype=np.int64),
+                window_cycles,
+            )
+            for state in states
+        ]
+        again = None
+        if traffic is not None:
+            again = _desks(traffic, policy or TrafficPolicy(), streams, starts, tables)
+        for i, (stream, room) in enumerate(zip(streams, rooms, strict=True)):
+            desk = None if again is None else again[i]
+            ControllerState.at_start(stream, tables).play(stream, tables, room=room, desk=desk)
+        if log:
+            entries = _log([room.log for room in rooms], streams, again, program, traffic, tables)
+        if window_cycles:
+            windows = sum((room.windows for room in rooms), np.zeros_like(rooms[0].windows))
     return TimedRun(
         cycles=cycles,
         time_ns=cycles * tables.clock_ns,
-        commands=tuple(CommandCount(name, count) for name, count in names.items()),
-        log=_log(entries, streams, program, tables) if log else None,
+        commands=count_by_name(issued, tables),
+        log=entries,
+        windows=windows,
+        traffic=None if traffic is None or desks is None else _served(traffic, desks, tables),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Stream:
-    """Requests that enter one after the other, for some classes of identical channels.
+def count_by_name(issued: I64, tables: TimingTables) -> tuple[CommandCount, ...]:
+    """Return how often each command issued, from counts by `attacc.timing.tables.Code`.
 
-    Attributes:
-        keys: (n,) code, bank, row and awaited event of each step.
-        first: (n,) first class that a step goes to.
-        last: (n,) one past the last class.
-        first_channel: of the first class.
-        width: (classes,) channels of each class.
-        steps: (n,) their places in the program.
-        signals: see `Dependences`; likewise the following ones.
-        delays: as there.
-        producers: (events + 1,) of each channel of the stream.
+    Those of ordinary traffic are named where there was any.
     """
-
-    keys: I64
-    first: I32
-    last: I32
-    first_channel: int
-    width: I64
-    steps: I64
-    signals: I32
-    delays: I32
-    producers: I32
+    names: dict[str, int] = {}
+    for code in Code:
+        if code not in ORDINARY_CODES or issued[code]:
+            names[tables.names[code]] = names.get(tables.names[code], 0) + int(issued[code])
+    return tuple(CommandCount(name, count) for name, count in names.items())
 
 
-def _streams(program: Program) -> list[_Stream]:
+def _streams(program: Program, starts: I64, *, idle: bool) -> list[Stream]:
     """Split a program into what enters independently.
 
     Without dependences all channels share one entrance; with them every channel has its own, and
     channels that receive the same steps are one class.
+
+    Args:
+        program: what enters.
+        starts: first channels of the classes.
+        idle: whether to return streams of no steps for classes that receive none, too.
     """
-    first, last, width = _channel_classes(program)
-    keys = _keys(program)
-    everything = np.arange(len(program), dtype=np.int64)
+    end = program.organization.channels
+    class_of = np.full(end + 1, len(starts), dtype=np.int32)
+    class_of[starts] = np.arange(len(starts), dtype=np.int32)
+    begin = program.first_channel.astype(np.intp)
+    width = np.diff(starts, append=end)
+    steps = np.arange(len(program), dtype=np.int64)
     if program.dependences is None:
-        nothing = np.zeros((len(program), 0), dtype=np.int32)
-        none = np.zeros(1, dtype=np.int32)
-        return [_Stream(keys, first, last, 0, width, everything, nothing, nothing, none)]
-    starts = np.cumsum(width) - width
-    streams: list[_Stream] = []
+        first, last = class_of[begin], class_of[begin + program.channels]
+        return [pack(program, steps, first, last, 0, width)]
+    runs, bounds = _runs(program)
+    first, last = class_of[begin[runs]], class_of[begin[runs] + program.channels[runs]]
+    streams: list[Stream] = []
     for c in range(len(width)):
-        steps = everything[(first <= c) & (c < last)]
-        one = np.zeros(len(steps), dtype=np.int32)
-        channel = int(starts[c])
-        streams.append(
-            _Stream(
-                keys[steps],
-                one,
-                one + np.int32(1),
-                channel,
-                width[c : c + 1],
-                steps,
-                program.dependences.signals[steps],
-                program.dependences.delays[steps],
-                program.dependences.producers[channel],
-            )
-        )
+        mine = np.flatnonzero((first <= c) & (c < last))
+        own = [steps[bounds[run] : bounds[run + 1]] for run in mine]
+        if own or idle:
+            chosen = own[0] if len(own) == 1 else np.concatenate([steps[:0], *own])
+            one = np.zeros(len(chosen), dtype=np.int32)
+            streams.append(pack(program, chosen, one, one + 1, int(starts[c]), width[c : c + 1]))
     return streams
 
 
-def _play(stream: _Stream, tables: TimingTables, *, log: bool) -> tuple[int, I64, I64]:
-    """Return the cycles, the commands issued by code, and the log of one stream."""
-    from attacc.timing import kernel  # loads Numba
+def _runs(program: Program) -> tuple[I64, I64]:
+    """Return where runs of steps that go to the same channels begin, and all their bounds."""
+    first, channels = program.first_channel, program.channels
+    changes = np.flatnonzero((first[1:] != first[:-1]) | (channels[1:] != channels[:-1])) + 1
+    runs = np.concatenate([np.zeros(min(1, len(program)), dtype=np.int64), changes])
+    return runs, np.append(runs, len(program))
 
-    classes = len(stream.width)
 
-    def play(log_entries: int) -> tuple[int, I64, int, I64]:
-        entries = np.zeros((log_entries, 5), dtype=np.int64)
-        issued = np.zeros((classes, len(Code)), dtype=np.int64)
-        status, cycles, logged = kernel.run_controllers(
-            stream.keys, stream.first, stream.last, classes, tables.gates, tables.raised,
-            tables.latency, tables.slot, tables.slots, tables.row_slot, tables.row_slots,
-            tables.pseudo_channels, tables.banks_per_pseudo_channel, tables.refresh_interval,
-            tables.multiply_interval, int(tables.moves_yield), stream.signals, stream.delays,
-            stream.producers, issued, entries,
-        )  # fmt: skip
-        if status != kernel.OK:
-            raise InputError(
-                f"after cycle {cycles} no request of the program is ever served",
-                where=tables.device,
-                hint="its timing lets rows close again before they are read (see nRAS and nRCD), "
-                "or a step waits for what only a later one produces",
+def pack(
+    program: Program,
+    steps: I64,
+    first: I32,
+    last: I32,
+    first_channel: int,
+    width: I64,
+) -> Stream:
+    """Pack some steps of a program as the kernel compares them."""
+    from attacc.timing import controller_kernel, kernel  # loads Numba
+
+    layout = AddressLayout.of(program.organization)
+    code_of = np.full(len(Kind), controller_kernel.BARRIER, dtype=np.int64)
+    for kind, code in _CODES.items():
+        code_of[kind] = code
+    # A slice where steps are neighbours, which copies nothing.
+    chosen: slice | I64 = steps
+    if len(steps) and steps[-1] - steps[0] + 1 == len(steps):
+        chosen = slice(int(steps[0]), int(steps[-1]) + 1)
+    n = len(steps)
+    if program.dependences is None:
+        waits = np.zeros(0, dtype=np.int32)
+        signals = delays = np.zeros((n, 0), dtype=np.int32)
+        events = 0
+    else:
+        waits = program.dependences.waits[chosen]
+        signals = program.dependences.signals[chosen]
+        delays = program.dependences.delays[chosen]
+        events = program.dependences.events
+    keys = np.empty(n, dtype=np.int64)
+    renumbered = np.empty_like(signals)
+    producers = np.zeros(events + 1, dtype=np.int32)
+    used = kernel.pack_stream(
+        program.kind[chosen], program.address[chosen], waits, signals, code_of, layout.bank,
+        layout.row, program.organization.rows - 1, np.zeros(events + 1, dtype=np.int32), keys,
+        renumbered, producers,
+    )  # fmt: skip
+    return Stream(
+        keys, first, last, first_channel, width, steps, renumbered, delays, producers[: used + 1]
+    )
+
+
+def _play(streams: Sequence[Stream], tables: TimingTables) -> list[ControllerState]:
+    """Play streams to their ends; what all of them begin with is simulated once."""
+    from attacc.timing import kernel
+
+    if len(streams) < 2:
+        states = [ControllerState.at_start(stream, tables) for stream in streams]
+    else:
+        start, *others = streams
+        shared = min(
+            kernel.common_prefix(
+                start.keys, other.keys, start.signals, other.signals, start.delays, other.delays,
+                start.producers, other.producers,
             )
-        return int(cycles), issued, int(logged), entries  # NumPy's without compilation
+            for other in others
+        )  # fmt: skip
+        state = ControllerState.at_start(start, tables)
+        state.play(start, tables, end=shared, more=True)
+        states = [state.handed_over(start, stream) for stream in streams]
+    for state, stream in zip(states, streams, strict=True):
+        state.play(stream, tables)
+    return states
 
-    cycles, issued, logged, entries = play(0)
-    if log:
-        entries = play(logged)[3]
-    return cycles, stream.width @ issued, entries
 
+def check_program(program: Program, tables: TimingTables) -> None:
+    """Refuse a program that a device, as it was resolved, cannot play.
 
-def _check(program: Program, tables: TimingTables) -> None:
+    Raises:
+        InputError: it was built for another organisation or placement, or holds requests that are
+            not timed.
+    """
     if program.organization != tables.organization:
         raise InputError(
             f"the program's addresses refer to another organisation than {tables.device}",
             hint="build or read the program with the device's own organisation",
         )
-    counts = program.counts()
+    present = np.bincount(program.kind, minlength=len(Kind)) > 0
     for kind in (Kind.LD, Kind.ST):
-        if kind in counts:
+        if present[kind]:
             raise InputError(
-                f"the program holds {counts[kind]} {kind.name} requests",
-                hint="only PIM requests are timed: remove the ordinary reads and writes",
+                f"the program holds {program.count(kind)} {kind.name} requests",
+                hint="ordinary reads and writes go into the traffic beside a program",
             )
     for placement, kind in MULTIPLY.items():
-        if kind in counts and placement != tables.placement:
+        if present[kind] and placement != tables.placement:
             raise InputError(
                 f"the program holds {kind.name} requests, which a stack with its units per "
                 f"{tables.placement} does not have",
@@ -239,69 +344,113 @@ def _check(program: Program, tables: TimingTables) -> None:
             )
 
 
-def _keys(program: Program) -> I64:
-    """Pack code, bank and row of every step into the number that the kernel compares."""
-    from attacc.timing import kernel
+def class_starts(program: Program) -> I64:
+    """Return the first channels of runs of channels that no step tells apart.
 
-    layout = AddressLayout.of(program.organization)
-    code_of = np.full(len(Kind), kernel.BARRIER, dtype=np.int64)
-    for kind, code in _CODES.items():
-        code_of[kind] = code
-    code = code_of[program.kind]
-    bank = program.address >> layout.bank
-    row = (program.address >> layout.row) & (program.organization.rows - 1)
-    is_multiply = code == Code.MULTIPLY
-    key = code | bank << kernel.CODE_BITS | np.where(is_multiply, row, 0) << kernel.ROW_SHIFT
-    if program.dependences is not None:
-        key |= program.dependences.waits.astype(np.int64) << kernel.EVENT_SHIFT
-    return np.where(code == kernel.BARRIER, kernel.BARRIER, key)
-
-
-def _channel_classes(
-    program: Program,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], I64]:
-    """Group neighbouring channels that no step tells apart: they behave identically.
-
-    Returns:
-        First class and one past the last class of each step, and the channels of each class.
+    Such channels behave identically.
     """
-    first = program.first_channel.astype(np.intp)
-    end = first + program.channels
+    runs, _ = _runs(program)
+    first = program.first_channel[runs].astype(np.intp)
     starts_class = np.zeros(program.organization.channels + 1, dtype=np.bool_)
-    starts_class[[0, -1]] = True
+    starts_class[0] = True
     starts_class[first] = True
-    starts_class[end] = True
-    class_of = (np.cumsum(starts_class) - 1).astype(np.int32)
-    return class_of[first], class_of[end], np.diff(np.flatnonzero(starts_class))
+    starts_class[first + program.channels[runs]] = True
+    return np.flatnonzero(starts_class[:-1])
+
+
+def _check_traffic(traffic: Traffic, tables: TimingTables) -> None:
+    if traffic.requests.organization != tables.organization:
+        raise InputError(
+            f"the traffic's addresses refer to another organisation than {tables.device}",
+            hint="build or read the traffic with the device's own organisation",
+        )
+    if not tables.serves_traffic:
+        raise InputError(
+            "the rules of the device have no commands for ordinary reads and writes",
+            where=tables.device,
+            hint="use a device whose rule set has an [ordinary] table, as hbm3-5.2 does",
+        )
+
+
+def _desks(
+    traffic: Traffic,
+    policy: TrafficPolicy,
+    streams: Sequence[Stream],
+    starts: I64,
+    tables: TimingTables,
+) -> list[Desk]:
+    """Deal traffic out to the classes of every stream."""
+    from attacc.timing import controller_kernel
+
+    requests = traffic.requests
+    layout = AddressLayout.of(requests.organization)
+    row = (requests.address >> layout.row) & (requests.organization.rows - 1)
+    keys = (
+        np.where(requests.kind == Kind.LD, int(Code.READ), int(Code.WRITE))
+        | (requests.address >> layout.bank) << controller_kernel.CODE_BITS
+        | row << controller_kernel.ROW_SHIFT
+    )
+    numbers = np.array(
+        [policy.queue, policy.write_high, policy.write_low, policy.patience, policy.turn],
+        dtype=np.int64,
+    )
+    first = requests.first_channel.astype(np.int64)
+    end = first + requests.channels
+    desks: list[Desk] = []
+    for stream in streams:
+        begin = int(np.searchsorted(starts, stream.first_channel))
+        channels = starts[begin : begin + len(stream.width)].tolist()
+        lists = [np.flatnonzero((first <= channel) & (channel < end)) for channel in channels]
+        desks.append(Desk.at_start(lists, keys, traffic.arrival, numbers, tables))
+    return desks
+
+
+def _served(traffic: Traffic, desks: Sequence[Desk], tables: TimingTables) -> ServedTraffic:
+    """Say when requests were served, by the last of their channels."""
+    served = np.zeros(len(traffic.requests), dtype=np.int64)
+    for desk in desks:
+        np.maximum.at(served, desk.request, desk.served)
+    counts = traffic.requests.counts()
+    reads, writes = counts.get(Kind.LD, 0), counts.get(Kind.ST, 0)
+    moved = (reads + writes) * tables.organization.access_bytes
+    took = 0
+    if len(served):
+        took = int(served.max() - traffic.arrival.min()) + 1
+    return ServedTraffic(
+        reads=reads,
+        writes=writes,
+        bytes=moved,
+        served=served,
+        bytes_per_s=moved / (took * tables.clock_ns) * NS_PER_S if took else 0.0,
+    )
 
 
 def _log(
-    entries: list[I64], streams: list[_Stream], program: Program, tables: TimingTables
+    entries: list[I64],
+    streams: list[Stream],
+    desks: list[Desk] | None,
+    program: Program,
+    traffic: Traffic | None,
+    tables: TimingTables,
 ) -> tuple[LoggedCommand, ...]:
     """Spell out the kernel's logs for every channel of every class."""
-    from attacc.timing import kernel
+    from attacc.timing import controller_kernel
 
     layout = AddressLayout.of(program.organization)
-    names = dict(enumerate(tables.names)) | {kernel.BARRIER: Kind.BARRIER.name}
-    o = program.organization
+    names = dict(enumerate(tables.names)) | {controller_kernel.BARRIER: Kind.BARRIER.name}
     log: list[LoggedCommand] = []
-    for stream, logged in zip(streams, entries, strict=True):
+    for i, (stream, logged) in enumerate(zip(streams, entries, strict=True)):
         starts = stream.first_channel + np.cumsum(stream.width) - stream.width
         for cycle, code, channel_class, step, bank in logged.tolist():
-            if step < 0:
-                pseudo_channel = bank // tables.banks_per_pseudo_channel
-                place = (pseudo_channel, -1, -1, -1, -1, -1, -1)
+            if step >= 0:
+                place = _place(int(program.address[stream.steps[step]]), program.organization)
+            elif step < MAINTENANCE and traffic is not None and desks is not None:
+                request = desks[i].request[REQUESTS - step]
+                place = _place(int(traffic.requests.address[request]), program.organization)
+            elif tables.refresh_per_bank and code != Code.PRECHARGE_ALL:
+                place = (*_place(bank << layout.bank, program.organization)[:4], -1, -1, -1)
             else:
-                address = int(program.address[stream.steps[step]])
-                place = (
-                    address >> layout.pseudo_channel,
-                    (address >> layout.rank) & (o.ranks - 1),
-                    (address >> layout.bank_group) & (o.bank_groups - 1),
-                    (address >> layout.bank) & (o.banks - 1),
-                    (address >> layout.row) & (o.rows - 1),
-                    (address >> layout.column) & (o.columns - 1),
-                    address & (o.access_bytes - 1),
-                )
+                place = (bank // tables.banks_per_pseudo_channel, -1, -1, -1, -1, -1, -1)
             start = int(starts[channel_class])
             log.extend(
                 LoggedCommand(cycle, names[code], channel, *place)
@@ -309,3 +458,18 @@ def _log(
             )
     log.sort(key=lambda entry: (entry.cycle, entry.channel))
     return tuple(log)
+
+
+def _place(address: int, organization: Organization) -> tuple[int, int, int, int, int, int, int]:
+    """Return pseudo-channel, rank, bank group, bank, row, column and offset of an address."""
+    o = organization
+    layout = AddressLayout.of(o)
+    return (
+        address >> layout.pseudo_channel,
+        (address >> layout.rank) & (o.ranks - 1),
+        (address >> layout.bank_group) & (o.bank_groups - 1),
+        (address >> layout.bank) & (o.banks - 1),
+        (address >> layout.row) & (o.rows - 1),
+        (address >> layout.column) & (o.columns - 1),
+        address & (o.access_bytes - 1),
+    )

@@ -4,16 +4,21 @@ The checker knows what commands mean, and nothing of why they issued when they d
 never the program's own `attacc.program.program.Dependences`. From the address of a command follows
 what it does to which chunk (reference/attacc.md, mapping of one head):
 
-- a WRGB into the keys of a chunk writes one access of its query into a half of the vector buffers;
+- a WRGB into the keys of a chunk writes one access of a query into a half of the vector buffers;
 - a multiply of keys uses one access of the query of every bank, and sums up scores of 16 keys per
   part: one *unit* of work, which fills one of the two sets of accumulators;
 - an MVSB from keys carries away the next unit's scores of one rank and bank group;
-- an SFM is the softmax of the channel's next chunk;
+- an SFM is the channel's next softmax;
 - an MVGB into values writes one access of probabilities of a rank and bank group into a half of
   the vector buffers;
 - a multiply of values uses one access of probabilities of every part, and sums up a slice of the
   output over the keys whose probabilities one half of the buffer holds: again a unit;
 - an MVSB from values carries away the next unit's slice of one rank (and bank).
+
+Where queries share keys and values, these are read in as few *passes* as there must be, each for
+as many queries: queries, probabilities and sums are then there once per query of the pass. Which
+pass a command belongs to follows from how often its like has been issued; chunks have their
+softmaxes two chunks at a time, pass by pass, query by query.
 
 Data are there some cycles after the command that makes them (`attacc.hardware.dram.Pipeline`). An
 operand may be read from its buffer as late as the sums of its multiply are done, so only then may
@@ -139,7 +144,12 @@ class ChannelChunks:
 
 
 def check_hazards(
-    log: Iterable[LoggedCommand], device: DramDevice, channels: Sequence[ChannelChunks]
+    log: Iterable[LoggedCommand],
+    device: DramDevice,
+    channels: Sequence[ChannelChunks],
+    *,
+    queries: int = 1,
+    queries_per_read: int = 1,
 ) -> HazardReport:
     """Check all data of a stack's attention, and that every result was computed exactly once.
 
@@ -151,10 +161,12 @@ def check_hazards(
         device: its latencies and buffers; one without a pipeline has no latencies, and the buffers
             of AttAcc's units.
         channels: what each channel attends to.
+        queries: queries that share the keys and values of each chunk.
+        queries_per_read: how many of them a read serves at most.
 
     Raises:
-        InputError: the log, the device and the channels do not belong together, or the log does
-            not tell the accesses of a vector buffer apart.
+        InputError: a number of queries is below 1; the log, the device and the channels do not
+            belong together; or the log does not tell the accesses of a vector buffer apart.
     """
     if len(channels) != device.organization.channels:
         raise InputError(
@@ -163,6 +175,12 @@ def check_hazards(
             where=device.name,
             hint="give every channel its chunks, if only none",
         )
+    if min(queries, queries_per_read) < 1:
+        raise InputError(
+            f"queries = {queries} and queries_per_read = {queries_per_read} must be at least 1"
+        )
+    passes = -(-queries // queries_per_read)
+    sets = tuple(len(range(which, queries, passes)) for which in range(passes))
     limits = _Limits.of(device)
     families = device.rule_set.families
     multiplies = {family.multiply: placement for placement, family in families.items()}
@@ -192,7 +210,7 @@ def check_hazards(
     violations: list[Violation] = []
     for number, (chunks, issued) in enumerate(zip(channels, by_channel, strict=True)):
         issued.sort(key=lambda command: command.cycle)
-        violations += _Channel(number, chunks, limits).check(issued, last)
+        violations += _Channel(number, chunks, limits, sets).check(issued, last)
     violations.sort(key=lambda v: (v.hazard is Hazard.MISSING, v.cycle, v.channel))
     return HazardReport(commands, tuple(violations))
 
@@ -254,11 +272,12 @@ class _Limits:
 
 @dataclass(slots=True, eq=False)
 class _Fill:
-    """What one half of the vector buffers holds at a time: a query, or some probabilities.
+    """What one half of the vector buffers holds at a time: queries, or some probabilities.
 
     Attributes:
         name: of what.
-        words: accesses per unit.
+        words: accesses per unit, query by query.
+        per_query: of these, accesses of each query.
         uses: multiplies that have not used it yet.
         used: cycle of the last use.
         written: per access, which units received it when.
@@ -266,6 +285,7 @@ class _Fill:
 
     name: str
     words: int
+    per_query: int
     uses: int
     used: int = 0
     written: list[dict[_Place, int]] = field(init=False)
@@ -277,6 +297,10 @@ class _Fill:
         """Return when all units have an access."""
         cycles = self.written[word].values()
         return max(cycles) + latency if len(cycles) == places else None
+
+    def of_all_queries(self, word: int) -> range:
+        """Return the accesses that are for each query what one is for the first."""
+        return range(word, self.words, self.per_query)
 
     def free(self, latency: int) -> int | None:
         """Return when it may be overwritten; None for never."""
@@ -300,12 +324,39 @@ class _Sums:
     moved: int | None = None
 
 
-class _Product:
-    """The score or the context of one chunk: data in the banks times what the buffers hold.
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One pass over one chunk.
 
     Attributes:
-        chunk: its shape.
+        place: among the turns of the channel.
+        chunk: shape of the chunk.
         number: its place among the chunks of the channel.
+        queries: of the pass.
+        first_softmax: place of its first query among the softmaxes of the channel.
+        name: of which pass over what.
+    """
+
+    place: int
+    chunk: HeadLayout
+    number: int
+    queries: int
+    first_softmax: int
+    name: str
+
+    @property
+    def scores(self) -> int:
+        """Scores in the softmax buffer."""
+        return self.queries * self.chunk.length
+
+
+class _Product:
+    """The score or the context of a turn: data in the banks times what the buffers hold.
+
+    Attributes:
+        turn: whose.
+        chunk: shape of its chunk.
+        sets: queries, each with sums of its own.
         name: of what.
         data: what lies in the banks.
         begin: first byte, in every bank, of its keys or values.
@@ -318,14 +369,14 @@ class _Product:
         move_places: how many such places there are.
     """
 
-    def __init__(
-        self, chunk: HeadLayout, number: int, begin: int, *, kind: str, data: str, count: int
-    ):
+    def __init__(self, turn: _Turn, begin: int, *, kind: str, data: str, count: int):
+        chunk = turn.chunk
         o = chunk.organization
+        self.turn = turn
         self.chunk = chunk
-        self.number = number
-        self.name = f"{kind} of chunk {number}"
-        self.data = f"the {data} of chunk {number}"
+        self.sets = turn.queries
+        self.name = f"{kind} of {turn.name}"
+        self.data = f"the {data} of chunk {turn.number}"
         self.begin = begin
         in_bank = chunk.multiply_addresses(count) % o.bank_bytes
         self.end = begin + int(in_bank.max()) + o.access_bytes
@@ -353,26 +404,33 @@ class _Product:
 
     def moved(self) -> int | None:
         """Return when all sums have moved; None for never."""
-        complete = [cycles for cycles in self.moves.values() if len(cycles) == len(self.sums)]
-        if len(complete) < self.move_places:
-            return None
-        return max(cycles[-1] for cycles in complete)
+        return self.moved_unit(len(self.sums) - 1)
+
+    def moved_unit(self, unit: int) -> int | None:
+        """Return when the sums of a unit of work have moved, for all queries; None for never."""
+        last = (unit + 1) * self.sets
+        cycles = [cycles[last - 1] for cycles in self.moves.values() if len(cycles) >= last]
+        return max(cycles) if len(cycles) == self.move_places else None
 
 
 class _Score(_Product):
-    """Keys times the query."""
+    """Keys times the queries."""
 
-    def __init__(self, chunk: HeadLayout, number: int, begin: int) -> None:
-        super().__init__(
-            chunk, number, begin, kind="the score", data="keys", count=chunk.score_multiplies
-        )
+    def __init__(self, turn: _Turn, begin: int) -> None:
+        chunk = turn.chunk
+        super().__init__(turn, begin, kind="the score", data="keys", count=chunk.score_multiplies)
         o = chunk.organization
         self.fills.append(
-            _Fill(f"the query of chunk {number}", chunk.columns_per_key, chunk.score_multiplies)
+            _Fill(
+                f"the query of {turn.name}" if self.sets == 1 else f"the queries of {turn.name}",
+                self.sets * chunk.columns_per_key,
+                chunk.columns_per_key,
+                chunk.score_multiplies,
+            )
         )
         for first in range(0, chunk.keys_per_part, chunk.keys_per_move):
             keys = min(chunk.keys_per_move, chunk.keys_per_part - first)
-            name = f"scores {first} to {first + keys - 1} per part of chunk {number}"
+            name = f"scores {first} to {first + keys - 1} per part of {turn.name}"
             self.sums.append(_Sums(name, keys * chunk.columns_per_key))
         if chunk.placement is Placement.BANK:
             self.fill_places = o.banks
@@ -396,11 +454,16 @@ class _Score(_Product):
 
 
 class _Context(_Product):
-    """Values times the probabilities, as many of them at a time as half a buffer holds."""
+    """Values times the probabilities, as many of them at a time as half a buffer holds.
 
-    def __init__(self, chunk: HeadLayout, number: int, begin: int, half: int) -> None:
+    Attributes:
+        half: accesses of each query that half a buffer holds.
+    """
+
+    def __init__(self, turn: _Turn, begin: int, half: int) -> None:
+        chunk = turn.chunk
         super().__init__(
-            chunk, number, begin, kind="the context", data="values", count=chunk.context_multiplies
+            turn, begin, kind="the context", data="values", count=chunk.context_multiplies
         )
         o = chunk.organization
         self.half = half
@@ -410,8 +473,9 @@ class _Context(_Product):
                 words * chunk.elements_per_column,
                 chunk.keys_per_part - first * chunk.elements_per_column,
             )
-            name = f"probability words {first} to {first + words - 1} of chunk {number}"
-            self.fills.append(_Fill(name, words, keys * chunk.context_slices))
+            name = f"probability words {first} to {first + words - 1} of {turn.name}"
+            uses = keys * chunk.context_slices
+            self.fills.append(_Fill(name, self.sets * words, words, uses))
             for output in range(chunk.context_slices):
                 self.sums.append(_Sums(f"output slice {output} over {name}", keys))
         if chunk.placement is not Placement.BUFFER:
@@ -443,41 +507,67 @@ class _Context(_Product):
         return self.fills[fill], word, fill * self.chunk.context_slices + output
 
 
+def _turns(chunks: ChannelChunks, sets: Sequence[int]) -> list[_Turn]:
+    """Return the turns of a channel in the order of their softmaxes.
+
+    Args:
+        chunks: what the channel attends to.
+        sets: queries of every pass.
+    """
+    turns: list[_Turn] = []
+    softmaxes = 0
+    for first in range(0, len(chunks.lengths), 2):
+        pair = range(first, min(first + 2, len(chunks.lengths)))
+        for which, queries in enumerate(sets):
+            for number in pair:
+                name = f"chunk {number}" if len(sets) == 1 else f"pass {which} of chunk {number}"
+                chunk = replace(chunks.layout, length=chunks.lengths[number])
+                turns.append(_Turn(len(turns), chunk, number, queries, softmaxes, name))
+                softmaxes += queries
+    return turns
+
+
 class _Channel:
     """Checks one channel: first notes when everything happened, then judges every command."""
 
-    def __init__(self, number: int, chunks: ChannelChunks, limits: _Limits) -> None:
+    def __init__(
+        self, number: int, chunks: ChannelChunks, limits: _Limits, sets: Sequence[int]
+    ) -> None:
         self.number = number
         self.limits = limits
         self.organization = chunks.layout.organization
-        self.scores: list[_Score] = []
-        self.contexts: list[_Context] = []
-        for i, length in enumerate(chunks.lengths):
-            chunk = replace(chunks.layout, length=length)
-            self.scores.append(_Score(chunk, i, int(chunks.regions.keys[i])))
-            self.contexts.append(_Context(chunk, i, int(chunks.regions.values[i]), limits.words))
-        self.products: list[_Score | _Context] = [*self.scores, *self.contexts]
-        self.products.sort(key=lambda product: product.begin)
-        self.begins = [product.begin for product in self.products]
+        self.turns = _turns(chunks, sets)
+        self.softmax_turns = [turn for turn in self.turns for _ in range(turn.queries)]
+        half = max(1, limits.words // max(sets))
+        keys, values = chunks.regions.keys.tolist(), chunks.regions.values.tolist()
+        self.scores = [_Score(turn, keys[turn.number]) for turn in self.turns]
+        self.contexts = [_Context(turn, values[turn.number], half) for turn in self.turns]
+        # What the keys, or the values, of each chunk are used for, pass by pass.
+        self.products: list[list[_Score | _Context]] = [
+            [product for product in products if product.turn.number == chunk]
+            for products in (self.scores, self.contexts)
+            for chunk in range(len(chunks.lengths))
+        ]
+        self.products.sort(key=lambda passes: passes[0].begin)
+        self.begins = [passes[0].begin for passes in self.products]
         self.softmaxes: list[int] = []
         self.halves: list[_Fill] = []
         self.accumulators: list[_Sums] = []
-        self.in_flight: list[int] = []
+        self.in_flight: list[_Turn] = []
         self.violations: list[Violation] = []
 
     def check(self, issued: Sequence[LoggedCommand], last: int) -> list[Violation]:
         """Return what is wrong with the commands of the channel, in order of time."""
-        for before, after in pairwise(self.products):
+        for (before, *_), (after, *_) in pairwise(self.products):
             if after.begin < before.end:
                 text = f"{before.data} and {after.data}"
                 self.violations.append(Violation(Hazard.OVERLAP, None, self.number, 0, text, None))
         if self.violations:
             return self.violations  # an address does not tell what is meant
         judge = [self._note(command) for command in issued]
-        for product in self.products:
-            for i, sums in enumerate(product.sums):
-                moves = [cycles[i] for cycles in product.moves.values() if len(cycles) > i]
-                sums.moved = max(moves) if len(moves) == product.move_places else None
+        for product in (*self.scores, *self.contexts):
+            for unit, sums in enumerate(product.sums):
+                sums.moved = product.moved_unit(unit)
         for step in judge:
             step()
         self._find_missing(last)
@@ -496,26 +586,27 @@ class _Channel:
     def _note(self, command: LoggedCommand) -> Callable[[], None]:
         """Note what a command does; return how it is judged once all times are known."""
         if command.command == "SFM":
-            if len(self.softmaxes) == len(self.scores):
+            if len(self.softmaxes) == len(self.softmax_turns):
                 return partial(self._say, Hazard.REPEATED, command, "all chunks had their softmax")
             self.softmaxes.append(command.cycle)
             return partial(self._judge_softmax, command, len(self.softmaxes) - 1)
         columns = command.row * self.organization.columns + command.column
         offset = columns * self.organization.access_bytes + max(0, command.offset)
         at = bisect_right(self.begins, offset) - 1
-        if at < 0 or offset >= self.products[at].end:
+        if at < 0 or offset >= self.products[at][0].end:
             return partial(self._say, Hazard.NOWHERE, command, "no keys or values lie there")
-        product = self.products[at]
-        offset -= product.begin
+        passes = self.products[at]
+        offset -= self.begins[at]
         if command.command in _FILLS:
-            return self._note_fill(command, product, offset)
+            return self._note_fill(command, passes, offset)
         if command.command == "MVSB":
-            return self._note_move(command, product)
-        return self._note_multiply(command, product, offset)
+            return self._note_move(command, passes)
+        return self._note_multiply(command, passes, offset)
 
     def _note_fill(
-        self, command: LoggedCommand, product: _Score | _Context, offset: int
+        self, command: LoggedCommand, passes: Sequence[_Score | _Context], offset: int
     ) -> Callable[[], None]:
+        product = passes[0]
         fits = isinstance(product, _Score) == (command.command == "WRGB")
         half = self.limits.words if isinstance(product, _Context) else product.fills[0].words
         which, word = divmod(offset, half)
@@ -523,19 +614,20 @@ class _Channel:
             return partial(
                 self._say, Hazard.NOWHERE, command, f"{product.name} has no access {offset}"
             )
-        fill = product.fills[which]
-        opens = not any(fill.written)
         place = product.fill_place(command)
-        if place in fill.written[word]:
-            return partial(
-                self._say, Hazard.REPEATED, command, f"access {offset} for {product.name}"
-            )
-        fill.written[word][place] = command.cycle
-        return partial(self._judge_fill, command, product, fill, opens=opens)
+        for product in passes:
+            fill = product.fills[which]
+            if word < fill.words and place not in fill.written[word]:
+                opens = not any(fill.written)
+                fill.written[word][place] = command.cycle
+                query = word // fill.per_query
+                return partial(self._judge_fill, command, product, fill, query, opens=opens)
+        return partial(self._say, Hazard.REPEATED, command, f"access {offset} for {product.name}")
 
     def _note_multiply(
-        self, command: LoggedCommand, product: _Score | _Context, offset: int
+        self, command: LoggedCommand, passes: Sequence[_Score | _Context], offset: int
     ) -> Callable[[], None]:
+        product = passes[-1]
         x = product.multiply_number(command, offset)
         if x >= len(product.multiplied):
             return partial(
@@ -543,6 +635,7 @@ class _Channel:
             )
         if product.multiplied[x]:
             return partial(self._say, Hazard.REPEATED, command, f"multiply {x} of {product.name}")
+        product = next(product for product in passes if not product.multiplied[x])
         product.multiplied[x] = command.cycle
         fill, word, unit = product.operand(x)
         fill.uses -= 1
@@ -555,25 +648,33 @@ class _Channel:
             self._judge_multiply, command, product.fill_places, fill, word, sums, opens=opens
         )
 
-    def _note_move(self, command: LoggedCommand, product: _Score | _Context) -> Callable[[], None]:
-        opens = isinstance(product, _Score) and not product.moves
-        cycles = product.moves.setdefault(product.move_place(command), [])
-        if len(cycles) == len(product.sums):
-            return partial(
-                self._say, Hazard.REPEATED, command, f"all of {product.name} has moved from there"
-            )
-        cycles.append(command.cycle)
-        return partial(self._judge_move, command, product, len(cycles) - 1, opens=opens)
+    def _note_move(
+        self, command: LoggedCommand, passes: Sequence[_Score | _Context]
+    ) -> Callable[[], None]:
+        place = passes[0].move_place(command)
+        for product in passes:
+            opens = isinstance(product, _Score) and not product.moves
+            cycles = product.moves.setdefault(place, [])
+            if len(cycles) < len(product.sums) * product.sets:
+                cycles.append(command.cycle)
+                unit = (len(cycles) - 1) // product.sets
+                return partial(self._judge_move, command, product, unit, opens=opens)
+        return partial(
+            self._say, Hazard.REPEATED, command, f"all of {passes[-1].name} has moved from there"
+        )
 
     def _judge_fill(
-        self, command: LoggedCommand, product: _Score | _Context, fill: _Fill, *, opens: bool
-    ) -> None:
+        self, command: LoggedCommand, product: _Score | _Context, fill: _Fill, query: int, *,
+        opens: bool,
+    ) -> None:  # fmt: skip
+        turn = product.turn
         if isinstance(product, _Context):
             ready = None
-            if len(self.softmaxes) > product.number:
-                ready = self.softmaxes[product.number] + self.limits.output
-                ready += self.limits.softmax_cycles(product.chunk.length)
-            self._await(command, f"the softmax of chunk {product.number}", ready)
+            which = turn.first_softmax + query
+            if len(self.softmaxes) > which:
+                ready = self.softmaxes[which] + self.limits.output
+                ready += self.limits.softmax_cycles(turn.chunk.length)
+            self._await(command, f"the softmax of {self._query(which)}", ready)
         if not opens:
             return
         if fill.words > self.limits.words:
@@ -595,9 +696,11 @@ class _Channel:
         self, command: LoggedCommand, places: int, fill: _Fill, word: int, sums: _Sums, *,
         opens: bool,
     ) -> None:  # fmt: skip
-        ready = fill.ready(word, places, self.limits.write)
-        if ready is None or command.cycle < ready:
-            self._say(Hazard.EARLY, command, f"access {word} of {fill.name}", ready)
+        for same in fill.of_all_queries(word):
+            ready = fill.ready(same, places, self.limits.write)
+            if ready is None or command.cycle < ready:
+                self._say(Hazard.EARLY, command, f"access {same} of {fill.name}", ready)
+                break
         if not opens:
             return
         self.accumulators = [
@@ -619,26 +722,25 @@ class _Channel:
         ready = None if sums.multiplies else sums.last + self.limits.multiply
         self._await(command, sums.name, ready)
         if opens:
-            self._enter_softmax(command, product.number)
+            self._enter_softmax(command, product.turn)
 
-    def _enter_softmax(self, command: LoggedCommand, chunk: int) -> None:
-        """Take room in the softmax buffer, from the first scores of a chunk on."""
-        free = {other: self._returned(other) for other in (*self.in_flight, chunk)}
+    def _enter_softmax(self, command: LoggedCommand, turn: _Turn) -> None:
+        """Take room in the softmax buffer, from the first scores of a turn on."""
+        free = {other: self._returned(other) for other in (*self.in_flight, turn)}
         self.in_flight = [
             other for other in self.in_flight if (end := free[other]) is None or command.cycle < end
         ]
-        self.in_flight.append(chunk)
-        while sum(self.scores[i].chunk.length for i in self.in_flight) > self.limits.scores:
-            held = ", ".join(str(i) for i in self.in_flight)
-            scores = sum(self.scores[i].chunk.length for i in self.in_flight)
-            needs = f"{scores} scores of chunks {held} where {self.limits.scores} have room"
-            ends = [end for i in self.in_flight[:-1] if (end := free[i]) is not None]
+        self.in_flight.append(turn)
+        while (scores := sum(other.scores for other in self.in_flight)) > self.limits.scores:
+            chunks = ", ".join(str(other.number) for other in self.in_flight)
+            needs = f"{scores} scores of chunks {chunks} where {self.limits.scores} have room"
+            ends = [end for other in self.in_flight[:-1] if (end := free[other]) is not None]
             self._say(Hazard.EXCEEDS, command, needs, min(ends, default=None))
             del self.in_flight[0]
 
-    def _returned(self, chunk: int) -> int | None:
-        """Return when the last probability of a chunk has left the softmax buffer."""
-        context = self.contexts[chunk]
+    def _returned(self, turn: _Turn) -> int | None:
+        """Return when the last probability of a turn has left the softmax buffer."""
+        context = self.contexts[turn.place]
         ready = [
             fill.ready(word, context.fill_places, 1)
             for fill in context.fills
@@ -647,14 +749,21 @@ class _Channel:
         cycles = [cycle for cycle in ready if cycle is not None]
         return max(cycles) if len(cycles) == len(ready) else None
 
-    def _judge_softmax(self, command: LoggedCommand, chunk: int) -> None:
-        moved = self.scores[chunk].moved()
+    def _judge_softmax(self, command: LoggedCommand, which: int) -> None:
+        turn = self.softmax_turns[which]
+        moved = self.scores[turn.place].moved()
         ready = None if moved is None else moved + self.limits.move
-        self._await(command, f"all scores of chunk {chunk}", ready)
-        if chunk > 0:
-            busy = self.limits.softmax_cycles(self.scores[chunk - 1].chunk.length)
-            ready = self.softmaxes[chunk - 1] + busy
-            self._await(command, f"the lanes that chunk {chunk - 1} occupies", ready)
+        self._await(command, f"all scores of {turn.name}", ready)
+        if which > 0:
+            busy = self.limits.softmax_cycles(self.softmax_turns[which - 1].chunk.length)
+            ready = self.softmaxes[which - 1] + busy
+            self._await(command, f"the lanes that {self._query(which - 1)} occupies", ready)
+
+    def _query(self, which: int) -> str:
+        """Say whose softmax it is."""
+        turn = self.softmax_turns[which]
+        query = f"query {which - turn.first_softmax} of " if turn.queries > 1 else ""
+        return query + turn.name
 
     def _find_missing(self, last: int) -> None:
         def missing(count: int, of: int, what: str) -> None:
@@ -666,13 +775,14 @@ class _Channel:
 
         for score, context in zip(self.scores, self.contexts, strict=True):
             for product, fills in ((score, "query"), (context, "probability")):
-                places, moves = product.fill_places, product.move_places * len(product.sums)
+                places = product.fill_places
+                moves = product.move_places * product.sets * len(product.sums)
                 words = sum(fill.words for fill in product.fills) * places
                 written = sum(len(word) for fill in product.fills for word in fill.written)
-                chunk = product.number
-                missing(words - written, words, f"{fills} accesses of chunk {chunk}")
+                missing(words - written, words, f"{fills} accesses of {product.turn.name}")
                 total = len(product.multiplied)
                 missing(product.multiplied.count(0), total, f"multiplies of {product.name}")
                 moved = sum(map(len, product.moves.values()))
                 missing(moves - moved, moves, f"moves of {product.name}")
-        missing(len(self.scores) - len(self.softmaxes), len(self.scores), "softmaxes")
+        total = len(self.softmax_turns)
+        missing(total - len(self.softmaxes), total, "softmaxes")

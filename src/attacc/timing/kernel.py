@@ -4,6 +4,14 @@ The behaviour is that of reference/controller.md, cycle by cycle; cycles in whic
 change are skipped, and channels that receive the same requests are simulated once. Channels meet
 only where requests enter: one full queue blocks all later requests.
 
+Requests of a queue that are alike (same command, bank, row and awaited event, and no barrier
+between them) are one *item*: what holds the first back holds all back. An item remembers a lower
+bound of the cycle in which it may issue. Gates only ever rise, so that a bound stays one, until a
+row opens or closes or an event happens; items are looked at again when theirs is reached.
+
+All that is needed to go on with further requests is kept in the arrays of `run_controllers`, so
+that a program can be fed piece by piece.
+
 Commands and roles are the numbers of `attacc.timing.tables.Code`; the constants below repeat
 those that the control flow names, since a kernel sees integers only.
 """
@@ -13,411 +21,569 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from attacc.compiled import kernel
+from attacc.compiled import inlined, kernel
+from attacc.timing.controller_kernel import (
+    ACTIVATE,
+    AGE,
+    BANK_MASK,
+    BANKS_PER_PSEUDO_CHANNEL,
+    BARRIER,
+    BARRIER_STEP,
+    BARRIERS,
+    BEHIND,
+    BOUND,
+    CODE_BITS,
+    CYCLE,
+    DUE,
+    ENTERING,
+    EPOCH,
+    EVENT_SHIFT,
+    FIRST,
+    FREE,
+    IN_FRONT,
+    ITEM_COLUMNS,
+    ITEMS,
+    KEY,
+    LAST,
+    LEFT,
+    LENGTH,
+    LINK,
+    MOVES_YIELD,
+    MULTIPLY,
+    MULTIPLY_FROM,
+    MULTIPLY_INTERVAL,
+    NEVER,
+    NEXT,
+    NEXT_REFRESH,
+    OK,
+    PATIENCE,
+    PRECHARGE,
+    PRECHARGE_ALL,
+    PROGRESS,
+    QUEUE,
+    REFRESH,
+    REFRESH_INTERVAL,
+    REFRESH_PER_BANK,
+    REFRESHED,
+    REFRESHES_PER_INTERVAL,
+    ROW_MASK,
+    ROW_SHIFT,
+    STEP,
+    STEP_OF,
+    STUCK,
+    WAKE,
+    is_row_code,
+    next_code,
+    note_rows,
+    raise_gates,
+    ready_cycle,
+    record,
+)
+from attacc.timing.traffic_kernel import DEADLINE, NEXT_ARRIVAL, WAITING, ordinary_cycle
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
-ACTIVATE = 0
-MULTIPLY = 1
-PRECHARGE = 2
-PRECHARGE_ALL = 3
-REFRESH = 4
-BARRIER = 15
-"""As the code of a request or of a selection: a barrier."""
-EMPTY = 16
-"""As the code of a selection: no request."""
 
-CODE_BITS = 4
-BANK_BITS = 12
-ROW_BITS = 24
-ROW_SHIFT = CODE_BITS + BANK_BITS
-EVENT_SHIFT = ROW_SHIFT + ROW_BITS
-CODE_MASK = (1 << CODE_BITS) - 1
-BANK_MASK = (1 << BANK_BITS) - 1
-ROW_MASK = (1 << ROW_BITS) - 1
-"""A request's key is its code, bank, row and the event it waits for (0: none) in one number;
-equal keys wait for the same."""
+@inlined
+def item_ready(
+    i: int, items: I64, waits: I32, times: I64, awaited: I32, happened: I64, c: int
+) -> int:
+    """Return the first cycle in which an item may issue, as far as is known.
 
-QUEUE = 33
-"""Entries of a queue: it takes another request while it holds 32 or fewer."""
-ROOM = 1024
-"""Places of the buffer through which a queue wanders, so that its head leaves without a move."""
-
-OK = 0
-STUCK = 1
-"""No request leaves a queue any more: rows are opened and closed for ever, or nothing issues."""
-PATIENCE = 100
-"""Refresh intervals without a request leaving after which that is said."""
-
-NEVER = 2**62
-
-
-@kernel
-def ready_cycle(code: int, bank: int, gates: I32, slot: I32, times: I64, c: int) -> int:
-    """Return the first cycle in which no gate of channel class c holds the command back."""
-    ready = 0
-    for i in range(gates.shape[1]):
-        gate = gates[code, i]
-        if gate < 0:
-            break
-        ready = max(ready, times[c, slot[gate, bank]])
+    Rows open and close without waiting for an event.
+    """
+    code = items[c, i, NEXT]
+    key = items[c, i, KEY]
+    ready = ready_cycle(code, (key >> CODE_BITS) & BANK_MASK, waits, times, c)
+    event = key >> EVENT_SHIFT
+    if event > 0 and not is_row_code(code):
+        ready = NEVER if awaited[c, event] > 0 else max(ready, happened[c, event])
     return ready
 
 
-@kernel
-def raise_gates(
-    code: int, bank: int, cycle: int, raised: I32, latency: I64, slot: I32, times: I64, c: int
-) -> None:
-    """Hold back the followers of a command that issues in this cycle."""
-    for i in range(raised.shape[1]):
-        gate = raised[code, i]
-        if gate < 0:
-            break
-        where = slot[gate, bank]
-        times[c, where] = max(times[c, where], cycle + latency[code, i])
+@inlined
+def head_item(items: I64, lanes: I64, c: int) -> int:
+    """Return the item at the head of a queue that holds one and whose leading barrier is gone."""
+    head = 0
+    for i in range(1, lanes[c, ITEMS]):
+        if items[c, i, AGE] < items[c, head, AGE]:
+            head = i
+    return head
 
 
-@kernel
-def next_code(key: int, row_slot: I32, open_rows: I64, c: int) -> int:
-    """Return the next command of a request: what a multiply needs first, or the request."""
-    code = key & CODE_MASK
-    if code != MULTIPLY:
-        return code
-    open_row = open_rows[c, row_slot[(key >> CODE_BITS) & BANK_MASK]]
-    if open_row == (key >> ROW_SHIFT) & ROW_MASK:
-        return MULTIPLY
-    return ACTIVATE if open_row < 0 else PRECHARGE
-
-
-@kernel
-def is_row_code(code: int) -> bool:
-    """Return whether a command takes the row command bus."""
-    return code == ACTIVATE or (PRECHARGE <= code <= REFRESH)
-
-
-@kernel
-def data_cycle(key: int, code: int, awaited: I32, happened: I64, c: int) -> int:
-    """Return the first cycle in which what a request waits for is there, as far as is known.
-
-    Rows open and close without waiting.
-    """
-    event = key >> EVENT_SHIFT
-    if event == 0 or is_row_code(code):
-        return 0
-    return NEVER if awaited[c, event] > 0 else happened[c, event]
-
-
-@kernel
-def signal(event: int, cycle: int, awaited: I32, happened: I64, c: int) -> None:
-    """Note that one of those who make an event has done so, to take effect in a cycle."""
-    if event > 0:
-        awaited[c, event] -= 1
-        happened[c, event] = max(happened[c, event], cycle)
-
-
-@kernel
-def count_others(keys: I64, start: int, length: int, row_slot: I32, open_rows: I64, c: int) -> int:
-    """Return how many entries of a queue are neither barriers nor multiplies on an open row."""
-    others = 0
-    for place in range(start, start + length):
-        key = keys[c, place]
-        if key != BARRIER and next_code(key, row_slot, open_rows, c) != MULTIPLY:
-            others += 1
-    return others
-
-
-@kernel
+@inlined
 def select(
-    cycle: int, keys: I64, start: int, length: int, gates: I32, slot: I32, times: I64,
-    row_slot: I32, open_rows: I64, banks_per_pseudo_channel: int, multiply_from: int,
-    awaited: I32, happened: I64, moves_yield: int, c: int,
-) -> tuple[int, int, bool, int]:  # fmt: skip
-    """Choose the best request of the queue of channel class c, whose leading barrier is gone.
-
-    No multiply is ready before cycle ``multiply_from``, which saves looking at its gates.
+    cycle: int, items: I64, lanes: I64, waits: I32, times: I64, banks_per_pseudo_channel: int,
+    multiply_interval: int, moves_yield: int, hits: I32, awaited: I32, happened: I64, c: int,
+) -> tuple[int, int, bool]:  # fmt: skip
+    """Choose the best request of a queue whose leading barrier is gone: the oldest that may issue.
 
     Returns:
-        Its place in the buffer, its next command, whether that is ready in this cycle, and, when
-        it is not, the first later cycle in which some command becomes ready.
+        Its item, or -1 if none may issue now; a lower bound of the cycle in which another one may,
+        once it has issued; and whether some yield to row hits, which that bound leaves out.
     """
-    if length == 0:
-        return start, EMPTY, False, NEVER
-    head = keys[c, start]
-    if head == BARRIER:
-        return start, BARRIER, True, NEVER
-    head_code = next_code(head, row_slot, open_rows, c)
-    wake = max(
-        ready_cycle(head_code, (head >> CODE_BITS) & BANK_MASK, gates, slot, times, c),
-        data_cycle(head, head_code, awaited, happened, c),
-    )
-    if wake <= cycle:
-        return start, head_code, True, NEVER
-    behind_barrier = False
-    previous = head
-    for place in range(start + 1, start + length):
-        key = keys[c, place]
-        if key == previous:
-            continue  # waits for what its predecessor waits for
-        previous = key
-        if key == BARRIER:
-            behind_barrier = True
+    best = -1
+    soonest = NEVER
+    head = -1
+    yielding = False
+    later_multiplies = False
+    epoch = lanes[c, EPOCH]
+    multiply_from = lanes[c, MULTIPLY_FROM]
+    for i in range(lanes[c, ITEMS]):
+        bound = items[c, i, BOUND]
+        if bound >= soonest and bound > cycle:
             continue
-        code = next_code(key, row_slot, open_rows, c)
-        if code == MULTIPLY and multiply_from > cycle:
-            if not behind_barrier:
-                wake = min(wake, multiply_from)
-            continue
-        if behind_barrier and not is_row_code(code):
-            continue
-        bank = (key >> CODE_BITS) & BANK_MASK
-        ready = max(
-            ready_cycle(code, bank, gates, slot, times, c),
-            data_cycle(key, code, awaited, happened, c),
-        )
-        if ready > cycle:
-            wake = min(wake, ready)
-        elif code == MULTIPLY or not (moves_yield == 1 or is_row_code(code)):
-            return place, code, True, NEVER
+        code = items[c, i, NEXT]
+        if code == MULTIPLY:
+            if items[c, i, BEHIND] != epoch:
+                continue
+            if multiply_from > cycle:
+                soonest = min(soonest, max(multiply_from, bound))
+                continue
+            if best >= 0 and bound <= cycle and items[c, i, AGE] > items[c, best, AGE]:
+                later_multiplies = True
+                continue
         else:
+            is_row = is_row_code(code)
+            if not is_row and items[c, i, BEHIND] != epoch:
+                continue
             # Row commands, and in the reference moves too, yield to a queued row hit on the same
-            # bank address, in whichever pseudo-channel.
-            refused = False
-            for other in range(start, start + length):
-                if next_code(keys[c, other], row_slot, open_rows, c) == MULTIPLY:
-                    distance = ((keys[c, other] >> CODE_BITS) & BANK_MASK) - bank
-                    if distance % banks_per_pseudo_channel == 0:
-                        refused = True
-                        break
-            if not refused:
-                return place, code, True, NEVER
-    return start, head_code, False, wake
+            # bank address, in whichever pseudo-channel; the head of the queue does not.
+            if is_row or moves_yield == 1:
+                bank = (items[c, i, KEY] >> CODE_BITS) & BANK_MASK
+                if hits[c, bank % banks_per_pseudo_channel] > 0:
+                    if head < 0:
+                        head = head_item(items, lanes, c)
+                    if i != head:
+                        yielding = True
+                        continue
+        if bound <= cycle:
+            bound = item_ready(i, items, waits, times, awaited, happened, c)
+            items[c, i, BOUND] = bound
+        if bound > cycle:
+            soonest = min(soonest, bound)
+        elif best < 0:
+            best = i
+        else:
+            soonest = cycle
+            if items[c, i, AGE] < items[c, best, AGE]:
+                best = i
+    if later_multiplies:
+        after = cycle + multiply_interval if items[c, best, NEXT] == MULTIPLY else cycle
+        soonest = min(soonest, after)
+    return best, soonest, yielding
 
 
-@kernel
-def record(log: I64, entry: int, cycle: int, code: int, c: int, step: int, bank: int) -> None:
-    """Write one entry of the log, if it has room for it."""
-    if entry < len(log):
-        log[entry, 0] = cycle
-        log[entry, 1] = code
-        log[entry, 2] = c
-        log[entry, 3] = step
-        log[entry, 4] = bank
+@inlined
+def enter(
+    key: int, step: int, cycle: int, items: I64, entries: I64, lanes: I64, waits: I32, times: I64,
+    row_slot: I32, open_rows: I64, banks_per_pseudo_channel: int, hits: I32, awaited: I32,
+    happened: I64, c: int,
+) -> None:  # fmt: skip
+    """Append a request to the queue of a class, to be seen from a cycle on.
+
+    One that cannot issue then leaves its channel asleep until it can.
+    """
+    if lanes[c, LENGTH] == 0:
+        lanes[c, WAKE] = cycle
+    lanes[c, LENGTH] += 1
+    if key == BARRIER:
+        entries[c, lanes[c, BARRIERS], BARRIER_STEP] = step
+        lanes[c, BARRIERS] += 1
+        return
+    behind = lanes[c, EPOCH] + lanes[c, BARRIERS]
+    if lanes[c, BARRIERS] == 0:
+        lanes[c, IN_FRONT] += 1
+    entry = lanes[c, FREE]
+    lanes[c, FREE] = entries[c, entry, LINK]
+    entries[c, entry, STEP_OF] = step
+    bank = (key >> CODE_BITS) & BANK_MASK
+    n = lanes[c, ITEMS]
+    for i in range(n - 1, -1, -1):
+        if items[c, i, KEY] == key and items[c, i, BEHIND] == behind:
+            entries[c, items[c, i, LAST], LINK] = entry
+            items[c, i, LAST] = entry
+            items[c, i, LEFT] += 1
+            if items[c, i, NEXT] == MULTIPLY:
+                hits[c, bank % banks_per_pseudo_channel] += 1
+            return
+    code = next_code(key, row_slot, open_rows, c)
+    items[c, n, KEY] = key
+    items[c, n, NEXT] = code
+    items[c, n, BEHIND] = behind
+    items[c, n, FIRST] = entry
+    items[c, n, LAST] = entry
+    items[c, n, LEFT] = 1
+    items[c, n, AGE] = step
+    lanes[c, ITEMS] = n + 1
+    if code == MULTIPLY:
+        hits[c, bank % banks_per_pseudo_channel] += 1
+    bound = item_ready(n, items, waits, times, awaited, happened, c)
+    items[c, n, BOUND] = bound
+    if lanes[c, BARRIERS] == 0 or is_row_code(code):
+        lanes[c, WAKE] = min(lanes[c, WAKE], max(bound, cycle))
+
+
+@inlined
+def leave(i: int, items: I64, entries: I64, lanes: I64, c: int) -> bool:
+    """Take the first request of an item out of the queue; return whether the item is gone."""
+    entry = items[c, i, FIRST]
+    following = entries[c, entry, LINK]
+    entries[c, entry, LINK] = lanes[c, FREE]
+    lanes[c, FREE] = entry
+    lanes[c, LENGTH] -= 1
+    lanes[c, IN_FRONT] -= 1
+    items[c, i, LEFT] -= 1
+    if items[c, i, LEFT] > 0:
+        items[c, i, FIRST] = following
+        items[c, i, AGE] = entries[c, following, STEP_OF]
+        return False
+    end = lanes[c, ITEMS] - 1
+    lanes[c, ITEMS] = end
+    if i < end:
+        for column in range(ITEM_COLUMNS):
+            items[c, i, column] = items[c, end, column]
+    return True
+
+
+@inlined
+def pop_barrier(items: I64, entries: I64, lanes: I64, c: int) -> int:
+    """Take the barrier at the head out of the queue; return its step."""
+    step = entries[c, 0, BARRIER_STEP]
+    lanes[c, LENGTH] -= 1
+    lanes[c, BARRIERS] -= 1
+    lanes[c, EPOCH] += 1
+    for k in range(lanes[c, BARRIERS]):
+        entries[c, k, BARRIER_STEP] = entries[c, k + 1, BARRIER_STEP]
+    front = 0
+    for i in range(lanes[c, ITEMS]):
+        if items[c, i, BEHIND] == lanes[c, EPOCH]:
+            front += items[c, i, LEFT]
+    lanes[c, IN_FRONT] = front
+    return step
+
+
+@inlined
+def maintenance(
+    lanes: I64, fixed: I64, refresh_bank: I32, row_slot: I32, open_rows: I64, c: int
+) -> tuple[int, int]:
+    """Return the command by which a refresh that is due goes on, and its bank address.
+
+    An all-bank refresh needs all rows of the channel closed, that of a bank the row of it.
+    """
+    bank = int(refresh_bank[lanes[c, REFRESHED] % len(refresh_bank)])
+    if fixed[REFRESH_PER_BANK] == 1:
+        return (PRECHARGE if open_rows[c, row_slot[bank]] >= 0 else REFRESH), bank
+    for r in range(open_rows.shape[1]):
+        if open_rows[c, r] >= 0:
+            return PRECHARGE_ALL, bank
+    return REFRESH, bank
 
 
 @kernel
 def run_controllers(
-    keys: I64, first: I32, last: I32, classes: int,
-    gates: I32, raised: I32, latency: I64, slot: I32, slots: int, row_slot: I32, row_slots: int,
-    pseudo_channels: int, banks_per_pseudo_channel: int, refresh_interval: int,
-    multiply_interval: int, moves_yield: int, signals: I32, delays: I32, producers: I32,
-    issued: I64, log: I64,
-) -> tuple[int, int, int]:  # fmt: skip
-    """Play a program on the controllers of one stack.
+    keys: I64, first: I32, last: I32, signals: I32, delays: I32, base: int, end: int, more: int,
+    waits: I32, raises: I32, latency: I64, window: I32, row_slot: I32, refresh_bank: I32,
+    fixed: I64,
+    clock: I64, lanes: I64, items: I64, entries: I64, times: I64, recent: I64, open_rows: I64,
+    hits: I32, awaited: I32, happened: I64,
+    arriving: I64, arrival: I64, arrivals_end: I64, policy: I64,
+    desk: I64, queued: I64, counts: I64, writing: I64, bank_rows: I64, served: I64,
+    issued: I64, log: I64, windows: I64, window_cycles: int, width: I64,
+) -> int:  # fmt: skip
+    """Play (a piece of) a program on the controllers of one stack.
 
     Args:
         keys: (n,) key of each step's request.
         first: (n,) first class of channels that a step goes to.
         last: (n,) one past the last class.
-        classes: number of classes of identical channels.
-        gates: (codes, width), see `attacc.timing.tables.TimingTables`.
-        raised: (codes, width), as there.
-        latency: (codes, width), as there.
-        slot: (gates, banks), as there.
-        slots: as there.
-        row_slot: (banks,), as there.
-        row_slots: as there.
-        pseudo_channels: as there.
-        banks_per_pseudo_channel: as there.
-        refresh_interval: as there.
-        multiply_interval: as there.
-        moves_yield: 1 if so, see there.
         signals: (n, k) events that a step helps to make when it issues, 0 for none.
         delays: (n, k) cycles until that takes effect.
-        producers: (events,) how many steps of a channel make each event; event 0 is none.
+        base: number of the first step of these; k must be 0 if steps before it are queued.
+        end: number of the step before which to stop entering.
+        more: 1 to return once that step would enter, to be called again; 0 to end the program.
+        waits: (codes, banks, width), see `attacc.timing.tables.TimingTables`.
+        raises: (codes, banks, width), as there.
+        latency: (codes, width), as there.
+        window: (codes, width), as there.
+        row_slot: (banks,), as there.
+        refresh_bank: (refreshes,), as there.
+        fixed: as there.
+        clock: see above; state, as all that follow up to ``happened``.
+        lanes: (classes, columns) see above.
+        items: (classes, QUEUE, columns) see above.
+        entries: (classes, QUEUE, columns) see above.
+        times: (classes, slots) cycles before which gates hold commands back.
+        recent: (classes, slots, widest window) the last such cycles of windows.
+        open_rows: (classes, row slots) -1 for none.
+        hits: (classes, banks of a pseudo-channel) queued multiplies on open rows.
+        awaited: (classes, events) steps that an event still waits for.
+        happened: (classes, events) cycle in which it happens, as far as is known.
+        arriving: (requests,) see `attacc.timing.traffic_kernel.ordinary_cycle`; likewise all up to
+            ``served``.
+        arrival: as there.
+        arrivals_end: as there.
+        policy: as there; (0,) without ordinary traffic.
+        desk: as there.
+        queued: as there.
+        counts: as there.
+        writing: as there.
+        bank_rows: as there.
+        served: as there.
         issued: (classes, codes) commands issued, counted up here.
         log: (k, 5) receives cycle, command, class, step (-1 for maintenance) and bank of the
             first k commands.
+        windows: (windows, codes) commands of all channels in each stretch of time, counted up.
+        window_cycles: length of such a stretch, 0 for none.
+        width: (classes,) channels of each class.
 
     Returns:
-        Status, cycles, and the number of commands over all classes.
+        A status.
     """
-    n = len(keys)
-    queue = np.zeros((classes, ROOM), dtype=np.int64)
-    queued_step = np.zeros((classes, ROOM), dtype=np.int64)
-    start = np.zeros(classes, dtype=np.int64)
-    length = np.zeros(classes, dtype=np.int64)
-    barriers = np.zeros(classes, dtype=np.int64)  # in the queue
-    others = np.zeros(classes, dtype=np.int64)  # in the queue, neither row hits nor barriers
-    times = np.zeros((classes, slots), dtype=np.int64)
-    open_rows = np.full((classes, row_slots), -1, dtype=np.int64)
-    multiply_from = np.zeros(classes, dtype=np.int64)
-    awaited = np.zeros((classes, len(producers)), dtype=np.int32)
-    for c in range(classes):
-        awaited[c, :] = producers
-    happened = np.zeros((classes, len(producers)), dtype=np.int64)
-    due = np.zeros(classes, dtype=np.int64)  # refreshes waiting
-    refreshed = np.zeros(classes, dtype=np.int64)  # refreshes done
-    wake = np.ones(classes, dtype=np.int64)
-    logged = 0
-    step = 0
-    entering = 0
-    if n > 0:
-        entering = first[0]
-    next_refresh = refresh_interval
-    cycle = 0
-    progress = 0  # cycle in which a request last left a queue
+    classes = len(lanes)
+    traffic = len(policy) > 0
+    banks_per_pseudo_channel = fixed[BANKS_PER_PSEUDO_CHANNEL]
+    refresh_interval = fixed[REFRESH_INTERVAL]
+    moves_yield = fixed[MOVES_YIELD]
+    multiply_interval = fixed[MULTIPLY_INTERVAL]
+    cycle = clock[CYCLE]
+    step = clock[STEP]
+    entering = clock[ENTERING]
     while True:
-        following = next_refresh
-        if step < n and length[entering] < QUEUE:
-            following = cycle + 1
-        for c in range(classes):
-            following = min(following, wake[c])
-        cycle = following
-        if cycle - progress > PATIENCE * refresh_interval:
-            return STUCK, cycle, logged
-
-        # Requests enter in trace order until the next one's queue is full. One that cannot issue
-        # now leaves its channel asleep until it can.
-        while step < n:
-            key = keys[step]
-            while entering < last[step] and length[entering] < QUEUE:
-                c = entering
-                if start[c] + length[c] == ROOM:
-                    for i in range(length[c]):
-                        queue[c, i] = queue[c, start[c] + i]
-                        queued_step[c, i] = queued_step[c, start[c] + i]
-                    start[c] = 0
-                queue[c, start[c] + length[c]] = key
-                queued_step[c, start[c] + length[c]] = step
-                code = next_code(key, row_slot, open_rows, c)
-                if length[c] == 0:
-                    wake[c] = cycle
-                elif wake[c] > cycle and key != BARRIER:
-                    if code == MULTIPLY and multiply_from[c] > cycle:
-                        if barriers[c] == 0:
-                            wake[c] = min(wake[c], multiply_from[c])
-                    elif barriers[c] == 0 or is_row_code(code):
-                        bank = (key >> CODE_BITS) & BANK_MASK
-                        ready = ready_cycle(code, bank, gates, slot, times, c)
-                        ready = max(ready, data_cycle(key, code, awaited, happened, c))
-                        wake[c] = min(wake[c], max(ready, cycle))
-                length[c] += 1
-                if key == BARRIER:
-                    barriers[c] += 1
-                elif code != MULTIPLY:
-                    others[c] += 1
+        # Requests enter in trace order until the next one's queue is full.
+        while step < end:
+            key = int(keys[step - base])
+            beyond = last[step - base]
+            if entering < 0:
+                entering = int(first[step - base])
+            while entering < beyond and lanes[entering, LENGTH] < QUEUE:
+                enter(
+                    key, step, cycle + 1, items, entries, lanes, waits, times, row_slot,
+                    open_rows, banks_per_pseudo_channel, hits, awaited, happened, entering,
+                )  # fmt: skip
                 entering += 1
-            if entering < last[step]:
+            if entering < beyond:
                 break
             step += 1
-            if step < n:
-                entering = first[step]
+            entering = -1
+        if step == end and more == 1:
+            clock[CYCLE], clock[STEP], clock[ENTERING] = cycle, step, entering
+            return OK
 
-        if cycle == next_refresh:
-            next_refresh += refresh_interval
+        cycle = clock[NEXT_REFRESH]
+        for c in range(classes):
+            cycle = min(cycle, lanes[c, WAKE])
+        if cycle - clock[PROGRESS] > PATIENCE * refresh_interval:
+            clock[CYCLE] = cycle
+            return STUCK
+        if cycle == clock[NEXT_REFRESH]:
+            clock[NEXT_REFRESH] += refresh_interval
             for c in range(classes):
-                due[c] += pseudo_channels
-                wake[c] = cycle
+                lanes[c, DUE] += fixed[REFRESHES_PER_INTERVAL]
+                lanes[c, WAKE] = cycle
 
         for c in range(classes):
-            if wake[c] > cycle:
+            if lanes[c, WAKE] > cycle:
                 continue
-            wake[c] = NEVER
+            if traffic and ordinary_cycle(
+                cycle, c, arriving, arrival, arrivals_end, policy, desk, queued, counts, writing,
+                bank_rows, served, waits, raises, latency, window, row_slot, refresh_bank, fixed,
+                clock, lanes, items, times, recent, open_rows, hits, issued, log, windows,
+                window_cycles, width,
+            ):  # fmt: skip
+                continue
+            lanes[c, WAKE] = NEVER
             first_was_row = False
             # Two passes: at most one row command and one column command.
             for attempt in range(2):
                 at = -1
-                if attempt == 0 and due[c] > 0:
-                    # Maintenance goes first: close all banks, then refresh.
+                soonest = cycle  # lower bound of when another command may issue
+                if attempt == 0 and lanes[c, DUE] > 0:
+                    # Maintenance goes first.
                     first_was_row = True
-                    code = REFRESH
-                    for r in range(row_slots):
-                        if open_rows[c, r] >= 0:
-                            code = PRECHARGE_ALL
-                    bank = (refreshed[c] % pseudo_channels) * banks_per_pseudo_channel
-                    ready = ready_cycle(code, bank, gates, slot, times, c)
+                    code, bank = maintenance(lanes, fixed, refresh_bank, row_slot, open_rows, c)
+                    ready = ready_cycle(code, bank, waits, times, c)
                     if ready > cycle:
-                        wake[c] = ready
+                        lanes[c, WAKE] = ready
                         continue
-                    if code == PRECHARGE_ALL:
-                        open_rows[c, :] = -1
-                        others[c] = length[c] - barriers[c]
+                    if code == REFRESH:
+                        lanes[c, DUE] -= 1
+                        lanes[c, REFRESHED] += 1
                     else:
-                        due[c] -= 1
-                        refreshed[c] += 1
-                    wake[c] = cycle + 1
+                        if code == PRECHARGE_ALL:
+                            for r in range(open_rows.shape[1]):
+                                open_rows[c, r] = -1
+                        else:
+                            open_rows[c, row_slot[bank]] = -1
+                        note_rows(
+                            items, lanes, row_slot, open_rows, banks_per_pseudo_channel, hits, c
+                        )
+                    lanes[c, WAKE] = cycle + 1
+                    raise_gates(code, bank, cycle, raises, latency, window, times, recent, c)
                 else:
-                    if length[c] > 0 and queue[c, start[c]] == BARRIER:
-                        start[c] += 1
-                        length[c] -= 1
-                        barriers[c] -= 1
-                        progress = cycle
-                    place, code, is_ready, later = select(
-                        cycle, queue, start[c], length[c], gates, slot, times, row_slot,
-                        open_rows, banks_per_pseudo_channel,
-                        multiply_from[c], awaited, happened, moves_yield, c,
-                    )  # fmt: skip
-                    if code == EMPTY:
+                    if lanes[c, BARRIERS] > 0 and lanes[c, IN_FRONT] == 0:
+                        pop_barrier(items, entries, lanes, c)
+                        clock[PROGRESS] = cycle
+                    if lanes[c, LENGTH] == 0:
                         break
-                    if code == BARRIER:
+                    if lanes[c, IN_FRONT] == 0:
                         # A command of neither bus, which leaves its queue and ends the cycle.
-                        record(log, logged, cycle, code, c, queued_step[c, place], 0)
-                        logged += 1
-                        start[c] += 1
-                        length[c] -= 1
-                        barriers[c] -= 1
-                        progress = cycle
-                        wake[c] = cycle + 1
+                        at = pop_barrier(items, entries, lanes, c)
+                        record(
+                            cycle, BARRIER, c, at, 0, clock, log, issued, windows, window_cycles,
+                            width,
+                        )  # fmt: skip
+                        lanes[c, WAKE] = cycle + 1
+                        clock[PROGRESS] = cycle
                         break
-                    if not is_ready:
-                        wake[c] = min(wake[c], later)
+                    i, soonest, yielding = select(
+                        cycle, items, lanes, waits, times, banks_per_pseudo_channel,
+                        multiply_interval, moves_yield, hits, awaited, happened, c,
+                    )  # fmt: skip
+                    if i < 0:
+                        lanes[c, WAKE] = min(lanes[c, WAKE], soonest)
                         break  # in the first pass, the second one would choose the same
+                    key = items[c, i, KEY]
+                    code = items[c, i, NEXT]
+                    bank = (key >> CODE_BITS) & BANK_MASK
                     is_row = is_row_code(code)
                     if attempt == 0:
                         first_was_row = is_row
                     elif is_row == first_was_row:
-                        wake[c] = cycle + 1  # the bus is taken
+                        lanes[c, WAKE] = cycle + 1  # the bus is taken
                         break
-                    at = queued_step[c, place]
-                    bank = (queue[c, place] >> CODE_BITS) & BANK_MASK
+                    at = entries[c, items[c, i, FIRST], STEP_OF]
+                    raise_gates(code, bank, cycle, raises, latency, window, times, recent, c)
                     if is_row:
-                        row = (queue[c, place] >> ROW_SHIFT) & ROW_MASK
+                        row = (key >> ROW_SHIFT) & ROW_MASK
                         open_rows[c, row_slot[bank]] = row if code == ACTIVATE else -1
-                        others[c] = count_others(queue, start[c], length[c], row_slot, open_rows, c)
+                        note_rows(
+                            items, lanes, row_slot, open_rows, banks_per_pseudo_channel, hits, c
+                        )
+                        soonest = cycle
                     else:
-                        progress = cycle
-                        if code != MULTIPLY:
-                            others[c] -= 1
-                        for i in range(signals.shape[1]):
-                            signal(signals[at, i], cycle + delays[at, i], awaited, happened, c)
-                        for i in range(place, start[c], -1):
-                            queue[c, i] = queue[c, i - 1]
-                            queued_step[c, i] = queued_step[c, i - 1]
-                        start[c] += 1
-                        length[c] -= 1
+                        clock[PROGRESS] = cycle
+                        gone = leave(i, items, entries, lanes, c)
+                        if code == MULTIPLY:
+                            where = bank % banks_per_pseudo_channel
+                            hits[c, where] -= 1
+                            lanes[c, MULTIPLY_FROM] = cycle + multiply_interval
+                            if yielding and hits[c, where] == 0:
+                                soonest = cycle  # nothing yields to it any longer
+                        if (
+                            yielding
+                            and lanes[c, ITEMS] > 0
+                            and items[c, head_item(items, lanes, c), NEXT] != MULTIPLY
+                        ):
+                            soonest = cycle  # the head yields to none
+                        for k in range(signals.shape[1]):
+                            event = signals[at - base, k]
+                            if event > 0:
+                                effect = max(happened[c, event], cycle + delays[at - base, k])
+                                happened[c, event] = effect
+                                awaited[c, event] -= 1
+                                if awaited[c, event] == 0:
+                                    soonest = min(soonest, effect)
+                                    for j in range(lanes[c, ITEMS]):
+                                        if items[c, j, BOUND] == NEVER:
+                                            items[c, j, BOUND] = 0
+                        if not gone and soonest > cycle:
+                            bound = item_ready(i, items, waits, times, awaited, happened, c)
+                            items[c, i, BOUND] = bound
+                            soonest = min(soonest, bound)
                     if attempt == 1:
-                        wake[c] = cycle + 1
-                raise_gates(code, bank, cycle, raised, latency, slot, times, c)
-                issued[c, code] += 1
-                record(log, logged, cycle, code, c, at, bank)
-                logged += 1
-                if code == MULTIPLY:
-                    multiply_from[c] = cycle + multiply_interval
+                        lanes[c, WAKE] = cycle + 1
+                record(cycle, code, c, at, bank, clock, log, issued, windows, window_cycles, width)
                 if (
-                    attempt == 0
-                    and code == MULTIPLY
-                    and others[c] == 0
-                    and length[c] > 0
-                    and queue[c, start[c]] != BARRIER
+                    soonest > cycle
+                    and attempt == 0
+                    and (lanes[c, IN_FRONT] > 0 or lanes[c, BARRIERS] == 0)
                 ):
-                    # Nothing but row hits: no second command now, nor a next one any earlier.
-                    wake[c] = multiply_from[c]
+                    lanes[c, WAKE] = soonest  # no second command
                     break
+            if traffic:
+                lanes[c, WAKE] = min(lanes[c, WAKE], desk[c, DEADLINE])
+                if lanes[c, LENGTH] == 0 and desk[c, WAITING] > 0:
+                    lanes[c, WAKE] = min(lanes[c, WAKE], cycle + 1)
 
-        if step == n:
+        if step == end:
             left = 0
             for c in range(classes):
-                left += length[c] + due[c]
+                left += lanes[c, LENGTH] + lanes[c, DUE]
+                if traffic:
+                    left += desk[c, WAITING] + arrivals_end[c] - desk[c, NEXT_ARRIVAL]
             if left == 0:
-                return OK, cycle, logged
+                clock[CYCLE], clock[STEP], clock[ENTERING] = cycle, step, entering
+                return OK
+
+
+@kernel
+def pack_stream(
+    kind: npt.NDArray[np.uint8], address: I64, waits: I32, signals: I32, code_of: I64,
+    bank_shift: int, row_shift: int, row_mask: int, number: I32,
+    keys: I64, renumbered: I32, producers: I32,
+) -> int:  # fmt: skip
+    """Pack steps into keys, with events in the order in which steps first name them.
+
+    Args:
+        kind: (n,) kinds of the steps.
+        address: (n,) addresses.
+        waits: (n,) events waited for; (0,) for none.
+        signals: (n, k) events signalled.
+        code_of: (kinds,) code of each kind.
+        bank_shift: bits below the bank's number in an address.
+        row_shift: bits below the row.
+        row_mask: of the row, after shifting.
+        number: (events + 1,) zeros.
+        keys: (n,) receives the keys.
+        renumbered: (n, k) receives the signals.
+        producers: (events + 1,) zeros; receives how many steps signal each event.
+
+    Returns:
+        The number of events.
+    """
+    events = 0
+    for i in range(len(kind)):
+        code = code_of[kind[i]]
+        key = code
+        if code != BARRIER:
+            key |= (address[i] >> bank_shift) << CODE_BITS
+            if code == MULTIPLY:
+                key |= ((address[i] >> row_shift) & row_mask) << ROW_SHIFT
+            if len(waits) > 0 and waits[i] > 0:
+                if number[waits[i]] == 0:
+                    events += 1
+                    number[waits[i]] = events
+                key |= np.int64(number[waits[i]]) << EVENT_SHIFT
+        keys[i] = key
+        for j in range(signals.shape[1]):
+            event = signals[i, j]
+            if event > 0:
+                if number[event] == 0:
+                    events += 1
+                    number[event] = events
+                renumbered[i, j] = number[event]
+                producers[number[event]] += 1
+            else:
+                renumbered[i, j] = 0
+    return events
+
+
+@kernel
+def common_prefix(
+    keys: I64, other_keys: I64, signals: I32, other_signals: I32, delays: I32, other_delays: I32,
+    producers: I32, other_producers: I32,
+) -> int:  # fmt: skip
+    """Return how many first steps of two streams behave alike, whatever follows."""
+    n = min(len(keys), len(other_keys))
+    for i in range(n):
+        if keys[i] != other_keys[i]:
+            return i
+        event = keys[i] >> EVENT_SHIFT
+        if keys[i] != BARRIER and producers[event] != other_producers[event]:
+            return i
+        for j in range(signals.shape[1]):
+            if signals[i, j] != other_signals[i, j] or delays[i, j] != other_delays[i, j]:
+                return i
+    return n

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +21,9 @@ from attacc.hardware.dram import (
     Bus,
     CommandFamily,
     DramDevice,
+    OrdinaryFamily,
     Organization,
+    RefreshMode,
     Rule,
     Scope,
     evaluate_cycles,
@@ -32,8 +34,8 @@ BARRIER: Final = "BARRIER"
 """What logs call a barrier that left its queue: no DRAM command, on neither bus."""
 
 MAX_POSTPONED: Final = 8
-"""Refreshes that DRAM lets a controller owe at most (DDR3, JESD79-3; for HBM2 so implemented by
-the deficit mode of AMD's controller, PG313)."""
+"""Refreshes that DRAM lets a controller owe at most: two lie at most 9 nREFI apart (DDR3, JESD79-3;
+for HBM2 so implemented by the deficit mode of AMD's controller, PG313)."""
 
 _ANY: Final = -1
 """In the address of a maintenance command: all of them."""
@@ -130,13 +132,17 @@ class Check(StrEnum):
     BUS = "bus"
     """Two commands in one cycle on one command bus of a channel."""
     CLOSED_ROW = "closed_row"
-    """A multiply whose banks are closed."""
+    """A multiply, read or write whose banks are closed."""
     OTHER_ROW = "other_row"
-    """A multiply whose banks have another row open."""
+    """A multiply, read or write whose banks have another row open."""
     OPEN_BANK = "open_bank"
     """An activate of banks that are open."""
+    MODE = "mode"
+    """An ordinary row command where the units have rows open, or the other way round."""
     REFRESH_OF_OPEN_BANK = "refresh_of_open_bank"
-    """A refresh of a pseudo-channel with an open bank."""
+    """A refresh of a pseudo-channel with an open bank, or of a bank that is open."""
+    REPEATED_REFRESH = "repeated_refresh"
+    """A refresh of a bank that has had its turn, before all others of its pseudo-channel had."""
     LATE_REFRESH = "late_refresh"
     """A refresh that came too late, or never."""
     UNKNOWN_COMMAND = "unknown_command"
@@ -206,7 +212,8 @@ class LegalityReport:
 def describe_rule(rule: Rule, cycles: int) -> str:
     """Return a timing rule in words, as violations name it: "A -> B: nX = 3 at channel"."""
     before, after = ", ".join(rule.before), ", ".join(rule.after)
-    return f"{before} -> {after}: {rule.latency} = {cycles} at {rule.scope}"
+    counted = f", from the last but {rule.window - 1}" if rule.window > 1 else ""
+    return f"{before} -> {after}: {rule.latency} = {cycles} at {rule.scope}{counted}"
 
 
 def check(
@@ -216,6 +223,8 @@ def check(
     placement: Placement,
     power_limited: bool,
     postponed_refreshes: int = 0,
+    queries_per_read: int = 1,
+    temperature_c: float | None = None,
 ) -> LegalityReport:
     """Audit the command log of one stack.
 
@@ -229,11 +238,15 @@ def check(
         power_limited: which cadence of multiplies counts.
         postponed_refreshes: how many refreshes of a pseudo-channel may be owed when the next one
             falls due. Each falls due at a multiple of nREFI, and must issue before the next
-            (0), or so many intervals later.
+            (0), or so many intervals later. Refreshes of one bank: at a multiple of nREFI divided
+            by the banks of a pseudo-channel, and within as many cycles.
+        queries_per_read: queries by which a unit multiplies each access, at a cadence that it can
+            keep.
+        temperature_c: of the device, which decides how often it needs a refresh; None: not hot.
 
     Raises:
-        InputError: the device has no commands for the placement, or the postponed refreshes are
-            not 0 to `MAX_POSTPONED`.
+        InputError: the device has no commands for the placement, cannot multiply by so many
+            queries or be so hot, or the postponed refreshes are not 0 to `MAX_POSTPONED`.
     """
     families = device.rule_set.families
     if placement not in families:
@@ -246,7 +259,12 @@ def check(
             f"postponed_refreshes = {postponed_refreshes} is not 0 to {MAX_POSTPONED}",
             hint="DRAM allows no more, and the reference controller none",
         )
-    law = _Law.of(device, placement, power_limited=power_limited, postponed=postponed_refreshes)
+    parameters = device.parameters(
+        power_limited=power_limited,
+        queries_per_read=queries_per_read,
+        temperature_c=temperature_c,
+    )
+    law = _Law.of(device, placement, parameters, postponed=postponed_refreshes)
     violations: list[Violation] = []
     channels: dict[int, _Channel] = {}
     commands = 0
@@ -348,11 +366,16 @@ class _Law:
         buses: the bus of every command that the device has.
         foreign: commands of other placements.
         family: the commands of this placement.
+        ordinary: those of reads and writes, if the device has any.
         row_compared: the fields (of four) that tell apart which banks share an open row.
         precharge_all: closes all banks of a channel.
         refresh: refreshes a pseudo-channel.
+        refresh_bank: refreshes a bank, if the device has that.
+        without_row: commands that need no row and no column in their address.
         rules: every timing rule; those on commands of other placements never meet any.
-        refresh_interval: nREFI.
+        per_bank: whether refreshes of one bank fall due, or those of a pseudo-channel.
+        banks: of a pseudo-channel.
+        refresh_interval: cycles from one refresh of a pseudo-channel that falls due to the next.
         refresh_deadline: cycles from when a refresh falls due within which it must issue.
     """
 
@@ -360,16 +383,26 @@ class _Law:
     buses: dict[str, Bus]
     foreign: frozenset[str]
     family: CommandFamily
+    ordinary: OrdinaryFamily | None
     row_compared: tuple[int, ...]
     precharge_all: str
     refresh: str
+    refresh_bank: str | None
+    without_row: frozenset[str]
     rules: tuple[_TimingRule, ...]
+    per_bank: bool
+    banks: int
     refresh_interval: int
     refresh_deadline: int
 
     @classmethod
     def of(
-        cls, device: DramDevice, placement: Placement, *, power_limited: bool, postponed: int
+        cls,
+        device: DramDevice,
+        placement: Placement,
+        parameters: Mapping[str, int],
+        *,
+        postponed: int,
     ) -> _Law:
         rule_set = device.rule_set
         family = rule_set.families[placement]
@@ -379,8 +412,14 @@ class _Law:
             for other in rule_set.families.values()
             for name in (other.activate, other.multiply, other.precharge)
         }
-        parameters = device.parameters(power_limited=power_limited)
-        interval = parameters["nREFI"]
+        closing = {family.precharge, *maintenance}
+        if rule_set.refresh_bank is not None:
+            closing.add(rule_set.refresh_bank)
+        if rule_set.ordinary is not None:
+            closing.add(rule_set.ordinary.precharge)
+        o = device.organization
+        banks = o.banks_per_channel // o.pseudo_channels
+        per_bank = device.refresh.mode is RefreshMode.PER_BANK
         return cls(
             organization=device.organization,
             buses=dict.fromkeys(rule_set.row_commands, Bus.ROW)
@@ -389,15 +428,20 @@ class _Law:
                 others - {family.activate, family.multiply, family.precharge} - maintenance
             ),
             family=family,
+            ordinary=rule_set.ordinary,
             row_compared=_compared(family.row_scope),
             precharge_all=rule_set.precharge_all,
             refresh=rule_set.refresh,
+            refresh_bank=rule_set.refresh_bank,
+            without_row=frozenset(closing),
             rules=tuple(
                 _TimingRule(rule, evaluate_cycles(rule.latency, parameters), _compared(rule.scope))
                 for rule in rule_set.rules
             ),
-            refresh_interval=interval,
-            refresh_deadline=interval * (1 + postponed) - 1,
+            per_bank=per_bank,
+            banks=banks,
+            refresh_interval=parameters["nREFI"] // (banks if per_bank else 1),
+            refresh_deadline=parameters["nREFI"] * (1 + postponed) - 1,
         )
 
 
@@ -406,11 +450,12 @@ def _compared(scope: Scope) -> tuple[int, ...]:
 
 
 class _Watch:
-    """One timing rule in one channel: the latest preceding command per instance of its scope.
+    """One timing rule in one channel: the latest preceding commands per instance of its scope.
 
     Of all preceding commands on an instance, the one with the highest cycle leaves the fewest
     cycles to a following one, and the rule asks the same of all: if that pair keeps the rule, so
-    do all others. A rule is therefore reported once per following command, with that pair.
+    do all others. A rule is therefore reported once per following command, with that pair. For a
+    rule with a window it is the pair with the last but so many, by cycle.
 
     A maintenance command meets every instance below its pseudo-channel. Only rules that compare
     such fields need to search for those, and only where a maintenance command takes part.
@@ -418,22 +463,37 @@ class _Watch:
 
     def __init__(self, rule: _TimingRule, maintenance: tuple[str, str]) -> None:
         self.rule = rule
-        self.latest: dict[_Key, IssuedCommand] = {}
+        self.window = rule.rule.window
+        self.latest: dict[_Key, list[IssuedCommand]] = {}
         names = (*rule.rule.before, *rule.rule.after)
         self.must_search = rule.compares_below_pseudo_channel and any(
             name in names for name in maintenance
         )
 
     def preceding(self, key: _Key) -> IssuedCommand | None:
-        if not self.must_search:
-            return self.latest.get(key)
-        meeting = [entry for other, entry in self.latest.items() if _meet(key, other)]
-        return max(meeting, key=lambda entry: entry.cycle, default=None)
+        if self.must_search:
+            meeting = [
+                one for other, held in self.latest.items() if _meet(key, other) for one in held
+            ]
+            meeting.sort(key=_cycle)
+        else:
+            meeting = self.latest.get(key, ())
+        return meeting[-self.window] if len(meeting) >= self.window else None
 
     def issued(self, entry: IssuedCommand, key: _Key) -> None:
-        latest = self.latest.get(key)
-        if latest is None or latest.cycle <= entry.cycle:
-            self.latest[key] = entry
+        held = self.latest.setdefault(key, [])
+        held.append(entry)
+        if len(held) > 1 and held[-2].cycle > entry.cycle:
+            held.sort(key=_cycle)
+        del held[: -self.window]
+
+
+def _cycle(entry: IssuedCommand) -> int:
+    return entry.cycle
+
+
+def _address(entry: IssuedCommand) -> _Key:
+    return (entry.pseudo_channel, entry.rank, entry.bank_group, entry.bank)
 
 
 def _meet(one: _Key, other: _Key) -> bool:
@@ -450,10 +510,17 @@ class _Duties:
 
 @dataclass
 class _Refreshes:
-    """Of one pseudo-channel: how many that fell due are settled, and the latest of all."""
+    """Of one pseudo-channel.
+
+    Attributes:
+        settled: how many of those that fell due.
+        latest: of all.
+        had_turn: refreshes of single banks since all of them had their turn.
+    """
 
     settled: int = 0
     latest: IssuedCommand | None = None
+    had_turn: dict[_Key, IssuedCommand] = field(default_factory=dict[_Key, IssuedCommand])
 
 
 @dataclass
@@ -466,7 +533,9 @@ class _Channel:
         violations: of all channels; those of this one are added.
         latest: the command with the highest cycle.
         buses: the latest command of either bus.
-        rows: per set of banks that share a row, the latest command that opened or closed it.
+        rows: per set of banks that share a row, the latest command of the units that opened or
+            closed it.
+        ordinary_rows: per bank, the latest ordinary command that opened or closed it.
         refreshes: per pseudo-channel.
         watches: one per timing rule.
         duties: per command and address, what it means to the timing rules; filled as they occur.
@@ -478,6 +547,7 @@ class _Channel:
     latest: IssuedCommand | None = None
     buses: dict[Bus, IssuedCommand] = field(default_factory=dict[Bus, IssuedCommand])
     rows: dict[_Key, IssuedCommand] = field(default_factory=dict[_Key, IssuedCommand])
+    ordinary_rows: dict[_Key, IssuedCommand] = field(default_factory=dict[_Key, IssuedCommand])
     refreshes: list[_Refreshes] = field(init=False)
     watches: list[_Watch] = field(init=False)
     duties: dict[tuple[str, _Key], _Duties] = field(default_factory=dict[tuple[str, _Key], _Duties])
@@ -499,15 +569,33 @@ class _Channel:
         law = self.law
         if entry.command == law.refresh:
             self._replay_refresh(entry)
+        elif entry.command == law.refresh_bank:
+            self._replay_refresh_of_bank(entry)
         elif entry.command == law.precharge_all:
             self.rows = dict.fromkeys(self.rows, entry)
+            self.ordinary_rows = dict.fromkeys(self.ordinary_rows, entry)
         elif entry.command == law.family.activate:
-            self._replay_activate(entry)
+            self._check_mode(entry)
+            self._open(entry, self.rows, self._row_key(entry), law.family.row_scope)
         elif entry.command == law.family.multiply:
-            self._check_row(entry)
+            self._check_row(entry, self.rows.get(self._row_key(entry)), law.family.row_scope)
         elif entry.command == law.family.precharge:
+            self._check_mode(entry)
             self.rows[self._row_key(entry)] = entry
+        elif law.ordinary is not None:
+            self._replay_ordinary(entry, law.ordinary)
         self._check_timing(entry)
+
+    def _replay_ordinary(self, entry: IssuedCommand, ordinary: OrdinaryFamily) -> None:
+        key = _address(entry)
+        if entry.command == ordinary.activate:
+            self._check_mode(entry)
+            self._open(entry, self.ordinary_rows, key, Scope.BANK)
+        elif entry.command in (ordinary.read, ordinary.write):
+            self._check_row(entry, self.ordinary_rows.get(key), Scope.BANK)
+        elif entry.command == ordinary.precharge:
+            self._check_mode(entry)
+            self.ordinary_rows[key] = entry
 
     def end(self, cycle: int) -> None:
         """Judge what should have happened up to a cycle and has not."""
@@ -564,13 +652,14 @@ class _Channel:
     def _has_address(self, entry: IssuedCommand) -> bool:
         o = self.law.organization
         least = _ANY if entry.command in (self.law.precharge_all, self.law.refresh) else 0
+        least_row = _ANY if entry.command in self.law.without_row else 0
         if (
             0 <= entry.pseudo_channel < o.pseudo_channels
             and least <= entry.rank < o.ranks
             and least <= entry.bank_group < o.bank_groups
             and least <= entry.bank < o.banks
-            and least <= entry.row < o.rows
-            and least <= entry.column < o.columns
+            and least_row <= entry.row < o.rows
+            and least_row <= entry.column < o.columns
         ):
             return True
         for name, value, lowest, size in (
@@ -578,8 +667,8 @@ class _Channel:
             ("rank", entry.rank, least, o.ranks),
             ("bank group", entry.bank_group, least, o.bank_groups),
             ("bank", entry.bank, least, o.banks),
-            ("row", entry.row, least, o.rows),
-            ("column", entry.column, least, o.columns),
+            ("row", entry.row, least_row, o.rows),
+            ("column", entry.column, least_row, o.columns),
         ):
             if not lowest <= value < size:
                 self._report(Check.ADDRESS, _field_rule(name, value, size), None, entry)
@@ -594,42 +683,82 @@ class _Channel:
         self.buses[bus] = entry
 
     def _row_key(self, entry: IssuedCommand) -> _Key:
-        address = (entry.pseudo_channel, entry.rank, entry.bank_group, entry.bank)
         return tuple(
-            value if index in self.law.row_compared else _ANY for index, value in enumerate(address)
+            value if index in self.law.row_compared else _ANY
+            for index, value in enumerate(_address(entry))
         )
 
-    def _replay_activate(self, entry: IssuedCommand) -> None:
-        key = self._row_key(entry)
-        latest = self.rows.get(key)
-        if latest is not None and latest.command == entry.command:
-            rule = f"{entry.command} needs its banks closed: row {latest.row} is open"
-            scope = self.law.family.row_scope
-            self._report(Check.OPEN_BANK, rule, latest, entry, scope)
-        self.rows[key] = entry
+    def _is_open(self, latest: IssuedCommand) -> bool:
+        """Whether the latest row command somewhere left a row open."""
+        ordinary = self.law.ordinary
+        return latest.command == self.law.family.activate or (
+            ordinary is not None and latest.command == ordinary.activate
+        )
 
-    def _check_row(self, entry: IssuedCommand) -> None:
-        latest = self.rows.get(self._row_key(entry))
-        scope = self.law.family.row_scope
-        if latest is None or latest.command != self.law.family.activate:
+    def _check_mode(self, entry: IssuedCommand) -> None:
+        """A channel works for its units or for ordinary traffic; to change, all rows are closed."""
+        family = self.law.family
+        units = entry.command in (family.activate, family.precharge)
+        others = self.ordinary_rows if units else self.rows
+        latest = max(filter(self._is_open, others.values()), key=_cycle, default=None)
+        if latest is not None:
+            whose = "of ordinary traffic" if units else "of the units"
+            rule = f"{entry.command} needs the rows {whose} closed: row {latest.row} is open"
+            self._report(Check.MODE, rule, latest, entry, Scope.CHANNEL)
+
+    def _open(
+        self, entry: IssuedCommand, rows: dict[_Key, IssuedCommand], key: _Key, scope: Scope
+    ) -> None:
+        latest = rows.get(key)
+        if latest is not None and self._is_open(latest):
+            rule = f"{entry.command} needs its banks closed: row {latest.row} is open"
+            self._report(Check.OPEN_BANK, rule, latest, entry, scope)
+        rows[key] = entry
+
+    def _check_row(self, entry: IssuedCommand, latest: IssuedCommand | None, scope: Scope) -> None:
+        if latest is None or not self._is_open(latest):
             rule = f"{entry.command} needs row {entry.row} open: its banks are closed"
             self._report(Check.CLOSED_ROW, rule, latest, entry, scope)
         elif latest.row != entry.row:
             rule = f"{entry.command} needs row {entry.row} open: row {latest.row} is"
             self._report(Check.OTHER_ROW, rule, latest, entry, scope)
 
+    def _check_closed(self, entry: IssuedCommand, covered: _Key, what: str, scope: Scope) -> None:
+        for rows in (self.rows, self.ordinary_rows):
+            for key, latest in rows.items():
+                if self._is_open(latest) and _meet(key, covered):
+                    rule = f"{entry.command} needs {what} closed: row {latest.row} is open"
+                    self._report(Check.REFRESH_OF_OPEN_BANK, rule, latest, entry, scope)
+
     def _replay_refresh(self, entry: IssuedCommand) -> None:
         covered = (entry.pseudo_channel, _ANY, _ANY, _ANY)
-        for key, latest in self.rows.items():
-            if latest.command == self.law.family.activate and _meet(key, covered):
-                rule = f"{entry.command} needs all banks closed: row {latest.row} is open"
-                self._report(Check.REFRESH_OF_OPEN_BANK, rule, latest, entry, Scope.PSEUDO_CHANNEL)
+        self._check_closed(entry, covered, "all banks", Scope.PSEUDO_CHANNEL)
+        refreshes = self.refreshes[entry.pseudo_channel]
+        refreshes.had_turn.clear()
+        self._settle(entry, self.law.banks if self.law.per_bank else 1)
+
+    def _replay_refresh_of_bank(self, entry: IssuedCommand) -> None:
+        key = _address(entry)
+        self._check_closed(entry, key, "its bank", Scope.BANK)
+        had_turn = self.refreshes[entry.pseudo_channel].had_turn
+        earlier = had_turn.get(key)
+        if earlier is not None:
+            rule = f"{entry.command} takes every bank of a pseudo-channel in turn"
+            self._report(Check.REPEATED_REFRESH, rule, earlier, entry, Scope.PSEUDO_CHANNEL)
+        had_turn[key] = entry
+        if len(had_turn) == self.law.banks:
+            had_turn.clear()
+        self._settle(entry, 1 if self.law.per_bank and earlier is None else 0)
+
+    def _settle(self, entry: IssuedCommand, worth: int) -> None:
+        """Take a refresh into account that stands for so many of those that fall due."""
         self._expire_refreshes(entry.pseudo_channel, entry.cycle, entry)
         refreshes = self.refreshes[entry.pseudo_channel]
         # One ahead of time does no harm, and earns no credit.
-        if entry.cycle >= (refreshes.settled + 1) * self.law.refresh_interval:
-            refreshes.settled += 1
-        refreshes.latest = entry
+        due = entry.cycle // self.law.refresh_interval - refreshes.settled
+        refreshes.settled += min(worth, max(0, due))
+        if worth:
+            refreshes.latest = entry
 
     def _expire_refreshes(
         self, pseudo_channel: int, cycle: int, entry: IssuedCommand | None
@@ -641,7 +770,8 @@ class _Channel:
             refreshes.settled += 1
             rule = (
                 f"channel {self.number}, pseudo-channel {pseudo_channel}: the refresh due at "
-                f"cycle {due}, a multiple of nREFI = {interval}, issues by {due + deadline}"
+                f"cycle {due}, a multiple of {self._interval_name} = {interval}, issues by "
+                f"{due + deadline}"
             )
             self.violations.append(
                 Violation(
@@ -656,8 +786,12 @@ class _Channel:
                 )
             )
 
+    @property
+    def _interval_name(self) -> str:
+        return f"nREFI / {self.law.banks}" if self.law.per_bank else "nREFI"
+
     def _check_timing(self, entry: IssuedCommand) -> None:
-        address = (entry.pseudo_channel, entry.rank, entry.bank_group, entry.bank)
+        address = _address(entry)
         if entry.command in (self.law.precharge_all, self.law.refresh):
             # It acts on the whole pseudo-channel at least, whichever bank its address names.
             address = (entry.pseudo_channel, _ANY, _ANY, _ANY)
