@@ -77,3 +77,27 @@ def test_bad_logs_are_refused(tmp_path: Path) -> None:
     log.write_text("1, ACTAB, 0, 0, 0, 0, 0, 0, 0\n2, MACAB, zero\n")
     assert "line 2" in refusal("trace", "check", log)
     assert "no such file" in refusal("trace", "check", tmp_path / "none.log")
+
+
+def test_a_hot_stack_owes_refreshes(tmp_path: Path) -> None:
+    """Catches an audit that ignores the temperature, or refreshes that may be postponed."""
+    trace, log = tmp_path / "long.trace", tmp_path / "long.log"
+    answer("trace", "build", trace, "--heads", "17", "--length", "3000", "--head-dim", "128")
+    answer("trace", "run", trace, "--log", log)
+    result = invoke("trace", "check", log, "--device", "hbm3-5.2", "--temperature", "95", "--json")
+    assert result.exit_code == 3
+    checks = {violation["check"] for violation in json.loads(result.stdout)["violations"]}
+    assert "late_refresh" in checks
+    hot = ["--device", "hbm3-5.2", "--temperature", "95", "--postponed-refreshes", "8"]
+    assert document("trace", "check", log, *hot)["legal"] is True
+    message = refusal("trace", "check", log, "--postponed-refreshes", "9")
+    assert "postponed_refreshes = 9" in message
+
+
+def test_a_multiply_for_several_queries_keeps_its_own_cadence(log: Path) -> None:
+    """Catches an audit at the cadence of one query."""
+    shared = ["--device", "hbm3-5.2", "--queries-per-read", "8"]
+    result = invoke("trace", "check", log, *shared, "--json")
+    assert result.exit_code == 3
+    rules = {violation["rule"] for violation in json.loads(result.stdout)["violations"]}
+    assert any("nCCDAB = 16" in rule for rule in rules)

@@ -166,6 +166,20 @@ def check(
             help="Where the stack's GEMV units sit; as the log's commands tell by default.",
         ),
     ] = None,
+    queries_per_read: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Queries that a multiply serves, which decides its cadence."
+        ),
+    ] = 1,
+    temperature: Annotated[
+        float | None,
+        typer.Option(metavar="C", help="Of the stack: a hot one has to be refreshed more often."),
+    ] = None,
+    postponed_refreshes: Annotated[
+        int,
+        typer.Option(metavar="N", help="Refreshes that may be owed when the next one falls due."),
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Audit a command log against every rule of a device.
@@ -183,7 +197,15 @@ def check(
         units = _placement_of({command.command for command in log}, dram, file)
     else:
         units = options.choice(Placement, placement, "--placement")
-    report = legality.check(log, dram, placement=units, power_limited=power_limit)
+    report = legality.check(
+        log,
+        dram,
+        placement=units,
+        power_limited=power_limit,
+        queries_per_read=queries_per_read,
+        temperature_c=temperature,
+        postponed_refreshes=postponed_refreshes,
+    )
     answer = CheckedLog(
         file=str(file),
         device=report.device,
