@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import select
 import subprocess
 import sys
@@ -37,6 +36,8 @@ class AtTerminal:
     """A command whose stderr is a terminal, and its stdout a pipe."""
 
     def __init__(self, folder: Path, cache: Path) -> None:
+        import pty  # which Windows does not have
+
         folder.mkdir()
         self._trace = folder / COMMAND[2]
         self._terminal, its_end = pty.openpty()
