@@ -1,0 +1,101 @@
+"""In which order the controllers of a stack issue the steps of a program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.program.program import Program
+from attacc.timing.controllers import ControllerState, Room, Stream
+from attacc.timing.engine import check_program, class_starts, pack
+from attacc.timing.tables import Code, TimingTables
+
+_DATA: Final = (Code.MULTIPLY, Code.WRGB, Code.MVSB, Code.MVGB, Code.SFM)
+"""What moves or uses data; rows are opened and closed on behalf of steps, too."""
+
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class IssuedSteps:
+    """What neighbouring channels issue, the same on each, in order of time.
+
+    Rows, refresh and barriers are left out.
+
+    Attributes:
+        first_channel: of them.
+        channels: how many.
+        kind: (n,) `attacc.program.program.Kind` of each step.
+        address: (n,) its byte address, below the channel.
+        cycle: (n,) when it issues, the first cycle being 1.
+    """
+
+    first_channel: int
+    channels: int
+    kind: U8
+    address: I64
+    cycle: I64
+
+
+def issued_steps(program: Program, tables: TimingTables) -> tuple[IssuedSteps, ...]:
+    """Play a program on the controllers of one stack, and return what issued when.
+
+    Args:
+        program: requests, of the placement that the tables were resolved for.
+        tables: the device, resolved for a placement and a cadence.
+
+    Raises:
+        InputError: as `attacc.timing.engine.run`.
+    """
+    check_program(program, tables)
+    result: list[IssuedSteps] = []
+    for stream in _streams(program):
+        log = _log(stream, tables)
+        starts = stream.first_channel + np.cumsum(stream.width) - stream.width
+        for number, (start, width) in enumerate(
+            zip(starts.tolist(), stream.width.tolist(), strict=True)
+        ):
+            own = log[(log[:, 2] == number) & np.isin(log[:, 1], _DATA)]
+            steps = stream.steps[own[:, 3]]
+            result.append(
+                IssuedSteps(start, width, program.kind[steps], program.address[steps], own[:, 0])
+            )
+    return tuple(result)
+
+
+def _streams(program: Program) -> Iterator[Stream]:
+    """Yield what enters independently: without dependences everything, with them each class."""
+    starts = class_starts(program)
+    width = np.diff(starts, append=program.organization.channels)
+    first = program.first_channel.astype(np.int64)
+    last = first + program.channels
+    if program.dependences is None:
+        everything = np.arange(len(program), dtype=np.int64)
+        yield pack(
+            program, everything, np.searchsorted(starts, first).astype(np.int32),
+            np.searchsorted(starts, last).astype(np.int32), 0, width,
+        )  # fmt: skip
+        return
+    for number, start in enumerate(starts.tolist()):
+        steps = np.flatnonzero((first <= start) & (start < last))
+        if len(steps):
+            one = np.zeros(len(steps), dtype=np.int32)
+            yield pack(program, steps, one, one + 1, start, width[number : number + 1])
+
+
+def _log(stream: Stream, tables: TimingTables) -> I64:
+    """Return cycle, code, class, step and bank of everything that issues."""
+    # Enough for most: a command for every step and class, half as many for rows and refresh.
+    room = int((stream.last - stream.first).sum(dtype=np.int64)) * 3 // 2 + 64
+    while True:
+        log = Room(np.zeros((room, 5), dtype=np.int64))
+        state = ControllerState.at_start(stream, tables)
+        state.play(stream, tables, room=log)
+        if state.logged <= room:
+            return log.log[: state.logged]
+        room = state.logged
