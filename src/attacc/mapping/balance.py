@@ -51,7 +51,8 @@ class Assignment:
     @property
     def imbalance(self) -> float:
         """Keys of the fullest channel over their mean: 1 is perfect."""
-        return max(self.keys) * len(self.channels) / sum(self.keys)
+        keys = self.keys
+        return max(keys) * len(keys) / sum(keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,8 @@ class StackAssignment:
     @property
     def imbalance(self) -> float:
         """Keys of the fullest stack over their mean: 1 is perfect."""
-        return max(self.keys) * len(self.stacks) / sum(self.keys)
+        keys = self.keys
+        return max(keys) * len(keys) / sum(keys)
 
     def lengths(self, stack: int) -> tuple[int, ...]:
         """Return what one stack attends to, as the lengths that `assign` takes."""
@@ -129,7 +131,7 @@ def assign_stacks(
 
 
 def _keys(chunks: Sequence[Chunk]) -> int:
-    return sum(length for _, _, length in chunks)
+    return sum([length for _, _, length in chunks])
 
 
 def _share(lengths: Sequence[int], bins: int, grain: int) -> int:
@@ -168,16 +170,23 @@ def _deal(
         size = min(limit, -(-length // (pieces * grain)) * grain)
         chunks += [(-min(size, length - at), head, at) for at in range(0, length, size)]
     chunks.sort()
-    dealt: list[list[Chunk]] = [[] for _ in range(bins)]
-    heap = [(0, which) for which in range(bins)]
-    heapify(heap)
-    for negative, head, start in chunks:
-        load, which = heap[0]
-        dealt[which].append(Chunk(head, start, -negative))
-        heapreplace(heap, (load - negative + overhead, which))
+    dealt: list[list[Chunk]]
     loads = [0] * bins
-    for load, which in heap:
-        loads[which] = load
+    if chunks[0][0] == chunks[-1][0]:  # equal ones go round
+        longest = -chunks[0][0]
+        whole = [Chunk(head, start, longest) for _, head, start in chunks]
+        dealt = [whole[which::bins] for which in range(bins)]
+        loads = [len(own) * (longest + overhead) for own in dealt]
+    else:
+        dealt = [[] for _ in range(bins)]
+        heap = [(0, which) for which in range(bins)]
+        heapify(heap)
+        for negative, head, start in chunks:
+            load, which = heap[0]
+            dealt[which].append(Chunk(head, start, -negative))
+            heapreplace(heap, (load - negative + overhead, which))
+        for load, which in heap:
+            loads[which] = load
     _even_out(dealt, loads, grain, grain // 4)
     # Those that do the same become neighbours.
     dealt.sort(key=lambda one: [length for _, _, length in one], reverse=True)
@@ -195,10 +204,11 @@ def _even_out(dealt: list[list[Chunk]], loads: Sequence[int], grain: int, overhe
     """
     low, high = -(-sum(loads) // len(loads)), max(loads) - max(1, overhead)
     moves: list[tuple[int, int, int]] = []
+    emptiest = sorted(range(len(loads)), key=loads.__getitem__)
     # What is shed at one level can be shed at any higher one: find the lowest, to within little.
     while low <= high - grain // 8:
         level = (low + high) // 2
-        shed = _shed(dealt, loads, level, grain, overhead)
+        shed = _shed(dealt, loads, emptiest, level, grain, overhead)
         if shed:
             moves, high = shed, level - 1
         else:
@@ -215,17 +225,21 @@ def _even_out(dealt: list[list[Chunk]], loads: Sequence[int], grain: int, overhe
 
 
 def _shed(
-    dealt: Sequence[Sequence[Chunk]], loads: Sequence[int], level: int, grain: int, overhead: int
+    dealt: Sequence[Sequence[Chunk]],
+    loads: Sequence[int],
+    emptiest: Sequence[int],
+    level: int,
+    grain: int,
+    overhead: int,
 ) -> list[tuple[int, int, int]]:
     """Return which keys have to move so that no bin exceeds a level: (from, to, keys).
 
     Keys are taken from the end of a bin's last chunk, without which it would be below the mean.
-    There are none if that does not work out.
+    There are none if that does not work out. What moves goes to the ``emptiest`` bins first.
     """
-    rooms = [(level - load, which) for which, load in enumerate(loads) if load < level]
-    rooms.sort(key=lambda room: (-room[0], room[1]))
-    takers = iter(rooms)
-    room, taker = next(takers, (0, 0))
+    takers = iter(emptiest)
+    taker = next(takers)
+    room = level - loads[taker]
     moves: list[tuple[int, int, int]] = []
     for giver, load in enumerate(loads):
         if load <= level:
@@ -240,7 +254,8 @@ def _shed(
                 left -= piece
                 room -= piece + overhead
                 continue
-            room, taker = next(takers, (-1, 0))
-            if room < 0:
+            taker = next(takers, giver)
+            room = level - loads[taker]
+            if room <= 0:
                 return []
     return moves

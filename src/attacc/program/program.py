@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
+from itertools import accumulate
 from typing import Final
 
 import numpy as np
@@ -97,6 +99,20 @@ class Program:
         """Requests over all channels; a text trace has this many lines."""
         return int(self.channels.sum(dtype=np.int64))
 
+    @cached_property
+    def runs(self) -> I64:
+        """Where runs of steps that go to the same channels begin, and the end of the last."""
+        first, channels = self.first_channel, self.channels
+        changes = np.flatnonzero((first[1:] != first[:-1]) | (channels[1:] != channels[:-1])) + 1
+        begin = np.zeros(min(1, len(self)), dtype=np.int64)
+        return np.concatenate([begin, changes, np.full(1, len(self))])
+
+    @cached_property
+    def kinds(self) -> frozenset[Kind]:
+        """Kinds of requests that occur."""
+        present = self.kind.tobytes()
+        return frozenset([kind for kind in Kind if kind in present])
+
     def count(self, kind: Kind) -> int:
         """Return the number of requests of one kind, over all channels."""
         return int(self.channels[self.kind == kind].sum(dtype=np.int64))
@@ -112,7 +128,7 @@ class Program:
         Raises:
             InputError: it mixes the multiplies of several placements.
         """
-        present = [p for p, kind in MULTIPLY.items() if np.any(self.kind == kind)]
+        present = [p for p, kind in MULTIPLY.items() if kind in self.kinds]
         if len(present) > 1:
             names = " and ".join(MULTIPLY[p].name for p in present)
             raise InputError(
@@ -157,5 +173,5 @@ class AddressLayout:
             o.access_bytes, o.columns, o.rows, o.banks, o.bank_groups, o.ranks, o.pseudo_channels,
             o.channels,
         )  # fmt: skip
-        positions = np.cumsum([size.bit_length() - 1 for size in sizes]).tolist()
+        positions = list(accumulate(size.bit_length() - 1 for size in sizes))
         return cls(*positions)

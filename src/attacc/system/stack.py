@@ -163,6 +163,7 @@ class _Played:
     """A program that was timed, how its heads were dealt out, and on which device it ran."""
 
     device: DramDevice
+    internal_bytes_per_s: float
     multiply_interval: int
     timed: TimedRun
     dealt: Dealt
@@ -198,6 +199,7 @@ class Stack:
     _energies: DramEnergy = field(init=False, repr=False)
     _multiply: str = field(init=False, repr=False)
     _banks_per_multiply: int = field(init=False, repr=False)
+    _internal_bytes_per_s: float = field(init=False, repr=False)
     _tables: dict[tuple[int, int], TimingTables] = field(
         init=False, repr=False, default_factory=dict[tuple[int, int], TimingTables]
     )
@@ -223,6 +225,10 @@ class Stack:
         object.__setattr__(self, "_energies", DRAM_ENERGIES.load(self.device.energy))
         object.__setattr__(self, "_multiply", family.multiply)
         object.__setattr__(self, "_banks_per_multiply", banks)
+        internal = self.device.internal_bytes_per_s(
+            self.placement, power_limited=self.power_limited
+        )
+        object.__setattr__(self, "_internal_bytes_per_s", internal)
         self._resolve(self.device, 1)
 
     def layout(self, length: int, head_dim: int, element: ElementType) -> HeadLayout:
@@ -383,9 +389,7 @@ class Stack:
             * self._banks_per_multiply
             * device.organization.access_bytes,
             achieved_bytes_per_s=kv_bytes / timed.time_ns * NS_PER_S,
-            internal_bytes_per_s=device.internal_bytes_per_s(
-                self.placement, power_limited=self.power_limited
-            ),
+            internal_bytes_per_s=played.internal_bytes_per_s,
             external_bytes_per_s=device.external_bytes_per_s,
             energy=energy,
             power=power,
@@ -489,15 +493,19 @@ class Stack:
                 layout, kv_heads * shape.queries, self.schedule, shape.queries
             )
         timed = run(program, tables, window_cycles=shape.window_cycles)
-        return _Played(device, tables.multiply_interval, timed, dealt)
+        internal = self._internal_bytes_per_s
+        if device is not self.device:
+            internal = device.internal_bytes_per_s(self.placement, power_limited=True)
+        return _Played(device, internal, tables.multiply_interval, timed, dealt)
 
 
 def _dealt(assignment: Assignment) -> Dealt:
-    chunks = [chunk for column in assignment.channels for chunk in column]
-    _, of_head = np.unique([chunk.head for chunk in chunks], return_counts=True)
+    channels = [own for own in assignment.channels if own]
+    # Of a cut head, all chunks but the first begin with a later key.
+    cut = {chunk.head for own in channels for chunk in own if chunk.start}
     return Dealt(
-        chunks=len(chunks),
-        longest_chunk=max(chunk.length for chunk in chunks),
-        cut_heads=int(np.count_nonzero(of_head > 1)),
+        chunks=sum(map(len, channels)),
+        longest_chunk=max(own[0].length for own in channels),
+        cut_heads=len(cut),
         imbalance=assignment.imbalance,
     )

@@ -65,7 +65,18 @@ WAKE = 8
 """Nothing happens before this cycle."""
 MULTIPLY_FROM = 9
 """No multiply issues before this one."""
-LANE_COLUMNS = 10
+RUNNING = 10
+"""The item whose multiplies follow each other, nothing else coming between; -1 for none."""
+RUNS_BEFORE = 11
+"""Before this cycle."""
+RUNS_WHILE_OLDER = 12
+"""And while it is older than this step: the next multiply of another item, or the oldest of what
+yields to its row hits, unless it is the head."""
+RUNS_ALONE = 13
+"""1 if no other multiply waits behind it."""
+JOINED = 14
+"""The item that a request last joined."""
+LANE_COLUMNS = 15
 
 # Columns of an item.
 KEY = 0
@@ -167,10 +178,13 @@ def is_row_code(code: int) -> bool:
 
 @inlined
 def note_rows(
-    items: I64, lanes: I64, row_slot: I32, open_rows: I64, banks_per_pseudo_channel: int,
+    items: I64, lanes: I64, row_slot: I32, open_rows: I64, bank_mask: int,
     hits: I32, c: int,
 ) -> None:  # fmt: skip
-    """See again, after rows opened or closed, what multiplies need, and which find theirs open."""
+    """See again, after rows opened or closed, what multiplies need, and which find theirs open.
+
+    ``bank_mask`` leaves of a bank's number its place in the pseudo-channel.
+    """
     for bank in range(hits.shape[1]):
         hits[c, bank] = 0
     for i in range(lanes[c, ITEMS]):
@@ -182,7 +196,7 @@ def note_rows(
                 items[c, i, BOUND] = 0
             if code == MULTIPLY:
                 bank = (key >> CODE_BITS) & BANK_MASK
-                hits[c, bank % banks_per_pseudo_channel] += items[c, i, LEFT]
+                hits[c, bank & bank_mask] += items[c, i, LEFT]
 
 
 @inlined

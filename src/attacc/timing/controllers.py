@@ -176,6 +176,7 @@ class ControllerState:
         clock[controller_kernel.ENTERING] = -1
         lanes = np.zeros((classes, controller_kernel.LANE_COLUMNS), dtype=np.int64)
         lanes[:, controller_kernel.WAKE] = 1
+        lanes[:, controller_kernel.RUNNING] = -1
         entries = np.zeros(
             (classes, controller_kernel.QUEUE, controller_kernel.ENTRY_COLUMNS), dtype=np.int64
         )
@@ -275,6 +276,8 @@ class ControllerState:
         from attacc.timing import controller_kernel, kernel
 
         room = room or Room()
+        policy = None if desk is None else desk.policy
+        several = None if len(self.width) == 1 else len(self.width)
         desk = desk or no_traffic()
         status = kernel.run_controllers(
             stream.keys, stream.first, stream.last, stream.signals, stream.delays, base,
@@ -282,9 +285,9 @@ class ControllerState:
             tables.raises, tables.latency, tables.window, tables.row_slot, tables.refresh_bank,
             tables.fixed, self.clock, self.lanes, self.items, self.entries, self.times,
             self.recent, self.open_rows, self.hits, self.awaited, self.happened, desk.arriving,
-            desk.arrival, desk.arrivals_end, desk.policy, desk.desk, desk.queued, desk.counts,
+            desk.arrival, desk.arrivals_end, policy, desk.desk, desk.queued, desk.counts,
             desk.writing, desk.bank_rows, desk.served, self.issued, room.log,
-            room.windows, room.window_cycles, self.width,
+            room.windows, room.window_cycles, self.width, several,
         )  # fmt: skip
         if status != controller_kernel.OK:
             raise InputError(
@@ -375,6 +378,7 @@ class ControllerState:
         self.issued[:] += times * (self.issued - before.issued)
         for column in (controller_kernel.WAKE, controller_kernel.MULTIPLY_FROM):
             _later(self.lanes[:, column], cycles)
+        self.lanes[:, controller_kernel.RUNNING] = -1
         done = (
             self.lanes[:, controller_kernel.REFRESHED]
             - before.lanes[:, controller_kernel.REFRESHED]

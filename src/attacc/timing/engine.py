@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -230,7 +231,8 @@ def _streams(program: Program, starts: I64, *, idle: bool) -> list[Stream]:
     if program.dependences is None:
         first, last = class_of[begin], class_of[begin + program.channels]
         return [pack(program, steps, first, last, 0, width)]
-    runs, bounds = _runs(program)
+    bounds = program.runs
+    runs = bounds[:-1]
     first, last = class_of[begin[runs]], class_of[begin[runs] + program.channels[runs]]
     streams: list[Stream] = []
     for c in range(len(width)):
@@ -243,14 +245,6 @@ def _streams(program: Program, starts: I64, *, idle: bool) -> list[Stream]:
     return streams
 
 
-def _runs(program: Program) -> tuple[I64, I64]:
-    """Return where runs of steps that go to the same channels begin, and all their bounds."""
-    first, channels = program.first_channel, program.channels
-    changes = np.flatnonzero((first[1:] != first[:-1]) | (channels[1:] != channels[:-1])) + 1
-    runs = np.concatenate([np.zeros(min(1, len(program)), dtype=np.int64), changes])
-    return runs, np.append(runs, len(program))
-
-
 def pack(
     program: Program,
     steps: I64,
@@ -260,12 +254,9 @@ def pack(
     width: I64,
 ) -> Stream:
     """Pack some steps of a program as the kernel compares them."""
-    from attacc.timing import controller_kernel, kernel  # loads Numba
+    from attacc.timing import kernel  # loads Numba
 
     layout = AddressLayout.of(program.organization)
-    code_of = np.full(len(Kind), controller_kernel.BARRIER, dtype=np.int64)
-    for kind, code in _CODES.items():
-        code_of[kind] = code
     # A slice where steps are neighbours, which copies nothing.
     chosen: slice | I64 = steps
     if len(steps) and steps[-1] - steps[0] + 1 == len(steps):
@@ -284,13 +275,24 @@ def pack(
     renumbered = np.empty_like(signals)
     producers = np.zeros(events + 1, dtype=np.int32)
     used = kernel.pack_stream(
-        program.kind[chosen], program.address[chosen], waits, signals, code_of, layout.bank,
+        program.kind[chosen], program.address[chosen], waits, signals, _code_of(), layout.bank,
         layout.row, program.organization.rows - 1, np.zeros(events + 1, dtype=np.int32), keys,
         renumbered, producers,
     )  # fmt: skip
     return Stream(
         keys, first, last, first_channel, width, steps, renumbered, delays, producers[: used + 1]
     )
+
+
+@cache
+def _code_of() -> I64:
+    """Return the code of each kind of request."""
+    from attacc.timing import controller_kernel
+
+    codes = np.full(len(Kind), controller_kernel.BARRIER, dtype=np.int64)
+    for kind, code in _CODES.items():
+        codes[kind] = code
+    return codes
 
 
 def _play(streams: Sequence[Stream], tables: TimingTables) -> list[ControllerState]:
@@ -310,7 +312,7 @@ def _play(streams: Sequence[Stream], tables: TimingTables) -> list[ControllerSta
         )  # fmt: skip
         state = ControllerState.at_start(start, tables)
         state.play(start, tables, end=shared, more=True)
-        states = [state.handed_over(start, stream) for stream in streams]
+        states = [state, *(state.handed_over(start, stream) for stream in others)]
     for state, stream in zip(states, streams, strict=True):
         state.play(stream, tables)
     return states
@@ -328,15 +330,14 @@ def check_program(program: Program, tables: TimingTables) -> None:
             f"the program's addresses refer to another organisation than {tables.device}",
             hint="build or read the program with the device's own organisation",
         )
-    present = np.bincount(program.kind, minlength=len(Kind)) > 0
     for kind in (Kind.LD, Kind.ST):
-        if present[kind]:
+        if kind in program.kinds:
             raise InputError(
                 f"the program holds {program.count(kind)} {kind.name} requests",
                 hint="ordinary reads and writes go into the traffic beside a program",
             )
     for placement, kind in MULTIPLY.items():
-        if present[kind] and placement != tables.placement:
+        if kind in program.kinds and placement != tables.placement:
             raise InputError(
                 f"the program holds {kind.name} requests, which a stack with its units per "
                 f"{tables.placement} does not have",
@@ -349,7 +350,7 @@ def class_starts(program: Program) -> I64:
 
     Such channels behave identically.
     """
-    runs, _ = _runs(program)
+    runs = program.runs[:-1]
     first = program.first_channel[runs].astype(np.intp)
     starts_class = np.zeros(program.organization.channels + 1, dtype=np.bool_)
     starts_class[0] = True

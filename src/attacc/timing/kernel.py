@@ -43,6 +43,7 @@ from attacc.timing.controller_kernel import (
     IN_FRONT,
     ITEM_COLUMNS,
     ITEMS,
+    JOINED,
     KEY,
     LAST,
     LEFT,
@@ -68,6 +69,10 @@ from attacc.timing.controller_kernel import (
     REFRESHES_PER_INTERVAL,
     ROW_MASK,
     ROW_SHIFT,
+    RUNNING,
+    RUNS_ALONE,
+    RUNS_BEFORE,
+    RUNS_WHILE_OLDER,
     STEP,
     STEP_OF,
     STUCK,
@@ -114,20 +119,21 @@ def head_item(items: I64, lanes: I64, c: int) -> int:
 
 @inlined
 def select(
-    cycle: int, items: I64, lanes: I64, waits: I32, times: I64, banks_per_pseudo_channel: int,
-    multiply_interval: int, moves_yield: int, hits: I32, awaited: I32, happened: I64, c: int,
-) -> tuple[int, int, bool]:  # fmt: skip
+    cycle: int, items: I64, lanes: I64, waits: I32, times: I64, bank_mask: int,
+    moves_yield: int, hits: I32, awaited: I32, happened: I64, c: int,
+) -> tuple[int, int, int, int]:  # fmt: skip
     """Choose the best request of a queue whose leading barrier is gone: the oldest that may issue.
 
     Returns:
         Its item, or -1 if none may issue now; a lower bound of the cycle in which another one may,
-        once it has issued; and whether some yield to row hits, which that bound leaves out.
+        once it has issued; the step of the oldest of those that yield to row hits, `NEVER` for
+        none; and that of the next multiply of another item. The bound leaves out both of these.
     """
     best = -1
     soonest = NEVER
     head = -1
-    yielding = False
-    later_multiplies = False
+    oldest_yielding = NEVER
+    next_multiply = NEVER
     epoch = lanes[c, EPOCH]
     multiply_from = lanes[c, MULTIPLY_FROM]
     for i in range(lanes[c, ITEMS]):
@@ -142,7 +148,7 @@ def select(
                 soonest = min(soonest, max(multiply_from, bound))
                 continue
             if best >= 0 and bound <= cycle and items[c, i, AGE] > items[c, best, AGE]:
-                later_multiplies = True
+                next_multiply = min(next_multiply, items[c, i, AGE])
                 continue
         else:
             is_row = is_row_code(code)
@@ -152,11 +158,11 @@ def select(
             # bank address, in whichever pseudo-channel; the head of the queue does not.
             if is_row or moves_yield == 1:
                 bank = (items[c, i, KEY] >> CODE_BITS) & BANK_MASK
-                if hits[c, bank % banks_per_pseudo_channel] > 0:
+                if hits[c, bank & bank_mask] > 0:
                     if head < 0:
                         head = head_item(items, lanes, c)
                     if i != head:
-                        yielding = True
+                        oldest_yielding = min(oldest_yielding, items[c, i, AGE])
                         continue
         if bound <= cycle:
             bound = item_ready(i, items, waits, times, awaited, happened, c)
@@ -169,16 +175,13 @@ def select(
             soonest = cycle
             if items[c, i, AGE] < items[c, best, AGE]:
                 best = i
-    if later_multiplies:
-        after = cycle + multiply_interval if items[c, best, NEXT] == MULTIPLY else cycle
-        soonest = min(soonest, after)
-    return best, soonest, yielding
+    return best, soonest, oldest_yielding, next_multiply
 
 
 @inlined
 def enter(
     key: int, step: int, cycle: int, items: I64, entries: I64, lanes: I64, waits: I32, times: I64,
-    row_slot: I32, open_rows: I64, banks_per_pseudo_channel: int, hits: I32, awaited: I32,
+    row_slot: I32, open_rows: I64, bank_mask: int, hits: I32, awaited: I32,
     happened: I64, c: int,
 ) -> None:  # fmt: skip
     """Append a request to the queue of a class, to be seen from a cycle on.
@@ -200,14 +203,20 @@ def enter(
     entries[c, entry, STEP_OF] = step
     bank = (key >> CODE_BITS) & BANK_MASK
     n = lanes[c, ITEMS]
-    for i in range(n - 1, -1, -1):
-        if items[c, i, KEY] == key and items[c, i, BEHIND] == behind:
-            entries[c, items[c, i, LAST], LINK] = entry
-            items[c, i, LAST] = entry
-            items[c, i, LEFT] += 1
-            if items[c, i, NEXT] == MULTIPLY:
-                hits[c, bank % banks_per_pseudo_channel] += 1
-            return
+    # Most join the item that the one before them joined.
+    i = lanes[c, JOINED]
+    if i >= n or items[c, i, KEY] != key or items[c, i, BEHIND] != behind:
+        i = n - 1
+        while i >= 0 and (items[c, i, KEY] != key or items[c, i, BEHIND] != behind):
+            i -= 1
+    if i >= 0:
+        lanes[c, JOINED] = i
+        entries[c, items[c, i, LAST], LINK] = entry
+        items[c, i, LAST] = entry
+        items[c, i, LEFT] += 1
+        if items[c, i, NEXT] == MULTIPLY:
+            hits[c, bank & bank_mask] += 1
+        return
     code = next_code(key, row_slot, open_rows, c)
     items[c, n, KEY] = key
     items[c, n, NEXT] = code
@@ -218,9 +227,10 @@ def enter(
     items[c, n, AGE] = step
     lanes[c, ITEMS] = n + 1
     if code == MULTIPLY:
-        hits[c, bank % banks_per_pseudo_channel] += 1
+        hits[c, bank & bank_mask] += 1
     bound = item_ready(n, items, waits, times, awaited, happened, c)
     items[c, n, BOUND] = bound
+    lanes[c, RUNS_BEFORE] = min(lanes[c, RUNS_BEFORE], bound)
     if lanes[c, BARRIERS] == 0 or is_row_code(code):
         lanes[c, WAKE] = min(lanes[c, WAKE], max(bound, cycle))
 
@@ -281,6 +291,27 @@ def maintenance(
     return REFRESH, bank
 
 
+@inlined
+def signal(
+    step: int, cycle: int, signals: I32, delays: I32, items: I64, lanes: I64, awaited: I32,
+    happened: I64, c: int,
+) -> int:  # fmt: skip
+    """Make what a step signals happen; return when the first event takes effect, or `NEVER`."""
+    soonest = NEVER
+    for k in range(signals.shape[1]):
+        event = signals[step, k]
+        if event > 0:
+            effect = max(happened[c, event], cycle + delays[step, k])
+            happened[c, event] = effect
+            awaited[c, event] -= 1
+            if awaited[c, event] == 0:
+                soonest = min(soonest, effect)
+                for j in range(lanes[c, ITEMS]):
+                    if items[c, j, BOUND] == NEVER:
+                        items[c, j, BOUND] = 0
+    return soonest
+
+
 @kernel
 def run_controllers(
     keys: I64, first: I32, last: I32, signals: I32, delays: I32, base: int, end: int, more: int,
@@ -288,9 +319,9 @@ def run_controllers(
     fixed: I64,
     clock: I64, lanes: I64, items: I64, entries: I64, times: I64, recent: I64, open_rows: I64,
     hits: I32, awaited: I32, happened: I64,
-    arriving: I64, arrival: I64, arrivals_end: I64, policy: I64,
+    arriving: I64, arrival: I64, arrivals_end: I64, policy: I64 | None,
     desk: I64, queued: I64, counts: I64, writing: I64, bank_rows: I64, served: I64,
-    issued: I64, log: I64, windows: I64, window_cycles: int, width: I64,
+    issued: I64, log: I64, windows: I64, window_cycles: int, width: I64, several: int | None,
 ) -> int:  # fmt: skip
     """Play (a piece of) a program on the controllers of one stack.
 
@@ -324,7 +355,7 @@ def run_controllers(
             ``served``.
         arrival: as there.
         arrivals_end: as there.
-        policy: as there; (0,) without ordinary traffic.
+        policy: as there; None without ordinary traffic.
         desk: as there.
         queued: as there.
         counts: as there.
@@ -337,13 +368,15 @@ def run_controllers(
         windows: (windows, codes) commands of all channels in each stretch of time, counted up.
         window_cycles: length of such a stretch, 0 for none.
         width: (classes,) channels of each class.
+        several: None if there is a single class. For this, and for no ordinary traffic, machine
+            code of their own is compiled: without what they do not need, it is faster, and ready
+            sooner.
 
     Returns:
         A status.
     """
-    classes = len(lanes)
-    traffic = len(policy) > 0
-    banks_per_pseudo_channel = fixed[BANKS_PER_PSEUDO_CHANNEL]
+    classes = 1 if several is None else len(lanes)
+    bank_mask = fixed[BANKS_PER_PSEUDO_CHANNEL] - 1
     refresh_interval = fixed[REFRESH_INTERVAL]
     moves_yield = fixed[MOVES_YIELD]
     multiply_interval = fixed[MULTIPLY_INTERVAL]
@@ -354,13 +387,22 @@ def run_controllers(
         # Requests enter in trace order until the next one's queue is full.
         while step < end:
             key = int(keys[step - base])
+            if several is None:
+                if lanes[0, LENGTH] >= QUEUE:
+                    break
+                enter(
+                    key, step, cycle + 1, items, entries, lanes, waits, times, row_slot,
+                    open_rows, bank_mask, hits, awaited, happened, 0,
+                )  # fmt: skip
+                step += 1
+                continue
             beyond = last[step - base]
             if entering < 0:
                 entering = int(first[step - base])
             while entering < beyond and lanes[entering, LENGTH] < QUEUE:
                 enter(
                     key, step, cycle + 1, items, entries, lanes, waits, times, row_slot,
-                    open_rows, banks_per_pseudo_channel, hits, awaited, happened, entering,
+                    open_rows, bank_mask, hits, awaited, happened, entering,
                 )  # fmt: skip
                 entering += 1
             if entering < beyond:
@@ -380,13 +422,14 @@ def run_controllers(
         if cycle == clock[NEXT_REFRESH]:
             clock[NEXT_REFRESH] += refresh_interval
             for c in range(classes):
+                lanes[c, RUNNING] = -1
                 lanes[c, DUE] += fixed[REFRESHES_PER_INTERVAL]
                 lanes[c, WAKE] = cycle
 
         for c in range(classes):
             if lanes[c, WAKE] > cycle:
                 continue
-            if traffic and ordinary_cycle(
+            if policy is not None and ordinary_cycle(
                 cycle, c, arriving, arrival, arrivals_end, policy, desk, queued, counts, writing,
                 bank_rows, served, waits, raises, latency, window, row_slot, refresh_bank, fixed,
                 clock, lanes, items, times, recent, open_rows, hits, issued, log, windows,
@@ -395,8 +438,44 @@ def run_controllers(
                 continue
             lanes[c, WAKE] = NEVER
             first_was_row = False
+            begin = 0
+            i = lanes[c, RUNNING]
+            if i >= 0 and cycle < lanes[c, RUNS_BEFORE]:
+                # The next multiply of a run, of which it is known that nothing comes before it.
+                key = items[c, i, KEY]
+                bank = (key >> CODE_BITS) & BANK_MASK
+                at = entries[c, items[c, i, FIRST], STEP_OF]
+                raise_gates(MULTIPLY, bank, cycle, raises, latency, window, times, recent, c)
+                clock[PROGRESS] = cycle
+                lanes[c, MULTIPLY_FROM] = cycle + multiply_interval
+                hits[c, bank & bank_mask] -= 1
+                gone = leave(i, items, entries, lanes, c)
+                effect = signal(
+                    at - base, cycle, signals, delays, items, lanes, awaited, happened, c
+                )  # fmt: skip
+                record(
+                    cycle, MULTIPLY, c, at, bank, clock, log, issued, windows, window_cycles, width
+                )  # fmt: skip
+                lanes[c, RUNS_BEFORE] = min(lanes[c, RUNS_BEFORE], effect)
+                if (
+                    not gone
+                    and lanes[c, RUNS_BEFORE] > cycle
+                    and items[c, i, AGE] < lanes[c, RUNS_WHILE_OLDER]
+                ):
+                    bound = item_ready(i, items, waits, times, awaited, happened, c)
+                    items[c, i, BOUND] = bound
+                    if bound > cycle + multiply_interval and lanes[c, RUNS_ALONE] == 0:
+                        lanes[c, RUNNING] = -1
+                        bound = cycle + multiply_interval
+                    if bound >= lanes[c, RUNS_BEFORE]:
+                        lanes[c, RUNNING] = -1
+                        bound = lanes[c, RUNS_BEFORE]
+                    lanes[c, WAKE] = bound
+                    continue
+                begin = 1  # no other column command in this cycle
+            lanes[c, RUNNING] = -1
             # Two passes: at most one row command and one column command.
-            for attempt in range(2):
+            for attempt in range(begin, 2):
                 at = -1
                 soonest = cycle  # lower bound of when another command may issue
                 if attempt == 0 and lanes[c, DUE] > 0:
@@ -416,9 +495,7 @@ def run_controllers(
                                 open_rows[c, r] = -1
                         else:
                             open_rows[c, row_slot[bank]] = -1
-                        note_rows(
-                            items, lanes, row_slot, open_rows, banks_per_pseudo_channel, hits, c
-                        )
+                        note_rows(items, lanes, row_slot, open_rows, bank_mask, hits, c)
                     lanes[c, WAKE] = cycle + 1
                     raise_gates(code, bank, cycle, raises, latency, window, times, recent, c)
                 else:
@@ -437,10 +514,11 @@ def run_controllers(
                         lanes[c, WAKE] = cycle + 1
                         clock[PROGRESS] = cycle
                         break
-                    i, soonest, yielding = select(
-                        cycle, items, lanes, waits, times, banks_per_pseudo_channel,
-                        multiply_interval, moves_yield, hits, awaited, happened, c,
+                    i, soonest, oldest_yielding, next_multiply = select(
+                        cycle, items, lanes, waits, times, bank_mask, moves_yield,
+                        hits, awaited, happened, c,
                     )  # fmt: skip
+                    yielding = oldest_yielding < NEVER
                     if i < 0:
                         lanes[c, WAKE] = min(lanes[c, WAKE], soonest)
                         break  # in the first pass, the second one would choose the same
@@ -458,15 +536,13 @@ def run_controllers(
                     if is_row:
                         row = (key >> ROW_SHIFT) & ROW_MASK
                         open_rows[c, row_slot[bank]] = row if code == ACTIVATE else -1
-                        note_rows(
-                            items, lanes, row_slot, open_rows, banks_per_pseudo_channel, hits, c
-                        )
+                        note_rows(items, lanes, row_slot, open_rows, bank_mask, hits, c)
                         soonest = cycle
                     else:
                         clock[PROGRESS] = cycle
                         gone = leave(i, items, entries, lanes, c)
                         if code == MULTIPLY:
-                            where = bank % banks_per_pseudo_channel
+                            where = bank & bank_mask
                             hits[c, where] -= 1
                             lanes[c, MULTIPLY_FROM] = cycle + multiply_interval
                             if yielding and hits[c, where] == 0:
@@ -474,24 +550,32 @@ def run_controllers(
                         if (
                             yielding
                             and lanes[c, ITEMS] > 0
-                            and items[c, head_item(items, lanes, c), NEXT] != MULTIPLY
+                            and items[c, head_item(items, lanes, c), AGE] == oldest_yielding
                         ):
                             soonest = cycle  # the head yields to none
-                        for k in range(signals.shape[1]):
-                            event = signals[at - base, k]
-                            if event > 0:
-                                effect = max(happened[c, event], cycle + delays[at - base, k])
-                                happened[c, event] = effect
-                                awaited[c, event] -= 1
-                                if awaited[c, event] == 0:
-                                    soonest = min(soonest, effect)
-                                    for j in range(lanes[c, ITEMS]):
-                                        if items[c, j, BOUND] == NEVER:
-                                            items[c, j, BOUND] = 0
+                        effect = signal(
+                            at - base, cycle, signals, delays, items, lanes, awaited, happened, c
+                        )  # fmt: skip
+                        soonest = min(soonest, effect)
                         if not gone and soonest > cycle:
                             bound = item_ready(i, items, waits, times, awaited, happened, c)
                             items[c, i, BOUND] = bound
+                            if (
+                                code == MULTIPLY
+                                and attempt == 0
+                                and policy is None
+                                and bound < soonest
+                                and items[c, i, AGE] < next_multiply
+                                and (bound <= cycle + multiply_interval or next_multiply == NEVER)
+                            ):
+                                lanes[c, RUNNING] = i
+                                lanes[c, RUNS_BEFORE] = soonest
+                                lanes[c, RUNS_WHILE_OLDER] = min(oldest_yielding, next_multiply)
+                                lanes[c, RUNS_ALONE] = 1 if next_multiply == NEVER else 0
                             soonest = min(soonest, bound)
+                    if next_multiply < NEVER:
+                        after = cycle + multiply_interval if code == MULTIPLY else cycle
+                        soonest = min(soonest, after)
                     if attempt == 1:
                         lanes[c, WAKE] = cycle + 1
                 record(cycle, code, c, at, bank, clock, log, issued, windows, window_cycles, width)
@@ -502,7 +586,7 @@ def run_controllers(
                 ):
                     lanes[c, WAKE] = soonest  # no second command
                     break
-            if traffic:
+            if policy is not None:
                 lanes[c, WAKE] = min(lanes[c, WAKE], desk[c, DEADLINE])
                 if lanes[c, LENGTH] == 0 and desk[c, WAITING] > 0:
                     lanes[c, WAKE] = min(lanes[c, WAKE], cycle + 1)
@@ -511,7 +595,7 @@ def run_controllers(
             left = 0
             for c in range(classes):
                 left += lanes[c, LENGTH] + lanes[c, DUE]
-                if traffic:
+                if policy is not None:
                     left += desk[c, WAITING] + arrivals_end[c] - desk[c, NEXT_ARRIVAL]
             if left == 0:
                 clock[CYCLE], clock[STEP], clock[ENTERING] = cycle, step, entering

@@ -307,7 +307,7 @@ def ordinary_cycle(
                 if not in_pim and (code == PRECHARGE_ALL or (code == PRECHARGE_BANK and b == bank)):
                     bank_rows[c, b] = -1
             if in_pim:
-                note_rows(items, lanes, row_slot, open_rows, banks_per_pseudo_channel, hits, c)
+                note_rows(items, lanes, row_slot, open_rows, banks_per_pseudo_channel - 1, hits, c)
             raise_gates(code, bank, cycle, raises, latency, window, times, recent, c)
             record(cycle, code, c, -1, bank, clock, log, issued, windows, window_cycles, width)
             if not (any_open(open_rows, c) if in_pim else any_open(bank_rows, c)):
