@@ -9,6 +9,8 @@ import pytest
 
 from tests.oracle import schedule, timing
 
+pytestmark = pytest.mark.no_cover  # the naive controllers would take three times as long
+
 PLACEMENTS: tuple[timing.Placement, ...] = ("bank", "bankgroup", "buffer")
 TRACES_PER_PLACEMENT = 10
 # The buffer placement has only a few traces as small as the others' ten smallest.

@@ -249,6 +249,50 @@ class Entry:
     arrival: int
 
 
+class Constraint:
+    """A rule, and when its preceding commands were issued on every instance of its scope."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.instance_of = SCOPES[rule.scope]
+        self.issued: dict[tuple[int, ...], list[int]] = {}
+        self.not_before: dict[tuple[int, ...], int] = {}
+
+    def note(self, a: Request, now: int) -> None:
+        """A preceding command is issued."""
+        instance = self.instance_of(a)
+        issued = self.issued.setdefault(instance, [])
+        issued.append(now)
+        if len(issued) >= self.rule.window:
+            self.not_before[instance] = issued[-self.rule.window] + self.rule.latency
+
+
+class Constraints:
+    """All rules of a channel, and what the commands issued so far make of them."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self.after: dict[str, list[Constraint]] = {}
+        self.on: dict[str, list[Constraint]] = {}
+        for rule in rules:
+            constraint = Constraint(rule)
+            for preceding in set(rule.preceding):
+                self.after.setdefault(preceding, []).append(constraint)
+            for following in set(rule.following):
+                self.on.setdefault(following, []).append(constraint)
+
+    def note(self, name: str, a: Request, now: int) -> None:
+        """A command is issued."""
+        for constraint in self.after.get(name, []):
+            constraint.note(a, now)
+
+    def allow(self, name: str, a: Request, now: int) -> bool:
+        """Whether a command may be issued now."""
+        for constraint in self.on.get(name, []):
+            if now < constraint.not_before.get(constraint.instance_of(a), 0):
+                return False
+        return True
+
+
 class Channel:
     """One channel's controller and the state of its banks."""
 
@@ -268,14 +312,8 @@ class Channel:
         self.queue: list[Entry] = []
         self.maintenance: deque[Request] = deque()
         self.open_rows: dict[tuple[int, ...], int] = {}
-        self.issued: dict[tuple[str, tuple[int, ...], str], list[int]] = {}
         table = timing_table if device.rules == "attacc-pim" else complete_timing_table
-        rules = table(placement, timing)
-        self.constraints: dict[str, list[Rule]] = {}
-        for rule in rules:
-            for following in rule.following:
-                self.constraints.setdefault(following, []).append(rule)
-        self.scopes = {rule.scope for rule in rules}
+        self.constraints = Constraints(table(placement, timing))
 
     # State of the banks.
 
@@ -306,21 +344,11 @@ class Channel:
     # Timing.
 
     def ready(self, name: str, a: Request, now: int) -> bool:
-        for rule in self.constraints.get(name, []):
-            instance = SCOPES[rule.scope](a)
-            before = [
-                cycle
-                for preceding in dict.fromkeys(rule.preceding)
-                for cycle in self.issued.get((rule.scope, instance, preceding), [])[-rule.window :]
-            ]
-            if len(before) >= rule.window and now < sorted(before)[-rule.window] + rule.latency:
-                return False
-        return True
+        return self.constraints.allow(name, a, now)
 
     def issue(self, name: str, a: Request, now: int) -> None:
         self.log.append(Command(now, name, *a[1:]))
-        for scope in self.scopes:
-            self.issued.setdefault((scope, SCOPES[scope](a), name), []).append(now)
+        self.constraints.note(name, a, now)
         if name == "PREA":
             self.open_rows.clear()
         elif name.startswith("PRE"):

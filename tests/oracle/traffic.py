@@ -10,9 +10,9 @@ from typing import NamedTuple
 from attacc.hardware.dram import DramDevice, evaluate_cycles
 from tests.oracle.timing import (
     QUEUE_ACCEPTS_WHILE_HOLDING,
-    SCOPES,
     UNUSED,
     Command,
+    Constraints,
     DependentChannel,
     DependentEntry,
     DependentRequest,
@@ -99,14 +99,16 @@ class SharedChannel(DependentChannel):
             number, placement, timing, requests, moves_yield=not device.moves_pass_hits,
             device=shape,
         )  # fmt: skip
-        self.constraints = {}
-        self.scopes: set[str] = set()
-        for rule in device.rule_set.rules:
-            cycles = evaluate_cycles(rule.latency, timing)
-            own = Rule(SCOPE_NAMES[rule.scope.value], rule.before, rule.after, cycles, rule.window)
-            self.scopes.add(own.scope)
-            for following in rule.after:
-                self.constraints.setdefault(following, []).append(own)
+        self.constraints = Constraints(
+            Rule(
+                SCOPE_NAMES[rule.scope.value],
+                rule.before,
+                rule.after,
+                evaluate_cycles(rule.latency, timing),
+                rule.window,
+            )
+            for rule in device.rule_set.rules
+        )
         self.policy = policy
         self.arrivals = list(arrivals)
         self.reads: list[list[Waiting]] = [[] for _ in range(o.pseudo_channels)]
@@ -148,8 +150,7 @@ class SharedChannel(DependentChannel):
                 self.rows.clear()
             return
         self.log.append(Command(now, name, *a[1:]))
-        for scope in self.scopes:
-            self.issued.setdefault((scope, SCOPES[scope](a), name), []).append(now)
+        self.constraints.note(name, a, now)
         if name == "ACT":
             self.rows[self.place_of(a)] = a.row
         elif name == "PRE":

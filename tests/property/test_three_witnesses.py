@@ -10,6 +10,8 @@ import pytest
 from attacc.hardware.placement import Placement
 from tests.property.witnesses import witness
 
+pytestmark = pytest.mark.no_cover  # the naive controllers would take three times as long
+
 PROGRAMS = 2000
 BATCH = 200
 UNCOMPILED = 40
