@@ -111,19 +111,21 @@ def interleaved_program(
     multiply_interval: int,
     queries: int = 1,
     queries_per_read: int = 1,
+    capacities: Sequence[Sequence[int]] | None = None,
 ) -> Program:
     """Build the program of one stack for heads of any lengths."""
     o = device.organization
     groups: list[tuple[int, int, I64, I64]] = []
     first = 0
     lengths = [tuple(chunk.length for chunk in chunks) for chunks in assignment.channels]
+    rooms = lengths if capacities is None else [tuple(own) for own in capacities]
     while first < o.channels:
         last = first + 1
-        while last < o.channels and lengths[last] == lengths[first]:
+        while last < o.channels and lengths[last] == lengths[first] and rooms[last] == rooms[first]:
             last += 1
         if lengths[first]:
             turns = _turns(lengths[first], queries, queries_per_read)
-            phases = _phases(device, layout, lengths[first], turns)
+            phases = _phases(device, layout, lengths[first], rooms[first], turns)
             steps = _channel_steps(device, layout, turns, phases, multiply_interval)
             groups.append((first, last, *steps))
         first = last
@@ -157,12 +159,16 @@ def _turns(lengths: Sequence[int], queries: int, queries_per_read: int) -> list[
 
 
 def _phases(
-    device: DramDevice, layout: HeadLayout, lengths: Sequence[int], turns: Sequence[_Turn]
+    device: DramDevice,
+    layout: HeadLayout,
+    lengths: Sequence[int],
+    rooms: Sequence[int],
+    turns: Sequence[_Turn],
 ) -> list[_Phase]:
     """Cut the attention of a channel's chunks into phases, in order."""
     half = pipeline_of(device).buffer_words
     words = half // max(turn.queries for turn in turns)
-    regions = allocate_chunks(layout, lengths)
+    regions = allocate_chunks(layout, rooms)
     scores: list[_Phase] = []
     contexts: list[list[_Phase]] = []
     for at, turn in enumerate(turns):
@@ -176,7 +182,10 @@ def _phases(
         scores.append(_Phase(at, -1, keys, queries, score, moves))
         contexts.append([])
         places = commands.probabilities.reshape(-1, chunk.probability_words)[:, 0]
-        by_slice = commands.context.reshape(-1, chunk.keys_per_part)
+        # Slices lie as far apart as if the chunk had all the keys for which it has room.
+        reserved = replace(chunk, length=rooms[turn.chunk])
+        by_slice = head_commands(reserved).context.reshape(-1, reserved.keys_per_part)
+        by_slice = by_slice[:, : chunk.keys_per_part]
         for part, word in enumerate(range(0, chunk.probability_words, words)):
             own = min(words, chunk.probability_words - word)
             accesses = np.add.outer(places, part * half + np.arange(own)).ravel()

@@ -143,6 +143,53 @@ def test_compiled_program_is_the_naive_one(
         assert_same(fast, naive)
 
 
+@PLACEMENTS
+@given(
+    spare=st.lists(st.sampled_from([0, 0, 1, 15, 16, 100, 700]), min_size=40, max_size=40),
+    queries=st.integers(1, 3),
+    **SHAPES,
+)
+@settings(max_examples=30)
+def test_compiled_program_of_chunks_with_room_is_the_naive_one(
+    placement: Placement,
+    spare: list[int],
+    queries: int,
+    lengths: list[int],
+    head_dim: int,
+    element: ElementType,
+) -> None:
+    """Catches values that lie as far apart as there are keys, not as there is room for."""
+    layout = HeadLayout(DEVICE.organization, placement, 1, head_dim, element)
+    assignment = assign(
+        lengths, channels=16, longest=longest_chunk(DEVICE, layout), grain=chunk_grain(layout)
+    )
+    rooms: list[list[int]] = [
+        [chunk.length + spare[(which + channel) % 40] for which, chunk in enumerate(own)]
+        for channel, own in enumerate(assignment.channels)
+    ]
+    fast, naive = (
+        build(
+            DEVICE, layout, assignment, multiply_interval=6, queries=queries, capacities=rooms
+        )
+        for build in (interleaved_program, oracle.interleaved_program)
+    )  # fmt: skip
+    assert_same(fast, naive)
+
+
+def test_a_chunk_without_room_for_its_keys_is_refused() -> None:
+    layout = HeadLayout(DEVICE.organization, Placement.BANK, 1, 64, FP16)
+    assignment = Assignment(((Chunk(0, 0, 5),), *[()] * 15))
+    none: list[list[int]] = [[]] * 15
+    for rooms, message in (
+        ([[4], *none], "chunk 0 of channel 0 has 5 keys, and room for 4"),
+        ([[], *none], "room for .* chunks per channel is given"),
+    ):
+        with pytest.raises(InputError, match=message):
+            interleaved_program(
+                DEVICE, layout, assignment, multiply_interval=6, capacities=rooms
+            )  # fmt: skip
+
+
 def of_channel(program: Program, channel: int) -> list[int]:
     """Steps that a channel receives, in order."""
     first = program.first_channel.astype(int)

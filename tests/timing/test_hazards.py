@@ -78,6 +78,7 @@ def interleaved(
     queries: int = 1,
     queries_per_read: int = 1,
     power_limited: bool = True,
+    spare: int = 0,
     change: Callable[[Program], Program] = lambda program: program,
 ) -> Played:
     """Play the interleaved schedule of some heads, after a change to its program."""
@@ -91,6 +92,7 @@ def interleaved(
     tables = resolve_timing(
         device, placement, power_limited=power_limited, queries_per_read=queries_per_read
     )
+    rooms = [[chunk.length + spare for chunk in channel] for channel in assignment.channels]
     program = change(
         interleaved_program(
             device,
@@ -99,11 +101,12 @@ def interleaved(
             multiply_interval=tables.multiply_interval,
             queries=queries,
             queries_per_read=queries_per_read,
+            capacities=rooms,
         )
     )
     chunks = [
-        ChannelChunks.allocated(layout, [chunk.length for chunk in channel])
-        for channel in assignment.channels
+        ChannelChunks.allocated(layout, [chunk.length for chunk in channel], room)
+        for channel, room in zip(assignment.channels, rooms, strict=True)
     ]
     log = run(program, tables, log=True).log or ()
     return Played(device, program, log, chunks, queries, queries_per_read)
@@ -187,6 +190,33 @@ def test_no_interleaved_program_uses_or_destroys_what_it_may_not(
     device = narrow(channels, **latencies)
     played = interleaved(device, placement, lengths, head_dim, element, power_limited=power_limited)
     assert said(played.report()) == ""
+
+
+@PLACEMENTS
+@given(
+    lengths=st.lists(st.sampled_from([1, 16, 17, 255, 256, 300]), min_size=1, max_size=4),
+    spare=st.sampled_from([1, 16, 100, 300, 4000]),
+    queries=st.integers(1, 3),
+)
+@settings(max_examples=10)
+def test_chunks_may_have_room_to_grow(
+    placement: Placement, lengths: list[int], spare: int, queries: int
+) -> None:
+    """Catches commands that read beyond a chunk's keys, or a checker that takes room for keys."""
+    played = interleaved(narrow(2), placement, lengths, 64, FP16, spare=spare, queries=queries)
+    assert said(played.report()) == ""
+
+
+def test_room_is_not_keys() -> None:
+    """Catches a checker that takes multiplies beyond the keys of a chunk for granted."""
+    played = interleaved(narrow(1), Placement.BANK, [300], 64, FP16, spare=100)
+    (chunks,) = played.chunks
+    fewer = replace(played, chunks=[replace(chunks, lengths=(280,))]).report()
+    needs = {one.needs for one in fewer.violations if one.hazard is Hazard.NOWHERE}
+    assert needs == {
+        "the score of chunk 0 has no multiply 18",
+        "the context of chunk 0 has no multiply 18",
+    }
 
 
 @pytest.mark.no_cover  # of whole stacks: the checker would take three times as long

@@ -247,3 +247,26 @@ def allocate_chunks(layout: HeadLayout, lengths: Sequence[int]) -> HeadRegions:
         )
     row_bytes = o.columns * o.access_bytes
     return HeadRegions((ends - 2 * rows) * row_bytes, (ends - rows) * row_bytes)
+
+
+def check_room(lengths: Sequence[Sequence[int]], capacities: Sequence[Sequence[int]]) -> None:
+    """Refuse chunks that have less room than keys.
+
+    Args:
+        lengths: per channel, keys of each chunk.
+        capacities: per channel, keys for which each has room.
+
+    Raises:
+        InputError: a chunk exceeds its room, or numbers of channels or chunks differ; says which.
+    """
+    if list(map(len, lengths)) != list(map(len, capacities)):
+        raise InputError(
+            f"room for {list(map(len, capacities))} chunks per channel is given, there are "
+            f"{list(map(len, lengths))}"
+        )
+    for channel, (own, rooms) in enumerate(zip(lengths, capacities, strict=True)):
+        for number, (length, room) in enumerate(zip(own, rooms, strict=True)):
+            if length > room:
+                raise InputError(
+                    f"chunk {number} of channel {channel} has {length} keys, and room for {room}"
+                )

@@ -28,6 +28,7 @@ from attacc.errors import EngineError, InputError
 from attacc.hardware.placement import Placement
 from attacc.mapping.head import HeadLayout
 from attacc.numerics.arithmetic import Arithmetic, Exponential, Normalization, Order
+from attacc.numerics.formats import Format, Overflow
 from attacc.numerics.issue import IssuedSteps
 from attacc.numerics.memory import BankMemory, Geometry, MultiplyPlaces, pad_elements
 from attacc.program.interleaved import QueryPasses
@@ -119,22 +120,22 @@ class ChannelShape:
         )  # fmt: skip
 
         each = [replace(layout, length=length) for length in channel.lengths]
+        rooms = [replace(layout, length=length) for length in channel.room]
         fills = [-(-one.probability_words // part_words) for one in each]
         chunks = np.array(
             [
-                [one.length, one.keys_per_part, one.probability_words, fill]
-                for one, fill in zip(each, fills, strict=True)
+                [one.length, one.keys_per_part, one.probability_words, fill, room.keys_per_part]
+                for one, fill, room in zip(each, fills, rooms, strict=True)
             ],
             dtype=np.int64,
-        ).reshape(-1, 4)
+        ).reshape(-1, 5)
 
-        longest = replace(layout, length=max(channel.lengths, default=1))
-        places = MultiplyPlaces.of(longest)
+        places = MultiplyPlaces.of(replace(layout, length=max(channel.room, default=1)))
         furthest = np.maximum.accumulate(places.column) + 1
         rows_of = [list[int]() for _ in range(9)]
         multiplies = filled = moved = 0
-        for number, one in enumerate(each):
-            size = int(furthest[one.score_multiplies - 1]) * o.access_bytes
+        for number, (one, room) in enumerate(zip(each, rooms, strict=True)):
+            size = int(furthest[room.score_multiplies - 1]) * o.access_bytes
             for of_context, begins in enumerate((channel.regions.keys, channel.regions.values)):
                 slots = fills[number] * buffer_words if of_context else buffer_words
                 banks = o.banks if layout.placement is Placement.BANK else 1
@@ -277,6 +278,7 @@ class Machine:
         choices = [
             a.tree is Order.PAIRWISE, a.groups is Order.PAIRWISE, a.merge is Order.PAIRWISE,
             a.lanes, a.softmax_lanes, a.normalization is Normalization.BEFORE, table_bits,
+            *_single(a),
         ]  # fmt: skip
         return cls(
             arithmetic,
@@ -288,6 +290,21 @@ class Machine:
             a.score_shift(layout.head_dim),
             a.context_shift(buffer_words * layout.elements_per_column),
         )
+
+
+def _single(a: Arithmetic) -> tuple[bool, bool, bool, bool, bool]:
+    """Return whether units can be computed in float32, and what of that is rounded to fp16.
+
+    See `attacc.numerics.single_kernel` for when that gives the same bits.
+    """
+    roles = (a.multiplier, a.adder, a.accumulator)
+    halves = [role is Format.FP16 for role in roles]
+    native = all(role in (Format.FP16, Format.FP32) for role in roles)
+    # Where fp32 stops at its largest value, native operations do not.
+    native &= a.overflow is Overflow.INFINITE or Format.FP32 not in roles
+    # Products of bf16 may lie below what float32 can hold.
+    native &= not any(halves) or Format.BF16 not in (a.operand, a.probability)
+    return native, halves[0], halves[1], halves[2], a.operand is Format.FP16
 
 
 def execute_channel(
@@ -342,15 +359,19 @@ def execute_channel(
         machine.powers, np.float32(a.gain), 2.0**-machine.score_shift,
         2.0**-machine.context_shift, shape.chunks, shape.products, shape.turns, shape.turn_of,
         shape.softmaxes, shape.places.column, shape.places.bank,
-        memory.slots[channel], memory.accesses(channel, layout.element.bits), a.operand.table,
-        pad_elements(layout, queries).astype(np.float32), factors,
+        memory.slots[channel],
+        memory.accesses(channel, layout.element.bits).reshape(
+            -1, geometry.banks * layout.elements_per_column
+        ),
+        a.operand.table,
+        np.arange(chunks), pad_elements(layout, queries).astype(np.float32), factors,
         np.zeros(multiplies, dtype=np.int32), np.zeros(filled, dtype=np.int32),
         np.zeros(moved, dtype=np.int32), np.full((2, 4), -1, dtype=np.int64),
         np.full((2, 4), -1, dtype=np.int64), np.zeros((2, unit_of_work), dtype=np.uint8),
         np.zeros((2, int(shape.shape[k.BUFFER_WORDS]), lanes), dtype=np.float32),
         np.zeros((2, shape.passes.most, lanes), dtype=np.float32), np.empty(lanes),
         np.empty(lanes), np.empty(lanes), np.empty(lanes, dtype=np.float32),
-        np.zeros(a.softmax_lanes, dtype=np.float32),
+        np.empty((4, lanes), dtype=np.float32), np.zeros(a.softmax_lanes, dtype=np.float32),
         np.zeros(scores, dtype=np.float32), parts, arrived, maxima, totals,
     )  # fmt: skip
     if status != k.OK:

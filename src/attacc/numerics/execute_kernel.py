@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attacc.compiled import kernel
+from attacc.numerics import single_kernel as single
 from attacc.numerics.rounding_kernel import exponential, rounded
 
 U8 = npt.NDArray[np.uint8]
@@ -50,13 +51,19 @@ MULTIPLIER, ADDER, ACCUMULATOR, SCORE, CONTEXT, PROBABILITY = range(6)
 
 (
     TREE_PAIRWISE, GROUPS_PAIRWISE, MERGE_PAIRWISE, LANES, SOFTMAX_LANES, NORMALIZE, TABLE_BITS,
-) = range(7)  # fmt: skip
+    SINGLE, HALF_PRODUCTS, HALF_TREE, HALF_SUMS, HALF_CODES,
+) = range(12)  # fmt: skip
 """Of the choices: orders; lanes of the tree and of the softmax; whether exponentials are divided
-before they return; bits of the table of the exponential, 0 for the exact one."""
+before they return; bits of the table of the exponential, 0 for the exact one; whether units can be
+computed in float32 (`attacc.numerics.single_kernel`), what of that is rounded to fp16, and whether
+operands are fp16."""
 
-LENGTH, KEYS, WORDS, FILLS = range(4)
+OPERANDS, PRODUCTS, SPARE, REPEATED = range(4)
+"""Of the room for float32."""
+
+LENGTH, KEYS, WORDS, FILLS, ROOM = range(5)
 """Of a chunk: its keys; those of each part; accesses of probabilities of each part; into how many
-phases its context is cut."""
+phases its context is cut; keys of each part for which there is room."""
 
 BEGIN, END, CHUNK, IS_CONTEXT, ISSUED, FILLED, MOVED, SLOTS, PLACES = range(9)
 """Of the keys or the values of a chunk: where they lie; which of the two; where the counts of their
@@ -164,7 +171,7 @@ def read_column(
     for unit in range(shape[UNITS]):
         at = unit * width
         for i in range(width):
-            operands[at + i] = table[memory[column, bank + unit * stride, i]]
+            operands[at + i] = table[memory[column, (bank + unit * stride) * width + i]]
 
 
 @kernel
@@ -233,6 +240,90 @@ def multiply_values(
                 own[i] = products[i]
         else:
             accumulated(count, floors, limits, products, own)
+
+
+@kernel
+def read_single(
+    access: int, bank: int, shape: I64, choices: I64, rows: I64, memory: Codes, table: F32,
+    singles: F32,
+) -> None:  # fmt: skip
+    """Do what `read_column` does, in float32."""
+    width, stride = shape[WIDTH], shape[STRIDE]
+    column = rows[access // shape[COLUMNS]] * shape[COLUMNS] + access % shape[COLUMNS]
+    # Accesses that lie side by side are read as one.
+    together, pieces = width, shape[UNITS]
+    if stride == 1:
+        together, pieces = width * shape[UNITS], 1
+    for piece in range(pieces):
+        at = (bank + piece * stride) * width
+        codes = memory[column, at : at + together]
+        operands = singles[OPERANDS, piece * width : piece * width + together]
+        if choices[HALF_CODES]:
+            single.decode_half(codes, operands)
+        else:
+            for i in range(together):
+                operands[i] = table[codes[i]]
+
+
+@kernel
+def multiply_keys_single(
+    first: int, key: int, half: int, word: int, which: int, queries: int, shape: I64,
+    choices: I64, limits: F64, singles: F32, buffers: F32, sums: F32,
+) -> None:  # fmt: skip
+    """Do what `multiply_keys` does, in float32."""
+    units, width, lanes = shape[UNITS], shape[WIDTH], choices[LANES]
+    count = units * width
+    groups = width // lanes
+    beyond = np.float32(limits[MULTIPLIER, 1])
+    for query in range(queries):
+        slot = query * shape[PER_KEY] + word
+        single.products(
+            count, choices[HALF_PRODUCTS], beyond, buffers[half, slot], singles[OPERANDS],
+            singles[PRODUCTS],
+        )  # fmt: skip
+        where = single.tree(
+            count, lanes, choices[TREE_PAIRWISE], choices[HALF_TREE], beyond, singles[PRODUCTS],
+            singles[SPARE],
+        )  # fmt: skip
+        results = singles[SPARE if where else PRODUCTS]
+        terms = singles[PRODUCTS if where else SPARE]
+        own = sums[which, query, key * units : (key + 1) * units]
+        for group in range(groups):
+            for unit in range(units):
+                terms[unit] = results[unit * groups + group]
+            if first and group == 0:
+                for unit in range(units):
+                    own[unit] = terms[unit]
+            else:
+                single.accumulate(units, choices[HALF_SUMS], beyond, terms, own)
+
+
+@kernel
+def multiply_values_single(
+    first: int, lane: int, half: int, word: int, per_query: int, which: int, queries: int,
+    shape: I64, choices: I64, limits: F64, singles: F32, buffers: F32, sums: F32,
+) -> None:  # fmt: skip
+    """Do what `multiply_values` does, in float32."""
+    units, width = shape[UNITS], shape[WIDTH]
+    count = units * width
+    beyond = np.float32(limits[MULTIPLIER, 1])
+    repeated = singles[REPEATED]
+    for query in range(queries):
+        held = buffers[half, query * per_query + word]
+        for unit in range(units):
+            factor = held[unit * width + lane]
+            for i in range(width):
+                repeated[unit * width + i] = factor
+        own = sums[which, query]
+        if first:
+            single.products(
+                count, choices[HALF_PRODUCTS], beyond, repeated, singles[OPERANDS], own
+            )  # fmt: skip
+        else:
+            single.multiply_accumulate(
+                count, choices[HALF_PRODUCTS], choices[HALF_SUMS], beyond, repeated,
+                singles[OPERANDS], own,
+            )  # fmt: skip
 
 
 @kernel
@@ -347,7 +438,7 @@ def pass_of(before: int, least: int, chunk: int, shape: I64, turns: I64, turn_of
 @kernel
 def write_query(
     clock: int, product: int, word: int, bank: int, shape: I64, chunks: I64, products: I64,
-    turns: I64, turn_of: I64, queries: F32, filled: I32, halves: I64, buffers: F32,
+    turns: I64, turn_of: I64, owners: I64, queries: F32, filled: I32, halves: I64, buffers: F32,
 ) -> int:  # fmt: skip
     """WRGB: write one access of a query into half a vector buffer of every unit that uses it."""
     per_key, width, chunk = shape[PER_KEY], shape[WIDTH], products[product, CHUNK]
@@ -362,11 +453,11 @@ def write_query(
     turn = pass_of(int(filled[at]), which + 1, chunk, shape, turns, turn_of)
     filled[at] += 1
     half = take(turn * TAGS, chunks[chunk, KEYS] * per_key, clock, halves)
-    query = turns[turn, TURN_QUERY] + which
+    owner, query = owners[chunk], turns[turn, TURN_QUERY] + which
     element = (place * per_key + word % per_key) * width
     for unit in range(first, shape[UNITS], step):
         for i in range(width):
-            buffers[half, word, unit * width + i] = queries[chunk, query, element + i]
+            buffers[half, word, unit * width + i] = queries[owner, query, element + i]
     return OK
 
 
@@ -436,23 +527,29 @@ def move_scores(
     if shape[PLACEMENT] != BUFFER:
         apart = shape[RANKS] * shape[GROUPS]
     units = shape[UNITS] // parts
+    beyond = np.float32(limits[ACCUMULATOR, 1])
     floor, spread = floors[SCORE, 0], floors[SCORE, 1]
-    largest, beyond = limits[SCORE, 0], limits[SCORE, 1]
+    largest, beyond_way = limits[SCORE, 0], limits[SCORE, 1]
     for part in range(place, parts, apart):
         for i in range(per_move):
             key = (work * per_move + i) * parts + part
             if key >= length:
                 break
-            for unit in range(units):
-                terms[unit] = sums[holder, query, i * shape[UNITS] + part * units + unit]
-            total = add_up(units, choices[GROUPS_PAIRWISE], ACCUMULATOR, floors, limits, terms)
-            scores[at + key] = rounded(total * scale, floor, spread, largest, beyond)
+            first = i * shape[UNITS] + part * units
+            if choices[SINGLE] and not choices[GROUPS_PAIRWISE]:
+                own = sums[holder, query, first : first + units]
+                total = float(single.added(choices[HALF_SUMS], beyond, own))
+            else:
+                for unit in range(units):
+                    terms[unit] = sums[holder, query, first + unit]
+                total = add_up(units, choices[GROUPS_PAIRWISE], ACCUMULATOR, floors, limits, terms)
+            scores[at + key] = rounded(total * scale, floor, spread, largest, beyond_way)
 
 
 @kernel
 def move_context(
     holder: int, query: int, work: int, rank: int, bank: int, at: int, scale: float, shape: I64,
-    choices: I64, floors: I64, limits: F64, terms: F64, sums: F32, staged: F32,
+    choices: I64, floors: I64, limits: F64, terms: F64, sums: F32, singles: F32, staged: F32,
 ) -> None:  # fmt: skip
     """MVSB of an output slice: add up bank groups, and note it on the buffer die.
 
@@ -468,11 +565,24 @@ def move_context(
     fill, output = work // per_key, work % per_key
     floor, spread = floors[CONTEXT, 0], floors[CONTEXT, 1]
     largest, beyond = limits[CONTEXT, 0], limits[CONTEXT, 1]
+    single_beyond = np.float32(limits[ACCUMULATOR, 1])
     pseudo_channels = shape[PSEUDO_CHANNELS]
     for pseudo_channel in range(pseudo_channels):
         first = (pseudo_channel * ranks + rank) * groups * apart + bank
         to = (fill * pseudo_channels + pseudo_channel) * ranks + rank
         to = at + (to * banks * per_key + bank * per_key + output) * width
+        if choices[SINGLE] and not choices[GROUPS_PAIRWISE]:
+            totals = singles[PRODUCTS, :width]
+            for i in range(width):
+                totals[i] = sums[holder, query, first * width + i]
+            for group in range(1, groups):
+                begin = (first + group * apart) * width
+                own = sums[holder, query, begin : begin + width]
+                single.accumulate(width, choices[HALF_SUMS], single_beyond, own, totals)
+            for i in range(width):
+                total = float(totals[i]) * scale
+                staged[to + i] = rounded(total, floor, spread, largest, beyond)
+            continue
         for i in range(width):
             for group in range(groups):
                 terms[group] = sums[holder, query, (first + group * apart) * width + i]
@@ -484,8 +594,8 @@ def move_context(
 def move(
     product: int, rank: int, group: int, bank: int, score_scale: float, context_scale: float,
     shape: I64, choices: I64, floors: I64, limits: F64, chunks: I64, products: I64, turns: I64,
-    turn_of: I64, softmaxes: I64, moved: I32, sets: I64, terms: F64, sums: F32, scores: F32,
-    staged: F32, received: U8,
+    turn_of: I64, softmaxes: I64, moved: I32, sets: I64, terms: F64, sums: F32, singles: F32,
+    scores: F32, staged: F32, received: U8,
 ) -> None:  # fmt: skip
     """MVSB: move the next sums of a place to the buffer die; of those never made, nothing."""
     chunk, of_context = products[product, CHUNK], products[product, IS_CONTEXT]
@@ -518,7 +628,7 @@ def move(
     if of_context:
         move_context(
             holder, query, work, rank, bank, softmaxes[number, STAGED_AT], context_scale, shape,
-            choices, floors, limits, terms, sums, staged,
+            choices, floors, limits, terms, sums, singles, staged,
         )  # fmt: skip
         received[softmaxes[number, RECEIVED_AT] + work * products[product, PLACES] + place] = 1
     else:
@@ -533,12 +643,20 @@ def multiply(
     clock: int, product: int, x: int, shape: I64, choices: I64, floors: I64, limits: F64,
     chunks: I64, products: I64, turns: I64, turn_of: I64, columns: I64, banks: I64, rows: I64,
     memory: Codes, table: F32, issued: I32, halves: I64, sets: I64, waiting: U8, buffers: F32,
-    sums: F32, operands: F64, room: F64, spare: F64, repeated: F32,
+    sums: F32, operands: F64, room: F64, spare: F64, repeated: F32, singles: F32,
 ) -> int:  # fmt: skip
     """Do one multiply, and those that have waited for it; or let it wait for those before it."""
     width, per_key, part_words = shape[WIDTH], shape[PER_KEY], shape[PART_WORDS]
     chunk, of_context = products[product, CHUNK], products[product, IS_CONTEXT]
     keys = chunks[chunk, KEYS]
+    away = 0
+    if of_context:
+        # Slices lie apart by the keys for which there is room.
+        output, first = x // chunks[chunk, ROOM], x % chunks[chunk, ROOM]
+        if first >= keys:
+            return NOWHERE
+        away = output * (chunks[chunk, ROOM] - keys)
+        x -= away
     if x >= keys * per_key:
         return NOWHERE
     at = products[product, ISSUED] + x
@@ -585,8 +703,27 @@ def multiply(
         for i in range(ready + 1, done):
             waiting[holder, i] = 1
     while True:
-        access = products[product, BEGIN] // shape[ACCESS_BYTES] + columns[begin + ready]
-        read_column(access, int(banks[begin + ready]), shape, rows, memory, table, operands)
+        place = away + begin + ready
+        access = products[product, BEGIN] // shape[ACCESS_BYTES] + columns[place]
+        if choices[SINGLE]:
+            bank = int(banks[place])
+            read_single(access, bank, shape, choices, rows, memory, table, singles)
+            if of_context:
+                multiply_values_single(
+                    ready == 0, ready % width, half, ready // width, per_query, holder, queries,
+                    shape, choices, limits, singles, buffers, sums,
+                )  # fmt: skip
+            else:
+                multiply_keys_single(
+                    ready % per_key == 0, ready // per_key, half, ready % per_key, holder, queries,
+                    shape, choices, limits, singles, buffers, sums,
+                )  # fmt: skip
+            ready += 1
+            sets[holder, DONE] = ready
+            if ready >= size or not waiting[holder, ready]:
+                break
+            continue
+        read_column(access, int(banks[place]), shape, rows, memory, table, operands)
         if of_context:
             multiply_values(
                 ready == 0, ready % width, half, ready // width, per_query, holder, queries, shape,
@@ -610,9 +747,10 @@ def execute(
     kinds: U8, addresses: I64, shape: I64, choices: I64, floors: I64, limits: F64, powers: F32,
     gain: np.float32, score_scale: float, context_scale: float, chunks: I64, products: I64,
     turns: I64, turn_of: I64, softmaxes: I64, columns: I64, banks: I64, rows: I64, memory: Codes,
-    table: F32, queries: F32, factors: F32, issued: I32, filled: I32, moved: I32, halves: I64,
-    sets: I64, waiting: U8, buffers: F32, sums: F32, operands: F64, room: F64, spare: F64,
-    repeated: F32, lanes: F32, scores: F32, staged: F32, received: U8, maxima: F32, totals: F32,
+    table: F32, owners: I64, queries: F32, factors: F32, issued: I32, filled: I32, moved: I32,
+    halves: I64, sets: I64, waiting: U8, buffers: F32, sums: F32, operands: F64, room: F64,
+    spare: F64, repeated: F32, singles: F32, lanes: F32, scores: F32, staged: F32, received: U8,
+    maxima: F32, totals: F32,
 ) -> tuple[int, int]:  # fmt: skip
     """Execute the commands of a channel in order.
 
@@ -627,7 +765,7 @@ def execute(
         gain: by which probabilities are multiplied.
         score_scale: by which scores are multiplied for their way.
         context_scale: by which parts of a context are.
-        chunks: (chunks, 4) see above, as the following ones.
+        chunks: (chunks, 5) see above, as the following ones.
         products: (2 * chunks, 9) in the order of where they begin.
         turns: (turns, 4).
         turn_of: (chunks, passes) the turn of every pass.
@@ -635,10 +773,11 @@ def execute(
         columns: accesses, from where keys or values begin, that consecutive multiplies read.
         banks: their banks, among those of a unit.
         rows: (rows of a bank,) which of the rows that are kept each is.
-        memory: (rows that are kept * columns, banks, elements of an access) what the channel holds.
+        memory: (rows that are kept * columns, banks * elements of an access) what it holds.
         table: value of every code.
-        queries: (chunks, queries, elements) from outside, padded to whole accesses.
-        factors: (chunks, queries) by which the softmax multiplies scores.
+        owners: (chunks,) which of the following belong to each.
+        queries: (owners, queries, elements) from outside, padded to whole accesses.
+        factors: (owners, queries) by which the softmax multiplies scores.
         issued: zero on entry: how often each multiply has issued.
         filled: zero on entry: how often each access of each place has been written.
         moved: zero on entry: how often each place has moved.
@@ -652,6 +791,7 @@ def execute(
         room: likewise.
         spare: likewise.
         repeated: likewise.
+        singles: (4, units * elements) room.
         lanes: (softmax lanes,) room.
         scores: zero on entry: the softmax buffer.
         staged: zero on entry: parts of contexts that have reached the buffer die.
@@ -673,9 +813,10 @@ def execute(
             turn = softmaxes[number, SOFTMAX_TURN]
             chunk = turns[turn, TURN_CHUNK]
             query = turns[turn, TURN_QUERY] + number - turns[turn, TURN_SOFTMAX]
+            factor = np.float32(factors[owners[chunk], query])
             softmax(
-                number, chunks[chunk, LENGTH], np.float32(factors[chunk, query]), gain, choices,
-                floors, limits, powers, softmaxes[number, SCORES_AT], lanes, scores, maxima, totals,
+                number, chunks[chunk, LENGTH], factor, gain, choices, floors, limits, powers,
+                softmaxes[number, SCORES_AT], lanes, scores, maxima, totals,
             )  # fmt: skip
             continue
         address = addresses[clock]
@@ -690,8 +831,8 @@ def execute(
         status = OK
         if kind == WRGB:
             status = write_query(
-                clock, product, offset, bank, shape, chunks, products, turns, turn_of, queries,
-                filled, halves, buffers,
+                clock, product, offset, bank, shape, chunks, products, turns, turn_of, owners,
+                queries, filled, halves, buffers,
             )  # fmt: skip
         elif kind == MVGB:
             status = return_probabilities(
@@ -702,7 +843,7 @@ def execute(
             move(
                 product, rank, group, bank, score_scale, context_scale, shape, choices, floors,
                 limits, chunks, products, turns, turn_of, softmaxes, moved, sets, spare, sums,
-                scores, staged, received,
+                singles, scores, staged, received,
             )  # fmt: skip
         else:
             x = offset // shape[ACCESS_BYTES]
@@ -714,7 +855,7 @@ def execute(
             status = multiply(
                 clock, product, x, shape, choices, floors, limits, chunks, products, turns,
                 turn_of, columns, banks, rows, memory, table, issued, halves, sets, waiting,
-                buffers, sums, operands, room, spare, repeated,
+                buffers, sums, operands, room, spare, repeated, singles,
             )  # fmt: skip
         if status != OK:
             return status, clock

@@ -42,6 +42,21 @@ class IssuedSteps:
     cycle: I64
 
 
+@dataclass(frozen=True, eq=False)
+class PlayedSteps:
+    """A program played on the controllers of one stack.
+
+    Attributes:
+        issued: what neighbouring channels issue.
+        cycles: until the last command has issued, as of `attacc.timing.engine.run`.
+        counts: (codes,) how often each `attacc.timing.tables.Code` issued, over all channels.
+    """
+
+    issued: tuple[IssuedSteps, ...]
+    cycles: int
+    counts: I64
+
+
 def issued_steps(program: Program, tables: TimingTables) -> tuple[IssuedSteps, ...]:
     """Play a program on the controllers of one stack, and return what issued when.
 
@@ -52,10 +67,27 @@ def issued_steps(program: Program, tables: TimingTables) -> tuple[IssuedSteps, .
     Raises:
         InputError: as `attacc.timing.engine.run`.
     """
+    return played_steps(program, tables).issued
+
+
+def played_steps(program: Program, tables: TimingTables) -> PlayedSteps:
+    """Play a program, and return what issued when and how long it took.
+
+    Args:
+        program: as of `issued_steps`.
+        tables: as there.
+
+    Raises:
+        InputError: as there.
+    """
     check_program(program, tables)
     result: list[IssuedSteps] = []
+    cycles = 0
+    counts = np.zeros(len(Code), dtype=np.int64)
     for stream in _streams(program):
-        log = _log(stream, tables)
+        log, state = _log(stream, tables)
+        cycles = max(cycles, state.cycle)
+        counts += state.issued_by_all
         starts = stream.first_channel + np.cumsum(stream.width) - stream.width
         for number, (start, width) in enumerate(
             zip(starts.tolist(), stream.width.tolist(), strict=True)
@@ -65,7 +97,7 @@ def issued_steps(program: Program, tables: TimingTables) -> tuple[IssuedSteps, .
             result.append(
                 IssuedSteps(start, width, program.kind[steps], program.address[steps], own[:, 0])
             )
-    return tuple(result)
+    return PlayedSteps(tuple(result), cycles, counts)
 
 
 def _streams(program: Program) -> Iterator[Stream]:
@@ -88,8 +120,8 @@ def _streams(program: Program) -> Iterator[Stream]:
             yield pack(program, steps, one, one + 1, start, width[number : number + 1])
 
 
-def _log(stream: Stream, tables: TimingTables) -> I64:
-    """Return cycle, code, class, step and bank of everything that issues."""
+def _log(stream: Stream, tables: TimingTables) -> tuple[I64, ControllerState]:
+    """Return cycle, code, class, step and bank of everything that issues, and the state then."""
     # Enough for most: a command for every step and class, half as many for rows and refresh.
     room = int((stream.last - stream.first).sum(dtype=np.int64)) * 3 // 2 + 64
     while True:
@@ -97,5 +129,5 @@ def _log(stream: Stream, tables: TimingTables) -> I64:
         state = ControllerState.at_start(stream, tables)
         state.play(stream, tables, room=log)
         if state.logged <= room:
-            return log.log[: state.logged]
+            return log.log[: state.logged], state
         room = state.logged

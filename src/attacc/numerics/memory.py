@@ -171,6 +171,7 @@ def store_head(
     values_at: int,
     keys: Codes,
     values: Codes,
+    capacity: int | None = None,
 ) -> None:
     """Write the keys and values of one head, or chunk of one, into the banks of a channel.
 
@@ -184,12 +185,14 @@ def store_head(
         values_at: first byte of the values.
         keys: (length, head_dim) bits.
         values: (length, head_dim) bits.
+        capacity: keys for which it has room; as many as it has by default.
 
     Raises:
         InputError: keys or values have another shape or width, or do not fit into the banks.
     """
     geometry = Geometry.of(layout.organization, layout.placement)
-    places = MultiplyPlaces.of(layout)
+    reserved = layout if capacity is None else replace(layout, length=capacity)
+    places = MultiplyPlaces.of(reserved)
     for name, codes, at in (("keys", keys, keys_at), ("values", values, values_at)):
         if codes.shape != (layout.length, layout.head_dim):
             raise InputError(
@@ -201,7 +204,7 @@ def store_head(
                 f"{name} of {codes.dtype.itemsize * 8} bits, laid out as {layout.element}"
             )
         whole = pad_elements(layout, codes)  # (length, dimension parts * columns * n)
-        parts, own = layout.sequence_parts, layout.keys_per_part
+        parts, own = layout.sequence_parts, reserved.keys_per_part
         padded = np.zeros((own * parts, whole.shape[1]), dtype=codes.dtype)
         padded[: layout.length] = whole
         split = padded.reshape(
@@ -226,20 +229,20 @@ def pad_elements(layout: HeadLayout, codes: npt.NDArray[np.generic]) -> npt.NDAr
     return padded
 
 
-def check_regions(layout: HeadLayout, lengths: tuple[int, ...], regions: HeadRegions) -> None:
+def check_regions(layout: HeadLayout, capacities: tuple[int, ...], regions: HeadRegions) -> None:
     """Refuse keys and values that lie on top of each other, or beyond the banks of a channel.
 
     Args:
         layout: placement, head_dim and element type; its length is of no account.
-        lengths: keys of each head.
+        capacities: keys for which each head has room.
         regions: where the keys and values of each begin.
 
     Raises:
         InputError: two of them overlap, or one has no room; says which.
     """
     spans: list[tuple[int, int, str]] = []
-    for number, length in enumerate(lengths):
-        places = MultiplyPlaces.of(replace(layout, length=length))
+    for number, capacity in enumerate(capacities):
+        places = MultiplyPlaces.of(replace(layout, length=capacity))
         size = (int(places.column.max()) + 1) * layout.organization.access_bytes
         for name, begins in (("keys", regions.keys), ("values", regions.values)):
             begin = int(begins[number])

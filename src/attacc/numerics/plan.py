@@ -36,11 +36,12 @@ from attacc.program.interleaved import (
     chunk_grain,
     interleaved_program,
     longest_chunk,
+    pipeline_of,
 )
 from attacc.program.program import Program
 from attacc.program.schedule import attention_program, published_regions
 from attacc.timing.hazards import BUFFER_WORDS, ChannelChunks
-from attacc.timing.tables import resolve_timing
+from attacc.timing.tables import TimingTables, resolve_timing
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -87,6 +88,7 @@ class AttentionPlan:
         passes: how queries that share keys and values are served.
         buffer_words: accesses of half a vector buffer.
         chunks: per channel, which chunks of which heads.
+        capacities: per channel, keys for which each chunk has room.
         regions: per channel, where these lie.
         shapes: per channel, what the kernel is told of them.
         issued: per channel, its commands; None for one without any.
@@ -97,6 +99,7 @@ class AttentionPlan:
     passes: QueryPasses
     buffer_words: int
     chunks: tuple[tuple[Chunk, ...], ...]
+    capacities: tuple[tuple[int, ...], ...]
     regions: tuple[HeadRegions, ...]
     shapes: tuple[ChannelShape, ...]
     issued: tuple[IssuedSteps | None, ...]
@@ -134,50 +137,104 @@ class AttentionPlan:
         """
         layout = HeadLayout(device.organization, placement, 1, head_dim, element)
         passes = QueryPasses.of(queries, queries_per_read)
-        tables = resolve_timing(
-            device, placement, power_limited=power_limited, queries_per_read=passes.most
-        )
-        channels = device.organization.channels
         if schedule is Schedule.INTERLEAVED:
             assignment = assign(
                 lengths,
-                channels=channels,
+                channels=device.organization.channels,
                 longest=longest_chunk(device, layout, passes.most),
                 grain=chunk_grain(layout),
             )
-            program = interleaved_program(
-                device,
-                layout,
-                assignment,
-                multiply_interval=tables.multiply_interval,
-                queries=passes.queries,
-                queries_per_read=passes.most,
+            return cls.of_assignment(
+                device, layout, assignment, passes=passes, power_limited=power_limited
             )
-            owned = [
-                ChannelChunks.allocated(layout, [chunk.length for chunk in own])
-                for own in assignment.channels
-            ]
-        else:
-            assignment, program, owned = _behind_barriers(layout, lengths, passes, schedule)
+        tables = resolve_timing(
+            device, placement, power_limited=power_limited, queries_per_read=passes.most
+        )
+        assignment, program, owned = _behind_barriers(layout, lengths, passes, schedule)
         words = BUFFER_WORDS if device.pipeline is None else device.pipeline.buffer_words
-        paired = schedule is Schedule.INTERLEAVED
-        shapes: dict[tuple[int, ...], ChannelShape] = {}
+        return cls._played(assignment, owned, program, tables, passes, words, paired=False)
+
+    @classmethod
+    def of_assignment(
+        cls,
+        device: DramDevice,
+        layout: HeadLayout,
+        assignment: Assignment,
+        *,
+        passes: QueryPasses,
+        capacities: Sequence[Sequence[int]] | None = None,
+        power_limited: bool = True,
+    ) -> AttentionPlan:
+        """Build the interleaved program of heads that have been dealt out.
+
+        Args:
+            device: the stack.
+            layout: placement, head_dim and element type; its length is of no account.
+            assignment: chunks of every channel; those of a head make up all of it.
+            passes: how queries that share keys and values are served.
+            capacities: per channel, keys for which each chunk has room; as many as it has by
+                default.
+            power_limited: as in `of`.
+
+        Raises:
+            InputError: something does not fit into banks or buffers.
+        """
+        tables = resolve_timing(
+            device, layout.placement, power_limited=power_limited, queries_per_read=passes.most
+        )
+        lengths = [[chunk.length for chunk in own] for own in assignment.channels]
+        rooms = lengths if capacities is None else capacities
+        program = interleaved_program(
+            device,
+            layout,
+            assignment,
+            multiply_interval=tables.multiply_interval,
+            queries=passes.queries,
+            queries_per_read=passes.most,
+            capacities=rooms,
+        )
+        owned = [
+            ChannelChunks.allocated(layout, own, room)
+            for own, room in zip(lengths, rooms, strict=True)
+        ]
+        words = pipeline_of(device).buffer_words
+        return cls._played(assignment, owned, program, tables, passes, words, paired=True)
+
+    @classmethod
+    def _played(
+        cls,
+        assignment: Assignment,
+        owned: Sequence[ChannelChunks],
+        program: Program,
+        tables: TimingTables,
+        passes: QueryPasses,
+        words: int,
+        *,
+        paired: bool,
+    ) -> AttentionPlan:
+        """Play the program of a stack, and note what the kernel is told of its channels."""
+        layout = owned[0].layout
+        shapes: dict[tuple[tuple[int, ...], ...], ChannelShape] = {}
         for own in owned:
-            if own.lengths not in shapes:
-                check_regions(layout, own.lengths, own.regions)
-                shapes[own.lengths] = ChannelShape.of(own, passes, words, paired=paired)
-        issued: list[IssuedSteps | None] = [None] * channels
+            if (own.lengths, own.room) not in shapes:
+                check_regions(layout, own.room, own.regions)
+                shapes[own.lengths, own.room] = ChannelShape.of(own, passes, words, paired=paired)
+        issued: list[IssuedSteps | None] = [None] * len(owned)
         for steps in issued_steps(program, tables):
             for channel in range(steps.first_channel, steps.first_channel + steps.channels):
                 issued[channel] = steps
+        heads: dict[int, int] = {}
+        for head, _, length in (chunk for own in assignment.channels for chunk in own):
+            heads[head] = heads.get(head, 0) + length
         return cls(
             layout,
-            tuple(lengths),
+            tuple(heads[head] for head in range(len(heads))),
             passes,
             words,
             assignment.channels,
+            tuple(own.room for own in owned),
             tuple(own.regions for own in owned),
-            tuple(shapes[own.lengths] for own in owned),
+            tuple(shapes[own.lengths, own.room] for own in owned),
             tuple(issued),
         )
 
@@ -230,7 +287,9 @@ class AttentionPlan:
         if len(formats) > 1:
             raise InputError(f"keys and values are of several formats: {', '.join(formats)}")
         memory = BankMemory(self.layout.organization)
-        for channel, (chunks, regions) in enumerate(zip(self.chunks, self.regions, strict=True)):
+        for channel, (chunks, rooms, regions) in enumerate(
+            zip(self.chunks, self.capacities, self.regions, strict=True)
+        ):
             for number, (head, start, length) in enumerate(chunks):
                 own = slice(start, start + length)
                 store_head(
@@ -241,6 +300,7 @@ class AttentionPlan:
                     int(regions.values[number]),
                     keys[head].codes[own],
                     values[head].codes[own],
+                    rooms[number],
                 )
         return StoredHeads(
             memory,

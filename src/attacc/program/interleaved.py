@@ -28,6 +28,7 @@ issued, and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
@@ -38,7 +39,7 @@ import numpy.typing as npt
 from attacc.errors import InputError
 from attacc.hardware.dram import DramDevice, Pipeline
 from attacc.mapping.balance import Assignment
-from attacc.mapping.head import HeadLayout, allocate_chunks
+from attacc.mapping.head import HeadLayout, allocate_chunks, check_room
 from attacc.program.program import MULTIPLY, Dependences, Program
 from attacc.program.schedule import head_commands
 from attacc.units import NS_PER_S
@@ -149,6 +150,7 @@ def interleaved_program(
     multiply_interval: int,
     queries: int = 1,
     queries_per_read: int = 1,
+    capacities: Sequence[Sequence[int]] | None = None,
 ) -> Program:
     """Build the program of one stack for heads of any lengths.
 
@@ -162,10 +164,13 @@ def interleaved_program(
             steps should issue.
         queries: query heads that share the keys and values of each head.
         queries_per_read: how many of them a read of keys or values serves at most.
+        capacities: per channel, keys for which each chunk has room in the banks, so that it can
+            grow where it is; as long as the chunks by default.
 
     Raises:
         InputError: the device models no pipeline, or keys and values do not fit into the banks, or
-            a chunk or the queries of a pass not into their buffers.
+            a chunk or the queries of a pass not into their buffers; or a chunk has no room for its
+            keys.
     """
     from attacc.program import interleaved_kernel  # loads Numba
 
@@ -173,15 +178,17 @@ def interleaved_program(
     pipeline = pipeline_of(device)
     passes = QueryPasses.of(queries, queries_per_read)
     spacing = max(1.0, device.timing["nCCDL"] / multiply_interval)
-    groups: list[tuple[int, int, list[int]]] = []
+    groups: list[tuple[int, int, list[int], list[int]]] = []
     first = 0
     lengths = [[chunk.length for chunk in chunks] for chunks in assignment.channels]
+    rooms = lengths if capacities is None else [list(own) for own in capacities]
+    check_room(lengths, rooms)
     while first < o.channels:
         last = first + 1
-        while last < o.channels and lengths[last] == lengths[first]:
+        while last < o.channels and (lengths[last], rooms[last]) == (lengths[first], rooms[first]):
             last += 1
         if lengths[first]:
-            groups.append((first, last, lengths[first]))
+            groups.append((first, last, lengths[first], rooms[first]))
         first = last
     longest = max(map(max, filter(None, lengths)))
     _check_buffers(device, layout, longest, passes)
@@ -194,7 +201,7 @@ def interleaved_program(
     )  # fmt: skip
     counts = [
         interleaved_kernel.count(np.array(chunks, dtype=np.int64), *shape, *map(len, places))
-        for _, _, chunks in groups
+        for _, _, chunks, _ in groups
     ]
     steps = sum(count[0] for count in counts)
     kind = np.empty(steps, dtype=np.uint8)
@@ -206,16 +213,18 @@ def interleaved_program(
     delays = np.empty((steps, SIGNALS), dtype=np.int32)
     # A begin and an end of each unit, fills and softmaxes; 0 stands for none.
     events = max(2 * units + fills + softmaxes for _, fills, units, _, _, softmaxes in counts)
-    multiplies = layout.multiply_addresses(replace(layout, length=longest).score_multiplies)
+    most = max(max(own) for _, _, _, own in groups)
+    multiplies = layout.multiply_addresses(replace(layout, length=most).score_multiplies)
     begin = 0
-    for (first, last, chunks), sizes in zip(groups, counts, strict=True):
+    for (first, last, chunks, own_rooms), sizes in zip(groups, counts, strict=True):
         steps, fills, units, phases, turns, softmaxes = sizes
-        regions = allocate_chunks(layout, chunks)
+        regions = allocate_chunks(layout, own_rooms)
         own = slice(begin, begin + steps)
         keys = np.array(chunks, dtype=np.int64)
         interleaved_kernel.weave(
             keys, regions.keys, regions.values, _softmax_cycles(device, keys), *shape,
-            pipeline.buffer_words, multiplies, *places,
+            pipeline.buffer_words,
+            -(-np.array(own_rooms, dtype=np.int64) // layout.sequence_parts), multiplies, *places,
             pipeline.write_to_multiply, pipeline.multiply_to_move, pipeline.move_to_softmax,
             pipeline.softmax_to_move, multiply_interval, spacing, int(MULTIPLY[layout.placement]),
             np.empty((6, turns + interleaved_kernel.SPARE), dtype=np.int64),

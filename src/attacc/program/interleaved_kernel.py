@@ -126,14 +126,15 @@ def order_phases(count: int, part_words: int, columns: int, turns: I64, phases: 
 @kernel
 def cut_units(
     count: int, lengths: I64, sequence_parts: int, keys_per_move: int, elements: int,
-    columns: int, part_words: int, turns: I64, phases: I64, units: I64,
+    columns: int, part_words: int, strides: I64, turns: I64, phases: I64, units: I64,
 ) -> int:  # fmt: skip
     """Write the units of all phases; return how many multiplies they have."""
     unit = 0
     total = 0
     for k in range(count):
         phases[PHASE_UNIT, k] = unit
-        keys = -(-lengths[turns[TURN_CHUNK, phases[PHASE_TURN, k]]] // sequence_parts)
+        chunk = turns[TURN_CHUNK, phases[PHASE_TURN, k]]
+        keys = -(-lengths[chunk] // sequence_parts)
         part = phases[PHASE_PART, k]
         if part < 0:
             size = keys_per_move * columns
@@ -148,7 +149,7 @@ def cut_units(
             size = int(min(part_words * elements, keys - first))
             for output in range(columns):
                 units[UNIT_BEGIN, unit] = total
-                units[UNIT_X, unit] = output * keys + first
+                units[UNIT_X, unit] = output * strides[chunk] + first
                 units[UNIT_PHASE, unit] = k
                 unit += 1
                 total += size
@@ -226,7 +227,7 @@ def suggest_places(
 def weave(
     lengths: I64, keys: I64, values: I64, busy: I64, queries: int, passes: int,
     sequence_parts: int, keys_per_move: int, elements: int, columns: int, part_words: int,
-    buffer_words: int, multiplies: I64, query_places: I64, probability_places: I64,
+    buffer_words: int, strides: I64, multiplies: I64, query_places: I64, probability_places: I64,
     score_moves: I64, context_moves: I64, write_to_multiply: int, multiply_to_move: int,
     move_to_softmax: int, softmax_to_move: int, interval: int, spacing: float, multiply: int,
     turns: I64, phases: I64, units: I64, fill_places: F64, move_places: F64, softmax_places: F64,
@@ -247,7 +248,8 @@ def weave(
         columns: multiplies per key of each part, and output slices.
         part_words: accesses of probabilities that each query has in half a vector buffer.
         buffer_words: accesses of half a vector buffer.
-        multiplies: addresses of the multiplies of the longest chunk, from where it begins.
+        strides: (chunks,) keys of each part for which an output slice of its values has room.
+        multiplies: addresses of the multiplies of the chunk with most room, from where it begins.
         query_places: addresses of the units to be filled with different parts of a query.
         probability_places: addresses of those to be filled with different probabilities.
         score_moves: addresses of the moves of one unit's scores.
@@ -277,8 +279,8 @@ def weave(
     all_turns = take_turns(lengths, queries, passes, sequence_parts * elements, part_words, turns)
     all_phases = order_phases(all_turns, part_words, columns, turns, phases)
     total = cut_units(
-        all_phases, lengths, sequence_parts, keys_per_move, elements, columns, part_words, turns,
-        phases, units,
+        all_phases, lengths, sequence_parts, keys_per_move, elements, columns, part_words, strides,
+        turns, phases, units,
     )  # fmt: skip
     all_units = phases[PHASE_UNIT, all_phases]
     softmaxes = turns[TURN_SOFTMAX, all_turns]

@@ -41,7 +41,7 @@ from typing import Final
 from attacc.errors import InputError
 from attacc.hardware.dram import DramDevice
 from attacc.hardware.placement import Placement
-from attacc.mapping.head import HeadLayout, HeadRegions, allocate_chunks
+from attacc.mapping.head import HeadLayout, HeadRegions, allocate_chunks, check_room
 from attacc.timing.engine import LoggedCommand
 from attacc.units import NS_PER_S
 
@@ -130,17 +130,37 @@ class ChannelChunks:
         layout: placement, head_dim and element type; its length is of no account.
         lengths: keys of each chunk, in the order of their softmax.
         regions: where the keys and values of each chunk begin.
+        capacities: keys for which each chunk has room: as many keys of each part lie between the
+            values of one slice and those of the next. None where chunks fill their room.
     """
 
     layout: HeadLayout
     lengths: tuple[int, ...]
     regions: HeadRegions
+    capacities: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_room([self.lengths], [self.room])
+
+    @property
+    def room(self) -> tuple[int, ...]:
+        """Keys for which each chunk has room."""
+        return self.lengths if self.capacities is None else self.capacities
 
     @classmethod
-    def allocated(cls, layout: HeadLayout, lengths: Iterable[int]) -> ChannelChunks:
-        """Return chunks that lie one after the other (`allocate_chunks`)."""
+    def allocated(
+        cls, layout: HeadLayout, lengths: Iterable[int], capacities: Iterable[int] | None = None
+    ) -> ChannelChunks:
+        """Return chunks that lie one after the other (`allocate_chunks`).
+
+        Args:
+            layout: as the attribute.
+            lengths: as the attribute.
+            capacities: as the attribute.
+        """
         lengths = tuple(lengths)
-        return cls(layout, lengths, allocate_chunks(layout, lengths))
+        room = lengths if capacities is None else tuple(capacities)
+        return cls(layout, lengths, allocate_chunks(layout, room), room)
 
 
 def check_hazards(
@@ -331,6 +351,7 @@ class _Turn:
     Attributes:
         place: among the turns of the channel.
         chunk: shape of the chunk.
+        room: its shape if it had all the keys for which it has room.
         number: its place among the chunks of the channel.
         queries: of the pass.
         first_softmax: place of its first query among the softmaxes of the channel.
@@ -339,6 +360,7 @@ class _Turn:
 
     place: int
     chunk: HeadLayout
+    room: HeadLayout
     number: int
     queries: int
     first_softmax: int
@@ -378,7 +400,8 @@ class _Product:
         self.name = f"{kind} of {turn.name}"
         self.data = f"the {data} of chunk {turn.number}"
         self.begin = begin
-        in_bank = chunk.multiply_addresses(count) % o.bank_bytes
+        # What is reserved for it ends where the last multiply of a chunk without room left would.
+        in_bank = chunk.multiply_addresses(turn.room.score_multiplies) % o.bank_bytes
         self.end = begin + int(in_bank.max()) + o.access_bytes
         self.multiplied = [0] * count
         self.fills: list[_Fill] = []
@@ -388,7 +411,11 @@ class _Product:
         self.move_places = 1
 
     def multiply_number(self, command: LoggedCommand, offset: int) -> int:
-        """Return which multiply it is, from where it reads."""
+        """Return which multiply it is, from where it reads; too large a number for none."""
+        return self.place_number(command, offset)
+
+    def place_number(self, command: LoggedCommand, offset: int) -> int:
+        """Return which of the places of consecutive multiplies is meant."""
         o = self.chunk.organization
         column = offset // o.access_bytes
         match self.chunk.placement:
@@ -500,6 +527,12 @@ class _Context(_Product):
             case Placement.BUFFER:
                 return ()
 
+    def multiply_number(self, command: LoggedCommand, offset: int) -> int:
+        """Return which multiply it is: slices lie apart by the keys for which there is room."""
+        output, p = divmod(self.place_number(command, offset), self.turn.room.keys_per_part)
+        keys = self.chunk.keys_per_part
+        return output * keys + p if p < keys else len(self.multiplied)
+
     def operand(self, x: int) -> tuple[_Fill, int, int]:
         """Return from which access of what a multiply takes its operand, and its unit of work."""
         output, p = divmod(x, self.chunk.keys_per_part)
@@ -522,7 +555,8 @@ def _turns(chunks: ChannelChunks, sets: Sequence[int]) -> list[_Turn]:
             for number in pair:
                 name = f"chunk {number}" if len(sets) == 1 else f"pass {which} of chunk {number}"
                 chunk = replace(chunks.layout, length=chunks.lengths[number])
-                turns.append(_Turn(len(turns), chunk, number, queries, softmaxes, name))
+                room = replace(chunks.layout, length=chunks.room[number])
+                turns.append(_Turn(len(turns), chunk, room, number, queries, softmaxes, name))
                 softmaxes += queries
     return turns
 

@@ -1,0 +1,216 @@
+"""What a host tells an AttAcc device, and what its answers cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.errors import InputError
+from attacc.hardware.dram import DramDevice
+from attacc.hardware.link import LinkSpec
+from attacc.hardware.placement import Placement
+from attacc.models.precision import ElementType
+
+F32 = npt.NDArray[np.float32]
+
+SCALE_BYTES: Final = 4
+"""Bytes of the scale of an 8-bit tensor on a link, of a maximum and of a sum: fp32."""
+PARTIAL_BYTES: Final = 4
+"""Bytes of an element of a part of a context that the host has to merge: fp32."""
+
+
+@dataclass(frozen=True, slots=True)
+class KvShape:
+    """Keys and values of a model, as far as the device is told ("set model").
+
+    Attributes:
+        layers: of the model, each with keys and values of its own.
+        kv_heads: key/value heads of a layer.
+        queries_per_kv_head: query heads that share each of them.
+        head_dim: elements of a key.
+        element: type of keys and values in the banks.
+        scale: what scores are multiplied by; None for 1 / sqrt(head_dim).
+
+    Raises:
+        InputError: a size is below 1, or the scale is no positive number.
+    """
+
+    layers: int
+    kv_heads: int
+    queries_per_kv_head: int
+    head_dim: int
+    element: ElementType
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "kv_heads", "queries_per_kv_head", "head_dim"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.scale is not None and not 0 < self.scale < float("inf"):
+            raise InputError(f"scale = {self.scale} must be a positive number")
+
+    @property
+    def heads(self) -> int:
+        """Query heads."""
+        return self.kv_heads * self.queries_per_kv_head
+
+
+@dataclass(frozen=True, slots=True)
+class AttaccHardware:
+    """AttAcc devices, and how a host reaches them.
+
+    Attributes:
+        device: the DRAM device of every stack.
+        placement: where its units sit.
+        devices: AttAccs, each with a link of its own.
+        stacks_per_device: stacks of each.
+        link: from the host to one AttAcc.
+        queries_per_read: query heads that a read of keys and values serves at most.
+        power_limited: whether multiplies keep a cadence that limits power.
+
+    Raises:
+        InputError: a number is below 1.
+    """
+
+    device: DramDevice
+    placement: Placement
+    devices: int
+    stacks_per_device: int
+    link: LinkSpec
+    queries_per_read: int = 1
+    power_limited: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "stacks_per_device", "queries_per_read"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} = {getattr(self, name)} must be at least 1")
+
+    @property
+    def stacks(self) -> int:
+        """Stacks of all devices."""
+        return self.devices * self.stacks_per_device
+
+
+@dataclass(frozen=True, slots=True)
+class LinkBytes:
+    """Bytes that crossed between host and AttAccs.
+
+    Attributes:
+        queries: in, to every stack that holds a part of their head.
+        keys_values: in, once per token.
+        contexts: out; of a head that is cut over stacks also the maximum and the sum that belong
+            to each part.
+    """
+
+    queries: int = 0
+    keys_values: int = 0
+    contexts: int = 0
+
+    @property
+    def inward(self) -> int:
+        """To the AttAccs."""
+        return self.queries + self.keys_values
+
+    @property
+    def outward(self) -> int:
+        """To the host."""
+        return self.contexts
+
+    @property
+    def total(self) -> int:
+        """Both ways."""
+        return self.inward + self.outward
+
+    def __add__(self, other: LinkBytes) -> LinkBytes:
+        """Return the sum."""
+        return LinkBytes(
+            self.queries + other.queries,
+            self.keys_values + other.keys_values,
+            self.contexts + other.contexts,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AppendCost:
+    """What it takes to append keys and values.
+
+    Attributes:
+        link: bytes that crossed.
+        link_ns: on the busiest link.
+        link_pj: of all links.
+        saturated: elements beyond what the scale of their head holds, cut down to it; only of
+            8-bit formats.
+    """
+
+    link: LinkBytes
+    link_ns: float
+    link_pj: float
+    saturated: int = 0
+
+    @classmethod
+    def total(cls, costs: Iterable[AppendCost]) -> AppendCost:
+        """Return what several take, one after the other."""
+        each = list(costs)
+        return cls(
+            sum((one.link for one in each), LinkBytes()),
+            sum(one.link_ns for one in each),
+            sum(one.link_pj for one in each),
+            sum(one.saturated for one in each),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AttendCost:
+    """What it takes to attend: one layer, one step, some requests.
+
+    Attributes:
+        cycles: of the command clock, until the slowest stack is done.
+        time_ns: the same.
+        link_ns: queries in and contexts out, on the busiest link; beside ``time_ns``.
+        energy_pj: of the commands and units of all stacks; refresh and standby are not among them.
+        link_pj: of all links; beside ``energy_pj``.
+        link: bytes that crossed.
+        bank_read_bytes: read by the units from the banks, padding and repeated reads included.
+        stacks: that had something to do.
+    """
+
+    cycles: int
+    time_ns: float
+    link_ns: float
+    energy_pj: float
+    link_pj: float
+    link: LinkBytes
+    bank_read_bytes: int
+    stacks: int
+
+    @classmethod
+    def total(cls, costs: Iterable[AttendCost]) -> AttendCost:
+        """Return what several take, one after the other, as layers are."""
+        each = list(costs)
+        return cls(
+            sum(one.cycles for one in each),
+            sum(one.time_ns for one in each),
+            sum(one.link_ns for one in each),
+            sum(one.energy_pj for one in each),
+            sum(one.link_pj for one in each),
+            sum((one.link for one in each), LinkBytes()),
+            sum(one.bank_read_bytes for one in each),
+            max((one.stacks for one in each), default=0),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """What the device answers.
+
+    Attributes:
+        context: (requests, heads, head_dim) in the order that was asked for.
+        cost: of the call.
+    """
+
+    context: F32
+    cost: AttendCost
