@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,17 @@ def reference() -> Path:
     if not (REFERENCE / "reference" / "golden").is_dir():
         pytest.skip(f"no shared reference data at {REFERENCE.name}/ beside the project")
     return REFERENCE
+
+
+@pytest.fixture(autouse=True)
+def _untraced(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Pause coverage in tests marked so; pytest-cov's own marker fails where there is none."""
+    controller = getattr(request.config.pluginmanager.getplugin("_cov"), "cov_controller", None)
+    if controller is None or request.node.get_closest_marker("untraced") is None:
+        yield
+        return
+    controller.pause()
+    try:
+        yield
+    finally:
+        controller.resume()

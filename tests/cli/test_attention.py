@@ -54,7 +54,7 @@ KEYS = [
 PARTS = ["activate", "cell", "read_path", "multiply", "move", "softmax", "total"]
 
 
-@pytest.mark.no_cover  # the suite's first kernels are compiled here: traced, it takes longer
+@pytest.mark.untraced  # the suite's first kernels are compiled here: traced, it takes longer
 @pytest.mark.parametrize("placement", list(Placement))
 @pytest.mark.parametrize("schedule", list(Schedule))
 @pytest.mark.parametrize("power_limited", [True, False])

@@ -9,7 +9,7 @@ import pytest
 
 from tests.oracle import schedule, timing
 
-pytestmark = pytest.mark.no_cover  # the naive controllers would take three times as long
+pytestmark = pytest.mark.untraced  # the naive controllers would take three times as long
 
 PLACEMENTS: tuple[timing.Placement, ...] = ("bank", "bankgroup", "buffer")
 TRACES_PER_PLACEMENT = 10

@@ -170,7 +170,7 @@ def arithmetics(draw: st.DrawFn) -> tuple[ElementType, Arithmetic]:
     )
 
 
-@pytest.mark.no_cover  # of many random heads: it would take twice as long
+@pytest.mark.untraced  # of many random heads: it would take twice as long
 @PLACEMENTS
 @given(
     arithmetic=arithmetics(),

@@ -13,7 +13,7 @@ from attacc.timing.engine import run
 from attacc.timing.tables import resolve_timing
 from tests.oracle import timing as oracle
 
-pytestmark = pytest.mark.no_cover  # the naive controllers would take three times as long
+pytestmark = pytest.mark.untraced  # the naive controllers would take three times as long
 
 DEVICE = DRAMS.load("hbm3-5.2-asplos24")
 

@@ -17,7 +17,7 @@ from attacc.timing.tables import resolve_timing
 from tests.oracle import timing as oracle
 from tests.property.steps import Step, logged, oracle_requests, program_of
 
-pytestmark = pytest.mark.no_cover  # the naive controllers would take three times as long
+pytestmark = pytest.mark.untraced  # the naive controllers would take three times as long
 
 DEVICE = DRAMS.load("hbm3-5.2")
 

@@ -10,7 +10,7 @@ import pytest
 from attacc.hardware.placement import Placement
 from tests.property.witnesses import witness
 
-pytestmark = pytest.mark.no_cover  # the naive controllers would take three times as long
+pytestmark = pytest.mark.untraced  # the naive controllers would take three times as long
 
 PROGRAMS = 2000
 BATCH = 200

@@ -166,7 +166,7 @@ LENGTHS = st.one_of(
 )
 
 
-@pytest.mark.no_cover  # of whole stacks: the checker would take three times as long
+@pytest.mark.untraced  # of whole stacks: the checker would take three times as long
 @PLACEMENTS
 @given(
     lengths=LENGTHS,
@@ -219,7 +219,7 @@ def test_room_is_not_keys() -> None:
     }
 
 
-@pytest.mark.no_cover  # of whole stacks: the checker would take three times as long
+@pytest.mark.untraced  # of whole stacks: the checker would take three times as long
 @pytest.mark.parametrize(
     ("placement", "lengths", "head_dim", "element"),
     [
@@ -243,7 +243,7 @@ def test_whole_stacks_are_interleaved_right(
     assert report.commands == played.program.requests
 
 
-@pytest.mark.no_cover  # of whole stacks: the checker would take three times as long
+@pytest.mark.untraced  # of whole stacks: the checker would take three times as long
 @PLACEMENTS
 @given(
     lengths=st.one_of(
@@ -285,7 +285,7 @@ def test_no_shared_read_uses_or_destroys_what_it_may_not(
     assert said(played.report()) == ""
 
 
-@pytest.mark.no_cover  # of whole stacks: the checker would take three times as long
+@pytest.mark.untraced  # of whole stacks: the checker would take three times as long
 @pytest.mark.parametrize(
     ("placement", "lengths", "queries", "queries_per_read"),
     [
@@ -591,7 +591,7 @@ def test_published_single_round_is_accepted(placement: Placement, heads: int) ->
     assert said(played.report()) == ""
 
 
-@pytest.mark.no_cover  # of whole stacks: the checker would take three times as long
+@pytest.mark.untraced  # of whole stacks: the checker would take three times as long
 @PLACEMENTS
 @given(
     heads=st.integers(1, 50),
@@ -621,7 +621,7 @@ def test_complete_schedule_is_right_without_latencies_and_wrong_with_them(
     assert reports[1].count(Hazard.MISSING) == 0
 
 
-@pytest.mark.no_cover  # of whole stacks: the checker would take three times as long
+@pytest.mark.untraced  # of whole stacks: the checker would take three times as long
 @pytest.mark.parametrize(("length", "right"), [(512, True), (513, False)])
 def test_complete_schedule_needs_probabilities_that_fit_the_buffer(
     length: int, right: bool

@@ -209,7 +209,7 @@ def cannot_bind(device: DramDevice, placement: Placement) -> set[Pair]:
     return found
 
 
-@pytest.mark.no_cover  # thousands of small runs would take twice as long
+@pytest.mark.untraced  # thousands of small runs would take twice as long
 @pytest.mark.parametrize("placement", list(Placement))
 @pytest.mark.parametrize("name", DEVICES)
 def test_a_cycle_more_on_any_rule_shows(

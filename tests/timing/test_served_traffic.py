@@ -252,7 +252,7 @@ def devices(draw: st.DrawFn, placement: Placement, mode: RefreshMode) -> DramDev
     )
 
 
-@pytest.mark.no_cover  # the naive channels would take three times as long
+@pytest.mark.untraced  # the naive channels would take three times as long
 @pytest.mark.parametrize("mode", list(RefreshMode))
 @pytest.mark.parametrize("placement", list(Placement))
 @given(data=st.data())

@@ -18,7 +18,7 @@ from attacc.timing.engine import TimedRun, run
 from attacc.timing.legality import Check, check
 from attacc.timing.tables import resolve_timing
 
-pytestmark = pytest.mark.no_cover  # the legality checker would take three times as long
+pytestmark = pytest.mark.untraced  # the legality checker would take three times as long
 
 PIPELINED = [name for name in DRAMS.names() if DRAMS.load(name).pipeline is not None]
 
