@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from attacc.cli import attention, compare, presets, trace
+from attacc.cli import accuracy, attention, compare, presets, trace
 from attacc.cli.output import compilation_shown, complain
 from attacc.errors import AttaccError, InputError
 
@@ -116,6 +116,7 @@ def options(
 
 app.command()(compare.compare)
 app.command()(attention.attention)
+app.command()(accuracy.accuracy)
 app.command()(presets.presets)
 app.add_typer(trace.app, name="trace")
 

@@ -307,6 +307,118 @@ def _single(a: Arithmetic) -> tuple[bool, bool, bool, bool, bool]:
     return native, halves[0], halves[1], halves[2], a.operand is Format.FP16
 
 
+@dataclass(frozen=True, eq=False)
+class ChannelState:
+    """What the units of a channel and its share of the buffer die hold after some commands.
+
+    Attributes:
+        halves: (2, 4) of the vector buffers, as `attacc.numerics.execute_kernel` has it: what each
+            half holds; multiplies that will still use it; when it was taken.
+        sets: (2, 4) likewise of the sets of accumulators.
+        buffers: (2, accesses, units * elements) the vector buffers.
+        sums: (2, queries of a pass, units * elements) the accumulators: of scores, element
+            key * units + unit; of a slice of the context, unit * elements + lane.
+        scores: the softmax buffer: scores of all softmaxes, or what has replaced them.
+        parts: parts of contexts that have reached the buffer die.
+        arrived: which moves of contexts have.
+        maxima: (softmaxes,) greatest score of each, in fp32; NaN before it was issued.
+        totals: (softmaxes,) sum of exponentials of each.
+    """
+
+    halves: I64
+    sets: I64
+    buffers: F32
+    sums: F32
+    scores: F32
+    parts: F32
+    arrived: U8
+    maxima: F32
+    totals: F32
+
+    @classmethod
+    def after(
+        cls,
+        issued: IssuedSteps,
+        shape: ChannelShape,
+        machine: Machine,
+        memory: BankMemory,
+        channel: int,
+        queries: F32,
+        score_factors: F32,
+        *,
+        commands: int | None = None,
+    ) -> ChannelState:
+        """Execute what one channel issues, or the beginning of it.
+
+        Args:
+            issued: its commands.
+            shape: its chunks.
+            machine: the arithmetic.
+            memory: the banks of the stack, holding keys and values.
+            channel: which.
+            queries: as of `execute_channel`.
+            score_factors: as there.
+            commands: how many of them; None for all.
+
+        Raises:
+            InputError: a command belongs to no keys or values of the channel; says which.
+            EngineError: arrays of shapes that do not belong to the channel.
+        """
+        from attacc.numerics import execute_kernel as k  # loads Numba
+
+        layout, a = machine.layout, machine.arithmetic
+        chunks, heads = len(shape.chunks), shape.passes.queries
+        if queries.shape != (chunks, heads, layout.head_dim):
+            raise EngineError(
+                f"queries of shape {queries.shape} for {chunks} chunks and {heads} queries"
+            )
+        geometry = Geometry.of(layout.organization, layout.placement)
+        multiplies, filled, moved, scores, staged, received = shape.sizes
+        lanes = geometry.units * layout.elements_per_column
+        part_keys = int(shape.shape[k.PART_WORDS]) * layout.elements_per_column
+        unit_of_work = max(part_keys, layout.keys_per_move * layout.columns_per_key)
+        softmaxes = len(shape.softmaxes)
+        state = cls(
+            halves=np.full((2, 4), -1, dtype=np.int64),
+            sets=np.full((2, 4), -1, dtype=np.int64),
+            buffers=np.zeros((2, int(shape.shape[k.BUFFER_WORDS]), lanes), dtype=np.float32),
+            sums=np.zeros((2, shape.passes.most, lanes), dtype=np.float32),
+            scores=np.zeros(scores, dtype=np.float32),
+            parts=np.zeros(staged, dtype=np.float32),
+            arrived=np.zeros(received, dtype=np.uint8),
+            maxima=np.full(softmaxes, np.nan, dtype=np.float32),
+            totals=np.full(softmaxes, np.nan, dtype=np.float32),
+        )
+        factors = (score_factors.astype(np.float64) * 2.0**machine.score_shift).astype(np.float32)
+        status, number = k.execute(
+            issued.kind[:commands], issued.address[:commands], shape.shape, machine.choices,
+            machine.floors, machine.limits, machine.powers, np.float32(a.gain),
+            2.0**-machine.score_shift, 2.0**-machine.context_shift, shape.chunks, shape.products,
+            shape.turns, shape.turn_of, shape.softmaxes, shape.places.column, shape.places.bank,
+            memory.slots[channel],
+            memory.accesses(channel, layout.element.bits).reshape(
+                -1, geometry.banks * layout.elements_per_column
+            ),
+            a.operand.table, np.arange(chunks), pad_elements(layout, queries).astype(np.float32),
+            factors,
+            np.zeros(multiplies, dtype=np.int32), np.zeros(filled, dtype=np.int32),
+            np.zeros(moved, dtype=np.int32), state.halves, state.sets,
+            np.zeros((2, unit_of_work), dtype=np.uint8), state.buffers, state.sums,
+            np.empty(lanes), np.empty(lanes), np.empty(lanes), np.empty(lanes, dtype=np.float32),
+            np.empty((4, lanes), dtype=np.float32), np.zeros(a.softmax_lanes, dtype=np.float32),
+            state.scores, state.parts, state.arrived, state.maxima,
+            state.totals,
+        )  # fmt: skip
+        if status != k.OK:
+            name = Kind(int(issued.kind[number])).name
+            raise InputError(
+                f"{name} in cycle {int(issued.cycle[number])} of channel {channel}, at "
+                f"{int(issued.address[number]):#x}: no keys or values that it could mean lie there",
+                hint="execute a program with the chunks that it was built for",
+            )
+        return state
+
+
 def execute_channel(
     issued: IssuedSteps,
     shape: ChannelShape,
@@ -336,57 +448,17 @@ def execute_channel(
     """
     from attacc.numerics import execute_kernel as k  # loads Numba
 
+    state = ChannelState.after(issued, shape, machine, memory, channel, queries, score_factors)
     layout, a = machine.layout, machine.arithmetic
     chunks, heads = len(shape.chunks), shape.passes.queries
-    if queries.shape != (chunks, heads, layout.head_dim):
-        raise EngineError(
-            f"queries of shape {queries.shape} for {chunks} chunks and {heads} queries"
-        )
-    geometry = Geometry.of(layout.organization, layout.placement)
-    multiplies, filled, moved, scores, staged, received = shape.sizes
-    lanes = geometry.units * layout.elements_per_column
     whole = layout.dimension_parts * layout.columns_per_key * layout.elements_per_column
-    part_keys = int(shape.shape[k.PART_WORDS]) * layout.elements_per_column
-    unit_of_work = max(part_keys, layout.keys_per_move * layout.columns_per_key)
     softmaxes = len(shape.softmaxes)
-    maxima = np.full(softmaxes, np.nan, dtype=np.float32)
-    totals = np.full(softmaxes, np.nan, dtype=np.float32)
-    parts = np.zeros(staged, dtype=np.float32)
-    arrived = np.zeros(received, dtype=np.uint8)
-    factors = (score_factors.astype(np.float64) * 2.0**machine.score_shift).astype(np.float32)
-    status, number = k.execute(
-        issued.kind, issued.address, shape.shape, machine.choices, machine.floors, machine.limits,
-        machine.powers, np.float32(a.gain), 2.0**-machine.score_shift,
-        2.0**-machine.context_shift, shape.chunks, shape.products, shape.turns, shape.turn_of,
-        shape.softmaxes, shape.places.column, shape.places.bank,
-        memory.slots[channel],
-        memory.accesses(channel, layout.element.bits).reshape(
-            -1, geometry.banks * layout.elements_per_column
-        ),
-        a.operand.table,
-        np.arange(chunks), pad_elements(layout, queries).astype(np.float32), factors,
-        np.zeros(multiplies, dtype=np.int32), np.zeros(filled, dtype=np.int32),
-        np.zeros(moved, dtype=np.int32), np.full((2, 4), -1, dtype=np.int64),
-        np.full((2, 4), -1, dtype=np.int64), np.zeros((2, unit_of_work), dtype=np.uint8),
-        np.zeros((2, int(shape.shape[k.BUFFER_WORDS]), lanes), dtype=np.float32),
-        np.zeros((2, shape.passes.most, lanes), dtype=np.float32), np.empty(lanes),
-        np.empty(lanes), np.empty(lanes), np.empty(lanes, dtype=np.float32),
-        np.empty((4, lanes), dtype=np.float32), np.zeros(a.softmax_lanes, dtype=np.float32),
-        np.zeros(scores, dtype=np.float32), parts, arrived, maxima, totals,
-    )  # fmt: skip
-    if status != k.OK:
-        name = Kind(int(issued.kind[number])).name
-        raise InputError(
-            f"{name} in cycle {int(issued.cycle[number])} of channel {channel}, at "
-            f"{int(issued.address[number]):#x}: no keys or values that it could mean lie there",
-            hint="execute a program with the chunks that it was built for",
-        )
     contexts = np.empty((softmaxes, whole), dtype=np.float32)
     complete = np.zeros(softmaxes, dtype=np.uint8)
     k.merge_parts(
         whole, int(machine.choices[k.MERGE_PAIRWISE]), shape.parts, shape.softmaxes, shape.moves,
-        parts, arrived, np.empty(int(shape.parts.max(initial=1)), dtype=np.float32), contexts,
-        complete,
+        state.parts, state.arrived, np.empty(int(shape.parts.max(initial=1)), dtype=np.float32),
+        contexts, complete,
     )  # fmt: skip
     # The gain of the probabilities and the shift of their way are undone in the same product.
     undone = context_factors.astype(np.float64) * 2.0**machine.context_shift / a.gain
@@ -397,8 +469,8 @@ def execute_channel(
         np.zeros((chunks, heads), dtype=np.bool_),
     )
     chunk, query = shape.query_of
-    result.maximum[chunk, query] = maxima
-    result.total[chunk, query] = totals
+    result.maximum[chunk, query] = state.maxima
+    result.total[chunk, query] = state.totals
     values = contexts[:, : layout.head_dim] * undone.astype(np.float32)[chunk, np.newaxis]
     result.context[chunk, query] = np.where(complete[:, np.newaxis] > 0, values, np.float32(np.nan))
     result.complete[chunk, query] = complete > 0

@@ -80,7 +80,8 @@ class Format(StrEnum):
         try:
             return cls(name)
         except ValueError:
-            raise UnknownNameError("number format", name, cls, where=where) from None
+            known = [member.value for member in cls]
+            raise UnknownNameError("number format", name, known, where=where) from None
 
     @property
     def bits(self) -> int:

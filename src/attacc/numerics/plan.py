@@ -6,6 +6,7 @@ A plan depends on shapes only, and serves any data of these shapes: any layer, a
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,7 @@ from attacc.hardware.dram import DramDevice
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
 from attacc.mapping.balance import Assignment, Chunk, assign
-from attacc.mapping.head import HeadLayout, HeadRegions, allocate_heads
+from attacc.mapping.head import HeadLayout, HeadRegions, allocate_heads, check_capacity
 from attacc.models.precision import ElementType
 from attacc.numerics.arithmetic import Arithmetic
 from attacc.numerics.execute import (
@@ -144,6 +145,8 @@ class AttentionPlan:
                 longest=longest_chunk(device, layout, passes.most),
                 grain=chunk_grain(layout),
             )
+            counts = Counter(lengths)
+            check_capacity(layout, list(counts), list(counts.values()))
             return cls.of_assignment(
                 device, layout, assignment, passes=passes, power_limited=power_limited
             )

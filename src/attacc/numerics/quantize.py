@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ from attacc.numerics.formats import Codes, Floats, Format, Overflow
 
 F64 = npt.NDArray[np.float64]
 F32 = npt.NDArray[np.float32]
+
+_BLOCK: Final = 1 << 16
+"""Values that are rounded at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,21 +59,20 @@ def quantize(
         InputError: a value is no finite number, or too large for a format without a scale; or a
             scale is given that does not belong to the values.
     """
-    exact = np.asarray(values, dtype=np.float64)
-    check_finite(exact, name)
-    leading = exact.shape[:own]
+    given = np.asarray(values)
+    check_finite(given, name)
+    leading = given.shape[:own]
     if to.bits > 8:
-        near = to.rounded(exact)
-        if not np.isfinite(near).all():
-            worst = float(exact.flat[int(np.argmax(np.abs(exact)))])
+        worst = float(given.flat[int(np.argmax(np.abs(given)))]) if given.size else 0.0
+        if not np.isfinite(to.rounded(np.array(worst))):
             raise InputError(
                 f"{name} hold {worst:.6g}, which is beyond {to} ({to.largest:.6g} at most)",
                 hint="scale the model's keys and values, or store them as bf16 or int8",
             )
-        return Quantized(to, to.to_bits(near), np.ones(leading, dtype=np.float32))
-    rest = tuple(range(own, exact.ndim))
+        return Quantized(to, _codes(given, to, None), np.ones(leading, dtype=np.float32))
+    rest = tuple(range(own, given.ndim))
     if scale is None:
-        most = np.max(np.abs(exact), axis=rest, initial=0.0)
+        most = np.max(np.abs(given), axis=rest, initial=0.0).astype(np.float64)
         fitting: F32 = np.asarray(most / to.largest, dtype=np.float32)
         # Nothing but zeros, or what float32 holds no scale for: of no matter, or lost.
         chosen = np.where(fitting > 0, fitting, np.float32(1))
@@ -80,7 +83,26 @@ def quantize(
         if not (np.isfinite(scale).all() and bool(np.all(scale > 0))):
             raise InputError(f"a scale of {name} is not a positive number")
     by = chosen.astype(np.float64).reshape(leading + (1,) * len(rest))
-    return Quantized(to, to.to_bits(exact / by, Overflow.SATURATE), chosen)
+    return Quantized(to, _codes(given, to, by), chosen)
+
+
+def _codes(values: Floats, to: Format, by: F64 | None) -> Codes:
+    """Return the bits of values, divided by scales that broadcast to them; too large saturates.
+
+    Some rows at a time: what rounding needs in between stays in the processor's cache.
+    """
+
+    def of(part: Floats, own: F64 | None) -> Codes:
+        return to.to_bits(part if own is None else part / own, Overflow.SATURATE)
+
+    if values.size <= _BLOCK:
+        return of(values, by)
+    rows = max(1, _BLOCK * len(values) // values.size)
+    parts = [slice(first, first + rows) for first in range(0, len(values), rows)]
+    # The scales of a tensor that has one for all are a single row.
+    return np.concatenate(
+        [of(values[at], by if by is None or len(by) == 1 else by[at]) for at in parts]
+    )
 
 
 def check_finite(values: Floats, name: str) -> None:
@@ -93,7 +115,8 @@ def check_finite(values: Floats, name: str) -> None:
     if wrong.any():
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
         others = int(wrong.sum()) - 1
+        more = f", and {others} more that are not finite" if others else ""
         raise InputError(
-            f"{name} hold {values[at]} at {at}, and {others} more values that are not finite",
+            f"{name} hold {values[at]} at {at}{more}",
             hint="attention takes finite numbers: look where these come from",
         )

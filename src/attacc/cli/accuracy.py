@@ -1,0 +1,234 @@
+"""``attacc accuracy``: the error of a device's attention, by length and number format."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from attacc.cli import options
+from attacc.cli.options import DEFAULT_DEVICE, Device, Json
+from attacc.cli.output import check_source, check_target, print_answer
+from attacc.errors import InputError
+
+if TYPE_CHECKING:
+    from attacc.study.accuracy import Progress
+
+E = TypeVar("E", bound=StrEnum)
+
+RECORDED_SUFFIX = ".npz"
+
+
+def _seed(text: str | int) -> int:
+    try:
+        seed = int(text)
+    except ValueError:
+        seed = -1
+    if seed < 0:
+        raise InputError(
+            f"{text!r:.40} is no seed", where="--seed", hint="use a whole number of at least 0"
+        )
+    return seed
+
+
+def accuracy(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Model preset or file: size of a head, queries that share it; gpt3-175b by "
+            "default.",
+        ),
+    ] = None,
+    length: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...",
+            help="Keys of a head; by default 128 to 131,072 by powers of two.",
+        ),
+    ] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="gaussian,peaked|FILE.npz",
+            help="Distributions of queries, keys and values; or recorded ones.",
+        ),
+    ] = "gaussian,peaked",
+    placement: Annotated[
+        str,
+        typer.Option(metavar="bank,bankgroup,buffer", help="Where the stack's GEMV units sit."),
+    ] = "bank",
+    kv: Annotated[
+        str, typer.Option(metavar="F,F,...", help="Formats of keys and values.")
+    ] = "fp16,bf16,int8,fp8-e4m3,fp8-e5m2",
+    accumulate: Annotated[
+        str,
+        typer.Option(
+            metavar="fp16,fp32",
+            help="Formats of sums over keys and values in fp16; others are summed in fp32.",
+        ),
+    ] = "fp16,fp32",
+    probability: Annotated[
+        str | None,
+        typer.Option(
+            metavar="F",
+            help="Format of probabilities for keys and values as wide; theirs by default.",
+        ),
+    ] = None,
+    device: Device = DEFAULT_DEVICE,
+    heads: Annotated[
+        int | None,
+        typer.Option(
+            parser=options.size("--heads", most=1024),
+            metavar="N",
+            help="Heads of keys and values at each length: 1, or all recorded ones.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int,
+        typer.Option(
+            parser=options.size("--steps", most=1024),
+            metavar="N",
+            help="How often new queries attend to each of them.",
+        ),
+    ] = 8,
+    seed: Annotated[
+        int,
+        typer.Option(parser=_seed, metavar="N", help="Seed of the data that are drawn."),
+    ] = 0,
+    queries_per_read: Annotated[
+        int,
+        typer.Option(
+            parser=options.size("--queries-per-read", most=1024),
+            metavar="N",
+            help="Queries that each read of keys and values serves, at most.",
+        ),
+    ] = 1,
+    normalization: Annotated[
+        str | None,
+        typer.Option(
+            metavar="before|after",
+            help="Divide by the sum of exponentials before or after the context; before for 16 "
+            "bits, after for 8.",
+        ),
+    ] = None,
+    tree: Annotated[
+        str,
+        typer.Option(metavar="pairwise|sequential", help="Order of the adder tree of a score."),
+    ] = "pairwise",
+    chunk_keys: Annotated[
+        int | None,
+        typer.Option(
+            parser=options.size("--chunk-keys"),
+            metavar="N",
+            help="Keys of a chunk at most, in place of what the softmax buffer holds.",
+        ),
+    ] = None,
+    sum_keys: Annotated[
+        int | None,
+        typer.Option(
+            parser=options.size("--sum-keys", most=2**20),
+            metavar="N",
+            help="Keys that one accumulator sums over, in place of what half a vector buffer "
+            "holds; it must still hold a query.",
+        ),
+    ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw the errors: .svg, .png or .pdf. Needs attacc[figures]."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Tell the error of attention on a device against exact attention, by length and format.
+
+    The program of a head is executed on data, with the arithmetic of the units.
+    """
+    from attacc.documents import parse_document
+    from attacc.hardware.placement import Placement
+    from attacc.numerics.arithmetic import Normalization, Order
+    from attacc.numerics.formats import Format
+    from attacc.report.accuracy import accuracy_renderable, check_figure, draw_accuracy
+    from attacc.study.accuracy import AccuracySpec, Data, measure_accuracy
+
+    recorded = _recorded(data)
+    if figure is not None:
+        check_target(figure, "--figure", [] if recorded is None else [recorded])
+        check_figure(figure)
+    asked: dict[str, object] = {
+        "model": model,
+        "lengths": None if length is None else _lengths(length),
+        "data": [Data.RECORDED] if recorded else _choices(Data, data, "--data"),
+        "recorded": recorded,
+        "device": device,
+        "placements": _choices(Placement, placement, "--placement"),
+        "kv": [Format.named(name, where="--kv") for name in _names(kv, "--kv")],
+        "accumulate": [
+            Format.named(name, where="--accumulate") for name in _names(accumulate, "--accumulate")
+        ],
+        "probability": None
+        if probability is None
+        else Format.named(probability, where="--probability"),
+        "heads": heads,
+        "steps": steps,
+        "seed": seed,
+        "queries_per_read": queries_per_read,
+        "normalization": None
+        if normalization is None
+        else options.choice(Normalization, normalization, "--normalization"),
+        "tree": options.choice(Order, tree, "--tree"),
+        "chunk_keys": chunk_keys,
+        "sum_keys": sum_keys,
+    }
+    spec = parse_document(AccuracySpec, asked, where="command line")
+    with _progress() as progress:
+        result = measure_accuracy(spec, progress)
+    if figure is not None:
+        draw_accuracy(result, figure)
+    print_answer(result, accuracy_renderable, as_json=json)
+
+
+def _recorded(data: str) -> Path | None:
+    """Return the file of recorded data, if it is one."""
+    path = Path(data)
+    if "," in data or not (path.suffix == RECORDED_SUFFIX or "/" in data):
+        return None
+    check_source(path)
+    return path
+
+
+def _names(text: str, option: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if "" in names:
+        raise InputError(f"{text!r:.40} has an empty entry", where=option, hint="write a,b,c")
+    return names
+
+
+def _choices(choices: type[E], text: str, option: str) -> list[E]:
+    return [options.choice(choices, name, option) for name in _names(text, option)]
+
+
+def _lengths(text: str) -> list[int]:
+    parse = options.size("--length")
+    return [parse(entry) for entry in _names(text, "--length")]
+
+
+@contextmanager
+def _progress() -> Generator[Progress]:
+    """Show a bar on stderr, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("attending")
+
+        def show(done: int, keys: int) -> None:
+            bar.update(task, completed=done, total=keys)
+
+        yield show
