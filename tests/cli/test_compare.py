@@ -435,7 +435,7 @@ def test_options_that_are_refused(options: tuple[str, ...], message: str) -> Non
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('gpu = "h100"', 'gpu = "h200"', "system mine: gpu: unknown GPU preset 'h200'"),
+        ('gpu = "h100"', 'gpu = "h300"', "system mine: gpu: unknown GPU preset 'h300'"),
         ("96 GiB", "96 GX", "unknown unit 'GX' for bytes"),
         ("96 GiB", "-1 GiB", "must be a positive number of bytes"),
         ("gpus = 4", "gpus = 0", "gpus: "),

@@ -16,7 +16,9 @@ import attacc.hardware.gpu
 import attacc.hardware.link
 import attacc.hardware.system
 import attacc.models.architecture
+import attacc.system.calibration
 import attacc.system.published
+import attacc.system.serving
 import attacc.workload.synthetic
 from attacc.cli.presets import KINDS
 from attacc.documents import Presets
@@ -34,12 +36,18 @@ EXPECTED: Final[dict[str, Presets[Any]]] = {
     "rules": attacc.hardware.dram.RULE_SETS,
     "energy": attacc.energy.dram.DRAM_ENERGIES,
     "cost-model": attacc.system.published.COST_MODELS,
+    "calibration": attacc.system.calibration.CALIBRATIONS,
+    "serving": attacc.system.serving.SERVING,
 }
 NAMES = [(kind, name) for kind, presets in EXPECTED.items() for name in presets.names()]
 
 
 def leaves(value: object, path: str = "") -> dict[str, object]:
     """Return dotted path -> value of everything in a document that is no table."""
+    if isinstance(value, list):
+        items = cast("list[object]", value)
+        if any(isinstance(item, dict) for item in items):
+            value = {str(i): item for i, item in enumerate(items)}
     if not isinstance(value, dict):
         return {path[1:]: value}
     found: dict[str, object] = {}

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from attacc.cli import accuracy, attention, compare, presets, trace
+from attacc.cli import accuracy, attention, compare, gpu, presets, trace
 from attacc.cli.output import compilation_shown, complain
 from attacc.errors import AttaccError, InputError
 
@@ -118,6 +118,7 @@ app.command()(compare.compare)
 app.command()(attention.attention)
 app.command()(accuracy.accuracy)
 app.command()(presets.presets)
+app.add_typer(gpu.app, name="gpu")
 app.add_typer(trace.app, name="trace")
 
 

@@ -78,6 +78,18 @@ def _cost_models() -> Presets[Any]:
     return COST_MODELS
 
 
+def _calibrations() -> Presets[Any]:
+    from attacc.system.calibration import CALIBRATIONS
+
+    return CALIBRATIONS
+
+
+def _serving() -> Presets[Any]:
+    from attacc.system.serving import SERVING
+
+    return SERVING
+
+
 class _Kind(NamedTuple):
     """A kind of preset: what it describes, and the room that has it, loaded when needed."""
 
@@ -96,6 +108,8 @@ KINDS: Final = {
     "rules": _Kind("commands and timing rules of devices", _rules),
     "energy": _Kind("energy per bit inside a DRAM stack", _energies),
     "cost-model": _Kind("prices of operators on GPUs and links", _cost_models),
+    "calibration": _Kind("a GPU's operators, fitted to measurements", _calibrations),
+    "serving": _Kind("what a serving framework adds to the operators", _serving),
 }
 """Every kind of preset, by the name that the command line gives it."""
 
@@ -183,8 +197,15 @@ def _leaves(field: str, value: object) -> Iterator[tuple[str, object]]:
     if isinstance(value, dict):
         for key, nested in cast("dict[str, object]", value).items():
             yield from _leaves(f"{field}.{key}", nested)
+    elif isinstance(value, list) and _holds_tables(cast("list[object]", value)):
+        for number, item in enumerate(cast("list[object]", value)):
+            yield from _leaves(f"{field}.{number}", item)
     else:
         yield field, value
+
+
+def _holds_tables(values: list[object]) -> bool:
+    return any(isinstance(value, dict) for value in values)
 
 
 def _source(field: str, sources: Mapping[str, str]) -> str | None:

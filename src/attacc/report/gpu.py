@@ -1,0 +1,114 @@
+"""Tables and figures of the calibrated GPU model; computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+
+from attacc.errors import InputError
+
+if TYPE_CHECKING:
+    from attacc.study.gpu_check import Accuracy, Checked
+
+KINDS: Final = (".svg", ".png", ".pdf")
+
+
+def accuracy_tables(rows: Sequence[Accuracy]) -> Group:
+    """Return errors by size class, one table per series."""
+    series: dict[str, Table] = {}
+    for row in rows:
+        library = f"{row.framework} {row.version}".strip()
+        title = f"{row.operator}, {row.gpu}, {row.dtype}, {library}"
+        if row.scaled:
+            title += f", scaled from {row.calibration}"
+        table = series.get(title)
+        if table is None:
+            table = series[title] = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+            table.add_column("size")
+            for column in ("points", "outside", "mean %", "median %", "90 % below", "bias %"):
+                table.add_column(column, justify="right")
+        table.add_row(
+            row.size_class,
+            str(row.points),
+            str(row.out_of_range),
+            _percent(row.mape),
+            _percent(row.median_ape),
+            _percent(row.p90_ape),
+            _percent(row.bias, sign=True),
+        )
+    return Group(*series.values())
+
+
+def _percent(value: float | None, *, sign: bool = False) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
+
+
+def write_accuracy_figure(checked: Sequence[Checked], path: Path) -> None:
+    """Draw predicted over measured time, one panel per operator and GPU.
+
+    Raises:
+        InputError: Matplotlib is not installed, or the file is of another kind.
+    """
+    if path.suffix not in KINDS:
+        raise InputError(
+            f"unknown kind of figure {path.suffix!r}",
+            where=str(path),
+            hint=f"use one of {', '.join(KINDS)}",
+        )
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError(
+            "figures are drawn by Matplotlib, which is not installed",
+            where=str(path),
+            hint="pip install 'attacc[gpu]'",
+        ) from None
+    panels = list(dict.fromkeys(_panel(entry) for entry in checked))
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure: Any = Figure(figsize=(4.2 * columns, 3.6 * rows), layout="constrained")
+    grid: Any = figure.subplots(rows, columns, squeeze=False)
+    for place, panel in enumerate(panels):
+        axes = grid[place // columns][place % columns]
+        for entry in checked:
+            known = np.isfinite(entry.time_ns)
+            if _panel(entry) != panel or not known.any():
+                continue
+            measured = entry.data.time_ns[known] / 1e3
+            axes.plot(
+                measured,
+                entry.time_ns[known] / 1e3 / measured,
+                ",",
+                rasterized=True,
+                label=f"{entry.data.key.framework} {entry.data.key.version} {entry.data.key.dtype}",
+            )
+        axes.set_xscale("log")
+        axes.set_ylim(0.5, 1.5)
+        axes.axhline(1.0, color="black", linewidth=0.8)
+        for edge in (0.9, 1.1):
+            axes.axhline(edge, color="black", linewidth=0.5, linestyle=":")
+        axes.set_title(", ".join(panel), fontsize="medium")
+        axes.set_xlabel("measured, microseconds")
+        axes.set_ylabel("predicted / measured")
+        legend = axes.legend(fontsize="x-small", loc="upper right")
+        for handle in legend.legend_handles:
+            handle.set_marker("o")
+    for place in range(len(panels), rows * columns):
+        grid[place // columns][place % columns].set_axis_off()
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", where=str(path)) from None
+
+
+def _panel(entry: Checked) -> tuple[str, str]:
+    key = entry.data.key
+    return key.operation or key.operator.value, key.gpu

@@ -1,0 +1,71 @@
+"""Writing fitted coefficients as documents like the presets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, cast
+
+from pydantic import BaseModel
+
+from attacc.documents import PresetSpec
+from attacc.errors import InputError
+
+DIGITS: Final = 4
+"""Significant digits of a coefficient: far more than measurements determine."""
+UNITS: Final = (
+    ("bytes_per_s", 1e9, "GB/s"),
+    ("_pj_per_byte", 1.0, "pJ/B"),
+    ("_bytes", 1e6, "MB"),
+    ("_ns", 1.0, "ns"),
+    ("_pj", 1.0, "pJ"),
+    ("_w", 1.0, "W"),
+)
+"""Ending of a field's name, what its value is divided by, and the unit it is written in."""
+
+
+def document_toml(spec: PresetSpec) -> str:
+    """Return the TOML text of a specification; reading it gives the same, to four digits.
+
+    Raises:
+        InputError: no writer of TOML is installed.
+    """
+    try:
+        import tomli_w
+    except ImportError:
+        raise InputError(
+            "documents are written by tomli-w, which is not installed",
+            hint="pip install 'attacc[gpu]'",
+        ) from None
+    return tomli_w.dumps(_plain(spec))
+
+
+def write_document(spec: PresetSpec, path: Path) -> None:
+    """Write the document of a specification."""
+    text = document_toml(spec)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", where=str(path)) from None
+
+
+def _plain(record: BaseModel) -> dict[str, object]:
+    document: dict[str, object] = {}
+    for name, info in type(record).model_fields.items():
+        value = getattr(record, name)
+        if value is None or value in ((), {}, ""):
+            continue
+        document[str(info.validation_alias or name)] = _value(name, value)
+    return document
+
+
+def _value(name: str, value: object) -> object:
+    if isinstance(value, BaseModel):
+        return _plain(value)
+    if isinstance(value, tuple):
+        return [_value("", item) for item in cast("tuple[object, ...]", value)]
+    if isinstance(value, float):
+        for ending, scale, unit in UNITS:
+            if name.endswith(ending):
+                return f"{value / scale:.{DIGITS}g} {unit}"
+        return float(f"{value:.{DIGITS}g}")
+    return str(value) if isinstance(value, str) else value

@@ -1,0 +1,104 @@
+"""``attacc gpu``: fit to measurements, check against them."""
+
+from pathlib import Path
+
+import pytest
+
+from attacc.study import gpu_fit
+from tests.cli.console import answer, document, invoke
+from tests.study.gpu_tables import gemm_csv, nccl_csv
+
+
+def test_check(tmp_path: Path) -> None:
+    """Catches a key that is missing from the answer, or a GPU that needs naming."""
+    rows = document("gpu", "check", gemm_csv(tmp_path / "gemm.csv"), "--json")
+    assert [row["size_class"] for row in rows] == [
+        "all",
+        "m <= 16",
+        "m 17-256",
+        "m 257-2048",
+        "m > 2048",
+    ]
+    assert (
+        rows[0].items()
+        >= {
+            "operator": "gemm",
+            "gpu": "h100-sxm-80gb",
+            "dtype": "bfloat16",
+            "framework": "VLLM",
+            "points": 400,
+            "out_of_range": 0,
+        }.items()
+    )
+    assert set(rows[0]) >= {"mape", "median_ape", "p90_ape", "bias"}
+    named = document("gpu", "check", tmp_path / "gemm.csv", "--gpu", "h100-sxm-80gb", "--json")
+    assert named == rows
+    text = answer("gpu", "check", tmp_path / "gemm.csv", "--gpu", "h200")
+    assert "gemm, h100-sxm-80gb, bfloat16, VLLM 0.24.0" in text
+    assert "m > 2048" in text
+
+
+def test_figure(tmp_path: Path) -> None:
+    """Catches a figure that is not drawn, or drawn into a kind of file that is none."""
+    table, figure = gemm_csv(tmp_path / "gemm.csv", rows=50), tmp_path / "gemm.png"
+    answer("gpu", "check", table, "--figure", figure)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    refused = invoke("gpu", "check", table, "--figure", tmp_path / "gemm.gif")
+    assert refused.exit_code == 2
+    assert "use one of .svg" in refused.stderr
+
+
+def test_fit_and_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a document that is written, and cannot be read or used."""
+    monkeypatch.setattr(gpu_fit, "EVALUATIONS", 10)
+    table, out = nccl_csv(tmp_path / "nccl.csv"), tmp_path / "mine.toml"
+    rows = document("gpu", "fit", table, "--gpu", "h100", "-o", out, "--folds", "2", "--json")
+    assert rows[0]["predicted_by"] == "the other folds"
+    checked = document("gpu", "check", table, "--gpu", out, "--json")
+    assert checked[0]["calibration"] == "mine"
+    assert checked[0]["mape"] < 0.05
+    assert 'name = "mine"' in out.read_text()
+    assert "mape" not in answer("gpu", "fit", table, "--gpu", "h100", "-o", out, "--folds", "0")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("check", "absent.parquet"), "no such file"),
+        (("check", "t.csv", "--gpu", "h1000"), "unknown calibration preset 'h1000'"),
+        (("fit", "t.csv", "--gpu", "h100", "-o", "t.csv"), "is also read"),
+        (("fit", "t.csv", "--gpu", "gtx", "-o", "o.toml"), "unknown GPU preset 'gtx'"),
+        (("fit", "t.csv", "--gpu", "h100", "--measured-as", "x", "-o", "o.toml"), "measured are"),
+    ],
+)
+def test_input_that_cannot_be_used(
+    args: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a traceback, or a file that is written over."""
+    monkeypatch.chdir(tmp_path)
+    gemm_csv(tmp_path / "t.csv", rows=3)
+    result = invoke("gpu", *args)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in result.stderr.replace("\n", " ")
+
+
+SERVING = """\
+id,backend,backend_version,model_path,system,precision,isl,osl,gemm_quant_mode,batch_size,\
+tp_size,ttft_ms,tpot_ms
+a,vllm,0.12.0,Qwen/Qwen3-32B,h100_sxm,,1024,128,,16.0,4.0,400.0,14.0
+b,vllm,0.12.0,openai/gpt-oss-120b,h100_sxm,fp4,1024,128,nvfp4,16.0,4.0,400.0,14.0
+c,vllm,0.12.0,Qwen/Qwen3-32B,h100_sxm,,4096,8192,,128.0,2.0,400.0,14.0
+"""
+
+
+def test_serving_runs(tmp_path: Path) -> None:
+    """Catches a mixture of experts, or a batch that does not fit, predicted all the same."""
+    table = tmp_path / "runs.csv"
+    table.write_text(SERVING)
+    rows = document("gpu", "check", table, "--json")
+    whole = {(r["operator"], r["dtype"]): r for r in rows if r["size_class"] == "all"}
+    assert (whole["tpot", "bf16"]["points"], whole["tpot", "bf16"]["out_of_range"]) == (1, 1)
+    assert (whole["ttft", "None"]["points"], whole["ttft", "None"]["out_of_range"]) == (0, 1)
+    refused = invoke("gpu", "check", table, "--gpu", "h100")
+    assert "predicted with the presets of their GPUs" in refused.stderr.replace("\n", " ")

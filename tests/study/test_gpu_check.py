@@ -1,0 +1,102 @@
+"""Predicted against measured: tables read, rows counted, errors told."""
+
+from pathlib import Path
+
+import pytest
+
+from attacc.errors import DocumentError, InputError
+from attacc.study.gpu_check import accuracy, check
+from attacc.study.measured import read_measurements
+from attacc.system.calibrated import CalibratedGpu
+from tests.study.gpu_tables import attention_csv, gemm_csv, nccl_csv
+
+
+def test_the_presets_own_times_have_no_error(tmp_path: Path) -> None:
+    """Catches times in the wrong unit, columns mixed up, or another series than the table's."""
+    paths = (
+        gemm_csv(tmp_path / "gemm.csv"),
+        attention_csv(tmp_path / "decode.csv", decode=True),
+        attention_csv(tmp_path / "prefill.csv", decode=False),
+        nccl_csv(tmp_path / "nccl.csv"),
+    )
+    rows = accuracy(check([series for path in paths for series in read_measurements(path)]))
+    whole = [row for row in rows if row.size_class == "all"]
+    assert [row.operator for row in whole] == [
+        "gemm",
+        "decode_attention",
+        "prefill_attention",
+        "all_reduce",
+    ]
+    for row in whole:
+        assert row.out_of_range == 0
+        assert row.mape is not None
+        assert row.mape < 1e-5  # the table's digits
+        classes = [other for other in rows if other.operator == row.operator][1:]
+        assert sum(other.points for other in classes) == row.points
+
+
+def test_rows_outside_are_counted(tmp_path: Path) -> None:
+    """Catches a row that is dropped, or predicted although the series is not stated for it."""
+    path = gemm_csv(tmp_path / "gemm.csv", rows=20)
+    with path.open("a") as file:
+        file.write("h100-sxm-80gb,VLLM,0.24.0,bfloat16,100000,128,128,1.0,\n")
+        file.write("h100-sxm-80gb,VLLM,0.24.0,int8,128,128,128,1.0,\n")
+    rows = [row for row in accuracy(check(read_measurements(path))) if row.size_class == "all"]
+    counts = {row.dtype: (row.points, row.out_of_range) for row in rows}
+    assert counts == {"bfloat16": (20, 1), "int8": (0, 1)}
+    int8 = next(row for row in rows if row.dtype == "int8")
+    assert (int8.mape, int8.bias, int8.predicted_by) == (None, None, "nothing")
+
+
+def test_another_library_is_predicted_by_the_reference_and_says_so(tmp_path: Path) -> None:
+    """Catches a stand-in that the answer does not name."""
+    path = gemm_csv(tmp_path / "gemm.csv", rows=5)
+    path.write_text(path.read_text().replace("VLLM,0.24.0", "SGLANG,1.0"))
+    row = accuracy(check(read_measurements(path)))[0]
+    assert (row.framework, row.predicted_by) == ("SGLANG", "VLLM 0.24.0 bf16")
+
+
+def test_a_gpu_without_a_preset(tmp_path: Path) -> None:
+    """Catches rows of an unknown GPU that are predicted as one that is known."""
+    tables = read_measurements(gemm_csv(tmp_path / "gemm.csv", gpu="mi300x", rows=3))
+    with pytest.raises(InputError, match=r"no calibration for 'mi300x'.*name one with --gpu"):
+        check(tables)
+    assert accuracy(check(tables, CalibratedGpu.load("b200")))[0].scaled
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", r"has the columns a, b .*needed are gpu, framework"),
+        ("gpu,framework,version,dtype,m,n,k,latency_ms\nx,y,1,fp4,1,1,1,1.0\n", "'fp4'.*known are"),
+        ("gpu,framework,version,dtype,m,n,k,latency_ms\nx,y,1,fp8,1,1,1,0.0\n", "not positive"),
+        ("gpu,framework,version,dtype,m,n,k,latency_ms\nx,y,1,fp8,0,1,1,1.0\n", "m: 0 is no size"),
+        ("gpu,framework,version,dtype,m,n,k,latency_ms\nx,y,1,fp8,,1,1,1.0\n", "no numbers"),
+    ],
+)
+def test_tables_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> None:
+    """Catches a table that is half understood."""
+    path = tmp_path / "measured.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_measurements(path)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """Catches a traceback of the reader."""
+    with pytest.raises(DocumentError, match=r"use .parquet or .csv"):
+        read_measurements(tmp_path / "measured.txt")
+    with pytest.raises(DocumentError, match="no such file"):
+        read_measurements(tmp_path / "measured.parquet")
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(b"PAR1")
+    with pytest.raises(DocumentError, match="cannot be read"):
+        read_measurements(broken)
+
+
+def test_without_polars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a traceback where an optional library is missing."""
+    path = gemm_csv(tmp_path / "gemm.csv", rows=3)
+    monkeypatch.setitem(__import__("sys").modules, "polars", None)
+    with pytest.raises(InputError, match=r"pip install 'attacc\[gpu\]'"):
+        read_measurements(path)
