@@ -51,12 +51,13 @@ def test_version() -> None:
 def test_help_lists_every_command(args: tuple[str, ...]) -> None:
     """A command that is not registered, or a bare call that is an error to a newcomer."""
     text = answer(*args)
-    for command in ("compare", "attention", "presets", "trace"):
+    for command in ("compare", "attention", "generate", "presets", "trace"):
         assert f" {command} " in text
 
 
 @pytest.mark.parametrize(
-    "command", [("attention",), ("presets",), ("trace",), ("trace", "run"), ("trace", "build")]
+    "command",
+    [("attention",), ("generate",), ("presets",), ("trace",), ("trace", "run"), ("trace", "build")],
 )
 def test_every_command_has_help(command: tuple[str, ...]) -> None:
     """Annotations that typer cannot resolve fail only when the command is called."""

@@ -1,0 +1,124 @@
+"""How well a model agrees with itself when its attention moves to a device.
+
+Text is given, not written (teacher-forced): every token's successor is predicted from the tokens
+before it, once with the model's own attention, and once with every token attended to on the
+device as in a decode step. So one early difference does not change what comes later.
+
+Importing this module imports torch and transformers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel
+
+from attacc.errors import InputError
+from attacc.integrations.huggingface_attention import Session
+
+_ROWS: Final = 4
+"""Windows at a time; the scores of 256 tokens for a vocabulary of 49,152 take 50 MB each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a model expects after every token of some windows but their last.
+
+    Attributes:
+        likeliest: (predictions,) the token with the greatest score.
+        loss: (predictions,) negative log-likelihood, in nats, of the token that comes.
+    """
+
+    likeliest: npt.NDArray[np.int64]
+    loss: npt.NDArray[np.float64]
+
+    @property
+    def perplexity(self) -> float:
+        """Of all predictions."""
+        return math.exp(float(self.loss.mean()))
+
+    def top1_agreement(self, other: Predictions) -> float:
+        """Return the share of predictions whose likeliest token is the same."""
+        return float((self.likeliest == other.likeliest).mean())
+
+    def relative_perplexity(self, reference: Predictions) -> float:
+        """Return by how much, relatively, perplexity exceeds that of a reference."""
+        return self.perplexity / reference.perplexity - 1
+
+
+def windows_of(tokens: Sequence[int], length: int) -> torch.Tensor:
+    """Cut a text into windows of one length; what remains at its end is left out.
+
+    Returns:
+        (windows, length).
+
+    Raises:
+        InputError: there is not enough for a window of two tokens.
+    """
+    whole = len(tokens) // length
+    if length <= 1 or not whole:
+        raise InputError(
+            f"{len(tokens)} tokens make no window of {length}", hint="give a longer text"
+        )
+    return torch.tensor(tokens[: whole * length]).view(whole, length)
+
+
+def predict(
+    model: PreTrainedModel,
+    windows: torch.Tensor,
+    *,
+    prompt: int = 1,
+    session: Session | None = None,
+) -> Predictions:
+    """Predict the tokens of windows, after a prompt, from those before them in their window.
+
+    Args:
+        model: in evaluation mode.
+        windows: (windows, length); each begins anew.
+        prompt: tokens at the start of each window that are prefilled on the host; what they
+            predict does not count.
+        session: entered, to which the model is attached: every token after the prompt is attended
+            to on the device, the windows being several requests in a batch. None: with the
+            attention that the model has.
+
+    Raises:
+        InputError: a window has no token after its prompt that has a successor.
+    """
+    if not 1 <= prompt < windows.shape[1] - 1:
+        raise InputError(
+            f"a prompt of {prompt} tokens leaves nothing to predict of {windows.shape[1]}",
+            hint="give longer windows, or a prompt of at least 1",
+        )
+    likeliest: list[torch.Tensor] = []
+    loss: list[torch.Tensor] = []
+    with torch.inference_mode():
+        for start in range(0, len(windows), _ROWS):
+            rows = windows[start : start + _ROWS]
+            scores = _scores(model, rows[:, :-1], prompt, session)
+            shares = torch.log_softmax(scores.float(), dim=-1)
+            coming = rows[:, prompt + 1 :, None]
+            likeliest.append(scores.argmax(dim=-1).flatten())
+            loss.append(-shares.gather(-1, coming).double().flatten())
+    return Predictions(torch.cat(likeliest).numpy(), torch.cat(loss).numpy())
+
+
+def _scores(
+    model: PreTrainedModel, given: torch.Tensor, prompt: int, session: Session | None
+) -> torch.Tensor:
+    """Return the scores after every token past the prompt, (windows, tokens, vocabulary)."""
+    call = cast("Callable[..., Any]", model)
+    if session is None:
+        tokens = given.shape[1] - prompt
+        return call(given, use_cache=False, logits_to_keep=tokens).logits
+    cache = session.cache()
+    try:
+        call(given[:, :prompt], past_key_values=cache, logits_to_keep=1)
+        return call(given[:, prompt:], past_key_values=cache).logits
+    finally:
+        cache.free()

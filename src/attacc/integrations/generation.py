@@ -1,0 +1,142 @@
+"""Writing text with a model whose attention runs on a device, token by token.
+
+Importing this module imports torch and transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, cast
+
+import torch
+from transformers import TextStreamer
+
+from attacc.errors import InputError
+from attacc.integrations.huggingface_attention import Session, Step
+from attacc.integrations.huggingface_models import LanguageModel
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token that was written.
+
+    Attributes:
+        number: in the vocabulary.
+        step: the decode step that it came from; None of the first, which prefill yields.
+        wall_s: wall time of that step, or of prefill, on this machine.
+    """
+
+    number: int
+    step: Step | None
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: that scores are divided by before one is drawn; 0 takes the likeliest.
+        seed: of the draws.
+    """
+
+    temperature: float = 0.0
+    seed: int = 0
+
+
+def generate(
+    language_model: LanguageModel,
+    session: Session,
+    prompt: list[int],
+    *,
+    tokens: int,
+    sampling: Sampling,
+) -> Iterator[Token]:
+    """Write tokens after a prompt, until the model ends its text or they are as many as asked.
+
+    Args:
+        language_model: attached by the session.
+        session: entered.
+        prompt: tokens; at least one.
+        tokens: to write at most.
+        sampling: how they are chosen.
+
+    Yields:
+        Each token when it is known; one that ends the text, too.
+
+    Raises:
+        InputError: prompt and tokens are more than the model has positions for.
+        CapacityError: their keys and values may not fit into the device.
+    """
+    positions = language_model.positions
+    if positions is not None and len(prompt) + tokens > positions:
+        raise InputError(
+            f"{len(prompt)} tokens of the prompt and {tokens} more are beyond the {positions} "
+            "positions of the model",
+            where="--max-tokens",
+            hint="ask for less, or shorten the prompt",
+        )
+    choose = _chooser(sampling)
+    cache = session.cache()
+    call = cast("Callable[..., Any]", language_model.model)
+
+    def next_after(given: list[int]) -> Token:
+        begin = perf_counter()
+        steps_before = len(session.steps)
+        # Not around the yields, where it would hold for the caller, too.
+        with torch.inference_mode():
+            output = call(torch.tensor([given]), past_key_values=cache, logits_to_keep=1)
+            number = choose(output.logits[0, -1])
+        # A prompt of several tokens is no step; one of a single token is.
+        step = session.steps[-1] if len(session.steps) > steps_before else None
+        return Token(number, step, perf_counter() - begin)
+
+    try:
+        token = next_after(prompt)
+        session.check_room(tokens - 1)
+        yield token
+        for _ in range(tokens - 1):
+            if token.number in language_model.ends:
+                break
+            token = next_after([token.number])
+            yield token
+    finally:
+        cache.free()
+
+
+class Pieces(TextStreamer):
+    """Turns tokens into pieces of text, which begin and end with whole words.
+
+    Args:
+        language_model: whose tokens.
+        take: takes each piece.
+    """
+
+    def __init__(self, language_model: LanguageModel, take: Callable[[str], None]) -> None:
+        super().__init__(language_model.tokenizer, skip_special_tokens=True)
+        self._take = take
+
+    def put(self, value: int) -> None:
+        """Take the next token."""
+        cast("Any", super()).put(torch.tensor([value]))
+
+    # The name and the signature are those of transformers.
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: ARG002, FBT001
+        """Pass a piece on; transformers' name and signature."""
+        if text:
+            self._take(text)
+
+
+def _chooser(sampling: Sampling) -> Callable[[torch.Tensor], int]:
+    """Return what picks a token by its scores."""
+    if sampling.temperature == 0:
+        return lambda scores: int(scores.argmax())
+    generator = torch.Generator().manual_seed(sampling.seed)
+
+    def draw(scores: torch.Tensor) -> int:
+        shares = torch.softmax(scores.double() / sampling.temperature, dim=-1)
+        return int(torch.multinomial(shares, 1, generator=generator))
+
+    return draw

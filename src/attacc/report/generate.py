@@ -1,0 +1,203 @@
+"""Renders what the command ``generate`` answers, below the text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from attacc.hardware.placement import Placement
+from attacc.report.values import (
+    count,
+    energy,
+    plain_table,
+    power_words,
+    scaled,
+    time,
+    titled,
+    units_at,
+)
+from attacc.units import NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedStep:
+    """Attention of one token, in all layers.
+
+    Attributes:
+        token: its number in the vocabulary.
+        text: that it stands for, by itself.
+        keys: that it attended to, its own included.
+        cycles: of the stacks' command clock, layer after layer, each of the slowest stack.
+        time_ns: the same.
+        energy_pj: of commands and units of all stacks; refresh and standby are not among them.
+        link_ns: on the link: queries and new keys and values inwards, contexts outwards.
+        link_pj: energy of the same.
+        bytes_in: into the AttAccs, over the link.
+        bytes_out: out of them.
+        bank_read_bytes: that the units read from the banks.
+        read_over_link: these over the bytes on the link, both ways.
+        saturated: new elements of keys and values that were cut down to the scale of an 8-bit
+            format.
+        host_wall_s: wall time of the whole step on this machine, simulation included.
+    """
+
+    token: int
+    text: str
+    keys: int
+    cycles: int
+    time_ns: float
+    energy_pj: float
+    link_ns: float
+    link_pj: float
+    bytes_in: int
+    bytes_out: int
+    bank_read_bytes: int
+    read_over_link: float
+    saturated: int
+    host_wall_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillReport:
+    """The prompt, computed on the host.
+
+    Attributes:
+        tokens: of the prompt.
+        bytes_in: keys and values of all layers, into the AttAccs.
+        link_ns: of these on the link.
+        saturated: elements that were cut down to the scale of an 8-bit format.
+        host_wall_s: wall time on this machine, first use of compiled kernels included.
+    """
+
+    tokens: int
+    bytes_in: int
+    link_ns: float
+    saturated: int
+    host_wall_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A text that was written with attention on AttAccs.
+
+    Attributes:
+        model: name of its file or folder.
+        host_dtype: of weights and activations on the host.
+        device: the DRAM device's name.
+        placement: where the units sit.
+        devices: AttAccs.
+        stacks_per_device: stacks of each.
+        link: name of the link between host and each AttAcc.
+        power_limited: whether multiplies keep the cadence of the power budget.
+        queries_per_read: queries that a read serves at most.
+        kv: format of keys and values in the banks.
+        accumulate: format of the units' sums.
+        temperature: that tokens were drawn with; 0 for the likeliest ones.
+        seed: of the draws.
+        prompt: as given.
+        text: what was written.
+        tokens: that were written, the one that ended the text included.
+        ended: whether the model ended its text.
+        prefill: the prompt.
+        steps: attention of each token but the last, which nothing attends from. A prompt of one
+            token has one more, of its own.
+    """
+
+    model: str
+    host_dtype: str
+    device: str
+    placement: Placement
+    devices: int
+    stacks_per_device: int
+    link: str
+    power_limited: bool
+    queries_per_read: int
+    kv: str
+    accumulate: str
+    temperature: float
+    seed: int
+    prompt: str
+    text: str
+    tokens: int
+    ended: bool
+    prefill: PrefillReport
+    steps: tuple[GeneratedStep, ...]
+
+
+def generated_renderable(answer: Generated) -> RenderableType:
+    """Return what the attention of a text has cost; the text itself has been written before."""
+    stacks = answer.devices * answer.stacks_per_device
+    where = f"{stacks} stack{'s' if stacks > 1 else ''} of {answer.device}"
+    heading = Group(
+        "",
+        Text(f"Attention of {answer.model}", "bold"),
+        f"on {where}, {units_at(answer.placement)},",
+        f"{power_words(limited=answer.power_limited)}, keys and values in {answer.kv}, sums in "
+        f"{answer.accumulate},",
+        f"{answer.link} to the host, which computes in {answer.host_dtype}",
+    )
+    prompt = (
+        f"prompt: {count(answer.prefill.tokens)} tokens on the host in "
+        f"{scaled(answer.prefill.host_wall_s, 's')}, {scaled(answer.prefill.bytes_in, 'B')} of "
+        "keys and values sent"
+    )
+    written = f"written: {count(answer.tokens)} tokens{', the end' if answer.ended else ''}"
+    if not answer.steps:
+        return Group(heading, "", prompt, f"{written}; none was attended from")
+    mean_wall_s = sum(step.host_wall_s for step in answer.steps) / len(answer.steps)
+    return Group(
+        heading, "", prompt, f"{written}, at {1 / mean_wall_s:.3g} tokens/s", _step_table(answer)
+    )
+
+
+def _step_table(answer: Generated) -> RenderableType:
+    steps = answer.steps
+    table = plain_table()
+    table.add_column("of all layers", no_wrap=True)
+    for name in ("first token", "last token", "mean", "all"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, value, write in _ROWS:
+        values = [value(step) for step in steps]
+        total = sum(values)
+        table.add_row(
+            name, write(values[0]), write(values[-1]), write(total / len(steps)), write(total)
+        )
+    ratios = [step.read_over_link for step in steps]
+    link = sum(step.bytes_in + step.bytes_out for step in steps)
+    overall = sum(step.bank_read_bytes for step in steps) / link
+    mean = sum(ratios) / len(ratios)
+    table.add_row(
+        "read / on link", *(f"{ratio:,.1f}" for ratio in (ratios[0], ratios[-1], mean, overall))
+    )
+    return titled("Attention of each token", table)
+
+
+def _whole(value: float) -> str:
+    return count(round(value))
+
+
+def _bytes(value: float) -> str:
+    return scaled(value, "B")
+
+
+def _seconds(value: float) -> str:
+    return time(value * NS_PER_S)
+
+
+_ROWS: Final[tuple[tuple[str, Callable[[GeneratedStep], float], Callable[[float], str]], ...]] = (
+    ("keys attended to", lambda step: step.keys, _whole),
+    ("cycles", lambda step: step.cycles, _whole),
+    ("time in stacks", lambda step: step.time_ns, time),
+    ("time on link", lambda step: step.link_ns, time),
+    ("energy in stacks", lambda step: step.energy_pj, energy),
+    ("energy of link", lambda step: step.link_pj, energy),
+    ("bytes in", lambda step: step.bytes_in, _bytes),
+    ("bytes out", lambda step: step.bytes_out, _bytes),
+    ("read in banks", lambda step: step.bank_read_bytes, _bytes),
+    ("wall time here", lambda step: step.host_wall_s, _seconds),
+)
+"""Name of a row, its figure of a step, and how it is written."""

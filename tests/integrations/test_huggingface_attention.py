@@ -1,0 +1,406 @@
+"""Attention of transformers' models on a device, against the models' own eager attention."""
+
+import contextlib
+from typing import Any
+
+import pytest
+
+from tests.integrations import models as small
+
+torch = small.torch
+
+from attacc.errors import CapacityError, InputError
+from attacc.integrations.huggingface_attention import DeviceCache, Session, attach
+from attacc.models.precision import ElementType
+from attacc.numerics.arithmetic import Arithmetic
+from attacc.system.host import HostDevice
+from attacc.system.host_costs import AppendCost
+from tests.integrations.models import device_of, model_of, tokens_of
+
+TOLERANCES = {"fp32 sums": (small.WIDE, 0.01), "fp16": (Arithmetic(), 0.02)}
+"""Arithmetic, and how far scores of tokens may be off, in units of their standard deviation.
+
+With sums in fp32, keys, values, queries, scores, probabilities and contexts are rounded to fp16:
+by 2**-12 of their size, each. Scores of attention reach 8 here, so that a probability is off by up
+to 8 * 2**-11 = 0.4 %, in each of three layers. Sums in fp16 round in every of their 5 to 20 steps.
+"""
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients() -> Any:
+    with torch.inference_mode():
+        yield
+
+
+def scores_of(model: Any, tokens: Any, cache: Any = None) -> Any:
+    return model(tokens, past_key_values=cache, use_cache=cache is not None).logits
+
+
+def off(scores: Any, reference: Any) -> float:
+    """Return the largest difference, in standard deviations of the reference."""
+    return float((scores - reference).abs().max() / reference.std())
+
+
+@pytest.mark.parametrize("family", list(small.SIZES))
+@pytest.mark.parametrize("sums", list(TOLERANCES))
+def test_scores_are_those_of_eager_attention(family: str, sums: str) -> None:
+    """Heads in another order, a query scaled twice, keys of the wrong token or row, a position
+    counted twice: any of them moves scores by whole standard deviations."""
+    arithmetic, tolerance = TOLERANCES[sums]
+    model, tokens = model_of(family), tokens_of(2, 18)
+    expected = scores_of(model, tokens)
+    with attach(model, device_of(arithmetic)) as session:
+        cache = session.cache()
+        parts = [tokens[:, :11], tokens[:, 11:12], tokens[:, 12:]]
+        got = torch.cat([scores_of(model, part, cache) for part in parts], dim=1)
+    assert off(got[:, :11], expected[:, :11]) < 1e-5  # prefill is the host's
+    assert off(got, expected) < tolerance
+    assert off(got[:, 11:], expected[:, 11:]) > 0  # and this is not
+
+
+def test_the_name_is_registered() -> None:
+    """A model loaded with attn_implementation="attacc" that another attention serves."""
+    model, tokens = model_of(attention="attacc"), tokens_of(1, 5)
+    with pytest.raises(InputError, match="attached to no device"):
+        scores_of(model, tokens)
+    with attach(model, device_of()) as session:
+        session.generate(tokens, max_new_tokens=2, do_sample=False)
+        assert len(session.steps) == 1
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_the_host_keeps_no_keys_and_values() -> None:
+    """Decode that reads a cache of the host beside, or in place of, the device."""
+    model, tokens = model_of(), tokens_of(1, 9)
+    with attach(model, device_of()) as session:
+        cache = session.cache()
+        scores_of(model, tokens, cache)
+        held = [
+            value
+            for layer in cache.layers
+            for value in vars(layer).values()
+            if isinstance(value, torch.Tensor)
+        ]
+        assert cache.get_seq_length() == 9
+        assert not held
+
+
+def test_decode_attends_to_what_the_device_holds() -> None:
+    """Keys and values from anywhere else: those of the device are changed, behind the host."""
+
+    class Distorting(HostDevice):
+        def append(self, request: int, layer: int, keys: Any, values: Any) -> AppendCost:
+            return super().append(request, layer, keys, values[:, ::-1])
+
+    model, tokens = model_of(), tokens_of(1, 10)
+    expected = scores_of(model, tokens)
+    with attach(model, Distorting(device_of().hardware)) as session:
+        cache = session.cache()
+        prefilled = scores_of(model, tokens[:, :9], cache)
+        decoded = scores_of(model, tokens[:, 9:], cache)
+    assert off(prefilled, expected[:, :9]) < 1e-5
+    assert off(decoded, expected[:, 9:]) > 0.1
+
+
+def test_several_tokens_are_attended_to_one_by_one() -> None:
+    """A pass of several tokens after others that lets a token see later ones, or no earlier."""
+    model, tokens = model_of(), tokens_of(2, 12)
+    with attach(model, device_of()) as session:
+        at_once, singly = session.cache(), session.cache()
+        together = [scores_of(model, part, at_once) for part in (tokens[:, :4], tokens[:, 4:])]
+        apart = [scores_of(model, tokens[:, :4], singly)]
+        apart += [scores_of(model, tokens[:, i : i + 1], singly) for i in range(4, 12)]
+        assert len(session.steps) == 16
+        assert session.steps[:8] == session.steps[8:]
+    difference = off(torch.cat(together, dim=1), torch.cat(apart, dim=1))
+    # The host's sums differ in their last bits, by which values round to another fp16.
+    assert difference < TOLERANCES["fp32 sums"][1]
+
+
+def test_without_a_prefill() -> None:
+    """A first token by itself that is not written to the device, or attends to nothing."""
+    model, tokens = model_of(), tokens_of(1, 4)
+    expected = scores_of(model, tokens)
+    with attach(model, device_of()) as session:
+        cache = session.cache()
+        got = torch.cat([scores_of(model, tokens[:, i : i + 1], cache) for i in range(4)], dim=1)
+        assert [step.keys for step in session.steps] == [1, 2, 3, 4]
+        assert not session.prefills
+    assert off(got, expected) < TOLERANCES["fp32 sums"][1]
+
+
+def test_ragged_batches() -> None:
+    """Padding that is stored and attended to, or a row that gets the length of another."""
+    model, tokens = model_of(), tokens_of(3, 12)
+    padding = [0, 5, 9]
+    mask = torch.ones_like(tokens)
+    for row, count in enumerate(padding):
+        mask[row, :count] = 0
+    asked = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    expected = model.generate(tokens, attention_mask=mask, **asked)
+    with attach(model, device_of()) as session:
+        together = session.generate(tokens, attention_mask=mask, **asked)
+        assert session.prefills[0].tokens == 36 - 14
+        assert [step.keys for step in session.steps] == [36 - 14 + 3 * i for i in range(1, 6)]
+        for row, count in enumerate(padding):
+            alone = session.generate(tokens[row : row + 1, count:], **asked)
+            assert torch.equal(alone[0], together[row, count:])
+    assert torch.equal(together, expected)
+
+
+def test_generations_share_a_device_and_leave_it_empty() -> None:
+    """A request that stays, or that finds keys of the one before it."""
+    model, device, tokens = model_of(), device_of(), tokens_of(1, 8)
+    with attach(model, device) as session:
+        asked = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
+        first = session.generate(tokens, **asked)
+        assert device.requests == ()
+        assert device.free_bytes == device.capacity_bytes
+        other = session.cache()
+        scores_of(model, tokens_of(1, 8, seed=1), other)
+        assert len(device.requests) == 1
+        again = session.generate(tokens, **asked)
+        assert torch.equal(first, again)
+        assert len(device.requests) == 1
+        session.reset()
+        assert device.requests == ()
+        assert not session.steps
+        scores_of(model, tokens, session.cache())
+    assert device.requests == ()
+    assert len(session.prefills) == 1  # what was counted remains
+
+
+def test_what_is_counted() -> None:
+    """Bytes of a layer or of a token that are forgotten, or counted twice; costs of one layer."""
+    model, tokens = model_of(), tokens_of(2, 10)
+    device = device_of()
+    with attach(model, device) as session:
+        session.generate(tokens, max_new_tokens=4, do_sample=False, eos_token_id=None)
+        (prefill,), steps = session.prefills, session.steps
+        kv = 2 * 2 * 16 * 2 * small.LAYERS  # of a token: keys and values of 2 heads of 16 fp16
+        queries = 8 * 16 * 2 * small.LAYERS
+        assert (prefill.requests, prefill.tokens) == (2, 20)
+        assert prefill.appended.link.total == 20 * kv
+        assert [step.keys for step in steps] == [22, 24, 26]
+        for step in steps:
+            assert step.requests == 2
+            assert (step.link.queries, step.link.contexts) == (2 * queries, 2 * queries)
+            assert step.link.keys_values == 2 * kv
+            assert step.attention.bank_read_bytes >= step.keys * kv * 4  # 4 queries share a head
+            assert step.link_ns > 0
+            assert step.link_pj > 0
+        total = prefill.appended.link
+        for step in steps:
+            total += step.link
+        assert device.traffic == total
+        layer = device.attend  # one layer costs a third of the step
+        cache = session.cache()
+        scores_of(model, tokens, cache)
+        scores_of(model, tokens[:, :1], cache)
+        queries_of_layer = torch.zeros(2, 8, 16).numpy()
+        one = layer(0, cache.requests, queries_of_layer).cost
+        assert steps[0].attention.cycles == small.LAYERS * one.cycles
+
+
+@pytest.mark.parametrize(
+    ("element", "tolerance"),
+    [(ElementType.BF16, 0.1), (ElementType.INT8, 0.5), (ElementType.FP8, 1.0)],
+)
+def test_other_formats(element: ElementType, tolerance: float) -> None:
+    """A format that does not reach the banks, or a scale that is lost. Eight bits of values with
+    a random model's spread leave scores that are off by a fraction of their deviation."""
+    model, tokens = model_of(), tokens_of(1, 16)
+    expected = scores_of(model, tokens)
+    with attach(model, device_of(None), element=element) as session:
+        cache = session.cache()
+        scores_of(model, tokens[:, :12], cache)
+        got = scores_of(model, tokens[:, 12:], cache)
+    assert 1e-4 < off(got, expected[:, 12:]) < tolerance
+
+
+ROTATION = {"rope_type": "default", "rope_theta": 10000.0}
+FULL = {"layer_types": ["full_attention"] * small.LAYERS}
+SINKS = {"num_local_experts": 2, "num_experts_per_tok": 1, "rope_parameters": ROTATION}
+REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
+    r"a sliding window \(sliding_window = 8\)": ("Mistral", {"sliding_window": 8}),
+    "soft-capped scores": ("Gemma2", FULL),
+    "attention sinks": ("GptOss", FULL | SINKS),
+    "scale of their scores": ("GPT2", {"scale_attn_by_inverse_layer_idx": True}),
+    "BloomForCausalLM": ("Bloom", {"n_head": 4}),
+}
+"""What the message names -> a family that has it, and its configuration."""
+
+
+@pytest.mark.parametrize("named", list(REFUSED))
+def test_models_with_other_attention_are_refused(named: str) -> None:
+    """A model that gets plain attention where it has another."""
+    family, others = REFUSED[named]
+    model = model_of(family, **others)
+    device = device_of()
+    with pytest.raises(InputError, match=named), attach(model, device) as session:
+        session.generate(tokens_of(1, 12), max_new_tokens=2)
+    assert model.config._attn_implementation == "eager"
+
+
+def test_windows_by_layer_types_are_refused() -> None:
+    """Qwen2 says it per layer."""
+    kinds = ["full_attention"] * 2 + ["sliding_attention"]
+    model = model_of("Qwen2", sliding_window=8, use_sliding_window=True, layer_types=kinds)
+    with (
+        pytest.raises(InputError, match="sliding_window = 8"),
+        attach(model, device_of()) as session,
+    ):
+        scores_of(model, tokens_of(1, 12), session.cache())
+
+
+def test_encoder_and_decoder_are_refused() -> None:
+    torch.manual_seed(0)
+    config = small.transformers.T5Config(
+        d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=50
+    )
+    model = small.transformers.T5ForConditionalGeneration(config)
+    with pytest.raises(InputError, match="encoder and a decoder"), attach(model, device_of()):
+        pass
+
+
+@contextlib.contextmanager
+def attached(model: Any) -> Any:
+    with attach(model, device_of()) as session:
+        yield session, session.cache()
+
+
+def test_masks_of_ones_own_are_refused() -> None:
+    """A mask that the device ignores."""
+    model, tokens = model_of(), tokens_of(1, 6)
+    own = torch.zeros(1, 1, 6, 6)
+    with attached(model) as (_, cache), pytest.raises(InputError, match="made elsewhere"):
+        model(tokens, attention_mask=own, past_key_values=cache)
+    with attached(model) as (_, cache):
+        scores_of(model, tokens, cache)
+        with pytest.raises(InputError, match="made elsewhere"):
+            model(tokens[:, :1], attention_mask=torch.zeros(1, 1, 1, 7), past_key_values=cache)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "message"),
+    [([5], "not at the start"), ([2], "not at the start"), (range(6), "nothing but padding")],
+)
+def test_padding_must_be_on_the_left(hidden: Any, message: str) -> None:
+    """Tokens behind padding whose place on the device is another than their position."""
+    model, tokens = model_of(), tokens_of(2, 6)
+    mask = torch.ones_like(tokens)
+    mask[1, list(hidden)] = 0
+    with attached(model) as (_, cache), pytest.raises(InputError, match=message):
+        model(tokens, attention_mask=mask, past_key_values=cache)
+
+
+def test_padding_that_changes_is_refused() -> None:
+    model, tokens = model_of(), tokens_of(2, 6)
+    mask = torch.ones(2, 7, dtype=torch.long)
+    mask[1, 0] = 0
+    with attached(model) as (_, cache):
+        model(tokens, attention_mask=mask[:, :6], past_key_values=cache)
+        with pytest.raises(InputError, match="had 2 with 1 before"):
+            model(tokens[:, :1], past_key_values=cache)
+
+
+def test_beams_and_other_copies_are_refused() -> None:
+    """Beams that go on with the keys of another."""
+    model, tokens = model_of(), tokens_of(1, 6)
+    with attach(model, device_of()) as session:
+        with pytest.raises(InputError, match="beam search"):
+            session.generate(tokens, num_beams=2, max_new_tokens=3, do_sample=False)
+        cache = session.cache()
+        scores_of(model, tokens, cache)
+        cache.crop(0)
+        for refused in (
+            lambda: cache.crop(-1),
+            lambda: cache.batch_repeat_interleave(2),
+            lambda: cache.batch_select_indices(torch.tensor([0])),
+        ):
+            with pytest.raises(InputError, match="does not compute"):
+                refused()
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_other_caches_are_refused(use_cache: bool) -> None:
+    """A cache of the host, whose rows may be others than the device's."""
+    model, tokens = model_of(), tokens_of(1, 6)
+    with attached(model), pytest.raises(InputError, match=r"past_key_values=session.cache\(\)"):
+        model(tokens, use_cache=use_cache)
+
+
+def test_training_is_refused() -> None:
+    """Gradients that stop at the device, and dropout that it does not have."""
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        model, tokens = model_of(attention_dropout=0.1), tokens_of(1, 6)
+        with attached(model) as (_, cache), pytest.raises(InputError, match="gradients"):
+            scores_of(model, tokens, cache)
+    model.train()
+    with attached(model) as (_, cache), pytest.raises(InputError, match=r"model.eval\(\)"):
+        scores_of(model, tokens, cache)
+
+
+def test_probabilities_are_no_output() -> None:
+    model, tokens = model_of(), tokens_of(1, 6)
+    with (
+        attached(model) as (_, cache),
+        pytest.raises(InputError, match="attention probabilities"),
+    ):
+        model(tokens, past_key_values=cache, output_attentions=True)
+
+
+def test_a_pass_that_broke_off() -> None:
+    """Layers that hold different tokens, and are attended to all the same."""
+
+    class Broken(HostDevice):
+        def append(self, request: int, layer: int, keys: Any, values: Any) -> AppendCost:
+            if layer == 1:
+                raise InputError("on purpose")
+            return super().append(request, layer, keys, values)
+
+    model, tokens = model_of(), tokens_of(1, 6)
+    with attach(model, Broken(device_of().hardware)) as session:
+        cache = session.cache()
+        with pytest.raises(InputError, match="on purpose"):
+            scores_of(model, tokens, cache)
+        with pytest.raises(InputError, match="broke off"):
+            scores_of(model, tokens[:, :1], cache)
+        cache.free()
+        with pytest.raises(InputError, match="on purpose"):
+            scores_of(model, tokens, cache)
+
+
+def test_a_model_is_attached_once() -> None:
+    model = model_of()
+    with (
+        attach(model, device_of()),
+        pytest.raises(InputError, match="attached to a device already"),
+        attach(model, device_of()),
+    ):
+        pass
+    assert model.config._attn_implementation == "eager"
+
+
+def test_room() -> None:
+    """Tokens that are refused in the middle of a text."""
+    model = model_of()
+    with attach(model, device_of()) as session:
+        scores_of(model, tokens_of(1, 4), session.cache())
+        session.check_room(1000)
+        with pytest.raises(CapacityError, match="memory of the AttAccs"):
+            session.check_room(2**40)
+
+
+def test_values_beyond_the_format_are_refused() -> None:
+    """Infinity in the banks, and a context of NaN that a model turns into some token."""
+    model, tokens = model_of(), tokens_of(1, 6)
+    model.model.layers[1].self_attn.v_proj.weight.mul_(1e6)
+    with attached(model) as (_, cache), pytest.raises(InputError, match="layer 1"):
+        scores_of(model, tokens, cache)
+
+
+def test_types_are_exported() -> None:
+    """Names that annotations of users need."""
+    assert issubclass(DeviceCache, small.transformers.Cache)
+    assert isinstance(attach(model_of(), device_of()), Session)
