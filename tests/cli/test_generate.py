@@ -74,6 +74,7 @@ def test_options_reach_the_device(folder: Path) -> None:
         other = generated(folder, "--kv", kv, "--accumulate", accumulate)
         assert (other["kv"], other["accumulate"]) == (kv, accumulate)
     assert generated(folder, "--host-dtype", "bf16")["host_dtype"] == "bf16"
+    assert generated(folder, "--threads", "1")["text"] == plain["text"]
 
 
 def test_text_and_table(folder: Path) -> None:

@@ -12,7 +12,7 @@ torch = small.torch
 
 from attacc.errors import DocumentError, InputError
 from attacc.integrations import huggingface_models
-from attacc.integrations.generation import Pieces, Sampling, Token, generate
+from attacc.integrations.generation import Pieces, Sampling, Token, generate, threads_of_host
 from attacc.integrations.huggingface_attention import attach
 from attacc.integrations.huggingface_models import (
     BUNDLED,
@@ -85,6 +85,15 @@ def test_positions(loaded: LanguageModel) -> None:
     """Positions that the model was never trained on, without a word."""
     with pytest.raises(InputError, match="beyond the 64 positions"):
         written(loaded, tokens=60)
+
+
+def test_threads() -> None:
+    """A number of threads that does not reach torch, or stays."""
+    before = torch.get_num_threads()
+    for number in (1, None):
+        with threads_of_host(number):
+            assert torch.get_num_threads() == (number or before)
+        assert torch.get_num_threads() == before
 
 
 def test_pieces(loaded: LanguageModel) -> None:

@@ -82,6 +82,14 @@ def generate(
             help="Type of weights and activations on the host; auto: as stored, GGUF in fp16.",
         ),
     ] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            parser=options.size("--threads", most=1024),
+            metavar="N",
+            help="Threads of torch on this machine; as torch has it by default.",
+        ),
+    ] = None,
     device: Device = DEFAULT_DEVICE,
     placement: PlacementName = "bank",
     devices: Annotated[
@@ -142,7 +150,7 @@ def generate(
         power_limited=power_limit,
     )
     _check_installed()
-    from attacc.integrations.generation import Sampling
+    from attacc.integrations.generation import Sampling, threads_of_host
     from attacc.integrations.huggingface_attention import attach
     from attacc.integrations.huggingface_models import HostType, load_language_model
 
@@ -152,7 +160,7 @@ def generate(
         sys.stderr.write(f"loading {model} ...\n")
     loaded = load_language_model(model, host_type)
     given = loaded.prompt(prompt, chat=chat)
-    with attach(loaded.model, attacc, element=element) as session:
+    with threads_of_host(threads), attach(loaded.model, attacc, element=element) as session:
         text, tokens = _write(
             loaded, session, given, most=max_tokens, sampling=sampling, aloud=not json
         )

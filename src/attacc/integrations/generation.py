@@ -5,7 +5,8 @@ Importing this module imports torch and transformers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, cast
@@ -44,6 +45,18 @@ class Sampling:
 
     temperature: float = 0.0
     seed: int = 0
+
+
+@contextmanager
+def threads_of_host(number: int | None) -> Generator[None]:
+    """Have torch use so many threads; None leaves it the number it has."""
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def generate(

@@ -205,10 +205,11 @@ def _even_out(dealt: list[list[Chunk]], loads: Sequence[int], grain: int, overhe
     low, high = -(-sum(loads) // len(loads)), max(loads) - max(1, overhead)
     moves: list[tuple[int, int, int]] = []
     emptiest = sorted(range(len(loads)), key=loads.__getitem__)
+    last = [own[-1].length if own else 0 for own in dealt]
     # What is shed at one level can be shed at any higher one: find the lowest, to within little.
     while low <= high - grain // 8:
         level = (low + high) // 2
-        shed = _shed(dealt, loads, emptiest, level, grain, overhead)
+        shed = _shed(last, loads, emptiest, level, grain, overhead)
         if shed:
             moves, high = shed, level - 1
         else:
@@ -225,7 +226,7 @@ def _even_out(dealt: list[list[Chunk]], loads: Sequence[int], grain: int, overhe
 
 
 def _shed(
-    dealt: Sequence[Sequence[Chunk]],
+    last: Sequence[int],
     loads: Sequence[int],
     emptiest: Sequence[int],
     level: int,
@@ -234,7 +235,7 @@ def _shed(
 ) -> list[tuple[int, int, int]]:
     """Return which keys have to move so that no bin exceeds a level: (from, to, keys).
 
-    Keys are taken from the end of a bin's last chunk, without which it would be below the mean.
+    Keys are taken from the end of a bin's ``last`` chunk, without which it would be below the mean.
     There are none if that does not work out. What moves goes to the ``emptiest`` bins first.
     """
     takers = iter(emptiest)
@@ -244,7 +245,7 @@ def _shed(
     for giver, load in enumerate(loads):
         if load <= level:
             continue
-        length = dealt[giver][-1].length
+        length = last[giver]
         left = length - max(0, length - (load - level)) // grain * grain
         while left > 0:
             # All of it, or what leaves whole grains.

@@ -181,11 +181,13 @@ def interleaved_program(
     groups: list[tuple[int, int, list[int], list[int]]] = []
     first = 0
     lengths = [[chunk.length for chunk in chunks] for chunks in assignment.channels]
-    rooms = lengths if capacities is None else [list(own) for own in capacities]
-    check_room(lengths, rooms)
+    rooms = lengths
+    if capacities is not None:
+        rooms = [list(own) for own in capacities]
+        check_room(lengths, rooms)
     while first < o.channels:
-        last = first + 1
-        while last < o.channels and (lengths[last], rooms[last]) == (lengths[first], rooms[first]):
+        last, own = first + 1, (lengths[first], rooms[first])
+        while last < o.channels and (lengths[last], rooms[last]) == own:
             last += 1
         if lengths[first]:
             groups.append((first, last, lengths[first], rooms[first]))
@@ -214,7 +216,7 @@ def interleaved_program(
     # A begin and an end of each unit, fills and softmaxes; 0 stands for none.
     events = max(2 * units + fills + softmaxes for _, fills, units, _, _, softmaxes in counts)
     most = max(max(own) for _, _, _, own in groups)
-    multiplies = layout.multiply_addresses(replace(layout, length=most).score_multiplies)
+    multiplies = _multiplies(replace(layout, length=most))
     begin = 0
     for (first, last, chunks, own_rooms), sizes in zip(groups, counts, strict=True):
         steps, fills, units, phases, turns, softmaxes = sizes
@@ -239,6 +241,12 @@ def interleaved_program(
     return Program(
         o, kind, address, first_channel, channels, Dependences(waits, signals, delays, events)
     )
+
+
+@lru_cache(maxsize=64)
+def _multiplies(layout: HeadLayout) -> I64:
+    """Return where the multiplies of a head's score read, from where its keys begin."""
+    return layout.multiply_addresses(layout.score_multiplies)
 
 
 @lru_cache(maxsize=64)

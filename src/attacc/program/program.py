@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Final
 
@@ -173,5 +173,11 @@ class AddressLayout:
             o.access_bytes, o.columns, o.rows, o.banks, o.bank_groups, o.ranks, o.pseudo_channels,
             o.channels,
         )  # fmt: skip
-        positions = list(accumulate(size.bit_length() - 1 for size in sizes))
-        return cls(*positions)
+        return _address_layout(sizes)
+
+
+@lru_cache(maxsize=64)
+def _address_layout(sizes: tuple[int, ...]) -> AddressLayout:
+    """Return it for the sizes of its fields, each a power of two."""
+    positions = list(accumulate(size.bit_length() - 1 for size in sizes))
+    return AddressLayout(*positions)

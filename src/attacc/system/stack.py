@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -468,8 +469,8 @@ class Stack:
             device = with_power_cadence(device, cadence)
         tables = self._resolve(device, shape.queries_per_read)
         if self.schedule is Schedule.INTERLEAVED:
-            lengths, counts = np.unique(shape.lengths, return_counts=True)
-            check_capacity(layout, lengths.tolist(), counts.tolist())
+            counts = Counter(shape.lengths)
+            check_capacity(layout, list(counts), list(counts.values()))
             assignment = assign(
                 shape.lengths,
                 channels=channels,
