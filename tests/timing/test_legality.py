@@ -330,6 +330,7 @@ def test_golden_logs_break_the_slower_cadence(reference: Path, name: str) -> Non
     assert {(v.rule, v.slack_cycles) for v in violations} == {(rule, -2)}
 
 
+@pytest.mark.untraced  # thousands of logs: the checker would take three times as long
 @pytest.mark.reference
 @pytest.mark.parametrize(
     ("name", "around_refresh"),
@@ -701,6 +702,7 @@ def timing_of(log: list[Command], gate: Gate) -> set[tuple[str, int | None]]:
     return {(v.rule, v.slack_cycles) for v in only(violations, Check.TIMING)}
 
 
+@pytest.mark.untraced  # thousands of logs: the checker would take three times as long
 def test_every_rule_bites_one_cycle_early_and_no_later() -> None:
     """Catches a rule that is dropped, mixed up with another, or off by a cycle. A new rule of any
     device is covered by itself.
@@ -724,6 +726,7 @@ def test_every_rule_bites_one_cycle_early_and_no_later() -> None:
         assert all(rule in seen for rule in DRAMS.load(name).rule_set.rules)
 
 
+@pytest.mark.untraced  # thousands of logs: the checker would take three times as long
 def test_every_rule_stays_within_its_scope() -> None:
     """Catches a rule applied across pseudo-channels, ranks, groups, banks or channels that its
     scope tells apart.

@@ -139,8 +139,14 @@ def with_timing(device: DramDevice, timing: dict[str, int]) -> DramDevice:
 def outcomes_on(
     device: DramDevice, placement: Placement, programs: Sequence[Program]
 ) -> Iterator[Outcome]:
-    """Every command of each program, or None where rows close again before they are read."""
-    tables = resolve_timing(device, placement, power_limited=True)
+    """Every command of each program; None where rows close again before they are read, or where
+    the device is refreshed too often for anything to run.
+    """
+    try:
+        tables = resolve_timing(device, placement, power_limited=True)
+    except InputError:
+        yield from (None for _ in programs)
+        return
     for one in programs:
         try:
             yield run(one, tables, log=True).log
