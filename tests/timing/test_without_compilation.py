@@ -1,21 +1,8 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+from tests.uncompiled import printed
 
-def outcomes(*, compiled: bool) -> str:
-    environment = os.environ | {"NUMBA_DISABLE_JIT": "0" if compiled else "1"}
-    script = Path(__file__).parent / "small_cases.py"
-    done = subprocess.run(  # noqa: S603 - our own script
-        [sys.executable, "-W", "error", str(script)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+SCRIPT = str(Path(__file__).parent / "small_cases.py")
 
 
 def test_kernels_are_the_python_they_are_written_in() -> None:
@@ -23,4 +10,4 @@ def test_kernels_are_the_python_they_are_written_in() -> None:
 
     The cases reach every line of the kernels; measured without compilation, so does coverage.
     """
-    assert outcomes(compiled=True) == outcomes(compiled=False)
+    assert printed(SCRIPT, compiled=True) == printed(SCRIPT, compiled=False)
