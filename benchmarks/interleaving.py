@@ -91,7 +91,7 @@ def dealt(placement: Placement, lengths: Sequence[int], queries_per_read: int = 
 
 def whole(heads: int, length: int) -> Assignment:
     """Equal heads, none of them cut: those left over go to the first channels."""
-    return Assignment(
+    return Assignment.of(
         tuple(
             tuple(Chunk(head, 0, length) for head in range(channel, heads, CHANNELS))
             for channel in range(CHANNELS)

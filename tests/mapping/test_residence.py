@@ -86,7 +86,7 @@ def test_rows_belong_to_one_chunk_and_heads_have_all_keys(
                     assert chunk.head == head
                     assert chunk.start % growth.quantum == 0
                     assert chunk.capacity <= growth.longest
-                    rows = int(rows_of(layout(ORGANIZATION, placement), [chunk.capacity])[0])
+                    rows = rows_of(layout(ORGANIZATION, placement), chunk.capacity)
                     assert chunk.rows.shape == (layers, 2 * rows)
                     places = {
                         (chunk.stack, chunk.channel, row) for row in chunk.rows.ravel().tolist()

@@ -142,7 +142,7 @@ def interleaved_program(
             waits=common[:, 2].astype(np.int32),
             signals=np.ascontiguousarray(signals.astype(np.int32)),
             delays=np.ascontiguousarray(delays.astype(np.int32)),
-            events=int(common[:, 2 : 3 + SIGNALS].max()),
+            events=-(-int(common[:, 2 : 3 + SIGNALS].max()) // 4) * 4,
         ),
     )
 
@@ -223,20 +223,21 @@ def _channel_steps(
     all_units = first_units[-1]
     # Events: filled and free to begin, per unit; multiplied, per unit; ready to be filled, per
     # phase, and per query where it returns from its softmax; scored, per turn and query. Those
-    # beyond the last unit, phase or softmax are none.
-    begin_event = [*range(1, all_units + 1), 0, 0]
-    done_event = [*range(all_units + 1, 2 * all_units + 1), 0]
-    event = 2 * all_units
+    # beyond the last unit, phase or softmax are none. The four kinds take turns in numbering.
+    begin_event = [*range(1, 4 * all_units, 4), 0, 0]
+    done_event = [*range(2, 4 * all_units, 4), 0]
+    event = 3
     fill_events: list[list[int]] = []
     for phase in phases:
         own = len(phase.fills) if phase.part == 0 else 1
-        fill_events.append([event + 1 + i for i in range(own)])
-        event += own
+        fill_events.append([event + 4 * i for i in range(own)])
+        event += 4 * own
     fill_events += [[0], [0]]
+    event = 4
     scored_events: list[list[int]] = []
     for turn in turns:
-        scored_events.append([event + 1 + i for i in range(turn.queries)])
-        event += turn.queries
+        scored_events.append([event + 4 * i for i in range(turn.queries)])
+        event += 4 * turn.queries
     scored_events.append([0])
     context_of = {phase.turn: k for k, phase in enumerate(phases) if phase.part == 0}
 

@@ -182,7 +182,7 @@ def dealt(
     for own in channels:
         own.sort(key=lambda one: (-min(-(-one[0].length // quantum) * quantum, one[1]), one[0]))
     return (
-        Assignment(tuple(tuple(chunk for chunk, _ in own) for own in channels)),
+        Assignment.of(tuple(tuple(chunk for chunk, _ in own) for own in channels)),
         [[room for _, room in own] for own in channels],
     )
 
@@ -562,7 +562,7 @@ def test_lengths_of_a_quantum_share_their_commands(
     for length in (1, 2, 15, 17, 31, 33, 50, 63):
         programs = [
             interleaved_program(
-                device, layout, Assignment(((Chunk(0, 0, keys),),)), multiply_interval=4,
+                device, layout, Assignment.of(((Chunk(0, 0, keys),),)), multiply_interval=4,
                 queries=2, capacities=[[64]],
             )
             for keys in (length, -(-length // growth.quantum) * growth.quantum)

@@ -13,10 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from heapq import heapify, heapreplace
-from typing import NamedTuple
+from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from attacc.errors import InputError
+
+I64 = npt.NDArray[np.int64]
+T = TypeVar("T")
 
 
 class Chunk(NamedTuple):
@@ -33,52 +40,112 @@ class Chunk(NamedTuple):
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """Chunks of a stack's heads, channel by channel.
+@dataclass(frozen=True, eq=False)
+class DealtChunks:
+    """Chunks in the bins that they are dealt out to: channels, or stacks.
 
     Attributes:
-        channels: per channel, its chunks, longest first.
+        head: (chunks,) heads, bin by bin, in each the longest chunk first.
+        start: (chunks,) first keys.
+        length: (chunks,) keys.
+        bounds: (bins + 1,) where the chunks of each bin begin, and the end of the last.
     """
 
-    channels: tuple[tuple[Chunk, ...], ...]
+    head: I64
+    start: I64
+    length: I64
+    bounds: I64
+
+    @classmethod
+    def of(cls, bins: Sequence[Sequence[Chunk]]) -> DealtChunks:
+        """Return chunks that are listed by bin, as they are."""
+        flat = np.array([chunk for own in bins for chunk in own], dtype=np.int64).reshape(-1, 3)
+        ends = np.cumsum([0, *map(len, bins)], dtype=np.int64)
+        return cls(flat[:, 0], flat[:, 1], flat[:, 2], ends)
+
+    @cached_property
+    def bins(self) -> tuple[tuple[Chunk, ...], ...]:
+        """Per bin, its chunks."""
+        parts = zip(self.head.tolist(), self.start.tolist(), self.length.tolist(), strict=True)
+        return _by_bin(tuple(map(Chunk._make, parts)), self.bounds)
+
+    @cached_property
+    def lengths(self) -> tuple[tuple[int, ...], ...]:
+        """Per bin, keys of its chunks."""
+        return _by_bin(tuple(self.length.tolist()), self.bounds)
+
+    @cached_property
+    def keys(self) -> tuple[int, ...]:
+        """Per bin, keys of all its chunks."""
+        return tuple(map(sum, self.lengths))
+
+    @property
+    def imbalance(self) -> float:
+        """Keys of the fullest bin over their mean: 1 is perfect."""
+        return max(self.keys) * len(self.keys) / sum(self.keys)
+
+
+def _by_bin(parts: tuple[T, ...], bounds: I64) -> tuple[tuple[T, ...], ...]:
+    ends = bounds.tolist()
+    return tuple([parts[begin:end] for begin, end in pairwise(ends)])
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """Chunks of a stack's heads, dealt out to its channels."""
+
+    dealt: DealtChunks
+
+    @classmethod
+    def of(cls, channels: Sequence[Sequence[Chunk]]) -> Assignment:
+        """Return chunks that are listed by channel, as they are."""
+        return cls(DealtChunks.of(channels))
+
+    @property
+    def channels(self) -> tuple[tuple[Chunk, ...], ...]:
+        """Per channel, its chunks, longest first."""
+        return self.dealt.bins
+
+    @property
+    def lengths(self) -> tuple[tuple[int, ...], ...]:
+        """Per channel, keys of its chunks."""
+        return self.dealt.lengths
 
     @property
     def keys(self) -> tuple[int, ...]:
         """Keys of each channel."""
-        return tuple(_keys(chunks) for chunks in self.channels)
+        return self.dealt.keys
 
     @property
     def imbalance(self) -> float:
         """Keys of the fullest channel over their mean: 1 is perfect."""
-        keys = self.keys
-        return max(keys) * len(keys) / sum(keys)
+        return self.dealt.imbalance
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class StackAssignment:
-    """Heads of a system, stack by stack.
+    """Heads of a system, dealt out to its stacks."""
 
-    Attributes:
-        stacks: per stack, its heads and parts of heads, longest first.
-    """
+    dealt: DealtChunks
 
-    stacks: tuple[tuple[Chunk, ...], ...]
+    @property
+    def stacks(self) -> tuple[tuple[Chunk, ...], ...]:
+        """Per stack, its heads and parts of heads, longest first."""
+        return self.dealt.bins
 
     @property
     def keys(self) -> tuple[int, ...]:
         """Keys of each stack."""
-        return tuple(_keys(parts) for parts in self.stacks)
+        return self.dealt.keys
 
     @property
     def imbalance(self) -> float:
         """Keys of the fullest stack over their mean: 1 is perfect."""
-        keys = self.keys
-        return max(keys) * len(keys) / sum(keys)
+        return self.dealt.imbalance
 
     def lengths(self, stack: int) -> tuple[int, ...]:
         """Return what one stack attends to, as the lengths that `assign` takes."""
-        return tuple(part.length for part in self.stacks[stack])
+        return self.dealt.lengths[stack]
 
 
 def assign(lengths: Sequence[int], *, channels: int, longest: int, grain: int) -> Assignment:
@@ -126,12 +193,7 @@ def assign_stacks(
     """
     grain = min(grain, longest)
     limit = _share(lengths, stacks, channels * grain)
-    dealt = _deal(lengths, stacks, limit, channels * grain, overhead=grain // 4)
-    return StackAssignment(dealt)
-
-
-def _keys(chunks: Sequence[Chunk]) -> int:
-    return sum([length for _, _, length in chunks])
+    return StackAssignment(_deal(lengths, stacks, limit, channels * grain, overhead=grain // 4))
 
 
 def _share(lengths: Sequence[int], bins: int, grain: int) -> int:
@@ -149,9 +211,7 @@ def _share(lengths: Sequence[int], bins: int, grain: int) -> int:
     return -(-share // grain) * grain
 
 
-def _deal(
-    lengths: Sequence[int], bins: int, limit: int, grain: int, *, overhead: int
-) -> tuple[tuple[Chunk, ...], ...]:
+def _deal(lengths: Sequence[int], bins: int, limit: int, grain: int, overhead: int) -> DealtChunks:
     """Deal heads, cut to a limit, out to bins: longest first, then evened out.
 
     Args:
@@ -159,104 +219,48 @@ def _deal(
         bins: how many there are.
         limit: keys that a chunk may have at most.
         grain: where cuts fall.
-        overhead: what a chunk counts for in addition to its keys.
+        overhead: what a chunk counts for in addition to its keys, in the first deal.
     """
-    chunks: list[tuple[int, int, int]] = []  # so that they sort: -length, head, start
-    for head, length in enumerate(lengths):
-        if length <= limit:
-            chunks.append((-length, head, 0))
-            continue
-        pieces = -(-length // limit)
-        size = min(limit, -(-length // (pieces * grain)) * grain)
-        chunks += [(-min(size, length - at), head, at) for at in range(0, length, size)]
-    chunks.sort()
-    dealt: list[list[Chunk]]
-    loads = [0] * bins
-    if chunks[0][0] == chunks[-1][0]:  # equal ones go round
-        longest = -chunks[0][0]
-        whole = [Chunk(head, start, longest) for _, head, start in chunks]
-        dealt = [whole[which::bins] for which in range(bins)]
-        loads = [len(own) * (longest + overhead) for own in dealt]
-    else:
-        dealt = [[] for _ in range(bins)]
-        heap = [(0, which) for which in range(bins)]
-        heapify(heap)
-        for negative, head, start in chunks:
-            load, which = heap[0]
-            dealt[which].append(Chunk(head, start, -negative))
-            heapreplace(heap, (load - negative + overhead, which))
-        for load, which in heap:
-            loads[which] = load
-    _even_out(dealt, loads, grain, grain // 4)
+    from attacc.mapping import balance_kernel  # loads Numba
+
+    keys = np.array(lengths, dtype=np.int64)
+    head, start = np.arange(len(keys)), np.zeros_like(keys)
+    if keys.max() > limit:
+        head, start, keys = _cut(keys, limit, grain)
+    order = np.argsort(-keys, kind="stable")
+    n = len(keys)
+    chunks = np.empty((4, n + 2 * bins), dtype=np.int64)
+    chunks[0, :n], chunks[1, :n], chunks[2, :n] = head[order], start[order], keys[order]
+    loads, last = np.zeros((2, bins), dtype=np.int64)
+    fullest = balance_kernel.deal(n, chunks, overhead, loads, last)
+    part_overhead = grain // 4
+    n = balance_kernel.even_out(
+        n, chunks, loads, last, np.argsort(loads, kind="stable"), -(-int(loads.sum()) // bins),
+        fullest - max(1, part_overhead), grain, part_overhead,
+        np.empty((2 * bins, 3), dtype=np.int64),
+    )  # fmt: skip
+    bounds = np.zeros(bins + 1, dtype=np.int64)
+    laid = np.empty(n, dtype=np.int64)
+    balance_kernel.lay_out(n, chunks, bounds, last, laid)
+    table = chunks[:3, laid]
     # Those that do the same become neighbours.
-    dealt.sort(key=lambda one: [length for _, _, length in one], reverse=True)
-    return tuple(map(tuple, dealt))
+    own = _by_bin(table[2].tolist(), bounds)
+    ranks = sorted(range(bins), key=own.__getitem__, reverse=True)
+    if ranks != list(range(bins)):
+        sizes = np.diff(bounds)[ranks]
+        ends = np.cumsum(sizes)
+        places = np.arange(n) + np.repeat(bounds[ranks] - (ends - sizes), sizes)
+        table, bounds = table[:, places], np.append(bounds[:1], ends)
+    return DealtChunks(table[0], table[1], table[2], bounds)
 
 
-def _even_out(dealt: list[list[Chunk]], loads: Sequence[int], grain: int, overhead: int) -> None:
-    """Cut the last chunk of bins that are too full, and share it out, if all are done sooner.
-
-    Args:
-        dealt: chunks of every bin, changed in place.
-        loads: what these count for.
-        grain: where cuts fall.
-        overhead: what a part counts for in addition to its keys.
-    """
-    low, high = -(-sum(loads) // len(loads)), max(loads) - max(1, overhead)
-    moves: list[tuple[int, int, int]] = []
-    emptiest = sorted(range(len(loads)), key=loads.__getitem__)
-    last = [own[-1].length if own else 0 for own in dealt]
-    # What is shed at one level can be shed at any higher one: find the lowest, to within little.
-    while low <= high - grain // 8:
-        level = (low + high) // 2
-        shed = _shed(last, loads, emptiest, level, grain, overhead)
-        if shed:
-            moves, high = shed, level - 1
-        else:
-            low = level + 1
-    changed: set[int] = set()
-    for giver, taker, length in moves:
-        head, start, whole = dealt[giver].pop()
-        if length < whole:
-            dealt[giver].append(Chunk(head, start, whole - length))
-        dealt[taker].append(Chunk(head, start + whole - length, length))
-        changed |= {giver, taker}
-    for which in changed:
-        dealt[which].sort(key=lambda chunk: (-chunk.length, chunk.head, chunk.start))
-
-
-def _shed(
-    last: Sequence[int],
-    loads: Sequence[int],
-    emptiest: Sequence[int],
-    level: int,
-    grain: int,
-    overhead: int,
-) -> list[tuple[int, int, int]]:
-    """Return which keys have to move so that no bin exceeds a level: (from, to, keys).
-
-    Keys are taken from the end of a bin's ``last`` chunk, without which it would be below the mean.
-    There are none if that does not work out. What moves goes to the ``emptiest`` bins first.
-    """
-    takers = iter(emptiest)
-    taker = next(takers)
-    room = level - loads[taker]
-    moves: list[tuple[int, int, int]] = []
-    for giver, load in enumerate(loads):
-        if load <= level:
-            continue
-        length = last[giver]
-        left = length - max(0, length - (load - level)) // grain * grain
-        while left > 0:
-            # All of it, or what leaves whole grains.
-            piece = left - max(0, -(-(left + overhead - room) // grain)) * grain
-            if piece > 0:
-                moves.append((giver, taker, piece))
-                left -= piece
-                room -= piece + overhead
-                continue
-            taker = next(takers, giver)
-            room = level - loads[taker]
-            if room <= 0:
-                return []
-    return moves
+def _cut(lengths: I64, limit: int, grain: int) -> tuple[I64, I64, I64]:
+    """Return heads, first keys and keys of chunks: heads, cut as evenly as whole grains allow."""
+    pieces = -(-lengths // limit)
+    size = np.where(pieces == 1, lengths, -(-lengths // (pieces * grain)) * grain)
+    size = np.minimum(size, limit)
+    pieces = -(-lengths // size)
+    head = np.repeat(np.arange(len(lengths)), pieces)
+    which = np.arange(len(head)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    start = which * size[head]
+    return head, start, np.minimum(size[head], lengths[head] - start)

@@ -111,7 +111,7 @@ class HeadLayout:
     @property
     def rows(self) -> int:
         """Rows that the keys (or the values) take in every bank that they occupy."""
-        return int(rows_of(self, [self.length])[0])
+        return rows_of(self, self.length)
 
     @property
     def banks_in_turn(self) -> int:
@@ -156,15 +156,15 @@ class HeadRegions:
     values: I64
 
 
-def rows_of(layout: HeadLayout, lengths: Sequence[int]) -> I64:
-    """Return the rows that keys (or values) of some lengths take in every bank they occupy.
+def rows_of(layout: HeadLayout, length: int) -> int:
+    """Return the rows that keys (or values) of a length take in every bank they occupy.
 
     Args:
         layout: placement, head_dim and element type; its length is of no account.
-        lengths: keys of each head, or chunk of one.
+        length: keys of a head, or of a chunk of one.
     """
     per_row_of_all_banks = layout.organization.columns * layout.banks_in_turn
-    keys_per_part = -(-np.asarray(lengths, dtype=np.int64) // layout.sequence_parts)
+    keys_per_part = -(-length // layout.sequence_parts)
     return -(-keys_per_part * layout.columns_per_key // per_row_of_all_banks)
 
 
@@ -183,13 +183,13 @@ def check_capacity(layout: HeadLayout, lengths: Sequence[int], counts: Sequence[
         InputError: the rows of all banks do not suffice.
     """
     o = layout.organization
-    rows = 2 * rows_of(layout, lengths)
-    needed = sum(row * count for row, count in zip(rows.tolist(), counts, strict=True))
+    rows = [2 * rows_of(layout, length) for length in lengths]
+    needed = sum(row * count for row, count in zip(rows, counts, strict=True))
     if needed <= o.rows * o.channels:
         return
     if len(lengths) == 1:
         which = f"{sum(counts)} heads of length {lengths[0]}"
-        each = int(rows[0])
+        each = rows[0]
         # Heads that fit into a channel are not cut as long as there are more of them than channels.
         fits = o.rows // each * o.channels if each <= o.rows else o.rows * o.channels // each
         hint = f"at most {fits} such heads fit into a stack"
@@ -237,16 +237,23 @@ def allocate_chunks(layout: HeadLayout, lengths: Sequence[int]) -> HeadRegions:
         InputError: the rows of a bank do not suffice.
     """
     o = layout.organization
-    rows = rows_of(layout, lengths)
-    ends = np.cumsum(2 * rows)
-    if len(ends) and ends[-1] > o.rows:
+    row_bytes = o.columns * o.access_bytes
+    rows_of_length = {length: rows_of(layout, length) for length in set(lengths)}
+    keys: list[int] = []
+    values: list[int] = []
+    row = 0
+    for length in lengths:
+        rows = rows_of_length[length]
+        keys.append(row * row_bytes)
+        values.append((row + rows) * row_bytes)
+        row += 2 * rows
+    if row > o.rows:
         raise InputError(
-            f"the {len(lengths)} chunks of a channel need {ends[-1]} rows of every bank, which "
+            f"the {len(lengths)} chunks of a channel need {row} rows of every bank, which "
             f"has {o.rows}",
             hint="attend to fewer or shorter heads per stack",
         )
-    row_bytes = o.columns * o.access_bytes
-    return HeadRegions((ends - 2 * rows) * row_bytes, (ends - rows) * row_bytes)
+    return HeadRegions(np.array(keys, dtype=np.int64), np.array(values, dtype=np.int64))
 
 
 def check_room(lengths: Sequence[Sequence[int]], capacities: Sequence[Sequence[int]]) -> None:

@@ -208,7 +208,7 @@ class Residence:
 
     def _rows(self, capacity: int) -> int:
         """Return the rows of a chunk in one layer: of keys and of values."""
-        return 2 * int(rows_of(self._layout, [capacity])[0])
+        return 2 * rows_of(self._layout, capacity)
 
     def _room_of(self, rows: int) -> int:
         """Return the keys for which some rows of a channel have room in all layers."""

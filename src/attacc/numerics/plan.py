@@ -185,7 +185,7 @@ class AttentionPlan:
         tables = resolve_timing(
             device, layout.placement, power_limited=power_limited, queries_per_read=passes.most
         )
-        lengths = [[chunk.length for chunk in own] for own in assignment.channels]
+        lengths = assignment.lengths
         rooms = lengths if capacities is None else capacities
         program = interleaved_program(
             device,
@@ -407,4 +407,4 @@ def _behind_barriers(
         )
         for own in chunks
     ]
-    return Assignment(chunks), program, owned
+    return Assignment.of(chunks), program, owned

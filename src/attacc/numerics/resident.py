@@ -173,7 +173,7 @@ class Attender:
         program = interleaved_program(
             self.device,
             self.layout,
-            Assignment((own, *none)),
+            Assignment.of((own, *none)),
             multiply_interval=self._tables.multiply_interval,
             queries=self.passes.queries,
             queries_per_read=self.passes.most,

@@ -31,6 +31,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import ceil
 from typing import Final
 
 import numpy as np
@@ -95,15 +96,10 @@ def longest_chunk(device: DramDevice, layout: HeadLayout, queries_per_read: int 
 
 def softmax_cycles(device: DramDevice, length: int) -> int:
     """Return how long the softmax of a chunk takes on its channel's share of the lanes."""
-    return int(_softmax_cycles(device, np.array([length]))[0])
-
-
-def _softmax_cycles(device: DramDevice, lengths: I64) -> I64:
     pipeline = pipeline_of(device)
     lanes = max(1, pipeline.softmax_lanes // device.organization.channels)
-    passes = pipeline.softmax_passes * -(-lengths // lanes)
-    cycles = passes / pipeline.softmax_clock_hz * NS_PER_S / device.clock_ns
-    return np.ceil(cycles).astype(np.int64)
+    passes = pipeline.softmax_passes * -(-length // lanes)
+    return ceil(passes / pipeline.softmax_clock_hz * NS_PER_S / device.clock_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +174,11 @@ def interleaved_program(
     pipeline = pipeline_of(device)
     passes = QueryPasses.of(queries, queries_per_read)
     spacing = max(1.0, device.timing["nCCDL"] / multiply_interval)
-    groups: list[tuple[int, int, list[int], list[int]]] = []
+    groups: list[tuple[int, int, tuple[int, ...], tuple[int, ...]]] = []
     first = 0
-    lengths = [[chunk.length for chunk in chunks] for chunks in assignment.channels]
-    rooms = lengths
+    rooms = lengths = assignment.lengths
     if capacities is not None:
-        rooms = [list(own) for own in capacities]
+        rooms = tuple(map(tuple, capacities))
         check_room(lengths, rooms)
     while first < o.channels:
         last, own = first + 1, (lengths[first], rooms[first])
@@ -213,8 +208,10 @@ def interleaved_program(
     waits = np.empty(steps, dtype=np.int32)
     signals = np.empty((steps, SIGNALS), dtype=np.int32)
     delays = np.empty((steps, SIGNALS), dtype=np.int32)
-    # A begin and an end of each unit, fills and softmaxes; 0 stands for none.
-    events = max(2 * units + fills + softmaxes for _, fills, units, _, _, softmaxes in counts)
+    most_of_a_kind = max(
+        max(fills, units, softmaxes) for _, fills, units, _, _, softmaxes in counts
+    )
+    events = interleaved_kernel.EVENTS_APART * most_of_a_kind
     most = max(max(own) for _, _, _, own in groups)
     multiplies = _multiplies(replace(layout, length=most))
     begin = 0
@@ -222,9 +219,10 @@ def interleaved_program(
         steps, fills, units, phases, turns, softmaxes = sizes
         regions = allocate_chunks(layout, own_rooms)
         own = slice(begin, begin + steps)
-        keys = np.array(chunks, dtype=np.int64)
+        busy = {length: softmax_cycles(device, length) for length in set(chunks)}
         interleaved_kernel.weave(
-            keys, regions.keys, regions.values, _softmax_cycles(device, keys), *shape,
+            np.array(chunks, dtype=np.int64), regions.keys, regions.values,
+            np.array([busy[length] for length in chunks], dtype=np.int64), *shape,
             pipeline.buffer_words,
             -(-np.array(own_rooms, dtype=np.int64) // layout.sequence_parts), multiplies, *places,
             pipeline.write_to_multiply, pipeline.multiply_to_move, pipeline.move_to_softmax,
@@ -239,8 +237,9 @@ def interleaved_program(
         channels[own] = last - first
         begin += steps
     return Program(
-        o, kind, address, first_channel, channels, Dependences(waits, signals, delays, events)
-    )
+        o, kind, address, first_channel, channels, Dependences(waits, signals, delays, events),
+        np.cumsum([0, *(count[0] for count in counts)]),
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=64)

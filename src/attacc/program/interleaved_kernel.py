@@ -35,11 +35,17 @@ TURN_CHUNK, TURN_QUERIES, TURN_WORDS, TURN_PARTS, TURN_CONTEXT, TURN_SOFTMAX = r
 probabilities per query; parts of the context; phase of the first of these; first softmax."""
 
 PHASE_TURN, PHASE_PART, PHASE_UNIT, PHASE_FILL, PHASE_WORDS = range(5)
-"""Of a phase: its turn; part of the context, or -1 for the score; first unit; first event of those
-that let its buffer be filled; accesses per query that fill it."""
+"""Of a phase: its turn; part of the context, or -1 for the score; first unit; number of the first
+event that lets its buffer be filled; accesses per query that fill it."""
 
 UNIT_BEGIN, UNIT_X, UNIT_PHASE = range(3)
 """Of a unit: its first multiply, in the channel and in the chunk; its phase."""
+
+EVENTS_APART = 4
+BEGUN, DONE, FILL, SCORED = range(1, EVENTS_APART + 1)
+"""The first event of each kind: filled and free to begin, per unit; multiplied, per unit; ready to
+be filled, per phase, and per query for those who wait for its softmax; scored, per turn and query.
+The next one of a kind is `EVENTS_APART` later, so that channels which begin alike name alike."""
 
 SPARE = 3
 """Places beyond the last turn, phase and unit, so that the next ones can be asked for."""
@@ -193,7 +199,7 @@ def suggest_places(
     for k in range(all_phases):
         turn, part = phases[PHASE_TURN, k], phases[PHASE_PART, k]
         chunk, queries = turns[TURN_CHUNK, turn], turns[TURN_QUERIES, turn]
-        at = phases[PHASE_FILL, k] - phases[PHASE_FILL, 0]
+        at = phases[PHASE_FILL, k]
         # The half of the buffer is free when the phase before the previous one has ended.
         fill_places[at] = units[UNIT_BEGIN, phases[PHASE_UNIT, k - 1]] if k else 0
         if part == 0:
@@ -285,19 +291,11 @@ def weave(
     all_units = phases[PHASE_UNIT, all_phases]
     softmaxes = turns[TURN_SOFTMAX, all_turns]
 
-    # Events: filled and free to begin, per unit; multiplied, per unit; ready to be filled, per
-    # phase, and per query for those who wait for its softmax; scored, per turn and query.
-    begun = 1
-    done = begun + all_units
-    fill = done + all_units
-    event = fill
+    fills = 0
     for k in range(all_phases):
-        phases[PHASE_FILL, k] = event
+        phases[PHASE_FILL, k] = fills
         returns = phases[PHASE_PART, k] == 0
-        event += turns[TURN_QUERIES, phases[PHASE_TURN, k]] if returns else 1
-    phases[PHASE_FILL, all_phases] = 0
-    phases[PHASE_FILL, all_phases + 1] = 0
-    scored = event
+        fills += turns[TURN_QUERIES, phases[PHASE_TURN, k]] if returns else 1
 
     suggest_places(
         total, busy, multiply_to_move, move_to_softmax, softmax_to_move, interval, spacing,
@@ -335,7 +333,8 @@ def weave(
             chunk = turns[TURN_CHUNK, phases[PHASE_TURN, k]]
             base = keys[chunk] if phases[PHASE_PART, k] < 0 else values[chunk]
             x = units[UNIT_X, unit] + n - units[UNIT_BEGIN, unit]
-            wait, ended, refill = begun + unit, done + unit, phases[PHASE_FILL, k + 2]
+            wait, ended = BEGUN + EVENTS_APART * unit, DONE + EVENTS_APART * unit
+            refill = FILL + EVENTS_APART * phases[PHASE_FILL, k + 2] if k + 2 < all_phases else 0
             for i in range(end - n):
                 at = step + i
                 kinds[at] = multiply
@@ -362,10 +361,13 @@ def weave(
             kinds[step] = MVSB
             base = keys[chunk] if of_scores else values[chunk]
             addresses[step] = base + addresses_of[move_which]
-            waits[step] = done + move_unit
-            signals[step, 0] = begun + move_unit + 2 if move_unit + 2 < all_units else 0
-            signals[step, 1] = done + move_unit + 1 if move_unit + 1 < all_units else 0
-            signals[step, 2] = scored + turns[TURN_SOFTMAX, turn] if of_scores else 0
+            done = DONE + EVENTS_APART * move_unit
+            free = BEGUN + EVENTS_APART * (move_unit + 2)
+            waits[step] = done
+            signals[step, 0] = free if move_unit + 2 < all_units else 0
+            signals[step, 1] = done + EVENTS_APART if move_unit + 1 < all_units else 0
+            scored = SCORED + EVENTS_APART * turns[TURN_SOFTMAX, turn]
+            signals[step, 2] = scored if of_scores else 0
             delays[step, 0] = 1
             delays[step, 1] = 0
             delays[step, 2] = move_to_softmax
@@ -388,9 +390,11 @@ def weave(
             query = softmax - turns[TURN_SOFTMAX, softmax_turn]
             kinds[step] = SFM
             addresses[step] = keys[chunk]
-            waits[step] = scored + softmax
-            signals[step, 0] = phases[PHASE_FILL, turns[TURN_CONTEXT, softmax_turn]] + query
-            signals[step, 1] = scored + softmax + 1 if softmax + 1 < softmaxes else 0
+            scored = SCORED + EVENTS_APART * softmax
+            filling = phases[PHASE_FILL, turns[TURN_CONTEXT, softmax_turn]] + query
+            waits[step] = scored
+            signals[step, 0] = FILL + EVENTS_APART * filling
+            signals[step, 1] = scored + EVENTS_APART if softmax + 1 < softmaxes else 0
             signals[step, 2] = 0
             delays[step, 0] = busy[chunk] + softmax_to_move
             delays[step, 1] = busy[chunk]
@@ -415,25 +419,25 @@ def weave(
                 places = len(probability_places)
                 slot = part * buffer_words + fill_query * words + fill_word
                 addresses[step] = values[chunk] + probability_places[fill_which] + slot
-            waits[step] = fill + fill_event
+            waits[step] = FILL + EVENTS_APART * fill_event
             # All units of a phase use what fills the buffer. Those after the second wait for the
             # moves of others that do.
             first = phases[PHASE_UNIT, fill_phase]
-            signals[step, 0] = begun + first
+            signals[step, 0] = BEGUN + EVENTS_APART * first
             delays[step, 0] = write_to_multiply
             delays[step, 1] = 0
             delays[step, 2] = 0
             which = 1
             if first + 1 < phases[PHASE_UNIT, fill_phase + 1]:
-                signals[step, 1] = begun + first + 1
+                signals[step, 1] = BEGUN + EVENTS_APART * (first + 1)
                 delays[step, 1] = write_to_multiply
                 which = 2
             # The probabilities of the next query, or of the next part.
             follower = 0
             if part == 0 and fill_query + 1 < of_pass:
-                follower = fill + fill_event + 1
+                follower = FILL + EVENTS_APART * (fill_event + 1)
             elif part >= 0 and fill_query + 1 == of_pass and part + 1 < turns[TURN_PARTS, turn]:
-                follower = phases[PHASE_FILL, fill_phase + 1]
+                follower = FILL + EVENTS_APART * phases[PHASE_FILL, fill_phase + 1]
             signals[step, which] = follower
             if which == 1:
                 signals[step, 2] = 0

@@ -81,6 +81,7 @@ class Program:
         channels: (n,) number of neighbouring channels that the step goes to.
         dependences: what waits for what; None for a program that is ordered by its barriers.
             Channels of a program with dependences are fed each by itself.
+        known_runs: `runs`, from a builder that knows them.
     """
 
     organization: Organization
@@ -89,6 +90,7 @@ class Program:
     first_channel: I16
     channels: I16
     dependences: Dependences | None = None
+    known_runs: I64 | None = None
 
     def __len__(self) -> int:
         """Return the number of steps."""
@@ -102,6 +104,8 @@ class Program:
     @cached_property
     def runs(self) -> I64:
         """Where runs of steps that go to the same channels begin, and the end of the last."""
+        if self.known_runs is not None:
+            return self.known_runs
         first, channels = self.first_channel, self.channels
         changes = np.flatnonzero((first[1:] != first[:-1]) | (channels[1:] != channels[:-1])) + 1
         begin = np.zeros(min(1, len(self)), dtype=np.int64)

@@ -201,8 +201,8 @@ class Stack:
     _multiply: str = field(init=False, repr=False)
     _banks_per_multiply: int = field(init=False, repr=False)
     _internal_bytes_per_s: float = field(init=False, repr=False)
-    _tables: dict[tuple[int, int], TimingTables] = field(
-        init=False, repr=False, default_factory=dict[tuple[int, int], TimingTables]
+    _tables: dict[tuple[int, int | None], TimingTables] = field(
+        init=False, repr=False, default_factory=dict[tuple[int, int | None], TimingTables]
     )
     _played: dict[_Shape, _Played] = field(
         init=False, repr=False, default_factory=dict[_Shape, _Played]
@@ -440,9 +440,11 @@ class Stack:
 
     def _resolve(self, device: DramDevice, queries_per_read: int) -> TimingTables:
         """Return the timing of the device, or of one like it with a cadence from the budget."""
-        cadence = device.parameters(
-            power_limited=self.power_limited, queries_per_read=queries_per_read
-        )[_CADENCES[self.placement]]
+        cadence = None
+        if device is not self.device:
+            cadence = device.parameters(
+                power_limited=self.power_limited, queries_per_read=queries_per_read
+            )[_CADENCES[self.placement]]
         if (queries_per_read, cadence) not in self._tables:
             self._tables[queries_per_read, cadence] = resolve_timing(
                 device,
@@ -501,12 +503,12 @@ class Stack:
 
 
 def _dealt(assignment: Assignment) -> Dealt:
-    channels = [own for own in assignment.channels if own]
+    dealt = assignment.dealt
     # Of a cut head, all chunks but the first begin with a later key.
-    cut = {chunk.head for own in channels for chunk in own if chunk.start}
+    cut = dealt.head[dealt.start > 0]
     return Dealt(
-        chunks=sum(map(len, channels)),
-        longest_chunk=max(own[0].length for own in channels),
-        cut_heads=len(cut),
+        chunks=len(dealt.head),
+        longest_chunk=int(dealt.length.max()),
+        cut_heads=len(set(cut.tolist())),
         imbalance=assignment.imbalance,
     )

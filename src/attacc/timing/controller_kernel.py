@@ -124,6 +124,8 @@ REFRESHES_PER_INTERVAL = 2
 REFRESH_PER_BANK = 3
 MOVES_YIELD = 4
 MULTIPLY_INTERVAL = 5
+MOVES_APART = 6
+"""Least cycles between two moves or softmaxes of a pseudo-channel."""
 
 
 @inlined

@@ -268,7 +268,7 @@ class ControllerState:
             end: number of the step before which to stop; the stream's last by default.
             more: stop as soon as that step would enter, rather than play to the end.
             room: where to write what is told of every command.
-            desk: ordinary traffic beside them.
+            desk: ordinary traffic beside them; from the first request on, or never.
 
         Raises:
             InputError: no request is ever served any more.
@@ -278,11 +278,12 @@ class ControllerState:
         room = room or Room()
         policy = None if desk is None else desk.policy
         several = None if len(self.width) == 1 else len(self.width)
+        raises = tables.raises_alone if desk is None else tables.raises
         desk = desk or no_traffic()
         status = kernel.run_controllers(
             stream.keys, stream.first, stream.last, stream.signals, stream.delays, base,
             base + len(stream.keys) if end is None else end, int(more), tables.waits,
-            tables.raises, tables.latency, tables.window, tables.row_slot, tables.refresh_bank,
+            raises, tables.latency, tables.window, tables.row_slot, tables.refresh_bank,
             tables.fixed, self.clock, self.lanes, self.items, self.entries, self.times,
             self.recent, self.open_rows, self.hits, self.awaited, self.happened, desk.arriving,
             desk.arrival, desk.arrivals_end, policy, desk.desk, desk.queued, desk.counts,

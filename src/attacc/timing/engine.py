@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Final
 
 import numpy as np
@@ -122,7 +122,14 @@ class TimedRun:
 
     def count(self, command: str) -> int:
         """Return how often a command issued; 0 for one that never did."""
-        return sum(entry.count for entry in self.commands if entry.command == command)
+        return self._counts.get(command, 0)
+
+    @cached_property
+    def _counts(self) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for entry in self.commands:
+            counts[entry.command] = counts.get(entry.command, 0) + entry.count
+        return counts
 
 
 def run(
@@ -205,9 +212,9 @@ def count_by_name(issued: I64, tables: TimingTables) -> tuple[CommandCount, ...]
     Those of ordinary traffic are named where there was any.
     """
     names: dict[str, int] = {}
-    for code in Code:
-        if code not in ORDINARY_CODES or issued[code]:
-            names[tables.names[code]] = names.get(tables.names[code], 0) + int(issued[code])
+    for code, (name, count) in enumerate(zip(tables.names, issued.tolist(), strict=True)):
+        if count or code not in ORDINARY_CODES:
+            names[name] = names.get(name, 0) + count
     return tuple(CommandCount(name, count) for name, count in names.items())
 
 
@@ -225,19 +232,20 @@ def _streams(program: Program, starts: I64, *, idle: bool) -> list[Stream]:
     end = program.organization.channels
     class_of = np.full(end + 1, len(starts), dtype=np.int32)
     class_of[starts] = np.arange(len(starts), dtype=np.int32)
-    begin = program.first_channel.astype(np.intp)
-    width = np.diff(starts, append=end)
+    width = np.append(starts[1:], end) - starts
     steps = np.arange(len(program), dtype=np.int64)
     if program.dependences is None:
+        begin = program.first_channel.astype(np.intp)
         first, last = class_of[begin], class_of[begin + program.channels]
         return [pack(program, steps, first, last, 0, width)]
     bounds = program.runs
     runs = bounds[:-1]
-    first, last = class_of[begin[runs]], class_of[begin[runs] + program.channels[runs]]
+    begin = program.first_channel[runs].astype(np.intp)
+    first, last = class_of[begin], class_of[begin + program.channels[runs]]
     streams: list[Stream] = []
     for c in range(len(width)):
         mine = np.flatnonzero((first <= c) & (c < last))
-        own = [steps[bounds[run] : bounds[run + 1]] for run in mine]
+        own = [steps[bounds[run] : bounds[run + 1]] for run in mine.tolist()]
         if own or idle:
             chosen = own[0] if len(own) == 1 else np.concatenate([steps[:0], *own])
             one = np.zeros(len(chosen), dtype=np.int32)
@@ -272,16 +280,12 @@ def pack(
         delays = program.dependences.delays[chosen]
         events = program.dependences.events
     keys = np.empty(n, dtype=np.int64)
-    renumbered = np.empty_like(signals)
     producers = np.zeros(events + 1, dtype=np.int32)
-    used = kernel.pack_stream(
+    kernel.pack_stream(
         program.kind[chosen], program.address[chosen], waits, signals, _code_of(), layout.bank,
-        layout.row, program.organization.rows - 1, np.zeros(events + 1, dtype=np.int32), keys,
-        renumbered, producers,
+        layout.row, program.organization.rows - 1, keys, producers,
     )  # fmt: skip
-    return Stream(
-        keys, first, last, first_channel, width, steps, renumbered, delays, producers[: used + 1]
-    )
+    return Stream(keys, first, last, first_channel, width, steps, signals, delays, producers)
 
 
 @cache
@@ -325,7 +329,8 @@ def check_program(program: Program, tables: TimingTables) -> None:
         InputError: it was built for another organisation or placement, or holds requests that are
             not timed.
     """
-    if program.organization != tables.organization:
+    o = program.organization
+    if o is not tables.organization and o != tables.organization:
         raise InputError(
             f"the program's addresses refer to another organisation than {tables.device}",
             hint="build or read the program with the device's own organisation",

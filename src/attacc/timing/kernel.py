@@ -49,6 +49,7 @@ from attacc.timing.controller_kernel import (
     LEFT,
     LENGTH,
     LINK,
+    MOVES_APART,
     MOVES_YIELD,
     MULTIPLY,
     MULTIPLY_FROM,
@@ -100,11 +101,13 @@ def item_ready(
     """
     code = items[c, i, NEXT]
     key = items[c, i, KEY]
-    ready = ready_cycle(code, (key >> CODE_BITS) & BANK_MASK, waits, times, c)
     event = key >> EVENT_SHIFT
+    happens = 0
     if event > 0 and not is_row_code(code):
-        ready = NEVER if awaited[c, event] > 0 else max(ready, happened[c, event])
-    return ready
+        if awaited[c, event] > 0:
+            return NEVER
+        happens = happened[c, event]
+    return max(happens, ready_cycle(code, (key >> CODE_BITS) & BANK_MASK, waits, times, c))
 
 
 @inlined
@@ -120,7 +123,8 @@ def head_item(items: I64, lanes: I64, c: int) -> int:
 @inlined
 def select(
     cycle: int, items: I64, lanes: I64, waits: I32, times: I64, bank_mask: int,
-    moves_yield: int, hits: I32, awaited: I32, happened: I64, c: int,
+    moves_yield: int, multiply_interval: int, moves_apart: int, hits: I32, awaited: I32,
+    happened: I64, c: int,
 ) -> tuple[int, int, int, int]:  # fmt: skip
     """Choose the best request of a queue whose leading barrier is gone: the oldest that may issue.
 
@@ -134,6 +138,8 @@ def select(
     head = -1
     oldest_yielding = NEVER
     next_multiply = NEVER
+    rows_ready = multiplies_ready = moves_ready = False  # besides the best
+    every, some = -1, 0  # bits set in the banks of all these moves, and of any of them
     epoch = lanes[c, EPOCH]
     multiply_from = lanes[c, MULTIPLY_FROM]
     for i in range(lanes[c, ITEMS]):
@@ -172,9 +178,31 @@ def select(
         elif best < 0:
             best = i
         else:
-            soonest = cycle
+            other = i
             if items[c, i, AGE] < items[c, best, AGE]:
+                other = best
                 best = i
+            code = items[c, other, NEXT]
+            rows_ready |= is_row_code(code)
+            multiplies_ready |= code == MULTIPLY
+            if not is_row_code(code) and code != MULTIPLY:
+                moves_ready = True
+                bank = (items[c, other, KEY] >> CODE_BITS) & BANK_MASK
+                every &= bank
+                some |= bank
+    if rows_ready or multiplies_ready or moves_ready:
+        code = items[c, best, NEXT]
+        if rows_ready or is_row_code(code):
+            soonest = cycle
+        else:
+            # The bus of column commands is taken in this cycle.
+            if moves_ready:
+                bank = (items[c, best, KEY] >> CODE_BITS) & BANK_MASK
+                one_pseudo_channel = ((every & bank) ^ (some | bank)) & ~bank_mask == 0
+                apart = moves_apart if one_pseudo_channel and code != MULTIPLY else 1
+                soonest = min(soonest, cycle + apart)
+            if multiplies_ready:
+                soonest = min(soonest, cycle + (multiply_interval if code == MULTIPLY else 1))
     return best, soonest, oldest_yielding, next_multiply
 
 
@@ -296,7 +324,10 @@ def signal(
     step: int, cycle: int, signals: I32, delays: I32, items: I64, lanes: I64, awaited: I32,
     happened: I64, c: int,
 ) -> int:  # fmt: skip
-    """Make what a step signals happen; return when the first event takes effect, or `NEVER`."""
+    """Make what a step signals happen; return when the first event takes effect, or `NEVER`.
+
+    What waits for events takes the bus of the command that signals: it issues in a later cycle.
+    """
     soonest = NEVER
     for k in range(signals.shape[1]):
         event = signals[step, k]
@@ -305,11 +336,51 @@ def signal(
             happened[c, event] = effect
             awaited[c, event] -= 1
             if awaited[c, event] == 0:
-                soonest = min(soonest, effect)
+                soonest = min(soonest, max(effect, cycle + 1))
                 for j in range(lanes[c, ITEMS]):
                     if items[c, j, BOUND] == NEVER:
                         items[c, j, BOUND] = 0
     return soonest
+
+
+@inlined
+def multiply_again(
+    cycle: int, base: int, signals: I32, delays: I32, waits: I32, raises: I32, latency: I64,
+    window: I32, multiply_interval: int, bank_mask: int, clock: I64, lanes: I64, items: I64,
+    entries: I64, times: I64, recent: I64, hits: I32, awaited: I32, happened: I64, issued: I64,
+    log: I64, windows: I64, window_cycles: int, width: I64, c: int,
+) -> bool:  # fmt: skip
+    """Issue the next multiply of a run, of which it is known that nothing comes before it.
+
+    Returns:
+        Whether the class sleeps until the following one. If not, it may issue a row command in
+        this cycle.
+    """
+    i = lanes[c, RUNNING]
+    bank = (items[c, i, KEY] >> CODE_BITS) & BANK_MASK
+    at = entries[c, items[c, i, FIRST], STEP_OF]
+    raise_gates(MULTIPLY, bank, cycle, raises, latency, window, times, recent, c)
+    clock[PROGRESS] = cycle
+    lanes[c, MULTIPLY_FROM] = cycle + multiply_interval
+    hits[c, bank & bank_mask] -= 1
+    gone = leave(i, items, entries, lanes, c)
+    effect = signal(at - base, cycle, signals, delays, items, lanes, awaited, happened, c)
+    record(cycle, MULTIPLY, c, at, bank, clock, log, issued, windows, window_cycles, width)
+    before = min(lanes[c, RUNS_BEFORE], effect)
+    lanes[c, RUNS_BEFORE] = before
+    if gone or before <= cycle or items[c, i, AGE] >= lanes[c, RUNS_WHILE_OLDER]:
+        lanes[c, RUNNING] = -1
+        return False
+    bound = item_ready(i, items, waits, times, awaited, happened, c)
+    items[c, i, BOUND] = bound
+    if bound > cycle + multiply_interval and lanes[c, RUNS_ALONE] == 0:
+        lanes[c, RUNNING] = -1
+        bound = cycle + multiply_interval
+    if bound >= before:
+        lanes[c, RUNNING] = -1
+        bound = before
+    lanes[c, WAKE] = bound
+    return True
 
 
 @kernel
@@ -379,10 +450,12 @@ def run_controllers(
     bank_mask = fixed[BANKS_PER_PSEUDO_CHANNEL] - 1
     refresh_interval = fixed[REFRESH_INTERVAL]
     moves_yield = fixed[MOVES_YIELD]
+    moves_apart = fixed[MOVES_APART]
     multiply_interval = fixed[MULTIPLY_INTERVAL]
     cycle = clock[CYCLE]
     step = clock[STEP]
     entering = clock[ENTERING]
+    taken = False
     while True:
         # Requests enter in trace order until the next one's queue is full.
         while step < end:
@@ -413,6 +486,20 @@ def run_controllers(
             clock[CYCLE], clock[STEP], clock[ENTERING] = cycle, step, entering
             return OK
 
+        if several is None and policy is None and lanes[0, RUNNING] >= 0:
+            # With a single class there is nobody else to look at.
+            following = lanes[0, WAKE]
+            if following < lanes[0, RUNS_BEFORE] and following < clock[NEXT_REFRESH]:
+                cycle = following
+                if multiply_again(
+                    cycle, base, signals, delays, waits, raises, latency, window,
+                    multiply_interval, bank_mask, clock, lanes, items, entries, times, recent,
+                    hits, awaited, happened, issued, log, windows, window_cycles, width, 0,
+                ):  # fmt: skip
+                    continue
+                taken = True  # the bus of column commands, in this cycle
+                lanes[0, WAKE] = cycle
+
         cycle = clock[NEXT_REFRESH]
         for c in range(classes):
             cycle = min(cycle, lanes[c, WAKE])
@@ -439,40 +526,17 @@ def run_controllers(
             lanes[c, WAKE] = NEVER
             first_was_row = False
             begin = 0
-            i = lanes[c, RUNNING]
-            if i >= 0 and cycle < lanes[c, RUNS_BEFORE]:
-                # The next multiply of a run, of which it is known that nothing comes before it.
-                key = items[c, i, KEY]
-                bank = (key >> CODE_BITS) & BANK_MASK
-                at = entries[c, items[c, i, FIRST], STEP_OF]
-                raise_gates(MULTIPLY, bank, cycle, raises, latency, window, times, recent, c)
-                clock[PROGRESS] = cycle
-                lanes[c, MULTIPLY_FROM] = cycle + multiply_interval
-                hits[c, bank & bank_mask] -= 1
-                gone = leave(i, items, entries, lanes, c)
-                effect = signal(
-                    at - base, cycle, signals, delays, items, lanes, awaited, happened, c
-                )  # fmt: skip
-                record(
-                    cycle, MULTIPLY, c, at, bank, clock, log, issued, windows, window_cycles, width
-                )  # fmt: skip
-                lanes[c, RUNS_BEFORE] = min(lanes[c, RUNS_BEFORE], effect)
-                if (
-                    not gone
-                    and lanes[c, RUNS_BEFORE] > cycle
-                    and items[c, i, AGE] < lanes[c, RUNS_WHILE_OLDER]
-                ):
-                    bound = item_ready(i, items, waits, times, awaited, happened, c)
-                    items[c, i, BOUND] = bound
-                    if bound > cycle + multiply_interval and lanes[c, RUNS_ALONE] == 0:
-                        lanes[c, RUNNING] = -1
-                        bound = cycle + multiply_interval
-                    if bound >= lanes[c, RUNS_BEFORE]:
-                        lanes[c, RUNNING] = -1
-                        bound = lanes[c, RUNS_BEFORE]
-                    lanes[c, WAKE] = bound
+            if taken:
+                begin = 1
+                taken = False
+            elif several is not None and lanes[c, RUNNING] >= 0 and cycle < lanes[c, RUNS_BEFORE]:
+                if multiply_again(
+                    cycle, base, signals, delays, waits, raises, latency, window,
+                    multiply_interval, bank_mask, clock, lanes, items, entries, times, recent,
+                    hits, awaited, happened, issued, log, windows, window_cycles, width, c,
+                ):  # fmt: skip
                     continue
-                begin = 1  # no other column command in this cycle
+                begin = 1
             lanes[c, RUNNING] = -1
             # Two passes: at most one row command and one column command.
             for attempt in range(begin, 2):
@@ -516,7 +580,7 @@ def run_controllers(
                         break
                     i, soonest, oldest_yielding, next_multiply = select(
                         cycle, items, lanes, waits, times, bank_mask, moves_yield,
-                        hits, awaited, happened, c,
+                        multiply_interval, moves_apart, hits, awaited, happened, c,
                     )  # fmt: skip
                     yielding = oldest_yielding < NEVER
                     if i < 0:
@@ -574,8 +638,8 @@ def run_controllers(
                                 lanes[c, RUNS_ALONE] = 1 if next_multiply == NEVER else 0
                             soonest = min(soonest, bound)
                     if next_multiply < NEVER:
-                        after = cycle + multiply_interval if code == MULTIPLY else cycle
-                        soonest = min(soonest, after)
+                        after = multiply_interval if code == MULTIPLY else 0 if is_row else 1
+                        soonest = min(soonest, cycle + after)
                     if attempt == 1:
                         lanes[c, WAKE] = cycle + 1
                 record(cycle, code, c, at, bank, clock, log, issued, windows, window_cycles, width)
@@ -605,10 +669,9 @@ def run_controllers(
 @kernel
 def pack_stream(
     kind: npt.NDArray[np.uint8], address: I64, waits: I32, signals: I32, code_of: I64,
-    bank_shift: int, row_shift: int, row_mask: int, number: I32,
-    keys: I64, renumbered: I32, producers: I32,
+    bank_shift: int, row_shift: int, row_mask: int, keys: I64, producers: I32,
 ) -> int:  # fmt: skip
-    """Pack steps into keys, with events in the order in which steps first name them.
+    """Pack steps into keys.
 
     Args:
         kind: (n,) kinds of the steps.
@@ -619,15 +682,12 @@ def pack_stream(
         bank_shift: bits below the bank's number in an address.
         row_shift: bits below the row.
         row_mask: of the row, after shifting.
-        number: (events + 1,) zeros.
         keys: (n,) receives the keys.
-        renumbered: (n, k) receives the signals.
         producers: (events + 1,) zeros; receives how many steps signal each event.
 
     Returns:
-        The number of events.
+        The number of steps.
     """
-    events = 0
     for i in range(len(kind)):
         code = code_of[kind[i]]
         key = code
@@ -635,23 +695,13 @@ def pack_stream(
             key |= (address[i] >> bank_shift) << CODE_BITS
             if code == MULTIPLY:
                 key |= ((address[i] >> row_shift) & row_mask) << ROW_SHIFT
-            if len(waits) > 0 and waits[i] > 0:
-                if number[waits[i]] == 0:
-                    events += 1
-                    number[waits[i]] = events
-                key |= np.int64(number[waits[i]]) << EVENT_SHIFT
+            if len(waits) > 0:
+                key |= np.int64(waits[i]) << EVENT_SHIFT
         keys[i] = key
         for j in range(signals.shape[1]):
-            event = signals[i, j]
-            if event > 0:
-                if number[event] == 0:
-                    events += 1
-                    number[event] = events
-                renumbered[i, j] = number[event]
-                producers[number[event]] += 1
-            else:
-                renumbered[i, j] = 0
-    return events
+            producers[signals[i, j]] += 1
+    producers[0] = 0  # of no event
+    return len(kind)
 
 
 @kernel

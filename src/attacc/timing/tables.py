@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -53,6 +54,7 @@ class Code(IntEnum):
 ORDINARY_CODES: Final = (Code.READ, Code.WRITE, Code.ACTIVATE_BANK, Code.PRECHARGE_BANK)
 _NO_ORDINARY: Final = OrdinaryFamily(activate="ACT", read="RD", write="WR", precharge="PRE")
 """Names for commands that never issue."""
+_WIDE: Final = (Scope.CHANNEL, Scope.PSEUDO_CHANNEL)
 ROW_CODES: Final = (Code.ACTIVATE, Code.PRECHARGE, Code.PRECHARGE_ALL, Code.REFRESH)
 
 
@@ -69,6 +71,8 @@ class TimingTables:
         waits: (codes, banks, width) where the times are kept before which a command to a bank must
             not issue: one per gate, of the bank's instance of its scope; -1 beyond the last.
         raises: (codes, banks, width) where the times are kept that a command raises, likewise.
+        raises_alone: the same without those that only ordinary commands wait for, which stand
+            last: what matters where there is no traffic.
         latency: (codes, width) by how much, from the cycle it issues.
         window: (codes, width) how many last such commands the gate counts: it holds back until
             that long after the first of them.
@@ -83,6 +87,8 @@ class TimingTables:
         refresh_interval: cycles between these.
         moves_yield: whether ready moves stay behind queued row hits on their bank address.
         multiply_interval: least cycles between two multiplies of a channel, whatever their bank.
+        moves_apart: least cycles between two moves or softmaxes of a pseudo-channel, as its own
+            rules and the channel's say.
         serves_traffic: whether it has commands for ordinary reads and writes.
     """
 
@@ -93,6 +99,7 @@ class TimingTables:
     names: tuple[str, ...]
     waits: I32
     raises: I32
+    raises_alone: I32
     latency: I64
     window: I32
     widest_window: int
@@ -105,10 +112,11 @@ class TimingTables:
     refreshes_per_interval: int
     refresh_interval: int
     multiply_interval: int
+    moves_apart: int
     moves_yield: bool
     serves_traffic: bool
 
-    @property
+    @cached_property
     def fixed(self) -> I64:
         """The numbers among these, in the order of `attacc.timing.kernel`."""
         return np.array(
@@ -119,6 +127,7 @@ class TimingTables:
                 self.refresh_per_bank,
                 self.moves_yield,
                 self.multiply_interval,
+                self.moves_apart,
             ],
             dtype=np.int64,
         )
@@ -194,7 +203,14 @@ def resolve_timing(
     slot.append(np.full(device.organization.banks_per_channel, -1, dtype=np.int32))
     slot_of = np.array(slot)
     gates = _padded([waits_for[name] for name in names], -1)
+    used = {
+        gate for code, name in enumerate(names) if code not in ORDINARY_CODES
+        for gate in waits_for[name]
+    }  # fmt: skip
+    for held in raises.values():
+        held.sort(key=lambda raised: raised[0] not in used)
     raised = _padded([[gate for gate, _, _ in raises[name]] for name in names], -1)
+    alone = np.where(np.isin(raised, list(used)), raised, -1)
     row_slot, row_slots = scope_instances(device.organization, family.row_scope)
     o = device.organization
     banks_per_pseudo_channel = o.banks_per_channel // o.pseudo_channels
@@ -209,6 +225,7 @@ def resolve_timing(
         names=names,
         waits=_by_bank(slot_of, gates),
         raises=_by_bank(slot_of, raised),
+        raises_alone=_by_bank(slot_of, alone),
         latency=_padded([[cycles for _, cycles, _ in raises[name]] for name in names], 0),
         window=_padded([[window for _, _, window in raises[name]] for name in names], 1).astype(
             np.int32
@@ -223,6 +240,7 @@ def resolve_timing(
         refreshes_per_interval=o.pseudo_channels,
         refresh_interval=refresh_interval,
         multiply_interval=_multiply_interval(rule_set, parameters, family.multiply),
+        moves_apart=_moves_apart(waits_for, raises, scopes, names),
         moves_yield=not device.moves_pass_hits,
         serves_traffic=rule_set.ordinary is not None,
     )
@@ -286,6 +304,27 @@ def _multiply_interval(rule_set: RuleSet, parameters: Mapping[str, int], multipl
             and multiply in rule.after
         ),
     )
+
+
+def _moves_apart(
+    waits_for: Mapping[str, list[int]],
+    raises: Mapping[str, list[tuple[int, int, int]]],
+    scopes: Sequence[Scope],
+    names: Sequence[str],
+) -> int:
+    """Return the least cycles between any two moves or softmaxes of a pseudo-channel."""
+    moves = [names[code] for code in (Code.WRGB, Code.MVSB, Code.MVGB, Code.SFM)]
+    wide = [place for place, scope in enumerate(scopes) if scope in _WIDE]
+
+    def apart(before: str, after: str) -> int:
+        common = [
+            cycles
+            for gate, cycles, window in raises[before]
+            if gate in wide and gate in waits_for[after] and window == 1
+        ]
+        return max(common, default=1)
+
+    return max(1, min(apart(before, after) for before in moves for after in moves))
 
 
 def _refresh_order(organization: Organization, *, per_bank: bool) -> I32:
