@@ -269,6 +269,11 @@ class DecodePricer:
         self._r = 1 / heads
         self._qkv_share = _qkv_share(before, after)
 
+    @property
+    def heads(self) -> int:
+        """Query heads of one GPU."""
+        return round(1 / self._r)
+
     def cost(
         self, *, kv_length: int | None = None, attention: AttaccAttention | None = None
     ) -> StepCost:
