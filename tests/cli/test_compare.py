@@ -545,3 +545,14 @@ def test_random_faults_give_one_message(folder: Path, fault: tuple[str, object])
     result = invoke("compare", path, "--json")
     assert result.exit_code == 2, result.output
     check_refusal(result.stdout, result.stderr)
+
+
+def test_the_gpu_model_is_an_option() -> None:
+    """Catches an option that is ignored, or a name that is taken for the default."""
+    asked = ("compare", *SHORT, *BASE)
+    assert document(*asked)["cost_model"] == "published"
+    calibrated = document(*asked, "--gpu-model", "calibrated")
+    assert calibrated["cost_model"] == "calibrated"
+    estimates = calibrated["systems"][0]["performance"]["estimates"]
+    assert "operators on a100a: scaled from a100" in estimates
+    assert "calibrated" in refusal(*asked, "--gpu-model", "measured")

@@ -37,6 +37,7 @@ EXPECTED: Final[dict[str, Presets[Any]]] = {
     "energy": attacc.energy.dram.DRAM_ENERGIES,
     "cost-model": attacc.system.published.COST_MODELS,
     "calibration": attacc.system.calibration.CALIBRATIONS,
+    "cpu-calibration": attacc.system.calibration.CPU_CALIBRATIONS,
     "serving": attacc.system.serving.SERVING,
 }
 NAMES = [(kind, name) for kind, presets in EXPECTED.items() for name in presets.names()]

@@ -12,6 +12,7 @@ from attacc.errors import InputError
 from attacc.models.architecture import MODELS, ModelSpec
 from attacc.models.operators import (
     AllReduce,
+    Attention,
     MatMul,
     MatMulRole,
     Operator,
@@ -40,14 +41,22 @@ PUBLISHED_NAMES = {
 }
 
 
+def products(operators: tuple[Operator, ...]) -> list[Operator]:
+    """The operators, attention as its score, softmax and context."""
+    flat: list[Operator] = []
+    for op in operators:
+        flat += (op.score, op.softmax, op.context) if isinstance(op, Attention) else (op,)
+    return flat
+
+
 def matmul(operators: tuple[Operator, ...], name: str) -> MatMul:
-    [found] = [op for op in operators if op.name == name]
+    [found] = [op for op in products(operators) if op.name == name]
     assert isinstance(found, MatMul)
     return found
 
 
 def pointwise(operators: tuple[Operator, ...], name: str) -> Pointwise:
-    [found] = [op for op in operators if op.name == name]
+    [found] = [op for op in products(operators) if op.name == name]
     assert isinstance(found, Pointwise)
     return found
 
@@ -57,13 +66,13 @@ def shape(op: MatMul) -> tuple[int, int, int, int]:
 
 
 def names(operators: tuple[Operator, ...]) -> list[str]:
-    return [op.name for op in operators]
+    return [op.name for op in products(operators)]
 
 
 def layer_flops(step: Step) -> float:
     """Operations of all layers on all devices."""
     total = 0.0
-    for op in step.layer:
+    for op in products(step.layer):
         if isinstance(op, MatMul):
             total += op.flops
         elif isinstance(op, Pointwise):
@@ -278,7 +287,8 @@ def test_a_decode_step_reads_the_weights_and_the_cache(name: str) -> None:
     assert read == stored - model.layers * biases
     head = matmul(step.outside, "lm_head")
     assert head.n * head.k == (counts.embedding if model.tied_embeddings else counts.lm_head)
-    attention = [op for op in step.layer if isinstance(op, MatMul) and op not in fc]
+    every = [op for op in products(step.layer) if isinstance(op, MatMul)]
+    attention = [op for op in every if op not in fc]
     cache = step.layers * sum(op.n * op.k * op.count * op.right.bytes for op in attention)
     assert cache == batch * length * kv_bytes_per_token(model)
 

@@ -165,3 +165,16 @@ def test_wide_figures_are_not_cut_off(default: Comparison) -> None:
     text = rendered(replace(default, systems=(replace(default.systems[0], system=name),)))
     assert "a-system-whose" in text
     assert "424.1" in text
+
+
+def test_notes_of_the_calibrated_model() -> None:
+    """Catches figures of one GPU model under the other's name, or a scaling that is not told."""
+    document = {"workload": SHORT, "systems": ["dgx-base", "2xdgx"], "batch": 2}
+    words = " ".join(rendered(compare(study(**document, gpu_model="calibrated"))).split())
+    assert "are estimates of the calibrated GPU model." in words
+    assert "Energy: of GPUs, idle too, links and memory." in words
+    assert words.count("Estimate: operators on a100a: scaled from a100.") == 1
+    assert "Estimate: collectives of 16 GPUs: scaled, as in one NVLink domain." in words
+    published = " ".join(rendered(compare(study(**document))).split())
+    assert "are estimates of the published system model." in published
+    assert "Estimate:" not in published

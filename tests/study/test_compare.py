@@ -724,3 +724,54 @@ def test_key_value_heads_are_copied_on_gpus_only(tmp_path: Path) -> None:
     assert isclose(8 * gpu, 2 * kv_bytes), "each of 8 GPUs has one of 4 heads"
     assert isclose(cpu, kv_bytes)
     assert isclose(bank, kv_bytes / 40), "10 x 4 heads, one for each of 40 stacks"
+
+
+def test_the_calibrated_gpu_model_prices_every_part_but_attacc() -> None:
+    """Catches systems priced by different models, or estimates that get lost on the way."""
+    document = {"workload": SHORT, "systems": ["dgx-base", "dgx-attacc-bank"], "batch": 8}
+    published = compare(study(**document))
+    calibrated = compare(study(**document, gpu_model="calibrated"))
+    assert (published.cost_model, published.estimates) == ("published", ())
+    assert calibrated.cost_model == "calibrated"
+    scaled = {
+        "operators on a100a: scaled from a100",
+        "energy on a100a: power scaled from h200 by board power and peak rate",
+    }
+    assert set(calibrated.estimates) == scaled
+    for before, after in zip(published.systems, calibrated.systems, strict=True):
+        assert before.memory == after.memory
+        (_, old), (_, new) = served(before), served(after)
+        assert set(new.estimates) == scaled
+        assert new.tpot_ms != old.tpot_ms
+        assert new.energy_per_token_j > 2 * old.energy_per_token_j
+    on_attacc = [
+        part(result, Group.ATTENTION) for result in (published.systems[1], calibrated.systems[1])
+    ]
+    assert on_attacc[0] == on_attacc[1]
+
+
+def test_both_gpu_models_in_the_documentation(default: Comparison) -> None:
+    """Catches a page whose figures are no longer those of the two models: a regression test."""
+    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
+    table = page[page.index("## Two GPU models") : page.index("## Which batch")]
+    shown = [
+        [cell.strip(" `") for cell in line.split("|")[1:-1]]
+        for line in table.splitlines()
+        if line.startswith("| `")
+    ]
+    calibrated = compare(study(gpu_model="calibrated"))
+    for cells, *results in zip(shown, default.systems, calibrated.systems, strict=True):
+        (batch, old), (_, new) = (served(result) for result in results)
+        assert cells[:2] == [results[0].system, str(batch.size)]
+        pairs = [
+            (old.throughput_tokens_per_s, new.throughput_tokens_per_s, 0.005),
+            (old.energy_per_token_j, new.energy_per_token_j, 0.005),
+            (old.speedup, new.speedup, 0.1),
+            (old.energy_ratio, new.energy_ratio, 0.05),
+        ]
+        figures = [float(cell.replace(",", "")) for cell in cells[2:]]
+        for i, (published, other, rounding) in enumerate(pairs):
+            assert published is not None
+            assert other is not None
+            assert isclose(figures[2 * i], published, rel_tol=rounding)
+            assert isclose(figures[2 * i + 1], other, rel_tol=rounding)

@@ -25,6 +25,7 @@ model = "llama-2-7b"
 systems = ["dgx-large", "mine/system.toml"]
 batch = 12
 slo_ms = 50
+gpu_model = "calibrated"
 
 [precision]
 weights = "int8"
@@ -48,7 +49,7 @@ def test_every_key_reaches_the_study(tmp_path: Path) -> None:
     spec = load_study(written(tmp_path, FULL))
     assert spec.model == "llama-2-7b"
     assert spec.systems == ("dgx-large", str(tmp_path / "mine" / "system.toml"))
-    assert (spec.batch, spec.slo_ms) == (12, 50)
+    assert (spec.batch, spec.slo_ms, spec.gpu_model) == (12, 50, "calibrated")
     precision = spec.load_model().precision
     assert precision.weights is ElementType.INT8
     assert precision.activations is ElementType.BF16
@@ -56,7 +57,7 @@ def test_every_key_reaches_the_study(tmp_path: Path) -> None:
     workload = spec.load_workload()
     assert workload.name == "300+40"
     assert set(StudySpec.model_fields) == {
-        "model", "precision", "workload", "systems", "batch", "slo_ms",
+        "model", "precision", "workload", "systems", "batch", "slo_ms", "gpu_model",
     }  # fmt: skip
     assert set(WorkloadTable.model_fields) == {"prompt", "output", "trace", "synthetic", "seed"}
 

@@ -18,6 +18,7 @@ from attacc.hardware.system import (
 )
 from attacc.models.operators import (
     AllReduce,
+    Attention,
     MatMul,
     MatMulRole,
     Operator,
@@ -106,7 +107,6 @@ class PublishedRun:
         per_gpu, heads, element = m.hidden // self.gpus, m.heads // self.gpus, ELEMENT[self.word]
         rows = self.batch * (length if phase is Phase.PREFILL else 1)
         queries = length if phase is Phase.PREFILL else 1
-        count = heads * self.batch
 
         def fc(name: str, n: float, k: float) -> MatMul:
             sizes = rows, cast(int, n), cast(int, k), 1
@@ -117,12 +117,12 @@ class PublishedRun:
 
         gated = m.activation is PointwiseKind.SWIGLU
         width = per_gpu * 8 / 3 if gated else 4 * m.hidden // self.gpus
-        same = element, element, element
+        attention = Attention(
+            phase, self.batch, heads, heads, m.head_dim, queries, length, element, element
+        )
         layer: list[Operator] = [
             fc("qkv", 3 * m.hidden // self.gpus, m.hidden),
-            MatMul("score", MatMulRole.SCORE, queries, length, m.head_dim, count, *same),
-            Pointwise("softmax", PointwiseKind.SOFTMAX, queries, length, count, element),
-            MatMul("context", MatMulRole.CONTEXT, queries, m.head_dim, length, count, *same),
+            attention,
             fc("projection", m.hidden, per_gpu),
             AllReduce("all_reduce1", rows, m.hidden, element),
             norm("norm1"),

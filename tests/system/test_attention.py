@@ -1,6 +1,6 @@
 from math import isclose
 
-from attacc.models.operators import MatMul, MatMulRole, Pointwise, PointwiseKind
+from attacc.models.operators import Attention, Phase, Pointwise, PointwiseKind
 from attacc.models.precision import ElementType
 from attacc.system.attention import (
     AttaccRates,
@@ -15,18 +15,16 @@ RATES = AttaccRates(3352e9, 9 * 3352e9, 4.4, 0.32)
 
 def test_without_grouping_three_vectors_go_and_one_comes_back() -> None:
     """Catches a transfer that is not 3h/t per token before and h/t after attention."""
-    score = MatMul("score", MatMulRole.SCORE, 1, 4096, 128, 12 * 18, FP16, FP16, FP16)
-    context = MatMul("context", MatMulRole.CONTEXT, 1, 128, 4096, 12 * 18, FP16, FP16, FP16)
-    assert query_bytes(score, context) == 3 * (12288 / 8) * 18 * 2
-    assert context_bytes(context) == (12288 / 8) * 18 * 2
+    op = Attention(Phase.DECODE, 18, 12, 12, 128, 1, 4096, FP16, FP16)
+    assert query_bytes(op) == 3 * (12288 / 8) * 18 * 2
+    assert context_bytes(op) == (12288 / 8) * 18 * 2
 
 
 def test_grouped_queries_share_keys_and_values() -> None:
     """Catches keys and values sent once per query head, or in the type of the activations."""
-    score = MatMul("score", MatMulRole.SCORE, 8, 4096, 128, 18, FP16, INT8, FP16)
-    context = MatMul("context", MatMulRole.CONTEXT, 8, 128, 4096, 18, FP16, INT8, FP16)
-    assert query_bytes(score, context) == 18 * (8 * 128 * 2 + 2 * 128)
-    assert context_bytes(context) == 18 * 8 * 128 * 2
+    op = Attention(Phase.DECODE, 18, 8, 1, 128, 1, 4096, FP16, INT8)
+    assert query_bytes(op) == 18 * (8 * 128 * 2 + 2 * 128)
+    assert context_bytes(op) == 18 * 8 * 128 * 2
 
 
 def test_softmax_is_bound_by_arithmetic_for_two_bytes_and_by_both_for_one() -> None:

@@ -10,7 +10,15 @@ from attacc.hardware.cpu import CPUS
 from attacc.hardware.gpu import GPUS
 from attacc.hardware.link import LINKS
 from attacc.hardware.placement import Placement
-from attacc.models.operators import AllReduce, MatMul, MatMulRole, Pointwise, PointwiseKind
+from attacc.models.operators import (
+    AllReduce,
+    Attention,
+    MatMul,
+    MatMulRole,
+    Phase,
+    Pointwise,
+    PointwiseKind,
+)
 from attacc.models.precision import ElementType
 from attacc.system.costs import Bound
 from attacc.system.published import COST_MODELS, PublishedCostModel, published_rates
@@ -102,19 +110,19 @@ def test_an_all_reduce_takes_a_step_per_other_gpu() -> None:
     """Catches a wrong number of steps, or a latency that is not scaled to the link."""
     op = AllReduce("all_reduce1", 18, 12288, FP16)
     part = 18 * 12288 * 2 / 8
-    cost = MODEL.all_reduce(op, NVLINK3, 8)
+    cost = MODEL.all_reduce(op, A100A, NVLINK3, 8)
     assert isclose(cost.time_ns, 7 * (6060 + 0.009 * part), rel_tol=1e-12)
     assert cost.bound is Bound.LATENCY
-    faster = MODEL.all_reduce(op, LINKS.load("nvlink4"), 8)
+    faster = MODEL.all_reduce(op, A100A, LINKS.load("nvlink4"), 8)
     assert isclose(faster.time_ns, 7 * (6060 + 0.006 * part), rel_tol=1e-12)
-    large = MODEL.all_reduce(AllReduce("all_reduce1", 10**6, 12288, FP16), NVLINK3, 8)
+    large = MODEL.all_reduce(AllReduce("all_reduce1", 10**6, 12288, FP16), A100A, NVLINK3, 8)
     assert large.bound is Bound.LINK
 
 
 def test_a_link_without_known_latency_has_no_price_for_collectives() -> None:
     """Catches a fabricated latency."""
     with pytest.raises(InputError, match=r"pcie4-x16.*use an NVLink"):
-        MODEL.all_reduce(AllReduce("all_reduce1", 1, 1, FP16), LINKS.load("pcie4-x16"), 8)
+        MODEL.all_reduce(AllReduce("all_reduce1", 1, 1, FP16), A100A, LINKS.load("pcie4-x16"), 8)
 
 
 def test_a_transfer_uses_one_direction_of_the_link() -> None:
@@ -126,17 +134,15 @@ def test_a_transfer_uses_one_direction_of_the_link() -> None:
 
 def test_cpu_attention_reads_every_cache_once() -> None:
     """Catches a cost for one GPU's share, or for one socket, in place of the whole."""
-    score = MatMul("score", MatMulRole.SCORE, 1, 4096, 128, 12 * 18, FP16, FP16, FP16)
-    softmax = Pointwise("softmax", PointwiseKind.SOFTMAX, 1, 4096, 12 * 18, FP16)
-    context = MatMul("context", MatMulRole.CONTEXT, 1, 128, 4096, 12 * 18, FP16, FP16, FP16)
+    op = Attention(Phase.DECODE, 18, 12, 12, 128, 1, 4096, FP16, FP16)
     cpu = CPUS.load("epyc-7742")
-    cost = MODEL.cpu_attention((score, softmax, context), 8, cpu, 2)
-    moved = 8 * (score.bytes + context.bytes)
+    cost = MODEL.cpu_attention(op, 8, cpu, 2)
+    moved = 8 * (op.score.bytes + op.context.bytes)
     assert isclose(cost.time_ns, moved / (0.85 * 2 * 204.8e9) * 1e9, rel_tol=1e-12)
     assert cost.bound is Bound.MEMORY
     assert isclose(cost.energy.total_pj, moved * 20.3 * 8, rel_tol=1e-12)
     slow = cpu.model_copy(update={"peak_flops_per_s": 1e9})
-    assert MODEL.cpu_attention((score, softmax, context), 8, slow, 2).bound is Bound.COMPUTE
+    assert MODEL.cpu_attention(op, 8, slow, 2).bound is Bound.COMPUTE
 
 
 def test_published_rates_of_an_attacc() -> None:

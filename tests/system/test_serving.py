@@ -5,9 +5,9 @@ import pytest
 
 from attacc.errors import InputError
 from attacc.models.architecture import MODELS
-from attacc.models.precision import ElementType
 from attacc.system.calibrated import CalibratedGpu
-from attacc.system.calibrated_step import decode_time, kernels_of, prefill_time
+from attacc.system.calibrated_costs import Kernels
+from attacc.system.calibrated_step import decode_time, prefill_time
 from attacc.system.serving import (
     FirstTokenCoefficients,
     ServedSteps,
@@ -45,8 +45,7 @@ def test_time_to_first_token() -> None:
 
 def test_a_step_of_a_dense_model() -> None:
     """Catches weights read at more than the memory's bandwidth, or sums over a single GPU."""
-    model, gpu = MODELS.load("llama-3.1-8b"), CalibratedGpu.load("h100")
-    kernels = kernels_of(gpu, framework=None, weights=ElementType.BF16, cache=ElementType.BF16)
+    model, kernels = MODELS.load("llama-3.1-8b"), Kernels(CalibratedGpu.load("h100"))
     one = decode_time(model, kernels, batch=1, kv_length=1000, tensor_parallel=1)
     four = decode_time(model, kernels, batch=1, kv_length=1000, tensor_parallel=4)
     assert one.reduce_ns == 0 < four.reduce_ns
@@ -58,11 +57,6 @@ def test_a_step_of_a_dense_model() -> None:
 
 def test_experts_are_refused() -> None:
     """Catches a mixture of experts priced as a dense model."""
-    kernels = kernels_of(
-        CalibratedGpu.load("h100"),
-        framework=None,
-        weights=ElementType.BF16,
-        cache=ElementType.BF16,
-    )
+    kernels = Kernels(CalibratedGpu.load("h100"))
     with pytest.raises(InputError, match="use a dense model"):
         decode_time(MODELS.load("mixtral-8x7b"), kernels, batch=1, kv_length=10, tensor_parallel=1)

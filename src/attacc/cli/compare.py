@@ -75,6 +75,13 @@ def compare(
     weights: Annotated[str | None, typer.Option(help="Element type of the weights.")] = None,
     activations: Annotated[str | None, typer.Option(help="Element type of activations.")] = None,
     kv: Annotated[str | None, typer.Option(help="Element type of the KV cache.")] = None,
+    gpu_model: Annotated[
+        str | None,
+        typer.Option(
+            help="What prices the GPUs: published (comparable with the papers) or calibrated "
+            "(fitted to measured GPUs)."
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(parser=_parser("--seed", int), metavar="N", help="Seed of a workload preset."),
@@ -109,7 +116,12 @@ def compare(
         document["workload"] |= given
     types = {"weights": weights, "activations": activations, "kv": kv}
     document["precision"] |= {name: value for name, value in types.items() if value is not None}
-    options = {"model": model, "systems": system or None, "slo_ms": slo_ms}
+    options = {
+        "model": model,
+        "systems": system or None,
+        "slo_ms": slo_ms,
+        "gpu_model": gpu_model,
+    }
     document |= {name: value for name, value in options.items() if value is not None}
     if batch is not None:
         document["batch"] = _batch(batch)

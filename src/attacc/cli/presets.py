@@ -84,6 +84,12 @@ def _calibrations() -> Presets[Any]:
     return CALIBRATIONS
 
 
+def _cpu_calibrations() -> Presets[Any]:
+    from attacc.system.calibration import CPU_CALIBRATIONS
+
+    return CPU_CALIBRATIONS
+
+
 def _serving() -> Presets[Any]:
     from attacc.system.serving import SERVING
 
@@ -109,6 +115,7 @@ KINDS: Final = {
     "energy": _Kind("energy per bit inside a DRAM stack", _energies),
     "cost-model": _Kind("prices of operators on GPUs and links", _cost_models),
     "calibration": _Kind("a GPU's operators, fitted to measurements", _calibrations),
+    "cpu-calibration": _Kind("what attention on a CPU reaches", _cpu_calibrations),
     "serving": _Kind("what a serving framework adds to the operators", _serving),
 }
 """Every kind of preset, by the name that the command line gives it."""

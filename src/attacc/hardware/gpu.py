@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from attacc.documents import Presets, PresetSpec
 from attacc.models.precision import ElementType
-from attacc.units import KIB, Bytes, BytesPerSecond, OperationsPerSecond
+from attacc.units import KIB, Bytes, BytesPerSecond, OperationsPerSecond, Watts
 
 SMALLEST_L1_BYTES: Final = 2 * KIB
 """An 8 x 8 tile of 2-byte elements over an inner dimension of 32 takes 1.1 KiB."""
@@ -25,6 +25,8 @@ class GpuSpec(PresetSpec):
         cores: streaming multiprocessors.
         l1_bytes: first-level cache and shared memory of one core.
         l2_bytes: second-level cache.
+        board_power_w: what the board draws at most; None where it is not stated.
+        link: preset of the link that boards of this GPU have between them; None if not stated.
     """
 
     peak_flops: dict[ElementType, OperationsPerSecond] = Field(validation_alias="peak")
@@ -33,6 +35,8 @@ class GpuSpec(PresetSpec):
     cores: int = Field(gt=0, le=100_000)
     l1_bytes: Bytes = Field(validation_alias="l1")
     l2_bytes: Bytes = Field(validation_alias="l2")
+    board_power_w: Watts | None = Field(default=None, validation_alias="board_power")
+    link: str | None = None
 
     @field_validator("peak_flops")
     @classmethod

@@ -123,7 +123,91 @@ class AllReduce:
     element: ElementType
 
 
-Operator = MatMul | Pointwise | AllReduce
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Attention of one layer on one device: every query of a request attends to its keys.
+
+    Kernels that fuse it and models that price its products one by one see the same operator.
+
+    Attributes:
+        phase: prefill, where queries and keys are those of the prompt, or decode.
+        batch: requests.
+        heads: query heads of the device.
+        kv_heads: key/value heads of the device.
+        head_dim: elements of a head.
+        queries: new tokens of every request.
+        keys: tokens that every request attends to, the new ones included.
+        activation: element type of queries and results.
+        kv: element type in which keys and values are cached.
+    """
+
+    phase: Phase
+    batch: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    queries: int
+    keys: int
+    activation: ElementType
+    kv: ElementType
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return "attention"
+
+    @property
+    def score(self) -> MatMul:
+        """Queries times keys.
+
+        In decode, the query heads that share a key/value head are the rows of one product. In
+        prefill there is one product per query head, and keys are read in the activations' type,
+        before they are stored in that of the cache.
+        """
+        act = self.activation
+        rows, count, read = self._products
+        return MatMul(
+            "score", MatMulRole.SCORE, rows, self.keys, self.head_dim, count, act, read, act
+        )
+
+    @property
+    def softmax(self) -> Pointwise:
+        """Softmax of the scores."""
+        rows, count, _ = self._products
+        return Pointwise("softmax", PointwiseKind.SOFTMAX, rows, self.keys, count, self.activation)
+
+    @property
+    def context(self) -> MatMul:
+        """Softmax output times values."""
+        act = self.activation
+        rows, count, read = self._products
+        return MatMul(
+            "context", MatMulRole.CONTEXT, rows, self.head_dim, self.keys, count, act, read, act
+        )
+
+    @property
+    def _products(self) -> tuple[int, int, ElementType]:
+        """Return rows of a product, how many products there are, and in what type keys are read."""
+        if self.phase is Phase.DECODE:
+            group = self.heads // self.kv_heads
+            return self.queries * group, self.batch * self.kv_heads, self.kv
+        return self.queries, self.batch * self.heads, self.activation
+
+    @property
+    def flops(self) -> float:
+        """Operations of both products, a multiply and an add counted as two; no mask saves any."""
+        return 4.0 * self.batch * self.heads * self.queries * self.keys * self.head_dim
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of queries, keys, values and results, each moved once; scores stay inside."""
+        read = self._products[2]
+        queries = 2 * self.heads * self.queries * self.activation.bytes
+        keys = 2 * self.kv_heads * self.keys * read.bytes
+        return self.batch * self.head_dim * (queries + keys)
+
+
+Operator = MatMul | Pointwise | AllReduce | Attention
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from attacc.errors import InputError
 from attacc.models.architecture import MAX_SIZE, Activation, ModelSpec, NormKind
 from attacc.models.operators import (
     AllReduce,
+    Attention,
     MatMul,
     MatMulRole,
     Operator,
@@ -53,23 +54,16 @@ def decode_step(model: ModelSpec, *, batch: int, kv_length: int, tensor_parallel
     _check_size("batch", batch)
     _check_length(model, "kv_length", kv_length)
     part = shard(model, tensor_parallel)
-    kv, act = model.precision.kv, model.precision.activations
-    group, dim, count = part.group_size, model.head_dim, batch * part.kv_heads
-    attention = (
-        MatMul("score", MatMulRole.SCORE, group, kv_length, dim, count, act, kv, act),
-        Pointwise("softmax", PointwiseKind.SOFTMAX, group, kv_length, count, act),
-        MatMul("context", MatMulRole.CONTEXT, group, dim, kv_length, count, act, kv, act),
-    )
-    return _Builder(model, part, tokens=batch, sequences=batch).step(Phase.DECODE, attention)
+    builder = _Builder(model, part, tokens=batch, sequences=batch)
+    return builder.step(Phase.DECODE, queries=1, keys=kv_length)
 
 
 def prefill_step(model: ModelSpec, *, batch: int, prompt_length: int, tensor_parallel: int) -> Step:
     """Return the operators that process the prompts of a batch and give each its first token.
 
-    Attention is m = n = prompt length per query head: like the published model, this does not
-    exploit that the causal mask leaves half of the products unused. Keys and values are read in
-    the activations' element type, before they are stored in that of the cache. Final norm and LM
-    head run for the last position of each request only.
+    Every token of a prompt attends to all of it: like the published model, the operator does not
+    say that the causal mask leaves half of the products unused. Final norm and LM head run for
+    the last position of each request only.
 
     Args:
         model: the model.
@@ -83,15 +77,8 @@ def prefill_step(model: ModelSpec, *, batch: int, prompt_length: int, tensor_par
     _check_size("batch", batch)
     _check_length(model, "prompt_length", prompt_length)
     part = shard(model, tensor_parallel)
-    act, dim, count = model.precision.activations, model.head_dim, batch * part.heads
-    length = prompt_length
-    attention = (
-        MatMul("score", MatMulRole.SCORE, length, length, dim, count, act, act, act),
-        Pointwise("softmax", PointwiseKind.SOFTMAX, length, length, count, act),
-        MatMul("context", MatMulRole.CONTEXT, length, dim, length, count, act, act, act),
-    )
     builder = _Builder(model, part, tokens=batch * prompt_length, sequences=batch)
-    return builder.step(Phase.PREFILL, attention)
+    return builder.step(Phase.PREFILL, queries=prompt_length, keys=prompt_length)
 
 
 def active_experts(*, tokens: int, experts: int, experts_per_token: int) -> int:
@@ -127,7 +114,19 @@ class _Builder:
     tokens: int
     sequences: int
 
-    def step(self, phase: Phase, attention: tuple[Operator, ...]) -> Step:
+    def step(self, phase: Phase, *, queries: int, keys: int) -> Step:
+        model, part = self.model, self.part
+        attention = Attention(
+            phase=phase,
+            batch=self.sequences,
+            heads=part.heads,
+            kv_heads=part.kv_heads,
+            head_dim=model.head_dim,
+            queries=queries,
+            keys=keys,
+            activation=model.precision.activations,
+            kv=model.precision.kv,
+        )
         return Step(
             phase=phase,
             batch=self.sequences,
@@ -137,7 +136,7 @@ class _Builder:
             outside=self._outside(),
         )
 
-    def _layer(self, attention: tuple[Operator, ...]) -> tuple[Operator, ...]:
+    def _layer(self, attention: Attention) -> tuple[Operator, ...]:
         model, part, tokens = self.model, self.part, self.tokens
         hidden, dim = model.hidden_size, model.head_dim
         context = part.heads * dim
@@ -147,7 +146,7 @@ class _Builder:
         return (
             self._fc("qkv", tokens, context + 2 * part.kv_heads * dim, hidden),
             *self._qk_norm(),
-            *attention,
+            attention,
             self._fc("projection", tokens, hidden, context),
             *reduce_attention,
             self._norm("norm1", tokens),

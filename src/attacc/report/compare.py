@@ -17,6 +17,7 @@ from attacc.study.compare import (
     SystemResult,
 )
 from attacc.system.attacc import CurveKind
+from attacc.system.gpu_models import GpuModel
 from attacc.workload.lengths import LengthKind
 
 LIMITS = {
@@ -165,9 +166,14 @@ def _part(part: Part) -> str:
 
 
 def _notes(comparison: Comparison) -> list[str]:
+    calibrated = comparison.cost_model == GpuModel.CALIBRATED
+    kind = "GPU" if calibrated else "system"
+    energy = (
+        "of GPUs, idle too, links and memory" if calibrated else "of data moved and of arithmetic"
+    )
     notes = [
-        f"GPU times and energies are estimates of the {comparison.cost_model} system model.",
-        "Tokens/s, ms and J per token: of decode alone. Energy: of data moved and of arithmetic.",
+        f"GPU times and energies are estimates of the {comparison.cost_model} {kind} model.",
+        f"Tokens/s, ms and J per token: of decode alone. Energy: {energy}.",
         "Speed-up and energy ratio: tokens/s, and energy per decoded token, against the first row.",
         "Prefill: of one request alone. Batch: every request may reach its last token.",
     ]
@@ -176,6 +182,7 @@ def _notes(comparison: Comparison) -> list[str]:
             "Decode steps are priced at representative lengths, and each memory suffices for mixed "
             "requests with 99.9 % probability: estimates."
         )
+    notes += [f"Estimate: {estimate}." for estimate in comparison.estimates]
     for result in comparison.systems:
         if result.reason is not None:
             notes.append(f"{result.system}: {result.reason}")

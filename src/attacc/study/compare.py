@@ -34,7 +34,7 @@ from attacc.system.capacity import (
     stores,
 )
 from attacc.system.costs import Bound, CostModel
-from attacc.system.published import PublishedCostModel
+from attacc.system.gpu_models import GpuModel, cost_model
 from attacc.system.step import DecodePricer, Group, StepCost, average, prefill_cost
 from attacc.units import MS_PER_S, NS_PER_S, PJ_PER_J
 from attacc.workload.lengths import (
@@ -54,9 +54,10 @@ SEARCH_BINS: Final = 8
 """Lengths at which the search for a latency target prices a batch before it is verified."""
 SEARCH_SLACK: Final = 1.02
 """Up to how much above the target such a price is verified."""
-LARGEST_DIP: Final = 1.25
+LARGEST_DIP: Final = {GpuModel.PUBLISHED: 1.25, GpuModel.CALIBRATED: 1.02}
 """By what factor the step of a batch may exceed that of a larger one: tiles fit some batches better
-than smaller ones. Of nine models on 8 and 16 GPUs, up to batch 700, the largest factor is 1.13."""
+than smaller ones. Of nine models on 8 and 16 GPUs, up to batch 700, the largest factor of the
+published GPU model is 1.13; of twelve up to batch 500, that of the calibrated one 1.007."""
 NS_PER_MS: Final = NS_PER_S / MS_PER_S
 
 Progress = Callable[[str], None]
@@ -169,6 +170,8 @@ class Performance:
         energy_ratio: energy per token of the first system over this one's; None likewise.
         breakdown: of the mean decode step.
         attacc: how attention on AttAcc was obtained; None where it runs elsewhere.
+        estimates: what of the decode steps' and the prefill's prices is scaled, assumed, or beyond
+            what was fitted.
     """
 
     throughput_tokens_per_s: float
@@ -182,6 +185,7 @@ class Performance:
     energy_ratio: float | None
     breakdown: tuple[Part, ...]
     attacc: AttaccNote | None
+    estimates: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +269,7 @@ class Comparison:
     Attributes:
         model: the model.
         workload: the workload.
-        cost_model: which model prices the GPUs.
+        cost_model: which model prices the GPUs, "published" or "calibrated".
         slo_ms: longest acceptable mean time per output token, if any.
         systems: in the order given; the first is what the others are compared with.
     """
@@ -275,6 +279,12 @@ class Comparison:
     cost_model: str
     slo_ms: float | None
     systems: tuple[SystemResult, ...]
+
+    @property
+    def estimates(self) -> tuple[str, ...]:
+        """The estimates of all systems, each once."""
+        notes = (s.performance.estimates for s in self.systems if s.performance is not None)
+        return tuple(dict.fromkeys(note for some in notes for note in some))
 
 
 def compare(study: StudySpec, progress: Progress = lambda _: None) -> Comparison:
@@ -292,7 +302,7 @@ def compare(study: StudySpec, progress: Progress = lambda _: None) -> Comparison
     workload = study.load_workload()
     systems = _load_systems(study.systems)
     lengths = decode_lengths(workload, DECODE_BINS)
-    costs = PublishedCostModel()
+    costs = cost_model(study.gpu_model)
     results: list[SystemResult] = []
     refusals: list[InputError] = []
     for system in systems:
@@ -491,6 +501,7 @@ class _Case:
         with few lengths, and with all of them where that comes close.
         """
         few = condense(self.lengths, SEARCH_BINS)
+        largest_dip = LARGEST_DIP[GpuModel(self.costs.kind)]
 
         def keeps(batch: int, lengths: LengthDistribution, slack: float) -> bool:
             step, _, _ = self._mean_step(batch, lengths)
@@ -499,7 +510,7 @@ class _Case:
         low, high = 0, most + 1
         while high - low > 1:
             middle = (low + high) // 2
-            if keeps(middle, few, LARGEST_DIP):
+            if keeps(middle, few, largest_dip):
                 low = middle
             else:
                 high = middle
@@ -573,6 +584,7 @@ class _Case:
             else AttaccNote(
                 curve.kind, curve.relative_error, curve.heads_per_stack, curve.passes_per_kv_head
             ),
+            estimates=tuple(dict.fromkeys((*mean.estimates, *prefill.estimates))),
         )
         return performance, tpot_ms
 

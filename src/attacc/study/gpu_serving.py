@@ -24,7 +24,8 @@ from attacc.study.gpu_check import ALL, Accuracy
 from attacc.study.least_squares import minimise
 from attacc.study.measured import read_frame
 from attacc.system.calibrated import CalibratedGpu, Floats
-from attacc.system.calibrated_step import Kernels, decode_time, kernels_of, prefill_time
+from attacc.system.calibrated_costs import Kernels
+from attacc.system.calibrated_step import decode_time, prefill_time
 from attacc.system.serving import (
     SERVING,
     FirstTokenCoefficients,
@@ -163,7 +164,7 @@ def served(runs: Sequence[Run]) -> Served:
     inside: list[Run] = []
     outside: list[Run] = []
     rows: list[tuple[float, ...]] = []
-    kernels: dict[tuple[str, str, ElementType], Kernels] = {}
+    kernels: dict[tuple[str, str], Kernels] = {}
     for run in runs:
         row = _steps(run, kernels)
         if row is None:
@@ -175,9 +176,7 @@ def served(runs: Sequence[Run]) -> Served:
     return Served(inside, ServedSteps(*(np.ascontiguousarray(c) for c in columns)), outside)
 
 
-def _steps(
-    run: Run, known: dict[tuple[str, str, ElementType], Kernels]
-) -> tuple[float, ...] | None:
+def _steps(run: Run, known: dict[tuple[str, str], Kernels]) -> tuple[float, ...] | None:
     if run.model is None or run.dtype is None or run.gpu not in SYSTEMS:
         return None
     if run.framework not in SERVING.names():
@@ -190,9 +189,9 @@ def _steps(
     cache = _cache(run.framework, run.dtype)
     precision = model.precision.model_copy(update={"weights": run.dtype, "kv": cache})
     model = model.model_copy(update={"precision": precision})
-    key = (run.framework, run.gpu, run.dtype)
+    key = (run.framework, run.gpu)
     if key not in known:
-        known[key] = _kernels(run.framework, SYSTEMS[run.gpu], run.dtype, cache)
+        known[key] = _kernels(run.framework, SYSTEMS[run.gpu])
     kernels = known[key]
     if _capacity(model, kernels, run) < run.concurrency:
         return None
@@ -227,15 +226,13 @@ def _cache(framework: str, dtype: ElementType) -> ElementType:
     return dtype if framework in EIGHT_BIT_CACHE else ElementType.BF16
 
 
-def _kernels(framework: str, gpu: str, dtype: ElementType, cache: ElementType) -> Kernels:
+def _kernels(framework: str, gpu: str) -> Kernels:
     library = SERVING.load(framework).kernels
     calibrated = CalibratedGpu.load(gpu)
     other = PRODUCTS_FROM.get((library, gpu))
-    return kernels_of(
+    return Kernels(
         calibrated,
         framework=library,
-        weights=dtype,
-        cache=cache,
         products=None if other is None else CalibratedGpu.load(other).on(calibrated.gpu),
     )
 

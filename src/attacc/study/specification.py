@@ -12,6 +12,7 @@ from attacc.errors import InputError
 from attacc.models.architecture import ModelSpec
 from attacc.models.huggingface import load_model
 from attacc.models.precision import ElementType, Precision
+from attacc.system.gpu_models import GpuModel
 from attacc.workload.requests import Workload, fixed_lengths
 from attacc.workload.synthetic import synthetic
 from attacc.workload.traces import load_workload
@@ -91,6 +92,7 @@ class StudySpec(Spec):
         systems: presets' names or files; the first is what the others are compared with.
         batch: requests in flight, or "max" for as many as fit and meet the latency target.
         slo_ms: longest mean time per output token that is acceptable.
+        gpu_model: which model prices the GPUs.
     """
 
     model: str = DEFAULT_MODEL
@@ -99,6 +101,7 @@ class StudySpec(Spec):
     systems: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_SYSTEMS
     batch: Annotated[int | Literal["max"], BeforeValidator(_check_batch)] = "max"
     slo_ms: Annotated[float, Field(gt=0)] | None = None
+    gpu_model: GpuModel = GpuModel.PUBLISHED
 
     @model_validator(mode="after")
     def _distinct_systems(self) -> Self:

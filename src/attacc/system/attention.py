@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attacc.models.operators import MatMul, Pointwise
+from attacc.models.operators import Attention, Pointwise
 from attacc.system.costs import EnergyBreakdown
 from attacc.units import NS_PER_S
 
@@ -62,14 +62,13 @@ def published_softmax_ns(
     return max(operations_s, moves_s) * NS_PER_S
 
 
-def query_bytes(score: MatMul, context: MatMul) -> float:
+def query_bytes(op: Attention) -> float:
     """Return what one GPU sends for decode attention: new queries, keys and values of a layer."""
-    queries = score.m * score.k * score.left.bytes
-    keys = score.k * score.right.bytes
-    values = context.n * context.right.bytes
-    return score.count * (queries + keys + values)
+    queries = op.heads * op.activation.bytes
+    new_keys_and_values = 2 * op.kv_heads * op.kv.bytes
+    return op.batch * op.queries * op.head_dim * (queries + new_keys_and_values)
 
 
-def context_bytes(context: MatMul) -> float:
+def context_bytes(op: Attention) -> float:
     """Return what one GPU gets back from decode attention: the contexts of a layer."""
-    return context.count * context.m * context.n * context.out.bytes
+    return op.batch * op.queries * op.head_dim * op.heads * op.activation.bytes

@@ -12,12 +12,16 @@ from typing import Final
 
 import numpy as np
 
+from attacc.errors import InputError
+from attacc.hardware.gpu import GpuSpec
 from attacc.models.precision import ElementType
-from attacc.system.calibrated import AttentionShapes, Floats, GemmShapes
+from attacc.system.calibrated import AttentionShapes, CalibratedGpu, Floats, GemmShapes
 from attacc.system.calibration import PowerSpec
 
 BEND: Final = 12.0
 """How sharply the sum bends to the limit."""
+MEASURED: Final = "h200"
+"""The calibration whose power was measured, and that other GPUs' is scaled from."""
 RESULT_BYTES: Final = 2
 TILE: Final = (128, 256)
 
@@ -99,3 +103,60 @@ def power(spec: PowerSpec, work: Work, time_ns: Floats) -> Power:
     wanted = idle + dynamic + memory
     total = (wanted**-BEND + spec.limit_w**-BEND) ** (-1 / BEND)
     return Power(idle, dynamic, memory, total)
+
+
+def power_on(gpu: CalibratedGpu) -> tuple[PowerSpec, tuple[str, ...]]:
+    """Return the power of a GPU, and how it came about if it was not fitted.
+
+    Raises:
+        InputError: its power was not fitted, and its data sheet states none to scale to.
+    """
+    own = gpu.calibration.power
+    if own is not None and gpu.scaled_from is None:
+        return own, ()
+    measured = CalibratedGpu.load(MEASURED)
+    if measured.calibration.power is None:
+        raise InputError("no power was fitted", where=f"calibration {MEASURED}")
+    scaled = scaled_power(measured.calibration.power, measured.gpu, gpu.gpu)
+    return scaled, (
+        f"energy on {gpu.gpu.name}: power scaled from {MEASURED} by board power and peak rate",
+    )
+
+
+def scaled_power(spec: PowerSpec, measured: GpuSpec, gpu: GpuSpec) -> PowerSpec:
+    """Return the power of one GPU taken to another's data sheet.
+
+    Boards are built for what their chip draws: idle and active power go with the board's, the
+    energy of an operation with board power over peak rate. A byte of memory, and of the
+    second-level cache, is taken to cost the same.
+
+    Args:
+        spec: the power of the GPU that was measured.
+        measured: its data sheet.
+        gpu: the other's.
+
+    Raises:
+        InputError: a data sheet states no board power.
+    """
+    board = _board_w(gpu) / _board_w(measured)
+    operation = board * (measured.peak_flops[ElementType.FP16] / gpu.peak_flops[ElementType.FP16])
+    return spec.model_copy(
+        update={
+            "idle_w": spec.idle_w * board,
+            "active_w": spec.active_w * board,
+            "limit_w": spec.limit_w * board,
+            "gemm_flop_pj": spec.gemm_flop_pj * operation,
+            "attention_flop_pj": spec.attention_flop_pj * operation,
+            "attention_flop_fp8_pj": spec.attention_flop_fp8_pj * operation,
+        }
+    )
+
+
+def _board_w(gpu: GpuSpec) -> float:
+    if gpu.board_power_w is None:
+        raise InputError(
+            f"its power can only be scaled from an {MEASURED}, by a board power that is not stated",
+            where=f"GPU {gpu.name}",
+            hint='add board_power = "400 W", or what its data sheet states',
+        )
+    return gpu.board_power_w

@@ -1,84 +1,18 @@
 """One step of a dense model on GPUs, from the calibrated operators of one library.
 
-Products, attention and all-reduces are the calibrated ones. What frameworks fuse is fused here:
-gate and up projections are one product, residual additions belong to the norms. Norms and
-activations are priced by their traffic.
+The operators alone, as `attacc.system.calibrated_costs` prices them: what a serving framework
+makes of them is in `attacc.system.serving`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from attacc.errors import InputError
 from attacc.models.architecture import ModelSpec
-from attacc.models.precision import ElementType
-from attacc.models.sharding import shard
-from attacc.system.calibrated import (
-    AttentionShapes,
-    CalibratedGpu,
-    GemmShapes,
-    collective_ns,
-    decode_ns,
-    matmul_ns,
-    prefill_ns,
-)
-from attacc.system.calibration import DecodeSeries, GemmSeries, PrefillSeries
-
-ACTIVATION_BYTES: Final = 2
-POINTWISE_SHARE: Final = 0.7
-"""Of the memory's bandwidth, for norms and activations; assumed, no table measures them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kernels:
-    """The calibrated operators that a framework runs on one GPU.
-
-    Attributes:
-        gpu: the GPU.
-        gemm: products of the layers.
-        lm_head: the product of the LM head, which stays in 16 bits.
-        decode: decode attention.
-        decode_single: decode attention that prompts of one token run.
-        prefill: prefill attention.
-    """
-
-    gpu: CalibratedGpu
-    gemm: GemmSeries
-    lm_head: GemmSeries
-    decode: DecodeSeries
-    prefill: PrefillSeries
-
-
-def kernels_of(
-    gpu: CalibratedGpu,
-    *,
-    framework: str | None,
-    weights: ElementType,
-    cache: ElementType,
-    products: CalibratedGpu | None = None,
-) -> Kernels:
-    """Return the operators of a framework.
-
-    Args:
-        gpu: the GPU.
-        framework: as the tables of measurements call it; by default the GPU's reference.
-        weights: element type of the products in the layers.
-        cache: element type of the key/value cache.
-        products: another calibration for the products, where the GPU's own has none of this
-            framework.
-
-    Raises:
-        InputError: one of the operators was not measured.
-    """
-    source = products or gpu
-    return Kernels(
-        gpu,
-        source.gemm(weights, framework),
-        source.gemm(ElementType.BF16, framework),
-        gpu.decode(cache, framework),
-        gpu.prefill(cache, framework),
-    )
+from attacc.models.operators import AllReduce, Attention, MatMul, Operator, Pointwise, Step
+from attacc.models.steps import decode_step, prefill_step
+from attacc.system.calibrated_costs import Kernels, Priced, as_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +22,7 @@ class StepTime:
     Attributes:
         products_ns: products with weights.
         attention_ns: attention.
-        pointwise_ns: norms and activations.
+        pointwise_ns: norms, activations and the embedding.
         reduce_ns: all-reduces.
         launch_ns: part of the products and attention that is starting kernels.
         layers: layers of the model.
@@ -108,20 +42,18 @@ def decode_time(
     """Return the time of decoding one token of every request.
 
     Args:
-        model: a dense model.
+        model: a dense model, with the element types that it runs in.
         kernels: the operators.
         batch: requests.
         kv_length: keys that every request attends to.
         tensor_parallel: GPUs that share every layer.
 
     Raises:
-        InputError: the model is a mixture of experts, or cannot be split so.
+        InputError: the model is a mixture of experts, cannot be split so, or one of its operators
+            was not measured.
     """
-    part = shard(model, tensor_parallel)
-    shapes = AttentionShapes.of(batch, part.heads, part.kv_heads, model.head_dim, kv_length)
-    attention = float(decode_ns(kernels.decode, kernels.gpu.gpu, shapes)[0])
-    start = kernels.decode.kernels[-1].coefficients.launch_ns
-    return _step(model, kernels, batch, batch, attention, start, tensor_parallel)
+    step = decode_step(model, batch=batch, kv_length=kv_length, tensor_parallel=tensor_parallel)
+    return _time(model, step, kernels)
 
 
 def prefill_time(
@@ -130,7 +62,7 @@ def prefill_time(
     """Return the time of processing whole prompts in one step.
 
     Args:
-        model: a dense model.
+        model: a dense model, with the element types that it runs in.
         kernels: the operators.
         prompts: how many.
         prompt_length: tokens of each.
@@ -139,54 +71,41 @@ def prefill_time(
     Raises:
         InputError: as in `decode_time`.
     """
-    part = shard(model, tensor_parallel)
-    shapes = AttentionShapes.of(prompts, part.heads, part.kv_heads, model.head_dim, prompt_length)
-    times = prefill_ns(kernels.prefill, kernels.decode, kernels.gpu.gpu, shapes)
-    start = kernels.prefill.coefficients.launch_ns
-    tokens = prompts * prompt_length
-    return _step(model, kernels, tokens, prompts, float(times[0]), start, tensor_parallel)
+    step = prefill_step(
+        model, batch=prompts, prompt_length=prompt_length, tensor_parallel=tensor_parallel
+    )
+    return _time(model, step, kernels)
 
 
-def _step(
-    model: ModelSpec,
-    kernels: Kernels,
-    tokens: int,
-    sequences: int,
-    attention_ns: float,
-    attention_launch_ns: float,
-    tensor_parallel: int,
-) -> StepTime:
+def _time(model: ModelSpec, step: Step, kernels: Kernels) -> StepTime:
     if model.experts is not None:
         raise InputError(
             "products of experts were not measured", where=model.name, hint="use a dense model"
         )
-    part, hidden, dim = shard(model, tensor_parallel), model.hidden_size, model.head_dim
-    sheet = kernels.gpu.gpu
-    context = part.heads * dim
-    wide = model.feed_forward.widenings * part.intermediate_size
-    layer = GemmShapes.of(
-        tokens,
-        [context + 2 * part.kv_heads * dim, hidden, wide, hidden],
-        [hidden, context, hidden, part.intermediate_size],
-    )
-    head = GemmShapes.of(sequences, part.vocab_size, hidden)
-    products = model.layers * float(matmul_ns(kernels.gemm, sheet, layer).sum())
-    products += float(matmul_ns(kernels.lm_head, sheet, head)[0])
-    launches = len(layer.m) * kernels.gemm.coefficients.launch_ns + attention_launch_ns
-    # Two norms with their residual (read twice, written twice), and the activation.
-    moved = tokens * ACTIVATION_BYTES * (8 * hidden + wide + part.intermediate_size)
-    pointwise = moved / (POINTWISE_SHARE * sheet.memory_bytes_per_s) * 1e9
-    reduce = 0.0
-    if tensor_parallel > 1:
-        series = kernels.gpu.collective("all_reduce")
-        message = tokens * hidden * ACTIVATION_BYTES
-        sums = 1 if model.parallel_residual else 2
-        reduce = sums * float(collective_ns(series, tensor_parallel, message)[0])
+    step = as_run(step)
+    operators = [(op, step.layers) for op in step.layer] + [(op, 1) for op in step.outside]
+    priced = [(op, runs, _price(op, kernels, step.tensor_parallel)) for op, runs in operators]
+
+    def total(kind: type[Operator]) -> float:
+        return sum(runs * price.time_ns for op, runs, price in priced if isinstance(op, kind))
+
     return StepTime(
-        products_ns=products,
-        attention_ns=model.layers * attention_ns,
-        pointwise_ns=model.layers * pointwise,
-        reduce_ns=model.layers * reduce,
-        launch_ns=model.layers * launches,
-        layers=model.layers,
+        products_ns=total(MatMul),
+        attention_ns=total(Attention),
+        pointwise_ns=total(Pointwise),
+        reduce_ns=total(AllReduce),
+        launch_ns=sum(runs * price.launch_ns for _, runs, price in priced),
+        layers=step.layers,
     )
+
+
+def _price(op: Operator, kernels: Kernels, gpus: int) -> Priced:
+    match op:
+        case MatMul():
+            return kernels.product(op)
+        case Attention():
+            return kernels.attention(op)
+        case Pointwise():
+            return kernels.pointwise(op)
+        case AllReduce():
+            return kernels.all_reduce(op, gpus)

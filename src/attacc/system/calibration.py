@@ -391,6 +391,21 @@ class CalibrationSpec(PresetSpec):
     power: PowerSpec | None = None
 
 
+class CpuCalibrationSpec(PresetSpec):
+    """What attention on a CPU reaches of its data sheet.
+
+    Attributes:
+        memory_share: of the memory's bandwidth.
+        compute_share: of the vector units' peak.
+    """
+
+    memory_share: Share
+    compute_share: Share
+
+
 CALIBRATIONS: Final = Presets(
     "calibration", CalibrationSpec, "attacc.system", "presets/calibration"
+)
+CPU_CALIBRATIONS: Final = Presets(
+    "CPU calibration", CpuCalibrationSpec, "attacc.system", "presets/cpu-calibration"
 )

@@ -14,7 +14,7 @@ from enum import StrEnum
 from attacc.hardware.cpu import CpuSpec
 from attacc.hardware.gpu import GpuSpec
 from attacc.hardware.link import LinkSpec
-from attacc.models.operators import AllReduce, MatMul, Pointwise
+from attacc.models.operators import AllReduce, Attention, MatMul, Phase, Pointwise, Step
 
 
 class Bound(StrEnum):
@@ -41,6 +41,7 @@ class EnergyBreakdown:
         register_pj: registers.
         alu_pj: arithmetic.
         link_pj: links between devices.
+        static_pj: drawn whatever the work: idle power, and that of cores switched on.
     """
 
     dram_pj: float = 0.0
@@ -49,12 +50,19 @@ class EnergyBreakdown:
     register_pj: float = 0.0
     alu_pj: float = 0.0
     link_pj: float = 0.0
+    static_pj: float = 0.0
 
     @property
     def total_pj(self) -> float:
         """The sum of all parts."""
         return (
-            self.dram_pj + self.l2_pj + self.l1_pj + self.register_pj + self.alu_pj + self.link_pj
+            self.dram_pj
+            + self.l2_pj
+            + self.l1_pj
+            + self.register_pj
+            + self.alu_pj
+            + self.link_pj
+            + self.static_pj
         )
 
     def __add__(self, other: EnergyBreakdown) -> EnergyBreakdown:
@@ -65,6 +73,7 @@ class EnergyBreakdown:
             self.register_pj + other.register_pj,
             self.alu_pj + other.alu_pj,
             self.link_pj + other.link_pj,
+            self.static_pj + other.static_pj,
         )
 
     def times(self, factor: float) -> EnergyBreakdown:
@@ -76,6 +85,7 @@ class EnergyBreakdown:
             self.register_pj * factor,
             self.alu_pj * factor,
             self.link_pj * factor,
+            self.static_pj * factor,
         )
 
 
@@ -87,13 +97,30 @@ class OperatorCost:
         name: of the operator.
         time_ns: from start to end, nothing else running on the device.
         bound: what it waits for.
-        energy: of one device; of all sockets together where CPUs run it.
+        energy: of one device; of all sockets together where CPUs run it. What the device draws
+            when idle is not part of it (`CostModel.static_w`).
+        estimates: what of it was neither published nor measured, in words: scaled, assumed, or
+            beyond what was fitted.
     """
 
     name: str
     time_ns: float
     bound: Bound
     energy: EnergyBreakdown
+    estimates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostTime:
+    """What the host adds to a step, the GPUs waiting.
+
+    Attributes:
+        layer_ns: to every layer.
+        step_ns: once.
+    """
+
+    layer_ns: float
+    step_ns: float
 
 
 class CostModel(abc.ABC):
@@ -104,6 +131,29 @@ class CostModel(abc.ABC):
     def kind(self) -> str:
         """How the prices came about, as in "published"; part of every result."""
 
+    def as_run(self, step: Step) -> Step:
+        """Return the operators that the kernels of this model run for a step."""
+        return step
+
+    def for_phase(self, phase: Phase) -> CostModel:
+        """Return the model for the steps of one phase, which kernels may be started otherwise in.
+
+        Args:
+            phase: of the steps.
+        """
+        del phase
+        return self
+
+    def host(self, step: Step) -> HostTime | None:
+        """Return what the host adds to a step; None where nothing is known of it."""
+        del step
+        return None
+
+    def static_w(self, gpu: GpuSpec) -> float:
+        """Return what one GPU draws at any time, kernel or none; 0 where it is not counted."""
+        del gpu
+        return 0.0
+
     @abc.abstractmethod
     def matmul(self, op: MatMul, gpu: GpuSpec) -> OperatorCost:
         """Price a matrix product on one GPU."""
@@ -113,11 +163,19 @@ class CostModel(abc.ABC):
         """Return the GPU's arithmetic rate that AttAcc adds to when both share a product."""
 
     @abc.abstractmethod
+    def coprocessing_bytes_per_s(self, op: MatMul, gpu: GpuSpec) -> float:
+        """Return the GPU's bandwidth that AttAcc adds to when both share a product."""
+
+    @abc.abstractmethod
     def pointwise(self, op: Pointwise, gpu: GpuSpec) -> OperatorCost:
         """Price an operator on every element on one GPU."""
 
     @abc.abstractmethod
-    def all_reduce(self, op: AllReduce, link: LinkSpec, gpus: int) -> OperatorCost:
+    def attention(self, op: Attention, gpu: GpuSpec) -> tuple[OperatorCost, ...]:
+        """Price attention of one layer on one GPU: one cost for each kernel that it takes."""
+
+    @abc.abstractmethod
+    def all_reduce(self, op: AllReduce, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCost:
         """Price the sum of one matrix over several GPUs.
 
         Raises:
@@ -129,7 +187,5 @@ class CostModel(abc.ABC):
         """Price moving bytes over one device's link, in one direction."""
 
     @abc.abstractmethod
-    def cpu_attention(
-        self, operators: tuple[MatMul | Pointwise, ...], gpus: int, cpu: CpuSpec, sockets: int
-    ) -> OperatorCost:
-        """Price the attention operators of all GPUs together on the sockets of a host."""
+    def cpu_attention(self, op: Attention, gpus: int, cpu: CpuSpec, sockets: int) -> OperatorCost:
+        """Price attention of one layer, of all GPUs together, on the sockets of a host."""

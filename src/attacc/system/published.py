@@ -18,7 +18,14 @@ from attacc.hardware.cpu import CpuSpec
 from attacc.hardware.gpu import GpuSpec
 from attacc.hardware.link import LinkSpec
 from attacc.hardware.placement import Placement
-from attacc.models.operators import AllReduce, MatMul, MatMulRole, Pointwise, PointwiseKind
+from attacc.models.operators import (
+    AllReduce,
+    Attention,
+    MatMul,
+    MatMulRole,
+    Pointwise,
+    PointwiseKind,
+)
 from attacc.models.precision import ElementType
 from attacc.system.attention import AttaccRates
 from attacc.system.costs import Bound, CostModel, EnergyBreakdown, OperatorCost
@@ -239,6 +246,11 @@ class PublishedCostModel(CostModel):
             return gpu.peak_flops_per_s(op.left, op.right)
         return gpu.peak_flops[ElementType.FP16]
 
+    def coprocessing_bytes_per_s(self, op: MatMul, gpu: GpuSpec) -> float:
+        """Return the bandwidth of the data sheet."""
+        del op
+        return gpu.memory_bytes_per_s
+
     def pointwise(self, op: Pointwise, gpu: GpuSpec) -> OperatorCost:
         """Price an operator on every element.
 
@@ -277,11 +289,20 @@ class PublishedCostModel(CostModel):
             ),
         )
 
-    def all_reduce(self, op: AllReduce, link: LinkSpec, gpus: int) -> OperatorCost:
+    def attention(self, op: Attention, gpu: GpuSpec) -> tuple[OperatorCost, ...]:
+        """Price attention as three operators: score, softmax and context."""
+        return (
+            self.matmul(op.score, gpu),
+            self.pointwise(op.softmax, gpu),
+            self.matmul(op.context, gpu),
+        )
+
+    def all_reduce(self, op: AllReduce, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCost:
         """Price the sum of one matrix over several GPUs: as many steps as there are other GPUs.
 
         In each step, one part of the matrix crosses every link.
         """
+        del gpu
         if link.collective is None:
             raise InputError(
                 f"no latency of collectives is known for {link.name}, over which {gpus} GPUs sum "
@@ -311,22 +332,17 @@ class PublishedCostModel(CostModel):
             EnergyBreakdown(link_pj=transferred_bytes * link.energy_pj_per_byte),
         )
 
-    def cpu_attention(
-        self, operators: tuple[MatMul | Pointwise, ...], gpus: int, cpu: CpuSpec, sockets: int
-    ) -> OperatorCost:
+    def cpu_attention(self, op: Attention, gpus: int, cpu: CpuSpec, sockets: int) -> OperatorCost:
         """Price attention on the CPUs with the efficiencies of the GPUs' kernels.
 
         The published release has no formula for CPUs. Every operand of the products is read from
         memory once; scores stay in the caches. Of the energy, only the memory's is counted.
         """
-        flops = operand_bytes = 0.0
-        for op in operators:
-            if isinstance(op, MatMul):
-                flops += op.flops * gpus
-                operand_bytes += op.bytes * gpus
-            else:
-                elements = float(op.m) * op.n * op.count
-                flops += self.constants.flops_per_element[op.kind] * elements * gpus
+        score, softmax, context = op.score, op.softmax, op.context
+        scores = float(softmax.m) * softmax.n * softmax.count
+        softmax_flops = self.constants.flops_per_element[softmax.kind] * scores * gpus
+        flops = score.flops * gpus + softmax_flops + context.flops * gpus
+        operand_bytes = score.bytes * gpus + context.bytes * gpus
         efficiency = self.constants.efficiency
         compute_s = flops / (efficiency.compute * cpu.peak_flops_per_s * sockets)
         memory_s = operand_bytes / (efficiency.memory * cpu.memory_bytes_per_s * sockets)

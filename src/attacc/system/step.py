@@ -19,12 +19,11 @@ from attacc.hardware.link import LinkSpec
 from attacc.hardware.system import AttentionSite, ResolvedSystem
 from attacc.models.operators import (
     AllReduce,
+    Attention,
     MatMul,
-    MatMulRole,
     Operator,
     Phase,
     Pointwise,
-    PointwiseKind,
     Step,
 )
 from attacc.system.attention import AttaccAttention, AttaccRates, context_bytes, query_bytes
@@ -35,6 +34,8 @@ QKV: Final = "qkv"
 PROJECTION: Final = "projection"
 FEED_FORWARD: Final = ("ff1", "ff2", "ff3")
 NO_ENERGY: Final = EnergyBreakdown()
+PJ_PER_NS_PER_W: Final = 1e3
+"""Picojoules that one watt amounts to in a nanosecond."""
 
 
 class Group(StrEnum):
@@ -47,7 +48,7 @@ class Group(StrEnum):
     COMMUNICATION = "communication"
     """Collectives between GPUs, and transfers to and from what runs attention."""
     OTHER = "other"
-    """Activations, norms, embedding."""
+    """Activations, norms, embedding, and what the host adds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ class OperatorTime:
         time_ns: what one run adds to the step.
         alone_ns: what one run takes; the rest is hidden by other work, or done elsewhere.
         bound: what it waits for.
-        energy: of one run, all devices together.
+        energy: of one run, all devices together; without what GPUs draw when idle.
+        estimates: what of its price is scaled, assumed, or beyond what was fitted.
     """
 
     name: str
@@ -71,6 +73,7 @@ class OperatorTime:
     alone_ns: float
     bound: Bound
     energy: EnergyBreakdown
+    estimates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ class GroupCost:
     Attributes:
         time_ns: what it adds to the step, over all layers.
         bound: what most of that time is spent waiting for; None where there is no time.
-        energy: over all layers and devices.
+        energy: over all layers and devices, what GPUs draw in this time when idle included.
     """
 
     time_ns: float
@@ -95,10 +98,12 @@ class StepCost:
     Attributes:
         cost_model: kind of the cost model that priced the operators.
         operators: those of a layer in order, then those outside the layers.
+        static_w: what all GPUs together draw at any time, whatever they do.
     """
 
     cost_model: str
     operators: tuple[OperatorTime, ...]
+    static_w: float = 0.0
 
     @cached_property
     def time_ns(self) -> float:
@@ -113,7 +118,15 @@ class StepCost:
     @cached_property
     def energy(self) -> EnergyBreakdown:
         """Energy of the whole system."""
-        return _total_energy(self.operators)
+        return _total_energy(self.operators) + self._idle(self.time_ns)
+
+    @property
+    def estimates(self) -> tuple[str, ...]:
+        """What of the step is scaled, assumed, or beyond what was fitted; each once."""
+        return tuple(dict.fromkeys(note for op in self.operators for note in op.estimates))
+
+    def _idle(self, time_ns: float) -> EnergyBreakdown:
+        return EnergyBreakdown(static_pj=self.static_w * PJ_PER_NS_PER_W * time_ns)
 
     @property
     def fc(self) -> GroupCost:
@@ -142,7 +155,8 @@ class StepCost:
         for op in members:
             waits[op.bound] = waits.get(op.bound, 0.0) + op.runs * op.time_ns
         bound = max(waits, key=lambda bound: waits[bound]) if any(waits.values()) else None
-        return GroupCost(sum(waits.values()), bound, _total_energy(members))
+        time_ns = sum(waits.values())
+        return GroupCost(time_ns, bound, _total_energy(members) + self._idle(time_ns))
 
 
 def _total_energy(operators: Iterable[OperatorTime]) -> EnergyBreakdown:
@@ -163,7 +177,7 @@ def average(costs: Sequence[StepCost], weights: Sequence[float] | None = None) -
     shares = [share / total for share in shares]
     rows = zip(*(cost.operators for cost in costs), strict=True)
     operators = tuple(_average_operator(row, shares) for row in rows)
-    return StepCost(costs[0].cost_model, operators)
+    return replace(costs[0], operators=operators)
 
 
 def _average_operator(row: Sequence[OperatorTime], shares: Sequence[float]) -> OperatorTime:
@@ -189,7 +203,9 @@ def _average_operator(row: Sequence[OperatorTime], shares: Sequence[float]) -> O
             register_pj=mean(lambda op: op.energy.register_pj),
             alu_pj=mean(lambda op: op.energy.alu_pj),
             link_pj=mean(lambda op: op.energy.link_pj),
+            static_pj=mean(lambda op: op.energy.static_pj),
         ),
+        estimates=tuple(dict.fromkeys(note for op in row for note in op.estimates)),
     )
 
 
@@ -213,8 +229,10 @@ def prefill_cost(
             is known of collectives over their link.
     """
     _check_split(step, system)
-    layer = [_on_gpus(op, step.layers, system, costs) for op in step.layer]
-    outside = [_on_gpus(op, 1, system, costs) for op in step.outside]
+    costs = costs.for_phase(step.phase)
+    step = costs.as_run(step)
+    layer = [cost for op in step.layer for cost in _on_gpus(op, step.layers, system, costs)]
+    outside = [cost for op in step.outside for cost in _on_gpus(op, 1, system, costs)]
     if system.spec.attention is not AttentionSite.GPU:
         work_ns = sum(op.time_ns for op in layer)
         cost = costs.transfer("kv_transfer", kv_bytes * _gpus_per_link(system), _away(system))
@@ -229,7 +247,8 @@ def prefill_cost(
                 energy=cost.energy.times(system.gpus / _gpus_per_link(system)),
             )
         )
-    return StepCost(costs.kind, (*layer, *outside))
+    operators = (*layer, *outside, *_on_host(step, costs))
+    return StepCost(costs.kind, operators, _static_w(system, costs))
 
 
 class DecodePricer:
@@ -256,17 +275,20 @@ class DecodePricer:
         rates: AttaccRates | None = None,
     ) -> None:
         _check_split(step, system)
+        costs = costs.for_phase(step.phase)
+        step = costs.as_run(step)
         self._system = system
         self._costs = costs
+        self._static_w = _static_w(system, costs)
         self._layers = step.layers
-        self._score, self._softmax, self._context = _attention_operators(step)
-        first = step.layer.index(self._score)
-        before, after = step.layer[:first], step.layer[first + 3 :]
-        self._before = [self._beside(op, rates) for op in before]
-        self._after = [self._beside(op, rates) for op in after]
-        self._outside = [_on_gpus(op, 1, system, costs) for op in step.outside]
-        heads = self._score.m * self._score.count / step.batch
-        self._r = 1 / heads
+        self._attention = _attention_operator(step)
+        place = step.layer.index(self._attention)
+        before, after = step.layer[:place], step.layer[place + 1 :]
+        self._before = [cost for op in before for cost in self._beside(op, rates)]
+        self._after = [cost for op in after for cost in self._beside(op, rates)]
+        self._outside = [cost for op in step.outside for cost in _on_gpus(op, 1, system, costs)]
+        self._outside += _on_host(step, costs)
+        self._r = 1 / self._attention.heads
         self._qkv_share = _qkv_share(before, after)
 
     @property
@@ -283,30 +305,16 @@ class DecodePricer:
             kv_length: keys that every request attends to; by default that of the step given.
             attention: attention of one layer at this length, where it runs on AttAcc.
         """
-        score, softmax, context = self._attention_at(kv_length)
+        op = self._attention if kv_length is None else replace(self._attention, keys=kv_length)
         site = self._system.spec.attention
         if site is AttentionSite.GPU:
-            middle = [
-                _on_gpus(op, self._layers, self._system, self._costs)
-                for op in (score, softmax, context)
-            ]
+            middle = _on_gpus(op, self._layers, self._system, self._costs)
             return self._assemble(self._before, middle, self._after)
         if site is AttentionSite.CPU:
-            return self._on_cpus(score, softmax, context)
+            return self._on_cpus(op)
         if attention is None:
             raise EngineError("attention on AttAcc needs the attention of one layer")
-        return self._on_attaccs(score, context, attention)
-
-    def _attention_at(self, kv_length: int | None) -> tuple[MatMul, Pointwise, MatMul]:
-        """Return the attention operators at a length of the cache."""
-        s, p, c = self._score, self._softmax, self._context
-        if kv_length is None:
-            return s, p, c
-        return (
-            MatMul(s.name, s.role, s.m, kv_length, s.k, s.count, s.left, s.right, s.out),
-            Pointwise(p.name, p.kind, p.m, kv_length, p.count, p.element),
-            MatMul(c.name, c.role, c.m, c.n, kv_length, c.count, c.left, c.right, c.out),
-        )
+        return self._on_attaccs(op, attention)
 
     def _assemble(
         self,
@@ -314,24 +322,23 @@ class DecodePricer:
         middle: Sequence[OperatorTime],
         after: Sequence[OperatorTime],
     ) -> StepCost:
-        return StepCost(self._costs.kind, (*before, *middle, *after, *self._outside))
+        operators = (*before, *middle, *after, *self._outside)
+        return StepCost(self._costs.kind, operators, self._static_w)
 
-    def _on_cpus(self, score: MatMul, softmax: Pointwise, context: MatMul) -> StepCost:
+    def _on_cpus(self, op: Attention) -> StepCost:
         host = self._system.host
         if host is None:
             raise EngineError("attention on CPUs of a system without CPUs")
-        cost = self._costs.cpu_attention(
-            (score, softmax, context), self._system.gpus, host.cpu, host.count
-        )
-        transfers = self._transfers(score, context)
+        cost = self._costs.cpu_attention(op, self._system.gpus, host.cpu, host.count)
+        transfers = self._transfers(op)
         transfer_ns = sum(cost.time_ns for cost in transfers)
         visible_ns = basic_overlap(attention_ns=cost.time_ns, transfer_ns=transfer_ns, r=self._r)
-        attention = self._attention(cost.time_ns, cost.bound, cost.energy)
+        attention = self._elsewhere(cost.time_ns, cost.bound, cost.energy, cost.estimates)
         middle = self._around(attention, transfers, visible_ns / transfer_ns)
         return self._assemble(self._before, middle, self._after)
 
-    def _on_attaccs(self, score: MatMul, context: MatMul, attention: AttaccAttention) -> StepCost:
-        transfers = self._transfers(score, context)
+    def _on_attaccs(self, op: Attention, attention: AttaccAttention) -> StepCost:
+        transfers = self._transfers(op)
         transfer_ns = sum(cost.time_ns for cost in transfers)
         attention_ns = attention.time_ns + attention.softmax_ns
         before, after = self._before, self._after
@@ -353,21 +360,27 @@ class DecodePricer:
                 attention_ns=attention_ns, transfer_ns=transfer_ns, r=self._r
             )
         middle = self._around(
-            self._attention(attention.time_ns, Bound.MEMORY, attention.energy),
+            self._elsewhere(attention.time_ns, Bound.MEMORY, attention.energy),
             transfers,
             visible_ns / transfer_ns,
         )
         return self._assemble(before, middle, after)
 
-    def _attention(self, time_ns: float, bound: Bound, energy: EnergyBreakdown) -> OperatorTime:
+    def _elsewhere(
+        self,
+        time_ns: float,
+        bound: Bound,
+        energy: EnergyBreakdown,
+        estimates: tuple[str, ...] = (),
+    ) -> OperatorTime:
         return OperatorTime(
-            "attention", Group.ATTENTION, self._layers, time_ns, time_ns, bound, energy
+            "attention", Group.ATTENTION, self._layers, time_ns, time_ns, bound, energy, estimates
         )
 
-    def _transfers(self, score: MatMul, context: MatMul) -> tuple[OperatorCost, OperatorCost]:
+    def _transfers(self, op: Attention) -> tuple[OperatorCost, OperatorCost]:
         link, gpus = _away(self._system), _gpus_per_link(self._system)
-        there = self._costs.transfer("qkv_transfer", gpus * query_bytes(score, context), link)
-        back = self._costs.transfer("context_transfer", gpus * context_bytes(context), link)
+        there = self._costs.transfer("qkv_transfer", gpus * query_bytes(op), link)
+        back = self._costs.transfer("context_transfer", gpus * context_bytes(op), link)
         return there, back
 
     def _around(
@@ -386,19 +399,22 @@ class DecodePricer:
                 cost.time_ns,
                 cost.bound,
                 cost.energy.times(devices),
+                cost.estimates,
             )
             for cost in transfers
         )
         return [there, attention, back]
 
-    def _beside(self, op: Operator, rates: AttaccRates | None) -> OperatorTime:
+    def _beside(self, op: Operator, rates: AttaccRates | None) -> list[OperatorTime]:
         placed = _on_gpus(op, self._layers, self._system, self._costs)
         if not self._system.spec.ff_coprocessing or op.name not in FEED_FORWARD:
             return placed
         if not isinstance(op, MatMul):
             raise EngineError(f"{op.name} is no matrix product")
-        peak = self._costs.coprocessing_peak_flops_per_s(op, self._system.gpu)
-        return _coprocessed(op, placed, self._system, rates, peak)
+        costs, gpu = self._costs, self._system.gpu
+        peak = costs.coprocessing_peak_flops_per_s(op, gpu)
+        bandwidth = costs.coprocessing_bytes_per_s(op, gpu)
+        return [_coprocessed(op, alone, self._system, rates, peak, bandwidth) for alone in placed]
 
 
 def _check_split(step: Step, system: ResolvedSystem) -> None:
@@ -410,18 +426,11 @@ def _check_split(step: Step, system: ResolvedSystem) -> None:
         )
 
 
-def _attention_operators(step: Step) -> tuple[MatMul, Pointwise, MatMul]:
-    for ops in zip(step.layer, step.layer[1:], step.layer[2:], strict=False):
-        match ops:
-            case (
-                MatMul(role=MatMulRole.SCORE) as score,
-                Pointwise(kind=PointwiseKind.SOFTMAX) as softmax,
-                MatMul(role=MatMulRole.CONTEXT) as context,
-            ) if step.phase is Phase.DECODE:
-                return score, softmax, context
-            case _:
-                pass
-    raise EngineError("the step is no decode step of score, softmax and context in this order")
+def _attention_operator(step: Step) -> Attention:
+    found = [op for op in step.layer if isinstance(op, Attention)]
+    if len(found) != 1 or found[0].phase is not Phase.DECODE:
+        raise EngineError("the step is no decode step with one attention in a layer")
+    return found[0]
 
 
 def _qkv_share(before: Iterable[Operator], after: Iterable[Operator]) -> float:
@@ -459,23 +468,52 @@ def _gpus_per_link(system: ResolvedSystem) -> float:
     return max(1.0, system.gpus / system.attacc.table.devices)
 
 
-def _on_gpus(op: Operator, runs: int, system: ResolvedSystem, costs: CostModel) -> OperatorTime:
+def _on_gpus(
+    op: Operator, runs: int, system: ResolvedSystem, costs: CostModel
+) -> list[OperatorTime]:
     match op:
         case MatMul():
-            group = Group.FC if op.role is MatMulRole.FC else Group.ATTENTION
-            cost = costs.matmul(op, system.gpu)
+            group, priced = Group.FC, (costs.matmul(op, system.gpu),)
+        case Attention():
+            group, priced = Group.ATTENTION, costs.attention(op, system.gpu)
         case Pointwise():
-            softmax = op.kind is PointwiseKind.SOFTMAX
-            group = Group.ATTENTION if softmax else Group.OTHER
-            cost = costs.pointwise(op, system.gpu)
+            group, priced = Group.OTHER, (costs.pointwise(op, system.gpu),)
         case AllReduce():
-            group = Group.COMMUNICATION
             if system.link is None:
                 raise EngineError(f"{op.name} on a system without a link between its GPUs")
-            cost = costs.all_reduce(op, system.link, system.gpus)
-    return OperatorTime(
-        op.name, group, runs, cost.time_ns, cost.time_ns, cost.bound, cost.energy.times(system.gpus)
-    )
+            group = Group.COMMUNICATION
+            priced = (costs.all_reduce(op, system.gpu, system.link, system.gpus),)
+    return [
+        OperatorTime(
+            cost.name,
+            group,
+            runs,
+            cost.time_ns,
+            cost.time_ns,
+            cost.bound,
+            cost.energy.times(system.gpus),
+            cost.estimates,
+        )
+        for cost in priced
+    ]
+
+
+def _on_host(step: Step, costs: CostModel) -> list[OperatorTime]:
+    """Return what the host adds to a step, as operators during which all devices wait."""
+    host = costs.host(step)
+    if host is None:
+        return []
+    return [
+        OperatorTime(name, Group.OTHER, runs, time_ns, time_ns, Bound.LATENCY, NO_ENERGY)
+        for name, runs, time_ns in (
+            ("host_layer", step.layers, host.layer_ns),
+            ("host_step", 1, host.step_ns),
+        )
+    ]
+
+
+def _static_w(system: ResolvedSystem, costs: CostModel) -> float:
+    return system.gpus * costs.static_w(system.gpu)
 
 
 def _coprocessed(
@@ -484,6 +522,7 @@ def _coprocessed(
     system: ResolvedSystem,
     rates: AttaccRates | None,
     peak_flops_per_s: float,
+    memory_bytes_per_s: float,
 ) -> OperatorTime:
     """Return a feed-forward product that GPUs and AttAccs share."""
     if rates is None or system.attacc is None:
@@ -493,7 +532,7 @@ def _coprocessed(
         rows=op.m,
         weight_bytes=op.right.bytes,
         peak_flops_per_s=peak_flops_per_s,
-        memory_bytes_per_s=system.gpu.memory_bytes_per_s,
+        memory_bytes_per_s=memory_bytes_per_s,
         internal_bytes_per_s=rates.internal_bytes_per_s * system.attacc.table.devices / system.gpus,
     )
     multiply_adds = share * system.gpus * op.flops / 2
