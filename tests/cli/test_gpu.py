@@ -67,6 +67,7 @@ def test_fit_and_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("check", "absent.parquet"), "no such file"),
         (("check", "t.csv", "--gpu", "h1000"), "unknown calibration preset 'h1000'"),
         (("fit", "t.csv", "--gpu", "h100", "-o", "t.csv"), "is also read"),
+        (("fit", "t.csv", "-o", "o.toml"), "--gpu: is missing"),
         (("fit", "t.csv", "--gpu", "gtx", "-o", "o.toml"), "unknown GPU preset 'gtx'"),
         (("fit", "t.csv", "--gpu", "h100", "--measured-as", "x", "-o", "o.toml"), "measured are"),
     ],
@@ -98,7 +99,57 @@ def test_serving_runs(tmp_path: Path) -> None:
     table.write_text(SERVING)
     rows = document("gpu", "check", table, "--json")
     whole = {(r["operator"], r["dtype"]): r for r in rows if r["size_class"] == "all"}
-    assert (whole["tpot", "bf16"]["points"], whole["tpot", "bf16"]["out_of_range"]) == (1, 1)
-    assert (whole["ttft", "None"]["points"], whole["ttft", "None"]["out_of_range"]) == (0, 1)
+    assert (whole["tpot", "bfloat16"]["points"], whole["tpot", "bfloat16"]["out_of_range"]) == (
+        1,
+        1,
+    )
+    assert (whole["ttft", "nvfp4"]["points"], whole["ttft", "nvfp4"]["out_of_range"]) == (0, 1)
     refused = invoke("gpu", "check", table, "--gpu", "h100")
     assert "predicted with the presets of their GPUs" in refused.stderr.replace("\n", " ")
+    reasons = {entry["reason"] for row in whole.values() for entry in row["outside"]}
+    assert reasons == {
+        "the memory does not hold all requests at full length",
+        "openai/gpt-oss-120b is no dense model with a preset",
+    }
+
+
+def test_serving_runs_are_fitted(tmp_path: Path) -> None:
+    """Catches coefficients that are written, and cannot be used for one's own framework."""
+    header = "backend,backend_version,model_path,system,isl,osl,gemm_quant_mode,batch_size,tp_size"
+    lines = [f"{header},ttft_ms,tpot_ms"]
+    for tp in (1, 2, 4):
+        for requests in (1, 4, 16, 64):
+            first, token = 30 + 60 * requests**0.5 / tp, (8 + requests / 8) / tp + 1
+            lines.append(
+                f"mine,1.0,meta-llama/Llama-3.1-8B-Instruct,h100_sxm,1024,128,,{requests},{tp},"
+                f"{first:.3f},{token:.3f}"
+            )
+    table, out = tmp_path / "runs.csv", tmp_path / "mine.toml"
+    table.write_text("\n".join(lines) + "\n")
+    refused = invoke("gpu", "fit", table, "-o", out)
+    assert "nothing is known of the operators of mine" in refused.stderr.replace("\n", " ")
+    rows = document("gpu", "fit", table, "--kernels", "VLLM", "-o", out, "--json")
+    assert {(row["operator"], row["points"]) for row in rows if row["size_class"] == "all"} == {
+        ("tpot", 12),
+        ("ttft", 12),
+    }
+    unknown = document("gpu", "check", table, "--json")
+    assert unknown[0]["outside"] == [{"reason": "nothing was fitted for 'mine'", "rows": 12}]
+    checked = document("gpu", "check", table, "--serving", out, "--json")
+    assert checked[0]["predicted_by"] == "mine 1.0 bf16"
+    assert checked[0]["mape"] < 0.15
+    both = invoke("gpu", "fit", table, gemm_csv(tmp_path / "g.csv", rows=3), "-o", out)
+    assert "fit one after the other" in both.stderr.replace("\n", " ")
+    assert "--framework" in invoke("gpu", "fit", table, "--framework", "x", "-o", out).stderr
+
+
+def test_extrapolate(tmp_path: Path) -> None:
+    """Catches a command that predicts nothing, or does not say from what."""
+    table = gemm_csv(tmp_path / "gemm.csv")
+    rows = document("gpu", "extrapolate", table, "--rows", "512", "--json")
+    assert rows[0]["seen"] == "m <= 512"
+    assert "h100-sxm-80gb" in answer("gpu", "extrapolate", table, "--rows", "512")
+    refused = invoke("gpu", "extrapolate", table, "--unseen", "h200")
+    assert "use --unseen with --seen, or --rows" in refused.stderr.replace("\n", " ")
+    absent = invoke("gpu", "extrapolate", table, "--unseen", "h200", "--seen", "h100")
+    assert "h200 was not measured" in absent.stderr.replace("\n", " ")

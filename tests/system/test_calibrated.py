@@ -15,10 +15,11 @@ from attacc.system.calibrated import (
     AttentionShapes,
     CalibratedGpu,
     GemmShapes,
-    attention_inside,
+    attention_limits,
     collective_ns,
     decode_ns,
-    gemm_inside,
+    gemm_limits,
+    inside,
     machine,
     matmul_ns,
     prefill_ns,
@@ -203,14 +204,14 @@ def test_ranges_are_those_of_the_measurements() -> None:
     """Catches a shape counted as inside although nothing like it was measured."""
     gpu = CalibratedGpu.load("a100")
     limits = gpu.gemm(ElementType.BF16).range
-    assert gemm_inside(limits, GemmShapes.of([1, 8192, 8193], 32, 32)).tolist() == [
+    assert inside(gemm_limits(limits, GemmShapes.of([1, 8192, 8193], 32, 32))).tolist() == [
         True,
         True,
         False,
     ]
     attention = gpu.decode(ElementType.BF16).range
     shapes = AttentionShapes.of(1, 8, 8, [64, 128], 128)
-    assert attention_inside(attention, shapes).tolist() == [False, True]
+    assert inside(attention_limits(attention, shapes)).tolist() == [False, True]
 
 
 @pytest.mark.parametrize(

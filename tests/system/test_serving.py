@@ -10,9 +10,11 @@ from attacc.system.calibrated_costs import Kernels
 from attacc.system.calibrated_step import decode_time, prefill_time
 from attacc.system.serving import (
     FirstTokenCoefficients,
+    FrontEndCoefficients,
     ServedSteps,
     TokenCoefficients,
     first_token_ns,
+    latency,
     token_ns,
 )
 
@@ -35,12 +37,47 @@ def test_time_per_token() -> None:
 
 
 def test_time_to_first_token() -> None:
-    """Catches a request that waits for itself, or a queue without an end."""
+    """Catches a request that waits for itself, or a queue that is not that of Little's law."""
     of = FirstTokenCoefficients(
-        start_ns=500.0, own_prefills=1.5, queued_share=0.2, queue_limit=4.0, slot_share=0.1
+        start_ns=500.0,
+        own_prefills=1.5,
+        bunched_share=0.25,
+        queued_share=0.5,
+        slot_share=0.1,
     )
-    expected = 500 + (1.5 + 0.2 * 4 * 4 / 8) * 2000 + 0.1 * 100 * 7 / 5
-    np.testing.assert_allclose(first_token_ns(STEPS, of, np.array([7.0])), expected)
+    time = first_token_ns(STEPS, of, np.array([7.0]))
+    waiting = 4 * time / (time + 100 * 7)
+    expected = 500 + (1.5 + 0.25 * 4 + 0.5 * waiting) * 2000 + 0.1 * 100 * 7 / 5
+    np.testing.assert_allclose(time, expected)
+
+
+def test_requests_wait_for_the_front_end() -> None:
+    """Catches a front end that no one waits for, tokens that pass it for nothing, or a wait that
+    is not shared out in full: a request in flight stays as long as Little's law says.
+    """
+    token = TokenCoefficients(
+        graph_share=0.5,
+        layer_ns=10.0,
+        step_ns=100.0,
+        request_ns=3.0,
+        reduce_share=0.8,
+        prefill_share=0.9,
+    )
+    first = FirstTokenCoefficients(
+        start_ns=500.0, own_prefills=1.5, bunched_share=0.25, queued_share=0.5, slot_share=0.1
+    )
+    engine = token_ns(STEPS, token)
+    alone = first_token_ns(STEPS, first, engine)
+
+    def of(request_ns: float) -> tuple[float, float]:
+        front = FrontEndCoefficients(request_ns=request_ns, token_ns=2.0, waiting_share=0.25)
+        got = latency(STEPS, token, first, front)
+        return float(got.first_ns[0]), float(got.per_token_ns[0])
+
+    np.testing.assert_allclose(of(1.0), (alone[0], engine[0]), rtol=1e-4)
+    slow, per_token = of(1e9)
+    np.testing.assert_allclose(slow + 100 * per_token, 5 * (1e9 + 2 * 100), rtol=1e-6)
+    np.testing.assert_allclose((slow - alone[0]) * 3, 100 * (per_token - engine[0]))
 
 
 def test_a_step_of_a_dense_model() -> None:

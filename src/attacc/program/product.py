@@ -172,7 +172,7 @@ class ProductLayout:
     @property
     def rows_per_segment(self) -> int:
         """Rows of every bank that a segment takes."""
-        return int(rows_of(self.segment, [self.segment.length])[0])
+        return rows_of(self.segment, self.segment.length)
 
     @property
     def regions(self) -> HeadRegions:

@@ -15,6 +15,7 @@ from attacc.errors import InputError
 
 if TYPE_CHECKING:
     from attacc.study.gpu_check import Accuracy, Checked
+    from attacc.study.gpu_extrapolate import Extrapolation
 
 KINDS: Final = (".svg", ".png", ".pdf")
 
@@ -25,6 +26,8 @@ def accuracy_tables(rows: Sequence[Accuracy]) -> Group:
     for row in rows:
         library = f"{row.framework} {row.version}".strip()
         title = f"{row.operator}, {row.gpu}, {row.dtype}, {library}"
+        if row.reference:
+            title += " (reference)"
         if row.scaled:
             title += f", scaled from {row.calibration}"
         table = series.get(title)
@@ -42,7 +45,31 @@ def accuracy_tables(rows: Sequence[Accuracy]) -> Group:
             _percent(row.p90_ape),
             _percent(row.bias, sign=True),
         )
+        if row.outside and row.size_class == "all":
+            reasons = "; ".join(f"{entry.rows:,}: {entry.reason}" for entry in row.outside)
+            table.caption, table.caption_justify = f"outside: {reasons}", "left"
     return Group(*series.values())
+
+
+def extrapolation_table(rows: Sequence[Extrapolation]) -> Table:
+    """Return errors of what no fit has seen."""
+    table = Table(box=SIMPLE_HEAD)
+    for column in ("operator", "predicted", "seen", "shared"):
+        table.add_column(column)
+    for column in ("points", "mean %", "bias %"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        predicted = f"{row.gpu}, {row.framework} {row.version}".strip()
+        table.add_row(
+            row.operator,
+            f"{predicted}, {row.dtype}",
+            row.seen,
+            row.shared or "-",
+            str(row.points),
+            _percent(row.mape),
+            _percent(row.bias, sign=True),
+        )
+    return table
 
 
 def _percent(value: float | None, *, sign: bool = False) -> str:
@@ -71,16 +98,19 @@ def write_accuracy_figure(checked: Sequence[Checked], path: Path) -> None:
             where=str(path),
             hint="pip install 'attacc[gpu]'",
         ) from None
-    panels = list(dict.fromkeys(_panel(entry) for entry in checked))
+    drawn = [entry for entry in checked if np.isfinite(entry.time_ns).any()]
+    if not drawn:
+        raise InputError("nothing could be predicted", where=f"--figure {path}")
+    panels = list(dict.fromkeys(_panel(entry) for entry in drawn))
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure: Any = Figure(figsize=(4.2 * columns, 3.6 * rows), layout="constrained")
     grid: Any = figure.subplots(rows, columns, squeeze=False)
     for place, panel in enumerate(panels):
         axes = grid[place // columns][place % columns]
-        for entry in checked:
+        for entry in drawn:
             known = np.isfinite(entry.time_ns)
-            if _panel(entry) != panel or not known.any():
+            if _panel(entry) != panel:
                 continue
             measured = entry.data.time_ns[known] / 1e3
             axes.plot(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -10,22 +11,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacc.errors import InputError
-from attacc.study.measured import ELEMENTS, MeasuredOperator, Measurements, Messages
+from attacc.study.measured import (
+    ELEMENTS,
+    MeasuredOperator,
+    Measurements,
+    Messages,
+    Unusable,
+)
 from attacc.system.calibrated import (
     AttentionShapes,
     CalibratedGpu,
-    Flags,
     Floats,
     GemmShapes,
-    attention_inside,
-    collective_inside,
+    Limits,
+    attention_limits,
+    collective_limits,
     collective_ns,
     decode_ns,
-    gemm_inside,
+    gemm_limits,
+    inside,
     matmul_ns,
     prefill_ns,
 )
-from attacc.system.calibration import CALIBRATIONS, DecodeSeries, GemmSeries, PrefillSeries
+from attacc.system.calibration import (
+    CALIBRATIONS,
+    CollectiveSeries,
+    DecodeSeries,
+    GemmSeries,
+    PrefillSeries,
+)
 
 ALL: Final = "all"
 SIZE_CLASSES: Final[dict[MeasuredOperator, tuple[tuple[str, float], ...]]] = {
@@ -56,21 +70,37 @@ NAMES: Final = {element: name for name, element in ELEMENTS.items()}
 
 
 @dataclass(frozen=True, slots=True)
+class Outside:
+    """Rows of a class that were not predicted.
+
+    Attributes:
+        reason: why.
+        rows: how many.
+    """
+
+    reason: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How well one class of one series is predicted; errors are fractions of the measured time.
+    """How well one class of sizes is predicted; errors are fractions of the measured time.
 
     Attributes:
         operator: as in "gemm", or a collective as in "all_gather".
         gpu: as the table calls it.
         dtype: as the table calls it.
         framework: whose kernels were measured.
-        version: of the framework.
+        version: of the framework. Several, separated by commas, were put together: every shape is
+            predicted by its own version's series, and counts once.
+        reference: the framework stands for this GPU.
         size_class: one of `SIZE_CLASSES`, or "all".
-        calibration: the document whose coefficients were taken.
+        calibration: the document whose coefficients were taken; empty where there is none.
         predicted_by: the series in it.
         scaled: the coefficients are those of another GPU.
         points: shapes predicted.
-        out_of_range: shapes of the class that the series is not stated for.
+        out_of_range: shapes of the class that were not.
+        outside: these, by reason.
         mape: mean absolute error; None without points, as are the others.
         median_ape: median of the absolute error.
         p90_ape: 90th percentile of the absolute error.
@@ -82,16 +112,22 @@ class Accuracy:
     dtype: str
     framework: str
     version: str
+    reference: bool
     size_class: str
     calibration: str
     predicted_by: str
     scaled: bool
     points: int
     out_of_range: int
+    outside: tuple[Outside, ...]
     mape: float | None
     median_ape: float | None
     p90_ape: float | None
     bias: float | None
+
+
+NOTHING: Final = "nothing"
+"""Predicts rows for which there is no series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +136,20 @@ class Checked:
 
     Attributes:
         data: the measurements.
-        time_ns: predicted; not a number where the shape is out of range.
+        time_ns: predicted; not a number where it was not.
+        outside: why it was not; empty where it was.
         calibration: the document whose coefficients were taken.
         predicted_by: the series in it.
+        reference: the framework stands for this GPU.
         scaled: the coefficients are those of another GPU.
     """
 
     data: Measurements
     time_ns: Floats
+    outside: tuple[str, ...]
     calibration: str
     predicted_by: str
+    reference: bool
     scaled: bool
 
 
@@ -121,21 +161,40 @@ def check(tables: Sequence[Measurements], calibrated: CalibratedGpu | None = Non
         calibrated: the GPU to predict with; by default every GPU's own preset.
 
     Raises:
-        InputError: a GPU without a preset, or one that was not measured.
+        InputError: no GPU has a preset, or the one to predict with was not measured.
     """
-    presets = {} if calibrated is not None else _presets()
-    chosen = tables if calibrated is None else _of(tables, calibrated)
-    done: list[Checked] = []
-    for data in chosen:
-        gpu = calibrated or presets.get(data.key.gpu)
-        if gpu is None:
-            raise InputError(
-                f"no calibration for {data.key.gpu!r}",
-                where="gpu",
-                hint=f"known are {', '.join(sorted(presets))}; name one with --gpu",
-            )
-        done.append(_checked(data, gpu))
-    return done
+    if calibrated is not None:
+        names = measured_names([data.key.gpu for data in tables], calibrated)
+        return [_checked(data, calibrated) for data in tables if data.key.gpu in names]
+    presets = _presets()
+    if tables and not any(data.key.gpu in presets for data in tables):
+        raise InputError(
+            f"no calibration for {tables[0].key.gpu!r}",
+            where="gpu",
+            hint=f"known are {', '.join(sorted(presets))}; name one with --gpu",
+        )
+    return [
+        _checked(data, presets[data.key.gpu])
+        if data.key.gpu in presets
+        else _unknown(data, f"no calibration for {data.key.gpu!r}")
+        for data in tables
+    ]
+
+
+def measured_names(found: Sequence[str], calibrated: CalibratedGpu) -> set[str]:
+    """Return which of the GPUs of a table a calibration stands for; their only one always.
+
+    Raises:
+        InputError: none of them.
+    """
+    names = {calibrated.gpu.name, *calibrated.calibration.measured_as}
+    mine = names & set(found) if len(set(found)) > 1 else set(found)
+    if found and not mine:
+        raise InputError(
+            f"measured are {', '.join(sorted(set(found)))}, and not {calibrated.gpu.name}",
+            where="--gpu",
+        )
+    return mine
 
 
 def _presets() -> dict[str, CalibratedGpu]:
@@ -146,62 +205,76 @@ def _presets() -> dict[str, CalibratedGpu]:
     return named
 
 
-def _of(tables: Sequence[Measurements], calibrated: CalibratedGpu) -> list[Measurements]:
-    names = {calibrated.gpu.name, *calibrated.calibration.measured_as}
-    found = sorted({data.key.gpu for data in tables})
-    if len(found) == 1:
-        return list(tables)
-    mine = [data for data in tables if data.key.gpu in names]
-    if not mine:
-        raise InputError(
-            f"measured are {', '.join(found)}, and not {calibrated.gpu.name}", where="--gpu"
-        )
-    return mine
+def _unknown(data: Measurements, reason: str) -> Checked:
+    none = np.full(data.count, np.nan)
+    return Checked(data, none, (reason,) * data.count, "", NOTHING, reference=False, scaled=False)
 
 
 def _checked(data: Measurements, gpu: CalibratedGpu) -> Checked:
     shapes = data.shapes
     time_ns = np.full(data.count, np.nan)
-    inside: Flags
+    limits: Limits = []
+    name = NOTHING
     try:
         match shapes:
             case GemmShapes():
                 series = _nearest(gpu, gpu.calibration.gemm, data)
-                inside = gemm_inside(series.range, shapes)
-                time_ns[inside] = matmul_ns(series, gpu.gpu, shapes.take(inside))
+                limits = gemm_limits(series.range, shapes)
+                keeps = inside(limits)
+                time_ns[keeps] = matmul_ns(series, gpu.gpu, shapes.take(keeps))
                 name = _named(series)
             case AttentionShapes() if data.key.operator is MeasuredOperator.DECODE:
                 decode = _nearest(gpu, gpu.calibration.decode, data)
-                inside = attention_inside(decode.range, shapes)
-                time_ns[inside] = decode_ns(decode, gpu.gpu, shapes.take(inside))
+                limits = attention_limits(decode.range, shapes)
+                keeps = inside(limits)
+                time_ns[keeps] = decode_ns(decode, gpu.gpu, shapes.take(keeps))
                 name = _named(decode)
             case AttentionShapes():
                 prefill = _nearest(gpu, gpu.calibration.prefill, data)
-                inside = attention_inside(prefill.range, shapes)
+                limits = attention_limits(prefill.range, shapes)
                 single = None
                 if prefill.single_token_decodes:
                     try:
                         single = _nearest(gpu, gpu.calibration.decode, data)
                     except _NotMeasuredError:
-                        inside &= shapes.length > 1
-                time_ns[inside] = prefill_ns(prefill, single, gpu.gpu, shapes.take(inside))
+                        reason = "decode attention, which prompts of one token run, is fitted"
+                        limits.append((reason, shapes.length > 1))
+                keeps = inside(limits)
+                time_ns[keeps] = prefill_ns(prefill, single, gpu.gpu, shapes.take(keeps))
                 name = _named(prefill)
             case Messages():
-                collective = gpu.collective(data.key.operation)
-                inside = collective_inside(collective, shapes.gpus, shapes.message_bytes)
-                some = shapes.take(inside)
-                time_ns[inside] = collective_ns(collective, some.gpus, some.message_bytes)
+                collective = _collective(gpu, data)
+                limits = collective_limits(collective, shapes.gpus, shapes.message_bytes)
+                some = shapes.take(inside(limits))
+                time_ns[inside(limits)] = collective_ns(collective, some.gpus, some.message_bytes)
                 name = collective.operation
-    except _NotMeasuredError:
-        name = "nothing"
-    return Checked(data, time_ns, gpu.calibration.name, name, gpu.scaled_from is not None)
+    except _NotMeasuredError as error:
+        limits = [(str(error), np.zeros(data.count, dtype=np.bool_))]
+    reference = isinstance(shapes, Messages) or data.key.framework == gpu.calibration.reference
+    return Checked(
+        data,
+        time_ns,
+        _reasons(limits, data.count),
+        gpu.calibration.name,
+        name,
+        reference=reference,
+        scaled=gpu.scaled_from is not None,
+    )
+
+
+def _reasons(limits: Limits, count: int) -> tuple[str, ...]:
+    """Return the first limit that each shape does not keep to; empty where it keeps to all."""
+    reasons = np.full(count, "", dtype=object)
+    for stated, keeps in reversed(limits):
+        reasons[~keeps] = f"only stated where {stated}"
+    return tuple(str(reason) for reason in reasons)
 
 
 S = TypeVar("S", GemmSeries, DecodeSeries, PrefillSeries)
 
 
 class _NotMeasuredError(Exception):
-    """No series has this element type: every row is out of range."""
+    """Nothing was fitted for this operator and element type: every row is out of range."""
 
 
 def _nearest(gpu: CalibratedGpu, series: Sequence[S], data: Measurements) -> S:
@@ -219,49 +292,138 @@ def _nearest(gpu: CalibratedGpu, series: Sequence[S], data: Measurements) -> S:
     ):
         if wanted:
             return wanted[-1]
-    raise _NotMeasuredError
+    raise _NotMeasuredError(f"{key.operator} in {NAMES[key.dtype]} is fitted")
+
+
+def _collective(gpu: CalibratedGpu, data: Measurements) -> CollectiveSeries:
+    for series in gpu.calibration.collectives:
+        if series.operation == data.key.operation:
+            return series
+    raise _NotMeasuredError(f"{data.key.operation} is fitted")
 
 
 def _named(series: GemmSeries | DecodeSeries | PrefillSeries) -> str:
     return f"{series.framework} {series.version} {series.dtype}"
 
 
-def accuracy(checked: Sequence[Checked]) -> list[Accuracy]:
-    """Return errors by series and size class, the class of all sizes first."""
-    return [row for entry in checked for row in _accuracy(entry)]
+def accuracy(
+    checked: Sequence[Checked], unusable: Sequence[Unusable] = (), *, by_version: bool = False
+) -> list[Accuracy]:
+    """Return errors by operator, GPU, element type, framework and size class, all sizes first.
+
+    Args:
+        checked: predictions.
+        unusable: rows that have none; they count in the class of all sizes.
+        by_version: one entry for each version of a framework, rather than for all of them.
+    """
+    groups: dict[tuple[str, ...], tuple[list[Checked], list[Unusable]]] = {}
+    for entry in checked:
+        key = entry.data.key
+        name = (key.operation or key.operator.value, key.gpu, NAMES[key.dtype], key.framework)
+        name = (*name, key.version) if by_version else name
+        groups.setdefault(name, ([], []))[0].append(entry)
+    for left in unusable:
+        name = (left.operation or left.operator.value, left.gpu, left.dtype, left.framework)
+        name = (*name, left.version) if by_version else name
+        groups.setdefault(name, ([], []))[1].append(left)
+    return [row for name, (some, left) in groups.items() for row in _accuracy(name, some, left)]
 
 
-def _accuracy(entry: Checked) -> list[Accuracy]:
-    key = entry.data.key
-    sizes = _sizes(entry.data)
-    classes: list[tuple[str, NDArray[np.bool_]]] = [(ALL, np.ones(sizes.size, dtype=np.bool_))]
+def _accuracy(
+    name: tuple[str, ...], checked: Sequence[Checked], unusable: Sequence[Unusable]
+) -> list[Accuracy]:
+    operator = checked[0].data.key.operator if checked else unusable[0].operator
+    none = np.empty(0)
+    versions = {e.data.key.version: None for e in checked} | {u.version: None for u in unusable}
+    predicted_by = {e.predicted_by: None for e in checked if e.predicted_by != NOTHING}
+    return class_rows(
+        Group(
+            operator=name[0],
+            gpu=name[1],
+            dtype=name[2],
+            framework=name[3],
+            version=", ".join(versions),
+            reference=any(entry.reference for entry in checked),
+            calibration=next((e.calibration for e in checked if e.calibration), ""),
+            predicted_by=", ".join(predicted_by) or NOTHING,
+            scaled=any(entry.scaled for entry in checked),
+        ),
+        SIZE_CLASSES[operator],
+        sizes=np.concatenate([none, *(_sizes(entry.data) for entry in checked)]),
+        errors=np.concatenate([none, *(e.time_ns / e.data.time_ns - 1 for e in checked)]),
+        outside=[reason for entry in checked for reason in entry.outside],
+        unusable=[Outside(left.reason, left.rows) for left in unusable],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Whose errors are told together; the fields are those of `Accuracy`."""
+
+    operator: str
+    gpu: str
+    dtype: str
+    framework: str
+    version: str
+    reference: bool
+    calibration: str
+    predicted_by: str
+    scaled: bool
+
+
+def class_rows(
+    group: Group,
+    classes: Sequence[tuple[str, float]],
+    *,
+    sizes: Floats,
+    errors: Floats,
+    outside: Sequence[str],
+    unusable: Sequence[Outside] = (),
+) -> list[Accuracy]:
+    """Return the errors of a group by size class, the class of all sizes first.
+
+    Args:
+        group: whose they are.
+        classes: name and upper end of every class.
+        sizes: of every row.
+        errors: of every row; any value where it was not predicted.
+        outside: why a row was not predicted; empty where it was.
+        unusable: rows without a size; they count in the class of all sizes.
+    """
+    reasons = np.array(outside, dtype=object)
+    known = reasons == ""
+    members: list[tuple[str, NDArray[np.bool_]]] = [(ALL, np.ones(sizes.size, dtype=np.bool_))]
     low = 0.0
-    for name, high in SIZE_CLASSES[key.operator]:
-        classes.append((name, (sizes > low) & (sizes <= high)))
+    for label, high in classes:
+        members.append((label, (sizes > low) & (sizes <= high)))
         low = high
-    known = np.isfinite(entry.time_ns)
     rows: list[Accuracy] = []
-    for name, member in classes:
-        errors = entry.time_ns[member & known] / entry.data.time_ns[member & known] - 1
-        size = np.abs(errors)
-        some = errors.size > 0
+    for label, member in members:
+        counts = Counter(str(reason) for reason in reasons[member & ~known])
+        if label == ALL:
+            for left in unusable:
+                counts[left.reason] += left.rows
+        some = errors[member & known]
+        size, any_known = np.abs(some), some.size > 0
         rows.append(
             Accuracy(
-                operator=key.operation or key.operator.value,
-                gpu=key.gpu,
-                dtype=NAMES[key.dtype],
-                framework=key.framework,
-                version=key.version,
-                size_class=name,
-                calibration=entry.calibration,
-                predicted_by=entry.predicted_by,
-                scaled=entry.scaled,
-                points=int(errors.size),
-                out_of_range=int((member & ~known).sum()),
-                mape=float(size.mean()) if some else None,
-                median_ape=float(np.median(size)) if some else None,
-                p90_ape=float(np.quantile(size, 0.9)) if some else None,
-                bias=float(errors.mean()) if some else None,
+                operator=group.operator,
+                gpu=group.gpu,
+                dtype=group.dtype,
+                framework=group.framework,
+                version=group.version,
+                reference=group.reference,
+                size_class=label,
+                calibration=group.calibration,
+                predicted_by=group.predicted_by,
+                scaled=group.scaled,
+                points=int(some.size),
+                out_of_range=counts.total(),
+                outside=tuple(Outside(reason, count) for reason, count in counts.items()),
+                mape=float(size.mean()) if any_known else None,
+                median_ape=float(np.median(size)) if any_known else None,
+                p90_ape=float(np.quantile(size, 0.9)) if any_known else None,
+                bias=float(some.mean()) if any_known else None,
             )
         )
     return rows

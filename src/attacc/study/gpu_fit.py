@@ -21,7 +21,13 @@ from attacc.models.precision import ElementType
 from attacc.study.gpu_check import Checked
 from attacc.study.gpu_power import fit_power
 from attacc.study.least_squares import minimise
-from attacc.study.measured import MeasuredOperator, Measurements, Messages, SeriesKey
+from attacc.study.measured import (
+    COLLECTIVE_LIBRARY,
+    MeasuredOperator,
+    Measurements,
+    Messages,
+    SeriesKey,
+)
 from attacc.system.calibrated import (
     LARGEST_DIM,
     SMALLEST_DIM,
@@ -518,6 +524,9 @@ def _prefill(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[PrefillSerie
     return series, held_back
 
 
+NOT_FITTED: Final = (
+    "not fitted: heads outside 64 to 256 elements, or prompts of one token, which decode"
+)
 PROTOCOLS: Final = 3
 """NCCL has three: low latency, the same in lines of 128 bytes, and simple."""
 
@@ -730,6 +739,14 @@ def fitted_tables(
 def held_back_rows(held_back: Sequence[HeldBack], spec: CalibrationSpec) -> list[Checked]:
     """Return the predictions of cross-validation in the form of a check."""
     return [
-        Checked(entry.data, entry.time_ns, spec.name, "the other folds", scaled=False)
+        Checked(
+            entry.data,
+            entry.time_ns,
+            tuple("" if known else NOT_FITTED for known in np.isfinite(entry.time_ns)),
+            spec.name,
+            "the other folds",
+            reference=entry.data.key.framework in (spec.reference, COLLECTIVE_LIBRARY),
+            scaled=False,
+        )
         for entry in held_back
     ]

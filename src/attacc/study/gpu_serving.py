@@ -7,34 +7,35 @@ Apache-2.0). A run is inside the model's range if the model is dense and known, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from attacc.errors import DocumentError, InputError
 from attacc.models.architecture import MODELS, ModelSpec
 from attacc.models.parameters import kv_bytes_per_token, weight_bytes
 from attacc.models.precision import ElementType
 from attacc.models.sharding import valid_tensor_parallel
-from attacc.study.gpu_check import ALL, Accuracy
+from attacc.study.gpu_check import NAMES, NOTHING, Accuracy, Group, class_rows
 from attacc.study.least_squares import minimise
 from attacc.study.measured import read_frame
 from attacc.system.calibrated import CalibratedGpu, Floats
 from attacc.system.calibrated_costs import Kernels
 from attacc.system.calibrated_step import decode_time, prefill_time
+from attacc.system.calibration import CALIBRATIONS
 from attacc.system.serving import (
     SERVING,
     FirstTokenCoefficients,
+    FrontEndCoefficients,
+    Latency,
     ServedSteps,
     ServingSeries,
     ServingSpec,
     TokenCoefficients,
-    first_token_ns,
-    token_ns,
+    latency,
 )
 
 COLUMNS: Final = (
@@ -59,7 +60,7 @@ MODEL_PATHS: Final = {
 SYSTEMS: Final = {"a100_sxm": "a100", "h100_sxm": "h100", "h200_sxm": "h200"}
 PRODUCTS_FROM: Final = {("TRTLLM", "h200"): "h100"}
 """TensorRT-LLM's products were not measured on an H200: those of an H100, on its data sheet."""
-WEIGHTS: Final = {None: ElementType.BF16, "fp8": ElementType.FP8, "fp8_block": ElementType.FP8}
+WEIGHTS: Final = {"": ElementType.BF16, "fp8": ElementType.FP8, "fp8_block": ElementType.FP8}
 EIGHT_BIT_CACHE: Final = ("trtllm",)
 """Frameworks whose 8-bit runs keep the cache in 8 bits too."""
 MEMORY_SHARE: Final = 0.9
@@ -69,11 +70,11 @@ FEWEST_RUNS: Final = 10
 FOLDS: Final = 5
 NS_PER_MS: Final = 1e6
 CLASSES: Final = (
-    (ALL, 0.0, np.inf),
-    ("requests <= 16", 0.0, 16.0),
-    ("requests 17-64", 16.0, 64.0),
-    ("requests > 64", 64.0, np.inf),
+    ("requests <= 16", 16.0),
+    ("requests 17-64", 64.0),
+    ("requests > 64", np.inf),
 )
+"""Name and upper end of every class: requests in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ class Run:
         version: of the framework; empty where not recorded.
         gpu: as the table calls it.
         model: preset of the model; None where there is none.
-        dtype: element type of the products; None where the model has none for it.
+        model_path: as the table calls it.
+        quantised: how the table calls the type of the products; empty for 16 bits.
         prompt: tokens of every prompt.
         output: tokens of every output.
         concurrency: requests in flight.
@@ -98,13 +100,19 @@ class Run:
     version: str
     gpu: str
     model: str | None
-    dtype: ElementType | None
+    model_path: str
+    quantised: str
     prompt: int
     output: int
     concurrency: int
     tensor_parallel: int
     ttft_ms: float
     tpot_ms: float
+
+    @property
+    def dtype(self) -> ElementType | None:
+        """Element type of the products; None where nothing is known of it."""
+        return WEIGHTS.get(self.quantised)
 
 
 def is_serving_table(path: Path) -> bool:
@@ -115,33 +123,53 @@ def is_serving_table(path: Path) -> bool:
 def read_runs(path: Path) -> list[Run]:
     """Read a table of serving runs.
 
+    Entries that are no numbers are read as 0, which is outside of what can be predicted.
+
     Raises:
-        DocumentError: a column is missing, or a time is not positive.
+        DocumentError: a column is missing, or there are no rows.
     """
     frame = read_frame(path)
     missing = sorted(set(COLUMNS) - set(frame.columns))
     if missing:
         raise DocumentError(f"has no column {missing[0]!r}", where=str(path))
-    runs = [
-        Run(
-            framework=row["backend"],
-            version=row["backend_version"] or "",
-            gpu=row["system"],
-            model=MODEL_PATHS.get(row["model_path"]),
-            dtype=WEIGHTS.get(row["gemm_quant_mode"]),
-            prompt=int(row["isl"]),
-            output=int(row["osl"]),
-            concurrency=int(row["batch_size"]),
-            tensor_parallel=int(row["tp_size"]),
-            ttft_ms=float(row["ttft_ms"]),
-            tpot_ms=float(row["tpot_ms"]),
+    if not frame.height:
+        raise DocumentError("has no rows", where=str(path))
+    numbers = {
+        name: np.nan_to_num(
+            frame[name].cast(float, strict=False).fill_null(0.0).to_numpy(), posinf=0.0, neginf=0.0
         )
-        for row in frame.iter_rows(named=True)
+        for name in ("isl", "osl", "batch_size", "tp_size", "ttft_ms", "tpot_ms")
+    }
+    return [
+        Run(
+            framework=row["backend"] or "",
+            version=row["backend_version"] or "",
+            gpu=row["system"] or "",
+            model=MODEL_PATHS.get(row["model_path"]),
+            model_path=row["model_path"] or "",
+            quantised=row["gemm_quant_mode"] or "",
+            prompt=int(numbers["isl"][i]),
+            output=int(numbers["osl"][i]),
+            concurrency=int(numbers["batch_size"][i]),
+            tensor_parallel=int(numbers["tp_size"][i]),
+            ttft_ms=float(numbers["ttft_ms"][i]),
+            tpot_ms=float(numbers["tpot_ms"][i]),
+        )
+        for i, row in enumerate(frame.iter_rows(named=True))
     ]
-    for run in runs:
-        if not (run.ttft_ms > 0 and run.tpot_ms > 0):
-            raise DocumentError("holds times that are not positive", where=str(path))
-    return runs
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideRun:
+    """A run that cannot be predicted.
+
+    Attributes:
+        run: the run.
+        reason: why.
+    """
+
+    run: Run
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,59 +184,88 @@ class Served:
 
     runs: list[Run]
     steps: ServedSteps
-    outside: list[Run]
+    outside: list[OutsideRun]
 
 
-def served(runs: Sequence[Run]) -> Served:
-    """Time the steps of runs."""
+class _OutsideError(Exception):
+    """A run cannot be predicted."""
+
+
+def known_kernels() -> dict[str, str]:
+    """Return the frameworks that have a preset, and whose measured operators stand for theirs."""
+    return {name: SERVING.load(name).kernels for name in SERVING.names()}
+
+
+def served(runs: Sequence[Run], kernels_of: Mapping[str, str] | None = None) -> Served:
+    """Time the steps of runs.
+
+    Args:
+        runs: the runs.
+        kernels_of: for every framework, the one whose measured operators stand for its own; by
+            default `known_kernels`.
+    """
+    libraries = known_kernels() if kernels_of is None else kernels_of
     inside: list[Run] = []
-    outside: list[Run] = []
+    outside: list[OutsideRun] = []
     rows: list[tuple[float, ...]] = []
     kernels: dict[tuple[str, str], Kernels] = {}
     for run in runs:
-        row = _steps(run, kernels)
-        if row is None:
-            outside.append(run)
-        else:
+        try:
+            rows.append(_steps(run, libraries, kernels))
             inside.append(run)
-            rows.append(row)
+        except _OutsideError as error:
+            outside.append(OutsideRun(run, str(error)))
     columns = np.array(rows, dtype=np.float64).reshape(len(rows), 7).T
     return Served(inside, ServedSteps(*(np.ascontiguousarray(c) for c in columns)), outside)
 
 
-def _steps(run: Run, known: dict[tuple[str, str], Kernels]) -> tuple[float, ...] | None:
-    if run.model is None or run.dtype is None or run.gpu not in SYSTEMS:
-        return None
-    if run.framework not in SERVING.names():
-        return None
+def _steps(
+    run: Run, libraries: Mapping[str, str], known: dict[tuple[str, str], Kernels]
+) -> tuple[float, ...]:
+    if not (run.ttft_ms > 0 and run.tpot_ms > 0):
+        raise _OutsideError("a time is not positive")
+    sizes = (run.prompt, run.output, run.concurrency, run.tensor_parallel)
+    if min(sizes) < 1:
+        raise _OutsideError("isl, osl, batch_size or tp_size is below 1")
+    if run.model is None:
+        raise _OutsideError(f"{run.model_path} is no dense model with a preset")
+    if run.dtype is None:
+        raise _OutsideError(f"no products in {run.quantised} were measured")
+    if run.gpu not in SYSTEMS:
+        raise _OutsideError(f"no calibration for {run.gpu!r}")
+    if run.framework not in libraries:
+        raise _OutsideError(f"nothing was fitted for {run.framework!r}")
     model = MODELS.load(run.model)
     if run.tensor_parallel > LARGEST_TENSOR_PARALLEL:
-        return None
+        raise _OutsideError(f"more than {LARGEST_TENSOR_PARALLEL} GPUs")
     if run.tensor_parallel not in valid_tensor_parallel(model):
-        return None
+        raise _OutsideError(f"{run.model} is not divided over {run.tensor_parallel} GPUs")
     cache = _cache(run.framework, run.dtype)
     precision = model.precision.model_copy(update={"weights": run.dtype, "kv": cache})
     model = model.model_copy(update={"precision": precision})
     key = (run.framework, run.gpu)
     if key not in known:
-        known[key] = _kernels(run.framework, SYSTEMS[run.gpu])
+        known[key] = _kernels(libraries[run.framework], SYSTEMS[run.gpu])
     kernels = known[key]
     if _capacity(model, kernels, run) < run.concurrency:
-        return None
-    decode = decode_time(
-        model,
-        kernels,
-        batch=run.concurrency,
-        kv_length=run.prompt + run.output // 2,
-        tensor_parallel=run.tensor_parallel,
-    )
-    prefill = prefill_time(
-        model,
-        kernels,
-        prompts=1,
-        prompt_length=run.prompt,
-        tensor_parallel=run.tensor_parallel,
-    )
+        raise _OutsideError("the memory does not hold all requests at full length")
+    try:
+        decode = decode_time(
+            model,
+            kernels,
+            batch=run.concurrency,
+            kv_length=run.prompt + run.output // 2,
+            tensor_parallel=run.tensor_parallel,
+        )
+        prefill = prefill_time(
+            model,
+            kernels,
+            prompts=1,
+            prompt_length=run.prompt,
+            tensor_parallel=run.tensor_parallel,
+        )
+    except InputError as error:
+        raise _OutsideError(error.message) from None
     operators = decode.products_ns + decode.attention_ns + decode.pointwise_ns
     prompt = prefill.products_ns + prefill.attention_ns + prefill.pointwise_ns + prefill.reduce_ns
     return (
@@ -226,8 +283,7 @@ def _cache(framework: str, dtype: ElementType) -> ElementType:
     return dtype if framework in EIGHT_BIT_CACHE else ElementType.BF16
 
 
-def _kernels(framework: str, gpu: str) -> Kernels:
-    library = SERVING.load(framework).kernels
+def _kernels(library: str, gpu: str) -> Kernels:
     calibrated = CalibratedGpu.load(gpu)
     other = PRODUCTS_FROM.get((library, gpu))
     return Kernels(
@@ -245,74 +301,96 @@ def _capacity(model: ModelSpec, kernels: Kernels, run: Run) -> float:
 
 
 TOKEN_STARTS: Final = (0.5, 2e3, 3e5, 1e3, 0.6, 1.0)
-FIRST_STARTS: Final = (4e7, 1.5, 0.2, 100.0, 0.01)
+FIRST_STARTS: Final = (4e7, 1.5, 0.01, 1.0, 0.01)
+FRONT_END_STARTS: Final = (3e6, 4e4, 0.4)
 PULL: Final = 0.1
 WIDTH: Final = 3000.0
 """How far coefficients may lie from where the search begins, as a factor."""
+FRONT_END_WIDTH: Final = 100.0
 
 
-def fit_tokens(steps: ServedSteps, measured_ns: Floats) -> TokenCoefficients:
-    """Fit the coefficients of the time per output token."""
-    origin = np.array(TOKEN_STARTS)
-    high = origin * WIDTH
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    """What a framework adds to the operators, of one version and element type."""
+
+    token: TokenCoefficients
+    first: FirstTokenCoefficients
+    front_end: FrontEndCoefficients
+
+    def latency(self, steps: ServedSteps) -> Latency:
+        """Return times of runs."""
+        return latency(steps, self.token, self.first, self.front_end)
+
+
+def fit_coefficients(steps: ServedSteps, measured: Latency) -> Coefficients:
+    """Fit the coefficients of runs, to both of their times at once."""
+    origin = np.array((*TOKEN_STARTS, *FIRST_STARTS, *FRONT_END_STARTS))
+    low, high = origin / WIDTH, origin * WIDTH
     high[0] = 1.0  # a share of the launches
-    found = minimise(
-        lambda values: np.log(token_ns(steps, _token(values)) / measured_ns),
-        origin,
-        low=origin / WIDTH,
-        high=high,
-        pull=PULL,
-        origin=origin,
-    )
-    return _token(found.values)
+    place = len(TOKEN_STARTS) + len(FIRST_STARTS)
+    low[place:], high[place:] = origin[place:] / FRONT_END_WIDTH, origin[place:] * FRONT_END_WIDTH
+    low[-1], high[-1] = 0.05, 0.99
+
+    def residuals(values: Floats) -> Floats:
+        got = _coefficients(values).latency(steps)
+        return np.concatenate(
+            [
+                np.log(got.per_token_ns / measured.per_token_ns),
+                np.log(got.first_ns / measured.first_ns),
+            ]
+        )
+
+    found = minimise(residuals, origin, low=low, high=high, pull=PULL, origin=origin)
+    return _coefficients(found.values)
 
 
-def fit_first(
-    steps: ServedSteps, measured_ns: Floats, time_per_token_ns: Floats
-) -> FirstTokenCoefficients:
-    """Fit the coefficients of the time to the first token."""
-    origin = np.array(FIRST_STARTS)
-    found = minimise(
-        lambda values: np.log(
-            first_token_ns(steps, _first(values), time_per_token_ns) / measured_ns
+def _coefficients(values: Floats) -> Coefficients:
+    tokens, firsts = len(TOKEN_STARTS), len(FIRST_STARTS)
+    numbers = [float(value) for value in values]
+    graph, layer, step, request, reduce, prefill = numbers[:tokens]
+    start, own, bunched, queued, slot = numbers[tokens : tokens + firsts]
+    front_request, front_token, waiting = numbers[tokens + firsts :]
+    return Coefficients(
+        TokenCoefficients(
+            graph_share=graph,
+            layer_ns=layer,
+            step_ns=step,
+            request_ns=request,
+            reduce_share=reduce,
+            prefill_share=prefill,
         ),
-        origin,
-        low=origin / WIDTH,
-        high=origin * WIDTH,
-        pull=PULL,
-        origin=origin,
-    )
-    return _first(found.values)
-
-
-def _token(values: Floats) -> TokenCoefficients:
-    graph, layer, step, request, reduce, prefill = (float(value) for value in values)
-    return TokenCoefficients(
-        graph_share=graph,
-        layer_ns=layer,
-        step_ns=step,
-        request_ns=request,
-        reduce_share=reduce,
-        prefill_share=prefill,
+        FirstTokenCoefficients(
+            start_ns=start,
+            own_prefills=own,
+            bunched_share=bunched,
+            queued_share=queued,
+            slot_share=slot,
+        ),
+        FrontEndCoefficients(request_ns=front_request, token_ns=front_token, waiting_share=waiting),
     )
 
 
-def _first(values: Floats) -> FirstTokenCoefficients:
-    start, own, queued, limit, slot = (float(value) for value in values)
-    return FirstTokenCoefficients(
-        start_ns=start,
-        own_prefills=own,
-        queued_share=queued,
-        queue_limit=limit,
-        slot_share=slot,
-    )
+@dataclass(frozen=True, slots=True)
+class FittedServing:
+    """A framework's coefficients, and how runs held back are predicted.
+
+    Attributes:
+        spec: the coefficients.
+        rows: errors of cross-validation, and runs that were not fitted.
+    """
+
+    spec: ServingSpec
+    rows: list[Accuracy]
 
 
-def fit_serving(name: str, kernels: str, source: Served, where: str) -> ServingSpec:
+def fit_serving(
+    name: str, framework: str, kernels: str, source: Served, where: str
+) -> FittedServing:
     """Fit a framework to its runs, a series for each version and element type.
 
     Args:
-        name: of the framework.
+        name: of the document.
+        framework: as the runs call it.
         kernels: framework whose measured operators stand for its own.
         source: timed runs of any frameworks.
         where: where the runs come from.
@@ -320,60 +398,80 @@ def fit_serving(name: str, kernels: str, source: Served, where: str) -> ServingS
     Raises:
         InputError: no version has enough runs.
     """
-    mine = np.array([run.framework == name for run in source.runs])
-    kinds = sorted(
-        {(run.version, str(run.dtype)) for run, take in zip(source.runs, mine, strict=True) if take}
-    )
+    mine = np.array([run.framework == framework for run in source.runs], dtype=np.bool_)
+    runs = [run for run in source.runs if run.framework == framework]
+    left = [out for out in source.outside if out.run.framework == framework]
+    steps = source.steps.take(mine)
+    predicted = _nowhere(len(runs))
     series: list[ServingSeries] = []
-    for version, dtype in kinds:
-        chosen = np.array(
-            [
-                run.framework == name and run.version == version and str(run.dtype) == dtype
-                for run in source.runs
-            ]
+    for version, dtype in sorted({(run.version, str(run.dtype)) for run in runs}):
+        chosen = np.flatnonzero(
+            [run.version == version and str(run.dtype) == dtype for run in runs]
         )
-        if chosen.sum() >= FEWEST_RUNS:
-            series.append(_serving_series(name, version, ElementType(dtype), source, chosen))
+        if chosen.size >= FEWEST_RUNS:
+            some = [runs[i] for i in chosen]
+            entry, held_back = _series(some, steps.take(chosen), ElementType(dtype))
+            series.append(entry)
+            predicted.first_ns[chosen] = held_back.first_ns
+            predicted.per_token_ns[chosen] = held_back.per_token_ns
     if not series:
-        raise InputError(f"too few runs of {name}", hint=f"{FEWEST_RUNS} of one version are needed")
+        raise InputError(
+            f"too few runs of {framework}", hint=f"{FEWEST_RUNS} of one version are needed"
+        )
+    # The last one of an element type stands for versions that are not listed.
     series.sort(key=lambda entry: entry.points)
-    return ServingSpec(
+    spec = ServingSpec(
         name=name,
-        description=f"What {name} adds to the operators of a step",
+        description=f"What {framework} adds to the operators of a step",
+        framework=framework,
         kernels=kernels,
         series=tuple(series),
         sources={"default": where},
     )
+    reason = f"fewer than {FEWEST_RUNS} runs of this version and element type"
+    outside = ["" if known else reason for known in np.isfinite(predicted.first_ns)]
+    return FittedServing(
+        spec,
+        _rows(runs, predicted, outside, left, ["the other folds"] * len(runs), by_version=True),
+    )
 
 
-def _serving_series(
-    name: str, version: str, dtype: ElementType, source: Served, chosen: NDArray[np.bool_]
-) -> ServingSeries:
-    steps = source.steps.take(chosen)
-    runs = [run for run, take in zip(source.runs, chosen, strict=True) if take]
-    tpot = np.array([run.tpot_ms for run in runs]) * NS_PER_MS
-    ttft = np.array([run.ttft_ms for run in runs]) * NS_PER_MS
+def _nowhere(count: int) -> Latency:
+    return Latency(np.full(count, np.nan), np.full(count, np.nan))
+
+
+def _measured(runs: Sequence[Run]) -> Latency:
+    return Latency(
+        np.array([run.ttft_ms for run in runs]) * NS_PER_MS,
+        np.array([run.tpot_ms for run in runs]) * NS_PER_MS,
+    )
+
+
+def _series(
+    runs: Sequence[Run], steps: ServedSteps, dtype: ElementType
+) -> tuple[ServingSeries, Latency]:
+    measured = _measured(runs)
     order = np.random.default_rng(0).permutation(len(runs))
-    token_error, first_error = np.empty(len(runs)), np.empty(len(runs))
+    held_back = _nowhere(len(runs))
     for fold in range(FOLDS):
         inside, outside = order[fold::FOLDS], np.delete(order, np.s_[fold::FOLDS])
-        seen, hidden = steps.take(outside), steps.take(inside)
-        token = fit_tokens(seen, tpot[outside])
-        first = fit_first(seen, ttft[outside], token_ns(seen, token))
-        per_token = token_ns(hidden, token)
-        token_error[inside] = per_token / tpot[inside] - 1
-        first_error[inside] = first_token_ns(hidden, first, per_token) / ttft[inside] - 1
-    token = fit_tokens(steps, tpot)
-    return ServingSeries(
-        version=version,
+        seen = Latency(measured.first_ns[outside], measured.per_token_ns[outside])
+        hidden = fit_coefficients(steps.take(outside), seen).latency(steps.take(inside))
+        held_back.first_ns[inside] = hidden.first_ns
+        held_back.per_token_ns[inside] = hidden.per_token_ns
+    found = fit_coefficients(steps, measured)
+    series = ServingSeries(
+        version=runs[0].version,
         dtype=dtype,
-        cache=_cache(name, dtype),
+        cache=_cache(runs[0].framework, dtype),
         points=len(runs),
-        tpot_error=float(np.abs(token_error).mean()),
-        ttft_error=float(np.abs(first_error).mean()),
-        token=token,
-        first=fit_first(steps, ttft, token_ns(steps, token)),
+        tpot_error=float(np.abs(held_back.per_token_ns / measured.per_token_ns - 1).mean()),
+        ttft_error=float(np.abs(held_back.first_ns / measured.first_ns - 1).mean()),
+        token=found.token,
+        first=found.first,
+        front_end=found.front_end,
     )
+    return series, held_back
 
 
 def serving_series(spec: ServingSpec, version: str, dtype: ElementType) -> ServingSeries | None:
@@ -383,74 +481,79 @@ def serving_series(spec: ServingSpec, version: str, dtype: ElementType) -> Servi
     return (exact or same or [None])[-1]
 
 
-def check_serving(runs: Sequence[Run]) -> list[Accuracy]:
-    """Predict serving runs, and return the errors by framework, version and concurrency."""
-    timed = served(runs)
-    kinds = sorted({(run.framework, run.version, run.gpu, str(run.dtype)) for run in runs})
-    rows: list[Accuracy] = []
-    for framework, version, gpu, dtype in kinds:
-        mine = np.array([_kind(run) == (framework, version, gpu, dtype) for run in timed.runs])
-        outside = [run for run in timed.outside if _kind(run) == (framework, version, gpu, dtype)]
-        chosen = [run for run, take in zip(timed.runs, mine, strict=True) if take]
-        series = None
-        if chosen:
-            series = serving_series(SERVING.load(framework), version, ElementType(dtype))
+def check_serving(
+    runs: Sequence[Run], own: ServingSpec | None = None, *, by_version: bool = False
+) -> list[Accuracy]:
+    """Predict serving runs, and return the errors by framework, GPU, element type and concurrency.
+
+    Args:
+        runs: the runs.
+        own: coefficients to take instead of the preset of their framework.
+        by_version: one entry for each version of a framework, rather than for all of them.
+    """
+    specs = {name: SERVING.load(name) for name in SERVING.names()}
+    if own is not None:
+        specs[own.framework] = own
+    timed = served(runs, {name: spec.kernels for name, spec in specs.items()})
+    predicted, outside = _nowhere(len(timed.runs)), [""] * len(timed.runs)
+    predicted_by = [NOTHING] * len(timed.runs)
+    for i, run in enumerate(timed.runs):
+        assert run.dtype is not None  # noqa: S101 - `served` leaves such runs outside
+        series = serving_series(specs[run.framework], run.version, run.dtype)
         if series is None:
-            outside, chosen = outside + chosen, []
-        for operator in ("tpot", "ttft"):
-            predicted = measured = np.empty(0)
-            if series is not None:
-                steps = timed.steps.take(mine)
-                predicted = token_ns(steps, series.token)
-                if operator == "ttft":
-                    predicted = first_token_ns(steps, series.first, predicted)
-                values = [run.tpot_ms if operator == "tpot" else run.ttft_ms for run in chosen]
-                measured = np.array(values) * NS_PER_MS
-            rows += _rows(
-                operator,
-                (framework, version, gpu, dtype),
-                np.array([run.concurrency for run in chosen], dtype=np.float64),
-                predicted / measured - 1,
-                np.array([run.concurrency for run in outside], dtype=np.float64),
-                "" if series is None else f"{framework} {series.version} {series.dtype}",
-            )
-    return rows
-
-
-def _kind(run: Run) -> tuple[str, str, str, str]:
-    return run.framework, run.version, run.gpu, str(run.dtype)
+            outside[i] = f"nothing was fitted for {run.framework} in {run.dtype}"
+            continue
+        got = latency(timed.steps.take(np.array([i])), series.token, series.first, series.front_end)
+        predicted.first_ns[i], predicted.per_token_ns[i] = got.first_ns[0], got.per_token_ns[0]
+        predicted_by[i] = f"{run.framework} {series.version} {series.dtype}"
+    return _rows(timed.runs, predicted, outside, timed.outside, predicted_by, by_version=by_version)
 
 
 def _rows(
-    operator: str,
-    kind: tuple[str, str, str, str],
-    concurrency: Floats,
-    errors: Floats,
-    outside: Floats,
-    predicted_by: str,
+    runs: Sequence[Run],
+    predicted: Latency,
+    outside: Sequence[str],
+    left: Sequence[OutsideRun],
+    predicted_by: Sequence[str],
+    *,
+    by_version: bool,
 ) -> list[Accuracy]:
-    framework, version, gpu, dtype = kind
+    """Return errors by group; the runs with predictions come first, then those that were left."""
+    everything = [*runs, *(out.run for out in left)]
+    reasons = [*outside, *(out.reason for out in left)]
+    told = [*predicted_by, *(NOTHING for _ in left)]
+    measured, none = _measured(runs), np.full(len(left), np.nan)
+    errors = {
+        "tpot": np.concatenate([predicted.per_token_ns / measured.per_token_ns - 1, none]),
+        "ttft": np.concatenate([predicted.first_ns / measured.first_ns - 1, none]),
+    }
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, run in enumerate(everything):
+        label = run.quantised or NAMES[ElementType.BF16]
+        version = (run.version,) if by_version else ()
+        groups.setdefault((run.framework, run.gpu, label, *version), []).append(i)
     rows: list[Accuracy] = []
-    for name, low, high in CLASSES:
-        some = errors[(concurrency > low) & (concurrency <= high)]
-        size, known = np.abs(some), some.size > 0
-        rows.append(
-            Accuracy(
-                operator=operator,
-                gpu=gpu,
-                dtype=dtype,
-                framework=framework,
-                version=version,
-                size_class=name,
-                calibration=SYSTEMS.get(gpu, ""),
-                predicted_by=predicted_by,
-                scaled=False,
-                points=int(some.size),
-                out_of_range=int(((outside > low) & (outside <= high)).sum()),
-                mape=float(size.mean()) if known else None,
-                median_ape=float(np.median(size)) if known else None,
-                p90_ape=float(np.quantile(size, 0.9)) if known else None,
-                bias=float(some.mean()) if known else None,
-            )
+    for (framework, gpu, label, *_), members in sorted(groups.items()):
+        known = [told[i] for i in members if told[i] != NOTHING]
+        calibration = SYSTEMS.get(gpu, "")
+        group = Group(
+            operator="",
+            gpu=gpu,
+            dtype=label,
+            framework=framework,
+            version=", ".join(sorted({everything[i].version or "unknown" for i in members})),
+            reference=bool(calibration)
+            and framework.upper() == CALIBRATIONS.load(calibration).reference,
+            calibration=calibration,
+            predicted_by=", ".join(dict.fromkeys(known)) or NOTHING,
+            scaled=False,
         )
+        for operator, found in errors.items():
+            rows += class_rows(
+                replace(group, operator=operator),
+                CLASSES,
+                sizes=np.array([float(everything[i].concurrency) for i in members]),
+                errors=found[members],
+                outside=[reasons[i] for i in members],
+            )
     return rows

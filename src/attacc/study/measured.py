@@ -71,6 +71,7 @@ ELEMENTS: Final = {
     "fp8": ElementType.FP8,
     "int8": ElementType.INT8,
 }
+COLLECTIVE_LIBRARY: Final = "NCCL"
 COLLECTIVE_ELEMENT_BYTES: Final = 2
 """Messages of the collectives are counted in 16-bit elements."""
 
@@ -141,32 +142,97 @@ class Measurements:
         )
 
 
-def read_measurements(path: Path) -> list[Measurements]:
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """Rows of a table that nothing can be predicted or fitted for.
+
+    Attributes:
+        operator: which operator.
+        gpu: as the table calls it.
+        framework: as in "VLLM".
+        version: of the framework.
+        dtype: as the table calls it.
+        operation: the collective; empty for other operators.
+        rows: how many.
+        reason: why.
+    """
+
+    operator: MeasuredOperator
+    gpu: str
+    framework: str
+    version: str
+    dtype: str
+    operation: str
+    rows: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredTable:
+    """A table of measurements, taken apart.
+
+    Attributes:
+        series: one entry per GPU, framework, version and element type (and collective), sorted.
+        unusable: rows that are in none of them.
+    """
+
+    series: list[Measurements]
+    unusable: list[Unusable]
+
+
+def read_table(path: Path) -> MeasuredTable:
     """Read a table of measurements, taken apart into series.
 
     Args:
         path: a Parquet or CSV file.
 
-    Returns:
-        One entry per GPU, framework, version and element type (and collective), sorted.
-
     Raises:
-        DocumentError: the file cannot be read, or its columns are those of no table known.
+        DocumentError: the file cannot be read, has no rows, or its columns are those of no table
+            known.
         InputError: Polars is not installed.
     """
     frame = read_frame(path)
     operator = _operator_of(frame, path)
+    if not frame.height:
+        raise DocumentError("has no rows", where=str(path))
     keys = [column for column in COLUMNS[operator] if column in KEY_COLUMNS]
-    series = [
-        _series(operator, part, path)
-        for _, part in sorted(
-            frame.partition_by(keys, as_dict=True).items(), key=lambda kv: str(kv[0])
+    parts = sorted(frame.partition_by(keys, as_dict=True).items(), key=lambda kv: str(kv[0]))
+    series: list[Measurements] = []
+    unusable: list[Unusable] = []
+    for _, part in parts:
+        found, left = _series(operator, part)
+        unusable += left
+        if found is not None:
+            series.append(found)
+    return MeasuredTable(series, unusable)
+
+
+def read_measurements(path: Path) -> list[Measurements]:
+    """Read a table of measurements of which every row can be used.
+
+    Args:
+        path: a Parquet or CSV file.
+
+    Raises:
+        DocumentError: as in `read_table`, or a row cannot be used.
+        InputError: Polars is not installed.
+    """
+    table = read_table(path)
+    for left in table.unusable:
+        raise DocumentError(
+            f"{left.rows} rows of {left.gpu} cannot be used: {left.reason}", where=str(path)
         )
-    ]
-    return [entry for entry in series if entry.count]
+    return table.series
 
 
 KEY_COLUMNS: Final = ("gpu", "framework", "version", "dtype", "kv_cache_dtype", "op_name")
+TEXT_COLUMNS: Final[tuple[str, ...]] = (
+    *KEY_COLUMNS,
+    "backend",
+    "backend_version",
+    "gemm_quant_mode",
+)
+"""Columns that hold text, whatever it looks like: version 0.10 is not 0.1."""
 
 
 def read_frame(path: Path) -> pl.DataFrame:
@@ -184,14 +250,15 @@ def read_frame(path: Path) -> pl.DataFrame:
             where=str(path),
             hint="pip install 'attacc[gpu]'",
         ) from None
-    readers = {".parquet": pl.read_parquet, ".csv": pl.read_csv}
-    reader = readers.get(path.suffix)
-    if reader is None:
+    if path.suffix not in {".parquet", ".csv"}:
         raise DocumentError(
             f"unknown file kind {path.suffix!r}", where=str(path), hint="use .parquet or .csv"
         )
     try:
-        return reader(path)
+        if path.suffix == ".parquet":
+            return pl.read_parquet(path)
+        text: dict[str, type[pl.String]] = dict.fromkeys(TEXT_COLUMNS, pl.String)
+        return pl.read_csv(path, schema_overrides=text, infer_schema_length=None)
     except FileNotFoundError:
         raise DocumentError("no such file", where=str(path)) from None
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -199,57 +266,80 @@ def read_frame(path: Path) -> pl.DataFrame:
 
 
 def _operator_of(frame: pl.DataFrame, path: Path) -> MeasuredOperator:
-    for operator, columns in COLUMNS.items():
-        if set(columns) <= set(frame.columns):
-            return operator
+    missing = {
+        operator: [column for column in columns if column not in frame.columns]
+        for operator, columns in COLUMNS.items()
+    }
+    nearest = min(missing, key=lambda operator: len(missing[operator]))
+    if not missing[nearest]:
+        return nearest
     listed = "; or ".join(", ".join(columns) for columns in COLUMNS.values())
     raise DocumentError(
-        f"has the columns {', '.join(frame.columns)}", where=str(path), hint=f"needed are {listed}"
+        f"has the columns {', '.join(frame.columns)}; for {nearest}, "
+        f"{', '.join(missing[nearest])} are missing",
+        where=str(path),
+        hint=f"needed are {listed}",
     )
 
 
-def _series(operator: MeasuredOperator, part: pl.DataFrame, path: Path) -> Measurements:
+SIZE_COLUMNS: Final = {
+    MeasuredOperator.GEMM: ("m", "n", "k"),
+    MeasuredOperator.DECODE: COLUMNS[MeasuredOperator.DECODE][4:9],
+    MeasuredOperator.PREFILL: COLUMNS[MeasuredOperator.PREFILL][4:9],
+    MeasuredOperator.ALL_REDUCE: ("num_gpus", "message_elements"),
+}
+
+
+def _series(
+    operator: MeasuredOperator, part: pl.DataFrame
+) -> tuple[Measurements | None, list[Unusable]]:
     def text(column: str) -> str:
-        return str(part[column][0])
+        return str(part[column][0] if part[column][0] is not None else "")
 
     def numbers(column: str) -> Floats:
-        values = part[column].cast(float).to_numpy()
-        if not np.isfinite(values).all():
-            raise DocumentError("holds entries that are no numbers", where=f"{path}: {column}")
+        values = part[column].cast(float, strict=False).fill_null(np.nan).to_numpy()
         return np.ascontiguousarray(values, dtype=np.float64)
 
-    time_ns = numbers("latency_ms") * NS_PER_MS
-    if not time_ns.min() > 0:
-        raise DocumentError("holds times that are not positive", where=f"{path}: latency_ms")
-    power = np.full(part.height, np.nan)
-    if "power_w" in part.columns:
-        power = part["power_w"].cast(float).fill_null(np.nan).to_numpy().astype(np.float64)
-    if operator is MeasuredOperator.ALL_REDUCE:
-        key = SeriesKey(operator, text("gpu"), "NCCL", "", ElementType.FP16, text("op_name"))
-        shapes = Messages(
-            numbers("num_gpus"), numbers("message_elements") * COLLECTIVE_ELEMENT_BYTES
-        )
-        return Measurements(key, shapes, time_ns, power)
-    dtype = text("dtype" if operator is MeasuredOperator.GEMM else "kv_cache_dtype")
+    collective = operator is MeasuredOperator.ALL_REDUCE
+    framework, version, dtype, operation = COLLECTIVE_LIBRARY, "", "float16", ""
+    if collective:
+        operation = text("op_name")
+    else:
+        framework, version = text("framework"), text("version")
+        dtype = text("dtype" if operator is MeasuredOperator.GEMM else "kv_cache_dtype")
+    unusable: list[Unusable] = []
+
+    def leave(rows: int, reason: str) -> None:
+        left = Unusable(operator, text("gpu"), framework, version, dtype, operation, rows, reason)
+        unusable.append(left)
+
     if dtype not in ELEMENTS:
-        raise DocumentError(
-            f"unknown element type {dtype!r}",
-            where=str(path),
-            hint=f"known are {', '.join(ELEMENTS)}",
-        )
-    key = SeriesKey(operator, text("gpu"), text("framework"), text("version"), ELEMENTS[dtype])
-    if operator is MeasuredOperator.GEMM:
-        shapes = GemmShapes.of(numbers("m"), numbers("n"), numbers("k"))
-        return Measurements(key, shapes, time_ns, power)
-    length = "kv_length" if operator is MeasuredOperator.DECODE else "prompt_length"
-    shapes = AttentionShapes.of(
-        numbers("batch_size"),
-        numbers("num_heads"),
-        numbers("num_key_value_heads"),
-        numbers("head_dim"),
-        numbers(length),
+        leave(part.height, f"element type {dtype!r} is none of {', '.join(ELEMENTS)}")
+        return None, unusable
+    good = np.ones(part.height, dtype=np.bool_)
+    columns = {name: numbers(name) for name in (*SIZE_COLUMNS[operator], "latency_ms")}
+    for name, values in columns.items():
+        least = "not positive" if name == "latency_ms" else "below 1"
+        low = ~(values > 0) if name == "latency_ms" else ~(values >= 1)
+        for bad, reason in ((~np.isfinite(values), "no number"), (low, least)):
+            if (bad & good).any():
+                leave(int((bad & good).sum()), f"{name} is {reason}")
+                good &= ~bad
+    if not good.any():
+        return None, unusable
+    sizes = [columns[name][good] for name in SIZE_COLUMNS[operator]]
+    match operator:
+        case MeasuredOperator.GEMM:
+            shapes = GemmShapes.of(*sizes)
+        case MeasuredOperator.ALL_REDUCE:
+            shapes = Messages(sizes[0], sizes[1] * COLLECTIVE_ELEMENT_BYTES)
+        case _:
+            shapes = AttentionShapes.of(*sizes)
+    power = (
+        numbers("power_w")[good] if "power_w" in part.columns else np.full(sizes[0].size, np.nan)
     )
-    return Measurements(key, shapes, time_ns, power)
+    key = SeriesKey(operator, text("gpu"), framework, version, ELEMENTS[dtype], operation)
+    return Measurements(key, shapes, columns["latency_ms"][good] * NS_PER_MS, power), unusable
 
 
 def of_gpu(series: Iterable[Measurements], names: Iterable[str]) -> list[Measurements]:

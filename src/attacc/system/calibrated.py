@@ -238,6 +238,63 @@ def decode_kernel_table(series: DecodeSeries) -> Floats:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class DecodeTimer:
+    """The decode attention of one library on one GPU, ready to time shapes.
+
+    Attributes:
+        framework: whose kernels, for messages.
+        machine: what `machine` returns.
+        coefficients: of each kernel.
+        table: which kernel takes which shapes, as `decode_kernel_table` returns it.
+    """
+
+    framework: str
+    machine: Floats
+    coefficients: Floats
+    table: Floats
+
+    @classmethod
+    def of(cls, series: DecodeSeries, gpu: GpuSpec) -> DecodeTimer:
+        """Return what times the kernels of a series on a GPU."""
+        return cls(
+            series.framework,
+            machine(gpu, series.dtype),
+            np.array([kernel.coefficients.vector() for kernel in series.kernels]),
+            decode_kernel_table(series),
+        )
+
+    def ns(self, shapes: AttentionShapes) -> Floats:
+        """Return the times of decode attention in nanoseconds.
+
+        Raises:
+            InputError: no kernel takes one of the shapes.
+        """
+        from attacc.system.calibrated_kernel import SPLITS, decode_times
+
+        times = np.empty(shapes.batch.size)
+        status = decode_times(
+            shapes.batch,
+            shapes.heads,
+            shapes.kv_heads,
+            shapes.head_dim,
+            shapes.length,
+            self.machine,
+            self.coefficients,
+            self.table,
+            SPLITS,
+            times,
+        )
+        if status:
+            i = status - 1
+            raise InputError(
+                f"no kernel of {self.framework} takes {shapes.heads[i]:g} heads over "
+                f"{shapes.kv_heads[i]:g} key/value heads",
+                where="heads",
+            )
+        return times
+
+
 def decode_ns(series: DecodeSeries, gpu: GpuSpec, shapes: AttentionShapes) -> Floats:
     """Return the times of decode attention in nanoseconds.
 
@@ -249,29 +306,7 @@ def decode_ns(series: DecodeSeries, gpu: GpuSpec, shapes: AttentionShapes) -> Fl
     Raises:
         InputError: no kernel of the series takes one of the shapes.
     """
-    from attacc.system.calibrated_kernel import SPLITS, decode_times
-
-    times = np.empty(shapes.batch.size)
-    status = decode_times(
-        shapes.batch,
-        shapes.heads,
-        shapes.kv_heads,
-        shapes.head_dim,
-        shapes.length,
-        machine(gpu, series.dtype),
-        np.array([kernel.coefficients.vector() for kernel in series.kernels]),
-        decode_kernel_table(series),
-        SPLITS,
-        times,
-    )
-    if status:
-        i = status - 1
-        raise InputError(
-            f"no kernel of {series.framework} takes {shapes.heads[i]:g} heads over "
-            f"{shapes.kv_heads[i]:g} key/value heads",
-            where="heads",
-        )
-    return times
+    return DecodeTimer.of(series, gpu).ns(shapes)
 
 
 def prefill_ns(
@@ -373,28 +408,49 @@ def nearly_fastest(ways: Sequence[Floats]) -> Floats:
     return np.sum(np.array(ways) ** -SWITCH, axis=0) ** (-1 / SWITCH)
 
 
-def gemm_inside(limits: GemmRange, shapes: GemmShapes) -> Flags:
-    """Return which shapes a series is stated for."""
-    return _within(shapes.m, limits.m) & _within(shapes.n, limits.n) & _within(shapes.k, limits.k)
+Limits = list[tuple[str, Flags]]
+"""What a series is stated for, and which shapes keep to it, one entry for each size."""
 
 
-def attention_inside(limits: AttentionRange, shapes: AttentionShapes) -> Flags:
-    """Return which shapes a series is stated for."""
+def gemm_limits(limits: GemmRange, shapes: GemmShapes) -> Limits:
+    """Return which shapes keep to what a series is stated for, size by size."""
+    return [
+        _limit("m", shapes.m, limits.m),
+        _limit("n", shapes.n, limits.n),
+        _limit("k", shapes.k, limits.k),
+    ]
+
+
+def attention_limits(limits: AttentionRange, shapes: AttentionShapes) -> Limits:
+    """Return which shapes keep to what a series is stated for, size by size."""
     group = shapes.heads / shapes.kv_heads
-    return (
-        _within(shapes.batch, limits.batch)
-        & _within(shapes.heads, limits.heads)
-        & _within(group, limits.group)
-        & _within(shapes.length, limits.length)
-        & np.isin(shapes.head_dim, np.array(limits.head_dims, dtype=np.float64))
-    )
+    dims = np.isin(shapes.head_dim, np.array(limits.head_dims, dtype=np.float64))
+    return [
+        (f"head_dim is one of {', '.join(str(dim) for dim in limits.head_dims)}", dims),
+        ("heads are a multiple of key/value heads", group == np.floor(group)),
+        _limit("batch", shapes.batch, limits.batch),
+        _limit("heads", shapes.heads, limits.heads),
+        _limit("heads per key/value head", group, limits.group),
+        _limit("length", shapes.length, limits.length),
+    ]
 
 
-def collective_inside(series: CollectiveSeries, gpus: Floats, message_bytes: Floats) -> Flags:
-    """Return which messages a series is stated for."""
-    return np.isin(gpus, np.array(series.gpus, dtype=np.float64)) & _within(
-        message_bytes, series.bytes
-    )
+def collective_limits(series: CollectiveSeries, gpus: Floats, message_bytes: Floats) -> Limits:
+    """Return which messages keep to what a series is stated for, size by size."""
+    counts = np.isin(gpus, np.array(series.gpus, dtype=np.float64))
+    return [
+        (f"GPUs are one of {', '.join(str(count) for count in series.gpus)}", counts),
+        _limit("bytes", message_bytes, series.bytes),
+    ]
+
+
+def inside(limits: Limits) -> Flags:
+    """Return which shapes keep to everything that a series is stated for."""
+    return np.logical_and.reduce([keeps for _, keeps in limits])
+
+
+def _limit(name: str, values: Floats, limits: tuple[int, int]) -> tuple[str, Flags]:
+    return f"{name} is {limits[0]:,} to {limits[1]:,}", _within(values, limits)
 
 
 def _within(values: Floats, limits: tuple[int, int]) -> Flags:

@@ -34,14 +34,15 @@ from attacc.system.calibrated import (
     TILES,
     AttentionShapes,
     CalibratedGpu,
+    DecodeTimer,
     GemmShapes,
-    attention_inside,
-    collective_inside,
+    attention_limits,
+    collective_limits,
     collective_ns,
-    decode_ns,
-    gemm_inside,
+    gemm_limits,
     gemm_times,
     gemm_vector,
+    inside,
     machine,
     prefill_ns,
     preset_of,
@@ -155,6 +156,10 @@ class Kernels:
     products: CalibratedGpu | None = None
 
     @cached_property
+    def _timers(self) -> dict[ElementType, tuple[DecodeSeries, DecodeTimer, tuple[str, ...]]]:
+        return {}
+
+    @cached_property
     def _scaled(self) -> tuple[str, ...]:
         if self.gpu.scaled_from is None:
             return ()
@@ -188,7 +193,7 @@ class Kernels:
             )
         if op.count > 1:
             estimates.append("products of experts: as one over all columns, never measured")
-        elif not gemm_inside(series.range, shapes)[0]:
+        elif not inside(gemm_limits(series.range, shapes))[0]:
             estimates.append(f"products on {self.gpu.gpu.name}: shapes outside those fitted")
         return Priced(
             float(times[0]),
@@ -204,21 +209,22 @@ class Kernels:
         Raises:
             InputError: nothing is known of this cache's element type or head dimension.
         """
-        shapes = AttentionShapes.of(op.batch, op.heads, op.kv_heads, op.head_dim, op.keys)
+        sizes = op.batch, op.heads, op.kv_heads, op.head_dim, op.keys
+        shapes = AttentionShapes(*(np.array([float(size)]) for size in sizes))
         sheet, cache = self.gpu.gpu, op.kv
         if op.phase is Phase.DECODE:
-            decode, scaled = self._series(cache, self.gpu.decode, "decode attention")
-            time_ns = float(decode_ns(decode, sheet, shapes)[0])
+            decode, timer, scaled = self._decode(cache)
+            time_ns = float(timer.ns(shapes)[0])
             launch_ns = decode.kernels[-1].coefficients.launch_ns
-            inside = attention_inside(decode.range, shapes)[0]
+            fits = inside(attention_limits(decode.range, shapes))[0]
         else:
             prefill, scaled = self._series(cache, self.gpu.prefill, "prefill attention")
             single, _ = self._series(cache, self.gpu.decode, "decode attention")
             time_ns = float(prefill_ns(prefill, single, sheet, shapes)[0])
             launch_ns = prefill.coefficients.launch_ns
-            inside = attention_inside(prefill.range, shapes)[0]
+            fits = inside(attention_limits(prefill.range, shapes))[0]
         estimates = [*self._scaled, *scaled]
-        if not inside:
+        if not fits:
             estimates.append(f"{op.phase} attention on {sheet.name}: shapes outside those fitted")
         work = attention_work(shapes, cache, prefill=op.phase is Phase.PREFILL)
         bound = Bound.MEMORY
@@ -264,7 +270,7 @@ class Kernels:
             estimates.append(f"collectives of {gpus} GPUs: scaled, as in one NVLink domain")
         count, size = np.array([float(gpus)]), np.array([message])
         time_ns = float(collective_ns(series, count, size)[0])
-        if not collective_inside(series, count, size)[0]:
+        if not inside(collective_limits(series, count, size))[0]:
             estimates.append("collectives: messages outside those measured")
         fastest = max(protocol.bytes_per_s for protocol in series.protocols)
         on_wire = message * float(wire_share(series.operation, count)[0])
@@ -276,6 +282,13 @@ class Kernels:
             _traffic(2 * message),
             tuple(estimates),
         )
+
+    def _decode(self, cache: ElementType) -> tuple[DecodeSeries, DecodeTimer, tuple[str, ...]]:
+        """Return the decode attention over a cache; made once, for it is timed at many lengths."""
+        if cache not in self._timers:
+            series, scaled = self._series(cache, self.gpu.decode, "decode attention")
+            self._timers[cache] = series, DecodeTimer.of(series, self.gpu.gpu), scaled
+        return self._timers[cache]
 
     def _product_element(self, op: MatMul) -> ElementType:
         """Return the type that a product is computed in."""

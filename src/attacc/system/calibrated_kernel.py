@@ -47,10 +47,11 @@ WAITS_MEMORY: Final = 2
 
 @inlined
 def joined(a: float, b: float, c: float, sharpness: float) -> float:
-    """Return the time of three activities that overlap: between their maximum and their sum."""
+    """Return the time of three activities that overlap: between their maximum and their sum.
+
+    One of them at least takes time: everything moves through the memory.
+    """
     most = max(a, b, c)
-    if most <= 0.0:
-        return 0.0
     total = (a / most) ** sharpness + (b / most) ** sharpness + (c / most) ** sharpness
     return most * total ** (1.0 / sharpness)
 

@@ -47,16 +47,32 @@ class FirstTokenCoefficients(Spec):
     Attributes:
         start_ns: from the arrival of a request to its first step, and back.
         own_prefills: prefills of its own length that a request takes.
-        queued_share: prefills that it waits for, per other request in flight.
-        queue_limit: other requests beyond which half of that is added.
+        bunched_share: prefills that it waits for, per other request in flight: of requests that
+            arrive together.
+        queued_share: prefills that it waits for, per other request without its first token.
         slot_share: part of a request's decoding that one of all requests waits for.
     """
 
     start_ns: Nanoseconds = Field(validation_alias="start")
     own_prefills: Positive
+    bunched_share: Positive
     queued_share: Positive
-    queue_limit: Positive
     slot_share: Positive
+
+
+class FrontEndCoefficients(Spec):
+    """What the processes around the engine take: HTTP, tokenising, streaming.
+
+    Attributes:
+        request_ns: of the front end, for every request.
+        token_ns: of the front end, for every output token.
+        waiting_share: part of what a request waits for the front end before its first token; the
+            rest is spread over the tokens.
+    """
+
+    request_ns: Nanoseconds = Field(validation_alias="request")
+    token_ns: Nanoseconds = Field(validation_alias="token")
+    waiting_share: Annotated[float, Field(gt=0, lt=1)]
 
 
 class ServingSeries(Spec):
@@ -71,6 +87,7 @@ class ServingSeries(Spec):
         ttft_error: the same of the time to the first token.
         token: of the time per output token.
         first: of the time to the first token.
+        front_end: of both, where requests come faster than the front end passes them on.
     """
 
     version: str = ""
@@ -81,16 +98,19 @@ class ServingSeries(Spec):
     ttft_error: float = Field(ge=0)
     token: TokenCoefficients
     first: FirstTokenCoefficients
+    front_end: FrontEndCoefficients
 
 
 class ServingSpec(PresetSpec):
     """A serving framework.
 
     Attributes:
+        framework: as tables of runs call it.
         kernels: framework whose measured operators stand for its own.
         series: the last one of an element type stands for versions that are not listed.
     """
 
+    framework: str
     kernels: str
     series: tuple[ServingSeries, ...]
 
@@ -133,8 +153,48 @@ class ServedSteps:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Times of runs in nanoseconds, arrays of one length.
+
+    Attributes:
+        first_ns: to the first token.
+        per_token_ns: per output token after it.
+    """
+
+    first_ns: Floats
+    per_token_ns: Floats
+
+
+SATURATION: Final = 4.0
+"""How sharply a run changes from being bound by the engine to being bound by the front end: with
+requests of random phase, both are busy together for a while."""
+
+
+def latency(
+    steps: ServedSteps,
+    token: TokenCoefficients,
+    first: FirstTokenCoefficients,
+    front_end: FrontEndCoefficients,
+) -> Latency:
+    """Return times to the first and per output token.
+
+    All requests and tokens pass the front end one after another. With c requests in flight, none
+    stays for less than c times what the front end takes for one (Little's law): what the engine
+    does not use of that time is waiting.
+    """
+    per_token = token_ns(steps, token)
+    first_token = first_token_ns(steps, first, per_token)
+    engine = first_token + steps.output * per_token
+    passing = steps.concurrency * (front_end.request_ns + front_end.token_ns * steps.output)
+    stay = engine * (1 + (passing / engine) ** SATURATION) ** (1 / SATURATION)
+    waiting = stay - engine
+    share = front_end.waiting_share
+    return Latency(first_token + share * waiting, per_token + (1 - share) * waiting / steps.output)
+
+
 def token_ns(steps: ServedSteps, of: TokenCoefficients) -> Floats:
-    """Return the time per output token.
+    """Return the time per output token that the engine needs.
 
     A step, and the prefills that come between two steps: while one request decodes its output,
     each of the others has its prompt processed once.
@@ -154,8 +214,16 @@ def token_ns(steps: ServedSteps, of: TokenCoefficients) -> Floats:
 def first_token_ns(
     steps: ServedSteps, of: FirstTokenCoefficients, time_per_token_ns: Floats
 ) -> Floats:
-    """Return the time to the first token."""
+    """Return the time to the first token that the engine needs.
+
+    Of c requests in flight, those without their first token are c times the part of their stay
+    that they wait for it (Little's law). Their number depends on the time, and the time on their
+    number: T = alone + crowd T / (T + decoding) is a square equation.
+    """
     others = steps.concurrency - 1
-    queued = of.queued_share * others * of.queue_limit / (others + of.queue_limit)
-    slot = of.slot_share * steps.output * time_per_token_ns / steps.concurrency
-    return of.start_ns + (of.own_prefills + queued) * steps.prefill_ns + slot
+    alone = of.start_ns + (of.own_prefills + of.bunched_share * others) * steps.prefill_ns
+    decoding = steps.output * time_per_token_ns
+    alone = alone + of.slot_share * decoding / steps.concurrency
+    crowd = of.queued_share * others * steps.prefill_ns
+    half = (alone + crowd - decoding) / 2
+    return half + np.sqrt(half**2 + alone * decoding)
