@@ -13,19 +13,18 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from attacc.hardware.gpu import GpuSpec
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import ResolvedSystem, load_system
 from attacc.models.architecture import MODELS, ModelSpec
-from attacc.models.operators import MatMul, Step
+from attacc.models.operators import MatMul, Phase, Step
 from attacc.models.precision import ElementType
 from attacc.models.steps import decode_step
 from attacc.program.product import ProductShape
 from attacc.system.attacc import Attaccs
 from attacc.system.attacc_product import AttaccProducts
 from attacc.system.attention import AttaccAttention, AttaccRates
-from attacc.system.calibrated import CalibratedGpu, GemmShapes, matmul_ns
-from attacc.system.costs import CostModel, EnergyBreakdown, OperatorCost
+from attacc.system.costs import CostModel, EnergyBreakdown
+from attacc.system.gpu_models import GpuModel, cost_model
 from attacc.system.operator_schedule import OperatorSchedule
 from attacc.system.pipelined_layer import (
     ATTACC,
@@ -44,21 +43,9 @@ NS_PER_MS: Final = 1e6
 NS_PER_US: Final = 1e3
 CLOSE_NS: Final = 500.0
 """Parts of a shared product with smaller gaps between them are drawn as one."""
+CALIBRATED: Final = cost_model(GpuModel.CALIBRATED).for_phase(Phase.DECODE)
+"""Products, collectives and host time as fitted to measurements."""
 RESOURCES: Final = (GPU, THERE, ATTACC, BACK)
-
-
-class FittedProducts(PublishedCostModel):
-    """The published cost model, but for matrix products, which are as measured on a GPU."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._gpu = CalibratedGpu.load(name)
-
-    def matmul(self, op: MatMul, gpu: GpuSpec) -> OperatorCost:
-        published = super().matmul(op, gpu)
-        series = self._gpu.gemm(op.right)
-        times = matmul_ns(series, gpu, GemmShapes.of(op.m, op.n, op.k))
-        return replace(published, time_ns=op.count * float(times[0]))
 
 
 @dataclass(frozen=True)
@@ -202,28 +189,28 @@ def parts_table() -> None:
     for units in (1, 2, 3, 4, 6, 12):
         cells: list[float] = []
         parts = (replace(qkv, n=qkv.n // units), replace(projection, k=projection.k // units))
-        for costs in (PublishedCostModel(), FittedProducts("a100a")):
+        for costs in (PublishedCostModel(), CALIBRATED):
             times = [costs.matmul(part, bench.system.gpu).time_ns for part in parts]
             cells.extend(units * time / NS_PER_US for time in times)
         row(units, *cells)
-    print("\nStep with pipelining, ms, by units: published parts | products as fitted")
+    print("\nStep with pipelining, ms, by units: published | calibrated GPU model")
     for placement in Placement:
         bench = Bench.of(placement)
         for workload in WORKLOADS[:2]:
+            costs = PublishedCostModel()
             for units in (1, 2, 4, 8 if workload is WORKLOADS[1] else 12):
-                fitted = FittedProducts("a100a")
-                published = bench.compare(workload, PublishedCostModel(), placement, units=units)
-                measured = bench.compare(workload, fitted, placement, units=units)
+                published = bench.compare(workload, costs, placement, units=units)
+                fitted = bench.compare(workload, CALIBRATED, placement, units=units)
                 row(
                     workload.title, placement, units,
                     *(
                         case.priced_ns / NS_PER_MS
                         for case in (
-                            published.neither, published.pipelining, measured.neither,
-                            measured.pipelining, measured.coprocessing,
+                            published.neither, published.pipelining, fitted.neither,
+                            fitted.pipelining, fitted.coprocessing,
                         )
                     ),
-                    measured.pipelining.simulated_ns / NS_PER_MS,
+                    fitted.pipelining.simulated_ns / NS_PER_MS,
                 )  # fmt: skip
 
 

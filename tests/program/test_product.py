@@ -142,6 +142,7 @@ def test_products_are_legal_and_free_of_hazards(
     assert built.hazards(log) == []
 
 
+@pytest.mark.untraced
 @PLACEMENTS
 @pytest.mark.parametrize("row_kept_open", [False, True])
 @pytest.mark.parametrize(("inner", "columns"), [(1024, 40), (2048, 60)])

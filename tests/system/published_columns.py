@@ -1,11 +1,9 @@
 """The columns that the published release prints for a run, computed by the product."""
 
-from attacc.models.operators import Phase
+from attacc.study.published_step import PublishedRun, decode_of, prefill_of
 from attacc.system.costs import EnergyBreakdown
-from attacc.system.published import PublishedCostModel
-from attacc.system.step import DecodePricer, StepCost, average, prefill_cost
+from attacc.system.step import StepCost
 from attacc.units import NS_PER_S
-from tests.system.published_step import PublishedRun
 
 FEED_FORWARD = ("ff1", "ff2", "ff3")
 NORMS = ("norm1", "norm2")
@@ -63,28 +61,6 @@ def energies_nj(run: PublishedRun) -> dict[str, float]:
         "g_comm_energy": total.link_pj,
     }
     return {column: value / 1e3 for column, value in picojoules.items()}
-
-
-def prefill_of(run: PublishedRun) -> StepCost:
-    # The release leaves out the transfer of keys and values; the product hides it.
-    step = run.step(Phase.PREFILL, run.prompt)
-    return prefill_cost(step, run.system(), published())
-
-
-def decode_of(run: PublishedRun, cycles: dict[int, int]) -> StepCost:
-    lengths = range(run.prompt + 1, run.prompt + run.output)
-    rates = run.rates()
-    pricer = DecodePricer(run.step(Phase.DECODE, lengths[0]), run.system(), published(), rates)
-    return average(
-        [
-            pricer.cost(kv_length=n, attention=run.attention(cycles.get(n, 0), n, rates))
-            for n in lengths
-        ]
-    )
-
-
-def published() -> PublishedCostModel:
-    return PublishedCostModel(repair_slips=False)
 
 
 def of(cost: StepCost, *names: str) -> float:

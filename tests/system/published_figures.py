@@ -7,7 +7,7 @@ a decode step in nJ; the columns are named as there.
 
 from dataclasses import dataclass
 
-from tests.system.published_step import PublishedRun
+from attacc.study.published_step import PublishedRun
 
 
 @dataclass(frozen=True)

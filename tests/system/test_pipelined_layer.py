@@ -226,6 +226,27 @@ def test_gated_products_share_their_activations_time() -> None:
     assert schedule.task("layer 1: ff3").start_ns > second.end_ns
 
 
+def test_experts_are_products_one_after_the_other() -> None:
+    """Catches the experts of a layer counted as one, in time, transfers or energy."""
+    model = MODELS.load("mixtral-8x7b")
+    step = decode_step(model, batch=16, kv_length=2048, tensor_parallel=8)
+    result = compared(1e5, step)
+    product = shared_by(result, "ff1")
+    assert product.stack is not None
+    assert product.repeats == 8
+    # 4 rows for each of 8 experts: two of 16 tokens' each.
+    assert product.there_ns == pytest.approx(8 * 4 * 4096 * 2 / 300)
+    parts = 8 * product.stack.passes * product.stack.segments
+    on_attacc = [
+        t
+        for t in result.coprocessing.schedule.tasks
+        if t.task.name.startswith("layer 0: ff1 product") and t.task.resource == ATTACC
+    ]
+    assert len(on_attacc) == parts
+    assert sum(t.task.duration_ns for t in on_attacc) == pytest.approx(8 * product.stack.time_ns)
+    assert product.attacc_pj == pytest.approx(8 * 5 * product.stack.energy.total_pj)
+
+
 def test_attention_of_a_unit_can_be_given() -> None:
     """Catches a measured unit that is not used: twice as long, and attention is longest."""
     step = gpt3()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from attacc.study.published_step import PublishedRun
 from tests.system.published_columns import decode_of, energies_nj, ms, times_ms
-from tests.system.published_step import PublishedRun
 
 pytestmark = pytest.mark.reference
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from attacc.cli import accuracy, attention, compare, generate, gpu, presets, trace
+from attacc.cli import accuracy, attention, compare, generate, gpu, presets, reproduce, trace
 from attacc.cli.output import compilation_shown, complain
 from attacc.errors import AttaccError, InputError
 
@@ -119,6 +119,7 @@ app.command()(attention.attention)
 app.command()(accuracy.accuracy)
 app.command()(generate.generate)
 app.command()(presets.presets)
+app.command()(reproduce.reproduce)
 app.add_typer(gpu.app, name="gpu")
 app.add_typer(trace.app, name="trace")
 

@@ -238,8 +238,8 @@ def _check(tasks: Sequence[Task]) -> None:
         for name in task.after:
             if name not in names:
                 raise InputError(f"task {task.name} needs {name}, which is not among the tasks")
-    if len(_in_order(tasks)) < len(tasks):
-        done = {task.name for task in _in_order(tasks)}
+    done = {task.name for task in _in_order(tasks)}
+    if len(done) < len(tasks):
         stuck = ", ".join(task.name for task in tasks if task.name not in done)
         raise InputError(f"tasks need each other in a circle: {stuck}")
 

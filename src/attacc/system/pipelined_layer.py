@@ -58,6 +58,7 @@ class SharedProduct:
         there_ns: transfer of all activations to AttAcc.
         back_ns: transfer of AttAcc's results.
         repeats: products of this shape, as of experts.
+        stacks: that compute AttAcc's columns of one GPU.
         stack: one stack's part of one of them; None where AttAcc computes nothing, since it would
             only take longer.
     """
@@ -70,6 +71,7 @@ class SharedProduct:
     there_ns: float
     back_ns: float
     repeats: int
+    stacks: float
     stack: StackProduct | None
 
     @property
@@ -81,6 +83,13 @@ class SharedProduct:
     def attacc_ns(self) -> float:
         """What AttAcc's columns take, without transfers."""
         return 0.0 if self.stack is None else self.repeats * self.stack.time_ns
+
+    @property
+    def attacc_pj(self) -> float:
+        """Energy of one GPU's stacks, as of all commands that they issue, padding included."""
+        if self.stack is None:
+            return 0.0
+        return self.repeats * self.stacks * self.stack.energy.total_pj
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,8 +348,11 @@ class _Plan:
     ) -> None:
         if system.attacc is None:
             raise EngineError(f"system {system.spec.name} has no AttAccs")
+        costs = costs.for_phase(step.phase)
+        step = costs.as_run(step)
         self._step, self._system, self._costs = step, system, costs
         self._attention, self._rates, self._products = attention, rates, products
+        self._known: dict[tuple[str, bool], SharedProduct] = {}
         self._link = system.attacc.link
         self._gpus_per_link = max(1.0, system.gpus / system.attacc.table.devices)
         self._matmuls = {op.name: op for op in step.layer if isinstance(op, MatMul)}
@@ -355,7 +367,8 @@ class _Plan:
                 f"units = {self.units} does not divide the {heads} key/value heads of a GPU"
             )
         cost = priced.cost(attention=attention)
-        layer = cost.operators[: len(cost.operators) - len(step.outside)]
+        # In place of the attention are itself and the transfers around it.
+        layer = cost.operators[: len(step.layer) + 2]
         self._outside_ns = sum(op.runs * op.time_ns for op in cost.operators[len(layer) :])
         names = [op.name for op in layer]
         first, last = names.index("qkv_transfer"), names.index("context_transfer")
@@ -435,6 +448,12 @@ class _Plan:
 
     def _shared(self, op: OperatorTime, closed_share: float, *, priced: bool) -> SharedProduct:
         """Return the product with the columns on AttAcc with which it ends soonest."""
+        # Pipelining changes nothing about it.
+        if (op.name, priced) not in self._known:
+            self._known[op.name, priced] = self._soonest(op, closed_share, priced=priced)
+        return self._known[op.name, priced]
+
+    def _soonest(self, op: OperatorTime, closed_share: float, *, priced: bool) -> SharedProduct:
         product = self._matmuls[op.name]
         stacks = self._products.stacks_per_gpu
         # As many columns as there are parts of a channel cost no more than one.
@@ -467,6 +486,7 @@ class _Plan:
                 there_ns=self._transfer_ns(f"{op.name}_in", rows * product.k * product.left.bytes),
                 back_ns=self._transfer_ns(f"{op.name}_out", back_bytes),
                 repeats=product.count,
+                stacks=stacks,
                 stack=stack,
             )
 

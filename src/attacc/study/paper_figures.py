@@ -1,0 +1,39 @@
+"""What the papers report, as the reference states it."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.resources import files
+
+from attacc.documents import Spec, parse_document
+
+
+class PaperFigure(Spec):
+    """One figure of the papers.
+
+    Attributes:
+        id: name for programs.
+        claim: what it is of.
+        value: the figure.
+        unit: its unit.
+        second_hand: quoted by others, not read in the paper itself.
+        source: where it stands.
+    """
+
+    id: str
+    claim: str
+    value: float
+    unit: str
+    second_hand: bool
+    source: str
+
+
+class _PaperFigures(Spec):
+    figure: tuple[PaperFigure, ...]
+
+
+def paper_figures() -> tuple[PaperFigure, ...]:
+    """Return all of them, in the order in which they are told."""
+    name = "paper_figures.toml"
+    text = (files("attacc.study") / "data" / name).read_text(encoding="utf-8")
+    return parse_document(_PaperFigures, tomllib.loads(text), where=name).figure
