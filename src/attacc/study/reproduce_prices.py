@@ -216,9 +216,7 @@ class Prices:
         attaccs = self._attaccs(system)
         if attaccs is None:
             raise InputError(f"{platform.label} has no AttAccs")
-        step = decode_step(
-            subject.spec, batch=batch, kv_length=length, tensor_parallel=system.gpus
-        )
+        step = decode_step(subject.spec, batch=batch, kv_length=length, tensor_parallel=system.gpus)
         attention = attaccs.curve(subject.spec, batch, [length]).at(length)
         return simulate_decode_step(step, system, self.costs, attention, attaccs.rates)
 

@@ -15,12 +15,13 @@ MULTIPLY = 1
 PRECHARGE = 2
 PRECHARGE_ALL = 3
 REFRESH = 4
+MOVES_FROM = 5
 READ = 9
 WRITE = 10
 ACTIVATE_BANK = 11
 PRECHARGE_BANK = 12
 BARRIER = 15
-"""As the code of a request: a barrier."""
+"""As the code of a request: a barrier. Moves and softmaxes have the codes from 5 to 8."""
 
 CODE_BITS = 4
 BANK_BITS = 12
@@ -176,6 +177,12 @@ def next_code(key: int, row_slot: I32, open_rows: I64, c: int) -> int:
 def is_row_code(code: int) -> bool:
     """Return whether a command takes the row command bus."""
     return code == ACTIVATE or (PRECHARGE <= code <= REFRESH)
+
+
+@inlined
+def is_move_code(code: int) -> bool:
+    """Return whether a command is a move or a softmax."""
+    return MOVES_FROM <= code < READ
 
 
 @inlined

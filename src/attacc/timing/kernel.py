@@ -78,6 +78,7 @@ from attacc.timing.controller_kernel import (
     STEP_OF,
     STUCK,
     WAKE,
+    is_move_code,
     is_row_code,
     next_code,
     note_rows,
@@ -170,7 +171,13 @@ def select(
                     if i != head:
                         oldest_yielding = min(oldest_yielding, items[c, i, AGE])
                         continue
-        if bound <= cycle:
+        behind_a_move = (
+            best >= 0
+            and is_move_code(code)
+            and is_move_code(items[c, best, NEXT])
+            and items[c, i, AGE] > items[c, best, AGE]
+        )
+        if bound <= cycle and not behind_a_move:
             bound = item_ready(i, items, waits, times, awaited, happened, c)
             items[c, i, BOUND] = bound
         if bound > cycle:
@@ -185,7 +192,8 @@ def select(
             code = items[c, other, NEXT]
             rows_ready |= is_row_code(code)
             multiplies_ready |= code == MULTIPLY
-            if not is_row_code(code) and code != MULTIPLY:
+            if is_move_code(code):
+                # One behind an older move may well not be ready: it does not issue now.
                 moves_ready = True
                 bank = (items[c, other, KEY] >> CODE_BITS) & BANK_MASK
                 every &= bank
