@@ -15,6 +15,7 @@ from attacc.models.steps import decode_step
 from attacc.system.attacc_product import AttaccProducts
 from attacc.system.attention import AttaccAttention
 from attacc.system.costs import EnergyBreakdown
+from attacc.system.gpu_models import GpuModel, cost_model
 from attacc.system.overlap import basic_overlap, head_level_pipelining
 from attacc.system.pipelined_layer import (
     ATTACC,
@@ -245,6 +246,18 @@ def test_experts_are_products_one_after_the_other() -> None:
     assert len(on_attacc) == parts
     assert sum(t.task.duration_ns for t in on_attacc) == pytest.approx(8 * product.stack.time_ns)
     assert product.attacc_pj == pytest.approx(8 * 5 * product.stack.energy.total_pj)
+
+
+def test_steps_of_the_calibrated_model_are_scheduled_as_it_runs_them() -> None:
+    """Catches kernels that are merged, host time that is lost, small products that cost nothing."""
+    step = decode_step(MODELS.load("llama-65b"), batch=32, kv_length=2048, tensor_parallel=8)
+    costs = cost_model(GpuModel.CALIBRATED)
+    result = simulate_decode_step(step, SYSTEM, costs, attention_of(1e6), RATES, products=PRODUCTS)
+    assert result.neither.simulated_ns == pytest.approx(result.neither.closed_form_ns, rel=1e-12)
+    assert [product.name for product in result.both.products] == ["ff1", "ff3"]
+    pipelining = result.pipelining
+    assert pipelining.simulated_ns == pytest.approx(pipelining.closed_form_ns, rel=1e-12)
+    assert pipelining.priced_ns > pipelining.simulated_ns
 
 
 def test_attention_of_a_unit_can_be_given() -> None:

@@ -86,10 +86,14 @@ def schedules(setting: Setting) -> Exhibit:
         ),
         rows=tuple(rows),
         notes=(
-            "Schedule: one GPU, its AttAcc and both directions of the link do one task at a time; "
-            "feed-forward columns on AttAcc are command programs that the engine times.",
-            "Priced: heads' parts of QKV and projection, and the GPU's part of shared products, "
-            "are priced as the smaller products that they are; otherwise they take their share.",
+            (
+                "Schedule: one GPU, its AttAcc and both directions of the link do one task at a time; "
+                "feed-forward columns on AttAcc are command programs that the engine times."
+            ),
+            (
+                "Priced: heads' parts of QKV and projection, and the GPU's part of shared products, "
+                "are priced as the smaller products that they are; otherwise they take their share."
+            ),
             "Off by: over the closed form. On AttAcc: columns of each feed-forward product.",
             "Where and why the two differ: docs/overlap.md.",
             *reasons.told,
