@@ -326,6 +326,13 @@ def fit(problem: Problem, *, folds: int = FOLDS, seed: int = 0) -> Fit:
 LAUNCH: Final = 0
 STEP: Final = 9
 """Places in the vectors of coefficients."""
+DECODE_LOAD: Final = 3
+DECODE_COMPUTE: Final = 5
+"""The same of decode attention."""
+KEY: Final = 4
+SHARES: Final = 6
+SUSTAINED_AFTER: Final = 14
+"""The same of prefill attention."""
 
 
 def start_of(unknowns: Sequence[Unknown], **changed: float) -> Floats:
@@ -427,8 +434,12 @@ def decode_problem(data: Measurements, gpu: GpuSpec, rule: DecodeRule) -> Proble
         return times
 
     launch = float(np.quantile(data.time_ns, 0.01)) * 0.7
-    start = start_of(DECODE_UNKNOWNS, launch=launch)
-    return Problem(DECODE_UNKNOWNS, data.time_ns, predict, [start])
+    first = start_of(DECODE_UNKNOWNS, launch=launch)
+    # Cores wait for single keys rather than for bytes, or for arithmetic: other valleys.
+    waiting, slow = first.copy(), first.copy()
+    waiting[DECODE_LOAD : DECODE_LOAD + 2] = 200.0, 4.0
+    slow[DECODE_COMPUTE] = 0.15
+    return Problem(DECODE_UNKNOWNS, data.time_ns, predict, [first, waiting, slow])
 
 
 def _decode(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[DecodeSeries, Floats]:
@@ -495,7 +506,13 @@ def prefill_problem(data: Measurements, gpu: GpuSpec, rules: LibraryRules) -> Pr
         return times
 
     launch = float(np.quantile(data.time_ns, 0.01)) * 0.7
-    return Problem(unknowns, data.time_ns, predict, [start_of(unknowns, launch=launch)])
+    first = start_of(unknowns, launch=launch)
+    # Tiles wait for their keys, or for arithmetic at a low rate: other valleys.
+    waiting, slow = first.copy(), first.copy()
+    waiting[KEY : KEY + 2] = 20.0
+    slow[SHARES : SHARES + 4] = 0.4
+    slow[SUSTAINED_AFTER] = 1e5
+    return Problem(unknowns, data.time_ns, predict, [first, waiting, slow])
 
 
 def _prefill(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[PrefillSeries, Floats]:
