@@ -1,8 +1,9 @@
 """The application: its commands, and what becomes of errors.
 
 Exit codes: 0 for an answer, 2 for input that cannot be used, 1 for a fault of attacc itself or a
-reader of the output that went away, 3 for a log that breaks a rule, 130 when interrupted. An
-answer is on stdout, complete; an error is one message on stderr, and nothing on stdout.
+reader of the output that went away, 3 for a log that breaks a rule or a claim that does not hold,
+130 when interrupted. An answer is on stdout, complete; an error is one message on stderr, and
+nothing on stdout.
 """
 
 from __future__ import annotations
@@ -16,7 +17,17 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from attacc.cli import accuracy, attention, compare, generate, gpu, presets, reproduce, trace
+from attacc.cli import (
+    accuracy,
+    attention,
+    compare,
+    generate,
+    gpu,
+    presets,
+    reproduce,
+    trace,
+    validate,
+)
 from attacc.cli.output import compilation_shown, complain
 from attacc.errors import AttaccError, InputError
 
@@ -120,6 +131,7 @@ app.command()(accuracy.accuracy)
 app.command()(generate.generate)
 app.command()(presets.presets)
 app.command()(reproduce.reproduce)
+app.command()(validate.validate)
 app.add_typer(gpu.app, name="gpu")
 app.add_typer(trace.app, name="trace")
 
