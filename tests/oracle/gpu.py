@@ -32,8 +32,8 @@ def matmul(
     quantise: Numbers | None,
     tiles: Sequence[Sequence[float]],
 ) -> float:
-    size, cores = gpu["operand_bytes"], gpu["cores"]
-    dram = (m + n) * k * size / (gpu["bandwidth"] * c["read_share"])
+    left_bytes, right_bytes, cores = gpu["operand_bytes"], gpu["right_bytes"], gpu["cores"]
+    dram = (m * left_bytes + n * right_bytes) * k / (gpu["bandwidth"] * c["read_share"])
     dram += m * n * 2 / (gpu["bandwidth"] * c["write_share"])
     candidates: list[tuple[float, float]] = []
     for low, high, left, right, tm, tn, cluster, most in tiles:
@@ -51,9 +51,9 @@ def matmul(
             queue = math.ceil(blocks * parts / cores)
             rounds = math.ceil(queue / min(c["resident"], max(1, 32768 / (tm * tn))))
             compute = queue * tm * tn * depth * 2 / (c["compute_share"] * gpu["peak"] / cores)
-            load = queue * (tm + tn) * depth * size / c["core"]
+            load = queue * (tm * left_bytes + tn * right_bytes) * depth / c["core"]
             move = max(load, rounds * depth * c["step"])
-            l2 = blocks * (tm + tn) * k * size / (c["l2_core"] * cores)
+            l2 = blocks * (tm * left_bytes + tn * right_bytes) * k / (c["l2_core"] * cores)
             split = 0.0
             if parts > 1:
                 split = c["split"] + parts * m * n * 8 / (c["split_core"] * cores)

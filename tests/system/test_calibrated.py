@@ -19,6 +19,8 @@ from attacc.system.calibrated import (
     collective_ns,
     decode_ns,
     gemm_limits,
+    gemm_times,
+    gemm_vector,
     inside,
     machine,
     matmul_ns,
@@ -38,9 +40,11 @@ def named(coefficients: Coefficients) -> dict[str, float]:
     return dict(zip(short, (float(value) for value in coefficients.vector()), strict=True))
 
 
-def described(gpu: CalibratedGpu, element: ElementType) -> dict[str, float]:
-    names = ("operand_bytes", "cores", "peak", "bandwidth", "l2")
-    values = (float(value) for value in machine(gpu.gpu, element))
+def described(
+    gpu: CalibratedGpu, element: ElementType, right: ElementType | None = None
+) -> dict[str, float]:
+    names = ("operand_bytes", "cores", "peak", "bandwidth", "l2", "right_bytes")
+    values = (float(value) for value in machine(gpu.gpu, element, right))
     return dict(zip(names, values, strict=True))
 
 
@@ -117,6 +121,22 @@ def test_prefill_attention_is_that_of_the_plain_twin(
         named(series.coefficients),
         pack=series.packs_groups,
     )
+    assert isclose(got, expected, rel_tol=1e-9)
+
+
+@given(st.sampled_from(FITTED), st.sampled_from(list(ElementType)), SIZE, SIZE, SIZE)
+def test_products_with_narrower_weights_are_those_of_the_plain_twin(
+    name: str, right: ElementType, m: int, n: int, k: int
+) -> None:
+    """Catches the bytes of one operand taken for those of the other."""
+    gpu = CalibratedGpu.load(name)
+    series = gpu.gemm(ElementType.BF16)
+    vector, tiles = gemm_vector(series.coefficients, None), TILES[series.library]
+    at = machine(gpu.gpu, ElementType.BF16, right)
+    got = gemm_times(GemmShapes.of(m, n, k), at, vector, tiles)[0][0]
+    sheet = described(gpu, ElementType.BF16, right)
+    assert sheet["peak"] == described(gpu, ElementType.BF16)["peak"]
+    expected = oracle.matmul(m, n, k, sheet, named(series.coefficients), None, tiles.tolist())
     assert isclose(got, expected, rel_tol=1e-9)
 
 

@@ -163,26 +163,93 @@ def test_int8_is_bf16_at_the_rate_and_width_of_int8() -> None:
     decode = Attention(Phase.DECODE, 64, 16, 16, 128, 1, 8000, BF16, INT8)
     cached, halved = a100.attention(replace(decode, kv=BF16)), a100.attention(decode)
     assert 0.45 < halved.time_ns / cached.time_ns < 0.7
-    assert halved.estimates == ("int8 decode attention: scaled from bf16, never measured",)
+    assert halved.estimates == (
+        "decode attention with an int8 cache: as bf16 with fewer bytes, never measured",
+    )
 
 
 @pytest.mark.parametrize(
-    ("gpu", "left", "right"),
-    [("a100", BF16, FP8), ("h100", BF16, INT8), ("h100", BF16, INT4), ("h100", FP8, BF16)],
+    ("left", "right"), [(FP8, BF16), (INT8, BF16), (FP8, INT8), (INT8, FP8), (INT4, INT4)]
 )
-def test_types_without_kernels_are_refused(gpu: str, left: ElementType, right: ElementType) -> None:
-    """Catches a guess where nothing was measured; the way out is named."""
-    with pytest.raises(InputError, match=r'gpu_model = "published"'):
-        Kernels(CalibratedGpu.load(gpu)).product(product(left, right))
+def test_types_without_kernels_are_refused(left: ElementType, right: ElementType) -> None:
+    """Catches a price for products that no library has; the way out is named."""
+    with pytest.raises(InputError, match=r'as wide as the weights .*gpu_model = "published"'):
+        Kernels(CalibratedGpu.load("h100")).product(product(left, right))
 
 
-def test_a_type_that_a_cache_was_not_measured_in_is_refused() -> None:
-    """Catches 8-bit floating point on a GPU that has none."""
-    op = Attention(Phase.DECODE, 1, 8, 8, 128, 1, 100, BF16, FP8)
-    with pytest.raises(InputError, match="decode attention in fp8"):
-        Kernels(CalibratedGpu.load("a100")).attention(op)
+@pytest.mark.parametrize("gpu", ["a100", "h100", "b200"])
+@pytest.mark.parametrize(("right", "share"), [(INT8, 1 / 2), (INT4, 1 / 4)])
+def test_narrow_weights_are_read_faster_and_computed_in_16_bits(
+    gpu: str, right: ElementType, share: float
+) -> None:
+    """Catches weights read at the activations' width, 8-bit arithmetic, or a guess not told."""
+    kernels = Kernels(CalibratedGpu.load(gpu))
+    wide, narrow = (kernels.product(product(BF16, element)) for element in (BF16, right))
+    told = f"products of 16-bit activations with {right} weights: as bf16 with smaller weights"
+    assert [note for note in narrow.estimates if note not in wide.estimates] == [
+        f"{told}, never measured; kernels that convert weights are slower at many rows"
+    ]
+    assert share * wide.time_ns < narrow.time_ns < 0.9 * wide.time_ns
+    assert isclose(
+        wide.work.dram_bytes[0] - narrow.work.dram_bytes[0], 4096 * 8192 * 2 * (1 - share)
+    )
+    tall = [replace(product(BF16, element), m=8192) for element in (BF16, right)]
+    many = [kernels.product(op).time_ns for op in tall]
+    least_ns = tall[0].flops / GPUS.load(gpu).peak_flops_per_s(BF16) * 1e9
+    assert least_ns < many[1] <= many[0]
+    assert kernels.product(product(ElementType.FP16, right)) == narrow
+
+
+@pytest.mark.parametrize("left", [BF16, FP8])
+def test_eight_bit_floating_point_without_units_for_it(left: ElementType) -> None:
+    """Catches fp8 arithmetic on an A100, or weights there of two bytes."""
+    kernels = Kernels(CalibratedGpu.load("a100"))
+    wide, narrow = kernels.product(product(BF16, BF16)), kernels.product(product(left, FP8))
+    assert 0.45 < narrow.time_ns / wide.time_ns < 0.8
+    (told,) = narrow.estimates
+    assert "with fp8 weights: as bf16 with" in told
+    assert "never measured" in told
+    tall = replace(product(left, FP8), m=8192)
+    assert kernels.product(tall).time_ns > tall.flops / 312e12 * 1e9
+
+
+@pytest.mark.parametrize("left", [FP8, INT8])
+def test_four_bit_weights_of_eight_bit_activations(left: ElementType) -> None:
+    """Catches int4 beside 8 bits read as 8 bits, or a model that has no price at all."""
+    kernels = Kernels(CalibratedGpu.load("h100"))
+    eight, four = (kernels.product(product(left, right)) for right in (left, INT4))
+    assert four.time_ns < eight.time_ns
+    assert any(f"{left} activations with int4 weights" in note for note in four.estimates)
+
+
+def test_a_cache_that_was_not_measured_has_the_bytes_of_its_type() -> None:
+    """Catches 8-bit arithmetic in kernels of 16 bits, a cache of two bytes, a guess not told."""
+    kernels = Kernels(CalibratedGpu.load("a100"))
+    op = Attention(Phase.DECODE, 64, 8, 8, 128, 1, 8000, BF16, BF16)
+    wide = kernels.attention(op)
+    for cache, share in ((FP8, 0.5), (INT8, 0.5), (INT4, 0.25)):
+        narrow = kernels.attention(replace(op, kv=cache))
+        assert share * wide.time_ns < narrow.time_ns < (share + 0.3) * wide.time_ns
+        assert narrow.estimates == (
+            f"decode attention with an {cache} cache: as bf16 with fewer bytes, never measured",
+        )
+        prompt = replace(op, phase=Phase.PREFILL, batch=1, queries=8000)
+        filled = kernels.attention(replace(prompt, kv=cache))
+        assert filled.time_ns == kernels.attention(prompt).time_ns
+    hopper = Kernels(CalibratedGpu.load("h100"))
+    assert hopper.attention(replace(op, kv=FP8)).estimates == ()
     with pytest.raises(EngineError, match="priced as a whole"):
-        Kernels(CalibratedGpu.load("a100")).product(op.score)
+        kernels.product(op.score)
+
+
+@pytest.mark.parametrize("dim", [16, 32, 512])
+def test_heads_of_sizes_that_nothing_was_measured_with(dim: int) -> None:
+    """Catches a model that has no price for its small or large heads, or one in silence."""
+    kernels = Kernels(CalibratedGpu.load("h100"))
+    op = Attention(Phase.PREFILL, 1, 8, 8, 64 if dim < 64 else 256, 2000, 2000, BF16, BF16)
+    known, odd = kernels.attention(op), kernels.attention(replace(op, head_dim=dim))
+    assert isclose(odd.time_ns, known.time_ns * max(1, dim / 256))
+    assert odd.estimates == ("prefill attention on h100: shapes outside those fitted",)
 
 
 def test_experts_share_the_cores() -> None:

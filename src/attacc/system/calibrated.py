@@ -164,15 +164,24 @@ def _sizes(**sizes: ArrayLike) -> list[Floats]:
     return flat
 
 
-def machine(gpu: GpuSpec, element: ElementType) -> Floats:
-    """Return what the kernels need to know of a GPU, for operands of one element type."""
+def machine(gpu: GpuSpec, left: ElementType, right: ElementType | None = None) -> Floats:
+    """Return what the kernels need to know of a GPU.
+
+    Args:
+        gpu: the GPU.
+        left: element type of a product's left matrix, or of a cache.
+        right: of a product's right matrix, or what attention over a cache is computed in; that of
+            the left by default. The peak rate is that of both together.
+    """
+    other = left if right is None else right
     return np.array(
         [
-            element.bytes,
+            left.bytes,
             gpu.cores,
-            gpu.peak_flops_per_s(element) * GB,
+            gpu.peak_flops_per_s(left, other) * GB,
             gpu.memory_bytes_per_s * GB,
             gpu.l2_bytes,
+            other.bytes,
         ]
     )
 
@@ -255,11 +264,20 @@ class DecodeTimer:
     table: Floats
 
     @classmethod
-    def of(cls, series: DecodeSeries, gpu: GpuSpec) -> DecodeTimer:
-        """Return what times the kernels of a series on a GPU."""
+    def of(
+        cls, series: DecodeSeries, gpu: GpuSpec, cache: ElementType | None = None
+    ) -> DecodeTimer:
+        """Return what times the kernels of a series on a GPU.
+
+        Args:
+            series: the kernels.
+            gpu: the GPU.
+            cache: element type that keys and values are stored in; that of the series by default.
+                Another changes what is read, not what is computed in.
+        """
         return cls(
             series.framework,
-            machine(gpu, series.dtype),
+            machine(gpu, series.dtype if cache is None else cache, series.dtype),
             np.array([kernel.coefficients.vector() for kernel in series.kernels]),
             decode_kernel_table(series),
         )

@@ -31,6 +31,8 @@ from attacc.models.operators import (
 )
 from attacc.models.precision import ElementType
 from attacc.system.calibrated import (
+    LARGEST_DIM,
+    SMALLEST_DIM,
     TILES,
     AttentionShapes,
     CalibratedGpu,
@@ -80,14 +82,25 @@ RESIDUAL_NORMS: Final = ("norm1", "norm2", "final_norm")
 LM_HEAD: Final = "lm_head"
 GATE: Final = "ff1"
 UP: Final = "ff2"
-EIGHT_BITS: Final = (ElementType.FP8, ElementType.INT8)
 SIXTEEN_BITS: Final = (ElementType.FP16, ElementType.BF16)
+OPERANDS: Final = frozenset(
+    (left, right)
+    for left, rights in {
+        ElementType.BF16: tuple(ElementType),
+        ElementType.FP8: (ElementType.FP8, ElementType.INT4),
+        ElementType.INT8: (ElementType.INT8, ElementType.INT4),
+    }.items()
+    for right in rights
+)
+"""Types of activations and weights that libraries have products of; bf16 stands for fp16 too."""
 SOFTMAX_OPERATIONS: Final = 5
 """Per score, as in the published model."""
 PJ_PER_NS_PER_W: Final = 1e3
 BOUNDS: Final = (Bound.LATENCY, Bound.COMPUTE, Bound.MEMORY)
 """By what `gemm_times` says a product waits for."""
 PUBLISHED_INSTEAD: Final = 'the published GPU model (gpu_model = "published") prices it'
+AS_BF16: Final = "as bf16 with fewer bytes, never measured"
+CONVERTS: Final = "kernels that convert weights are slower at many rows"
 
 S = TypeVar("S", GemmSeries, DecodeSeries, PrefillSeries)
 
@@ -111,11 +124,28 @@ class Priced:
     estimates: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """What a product is computed from.
+
+    Attributes:
+        series: element type of the series whose coefficients it takes.
+        left: type that the left matrix is read in.
+        right: type that the weights are read in.
+        estimates: what of it was never measured.
+    """
+
+    series: ElementType
+    left: ElementType
+    right: ElementType
+    estimates: tuple[str, ...] = ()
+
+
 def as_run(step: Step) -> Step:
     """Return the operators that serving libraries run for a step.
 
     Gate and up projections are one product, with their weights side by side. The LM head stays
-    in 16 bits where the layers' weights have 8.
+    in 16 bits where the layers' weights have 8 or 4.
     """
     layer: list[Operator] = []
     for op in step.layer:
@@ -134,7 +164,7 @@ def as_run(step: Step) -> Step:
 
 
 def _in_16_bits(op: Operator) -> Operator:
-    if isinstance(op, MatMul) and op.right in EIGHT_BITS:
+    if isinstance(op, MatMul) and op.right not in SIXTEEN_BITS:
         bf16 = ElementType.BF16
         return replace(op, left=bf16, right=bf16, out=bf16)
     return op
@@ -156,7 +186,7 @@ class Kernels:
     products: CalibratedGpu | None = None
 
     @cached_property
-    def _timers(self) -> dict[ElementType, tuple[DecodeSeries, DecodeTimer, tuple[str, ...]]]:
+    def _timers(self) -> dict[ElementType, tuple[DecodeSeries, DecodeTimer, ElementType]]:
         return {}
 
     @cached_property
@@ -177,16 +207,16 @@ class Kernels:
         if op.role is not MatMulRole.FC:
             raise EngineError(f"{op.name} is part of attention, which is priced as a whole")
         source = self.products or self.gpu
-        element = self._product_element(op)
-        series, scaled = self._series(element, source.gemm, "products")
+        operands = self._operands(op, source)
+        series = self._series(operands.series, source.gemm)
         shapes = GemmShapes.of(op.m, op.n * op.count, op.k)
         times, waits = gemm_times(
             shapes,
-            machine(self.gpu.gpu, element),
+            machine(self.gpu.gpu, operands.left, operands.right),
             gemm_vector(series.coefficients, series.quantise),
             TILES[series.library],
         )
-        estimates = [*self._scaled, *scaled]
+        estimates = [*self._scaled, *operands.estimates]
         if self.products is not None:
             estimates.append(
                 f"products on {self.gpu.gpu.name}: scaled from {self.products.scaled_from}"
@@ -199,38 +229,45 @@ class Kernels:
             float(times[0]),
             series.coefficients.launch_ns,
             BOUNDS[int(waits[0])],
-            gemm_work(shapes, element),
+            gemm_work(shapes, operands.left, operands.right),
             tuple(estimates),
         )
 
     def attention(self, op: Attention) -> Priced:
         """Price attention of one layer.
 
+        A cache of a type that was not measured is read by the kernels of bf16, which compute in
+        16 bits: its bytes are fewer, its arithmetic is not. Prompts are attended to before they
+        are cached.
+
         Raises:
-            InputError: nothing is known of this cache's element type or head dimension.
+            InputError: nothing is known of attention on this GPU.
         """
         sizes = op.batch, op.heads, op.kv_heads, op.head_dim, op.keys
         shapes = AttentionShapes(*(np.array([float(size)]) for size in sizes))
         sheet, cache = self.gpu.gpu, op.kv
         if op.phase is Phase.DECODE:
-            decode, timer, scaled = self._decode(cache)
+            decode, timer, computed = self._decode(cache)
             time_ns = float(timer.ns(shapes)[0])
             launch_ns = decode.kernels[-1].coefficients.launch_ns
             fits = inside(attention_limits(decode.range, shapes))[0]
         else:
-            prefill, scaled = self._series(cache, self.gpu.prefill, "prefill attention")
-            single, _ = self._series(cache, self.gpu.decode, "decode attention")
-            time_ns = float(prefill_ns(prefill, single, sheet, shapes)[0])
+            computed = self._computed(cache, self.gpu.prefill)
+            prefill = self._series(computed, self.gpu.prefill)
+            single, _, _ = self._decode(cache)
+            time_ns = self._prefill_ns(prefill, single, shapes)
             launch_ns = prefill.coefficients.launch_ns
             fits = inside(attention_limits(prefill.range, shapes))[0]
-        estimates = [*self._scaled, *scaled]
+        estimates = [*self._scaled]
+        if computed is not cache and cache not in SIXTEEN_BITS:
+            estimates.append(f"{op.phase} attention with an {cache} cache: {AS_BF16}")
         if not fits:
             estimates.append(f"{op.phase} attention on {sheet.name}: shapes outside those fitted")
         work = attention_work(shapes, cache, prefill=op.phase is Phase.PREFILL)
         bound = Bound.MEMORY
         if launch_ns > time_ns / 2:
             bound = Bound.LATENCY
-        elif work.flops[0] / sheet.peak_flops_per_s(cache) > (
+        elif work.flops[0] / sheet.peak_flops_per_s(computed) > (
             work.dram_bytes[0] / sheet.memory_bytes_per_s
         ):
             bound = Bound.COMPUTE
@@ -283,41 +320,96 @@ class Kernels:
             tuple(estimates),
         )
 
-    def _decode(self, cache: ElementType) -> tuple[DecodeSeries, DecodeTimer, tuple[str, ...]]:
-        """Return the decode attention over a cache; made once, for it is timed at many lengths."""
+    def _decode(self, cache: ElementType) -> tuple[DecodeSeries, DecodeTimer, ElementType]:
+        """Return the decode attention over a cache, and what it is computed in.
+
+        Made once, for it is timed at many lengths.
+        """
         if cache not in self._timers:
-            series, scaled = self._series(cache, self.gpu.decode, "decode attention")
-            self._timers[cache] = series, DecodeTimer.of(series, self.gpu.gpu), scaled
+            computed = self._computed(cache, self.gpu.decode)
+            series = self._series(computed, self.gpu.decode)
+            read = None if cache in SIXTEEN_BITS else cache
+            self._timers[cache] = series, DecodeTimer.of(series, self.gpu.gpu, read), computed
         return self._timers[cache]
 
-    def _product_element(self, op: MatMul) -> ElementType:
-        """Return the type that a product is computed in."""
-        left, right = op.left, op.right
-        if left in SIXTEEN_BITS and right in SIXTEEN_BITS:
-            return ElementType.BF16
+    def _computed(
+        self,
+        cache: ElementType,
+        find: Callable[[ElementType, str | None], DecodeSeries | PrefillSeries],
+    ) -> ElementType:
+        """Return the type of the series that attention over a cache takes."""
+        known = cache not in SIXTEEN_BITS and self._knows(find, cache)
+        return cache if known else ElementType.BF16
+
+    def _prefill_ns(
+        self, prefill: PrefillSeries, single: DecodeSeries, shapes: AttentionShapes
+    ) -> float:
+        """Return the time of prefill attention, also of heads that no kernel was measured with.
+
+        Kernels fill smaller heads up; larger ones take the time of the largest, by their size.
+        """
+        dims = np.clip(shapes.head_dim, SMALLEST_DIM, LARGEST_DIM)
+        filled = replace(shapes, head_dim=dims)
+        time_ns = prefill_ns(prefill, single, self.gpu.gpu, filled)
+        return float((time_ns * np.maximum(1.0, shapes.head_dim / dims))[0])
+
+    def _operands(self, op: MatMul, source: CalibratedGpu) -> Operands:
+        """Return what a product is computed from.
+
+        Weights may be narrower than activations. Where no kernel of such types was measured, bf16's
+        coefficients stand for it, with the bytes of each operand as they are.
+        """
+        left, right = (
+            ElementType.BF16 if element in SIXTEEN_BITS else element
+            for element in (op.left, op.right)
+        )
+        bf16, fp8 = ElementType.BF16, ElementType.FP8
+        if (left, right) not in OPERANDS:
+            raise InputError(
+                f"no kernel multiplies {op.left} activations with {op.right} weights",
+                where="precision",
+                hint="use activations as wide as the weights or wider, and fp8 or int8, not both; "
+                f"{PUBLISHED_INSTEAD}",
+            )
+        if left is right is bf16:
+            return Operands(bf16, bf16, bf16)
         # The measured 8-bit products take the left matrix in 16 bits and convert it.
-        if right is ElementType.FP8 and left in (*SIXTEEN_BITS, ElementType.FP8):
-            return ElementType.FP8
+        if right is fp8 and self._knows(source.gemm, fp8):
+            return Operands(fp8, fp8, fp8)
         if left is right is ElementType.INT8:
-            return ElementType.INT8
-        raise InputError(
-            f"products of {left} activations with {right} weights were never measured, and have "
-            "no kernel to be scaled from",
-            where="precision",
-            hint=f"use 16 bits for both, fp8 weights, or int8 for both; {PUBLISHED_INSTEAD}",
+            note = "int8 products: scaled from bf16, never measured"
+            return Operands(bf16, left, right, (note,))
+        kept = "16-bit" if left is bf16 else left
+        what = f"products of {kept} activations with {right} weights"
+        if left is right:
+            return Operands(bf16, left, right, (f"{what}: {AS_BF16}",))
+        return Operands(
+            bf16,
+            left,
+            right,
+            (f"{what}: as bf16 with smaller weights, never measured; {CONVERTS}",),
         )
 
-    def _series(
-        self, element: ElementType, find: Callable[[ElementType, str | None], S], what: str
-    ) -> tuple[S, tuple[str, ...]]:
-        """Return the series of an element type, and what it is if not measured."""
-        if element is ElementType.INT8:
-            series = find(ElementType.BF16, self.framework)
-            return series.model_copy(update={"dtype": ElementType.INT8}), (
-                f"int8 {what}: scaled from bf16, never measured",
-            )
+    def _knows(
+        self,
+        find: Callable[[ElementType, str | None], GemmSeries | DecodeSeries | PrefillSeries],
+        element: ElementType,
+    ) -> bool:
+        """Whether there is a series of an element type."""
         try:
-            return find(element, self.framework), ()
+            find(element, self.framework)
+        except InputError:
+            return False
+        return True
+
+    def _series(self, element: ElementType, find: Callable[[ElementType, str | None], S]) -> S:
+        """Return the series of an element type.
+
+        Raises:
+            InputError: there is none of this library.
+        """
+        try:
+            return find(element, self.framework)
         except InputError as refusal:
             raise InputError(
                 refusal.message, where=refusal.where, hint=f"{refusal.hint}; {PUBLISHED_INSTEAD}"

@@ -25,8 +25,9 @@ CORES: Final = 1
 PEAK_FLOPS_PER_NS: Final = 2
 BYTES_PER_NS: Final = 3
 L2_BYTES: Final = 4
-MACHINE_FIELDS: Final = 5
-"""Fields of the array that describes the GPU."""
+RIGHT_BYTES: Final = 5
+MACHINE_FIELDS: Final = 6
+"""Fields of the array that describes the GPU; bytes of the right operand last."""
 
 SMALLEST_SPLIT_INNER: Final = 64.0
 """Inner elements below which a matrix product is not divided further."""
@@ -96,13 +97,13 @@ def matmul_times(
     read_share, write_share, split_ns, split_core, step_ns = coefficients[5:10]
     sustained, after_ns, sharpness, resident = coefficients[10:14]
     row_ns, fast_gb, slow_gb, ragged = coefficients[14:18]
-    size, cores, peak, bandwidth, l2_bytes = machine[:5]
+    left, cores, peak, bandwidth, l2_bytes, right = machine[:6]
     core_peak = share * peak / cores
     l2_rate = l2_core * cores
     split_rate = split_core * cores
     for i in range(m.size):
         rows, columns, inner = m[i], n[i], k[i]
-        dram = (rows + columns) * inner * size / (bandwidth * read_share)
+        dram = (rows * left + columns * right) * inner / (bandwidth * read_share)
         dram += rows * columns * RESULT_BYTES / (bandwidth * write_share)
         best = math.inf
         best_compute = best_move = best_l2 = best_start = best_split = 0.0
@@ -114,7 +115,8 @@ def matmul_times(
             if cluster > 1.0 and high * tm > rows and rows > tm:
                 high += ragged * cluster
             blocks = high * np.ceil(columns / tn)
-            all_l2 = blocks * (tm + tn) * inner * size / l2_rate
+            tile_bytes = tm * left + tn * right
+            all_l2 = blocks * tile_bytes * inner / l2_rate
             all_compute = blocks * tm * tn * inner * 2.0 / core_peak
             if max(all_l2, all_compute / cores) + fill >= best:
                 continue  # even if nothing else took time
@@ -132,7 +134,7 @@ def matmul_times(
                 queue = np.ceil(blocks * parts / cores)
                 rounds = np.ceil(queue / at_once)
                 compute = queue / (blocks * parts) * all_compute
-                move = max(queue * (tm + tn) * depth * size / core_load, rounds * depth * step_ns)
+                move = max(queue * tile_bytes * depth / core_load, rounds * depth * step_ns)
                 l2 = all_l2
                 start = rounds * fill
                 split = 0.0

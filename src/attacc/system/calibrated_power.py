@@ -62,13 +62,19 @@ class Power:
     total_w: Floats
 
 
-def gemm_work(shapes: GemmShapes, element: ElementType) -> Work:
-    """Return the work of matrix products."""
-    size = element.bytes
-    dram = (shapes.m + shapes.n) * shapes.k * size + shapes.m * shapes.n * RESULT_BYTES
-    l2 = shapes.flops / 2 * size * (1 / TILE[0] + 1 / TILE[1])
+def gemm_work(shapes: GemmShapes, element: ElementType, weights: ElementType | None = None) -> Work:
+    """Return the work of matrix products.
+
+    Args:
+        shapes: the products.
+        element: type of the left matrix.
+        weights: of the right one; that of the left by default.
+    """
+    left, right = element.bytes, (element if weights is None else weights).bytes
+    dram = (shapes.m * left + shapes.n * right) * shapes.k + shapes.m * shapes.n * RESULT_BYTES
+    l2 = shapes.flops / 2 * (right / TILE[0] + left / TILE[1])
     kind = np.zeros_like(dram)
-    return Work(shapes.flops, dram, l2, kind, np.full_like(dram, float(size == 1)))
+    return Work(shapes.flops, dram, l2, kind, np.full_like(dram, float(left == 1)))
 
 
 def attention_work(shapes: AttentionShapes, cache: ElementType, *, prefill: bool) -> Work:
