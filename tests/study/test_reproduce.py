@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from math import isclose
-from typing import NoReturn
 
 import pytest
 
 from attacc.errors import EngineError, InputError, UnknownNameError
 from attacc.hardware.dram import DRAMS
+from attacc.hardware.gpu import GpuSpec
 from attacc.hardware.link import LINKS
+from attacc.models.operators import MatMul
 from attacc.models.parameters import kv_bytes_per_token, weight_bytes
 from attacc.study import reproduce_asplos2024 as asplos2024
 from attacc.study import reproduce_cal2023 as cal2023
@@ -23,8 +24,10 @@ from attacc.study.paper_runs import (
 )
 from attacc.study.published_step import PublishedRun, decode_of
 from attacc.study.reproduce import EXHIBITS, chosen, reproduce
+from attacc.study.reproduce_breakdown import breakdown
 from attacc.study.reproduce_headline import PapersConditions, Printed, figure
 from attacc.study.reproduce_prices import Load, Prices
+from attacc.study.reproduce_schedules import schedules
 from attacc.study.reproduce_setting import (
     LONG,
     OWN_STACK,
@@ -33,7 +36,9 @@ from attacc.study.reproduce_setting import (
     Setting,
     best,
 )
+from attacc.system.costs import OperatorCost
 from attacc.system.gpu_models import GpuModel, cost_model
+from attacc.system.published import PublishedCostModel
 from tests.study.comparisons import served, study
 
 ASKED = 0.005
@@ -151,18 +156,18 @@ def test_what_cannot_be_served(setting: Setting) -> None:
         setting.prices.curve(setting.base, setting.gpt3, LONG, 1)
 
 
-def test_steps_without_a_price(setting: Setting) -> None:
+def test_steps_without_a_price() -> None:
     """Catches a refusal of the cost model that ends a reproduction, or that nobody is told."""
 
-    class Refuses(Prices):
-        def serve(self, *_: object) -> NoReturn:
-            raise InputError("no price for this", where="here")
+    class Refuses(PublishedCostModel):
+        def matmul(self, op: MatMul, gpu: GpuSpec) -> OperatorCost:
+            raise InputError(f"no price for this {type(op).__name__}", where=gpu.name)
 
-    refusing = Setting(Refuses(cost_model(GpuModel.PUBLISHED)))
+    refusing = Setting(Prices(Refuses()))
     exhibit = cal2023.attention_share(refusing)
     assert exhibit.column("step_ms") == [None] * len(exhibit.rows)
     assert [note for note in exhibit.notes if "no price for this" in note] == [
-        "No figures for DGX_Base: here: no price for this"
+        "No figures for DGX_Base: a100a: no price for this MatMul"
     ]
     assert set(asplos2024.grid(refusing, refusing.gpt3, "gpt3").column("limit")) == {"no price"}
 
@@ -222,6 +227,33 @@ def test_variants_are_as_they_say(setting: Setting) -> None:
     assert (system.spec.head_level_pipelining, system.spec.ff_coprocessing) == (False, True)
 
 
+def test_parts_add_up(setting: Setting) -> None:
+    """Catches a part of a printed step that is left out, or counted twice."""
+    exhibit = breakdown(setting)
+    assert len(exhibit.rows) == 4 * 3 * 5
+    for first in range(0, len(exhibit.rows), 5):
+        *parts, step = exhibit.rows[first : first + 5]
+        assert step[3] == "step"
+        for index, allowed in ((4, 1e-7), (5, 1e-9), (7, 1e-7)):
+            values = [row[index] for row in (*parts, step)]
+            numbers = [value for value in values if isinstance(value, float)]
+            assert len(numbers) == 5
+            assert isclose(sum(numbers[:4]), numbers[4], rel_tol=allowed, abs_tol=1e-7)
+
+
+def test_schedules_beside_closed_forms(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches schedules that are set beside the closed form of other switches."""
+    monkeypatch.setattr("attacc.study.reproduce_schedules.MOST_REQUESTS", 60)
+    exhibit = schedules(setting)
+    simulated = [c for c in asplos2024.conditions(setting) if c.batch <= 60]
+    assert len(exhibit.rows) == 4 * len(simulated) == 8
+    for row in exhibit.rows:
+        off = row[7]
+        assert isinstance(off, float)
+        assert abs(off) < (1e-9 if row[4] == "none" else 0.03)
+    assert any("854 of GPT-3 175B" in note for note in exhibit.notes)
+
+
 def test_choice_of_exhibits() -> None:
     """Catches an exhibit that is left out, or listed under another name than it bears."""
     assert len({spec.id for spec in EXHIBITS}) == len(EXHIBITS)
@@ -246,6 +278,16 @@ def test_quick_exhibits_in_order() -> None:
         assert exhibit.panels
         for panel in exhibit.panels:
             assert all(len(series.x) == len(series.y) > 0 for series in panel.series)
+
+
+def test_in_two_processes() -> None:
+    """Catches an exhibit made in the other process that is lost, or not in its place."""
+    intensity, kv_bytes = chosen([], ["cal2023-intensity", "cal2023-kv-bytes"])
+    told: list[str] = []
+    specs = (replace(intensity, alone=True), kv_bytes)
+    made = reproduce(specs, GpuModel.PUBLISHED, told.append, second_process=True)
+    assert made == reproduce((intensity, kv_bytes), GpuModel.PUBLISHED)
+    assert sorted(told) == ["cal2023-intensity", "cal2023-kv-bytes"]
 
 
 def test_a_row_of_the_wrong_length() -> None:

@@ -24,6 +24,7 @@ def reproduction_tables(reproduction: Reproduction) -> Group:
             f"GPU model: {reproduction.gpu_model}. Deviation: ours over the paper's value, less 1."
         )
     ]
+    parts += [Text(f"* Estimate: {note}") for note in reproduction.estimates]
     for exhibit in reproduction.exhibits:
         parts += ["", Text(f"{exhibit.id}: {exhibit.title}", style="bold")]
         parts += [Text(exhibit.conditions, style="dim"), _table(exhibit)]

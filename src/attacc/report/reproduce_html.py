@@ -67,22 +67,27 @@ def write_reproduction(reproduction: Reproduction, path: Path) -> None:
         InputError: the file cannot be written.
     """
     text = page(reproduction)
+    whole: Path | None = None
     try:
         with NamedTemporaryFile(
             "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
         ) as file:
+            whole = Path(file.name)
             file.write(text)
-        whole = Path(file.name)
         whole.chmod(0o644)
         whole.replace(path)
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror}", where=str(path)) from None
+    finally:
+        if whole is not None:
+            whole.unlink(missing_ok=True)
 
 
 def page(reproduction: Reproduction) -> str:
     """Return the page; needs Matplotlib."""
     exhibits = reproduction.exhibits
     links = "\n".join(f'<li><a href="#{escape(e.id)}">{escape(e.title)}</a></li>' for e in exhibits)
+    estimates = "\n".join(f"<li>Estimate: {escape(note)}</li>" for note in reproduction.estimates)
     title = "The AttAcc papers, reproduced"
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -92,6 +97,9 @@ def page(reproduction: Reproduction) -> str:
 <h1>{title}</h1>
 <p>attacc {escape(__version__)}; GPU model: {escape(reproduction.gpu_model)}. Deviation: ours over
 the paper's value, less one. A dash: no figure, for a reason that the notes tell.</p>
+<ul>
+{estimates}
+</ul>
 <nav><ul>
 {links}
 </ul></nav>

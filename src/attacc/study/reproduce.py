@@ -13,6 +13,7 @@ from attacc.study import reproduce_asplos2024 as asplos2024
 from attacc.study import reproduce_cal2023 as cal2023
 from attacc.study import reproduce_sensitivity as sensitivity
 from attacc.study.exhibits import Exhibit, Paper
+from attacc.study.reproduce_breakdown import breakdown
 from attacc.study.reproduce_headline import headline
 from attacc.study.reproduce_prices import Prices
 from attacc.study.reproduce_runs import runs
@@ -30,10 +31,25 @@ class Reproduction:
     Attributes:
         gpu_model: what priced the GPUs.
         exhibits: in order.
+        estimates: what of the prices was neither published nor measured, in words.
     """
 
     gpu_model: GpuModel
     exhibits: tuple[Exhibit, ...]
+    estimates: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An exhibit, and the estimates in the prices that it took.
+
+    Attributes:
+        exhibit: the exhibit.
+        estimates: in words.
+    """
+
+    exhibit: Exhibit
+    estimates: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +75,7 @@ EXHIBITS: Final = (
     ExhibitSpec("cal2023-attention-share", Paper.CAL2023, cal2023.attention_share),
     ExhibitSpec("cal2023-batch", Paper.CAL2023, cal2023.batches),
     ExhibitSpec("asplos2024-headline", Paper.ASPLOS2024, headline),
+    ExhibitSpec("asplos2024-breakdown", Paper.ASPLOS2024, breakdown),
     ExhibitSpec("asplos2024-paper-runs", Paper.ASPLOS2024, lambda _: runs(), alone=True),
     ExhibitSpec("asplos2024-papers-batches", Paper.ASPLOS2024, asplos2024.papers_batches),
     ExhibitSpec(
@@ -78,7 +95,7 @@ EXHIBITS: Final = (
     ),
     ExhibitSpec("asplos2024-placements", Paper.ASPLOS2024, asplos2024.placements, alone=True),
     ExhibitSpec("asplos2024-optimisations", Paper.ASPLOS2024, asplos2024.optimisations),
-    ExhibitSpec("asplos2024-schedules", Paper.ASPLOS2024, schedules, alone=True),
+    ExhibitSpec("asplos2024-schedules", Paper.ASPLOS2024, schedules),
     ExhibitSpec("asplos2024-int8", Paper.ASPLOS2024, asplos2024.int8),
     ExhibitSpec("asplos2024-gqa", Paper.ASPLOS2024, sensitivity.groups),
     ExhibitSpec("asplos2024-length", Paper.ASPLOS2024, sensitivity.length),
@@ -139,18 +156,22 @@ def reproduce(
             for name, future in pending.items():
                 progress(name)
                 made[name] = future.result()
-    return Reproduction(gpu_model, tuple(made[spec.id] for spec in wanted))
+    exhibits = tuple(made[spec.id].exhibit for spec in wanted)
+    estimates = dict.fromkeys(note for spec in wanted for note in made[spec.id].estimates)
+    return Reproduction(gpu_model, exhibits, tuple(estimates))
 
 
-def make_alone(name: str, gpu_model: GpuModel) -> Exhibit:
+def make_alone(name: str, gpu_model: GpuModel) -> Made:
     """Make one exhibit, as in another process."""
     setting = Setting(Prices(cost_model(gpu_model)))
-    return next(spec for spec in EXHIBITS if spec.id == name).make(setting)
+    exhibit = next(spec for spec in EXHIBITS if spec.id == name).make(setting)
+    return Made(exhibit, setting.prices.estimates)
 
 
-def _make(specs: Iterable[ExhibitSpec], setting: Setting, progress: Progress) -> dict[str, Exhibit]:
-    made: dict[str, Exhibit] = {}
+def _make(specs: Iterable[ExhibitSpec], setting: Setting, progress: Progress) -> dict[str, Made]:
+    made: dict[str, Made] = {}
     for spec in specs:
         progress(spec.id)
-        made[spec.id] = spec.make(setting)
+        exhibit = spec.make(setting)
+        made[spec.id] = Made(exhibit, setting.prices.estimates)
     return made

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from attacc.hardware.gpu import GpuSpec
-from attacc.models.operators import MatMul, Step
+from attacc.models.operators import Attention, MatMul, Step
 from attacc.models.parameters import kv_bytes_per_token, weight_bytes
 from attacc.models.precision import ElementType
 from attacc.models.steps import decode_step, prefill_step
@@ -137,6 +137,8 @@ def _products(step: Step) -> Iterator[MatMul]:
     for op in step.layer:
         if isinstance(op, MatMul):
             yield op
+        elif isinstance(op, Attention):
+            yield from (op.score, op.context)
 
 
 def _roof(gpu: GpuSpec) -> tuple[float, float]:

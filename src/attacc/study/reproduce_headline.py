@@ -291,6 +291,7 @@ def headline(setting: Setting) -> Exhibit:
             ),
             _separate(setting, known),
             *_explained(setting, ours_source, known),
+            "Where a deviation comes from, part by part: asplos2024-breakdown.",
             "2xDGX: the reference does not name the model; GPT-3 175B here.",
             DECODE_ONLY,
             *reasons.told,

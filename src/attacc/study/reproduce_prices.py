@@ -15,10 +15,13 @@ from attacc.errors import CapacityError, InputError
 from attacc.hardware.system import AttaccTable, ResolvedSystem
 from attacc.models.architecture import ModelSpec
 from attacc.models.steps import decode_step
+from attacc.study.compare import LARGEST_DIP
 from attacc.system.attacc import Attaccs, AttentionCurve
+from attacc.system.attacc_product import AttaccProducts
 from attacc.system.attention import AttaccRates
 from attacc.system.capacity import footprint, largest_batch
 from attacc.system.costs import CostModel
+from attacc.system.gpu_models import GpuModel
 from attacc.system.pipelined_layer import OverlapComparison, simulate_decode_step
 from attacc.system.step import DecodePricer, StepCost, average
 from attacc.units import MS_PER_S, NS_PER_S, PJ_PER_J
@@ -28,8 +31,6 @@ from attacc.workload.requests import fixed_lengths
 
 LENGTHS: Final = 16
 """Lengths of the cache at which the steps of a batch are priced."""
-LARGEST_DIP: Final = 1.25
-"""By what factor a step may exceed that of a larger batch (`attacc.study.compare`)."""
 SEARCH_SLACK: Final = 1.02
 """Up to how much above a target an estimate is looked at closely."""
 NS_PER_MS: Final = NS_PER_S / MS_PER_S
@@ -93,6 +94,7 @@ class Served:
         communication_ms: what collectives and transfers add to it.
         other_ms: what is left.
         energy_per_token_j: of all devices, dynamic.
+        estimates: what of it was neither published nor measured, in words.
     """
 
     batch: int
@@ -102,6 +104,7 @@ class Served:
     communication_ms: float
     other_ms: float
     energy_per_token_j: float
+    estimates: tuple[str, ...]
 
     @property
     def tokens_per_s(self) -> float:
@@ -119,6 +122,12 @@ class Prices:
     def __init__(self, costs: CostModel) -> None:
         self.costs = costs
         self._known: dict[Hashable, Any] = {}
+
+    @property
+    def estimates(self) -> tuple[str, ...]:
+        """Estimates in all that was priced so far, each once."""
+        served = (value for value in self._known.values() if isinstance(value, Served))
+        return tuple(dict.fromkeys(note for one in served for note in one.estimates))
 
     def serve(self, platform: Platform, subject: Subject, load: Load, batch: int) -> Served:
         """Price a batch, whether it fits or not.
@@ -152,10 +161,11 @@ class Prices:
         full = self.serve(platform, subject, load, most)
         if slo_ms is None or full.step_ms <= slo_ms:
             return full
+        target_ms = LARGEST_DIP[GpuModel(self.costs.kind)] * slo_ms
         low, high = 0, most
         while high - low > 1:
             middle = (low + high) // 2
-            if self._estimate_ms(platform, subject, load, middle, most) <= LARGEST_DIP * slo_ms:
+            if self._estimate_ms(platform, subject, load, middle, most) <= target_ms:
                 low = middle
             else:
                 high = middle
@@ -218,7 +228,10 @@ class Prices:
             raise InputError(f"{platform.label} has no AttAccs")
         step = decode_step(subject.spec, batch=batch, kv_length=length, tensor_parallel=system.gpus)
         attention = attaccs.curve(subject.spec, batch, [length]).at(length)
-        return simulate_decode_step(step, system, self.costs, attention, attaccs.rates)
+        products = self._once((platform, "products"), lambda: AttaccProducts.of(system))
+        return simulate_decode_step(
+            step, system, self.costs, attention, attaccs.rates, products=products
+        )
 
     def _serve(self, platform: Platform, subject: Subject, load: Load, batch: int) -> Served:
         step = self.mean_step(platform, subject, load, batch)
@@ -230,6 +243,7 @@ class Prices:
             communication_ms=step.communication.time_ns / NS_PER_MS,
             other_ms=step.other.time_ns / NS_PER_MS,
             energy_per_token_j=step.energy.total_pj / batch / PJ_PER_J,
+            estimates=step.estimates,
         )
 
     def _estimate_ms(
