@@ -164,7 +164,8 @@ def figure_svg(exhibit: Exhibit) -> str:
         most = 6 if bars else 3
         figure.legend(handles, labels, loc="outside upper center", ncols=most, frameon=False)
         stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+        absent = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(stream, format="svg", metadata=absent)
     svg = stream.getvalue()
     return svg[svg.index("<svg") :]
 
