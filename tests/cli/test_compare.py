@@ -376,7 +376,8 @@ schedule = "complete"
 capacity = "pooled"
 """
     path = saved(tmp_path, "published.toml", text)
-    result = document("compare", *BASE, "--system", "dgx-large", "--system", path)
+    systems = (*BASE, "--system", "dgx-large", "--system", path)
+    result = document("compare", "--gpu-model", "published", *systems)
     base, large, attacc = (system["performance"] for system in result["systems"])
     assert [system["batch"]["size"] for system in result["systems"]] == [17, 52, 50]
     assert isclose(attacc["speedup"], 3.97, rel_tol=0.04)
@@ -550,9 +551,14 @@ def test_random_faults_give_one_message(folder: Path, fault: tuple[str, object])
 def test_the_gpu_model_is_an_option() -> None:
     """Catches an option that is ignored, or a name that is taken for the default."""
     asked = ("compare", *SHORT, *BASE)
-    assert document(*asked)["cost_model"] == "published"
-    calibrated = document(*asked, "--gpu-model", "calibrated")
+    published = document(*asked, "--gpu-model", "published")
+    assert (published["cost_model"], published["systems"][0]["performance"]["estimates"]) == (
+        "published",
+        [],
+    )
+    calibrated = document(*asked)
     assert calibrated["cost_model"] == "calibrated"
+    assert calibrated == document(*asked, "--gpu-model", "calibrated")
     estimates = calibrated["systems"][0]["performance"]["estimates"]
     assert "operators on a100a: scaled from a100" in estimates
     assert "calibrated" in refusal(*asked, "--gpu-model", "measured")

@@ -41,3 +41,11 @@ def test_examples(page: str, fewest: int, tmp_path: Path, monkeypatch: pytest.Mo
             assert got == told, command
         else:
             assert result.output == expected, command
+
+
+def test_the_readme_shows_what_the_main_job_prints() -> None:
+    """Catches a table at the front door that the command no longer prints."""
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```\n(gpt3-175b(?:.*\n)*?)```$", readme, re.MULTILINE)
+    result = invoke("compare", columns=80)
+    assert [line.rstrip() for line in result.stdout.splitlines()] == shown.splitlines()

@@ -10,7 +10,7 @@ from attacc.report.compare import comparison_tables
 from attacc.study.compare import Comparison, SystemResult, compare
 from attacc.study.specification import DEFAULT_SYSTEMS
 from attacc.system.attacc import CurveKind
-from tests.study.comparisons import default_comparison, served, study
+from tests.study.comparisons import default_comparison, published_comparison, served, study
 
 SHORT = {"prompt": 64, "output": 4}
 
@@ -18,6 +18,11 @@ SHORT = {"prompt": 64, "output": 4}
 @pytest.fixture(scope="session")
 def default() -> Comparison:
     return default_comparison()
+
+
+@pytest.fixture(scope="session")
+def published() -> Comparison:
+    return published_comparison()
 
 
 def rendered(comparison: Comparison, width: int = 80) -> str:
@@ -50,9 +55,9 @@ def test_every_system_has_its_row_in_all_tables(default: Comparison) -> None:
     assert [system for system in DEFAULT_SYSTEMS if cells(text, system)] == list(DEFAULT_SYSTEMS)
 
 
-def test_the_default_tables(default: Comparison) -> None:
-    """Catches any change of the main job's answer, column by column: a regression test."""
-    text = rendered(default)
+def test_the_published_tables(published: Comparison) -> None:
+    """Catches any change of the papers' comparison, column by column: a regression test."""
+    text = rendered(published)
     memory, bank, _ = cells(text, "dgx-attacc-bank")
     assert " ".join(memory) == "dgx-attacc-bank 1,280 35 KV capacity, memory of each AttAcc stack"
     assert " ".join(bank) == "dgx-attacc-bank 35 1,117 31.34 634.8 0.601 2.63x 2.26x"
@@ -61,10 +66,13 @@ def test_the_default_tables(default: Comparison) -> None:
     assert "latency target" not in text
 
 
-def test_notes_say_what_is_estimated(default: Comparison) -> None:
+@pytest.mark.parametrize("model", ["calibrated", "published"])
+def test_notes_say_what_is_estimated(model: str) -> None:
     """Catches an estimate that is passed off as exact, and the other way around."""
+    default = default_comparison() if model == "calibrated" else published_comparison()
     text = " ".join(rendered(default).split())
-    assert "estimates of the published system model" in text
+    named = {"calibrated": "calibrated GPU model", "published": "published system model"}
+    assert f"estimates of the {named[model]}" in text
     assert "Tokens/s, ms and J per token: of decode alone" in text
     _, p = served(default.systems[-1])
     assert p.attacc is not None
@@ -155,14 +163,14 @@ def huge(result: SystemResult) -> SystemResult:
     )
 
 
-def test_wide_figures_are_not_cut_off(default: Comparison) -> None:
+def test_wide_figures_are_not_cut_off(published: Comparison) -> None:
     """Catches digits that are lost where figures are large or names long."""
-    systems = tuple(huge(result) for result in default.systems)
-    text = rendered(replace(default, systems=systems))
+    systems = tuple(huge(result) for result in published.systems)
+    text = rendered(replace(published, systems=systems))
     for figure in ("999,999", "1,048,576", "123,456", "1,234,567", "123.45x", "12,346"):
         assert figure in text
     name = "a-system-whose-name-is-longer-than-a-column-of-this-table"
-    text = rendered(replace(default, systems=(replace(default.systems[0], system=name),)))
+    text = rendered(replace(published, systems=(replace(published.systems[0], system=name),)))
     assert "a-system-whose" in text
     assert "424.1" in text
 
@@ -170,11 +178,17 @@ def test_wide_figures_are_not_cut_off(default: Comparison) -> None:
 def test_notes_of_the_calibrated_model() -> None:
     """Catches figures of one GPU model under the other's name, or a scaling that is not told."""
     document = {"workload": SHORT, "systems": ["dgx-base", "2xdgx"], "batch": 2}
-    words = " ".join(rendered(compare(study(**document, gpu_model="calibrated"))).split())
-    assert "are estimates of the calibrated GPU model." in words
+    text = rendered(compare(study(**document)))
+    words = " ".join(text.split())
+    assert "are estimates of the calibrated GPU model (--gpu-model published" in words
     assert "Energy: of GPUs, idle too, links and memory." in words
-    assert words.count("Estimate: operators on a100a: scaled from a100.") == 1
-    assert "Estimate: collectives of 16 GPUs: scaled, as in one NVLink domain." in words
-    published = " ".join(rendered(compare(study(**document))).split())
+    assert "Scaled or assumed, beyond what was measured:" in words
+    listed = [line.rstrip() for line in text.splitlines() if line.startswith("- ")]
+    assert listed == [
+        "- operators on a100a: scaled from a100",
+        "- energy on a100a: power scaled from h200 by board power and peak rate",
+        "- collectives of 16 GPUs: scaled, as in one NVLink domain",
+    ]
+    published = " ".join(rendered(compare(study(**document, gpu_model="published"))).split())
     assert "are estimates of the published system model." in published
-    assert "Estimate:" not in published
+    assert "Scaled or assumed" not in published

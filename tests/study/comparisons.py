@@ -6,12 +6,19 @@ from typing import Any
 
 from attacc.study.compare import BatchChoice, Comparison, Performance, SystemResult, compare
 from attacc.study.specification import StudySpec
+from attacc.system.gpu_models import GpuModel
 
 
 @cache
 def default_comparison() -> Comparison:
     """What ``attacc compare`` compares without arguments; made once for all tests."""
     return compare(StudySpec())
+
+
+@cache
+def published_comparison() -> Comparison:
+    """The same with the papers' model of GPUs; made once for all tests."""
+    return compare(StudySpec(gpu_model=GpuModel.PUBLISHED))
 
 
 def study(**document: Any) -> StudySpec:

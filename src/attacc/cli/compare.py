@@ -78,8 +78,8 @@ def compare(
     gpu_model: Annotated[
         str | None,
         typer.Option(
-            help="What prices the GPUs: published (comparable with the papers) or calibrated "
-            "(fitted to measured GPUs)."
+            help="What prices the GPUs: calibrated (fitted to measured GPUs), the default, or "
+            "published (comparable with the papers)."
         ),
     ] = None,
     seed: Annotated[

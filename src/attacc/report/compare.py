@@ -166,13 +166,13 @@ def _part(part: Part) -> str:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    calibrated = comparison.cost_model == GpuModel.CALIBRATED
-    kind = "GPU" if calibrated else "system"
-    energy = (
-        "of GPUs, idle too, links and memory" if calibrated else "of data moved and of arithmetic"
-    )
+    if comparison.cost_model == GpuModel.CALIBRATED:
+        model = "calibrated GPU model (--gpu-model published: as in the papers)"
+        energy = "of GPUs, idle too, links and memory"
+    else:
+        model, energy = "published system model", "of data moved and of arithmetic"
     notes = [
-        f"GPU times and energies are estimates of the {comparison.cost_model} {kind} model.",
+        f"GPU times and energies are estimates of the {model}.",
         f"Tokens/s, ms and J per token: of decode alone. Energy: {energy}.",
         "Speed-up and energy ratio: tokens/s, and energy per decoded token, against the first row.",
         "Prefill: of one request alone. Batch: every request may reach its last token.",
@@ -182,7 +182,9 @@ def _notes(comparison: Comparison) -> list[str]:
             "Decode steps are priced at representative lengths, and each memory suffices for mixed "
             "requests with 99.9 % probability: estimates."
         )
-    notes += [f"Estimate: {estimate}." for estimate in comparison.estimates]
+    if comparison.estimates:
+        notes += ["Scaled or assumed, beyond what was measured:"]
+        notes += [f"- {estimate}" for estimate in comparison.estimates]
     for result in comparison.systems:
         if result.reason is not None:
             notes.append(f"{result.system}: {result.reason}")

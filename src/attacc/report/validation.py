@@ -14,6 +14,8 @@ from attacc.study.validation import Figure, Needs, Outcome, Room, Status, Unit, 
 
 SMALLEST: Final = 1e-9
 """Shares below it are the rounding of 64-bit numbers, which differs between machines."""
+PRINTED: Final = 1e-6
+"""Shares below it are the rounding of printed figures."""
 COLUMNS: Final = (
     "claim",
     "held against",
@@ -35,8 +37,8 @@ and why that far, how far it was, and what it does not show.
 "n of m" counts what deviates among what was looked at; percentages are of the figure held against,
 with how many were looked at. Nothing here was measured on memory with units in it: in public there
 is none. Paths that begin with `reference/` and `data/` are of the project's
-reference data, which are no part of the package; `tests/` and `docs/` are of the project. `attacc
-validate` ends with exit code 3 if a claim failed."""
+reference data, which are no part of the package; `tests/` and `docs/` are of the project.
+`attacc validate` ends with exit code 3 if a claim failed."""
 
 
 def validation_page(validation: Validation) -> str:
@@ -127,9 +129,13 @@ def _value(value: float, unit: Unit) -> str:
             return "below 1e-9"
         case Unit.SHARE if value == SMALLEST:
             return "1e-9"
+        case Unit.SHARE if abs(value) < PRINTED:
+            return "below 1e-6"
         case Unit.SHARE:
             percent = 100 * value
             return f"{percent:.0f} %" if abs(percent) >= 10 else f"{percent:.2g} %"
+        case Unit.NUMBER:
+            return f"{value:.4g}"
         case Unit.WATTS:
             return f"{value:.1f} W"
         case Unit.PICOJOULES:

@@ -92,7 +92,7 @@ class StudySpec(Spec):
         systems: presets' names or files; the first is what the others are compared with.
         batch: requests in flight, or "max" for as many as fit and meet the latency target.
         slo_ms: longest mean time per output token that is acceptable.
-        gpu_model: which model prices the GPUs.
+        gpu_model: which model prices the GPUs: that of real ones, or the papers'.
     """
 
     model: str = DEFAULT_MODEL
@@ -101,7 +101,7 @@ class StudySpec(Spec):
     systems: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_SYSTEMS
     batch: Annotated[int | Literal["max"], BeforeValidator(_check_batch)] = "max"
     slo_ms: Annotated[float, Field(gt=0)] | None = None
-    gpu_model: GpuModel = GpuModel.PUBLISHED
+    gpu_model: GpuModel = GpuModel.CALIBRATED
 
     @model_validator(mode="after")
     def _distinct_systems(self) -> Self:

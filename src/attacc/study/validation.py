@@ -47,6 +47,8 @@ class Unit(StrEnum):
     CASES = "cases"
     """How many of those looked at deviate."""
     COUNT = "count"
+    NUMBER = "number"
+    """In the unit of the figure that it is held against."""
     WATTS = "W"
     PICOJOULES = "pJ"
 
@@ -317,6 +319,7 @@ def all_checks() -> tuple[Check, ...]:
         validation_gpu,
         validation_legality,
         validation_numerics,
+        validation_papers,
         validation_serving,
         validation_system,
         validation_timing,
@@ -330,6 +333,7 @@ def all_checks() -> tuple[Check, ...]:
         *validation_system.CHECKS,
         *validation_gpu.CHECKS,
         *validation_serving.CHECKS,
+        *validation_papers.CHECKS,
     ]
     rooms = list(Room)
     return tuple(sorted(checks, key=lambda check: rooms.index(check.claim.room)))

@@ -41,7 +41,7 @@ def predicted(operator: str, reference: ReferenceData) -> Measured:
     """Predict the runs of dense models, and return the mean absolute error."""
     rows = [
         row
-        for row in check_serving(read_runs(reference.silicon / TABLE))
+        for row in check_serving(read_runs(reference.silicon / TABLE), by_version=True)
         if row.size_class == ALL and row.operator == operator
     ]
     known = [(row, row.mape) for row in rows if row.mape is not None]
@@ -82,9 +82,9 @@ def _checks() -> Iterable[Check]:
                     Unit.SHARE,
                     "the project's goal; arrivals and schedulers of the runs are not known",
                 ),
-                limits="Six (token) and five (first token) coefficients per framework, version and "
-                "element type were fitted to these runs. No experts, and no requests beyond what "
-                "the memory holds: those runs are counted as outside.",
+                limits="14 coefficients per framework, version and element type were fitted "
+                "to these runs. No experts, and no requests beyond what the memory holds: those "
+                "runs are counted as outside.",
                 needs=Needs.REFERENCE,
                 tests=("tests/study/test_gpu_reference.py",),
             ),
