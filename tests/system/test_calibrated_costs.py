@@ -229,7 +229,9 @@ def test_a_cache_that_was_not_measured_has_the_bytes_of_its_type() -> None:
     wide = kernels.attention(op)
     for cache, share in ((FP8, 0.5), (INT8, 0.5), (INT4, 0.25)):
         narrow = kernels.attention(replace(op, kv=cache))
-        assert share * wide.time_ns < narrow.time_ns < (share + 0.3) * wide.time_ns
+        # What a kernel does for each key besides reading it stays.
+        assert share * wide.time_ns < narrow.time_ns < 0.8 * wide.time_ns
+        assert isclose(narrow.work.dram_bytes[0], share * wide.work.dram_bytes[0], rel_tol=1e-2)
         assert narrow.estimates == (
             f"decode attention with an {cache} cache: as bf16 with fewer bytes, never measured",
         )
