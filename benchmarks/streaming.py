@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from attacc.hardware.dram import DRAMS, DramDevice, Organization
+from attacc.hardware.dram import DRAMS, Organization
 from attacc.hardware.placement import Placement
 from attacc.mapping.balance import assign
 from attacc.mapping.head import HeadLayout
@@ -23,6 +23,7 @@ from attacc.models.precision import ElementType
 from attacc.program.interleaved import chunk_grain, interleaved_program, longest_chunk
 from attacc.program.program import Kind, Program
 from attacc.program.traffic import TrafficPolicy, kv_writes, mixed, streaming
+from attacc.study.validation_timing import streaming_bound
 from attacc.timing.engine import TimedRun, run
 from attacc.timing.tables import resolve_timing
 
@@ -70,23 +71,6 @@ def nothing(o: Organization) -> Program:
     return Program(o, none.astype(np.uint8), none.astype(np.int64), none, none)
 
 
-def bound(device: DramDevice) -> float:
-    """What no order of accesses exceeds: buses, bank groups, activates, rows, and refresh."""
-    o, t = device.organization, device.timing
-    groups = o.ranks * o.bank_groups
-    activates = min(4 / t["nFAW"], 1 / t["nRRDS"], groups / t["nRRDL"])
-    of_pseudo_channel = min(
-        1 / t["nBL"],
-        o.ranks / t["nCCDS"],
-        groups / t["nCCDL"],
-        activates * o.columns,
-        groups * o.banks * o.columns / t["nRC"],
-    )
-    of_channel = min(o.pseudo_channels * of_pseudo_channel, 1, o.columns / (t["nACT"] + 1))
-    left = 1 - t["nRFC"] / t["nREFI"]
-    return of_channel * left * o.channels * o.access_bytes / device.clock_ns * 1e9
-
-
 def streams() -> Iterator[Streams]:
     for name in DRAMS.names():
         device = DRAMS.load(name)
@@ -102,7 +86,7 @@ def streams() -> Iterator[Streams]:
             served = run(nothing(o), tables, traffic=streaming(o, kind, length)).traffic
             assert served is not None
             measured.append(served.bytes_per_s)
-        yield Streams(name, device.external_bytes_per_s, bound(device), *measured)
+        yield Streams(name, device.external_bytes_per_s, streaming_bound(device), *measured)
 
 
 def turnarounds(timed: TimedRun) -> int:

@@ -321,7 +321,10 @@ def _power_checks() -> Iterable[Check]:
             "attention_error",
             0.25,
             paths[1:],
-            "no goal was set; like kernels are metered at values a factor of two apart",
+            (
+                "no goal was set, this one with the error known; like kernels are metered at values "
+                "a factor of two apart"
+            ),
         ),
     ):
         yield Check(
