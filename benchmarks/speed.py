@@ -128,9 +128,11 @@ def one_attention(repeat: int) -> Iterator[Figure]:
                 stack, time = timed(new_stack, placement)
                 resolving[placement].append(time)
                 first[placement].append(timed(attend, stack, HEADS, LENGTH)[1])
-                stack = new_stack(placement)
+        for placement in Placement:
+            stacks = [new_stack(placement) for _ in range(5)]
+            for stack in stacks:
                 attend(stack, HEADS, LENGTH // 2)
-                warm[placement].append(timed(attend, stack, HEADS, LENGTH)[1])
+            warm[placement] += [timed(attend, stack, HEADS, LENGTH)[1] for stack in stacks]
     for placement in Placement:
         commands = sum(entry.count for entry in found[placement].commands)
         time = least(warm[placement])

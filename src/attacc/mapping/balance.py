@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,6 @@ import numpy.typing as npt
 from attacc.errors import InputError
 
 I64 = npt.NDArray[np.int64]
-T = TypeVar("T")
 
 
 class Chunk(NamedTuple):
@@ -47,32 +46,28 @@ class DealtChunks:
     Attributes:
         head: (chunks,) heads, bin by bin, in each the longest chunk first.
         start: (chunks,) first keys.
-        length: (chunks,) keys.
-        bounds: (bins + 1,) where the chunks of each bin begin, and the end of the last.
+        lengths: per bin, keys of its chunks.
     """
 
     head: I64
     start: I64
-    length: I64
-    bounds: I64
+    lengths: tuple[tuple[int, ...], ...]
 
     @classmethod
     def of(cls, bins: Sequence[Sequence[Chunk]]) -> DealtChunks:
         """Return chunks that are listed by bin, as they are."""
-        flat = np.array([chunk for own in bins for chunk in own], dtype=np.int64).reshape(-1, 3)
-        ends = np.cumsum([0, *map(len, bins)], dtype=np.int64)
-        return cls(flat[:, 0], flat[:, 1], flat[:, 2], ends)
+        chunks = [chunk for own in bins for chunk in own]
+        head = np.array([chunk.head for chunk in chunks], dtype=np.int64)
+        start = np.array([chunk.start for chunk in chunks], dtype=np.int64)
+        return cls(head, start, tuple([tuple([chunk.length for chunk in own]) for own in bins]))
 
     @cached_property
     def bins(self) -> tuple[tuple[Chunk, ...], ...]:
         """Per bin, its chunks."""
-        parts = zip(self.head.tolist(), self.start.tolist(), self.length.tolist(), strict=True)
-        return _by_bin(tuple(map(Chunk._make, parts)), self.bounds)
-
-    @cached_property
-    def lengths(self) -> tuple[tuple[int, ...], ...]:
-        """Per bin, keys of its chunks."""
-        return _by_bin(tuple(self.length.tolist()), self.bounds)
+        places = zip(self.head.tolist(), self.start.tolist(), strict=True)
+        return tuple(
+            [tuple([Chunk(*next(places), length) for length in own]) for own in self.lengths]
+        )
 
     @cached_property
     def keys(self) -> tuple[int, ...]:
@@ -83,11 +78,6 @@ class DealtChunks:
     def imbalance(self) -> float:
         """Keys of the fullest bin over their mean: 1 is perfect."""
         return max(self.keys) * len(self.keys) / sum(self.keys)
-
-
-def _by_bin(parts: tuple[T, ...], bounds: I64) -> tuple[tuple[T, ...], ...]:
-    ends = bounds.tolist()
-    return tuple([parts[begin:end] for begin, end in pairwise(ends)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,13 +214,15 @@ def _deal(lengths: Sequence[int], bins: int, limit: int, grain: int, overhead: i
     from attacc.mapping import balance_kernel  # loads Numba
 
     keys = np.array(lengths, dtype=np.int64)
-    head, start = np.arange(len(keys)), np.zeros_like(keys)
+    head = start = None
     if keys.max() > limit:
         head, start, keys = _cut(keys, limit, grain)
     order = np.argsort(-keys, kind="stable")
     n = len(keys)
     chunks = np.empty((4, n + 2 * bins), dtype=np.int64)
-    chunks[0, :n], chunks[1, :n], chunks[2, :n] = head[order], start[order], keys[order]
+    chunks[0, :n] = order if head is None else head[order]
+    chunks[1, :n] = 0 if start is None else start[order]
+    chunks[2, :n] = keys[order]
     loads, last = np.zeros((2, bins), dtype=np.int64)
     fullest = balance_kernel.deal(n, chunks, overhead, loads, last)
     part_overhead = grain // 4
@@ -242,16 +234,14 @@ def _deal(lengths: Sequence[int], bins: int, limit: int, grain: int, overhead: i
     bounds = np.zeros(bins + 1, dtype=np.int64)
     laid = np.empty(n, dtype=np.int64)
     balance_kernel.lay_out(n, chunks, bounds, last, laid)
-    table = chunks[:3, laid]
+    ends = bounds.tolist()
+    keys_of = chunks[2, laid].tolist()
+    own = [tuple(keys_of[begin:end]) for begin, end in pairwise(ends)]
     # Those that do the same become neighbours.
-    own = _by_bin(table[2].tolist(), bounds)
     ranks = sorted(range(bins), key=own.__getitem__, reverse=True)
     if ranks != list(range(bins)):
-        sizes = np.diff(bounds)[ranks]
-        ends = np.cumsum(sizes)
-        places = np.arange(n) + np.repeat(bounds[ranks] - (ends - sizes), sizes)
-        table, bounds = table[:, places], np.append(bounds[:1], ends)
-    return DealtChunks(table[0], table[1], table[2], bounds)
+        laid = np.concatenate([laid[ends[which] : ends[which + 1]] for which in ranks])
+    return DealtChunks(chunks[0, laid], chunks[1, laid], tuple([own[which] for which in ranks]))
 
 
 def _cut(lengths: I64, limit: int, grain: int) -> tuple[I64, I64, I64]:

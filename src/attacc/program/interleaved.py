@@ -31,6 +31,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from math import ceil
 from typing import Final
 
@@ -196,11 +197,10 @@ def interleaved_program(
         queries, passes.passes, layout.sequence_parts, layout.keys_per_move,
         layout.elements_per_column, layout.columns_per_key, part_words,
     )  # fmt: skip
-    counts = [
-        interleaved_kernel.count(np.array(chunks, dtype=np.int64), *shape, *map(len, places))
-        for _, _, chunks, _ in groups
-    ]
-    steps = sum(count[0] for count in counts)
+    own_keys = [np.array(chunks, dtype=np.int64) for _, _, chunks, _ in groups]
+    counts = [interleaved_kernel.count(keys, *shape, *map(len, places)) for keys in own_keys]
+    bounds = [0, *accumulate([count[0] for count in counts])]
+    steps = bounds[-1]
     kind = np.empty(steps, dtype=np.uint8)
     address = np.empty(steps, dtype=np.int64)
     first_channel = np.empty(steps, dtype=np.int16)
@@ -214,14 +214,15 @@ def interleaved_program(
     events = interleaved_kernel.EVENTS_APART * most_of_a_kind
     most = max(max(own) for _, _, _, own in groups)
     multiplies = _multiplies(replace(layout, length=most))
-    begin = 0
-    for (first, last, chunks, own_rooms), sizes in zip(groups, counts, strict=True):
+    for (first, last, chunks, own_rooms), keys, sizes, (begin, end) in zip(
+        groups, own_keys, counts, pairwise(bounds), strict=True
+    ):
         steps, fills, units, phases, turns, softmaxes = sizes
         regions = allocate_chunks(layout, own_rooms)
-        own = slice(begin, begin + steps)
+        own = slice(begin, end)
         busy = {length: softmax_cycles(device, length) for length in set(chunks)}
         interleaved_kernel.weave(
-            np.array(chunks, dtype=np.int64), regions.keys, regions.values,
+            keys, regions.keys, regions.values,
             np.array([busy[length] for length in chunks], dtype=np.int64), *shape,
             pipeline.buffer_words,
             -(-np.array(own_rooms, dtype=np.int64) // layout.sequence_parts), multiplies, *places,
@@ -235,10 +236,9 @@ def interleaved_program(
         )  # fmt: skip
         first_channel[own] = first
         channels[own] = last - first
-        begin += steps
     return Program(
         o, kind, address, first_channel, channels, Dependences(waits, signals, delays, events),
-        np.cumsum([0, *(count[0] for count in counts)]),
+        np.array(bounds, dtype=np.int64),
     )  # fmt: skip
 
 

@@ -322,8 +322,8 @@ def _power_checks() -> Iterable[Check]:
             0.25,
             paths[1:],
             (
-                "no goal was set, this one with the error known; like kernels are metered at values "
-                "a factor of two apart"
+                "no goal was set, this one with the error known; like kernels are metered at "
+                "values a factor of two apart"
             ),
         ),
     ):

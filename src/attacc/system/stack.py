@@ -333,9 +333,9 @@ class Stack:
             passes.most,
             0 if window_ns is None else self._window_cycles(window_ns),
         )
-        if shape not in self._played:
-            self._played[shape] = self._play(shape)
-        played = self._played[shape]
+        played = self._played.get(shape)
+        if played is None:
+            played = self._played[shape] = self._play(shape)
         timed, device = played.timed, played.device
         keys = sum(lengths)
         kv_bytes = 2 * keys * head_dim * element.bytes
@@ -508,7 +508,7 @@ def _dealt(assignment: Assignment) -> Dealt:
     cut = dealt.head[dealt.start > 0]
     return Dealt(
         chunks=len(dealt.head),
-        longest_chunk=int(dealt.length.max()),
+        longest_chunk=max(map(max, filter(None, dealt.lengths))),
         cut_heads=len(set(cut.tolist())),
         imbalance=assignment.imbalance,
     )

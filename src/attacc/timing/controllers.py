@@ -197,7 +197,7 @@ class ControllerState:
             ),
             open_rows=np.full((classes, tables.row_slots), -1, dtype=np.int64),
             hits=np.zeros((classes, tables.banks_per_pseudo_channel), dtype=np.int32),
-            awaited=np.repeat(stream.producers[np.newaxis], classes, axis=0),
+            awaited=np.broadcast_to(stream.producers, (classes, stream.events)).copy(),
             happened=np.zeros((classes, stream.events), dtype=np.int64),
             issued=np.zeros((classes, len(Code)), dtype=np.int64),
         )
@@ -239,14 +239,27 @@ class ControllerState:
             before: the stream that was played.
             after: the other one; events named so far are the same in both.
         """
-        state = self.copy()
         events = max(before.events, after.events)
         awaited = np.zeros((len(self.width), events), dtype=np.int32)
-        awaited[:, : before.events] = self.awaited - before.producers
+        awaited[:, : before.events] = self.awaited
+        awaited[:, : before.events] -= before.producers
         awaited[:, : after.events] += after.producers
         happened = np.zeros((len(self.width), events), dtype=np.int64)
         happened[:, : before.events] = self.happened
-        return replace(state, width=after.width, awaited=awaited, happened=happened)
+        return ControllerState(
+            width=after.width,
+            clock=self.clock.copy(),
+            lanes=self.lanes.copy(),
+            items=self.items.copy(),
+            entries=self.entries.copy(),
+            times=self.times.copy(),
+            recent=self.recent.copy(),
+            open_rows=self.open_rows.copy(),
+            hits=self.hits.copy(),
+            awaited=awaited,
+            happened=happened,
+            issued=self.issued.copy(),
+        )
 
     def play(
         self,

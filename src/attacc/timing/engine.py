@@ -241,11 +241,16 @@ def _streams(program: Program, starts: I64, *, idle: bool) -> list[Stream]:
     bounds = program.runs
     runs = bounds[:-1]
     begin = program.first_channel[runs].astype(np.intp)
-    first, last = class_of[begin], class_of[begin + program.channels[runs]]
+    first = class_of[begin].tolist()
+    last = class_of[begin + program.channels[runs]].tolist()
+    ends = bounds.tolist()
     streams: list[Stream] = []
     for c in range(len(width)):
-        mine = np.flatnonzero((first <= c) & (c < last))
-        own = [steps[bounds[run] : bounds[run + 1]] for run in mine.tolist()]
+        own = [
+            steps[ends[run] : ends[run + 1]]
+            for run in range(len(first))
+            if first[run] <= c < last[run]
+        ]
         if own or idle:
             chosen = own[0] if len(own) == 1 else np.concatenate([steps[:0], *own])
             one = np.zeros(len(chosen), dtype=np.int32)

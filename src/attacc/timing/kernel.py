@@ -707,8 +707,8 @@ def pack_stream(
                 key |= np.int64(waits[i]) << EVENT_SHIFT
         keys[i] = key
         for j in range(signals.shape[1]):
-            producers[signals[i, j]] += 1
-    producers[0] = 0  # of no event
+            if signals[i, j] > 0:
+                producers[signals[i, j]] += 1
     return len(kind)
 
 
