@@ -267,3 +267,9 @@ def test_figures(
     ):
         np.testing.assert_allclose(times / 1e3, pinned, rtol=0.001)
         assert abs(times[0] / 1e3 / measured - 1) < 0.16
+
+
+@pytest.mark.parametrize("name", ["h100", "H100", "h100-sxm-80gb", "H100-SXM-80GB"])
+def test_a_gpu_by_any_of_its_names(name: str) -> None:
+    """Catches a name of the measurements, or capitals, that find no calibration."""
+    assert CalibratedGpu.load(name).calibration.name == "h100"

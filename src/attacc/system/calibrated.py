@@ -479,10 +479,12 @@ def preset_of(name: str) -> str:
     """Return the calibration preset of a GPU that tables of measurements call so.
 
     Args:
-        name: any name; one that no preset is measured as is returned as it is.
+        name: any name, in any case; one that no preset has, or is measured as, is returned as it
+            is.
     """
+    lower = name.lower()
     for preset in CALIBRATIONS.names():
-        if name in CALIBRATIONS.load(preset).measured_as:
+        if lower in (preset, *CALIBRATIONS.load(preset).measured_as):
             return preset
     return name
 
