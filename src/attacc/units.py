@@ -22,6 +22,7 @@ GIB: Final = 1024**3
 BITS_PER_BYTE: Final = 8
 NS_PER_S: Final = 1e9
 MS_PER_S: Final = 1e3
+NS_PER_MS: Final = NS_PER_S / MS_PER_S
 PJ_PER_J: Final = 1e12
 
 _DECIMAL: Final = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from attacc.cli.options import size
-from attacc.cli.output import print_json, print_rich
+from attacc.cli.output import print_json, print_rich, progress_bar
 from attacc.errors import InputError
-
-if TYPE_CHECKING:
-    from attacc.study.compare import Progress
-    from attacc.study.specification import StudySpec
 
 
 def _parser(option: str, kind: type[int | float]) -> Callable[[str | float], float]:
@@ -126,7 +120,7 @@ def compare(
     if batch is not None:
         document["batch"] = _batch(batch)
     spec = parse_document(StudySpec, document, where="command line")
-    with _progress(spec) as progress:
+    with progress_bar("comparing", len(spec.systems)) as progress:
         comparison = run_comparison(spec, progress)
     if json:
         print_json(comparison)
@@ -145,21 +139,3 @@ def _batch(text: str) -> int | str:
             where="--batch",
             hint='use 1 or more, or "max"',
         ) from None
-
-
-@contextmanager
-def _progress(spec: StudySpec) -> Generator[Progress]:
-    """Show a bar on stderr, where that is a terminal, with one step per system."""
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("comparing", total=len(spec.systems))
-        started = False
-
-        def show(name: str) -> None:
-            nonlocal started
-            bar.update(task, description=name, advance=1 if started else 0)
-            started = True
-
-        yield show

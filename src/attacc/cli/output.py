@@ -152,3 +152,28 @@ def check_target(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:
         )
     if is_read:
         raise InputError("is also read", where=f"{option} {path}", hint="name another file")
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Generator[Callable[[str], None]]:
+    """Show a bar on stderr, where that is a terminal, with one step per name that it is told.
+
+    Args:
+        title: before the first name.
+        total: how many names there will be; each is told before its work.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(
+        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
+        task = bar.add_task(title, total=total)
+        done = 0
+
+        def show(name: str) -> None:
+            nonlocal done
+            bar.update(task, description=name, completed=done)
+            done += 1
+
+        yield show

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +9,7 @@ from typing import Annotated
 import typer
 
 from attacc.cli.options import Json
-from attacc.cli.output import check_target, print_json, print_rich
+from attacc.cli.output import check_target, print_json, print_rich, progress_bar
 
 
 class Which(StrEnum):
@@ -58,7 +55,7 @@ def reproduce(
         check_report(report)
     papers = list(Paper) if which is Which.ALL else [Paper(which)]
     specs = chosen(papers, exhibit or ())
-    with _progress(len(specs)) as progress:
+    with progress_bar("reproducing", len(specs)) as progress:
         reproduction = run_reproduction(specs, GpuModel(gpu_model), progress, second_process=True)
     if report is not None:
         write_reproduction(reproduction, report)
@@ -66,21 +63,3 @@ def reproduce(
         print_json(reproduction)
     else:
         print_rich(reproduction_tables(reproduction))
-
-
-@contextmanager
-def _progress(exhibits: int) -> Generator[Callable[[str], None]]:
-    """Show a bar on stderr, where that is a terminal, with one step per exhibit."""
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("reproducing", total=exhibits)
-        started = False
-
-        def show(name: str) -> None:
-            nonlocal started
-            bar.update(task, description=name, advance=1 if started else 0)
-            started = True
-
-        yield show

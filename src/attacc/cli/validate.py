@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 from attacc.cli.options import Json
-from attacc.cli.output import check_target, print_answer
+from attacc.cli.output import check_target, print_answer, progress_bar
 from attacc.errors import InputError
 
 NOT_HELD: Final = 3
@@ -53,28 +50,10 @@ def validate(
             )
     data = None if reference is None else ReferenceData.at(reference)
     checks = chosen(all_checks(), claim or ())
-    with _progress(len(checks)) as progress:
+    with progress_bar("checking", len(checks)) as progress:
         validation = run_checks(checks, data, progress)
     if output is not None:
         write_whole(output, validation_page(validation).encode("utf-8"))
     print_answer(validation, validation_tables, as_json=json)
     if validation.count(Status.FAILED):
         raise typer.Exit(NOT_HELD)
-
-
-@contextmanager
-def _progress(claims: int) -> Generator[Callable[[str], None]]:
-    """Show a bar on stderr, where that is a terminal, with one step per claim."""
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("checking", total=claims)
-        done = 0
-
-        def show(name: str) -> None:
-            nonlocal done
-            bar.update(task, description=name, completed=done)
-            done += 1
-
-        yield show

@@ -7,11 +7,11 @@ from html import escape
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, Final
 
 from attacc import __version__
 from attacc.errors import InputError
+from attacc.program.trace import write_whole
 from attacc.report.reproduce import heading, written
 from attacc.study.exhibits import Exhibit, Form, Mark, Panel, Series
 from attacc.study.reproduce import Reproduction
@@ -64,23 +64,9 @@ def write_reproduction(reproduction: Reproduction, path: Path) -> None:
         path: of the file, whose folder exists.
 
     Raises:
-        InputError: the file cannot be written.
+        DocumentError: the file cannot be written.
     """
-    text = page(reproduction)
-    whole: Path | None = None
-    try:
-        with NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            whole = Path(file.name)
-            file.write(text)
-        whole.chmod(0o644)
-        whole.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot be written: {error.strerror}", where=str(path)) from None
-    finally:
-        if whole is not None:
-            whole.unlink(missing_ok=True)
+    write_whole(path, page(reproduction).encode("utf-8"))
 
 
 def page(reproduction: Reproduction) -> str:

@@ -36,7 +36,7 @@ from attacc.system.capacity import (
 from attacc.system.costs import Bound, CostModel
 from attacc.system.gpu_models import GpuModel, cost_model
 from attacc.system.step import DecodePricer, Group, StepCost, average, prefill_cost
-from attacc.units import MS_PER_S, NS_PER_S, PJ_PER_J
+from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
 from attacc.workload.lengths import (
     LengthDistribution,
     LengthKind,
@@ -58,7 +58,6 @@ LARGEST_DIP: Final = {GpuModel.PUBLISHED: 1.25, GpuModel.CALIBRATED: 1.02}
 """By what factor the step of a batch may exceed that of a larger one: tiles fit some batches better
 than smaller ones. Of nine models on 8 and 16 GPUs, up to batch 700, the largest factor of the
 published GPU model is 1.13; of twelve up to batch 500, that of the calibrated one 1.007."""
-NS_PER_MS: Final = NS_PER_S / MS_PER_S
 
 Progress = Callable[[str], None]
 

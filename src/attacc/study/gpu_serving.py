@@ -37,6 +37,7 @@ from attacc.system.serving import (
     TokenCoefficients,
     latency,
 )
+from attacc.units import NS_PER_MS
 
 COLUMNS: Final = (
     "backend",
@@ -68,7 +69,6 @@ MEMORY_SHARE: Final = 0.9
 LARGEST_TENSOR_PARALLEL: Final = 8
 FEWEST_RUNS: Final = 10
 FOLDS: Final = 5
-NS_PER_MS: Final = 1e6
 CLASSES: Final = (
     ("requests <= 16", 16.0),
     ("requests 17-64", 64.0),

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from attacc.errors import DocumentError, InputError
 from attacc.models.precision import ElementType
 from attacc.system.calibrated import AttentionShapes, Floats, GemmShapes
+from attacc.units import NS_PER_MS
 
 if TYPE_CHECKING:
     import polars as pl
-
-NS_PER_MS: Final = 1e6
 
 
 class MeasuredOperator(StrEnum):

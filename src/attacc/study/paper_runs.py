@@ -19,9 +19,8 @@ from typing import Final
 from attacc.errors import EngineError
 from attacc.study.published_step import PublishedRun, decode_of, prefill_of
 from attacc.system.step import StepCost
-from attacc.units import MS_PER_S, NS_PER_S
+from attacc.units import NS_PER_MS
 
-NS_PER_MS: Final = NS_PER_S / MS_PER_S
 SEQUENCE_PARTS: Final = 16
 """Parts into which a head's keys are split; cycles depend on the keys of a part only."""
 

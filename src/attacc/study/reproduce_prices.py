@@ -15,7 +15,7 @@ from attacc.errors import CapacityError, InputError
 from attacc.hardware.system import AttaccTable, ResolvedSystem
 from attacc.models.architecture import ModelSpec
 from attacc.models.steps import decode_step
-from attacc.study.compare import LARGEST_DIP
+from attacc.study.compare import LARGEST_DIP, SEARCH_SLACK
 from attacc.system.attacc import Attaccs, AttentionCurve
 from attacc.system.attacc_product import AttaccProducts
 from attacc.system.attention import AttaccRates
@@ -24,16 +24,13 @@ from attacc.system.costs import CostModel
 from attacc.system.gpu_models import GpuModel
 from attacc.system.pipelined_layer import OverlapComparison, simulate_decode_step
 from attacc.system.step import DecodePricer, StepCost, average
-from attacc.units import MS_PER_S, NS_PER_S, PJ_PER_J
+from attacc.units import MS_PER_S, NS_PER_MS, PJ_PER_J
 from attacc.workload.lengths import LengthDistribution, decode_lengths
 from attacc.workload.lengths import condense as condense_lengths
 from attacc.workload.requests import fixed_lengths
 
 LENGTHS: Final = 16
 """Lengths of the cache at which the steps of a batch are priced."""
-SEARCH_SLACK: Final = 1.02
-"""Up to how much above a target an estimate is looked at closely."""
-NS_PER_MS: Final = NS_PER_S / MS_PER_S
 
 T = TypeVar("T")
 

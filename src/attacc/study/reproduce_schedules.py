@@ -15,14 +15,11 @@ from attacc.study.exhibits import (
     Series,
     deviation,
 )
-from attacc.study.reproduce_asplos2024 import conditions
+from attacc.study.reproduce_asplos2024 import Switches, conditions
 from attacc.study.reproduce_prices import Load, Subject
 from attacc.study.reproduce_setting import OWN_STACK, Reasons, Setting
 from attacc.system.pipelined_layer import OverlapCase, OverlapComparison
-from attacc.units import MS_PER_S, NS_PER_S
-
-NS_PER_MS: Final = NS_PER_S / MS_PER_S
-
+from attacc.units import NS_PER_MS
 
 MOST_REQUESTS: Final = 256
 """Requests up to which overlap is simulated: products of more rows take too long to time."""
@@ -52,7 +49,7 @@ def schedules(setting: Setting) -> Exhibit:
                 load.prompt,
                 load.output,
                 batch,
-                _label(case),
+                Switches(case.head_level_pipelining, case.ff_coprocessing).label,
                 case.closed_form_ns / NS_PER_MS,
                 case.simulated_ns / NS_PER_MS,
                 deviation(case.simulated_ns, case.closed_form_ns),
@@ -125,15 +122,6 @@ def _compared(
         f"{platform.label}, {subject.label}",
         lambda: setting.prices.overlap(platform, subject, load, batch),
     )
-
-
-def _label(case: OverlapCase) -> str:
-    return {
-        (False, False): "none",
-        (True, False): "pipelining",
-        (False, True): "co-processing",
-        (True, True): "both",
-    }[case.head_level_pipelining, case.ff_coprocessing]
 
 
 def _shares(case: OverlapCase) -> str:

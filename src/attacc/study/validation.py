@@ -110,6 +110,11 @@ class Figure:
     group: str = ""
 
 
+def counted(name: str, value: int) -> Figure:
+    """Return a figure that is a number of things."""
+    return Figure(name, value, Unit.COUNT)
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """What a check found.

@@ -21,13 +21,13 @@ from attacc.program.schedule import attention_program
 from attacc.study.validation import (
     Check,
     Claim,
-    Figure,
     Measured,
     Needs,
     ReferenceData,
     Room,
     Tolerance,
     Unit,
+    counted,
 )
 from attacc.timing.engine import run
 from attacc.timing.hazards import ChannelChunks, check_hazards
@@ -129,10 +129,6 @@ def _commands_of(rule_set: RuleSet, placement: Placement) -> set[str]:
     return {*rule_set.row_commands, *rule_set.column_commands} - others
 
 
-def _count(name: str, value: int) -> Figure:
-    return Figure(name, value, Unit.COUNT)
-
-
 def rules_bite() -> Measured:
     """Count the pairs of commands for which a rule is noticed too late, or too early."""
     wrong, cases = 0, 0
@@ -149,7 +145,7 @@ def rules_bite() -> Measured:
         missing = [rule for rule in DRAMS.load(name).rule_set.rules if rule not in watched]
         if missing:
             raise EngineError(f"no pair of commands tries {missing[0]} of {name}")
-    return Measured(wrong, cases, (_count("pairs of commands", len(watched)),))
+    return Measured(wrong, cases, (counted("pairs of commands", len(watched)),))
 
 
 # Random programs.
@@ -297,7 +293,7 @@ def _counted(programs: Iterable[tuple[Drawn, Program, int]]) -> Measured:
     for one, program, queries_per_read in programs:
         found, issued = one.broken(program, queries_per_read)
         broken, commands, count = broken + found, commands + issued, count + 1
-    return Measured(broken, commands, (_count("programs", count),))
+    return Measured(broken, commands, (counted("programs", count),))
 
 
 def interleaved_has_no_hazard() -> Measured:
@@ -306,7 +302,7 @@ def interleaved_has_no_hazard() -> Measured:
     for one in drawn(pipelined=True):
         found, checked = one.hazards()
         hazards, commands, programs = hazards + found, commands + checked, programs + 1
-    return Measured(hazards, commands, (_count("programs", programs),))
+    return Measured(hazards, commands, (counted("programs", programs),))
 
 
 def golden_logs_are_legal(reference: ReferenceData) -> Measured:
@@ -321,7 +317,7 @@ def golden_logs_are_legal(reference: ReferenceData) -> Measured:
         limited = path.name.split(".")[0].endswith("_pc")
         report = check(log, device, placement=placement, power_limited=limited)
         broken, commands, logs = broken + len(report.violations), commands + len(log), logs + 1
-    return Measured(broken, commands, (_count("logs", logs),))
+    return Measured(broken, commands, (counted("logs", logs),))
 
 
 def _checks() -> Iterable[Check]:

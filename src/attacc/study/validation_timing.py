@@ -33,6 +33,7 @@ from attacc.study.validation import (
     Room,
     Tolerance,
     Unit,
+    counted,
 )
 from attacc.timing.engine import LoggedCommand, run
 from attacc.timing.legality import Command, read_log
@@ -119,11 +120,9 @@ def published_schedule() -> Measured:
     device = DRAMS.load(REFERENCE_DEVICE)
     rows = reference_cycles()
     other = sum(shape.cycles(device) != cycles for shape, cycles in rows)
-    return Measured(other, len(rows), (_count("cycles in all", sum(cycles for _, cycles in rows)),))
-
-
-def _count(name: str, value: int) -> Figure:
-    return Figure(name, value, Unit.COUNT)
+    return Measured(
+        other, len(rows), (counted("cycles in all", sum(cycles for _, cycles in rows)),)
+    )
 
 
 def golden_rows(reference: ReferenceData) -> list[dict[str, str]]:
@@ -143,7 +142,7 @@ def golden_traces(reference: ReferenceData) -> Measured:
         tables = resolve_timing(device, shape.placement, power_limited=shape.power_limited)
         other += run(program, tables).cycles != int(row["cycles"])
         requests += program.requests
-    return Measured(other, len(rows), (_count("requests", requests),))
+    return Measured(other, len(rows), (counted("requests", requests),))
 
 
 def golden_programs(reference: ReferenceData) -> Measured:
@@ -187,7 +186,7 @@ def golden_logs(reference: ReferenceData) -> Measured:
             other += sum(a != b for a, b in zip(mine, theirs, strict=False))
             commands += len(theirs)
             logs += 1
-    return Measured(other, commands, (_count("logs", logs),))
+    return Measured(other, commands, (counted("logs", logs),))
 
 
 def _line(entry: LoggedCommand) -> Command:
