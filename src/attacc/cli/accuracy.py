@@ -154,7 +154,8 @@ def accuracy(
     from attacc.hardware.placement import Placement
     from attacc.numerics.arithmetic import Normalization, Order
     from attacc.numerics.formats import Format
-    from attacc.report.accuracy import accuracy_renderable, check_figure, draw_accuracy
+    from attacc.report.accuracy import accuracy_renderable, draw_accuracy
+    from attacc.report.figures import check_figure
     from attacc.study.accuracy import AccuracySpec, Data, measure_accuracy
 
     recorded = _recorded(data)

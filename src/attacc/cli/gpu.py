@@ -64,7 +64,10 @@ def check(
     from attacc.system.serving import SERVING
 
     if figure is not None:
+        from attacc.report.figures import check_figure
+
         check_target(figure, "--figure", measured)
+        check_figure(figure)
     calibrated = None if gpu is None else CalibratedGpu.load(gpu, where="--gpu")
     own = None if serving is None else SERVING.load_name_or_file(serving, where="--serving")
     operators, runs = _apart(measured)

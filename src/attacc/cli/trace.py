@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -401,13 +400,13 @@ def _count(program: Program) -> RequestCounts:
 
 def _write_log(trace: _Trace, host: _Host | None, tables: TimingTables, path: Path) -> None:
     """Write the command log of a trace: one command a line, by cycle and channel."""
-    from attacc.program.trace import write_whole
+    from attacc.files import write_whole
     from attacc.timing.engine import run
 
     timed = run(trace.program, tables, log=True, traffic=host.traffic if host else None)
     entries = timed.log or ()
     data = "".join(map(_log_line, entries)).encode("ascii")
-    write_whole(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    write_whole(path, data)
 
 
 def _log_line(entry: LoggedCommand) -> str:

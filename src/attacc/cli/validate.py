@@ -37,7 +37,7 @@ def validate(
     Without reference data, claims that need them are read back or skipped, saying so. Exit code 3
     if a claim failed.
     """
-    from attacc.program.trace import write_whole
+    from attacc.files import write_whole
     from attacc.report.validation import validation_page, validation_tables
     from attacc.study.validation import ReferenceData, Status, all_checks, chosen
     from attacc.study.validation import validate as run_checks

@@ -1,21 +1,19 @@
 """The text form of a program: one request a line, ``PIM_MAC_AB 0x40000000``.
 
 The address is that of a byte: offset, column, row, bank, bank group, rank, pseudo-channel and
-channel from the low bits up (reference/controller.md, input). Blank lines are ignored. Files
-that end in ``.gz`` are compressed.
+channel from the low bits up (reference/controller.md, input). Blank lines are ignored. A
+file may be compressed with gzip.
 """
 
 from __future__ import annotations
 
-import gzip
-import tempfile
-import zlib
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from attacc.errors import DocumentError, nearest_hint
+from attacc.files import read_data, write_whole
 from attacc.hardware.dram import Organization
 from attacc.program.program import AddressLayout, Kind, Program
 
@@ -38,31 +36,13 @@ def read_trace(path: Path, organization: Organization) -> Program:
     """Read a text trace.
 
     Args:
-        path: the file; compressed if its name ends in ``.gz``.
+        path: the file, plain or compressed with gzip.
         organization: the stack that its addresses refer to.
 
     Raises:
         DocumentError: the file is absent, unreadable, or malformed at a line.
     """
     return parse_trace(read_data(path), organization, where=str(path))
-
-
-def read_data(path: Path) -> bytes:
-    """Return the bytes of a text file, decompressed if its name ends in ``.gz``.
-
-    Raises:
-        DocumentError: the file is absent or unreadable.
-    """
-    try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
-    except FileNotFoundError:
-        raise DocumentError("no such file", where=str(path)) from None
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DocumentError(f"cannot be read: {reason}", where=str(path)) from None
-    return data
 
 
 def parse_trace(data: bytes, organization: Organization, *, where: str) -> Program:
@@ -148,26 +128,4 @@ def write_trace(program: Program, path: Path) -> None:
 
     The file appears complete or not at all.
     """
-    data = format_trace(program).encode("ascii")
-    if path.suffix == ".gz":
-        data = gzip.compress(data, mtime=0)
-    write_whole(path, data)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it appears complete or not at all.
-
-    Raises:
-        DocumentError: the folder does not exist or cannot be written.
-    """
-    temporary: Path | None = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-        temporary.chmod(0o644)
-        temporary.replace(path)  # atomic on every platform
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise DocumentError(f"cannot be written: {error.strerror}", where=str(path)) from None
+    write_whole(path, format_trace(program).encode("ascii"))

@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from attacc.errors import DocumentError, InputError
+from attacc.files import read_data
 from attacc.hardware.dram import Organization
 from attacc.hardware.placement import Placement
 from attacc.mapping.head import HeadLayout
 from attacc.program.program import AddressLayout, Kind, Program
-from attacc.program.trace import parse_trace, read_data
+from attacc.program.trace import parse_trace
 
 I64 = npt.NDArray[np.int64]
 

@@ -10,9 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attacc.errors import InputError
 from attacc.hardware.placement import Placement
 from attacc.numerics.formats import Format
+from attacc.report.figures import check_figure, write_figure
 from attacc.report.values import count, plain_table, titled, units_at
 from attacc.study.accuracy import (
     YARDSTICK,
@@ -22,8 +22,6 @@ from attacc.study.accuracy import (
     Data,
     Error,
 )
-
-FIGURE_SUFFIXES: Final = (".svg", ".png", ".pdf")
 
 _DATA: Final = {
     Data.GAUSSIAN: "Gaussian: diffuse attention",
@@ -221,36 +219,7 @@ def draw_accuracy(result: AccuracyResult, path: Path) -> None:
             Line2D([], [], color="black", lw=1.2, ls="--", label="exact, of bf16 inputs: limit"),
         ]
         figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
-        save: Any = figure.savefig
-        try:
-            save(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
-        except OSError as error:
-            raise InputError(
-                f"cannot be written: {error.strerror}", where=f"--figure {path}"
-            ) from None
-
-
-def check_figure(path: Path) -> None:
-    """Refuse to draw what could not be drawn, before anything is computed.
-
-    Raises:
-        InputError: matplotlib is not installed, or the suffix tells no format.
-    """
-    if path.suffix not in FIGURE_SUFFIXES:
-        raise InputError(
-            f"{path.suffix or 'no suffix'!r:.40} tells no format of figures",
-            where=f"--figure {path}",
-            hint=f"use one of {', '.join(FIGURE_SUFFIXES)}",
-        )
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise InputError(
-            "figures need matplotlib, which is not installed",
-            where=f"--figure {path}",
-            hint="pip install 'attacc[figures]'",
-        ) from None
-    del mpl
+        write_figure(figure, path)
 
 
 def _draw_panel(axis: Any, rows: list[AccuracyRow]) -> None:

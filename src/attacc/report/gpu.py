@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -12,12 +12,11 @@ from rich.console import Group
 from rich.table import Table
 
 from attacc.errors import InputError
+from attacc.report.figures import check_figure, write_figure
 
 if TYPE_CHECKING:
     from attacc.study.gpu_check import Accuracy, Checked
     from attacc.study.gpu_extrapolate import Extrapolation
-
-KINDS: Final = (".svg", ".png", ".pdf")
 
 
 def accuracy_tables(rows: Sequence[Accuracy]) -> Group:
@@ -84,20 +83,9 @@ def write_accuracy_figure(checked: Sequence[Checked], path: Path) -> None:
     Raises:
         InputError: Matplotlib is not installed, or the file is of another kind.
     """
-    if path.suffix not in KINDS:
-        raise InputError(
-            f"unknown kind of figure {path.suffix!r}",
-            where=str(path),
-            hint=f"use one of {', '.join(KINDS)}",
-        )
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError(
-            "figures are drawn by Matplotlib, which is not installed",
-            where=str(path),
-            hint="pip install 'attacc[gpu]'",
-        ) from None
+    check_figure(path)
+    from matplotlib.figure import Figure
+
     drawn = [entry for entry in checked if np.isfinite(entry.time_ns).any()]
     if not drawn:
         raise InputError("nothing could be predicted", where=f"--figure {path}")
@@ -133,10 +121,7 @@ def write_accuracy_figure(checked: Sequence[Checked], path: Path) -> None:
             handle.set_marker("o")
     for place in range(len(panels), rows * columns):
         grid[place // columns][place % columns].set_axis_off()
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise InputError(f"cannot be written: {error.strerror}", where=str(path)) from None
+    write_figure(figure, path)
 
 
 def _panel(entry: Checked) -> tuple[str, str]:

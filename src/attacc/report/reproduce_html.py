@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from attacc import __version__
 from attacc.errors import InputError
-from attacc.program.trace import write_whole
+from attacc.files import write_whole
 from attacc.report.reproduce import heading, written
 from attacc.study.exhibits import Exhibit, Form, Mark, Panel, Series
 from attacc.study.reproduce import Reproduction

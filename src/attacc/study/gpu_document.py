@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from attacc.documents import PresetSpec
 from attacc.errors import InputError
+from attacc.files import write_whole
 
 DIGITS: Final = 4
 """Significant digits of a coefficient: far more than measurements determine."""
@@ -40,12 +41,13 @@ def document_toml(spec: PresetSpec) -> str:
 
 
 def write_document(spec: PresetSpec, path: Path) -> None:
-    """Write the document of a specification."""
-    text = document_toml(spec)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot be written: {error.strerror}", where=str(path)) from None
+    """Write the document of a specification.
+
+    Raises:
+        DocumentError: the file cannot be written.
+        InputError: no writer of TOML is installed.
+    """
+    write_whole(path, document_toml(spec).encode("utf-8"))
 
 
 def _plain(record: BaseModel) -> dict[str, object]:

@@ -7,9 +7,7 @@ device's rules and organisation only. It therefore imports neither the engine no
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from attacc.errors import DocumentError, InputError, nearest_hint
+from attacc.files import read_data, text_of
 from attacc.hardware.dram import (
     Bus,
     CommandFamily,
@@ -301,24 +300,12 @@ def read_log(path: Path) -> tuple[Command, ...]:
     (reference/controller.md; golden/command_logs). Blank lines are ignored.
 
     Args:
-        path: the file; compressed if its name ends in ``.gz``.
+        path: the file, plain or compressed with gzip.
 
     Raises:
         DocumentError: the file is absent, unreadable, or malformed at a line.
     """
-    try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
-        text = data.decode("ascii")
-    except FileNotFoundError:
-        raise DocumentError("no such file", where=str(path)) from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise _line_error("is no ASCII text", path, line) from None
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DocumentError(f"cannot be read: {reason}", where=str(path)) from None
+    text = text_of(read_data(path), where=str(path))
     log: list[Command] = []
     for number, line in enumerate(text.split("\n"), 1):
         match = _LINE.fullmatch(line)

@@ -1,0 +1,334 @@
+"""Files that people give and receive: read within bounds, written whole.
+
+`read_data` is the one door to a file that somebody else wrote. It reads regular files and pipes,
+unpacks gzip, and stops at a size limit. It refuses folders, devices and sockets by name, because
+some of them never end. `text_of` decodes what was read, and `json_of` parses it.
+
+`write_whole` is the one door to a file that attacc writes. A reader of that file finds the old
+content or the new one, and never a part of either.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import json
+import os
+import secrets
+import select
+import stat
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, NoReturn
+
+from attacc.errors import DocumentError, nearest_hint
+
+GZIP_MAGIC: Final = b"\x1f\x8b"
+MAX_DOCUMENT_BYTES: Final = 64 * 2**20
+"""Most bytes of a document that people write: a configuration, a list of lengths."""
+MAX_DATA_BYTES: Final = 4 * 2**30
+"""Most bytes of a trace, a log or a table, after it is unpacked."""
+PIPE_PATIENCE_S: Final = 5.0
+"""Seconds that a pipe is given until somebody opens it to write."""
+_PIECE_BYTES: Final = 2**20
+
+_MAGIC: Final = (
+    (b"PK\x03\x04", "a zip archive", "unpack it, and name the file inside"),
+    (b"PK\x05\x06", "an empty zip archive", None),
+    (b"GGUF", "a GGUF file of weights", "name the model's config.json"),
+    (b"PAR1", "a Parquet file", None),
+    (b"ARROW1", "an Arrow file", None),
+    (b"\x28\xb5\x2f\xfd", "a file compressed with zstd", "unpack it with zstd -d"),
+    (b"\xfd7zXZ\x00", "a file compressed with xz", "unpack it with xz -d"),
+    (b"BZh", "a file compressed with bzip2", "unpack it with bzip2 -d"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it, and name the file inside"),
+    (b"%PDF", "a PDF file", None),
+    (b"\x89PNG", "a picture", None),
+    (b"\x7fELF", "a program", None),
+    (b"SQLite format 3\x00", "an SQLite database", None),
+    (b"\xff\xfe", "text in UTF-16", "save it as UTF-8"),
+    (b"\xfe\xff", "text in UTF-16", "save it as UTF-8"),
+)
+"""First bytes of a file -> what it is, and the way out."""
+_UTF8_MARK: Final = b"\xef\xbb\xbf"
+
+
+def read_data(path: Path, *, limit: int = MAX_DATA_BYTES, unpack: bool = True) -> bytes:
+    """Return the bytes of a file.
+
+    Args:
+        path: a regular file, a link to one, or a pipe.
+        limit: most bytes that are read, and most that they may unpack to.
+        unpack: whether a gzip file, known by its first bytes, is unpacked.
+
+    Raises:
+        DocumentError: the file is absent, unreadable, no regular file and no pipe, larger than
+            the limit, or a damaged gzip file.
+    """
+    where = str(path)
+    try:
+        data = _read_bounded(path, limit)
+    except FileNotFoundError:
+        raise no_such_file(path) from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DocumentError(f"cannot be read: {reason}", where=where) from None
+    if unpack and data.startswith(GZIP_MAGIC):
+        return _unpacked(data, limit, where)
+    return data
+
+
+def no_such_file(path: Path, suffixes: Iterable[str] = ()) -> DocumentError:
+    """Return the error of a file that does not exist, with the names that are near its own.
+
+    Args:
+        path: the file.
+        suffixes: which files of its folder can be meant; all of them if there are none.
+    """
+    wanted = tuple(suffixes)
+    try:
+        names = [p.name for p in path.parent.iterdir() if not wanted or p.suffix in wanted]
+    except (OSError, ValueError):
+        names = []
+    return DocumentError("no such file", where=str(path), hint=nearest_hint(path.name, names))
+
+
+def _read_bounded(path: Path, limit: int) -> bytes:
+    # Opening a pipe would wait for its writer. This does not, so that the kind of file is known.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
+        os.close(descriptor)
+        raise DocumentError(f"is {_kind_of(mode)}, not a file", where=str(path))
+    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor, no path
+        pieces = [_first_of_pipe(descriptor, path)] if stat.S_ISFIFO(mode) else []
+        left = limit + 1 - sum(map(len, pieces))
+        while piece := file.read(min(_PIECE_BYTES, left)):
+            pieces.append(piece)
+            left -= len(piece)
+            if not left:
+                raise _too_large(limit, "holds", str(path))
+        return b"".join(pieces)
+
+
+def _first_of_pipe(descriptor: int, path: Path) -> bytes:
+    """Wait until a pipe has a writer, and make reads wait for what it writes.
+
+    Returns:
+        What had to be read to find that out: a byte, or nothing.
+    """
+    patience = time.monotonic() + PIPE_PATIENCE_S
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    first = b""
+    while not poll.poll(50):
+        try:
+            # A pipe without a writer reads as ended; one with a silent writer does not.
+            first = os.read(descriptor, 1)
+        except BlockingIOError:
+            break
+        if first:
+            break
+        if time.monotonic() > patience:
+            raise DocumentError(
+                "is a pipe that nobody writes to",
+                where=str(path),
+                hint="start its writer first, or name a file",
+            )
+    os.set_blocking(descriptor, True)
+    return first
+
+
+def _kind_of(mode: int) -> str:
+    """Return what a file is that is no regular file."""
+    kinds = (
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISFIFO, "a pipe"),
+    )
+    return next((name for is_kind, name in kinds if is_kind(mode)), "something else")
+
+
+def _unpacked(data: bytes, limit: int, where: str) -> bytes:
+    """Return what a gzip file of one or more members holds."""
+    pieces: list[bytes] = []
+    left = limit + 1
+    try:
+        while data:
+            member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+            while not member.eof:
+                piece = member.decompress(data, min(_PIECE_BYTES, left))
+                data = member.unconsumed_tail
+                if not piece and not data and not member.eof:
+                    raise DocumentError("is a gzip file that was cut off", where=where)
+                pieces.append(piece)
+                left -= len(piece)
+                if not left:
+                    raise _too_large(limit, "unpacks to", where)
+            # Zeros may fill a file up behind its last member.
+            data = member.unused_data.lstrip(b"\0")
+    except zlib.error as error:
+        raise DocumentError(f"is a damaged gzip file: {error}", where=where) from None
+    return b"".join(pieces)
+
+
+def _too_large(limit: int, verb: str, where: str) -> DocumentError:
+    return DocumentError(
+        f"{verb} more than {limit / 2**20:,.0f} MiB, the most that is read",
+        where=where,
+        hint="split it, or name another file",
+    )
+
+
+def text_of(data: bytes, *, where: str) -> str:
+    """Return the text of a file that was read; a byte-order mark at its start is no part of it.
+
+    Args:
+        data: UTF-8, with any ends of lines.
+        where: the file's name, for messages.
+
+    Raises:
+        DocumentError: it is no text: an archive, weights, another encoding; says what it is.
+    """
+    refuse_known(data, where=where)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DocumentError(
+            f"is not UTF-8 text: {error.reason} at byte {error.start + 1}",
+            where=f"{where}:{line}",
+            hint="save it as UTF-8",
+        ) from None
+    if "\0" in text:
+        raise DocumentError("is no text: it holds null bytes", where=where)
+    return text
+
+
+def refuse_known(data: bytes, *, where: str) -> None:
+    """Refuse a file whose first bytes are those of a kind that holds no text.
+
+    Raises:
+        DocumentError: it is an archive, weights, a picture, or text in another encoding.
+    """
+    for magic, kind, hint in _MAGIC:
+        if data.startswith(magic):
+            raise DocumentError(f"is {kind}", where=where, hint=hint)
+
+
+def json_of(text: str, *, where: str) -> object:
+    """Return what a JSON text holds.
+
+    Args:
+        text: one value.
+        where: the file's name, for messages.
+
+    Raises:
+        DocumentError: it is no JSON, a key occurs twice in one object, or a number is NaN,
+            infinite or too long.
+    """
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            times = Counter(key for key, _ in pairs)
+            twice = next(key for key in times if times[key] > 1)
+            raise DocumentError(
+                f"the key {twice!r:.60} occurs twice in one object",
+                where=where,
+                hint="remove one of the two",
+            )
+        return found
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no number of JSON")
+
+    def finite(digits: str) -> float:
+        number = float(digits)
+        if number in (float("inf"), float("-inf")):
+            raise ValueError(f"{digits:.40} is too large a number")
+        return number
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
+    except (ValueError, RecursionError) as error:  # malformed, too deep, or too many digits
+        raise DocumentError(f"is not valid JSON: {error}", where=where) from None
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it appears complete or not at all.
+
+    The data is compressed if the file's name ends in ``.gz``; the same data gives the same bytes
+    at any time. A regular file is replaced at once and keeps its permissions; a new one gets those
+    of the process's umask. A link is followed. A pipe that somebody reads and a device receive
+    the data as it is.
+
+    Raises:
+        DocumentError: it is a folder or a socket, a pipe without a reader, or it cannot be
+            written: nothing of the old file is lost then.
+    """
+    if path.suffix == ".gz":
+        data = gzip.compress(data, mtime=0)
+    try:
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            mode = None
+        if mode is None or (stat.S_ISREG(mode) and not _is_open_file(path)):
+            # The file that a link names may be still to be made.
+            _replace(Path(os.path.realpath(path)), data, mode)
+        elif stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISREG(mode):
+            _write_through(path, data)
+        else:
+            raise DocumentError(
+                f"is {_kind_of(mode)}, not a file", where=str(path), hint="name a file"
+            )
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DocumentError(f"cannot be written: {reason}", where=str(path)) from None
+
+
+def _is_open_file(path: Path) -> bool:
+    """Return whether a name, as /dev/stdout, stands for a file that a process has open."""
+    return os.path.realpath(path.parent).startswith(("/dev", "/proc"))
+
+
+def _replace(target: Path, data: bytes, mode: int | None) -> None:
+    if mode is not None and not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    # The name is chosen first: whenever an interrupt comes, it is known what has to be removed.
+    temporary = target.parent / f".attacc-{secrets.token_hex(8)}.tmp"
+    try:
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
+        )
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, no path
+            file.write(data)
+        if mode is not None:
+            temporary.chmod(stat.S_IMODE(mode))
+        temporary.replace(target)  # at once, on every platform
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write_through(target: Path, data: bytes) -> None:
+    # Opening a pipe that nobody reads fails at once, instead of waiting.
+    try:
+        descriptor = os.open(target, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise DocumentError(
+                "is a pipe that nobody reads",
+                where=str(target),
+                hint="start its reader first, or name a file",
+            ) from None
+        raise
+    os.set_blocking(descriptor, True)
+    with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, no path
+        file.write(data)

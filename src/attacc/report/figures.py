@@ -1,0 +1,50 @@
+"""The one door from Matplotlib to a file."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from pathlib import Path
+from typing import Any, Final
+
+from attacc.errors import InputError
+from attacc.files import write_whole
+
+KINDS: Final = (".svg", ".png", ".pdf")
+"""Endings of figures' files."""
+
+
+def check_figure(path: Path) -> None:
+    """Refuse to draw what could not be drawn, before anything is computed.
+
+    Raises:
+        InputError: Matplotlib is not installed, or the suffix tells no format.
+    """
+    if path.suffix not in KINDS:
+        raise InputError(
+            f"{path.suffix or 'no suffix'!r:.40} tells no format of figures",
+            where=f"--figure {path}",
+            hint=f"use one of {', '.join(KINDS)}",
+        )
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError(
+            "figures need matplotlib, which is not installed",
+            where=f"--figure {path}",
+            hint="pip install 'attacc[figures]'",
+        )
+
+
+def write_figure(figure: Any, path: Path) -> None:
+    """Write a figure of Matplotlib; its file appears complete or not at all.
+
+    Args:
+        figure: a Matplotlib figure.
+        path: a file of one of `KINDS`; the same figure gives the same SVG at any time.
+
+    Raises:
+        DocumentError: the file cannot be written.
+    """
+    stream = io.BytesIO()
+    metadata = {"Date": None} if path.suffix == ".svg" else None
+    figure.savefig(stream, format=path.suffix[1:], metadata=metadata, dpi=150)
+    write_whole(path, stream.getvalue())
