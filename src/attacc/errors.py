@@ -52,14 +52,22 @@ class UnknownNameError(InputError):
         name: the offending name.
         choices: all valid names.
         where: file and field, or option, the name came from.
+        hint: the way out in place of the nearest names, where a near name means another thing.
     """
 
     def __init__(
-        self, kind: str, name: str, choices: Iterable[str], *, where: str | None = None
+        self,
+        kind: str,
+        name: str,
+        choices: Iterable[str],
+        *,
+        where: str | None = None,
+        hint: str | None = None,
     ) -> None:
         self.kind = kind
         self.name = name
-        super().__init__(f"unknown {kind} {name!r}", where=where, hint=nearest_hint(name, choices))
+        hint = hint or nearest_hint(name, choices)
+        super().__init__(f"unknown {kind} {name!r}", where=where, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

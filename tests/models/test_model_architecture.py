@@ -175,7 +175,7 @@ def test_preset_comes_before_a_folder_of_the_same_name(
         ),
         ("absent.json", DocumentError, "no such file"),
         ("absent.toml", DocumentError, "no such file"),
-        ("./absent", DocumentError, "unknown file kind ''"),
+        ("./absent", DocumentError, "no such file or folder, and no model hub is asked"),
         ("x" * 5000, DocumentError, "cannot be read"),
         ("a\0/b.json", DocumentError, "null"),
     ],

@@ -3,8 +3,9 @@
 Each class holds the keys of one family's configuration that decide its size, under the names and
 with the defaults of the transformers library (class names in the docstrings). A default is taken
 over only where the library treats the key as optional; the sizes it would fill in with those of
-one particular model are required here. Other keys are ignored: there are many, and they do not
-change what is computed or stored.
+one particular model are required here. Of the other keys, those that could change what is computed
+or stored are refused (`attacc.models.contradictions`); the rest is ignored. How the weights are
+stored is read by `attacc.models.quantization`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from attacc.documents import Spec, load_document, parse_document, read_document
+from attacc.documents import Spec, keys_of, load_document, parse_document, read_document
 from attacc.errors import DocumentError, UnknownNameError
 from attacc.models.architecture import (
+    AS_DOCUMENT,
     MAX_SIZE,
     MODELS,
     Activation,
@@ -30,7 +32,9 @@ from attacc.models.architecture import (
     Size,
     divisors,
 )
+from attacc.models.contradictions import refuse_foreign_parts, refuse_other_sizes
 from attacc.models.precision import ElementType, Precision
+from attacc.models.quantization import QUANTIZATION_KEYS, stated_precision
 
 CONFIG_FILE: Final = "config.json"
 _OPT_OFFSET: Final = 2
@@ -54,41 +58,11 @@ _SERVED: Final = {
     "float8_e4m3fn": ElementType.FP8,
     "float8_e5m2": ElementType.FP8,
 }
-_QUANTIZED: Final[dict[tuple[str, int | None], ElementType]] = {
-    ("fp8", None): ElementType.FP8,
-    ("gptq", 4): ElementType.INT4,
-    ("gptq", 8): ElementType.INT8,
-    ("awq", 4): ElementType.INT4,
-}
 
 
 class _Ignoring(Spec):
     # The files have keys such as model_type, in a namespace that pydantic protects.
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
-
-
-class _Quantization(_Ignoring):
-    """How the weights were quantised."""
-
-    quant_method: str
-    bits: int | None = None
-
-    @model_validator(mode="after")
-    def _is_known(self) -> _Quantization:
-        if (self.quant_method, self.bits) not in _QUANTIZED:
-            bits = "" if self.bits is None else f" with bits = {self.bits}"
-            known = ", ".join(
-                method if bits is None else f"{method} ({bits} bits)" for method, bits in _QUANTIZED
-            )
-            raise ValueError(
-                f"quantization method {self.quant_method!r}{bits} is not supported: "
-                f"choose from {known}, or describe the model in a TOML document"
-            )
-        return self
-
-    @property
-    def weights(self) -> ElementType:
-        return _QUANTIZED[self.quant_method, self.bits]
 
 
 class _Config(_Ignoring, ABC):
@@ -97,7 +71,12 @@ class _Config(_Ignoring, ABC):
     vocab_size: Size
     torch_dtype: _DType | None = None
     dtype: _DType | None = None
-    quantization_config: _Quantization | None = None
+    layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] | None = None
+
+    classes: ClassVar[str]
+    """What the names of the family's classes in the transformers library begin with."""
+    harmless: ClassVar[frozenset[str]] = frozenset()
+    """Keys that the library ignores for this family, besides those that change nothing."""
 
     @model_validator(mode="after")
     def _names_one_type(self) -> _Config:
@@ -107,18 +86,15 @@ class _Config(_Ignoring, ABC):
             )
         return self
 
-    def precision(self) -> Precision:
-        """Return the element types that the model is served with.
+    def stored(self) -> ElementType:
+        """Return the element type of whatever is not quantised.
 
-        Weights saved in float32, or in no stated type (which means float32), are served in
-        fp16. Quantisation changes the weights only: activations and KV keep the other type.
+        Weights saved in float32, or in no stated type (which means float32), are served in fp16.
         """
-        stored = _SERVED[self.dtype or self.torch_dtype or "float32"]
-        weights = self.quantization_config.weights if self.quantization_config else stored
-        return Precision(weights=weights, activations=stored, kv=stored)
+        return _SERVED[self.dtype or self.torch_dtype or "float32"]
 
     @abstractmethod
-    def model(self, name: str, sources: dict[str, str]) -> ModelSpec:
+    def model(self, name: str, sources: dict[str, str], precision: Precision) -> ModelSpec:
         """Return the model that this configuration describes."""
 
 
@@ -140,6 +116,8 @@ def _nearest_divisors(number: int, divisor: int) -> list[int]:
 class _GPT2(_Config):
     """GPT2Config."""
 
+    classes = "GPT2"
+
     n_embd: Annotated[int, Field(gt=0, le=MAX_SIZE // 4)]  # n_inner is four times as large
     n_layer: Size
     n_head: Size
@@ -154,7 +132,7 @@ class _GPT2(_Config):
         _split_evenly(("n_embd", self.n_embd), ("n_head", self.n_head))
         return self
 
-    def model(self, name: str, sources: dict[str, str]) -> ModelSpec:
+    def model(self, name: str, sources: dict[str, str], precision: Precision) -> ModelSpec:
         return ModelSpec(
             name=name,
             sources=sources,
@@ -175,12 +153,14 @@ class _GPT2(_Config):
             tied_embeddings=self.tie_word_embeddings,
             norm=NormKind.LAYER,
             biases=Biases(qkv=True, out=True, ffn=True),
-            precision=self.precision(),
+            precision=precision,
         )
 
 
 class _OPT(_Config):
     """OPTConfig."""
+
+    classes = "OPT"
 
     hidden_size: Size
     num_hidden_layers: Size
@@ -203,7 +183,7 @@ class _OPT(_Config):
         )
         return self
 
-    def model(self, name: str, sources: dict[str, str]) -> ModelSpec:
+    def model(self, name: str, sources: dict[str, str], precision: Precision) -> ModelSpec:
         embedding = self.word_embed_proj_dim or self.hidden_size
         return ModelSpec(
             name=name,
@@ -227,12 +207,14 @@ class _OPT(_Config):
             norm=NormKind.LAYER,
             final_norm=self.do_layer_norm_before and not self.remove_final_layer_norm,
             biases=Biases(qkv=self.enable_bias, out=self.enable_bias, ffn=self.enable_bias),
-            precision=self.precision(),
+            precision=precision,
         )
 
 
 class _GPTNeoX(_Config):
     """GPTNeoXConfig."""
+
+    classes = "GPTNeoX"
 
     hidden_size: Size
     num_hidden_layers: Size
@@ -251,7 +233,7 @@ class _GPTNeoX(_Config):
         )
         return self
 
-    def model(self, name: str, sources: dict[str, str]) -> ModelSpec:
+    def model(self, name: str, sources: dict[str, str], precision: Precision) -> ModelSpec:
         return ModelSpec(
             name=name,
             sources=sources,
@@ -272,7 +254,7 @@ class _GPTNeoX(_Config):
             norm=NormKind.LAYER,
             biases=Biases(qkv=self.attention_bias, out=self.attention_bias, ffn=True),
             parallel_residual=self.use_parallel_residual,
-            precision=self.precision(),
+            precision=precision,
         )
 
 
@@ -321,7 +303,7 @@ class _Gated(_Config):
     def biases(self) -> Biases:
         return Biases()
 
-    def model(self, name: str, sources: dict[str, str]) -> ModelSpec:
+    def model(self, name: str, sources: dict[str, str], precision: Precision) -> ModelSpec:
         return ModelSpec(
             name=name,
             sources=sources,
@@ -344,12 +326,14 @@ class _Gated(_Config):
             qk_norm=self.qk_norm(),
             biases=self.biases(),
             sliding_window=self.window(),
-            precision=self.precision(),
+            precision=precision,
         )
 
 
 class _Llama(_Gated):
     """LlamaConfig."""
+
+    classes = "Llama"
 
     num_key_value_heads: Size | None = None
     attention_bias: bool = False
@@ -362,6 +346,8 @@ class _Llama(_Gated):
 class _Mistral(_Gated):
     """MistralConfig."""
 
+    classes = "Mistral"
+
     sliding_window: Size | None = 4096
 
     def window(self) -> int | None:
@@ -370,6 +356,8 @@ class _Mistral(_Gated):
 
 class _Mixtral(_Gated):
     """MixtralConfig."""
+
+    classes = "Mixtral"
 
     num_local_experts: Size
     num_experts_per_tok: Size
@@ -394,10 +382,13 @@ class _Mixtral(_Gated):
 class _Qwen2(_Gated):
     """Qwen2Config."""
 
+    classes = "Qwen2"
+    # Its query, key and value always have biases, its output never.
+    harmless = frozenset({"attention_bias", "qkv_bias"})
+
     use_sliding_window: bool = False
     sliding_window: Size | None = 4096
     max_window_layers: int = Field(default=0, ge=0)
-    layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] | None = None
 
     def window(self) -> int | None:
         if not self.use_sliding_window:
@@ -416,6 +407,9 @@ class _Qwen2(_Gated):
 
 class _Qwen3(_Qwen2):
     """Qwen3Config."""
+
+    classes = "Qwen3"
+    harmless = frozenset()
 
     attention_bias: bool = False
 
@@ -446,6 +440,22 @@ _FAMILIES: Final[dict[str, type[_Config]]] = {
 FAMILIES: Final = tuple(_FAMILIES)
 """The values of ``model_type`` that are understood."""
 
+_HUB_PREFIX: Final = "models--"
+_NO_DESCRIPTIONS: Final = {
+    ".gguf": "a GGUF file of weights",
+    ".safetensors": "a safetensors file of weights",
+    ".bin": "a file of weights",
+    ".pt": "a PyTorch file of weights",
+    ".pth": "a PyTorch file of weights",
+    ".onnx": "an ONNX graph",
+    ".zip": "an archive",
+    ".tar": "an archive",
+    ".gz": "an archive",
+    ".yaml": "a YAML file",
+    ".yml": "a YAML file",
+}
+"""Suffixes of files that people have of a model, and that do not tell its sizes here."""
+
 
 class _Typed(_Ignoring):
     model_type: str
@@ -454,14 +464,16 @@ class _Typed(_Ignoring):
 def model_from_config(path: Path) -> ModelSpec:
     """Read the model that a Hugging Face ``config.json`` describes.
 
-    The model is called like the file, or like its folder where the file is ``config.json``.
+    The model is called like the file, or like its folder where the file is ``config.json``; in
+    the cache of the Hugging Face Hub like its repository, as in "org/name".
 
     Args:
-        path: the file.
+        path: the file. Files beside it that state a quantisation are read too.
 
     Raises:
         DocumentError: the file is malformed, lacks a key, has a value that cannot be, or asks
-            for something that is not modelled (a quantisation, an activation, cross attention).
+            for something that is not modelled (a quantisation, an activation, cross attention,
+            a key that contradicts its family).
         UnknownNameError: its ``model_type`` is not one of `FAMILIES`.
     """
     return _model_from_document(read_document(path), path)
@@ -471,20 +483,88 @@ def _model_from_document(document: Mapping[str, object], path: Path) -> ModelSpe
     where = str(path)
     family = parse_document(_Typed, document, where=where).model_type
     if family not in _FAMILIES:
-        raise UnknownNameError("model family", family, FAMILIES, where=f"{where}: model_type")
-    config = parse_document(_FAMILIES[family], document, where=where)
-    name = path.resolve().parent.name if path.name == CONFIG_FILE else path.stem
+        raise UnknownNameError(
+            "model family",
+            family,
+            FAMILIES,
+            where=f"{where}: model_type",
+            # Names that are near are other architectures: qwen3_moe is no qwen3.
+            hint=f"{AS_DOCUMENT}; the families that are read from a config.json are "
+            + ", ".join(sorted(FAMILIES)),
+        )
+    spec = _FAMILIES[family]
+    read = frozenset(keys_of(spec))
+    refuse_foreign_parts(
+        document,
+        family=family,
+        classes=spec.classes,
+        read=read | spec.harmless | QUANTIZATION_KEYS,
+        where=where,
+    )
+    config = parse_document(spec, document, where=where)
+    stated = stated_precision(document, path)
+    stored = config.stored()
+    precision = Precision(
+        weights=stated.weights or stored, activations=stored, kv=stated.kv or stored
+    )
     sources = {"default": f"Hugging Face configuration {where}"}
+    notes = [f"quantised as stated in {place}" for place in stated.where]
     if (config.dtype or config.torch_dtype or "float32") == "float32":
-        sources["precision"] = "stored in float32 or in no stated type; served in fp16"
-    return config.model(name or family, sources)
+        notes.append("stored in float32 or in no stated type; served in fp16")
+    if notes:
+        sources["precision"] = "; ".join(notes)
+    model = config.model(_name_of(path) or family, sources, precision)
+    refuse_other_sizes(document, model, read=read, where=where)
+    _check_layer_types(config, model, where)
+    return model
+
+
+def _check_layer_types(config: _Config, model: ModelSpec, where: str) -> None:
+    """Refuse a list of layers that does not describe the model as it was read."""
+    types = config.layer_types
+    if types is None:
+        return
+    if len(types) != model.layers:
+        raise DocumentError(
+            f"layer_types has {len(types)} entries, and the model {model.layers} layers",
+            where=where,
+            hint="give one entry per layer, or remove the key",
+        )
+    if ("sliding_attention" in types) != (model.sliding_window is not None):
+        shown = ", ".join(dict.fromkeys(types))
+        raise DocumentError(
+            f"layer_types names {shown}, while by the other keys of the family "
+            f"{model.family!r} the window is {model.sliding_window or 'not in use'}",
+            where=where,
+            hint=f"correct one of the keys, or {AS_DOCUMENT}",
+        )
+
+
+def _name_of(path: Path) -> str:
+    """Return what the model of a file is called; empty for a ``config.json`` at the root.
+
+    Links are not followed: in the cache of the Hugging Face Hub every file is one, to a name that
+    means nothing.
+    """
+    if path.name != CONFIG_FILE:
+        return path.stem
+    folder = Path.cwd() / path.parent
+    if ".." in folder.parts:  # the parent of where a link leads to, not of the link
+        parts = folder.parts
+        last = len(parts) - parts[::-1].index("..")
+        folder = Path(*parts[:last]).resolve().joinpath(*parts[last:])
+    repository, kind = folder.parts[-3:-1] if len(folder.parts) > 3 else ("", "")
+    if kind == "snapshots" and repository.startswith(_HUB_PREFIX):
+        return repository.removeprefix(_HUB_PREFIX).replace("--", "/")
+    return folder.name
 
 
 def load_model(name_or_path: str, *, where: str | None = None) -> ModelSpec:
     """Return a model by the name of its preset (which comes first), or from a file or folder.
 
     A file is a TOML (or JSON) document of `ModelSpec`, or a Hugging Face ``config.json``, which
-    a ``model_type`` tells apart; a folder is one that holds a ``config.json``.
+    a ``model_type`` tells apart; a folder is one that holds a ``config.json``. No model hub is
+    asked for a name.
 
     Args:
         name_or_path: a preset's name, or a path: anything with a slash, the suffix of a
@@ -499,7 +579,14 @@ def load_model(name_or_path: str, *, where: str | None = None) -> ModelSpec:
     if name_or_path in MODELS.names():
         return MODELS.load(name_or_path, where=where)
     if _is_folder(path):
-        return model_from_config(path / CONFIG_FILE)
+        return model_from_config(_config_in(path))
+    if path.suffix.lower() in _NO_DESCRIPTIONS:
+        raise DocumentError(
+            f"is {_NO_DESCRIPTIONS[path.suffix.lower()]}, which is not read",
+            where=str(path),
+            hint="give the config.json of the model, or its folder, or a TOML document "
+            "(docs/models.md), or a preset's name",
+        )
     if path.suffix == ".json":
         document = read_document(path)
         # Only documents of this project have a family; a config.json without model_type is
@@ -507,8 +594,15 @@ def load_model(name_or_path: str, *, where: str | None = None) -> ModelSpec:
         if "family" in document and "model_type" not in document:
             return parse_document(ModelSpec, document, where=str(path))
         return _model_from_document(document, path)
-    if path.suffix == ".toml" or "/" in name_or_path:
+    if path.suffix == ".toml" or path.is_file():
         return load_document(ModelSpec, path)
+    if "/" in name_or_path:
+        raise DocumentError(
+            "no such file or folder, and no model hub is asked",
+            where=f"{where}: {name_or_path}" if where else name_or_path,
+            hint="download the model's config.json and give its path, or name a preset: "
+            + ", ".join(MODELS.names()),
+        )
     return MODELS.load(name_or_path, where=where)
 
 
@@ -517,3 +611,22 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError as error:
         raise DocumentError(f"cannot be read: {error.strerror}", where=str(path)) from None
+
+
+def _config_in(folder: Path) -> Path:
+    """Return the ``config.json`` of a folder.
+
+    Raises:
+        DocumentError: it has none.
+    """
+    path = folder / CONFIG_FILE
+    if path.is_file():
+        return path
+    revisions = sorted(folder.glob(f"snapshots/*/{CONFIG_FILE}"))
+    raise DocumentError(
+        "no such file in this folder",
+        where=str(path),
+        hint=f"give the folder of a revision: {revisions[0].parent}"
+        if revisions
+        else "give a folder that holds the config.json of a model, or a TOML document",
+    )
