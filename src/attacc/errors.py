@@ -114,6 +114,24 @@ class EngineError(AttaccError):
     """A fault of attacc itself: a kernel that reports an impossible state."""
 
 
+def printable(text: str, *, keep: str = "") -> str:
+    r"""Return a text with every character that does not print as an escape, such as ``\x1b``.
+
+    Control characters, changes of the direction of writing, and bytes of a file's name that are no
+    text would act on a terminal or vanish there.
+
+    Args:
+        text: from outside.
+        keep: characters that stay as they are, such as line ends.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
+
+
 def nearest_hint(name: str, choices: Iterable[str]) -> str:
     """Return "did you mean ...? choose from ..." for a name that is not among the choices."""
     options = sorted(choices)

@@ -223,13 +223,12 @@ def _lengths(text: str) -> list[int]:
 @contextmanager
 def _progress() -> Generator[Progress]:
     """Show a bar on stderr, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress as Bar
+    from attacc.report.terminal import bar
 
-    with Bar(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("attending")
+    with bar(shown=sys.stderr.isatty()) as shown:
+        task = shown.add_task("attending")
 
         def show(done: int, keys: int) -> None:
-            bar.update(task, completed=done, total=keys)
+            shown.update(task, completed=done, total=keys)
 
         yield show

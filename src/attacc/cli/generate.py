@@ -11,7 +11,7 @@ import typer
 from attacc.cli import options
 from attacc.cli.options import DEFAULT_DEVICE, Device, Json, PlacementName, PowerLimit
 from attacc.cli.output import print_json, print_rich
-from attacc.errors import InputError, UnknownNameError
+from attacc.errors import InputError, UnknownNameError, printable
 
 if TYPE_CHECKING:
     from attacc.integrations.generation import Sampling, Token
@@ -267,7 +267,7 @@ def _write(
     def take(piece: str) -> None:
         pieces.append(piece)
         if aloud:
-            sys.stdout.write(piece)
+            sys.stdout.write(printable(piece, keep="\n\t"))
             sys.stdout.flush()
 
     written = Pieces(loaded, take)

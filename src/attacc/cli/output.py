@@ -6,13 +6,13 @@ import dataclasses
 import difflib
 import json
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from attacc.compiled import told_of_compilation
-from attacc.errors import DocumentError, InputError
+from attacc.errors import DocumentError, InputError, printable
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -62,32 +62,34 @@ def _document(answer: DataclassInstance | Sequence[DataclassInstance]) -> str:
 
 def print_rich(renderable: RenderableType) -> None:
     """Write a table, or another renderable of rich, to stdout."""
-    from rich.console import Console
+    from attacc.report.terminal import Terminal
 
-    Console(highlight=False).print(renderable)
+    Terminal().print(renderable)
 
 
 def complain(message: str, *, hint: str | None = None) -> None:
     """Write the one message of a command that failed to stderr."""
-    from rich.console import Console
     from rich.text import Text
 
-    text = Text.assemble(("error: ", "bold red"), message)
+    from attacc.report.terminal import Terminal
+
+    text = Text.assemble(("error: ", "bold red"), printable(message))
     if hint:
-        text.append_text(Text.assemble(("\nhint: ", "bold"), hint))
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+        text.append_text(Text.assemble(("\nhint: ", "bold"), printable(hint)))
+    Terminal(stderr=True, wraps=False).print(text)
 
 
 def progress(items: Iterable[T], *, total: int, doing: str) -> Iterable[T]:
     """Go through items behind a progress bar on stderr, where that is a terminal."""
     if total < 2 or not sys.stderr.isatty():
         return items
-    from rich.console import Console
-    from rich.progress import track
+    from attacc.report.terminal import bar
 
-    return track(
-        items, description=doing, total=total, console=Console(stderr=True), transient=True
-    )
+    def shown() -> Iterator[T]:
+        with bar(shown=True) as progress:
+            yield from progress.track(items, total=total, description=doing)
+
+    return shown()
 
 
 @contextmanager
@@ -162,18 +164,15 @@ def progress_bar(title: str, total: int) -> Generator[Callable[[str], None]]:
         title: before the first name.
         total: how many names there will be; each is told before its work.
     """
-    from rich.console import Console
-    from rich.progress import Progress
+    from attacc.report.terminal import bar
 
-    with Progress(
-        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
-        task = bar.add_task(title, total=total)
+    with bar(shown=sys.stderr.isatty()) as progress:
+        task = progress.add_task(title, total=total)
         done = 0
 
         def show(name: str) -> None:
             nonlocal done
-            bar.update(task, description=name, completed=done)
+            progress.update(task, description=name, completed=done)
             done += 1
 
         yield show

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Any, Final
 
-from attacc.errors import InputError
+from attacc.errors import InputError, printable
 from attacc.files import write_whole
 
 KINDS: Final = (".svg", ".png", ".pdf")
@@ -32,6 +32,11 @@ def check_figure(path: Path) -> None:
             where=f"--figure {path}",
             hint="pip install 'attacc[figures]'",
         )
+
+
+def words(text: str) -> str:
+    """Return a text from outside as Matplotlib writes it: no formula, and nothing unprintable."""
+    return printable(text).replace("$", r"\$")
 
 
 def write_figure(figure: Any, path: Path) -> None:

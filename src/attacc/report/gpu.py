@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 
 from attacc.errors import InputError
-from attacc.report.figures import check_figure, write_figure
+from attacc.report.figures import check_figure, words, write_figure
 
 if TYPE_CHECKING:
     from attacc.study.gpu_check import Accuracy, Checked
@@ -106,14 +106,16 @@ def write_accuracy_figure(checked: Sequence[Checked], path: Path) -> None:
                 entry.time_ns[known] / 1e3 / measured,
                 ",",
                 rasterized=True,
-                label=f"{entry.data.key.framework} {entry.data.key.version} {entry.data.key.dtype}",
+                label=words(
+                    f"{entry.data.key.framework} {entry.data.key.version} {entry.data.key.dtype}"
+                ),
             )
         axes.set_xscale("log")
         axes.set_ylim(0.5, 1.5)
         axes.axhline(1.0, color="black", linewidth=0.8)
         for edge in (0.9, 1.1):
             axes.axhline(edge, color="black", linewidth=0.5, linestyle=":")
-        axes.set_title(", ".join(panel), fontsize="medium")
+        axes.set_title(words(", ".join(panel)), fontsize="medium")
         axes.set_xlabel("measured, microseconds")
         axes.set_ylabel("predicted / measured")
         legend = axes.legend(fontsize="x-small", loc="upper right")
