@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from attacc.compiled import told_of_compilation
+from attacc.compiled import NOT_KEPT, told_of_compilation
 from attacc.errors import DocumentError, InputError
 
 if TYPE_CHECKING:
@@ -92,21 +92,29 @@ def progress(items: Iterable[T], *, total: int, doing: str) -> Iterable[T]:
 
 @contextmanager
 def compilation_shown() -> Generator[None]:
-    """Say on stderr, where that is a terminal, that something is being compiled: once, if at all.
+    """Say on stderr that something is being compiled, or cannot be kept: once each, if at all.
 
-    What was compiled by an earlier command is loaded from disk, and no word said.
+    What was compiled by an earlier command is loaded from disk, and no word said. That a
+    compilation takes its time is of interest on a terminal only. That it will do so every time is
+    said in any case, since it can be helped.
     """
-    said = False
+    said: set[str] = set()
 
-    def say() -> None:
-        nonlocal said
-        if not said and sys.stderr.isatty():
+    def say(what: str, line: str) -> None:
+        if what not in said:
             # A line, and not a bar: those of commands let what is written to stderr pass.
-            sys.stderr.write("compiling for this machine, which is kept for the next time ...\n")
+            sys.stderr.write(f"{line}\n")
             sys.stderr.flush()
-        said = True
+        said.add(what)
 
-    with told_of_compilation(say):
+    def compiling() -> None:
+        if sys.stderr.isatty() and "not kept" not in said:
+            say("compiling", "compiling for this machine, which is kept for the next time ...")
+
+    def not_kept(reason: str) -> None:
+        say("not kept", f"warning: {NOT_KEPT.format(reason=reason)}")
+
+    with told_of_compilation(compiling, not_kept):
         yield
 
 
