@@ -6,7 +6,8 @@ Every run starts a command, sends it SIGINT, SIGTERM or SIGHUP after a random pa
 it takes, and looks at the exit code, at stderr and at the files that are left. A command that is
 stopped exits with 128 and the number of the signal, says at most one line, and leaves no file that
 is temporary or half written. The first milliseconds are Python's own, before any line of attacc:
-then the signal itself ends the process. POSIX only.
+then the signal itself ends the process. Ctrl-C ends the runs, and counts those that were made.
+POSIX only.
 """
 
 import argparse
@@ -83,11 +84,15 @@ class Stopping:
     Args:
         folder: an empty one.
         commands: their arguments, by name.
+        environment: what they have in theirs beside ours.
     """
 
-    def __init__(self, folder: Path, commands: dict[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self, folder: Path, commands: dict[str, tuple[str, ...]], **environment: str
+    ) -> None:
         self._folder = folder
         self._commands = commands
+        self._environment = environment
         self._entry = ENTRIES[0]
         (folder / "measured.csv").write_text(MEASURED)
         (folder / "temporary").mkdir()
@@ -96,17 +101,20 @@ class Stopping:
 
     def time(self, name: str) -> float:
         """Return the seconds that a command takes once its kernels are compiled."""
-        for _ in range(2):
-            start = time.perf_counter()
-            with self._started(name) as process:
-                _, stderr = process.communicate(timeout=10 * LIMIT_S)
-            assert process.returncode == 0, (name, stderr)
-            taken_s = time.perf_counter() - start
+        self._finish(name)
+        start = time.perf_counter()
+        self._finish(name)
+        taken_s = time.perf_counter() - start
         written = self._folder / WRITTEN
         if written.exists():
             self._whole = written.read_bytes()
             written.unlink()
         return taken_s
+
+    def _finish(self, name: str) -> None:
+        with self._started(name) as process:
+            _, stderr = process.communicate(timeout=10 * LIMIT_S)
+        assert process.returncode == 0, (name, stderr)
 
     def stop(self, name: str, number: signal.Signals, after_s: float) -> Stop:
         """Send a command a signal after some seconds."""
@@ -130,7 +138,7 @@ class Stopping:
             stderr=subprocess.PIPE,
             text=True,
             cwd=self._folder,
-            env=os.environ | settings,
+            env=os.environ | settings | self._environment,
         )
 
     def _files(self) -> set[Path]:
@@ -162,11 +170,14 @@ def main() -> None:
         stopping = Stopping(Path(folder), COMMANDS)
         takes_s = {name: stopping.time(name) for name in COMMANDS}
         print({name: round(seconds, 2) for name, seconds in takes_s.items()}, "seconds undisturbed")
-        names = [chance.choice(list(COMMANDS)) for _ in range(options.runs)]
-        stops = [
-            stopping.stop(name, chance.choice(SIGNALS), chance.uniform(0, 1.05 * takes_s[name]))
-            for name in names
-        ]
+        stops: list[Stop] = []
+        try:
+            while len(stops) < options.runs:
+                name = chance.choice(list(COMMANDS))
+                after_s = chance.uniform(0, 1.05 * takes_s[name])
+                stops.append(stopping.stop(name, chance.choice(SIGNALS), after_s))
+        except KeyboardInterrupt:
+            pass
     for name in COMMANDS:
         codes = Counter(stop.exit_code for stop in stops if stop.command == name)
         longest_s = max((stop.lasted_s for stop in stops if stop.command == name), default=0.0)
