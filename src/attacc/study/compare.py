@@ -582,9 +582,7 @@ class _Case:
         ]
         return average(steps, prompts.weights)
 
-    def _performance(
-        self, batch: int, decode: _Decode, first: SystemResult | None
-    ) -> Performance:
+    def _performance(self, batch: int, decode: _Decode, first: SystemResult | None) -> Performance:
         mean, curve = decode.mean, decode.curve
         prefill = self._prefill()
         throughput = batch / mean.time_ns * NS_PER_S

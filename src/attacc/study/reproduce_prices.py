@@ -282,9 +282,7 @@ class Prices:
         system = platform.system
         need, stack_bytes = self._need(platform, subject, load)
         try:
-            return preferred_batch(
-                need, system, stack_bytes=stack_bytes, rates=self._rates(system)
-            )
+            return preferred_batch(need, system, stack_bytes=stack_bytes, rates=self._rates(system))
         except CapacityError:
             return 0
 

@@ -318,8 +318,7 @@ def copies_that_fit(
         (
             ROUNDING_ROOM * (without.available_bytes - without.used_bytes) / copies
             for without, whole in zip(beside, every, strict=True)
-            if (copies := whole.weights_bytes - without.weights_bytes)
-            and not whole.fits
+            if (copies := whole.weights_bytes - without.weights_bytes) and not whole.fits
         ),
         default=1.0,
     )
@@ -394,9 +393,7 @@ def _limit(
 
     def overflowing(batch: int) -> Store | None:
         return _overflowing(
-            stores(
-                footprint, system, batch, stack_bytes=stack_bytes, copied_share=copied_share
-            )
+            stores(footprint, system, batch, stack_bytes=stack_bytes, copied_share=copied_share)
         )
 
     fits, too_large = 0, 1

@@ -418,9 +418,7 @@ class DecodePricer:
         )
         return [there, attention, back]
 
-    def _beside(
-        self, op: Operator, rates: AttaccRates | None, copies: float
-    ) -> list[OperatorTime]:
+    def _beside(self, op: Operator, rates: AttaccRates | None, copies: float) -> list[OperatorTime]:
         placed = _on_gpus(op, self._layers, self._system, self._costs)
         if not self._system.spec.ff_coprocessing or op.name not in FEED_FORWARD:
             return placed
