@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attacc.cli.options import Json
+from attacc.cli.options import Json, size
 from attacc.cli.output import check_target, print_json, print_rich
 from attacc.errors import InputError
 
@@ -130,7 +130,12 @@ def fit(
         ),
     ] = None,
     folds: Annotated[
-        int, typer.Option(min=0, max=20, help="Parts of the cross-validation; 0 for none.")
+        int,
+        typer.Option(
+            parser=size("--folds", most=20, least=0),
+            metavar="N",
+            help="Parts of the cross-validation, up to 20; 0 for none.",
+        ),
     ] = 3,
     json: Json = False,
 ) -> None:
@@ -239,7 +244,11 @@ def extrapolate(
     ] = None,
     rows: Annotated[
         int | None,
-        typer.Option(min=1, metavar="M", help="Predict products of more rows from up to M."),
+        typer.Option(
+            parser=size("--rows"),
+            metavar="M",
+            help="Predict products of more rows from up to M.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
