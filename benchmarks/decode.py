@@ -77,11 +77,11 @@ def measure(model: Any, host: HostType, units: str, context: int, tokens: int) -
     shares: list[float] = []
     with torch.inference_mode(), attach(model, device) as session:
         cache = session.cache()
-        model(given[:, :context], past_key_values=cache, logits_to_keep=1)
+        session.forward(given[:, :context], cache, logits_to_keep=1)
         for index in range(context, context + tokens + 2):
             device.wall_s = 0.0
             begin = perf_counter()
-            model(given[:, index : index + 1], past_key_values=cache).logits[0, -1].argmax()
+            session.forward(given[:, index : index + 1], cache).logits[0, -1].argmax()
             steps.append(perf_counter() - begin)
             shares.append(device.wall_s)
     # The first two compile, and find memory for what they compute.

@@ -1,6 +1,7 @@
 """Machine code on disk: whose it is, and what becomes of processes that need it at once."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+
+from attacc.compiled.machine_code import Entries
 
 KERNEL = """
 from attacc.compiled import kernel
@@ -27,21 +30,39 @@ def amount(n: int) -> int:
     return {amount}
 """
 SHOW = "from my_kernel import more; print(more(40))"
+TOLD = """
+from attacc.compiled import told_of_compilation
+with told_of_compilation(lambda: print("compiled", end=" "), lambda _: print("unkept", end=" ")):
+    from my_kernel import more
+    print(more(40))
+"""
 SLOW = """
-import sys, time
+import time
+from contextlib import contextmanager
 from pathlib import Path
 from numba.core.caching import IndexDataCacheFile
 
-save = IndexDataCacheFile._save_data
+write = IndexDataCacheFile._open_for_write
 
-def slowly(self, name, data):
-    Path("saving").touch()
-    time.sleep(3)
-    save(self, name, data)
+@contextmanager
+def slowly(self, path):
+    with write(self, path) as file:
+        yield file
+        file.flush()
+        Path("saving").touch()
+        time.sleep(3)
 
-IndexDataCacheFile._save_data = slowly
+IndexDataCacheFile._open_for_write = slowly
 """
-"""Stops between Numba's two files: the index names the machine code, which is not yet there."""
+"""Stops when all is written, and is not yet where a process looks for it."""
+FULL = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+with open("probe", "wb", buffering=0) as file:
+    assert file.write(bytes(1001)) == 1000, "no disk is full: this test tests nothing"
+"""
+"""A disk on which no file grows beyond 1000 bytes, which is less than any machine code."""
 
 
 def write(folder: Path, amount: int) -> None:
@@ -50,38 +71,61 @@ def write(folder: Path, amount: int) -> None:
 
 
 @contextmanager
-def started(folder: Path, code: str) -> Generator[subprocess.Popen[str]]:
-    environment = os.environ | {
+def started(folder: Path, code: str, **environment: str) -> Generator[subprocess.Popen[str]]:
+    settings = {
         "NUMBA_CACHE_DIR": str(folder / "cache"),
         "NUMBA_DISABLE_JIT": "0",
-        "PYTHONPATH": str(folder),
+        "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
         "PYTHONDONTWRITEBYTECODE": "1",  # sources that change within a second look the same to it
     }
     with subprocess.Popen(  # noqa: S603
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment, cwd=folder, text=True
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | settings | environment,
+        cwd=folder,
+        text=True,
     ) as process:
         yield process
 
 
-def shown(folder: Path, code: str = SHOW) -> str:
-    with started(folder, code) as process:
-        return process.communicate()[0].strip()
+def spoken(folder: Path, code: str = SHOW, **environment: str) -> tuple[str, str]:
+    """Return what a process says on stdout and on stderr."""
+    with started(folder, code, **environment) as process:
+        stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    return stdout.strip(), stderr.strip()
+
+
+def shown(folder: Path, code: str = SHOW, **environment: str) -> str:
+    """Return what a process says on stdout, and nothing on stderr."""
+    stdout, stderr = spoken(folder, code, **environment)
+    assert stderr == ""
+    return stdout
+
+
+def wait_for(file: Path) -> None:
+    until = time.monotonic() + 30
+    while not file.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert file.exists()
+
+
+def kept_files(folder: Path) -> list[Path]:
+    """Return the files with machine code, and any that were begun."""
+    return [file for file in (folder / "cache").rglob("*") if file.is_file()]
 
 
 def test_compiled_once(tmp_path: Path) -> None:
-    """Kernels that are compiled in every process, or of which nobody is told."""
-    code = """
-        from attacc.compiled import told_of_compilation
-        from my_kernel import more
-        told = []
-        with told_of_compilation(lambda: told.append(1)):
-            print(more(40), end=" ")
-        with told_of_compilation(lambda: told.append(1)):
-            print(more(41), len(told))
+    """Kernels that are compiled in every process, or of which nobody is told; and a broken file
+    that ends every command until somebody removes it by hand.
     """
     write(tmp_path, 2)
-    assert shown(tmp_path, dedent(code)) == "42 43 1"
-    assert shown(tmp_path, dedent(code)) == "42 43 0"
+    assert shown(tmp_path, TOLD) == "compiled 42"
+    [file] = kept_files(tmp_path)
+    file.write_bytes(file.read_bytes()[:-1])
+    assert shown(tmp_path, TOLD) == "compiled 42"
+    assert shown(tmp_path, TOLD) == "42"
 
 
 def test_changed_helper(tmp_path: Path) -> None:
@@ -90,33 +134,112 @@ def test_changed_helper(tmp_path: Path) -> None:
     assert shown(tmp_path) == "42"
     write(tmp_path, 3)
     assert shown(tmp_path) == "43"
+    assert len(kept_files(tmp_path)) == 1  # and what is of no use any more is removed
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="processes take no turns on Windows")
-def test_code_of_an_older_version(tmp_path: Path) -> None:
-    """A process that runs an older version's code, while another one writes the new."""
+@pytest.mark.skipif(sys.platform == "win32", reason="files in use cannot be replaced on Windows")
+def test_while_another_process_writes(tmp_path: Path) -> None:
+    """A process that runs an older version's code, or half of the new, while another writes it."""
     write(tmp_path, 2)
     assert shown(tmp_path) == "42"
     write(tmp_path, 3)
     with started(tmp_path, SLOW + SHOW) as writer:
-        until = time.monotonic() + 30
-        while not (tmp_path / "saving").exists() and time.monotonic() < until:
-            time.sleep(0.01)
-        assert (tmp_path / "saving").exists()
+        wait_for(tmp_path / "saving")
         assert writer.poll() is None
         assert shown(tmp_path) == "43"
         assert writer.communicate()[0].strip() == "43"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks on Windows")
-def test_file_system_without_locks(tmp_path: Path) -> None:
-    """A traceback on file systems that know no locks, or code kept there unguarded."""
-    code = """
-        import fcntl
-        def flock(*_):
-            raise OSError("no locks available")
-        fcntl.flock = flock
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal on Windows")
+def test_killed_while_writing(tmp_path: Path) -> None:
+    """Numba's index names machine code that was never written: every later process fails."""
+    write(tmp_path, 2)
+    with started(tmp_path, SLOW + SHOW) as writer:
+        wait_for(tmp_path / "saving")
+        writer.send_signal(signal.SIGKILL)
+    assert kept_files(tmp_path)  # what it had begun
+    assert shown(tmp_path, TOLD) == "compiled 42"
+    assert shown(tmp_path, TOLD) == "42"
+
+
+@pytest.mark.parametrize("size", [0, 1, 33, -1])
+def test_truncated_file(tmp_path: Path, size: int) -> None:
+    """A crash of the machine, or a full disk, leaves a part: no process could load the rest."""
+    entries = Entries(str(tmp_path), "more", "stamp")
+    entries.save("key", "code")
+    [file] = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:size])
+    assert entries.load("key") is None
+    entries.save("key", "code")
+    assert entries.load("key") == "code"
+
+
+def test_changed_bytes(tmp_path: Path) -> None:
+    """One bit of machine code that flips may compute anything, or end the process."""
+    entries = Entries(str(tmp_path), "more", "stamp")
+    entries.save("key", "code")
+    [file] = tmp_path.iterdir()
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert entries.load("key") is None
+    file.write_bytes(whole)
+    assert entries.load("key") == "code"
+
+
+def test_files_of_another_name(tmp_path: Path) -> None:
+    """A file that was copied to the name of another source's, or another signature's."""
+    old, new = (Entries(str(tmp_path), "more", stamp) for stamp in ("old", "new"))
+    old.save("key", "old code")
+    [old_file] = tmp_path.iterdir()
+    whole = old_file.read_bytes()
+    new.save("key", "code")
+    new.save("other key", "other code")
+    assert not old_file.exists()
+    for file in tmp_path.iterdir():
+        file.write_bytes(whole)
+    assert new.load("key") is None
+    assert new.load("other key") is None
+
+
+def test_nowhere_to_keep(tmp_path: Path) -> None:
+    """A package and a home that cannot be written: Numba raises when a kernel is defined.
+
+    The folders lie below files, which denies them to a superuser too.
     """
     write(tmp_path, 2)
-    assert shown(tmp_path, dedent(code) + SHOW) == "42"
-    assert not list((tmp_path / "cache").rglob("*.nbc"))
+    file = tmp_path / "__pycache__"  # so that there is no such folder beside the sources either
+    file.touch()
+    home = str(file / "home")
+    nowhere = {"HOME": home, "XDG_CACHE_HOME": home, "LOCALAPPDATA": home}
+    nowhere |= {"NUMBA_CACHE_DIR": str(file / "cache")}
+    for folder in ("home", "cache"):
+        with pytest.raises(OSError, match="directory"):
+            (file / folder).mkdir(parents=True)
+    with pytest.raises(FileExistsError):
+        file.mkdir(exist_ok=True)
+    assert shown(tmp_path, TOLD, **nowhere) == "unkept compiled 42"
+    # Where nobody listens it is logged, however many signatures are compiled.
+    stdout, stderr = spoken(tmp_path, SHOW + "; print(more(40.5))", **nowhere)
+    assert stdout.split() == ["42", "42.5"]
+    assert "cannot be kept" in stderr
+    assert stderr.count("\n") == 0
+    assert shown(tmp_path, **nowhere | {"NUMBA_DISABLE_JIT": "1"}) == "42"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit on Windows")
+def test_full_disk(tmp_path: Path) -> None:
+    """A disk that fills up ends the command that compiles, or leaves the next one half a file."""
+    write(tmp_path, 2)
+    assert shown(tmp_path, FULL + TOLD) == "compiled unkept 42"
+    assert not kept_files(tmp_path)
+    assert shown(tmp_path, TOLD) == "compiled 42"
+    assert shown(tmp_path, FULL + TOLD) == "42"
+
+
+def test_folder_that_vanishes(tmp_path: Path) -> None:
+    """Somebody who empties the cache while a process is about to read or write it."""
+    write(tmp_path, 2)
+    code = "import shutil; from my_kernel import more; shutil.rmtree('cache'); print(more(40))"
+    assert shown(tmp_path, code) == "42"
+    assert shown(tmp_path, TOLD) == "42"

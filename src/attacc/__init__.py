@@ -8,6 +8,15 @@ happen), ``energy`` (what they cost), ``system`` (GPUs and AttAccs together), ``
 devices) and ``cli``.
 """
 
-from importlib.metadata import version
+from __future__ import annotations
 
-__version__ = version("attacc")
+__version__: str
+
+
+def __getattr__(name: str) -> str:
+    """Look the version up when it is asked for: that loads more than the command line's start."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import version
+
+    return version("attacc")

@@ -1,6 +1,6 @@
 """``python -m attacc``: the command line."""
 
-from attacc.cli.main import run
+from attacc.cli.entry import run
 
 if __name__ == "__main__":
     run()

@@ -51,7 +51,12 @@ UNITS: Final[dict[str, dict[str, float]]] = {
 }
 """Dimension -> unit as written -> factor to the base unit that names the dimension."""
 
-_QUANTITY: Final = re.compile(r"\s*([+-]?[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*(\S*)\s*")
+_DIGITS: Final = r"[0-9]+(?:_[0-9]+)*"
+"""As in TOML: ASCII digits, with underscores between digits only."""
+_QUANTITY: Final = re.compile(
+    rf"\s*([+-]?{_DIGITS}(?:\.{_DIGITS})?(?:[eE][+-]?{_DIGITS})?)\s*([^\s_]\S*)?\s*",
+    re.ASCII,
+)
 
 
 def parse_quantity(value: object, dimension: str) -> float:

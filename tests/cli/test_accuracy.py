@@ -100,7 +100,7 @@ def test_options_reach_the_study(tmp_path: Path) -> None:
         (("--data", "recorded"), "need a file"),
         (("--data", "absent.npz"), "absent.npz: no such file"),
         (("--model", "gpt"), "unknown model preset 'gpt'"),
-        (("--seed", "-1"), "--seed: '-1' is no seed"),
+        (("--seed", "-1"), "--seed: -1 is out of range"),
         (("--sum-keys", "100"), "use a multiple of 16"),
         (("--figure", "a.txt"), "'.txt' tells no format of figures"),
         (("--figure", "nowhere/a.svg"), "there is no folder nowhere"),

@@ -61,6 +61,26 @@ def test_fit_and_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "mape" not in answer("gpu", "fit", table, "--gpu", "h100", "-o", out, "--folds", "0")
 
 
+def test_rows_that_cannot_be_fitted_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches one time of 1e308 ms that ends in a traceback, or that is passed over silently."""
+    monkeypatch.setattr(gpu_fit, "EVALUATIONS", 5)
+    table, out = nccl_csv(tmp_path / "nccl.csv"), tmp_path / "mine.toml"
+    header, first, *rest = table.read_text().splitlines()
+    fields = first.split(",")
+    bad = ",".join([*fields[:-1], "1e308"])
+    table.write_text("\n".join([header, bad, *rest]) + "\n")
+    row = document("gpu", "fit", table, "--gpu", "h100", "-o", out, "--folds", "0", "--json")[0]
+    assert row["points"] == len(rest)
+    assert row["outside"] == [{"reason": "latency_ms is above 1e+08", "rows": 1}]
+    table.write_text(f"{header}\n{bad}\n")
+    refused = invoke("gpu", "fit", table, "--gpu", "h100", "-o", tmp_path / "other.toml")
+    assert "no row can be fitted" in refused.stderr
+    assert "1: latency_ms is above 1e+08" in refused.stderr.replace("\n", " ")
+    assert not (tmp_path / "other.toml").exists()
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -68,6 +88,9 @@ def test_fit_and_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("check", "t.csv", "--gpu", "h1000"), "unknown calibration preset 'h1000'"),
         (("fit", "t.csv", "--gpu", "h100", "-o", "t.csv"), "is also read"),
         (("fit", "t.csv", "-o", "o.toml"), "--gpu: is missing"),
+        (("fit", "absent.csv", "-o", "noext"), "name it noext.toml"),
+        (("fit", "absent.csv", "-o", "o.json"), "'.json' is no ending of a document's name"),
+        (("fit", "t.csv", "--gpu", "h100", "-o", "o.toml"), "the largest series has 3"),
         (("fit", "t.csv", "--gpu", "gtx", "-o", "o.toml"), "unknown GPU preset 'gtx'"),
         (("fit", "t.csv", "--gpu", "h100", "--measured-as", "x", "-o", "o.toml"), "measured are"),
     ],

@@ -120,7 +120,9 @@ def test_capacity_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """An array beyond this machine's memory would end in a traceback."""
     raises(monkeypatch, MemoryError("Unable to allocate 1. TiB"))
-    assert "memory of this machine" in refusal(*SMALL)
+    assert "memory of this machine does not suffice: Unable to allocate" in refusal(*SMALL)
+    raises(monkeypatch, MemoryError())
+    assert "memory of this machine does not suffice\n" in refusal(*SMALL)
 
 
 def test_interruption(monkeypatch: pytest.MonkeyPatch) -> None:

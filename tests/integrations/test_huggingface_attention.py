@@ -1,6 +1,7 @@
 """Attention of transformers' models on a device, against the models' own eager attention."""
 
 import contextlib
+import functools
 from typing import Any
 
 import pytest
@@ -32,8 +33,12 @@ def _without_gradients() -> Any:
         yield
 
 
-def scores_of(model: Any, tokens: Any, cache: Any = None) -> Any:
-    return model(tokens, past_key_values=cache, use_cache=cache is not None).logits
+def scores_of(model: Any, tokens: Any) -> Any:
+    return model(tokens, use_cache=False).logits
+
+
+def scored(session: Session, tokens: Any, cache: DeviceCache) -> Any:
+    return session.forward(tokens, cache).logits
 
 
 def off(scores: Any, reference: Any) -> float:
@@ -52,7 +57,7 @@ def test_scores_are_those_of_eager_attention(family: str, sums: str) -> None:
     with attach(model, device_of(arithmetic)) as session:
         cache = session.cache()
         parts = [tokens[:, :11], tokens[:, 11:12], tokens[:, 12:]]
-        got = torch.cat([scores_of(model, part, cache) for part in parts], dim=1)
+        got = torch.cat([scored(session, part, cache) for part in parts], dim=1)
     assert off(got[:, :11], expected[:, :11]) < 1e-5  # prefill is the host's
     assert off(got, expected) < tolerance
     assert off(got[:, 11:], expected[:, 11:]) > 0  # and this is not
@@ -74,7 +79,7 @@ def test_the_host_keeps_no_keys_and_values() -> None:
     model, tokens = model_of(), tokens_of(1, 9)
     with attach(model, device_of()) as session:
         cache = session.cache()
-        scores_of(model, tokens, cache)
+        scored(session, tokens, cache)
         held = [
             value
             for layer in cache.layers
@@ -96,8 +101,8 @@ def test_decode_attends_to_what_the_device_holds() -> None:
     expected = scores_of(model, tokens)
     with attach(model, Distorting(device_of().hardware)) as session:
         cache = session.cache()
-        prefilled = scores_of(model, tokens[:, :9], cache)
-        decoded = scores_of(model, tokens[:, 9:], cache)
+        prefilled = scored(session, tokens[:, :9], cache)
+        decoded = scored(session, tokens[:, 9:], cache)
     assert off(prefilled, expected[:, :9]) < 1e-5
     assert off(decoded, expected[:, 9:]) > 0.1
 
@@ -107,9 +112,9 @@ def test_several_tokens_are_attended_to_one_by_one() -> None:
     model, tokens = model_of(), tokens_of(2, 12)
     with attach(model, device_of()) as session:
         at_once, singly = session.cache(), session.cache()
-        together = [scores_of(model, part, at_once) for part in (tokens[:, :4], tokens[:, 4:])]
-        apart = [scores_of(model, tokens[:, :4], singly)]
-        apart += [scores_of(model, tokens[:, i : i + 1], singly) for i in range(4, 12)]
+        together = [scored(session, part, at_once) for part in (tokens[:, :4], tokens[:, 4:])]
+        apart = [scored(session, tokens[:, :4], singly)]
+        apart += [scored(session, tokens[:, i : i + 1], singly) for i in range(4, 12)]
         assert len(session.steps) == 16
         assert session.steps[:8] == session.steps[8:]
     difference = off(torch.cat(together, dim=1), torch.cat(apart, dim=1))
@@ -123,7 +128,7 @@ def test_without_a_prefill() -> None:
     expected = scores_of(model, tokens)
     with attach(model, device_of()) as session:
         cache = session.cache()
-        got = torch.cat([scores_of(model, tokens[:, i : i + 1], cache) for i in range(4)], dim=1)
+        got = torch.cat([scored(session, tokens[:, i : i + 1], cache) for i in range(4)], dim=1)
         assert [step.keys for step in session.steps] == [1, 2, 3, 4]
         assert not session.prefills
     assert off(got, expected) < TOLERANCES["fp32 sums"][1]
@@ -157,7 +162,7 @@ def test_generations_share_a_device_and_leave_it_empty() -> None:
         assert device.requests == ()
         assert device.free_bytes == device.capacity_bytes
         other = session.cache()
-        scores_of(model, tokens_of(1, 8, seed=1), other)
+        scored(session, tokens_of(1, 8, seed=1), other)
         assert len(device.requests) == 1
         again = session.generate(tokens, **asked)
         assert torch.equal(first, again)
@@ -165,7 +170,7 @@ def test_generations_share_a_device_and_leave_it_empty() -> None:
         session.reset()
         assert device.requests == ()
         assert not session.steps
-        scores_of(model, tokens, session.cache())
+        scored(session, tokens, session.cache())
     assert device.requests == ()
     assert len(session.prefills) == 1  # what was counted remains
 
@@ -195,8 +200,8 @@ def test_what_is_counted() -> None:
         assert device.traffic == total
         layer = device.attend  # one layer costs a third of the step
         cache = session.cache()
-        scores_of(model, tokens, cache)
-        scores_of(model, tokens[:, :1], cache)
+        scored(session, tokens, cache)
+        scored(session, tokens[:, :1], cache)
         queries_of_layer = torch.zeros(2, 8, 16).numpy()
         one = layer(0, cache.requests, queries_of_layer).cost
         assert steps[0].attention.cycles == small.LAYERS * one.cycles
@@ -213,8 +218,8 @@ def test_other_formats(element: ElementType, tolerance: float) -> None:
     expected = scores_of(model, tokens)
     with attach(model, device_of(None), element=element) as session:
         cache = session.cache()
-        scores_of(model, tokens[:, :12], cache)
-        got = scores_of(model, tokens[:, 12:], cache)
+        scored(session, tokens[:, :12], cache)
+        got = scored(session, tokens[:, 12:], cache)
     assert 1e-4 < off(got, expected[:, 12:]) < tolerance
 
 
@@ -250,7 +255,7 @@ def test_windows_by_layer_types_are_refused() -> None:
         pytest.raises(InputError, match="sliding_window = 8"),
         attach(model, device_of()) as session,
     ):
-        scores_of(model, tokens_of(1, 12), session.cache())
+        scored(session, tokens_of(1, 12), session.cache())
 
 
 def test_encoder_and_decoder_are_refused() -> None:
@@ -273,12 +278,12 @@ def test_masks_of_ones_own_are_refused() -> None:
     """A mask that the device ignores."""
     model, tokens = model_of(), tokens_of(1, 6)
     own = torch.zeros(1, 1, 6, 6)
-    with attached(model) as (_, cache), pytest.raises(InputError, match="made elsewhere"):
-        model(tokens, attention_mask=own, past_key_values=cache)
-    with attached(model) as (_, cache):
-        scores_of(model, tokens, cache)
+    with attached(model) as (session, cache), pytest.raises(InputError, match="made elsewhere"):
+        session.forward(tokens, cache, attention_mask=own)
+    with attached(model) as (session, cache):
+        scored(session, tokens, cache)
         with pytest.raises(InputError, match="made elsewhere"):
-            model(tokens[:, :1], attention_mask=torch.zeros(1, 1, 1, 7), past_key_values=cache)
+            session.forward(tokens[:, :1], cache, attention_mask=torch.zeros(1, 1, 1, 7))
 
 
 @pytest.mark.parametrize(
@@ -290,18 +295,18 @@ def test_padding_must_be_on_the_left(hidden: Any, message: str) -> None:
     model, tokens = model_of(), tokens_of(2, 6)
     mask = torch.ones_like(tokens)
     mask[1, list(hidden)] = 0
-    with attached(model) as (_, cache), pytest.raises(InputError, match=message):
-        model(tokens, attention_mask=mask, past_key_values=cache)
+    with attached(model) as (session, cache), pytest.raises(InputError, match=message):
+        session.forward(tokens, cache, attention_mask=mask)
 
 
 def test_padding_that_changes_is_refused() -> None:
     model, tokens = model_of(), tokens_of(2, 6)
     mask = torch.ones(2, 7, dtype=torch.long)
     mask[1, 0] = 0
-    with attached(model) as (_, cache):
-        model(tokens, attention_mask=mask[:, :6], past_key_values=cache)
+    with attached(model) as (session, cache):
+        session.forward(tokens, cache, attention_mask=mask[:, :6])
         with pytest.raises(InputError, match="had 2 with 1 before"):
-            model(tokens[:, :1], past_key_values=cache)
+            session.forward(tokens[:, :1], cache)
 
 
 def test_beams_and_other_copies_are_refused() -> None:
@@ -311,7 +316,7 @@ def test_beams_and_other_copies_are_refused() -> None:
         with pytest.raises(InputError, match="beam search"):
             session.generate(tokens, num_beams=2, max_new_tokens=3, do_sample=False)
         cache = session.cache()
-        scores_of(model, tokens, cache)
+        scored(session, tokens, cache)
         cache.crop(0)
         for refused in (
             lambda: cache.crop(-1),
@@ -326,28 +331,62 @@ def test_beams_and_other_copies_are_refused() -> None:
 def test_other_caches_are_refused(use_cache: bool) -> None:
     """A cache of the host, whose rows may be others than the device's."""
     model, tokens = model_of(), tokens_of(1, 6)
-    with attached(model), pytest.raises(InputError, match=r"past_key_values=session.cache\(\)"):
+    with attached(model), pytest.raises(InputError, match=r"call session\.forward"):
         model(tokens, use_cache=use_cache)
+
+
+class _Newer(torch.nn.Module):
+    def forward(self, input_ids: Any, cache: Any = None, **others: Any) -> None: ...
+
+
+class _Older(torch.nn.Module):
+    def forward(self, input_ids: Any, past_key_values: Any = None, **others: Any) -> None: ...
+
+
+class _Both(torch.nn.Module):
+    def forward(self, input_ids: Any, past_key_values: Any = None, cache: Any = None) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(_Newer, "cache"), (_Older, "past_key_values"), (_Both, "cache")]
+)
+def test_the_cache_goes_by_the_name_that_the_model_has_for_it(kind: Any, name: str) -> None:
+    """A name fixed for one version of transformers: the others warn, or lose the cache among
+    arguments that they do not know."""
+    model = model_of()
+    seen: dict[str, Any] = {}
+    model.forward = functools.wraps(kind.forward)(lambda *_, **given: seen.update(given))
+    session = attach(model, device_of())
+    cache = session.cache()
+    session.forward(tokens_of(1, 2), cache)
+    assert seen == {name: cache}
+
+
+def test_a_model_without_a_cache_is_refused() -> None:
+    """An encoder, to which a cache is an argument that it does not know."""
+    config = small.transformers.DistilBertConfig(dim=16, hidden_dim=16, n_layers=1, n_heads=2)
+    with pytest.raises(InputError, match="DistilBertModel takes no key/value cache"):
+        attach(small.transformers.DistilBertModel(config), device_of())
 
 
 def test_training_is_refused() -> None:
     """Gradients that stop at the device, and dropout that it does not have."""
     with torch.inference_mode(mode=False), torch.enable_grad():
         model, tokens = model_of(attention_dropout=0.1), tokens_of(1, 6)
-        with attached(model) as (_, cache), pytest.raises(InputError, match="gradients"):
-            scores_of(model, tokens, cache)
+        with attached(model) as (session, cache), pytest.raises(InputError, match="gradients"):
+            scored(session, tokens, cache)
     model.train()
-    with attached(model) as (_, cache), pytest.raises(InputError, match=r"model.eval\(\)"):
-        scores_of(model, tokens, cache)
+    with attached(model) as (session, cache), pytest.raises(InputError, match=r"model.eval\(\)"):
+        scored(session, tokens, cache)
 
 
 def test_probabilities_are_no_output() -> None:
     model, tokens = model_of(), tokens_of(1, 6)
     with (
-        attached(model) as (_, cache),
+        attached(model) as (session, cache),
         pytest.raises(InputError, match="attention probabilities"),
     ):
-        model(tokens, past_key_values=cache, output_attentions=True)
+        session.forward(tokens, cache, output_attentions=True)
 
 
 def test_a_pass_that_broke_off() -> None:
@@ -363,12 +402,12 @@ def test_a_pass_that_broke_off() -> None:
     with attach(model, Broken(device_of().hardware)) as session:
         cache = session.cache()
         with pytest.raises(InputError, match="on purpose"):
-            scores_of(model, tokens, cache)
+            scored(session, tokens, cache)
         with pytest.raises(InputError, match="broke off"):
-            scores_of(model, tokens[:, :1], cache)
+            scored(session, tokens[:, :1], cache)
         cache.free()
         with pytest.raises(InputError, match="on purpose"):
-            scores_of(model, tokens, cache)
+            scored(session, tokens, cache)
 
 
 def test_a_model_is_attached_once() -> None:
@@ -386,7 +425,7 @@ def test_room() -> None:
     """Tokens that are refused in the middle of a text."""
     model = model_of()
     with attach(model, device_of()) as session:
-        scores_of(model, tokens_of(1, 4), session.cache())
+        scored(session, tokens_of(1, 4), session.cache())
         session.check_room(1000)
         with pytest.raises(CapacityError, match="memory of the AttAccs"):
             session.check_room(2**40)
@@ -396,8 +435,8 @@ def test_values_beyond_the_format_are_refused() -> None:
     """Infinity in the banks, and a context of NaN that a model turns into some token."""
     model, tokens = model_of(), tokens_of(1, 6)
     model.model.layers[1].self_attn.v_proj.weight.mul_(1e6)
-    with attached(model) as (_, cache), pytest.raises(InputError, match="layer 1"):
-        scores_of(model, tokens, cache)
+    with attached(model) as (session, cache), pytest.raises(InputError, match="layer 1"):
+        scored(session, tokens, cache)
 
 
 def test_types_are_exported() -> None:

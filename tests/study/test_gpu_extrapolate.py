@@ -103,6 +103,26 @@ def test_more_rows(tmp_path: Path) -> None:
         extrapolate_rows([sums(H100, 1.0)], 512)
 
 
+def test_nothing_that_is_modelled() -> None:
+    """Catches a mean of nothing: prompts of one token, and heads of 512 elements."""
+    for operator, dim, length in (
+        (MeasuredOperator.PREFILL, 128, 1),
+        (MeasuredOperator.DECODE, 512, 64),
+    ):
+        shapes = AttentionShapes.of(np.ones(20), 32, 8, dim, length)
+        tables = [
+            Measurements(
+                SeriesKey(operator, name, "VLLM", "1", ElementType.BF16),
+                shapes,
+                np.full(20, 1e4),
+                np.full(20, np.nan),
+            )
+            for name in (H100, H200)
+        ]
+        with pytest.raises(InputError, match="that is modelled"):
+            extrapolate_gpu(tables, "h200", ["h100"])
+
+
 def test_gpus_that_cannot_be_used() -> None:
     """Catches a GPU that predicts itself, or one that is left out silently."""
     tables = [sums(A100, 1.0), sums(H100, 1.0)]

@@ -1,5 +1,7 @@
 """Fitting the calibrated model: what was put in comes out."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +9,13 @@ import pytest
 
 from attacc.errors import InputError
 from attacc.hardware.gpu import GPUS
+from attacc.models.precision import ElementType
 from attacc.study import gpu_fit
-from attacc.study.gpu_check import accuracy, check
-from attacc.study.gpu_fit import fit_calibration, fitted_tables
-from attacc.study.measured import read_measurements
-from attacc.system.calibrated import CalibratedGpu
+from attacc.study.gpu_check import Checked, accuracy, check
+from attacc.study.gpu_fit import fit_calibration, fitted_tables, held_back_rows
+from attacc.study.measured import Measurements, read_measurements
+from attacc.system.calibrated import AttentionShapes, CalibratedGpu
+from attacc.system.calibration import CalibrationSpec
 from tests.study.gpu_tables import attention_csv, gemm_csv, nccl_csv
 
 
@@ -80,6 +84,54 @@ def test_a_gpu_is_found_by_its_names(tmp_path: Path) -> None:
     assert [table.key.gpu for table in fitted_tables(tables, h100, "gb200")] == ["gb200"]
     with pytest.raises(InputError, match="measured are gb200, h100-sxm-80gb"):
         fitted_tables(tables, GPUS.load("a100"), None)
+
+
+def fitted(tables: Sequence[Measurements]) -> tuple[CalibrationSpec, list[Checked]]:
+    spec, held_back = fit_calibration(
+        "mine", GPUS.load("h100"), tables, reference=None, source="a test", folds=2
+    )
+    return spec, held_back_rows(held_back, spec)
+
+
+def test_too_few_rows_are_told(tmp_path: Path) -> None:
+    """Catches a traceback where nothing is left to fit, and a series of two rows that is fitted."""
+    few = read_measurements(gemm_csv(tmp_path / "gemm.csv", rows=2))
+    with pytest.raises(InputError, match=r"the largest series has 2 .*needs 10"):
+        fitted(few)
+    prompts = read_measurements(attention_csv(tmp_path / "prefill.csv", decode=False))[0]
+    single = AttentionShapes.of(np.ones(12), 8, 8, 128, 1)
+    ones = Measurements(prompts.key, single, prompts.time_ns[:12], prompts.power_w[:12])
+    with pytest.raises(InputError, match="the largest series has 0"):
+        fitted([ones])
+    many = read_measurements(nccl_csv(tmp_path / "nccl.csv"))
+    spec, checked = fitted([*few, *many])
+    assert (len(spec.gemm), len(spec.collectives), spec.reference) == (0, 1, "NCCL")
+    reasons = {r.operator: [o.reason for o in r.outside] for r in accuracy(checked)[::5]}
+    assert reasons["gemm"] == ["not fitted: fewer than 10 rows of this version and element type"]
+
+
+def test_one_series_from_several_tables(tmp_path: Path) -> None:
+    """Catches two series of one name, of which the second is never taken: int8 messages and those
+    in 16 bits are one series of bytes, and a table may be cut in two.
+    """
+    sums = read_measurements(nccl_csv(tmp_path / "nccl.csv"))[0]
+    parts = [sums.take(np.arange(30)), sums.take(np.arange(30, sums.count))]
+    eight = replace(parts[1], key=replace(sums.key, dtype=ElementType.INT8))
+    spec, checked = fitted([parts[0], eight])
+    assert [series.points for series in spec.collectives] == [sums.count]
+    assert [entry.data.count for entry in checked] == [30, sums.count - 30]
+    whole, _ = fitted([sums])
+    assert spec.collectives[0].protocols == whole.collectives[0].protocols
+    newer = replace(parts[1], key=replace(sums.key, version="2.29"))
+    with pytest.raises(InputError, match=r"with the versions 2\.29, an unknown one"):
+        fitted([parts[0], newer])
+
+
+def test_a_reference_that_was_not_measured(tmp_path: Path) -> None:
+    """Catches a document whose reference library has no series."""
+    tables = read_measurements(nccl_csv(tmp_path / "nccl.csv"))
+    with pytest.raises(InputError, match=r"--reference: nothing of 'VLM' was fitted.*NCCL"):
+        fit_calibration("x", GPUS.load("h100"), tables, reference="VLM", source="", folds=0)
 
 
 def test_without_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 """The papers' figures made again: data, prices, and exhibits that take little time."""
 
+import time
 from dataclasses import replace
 from math import isclose
+from multiprocessing import active_children
 
 import pytest
 
@@ -23,7 +25,13 @@ from attacc.study.paper_runs import (
     times_of,
 )
 from attacc.study.published_step import PublishedRun, decode_of
-from attacc.study.reproduce import EXHIBITS, chosen, reproduce
+from attacc.study.reproduce import (
+    EXHIBITS,
+    _another_process,  # pyright: ignore[reportPrivateUsage]
+    _not_interrupted,  # pyright: ignore[reportPrivateUsage]
+    chosen,
+    reproduce,
+)
 from attacc.study.reproduce_breakdown import breakdown
 from attacc.study.reproduce_headline import PapersConditions, Printed, figure
 from attacc.study.reproduce_prices import Load, Prices
@@ -296,3 +304,20 @@ def test_a_row_of_the_wrong_length() -> None:
         Exhibit(
             "x", Paper.CAL2023, "", "", (Column("a", "a", form=Form.TEXT),), (("1", "2"),), (), ()
         )
+
+
+def test_interrupt_ends_the_second_process() -> None:
+    """Ctrl-C that is heard only when another process has finished, which may take a minute."""
+
+    def interrupted() -> None:
+        with _another_process() as pool:
+            with _not_interrupted():
+                pool.submit(time.sleep, 60)
+            assert active_children()
+            raise KeyboardInterrupt
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert time.monotonic() - start < 30
+    assert not active_children()

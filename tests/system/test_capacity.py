@@ -22,8 +22,10 @@ from attacc.system.capacity import (
     Footprint,
     StoredTokens,
     check_batch,
+    copies_that_fit,
     footprint,
     largest_batch,
+    preferred_batch,
     stores,
 )
 from attacc.system.published import published_rates
@@ -103,12 +105,35 @@ def test_the_fullest_stack_decides() -> None:
 def test_coprocessing_copies_weights_into_the_stacks() -> None:
     """Catches weights that AttAcc multiplies without having them."""
     need = of("gpt3-175b")
-    system = with_attacc(coprocessing=True)
-    _, stack = stores(need, system, 18, stack_bytes=STACK_BYTES, rates=RATES)
-    share = (9 / 18) / (1 + 9 / 18)
-    assert stack.weights_bytes == pytest.approx(share * 8 * need.feed_forward_bytes / 40)  # pyright: ignore[reportUnknownMemberType]
-    with_copies = largest_batch(need, system, stack_bytes=STACK_BYTES, rates=RATES)
-    assert with_copies.batch == 32
+    _, stack = stores(need, with_attacc(), 18, stack_bytes=STACK_BYTES, copied_share=0.25)
+    assert stack.weights_bytes == 0.25 * 8 * need.feed_forward_bytes / 40
+
+
+def test_requests_leave_room_for_the_copies_of_coprocessing() -> None:
+    """Catches a batch that crowds out copies where some batch has all that are of use."""
+    need, system = of("gpt3-175b"), with_attacc(coprocessing=True)
+    preferred = preferred_batch(need, system, stack_bytes=STACK_BYTES, rates=RATES)
+    assert preferred == 32
+    # The share with which both end together, 9 times the bandwidth on 32 rows; 33 have no room.
+    for batch, fits in ((32, True), (33, False)):
+        useful = (9 / batch) / (1 + 9 / batch)
+        assert (copies_that_fit(need, system, batch, stack_bytes=STACK_BYTES) >= useful) is fits
+    plain = preferred_batch(need, with_attacc(), stack_bytes=STACK_BYTES)
+    assert plain == largest_batch(need, system, stack_bytes=STACK_BYTES).batch == 35
+
+
+def test_copies_fill_what_a_batch_leaves() -> None:
+    """Catches copies that overflow a stack, or leave room that they have use for."""
+    need, system = of("gpt3-175b"), with_attacc(coprocessing=True)
+    _, stack = check_batch(need, system, 34, stack_bytes=STACK_BYTES)
+    share = copies_that_fit(need, system, 34, stack_bytes=STACK_BYTES)
+    assert share == pytest.approx(  # pyright: ignore[reportUnknownMemberType]
+        (STACK_BYTES - stack.kv_bytes) / (8 * need.feed_forward_bytes / 40), rel=1e-11
+    )
+    assert 0 < share < (9 / 34) / (1 + 9 / 34)
+    assert copies_that_fit(need, system, 1, stack_bytes=STACK_BYTES) == 1
+    with pytest.raises(CapacityError, match="the largest batch that fits is 35"):
+        copies_that_fit(need, system, 36, stack_bytes=STACK_BYTES)
 
 
 SYSTEMS = [
@@ -130,7 +155,7 @@ SYSTEMS = [
     deviation=st.floats(0, 2000),
     activations=st.floats(0, 1e8),
 )
-def test_the_largest_batch_fits_and_no_larger_one_does(
+def test_the_largest_batch_fits_as_do_all_below_and_none_above(
     system: ResolvedSystem,
     weights: float,
     feed_forward: float,
@@ -139,24 +164,35 @@ def test_the_largest_batch_fits_and_no_larger_one_does(
     deviation: float,
     activations: float,
 ) -> None:
-    """Catches a search that stops early, or that trusts usage to grow with every request."""
+    """Catches a search that stops early, usage that does not grow, and copies that overflow.
+
+    Before copies were limited by the room that is left, small batches overflowed stacks in which
+    larger ones fitted, and the search for the largest did not notice.
+    """
     need = Footprint(
         weights, feed_forward * weights, 2.0, 1.0, activations, activations, kv_heads,
         kv_head_token_bytes, StoredTokens(1000.0, deviation, 8000),
     )  # fmt: skip
 
-    def fits(batch: int) -> bool:
-        filled = stores(need, system, batch, stack_bytes=STACK_BYTES, rates=RATES)
+    def fits(batch: int, share: float = 0.0) -> bool:
+        filled = stores(need, system, batch, stack_bytes=STACK_BYTES, copied_share=share)
         return all(store.fits for store in filled)
 
     try:
-        limit = largest_batch(need, system, stack_bytes=STACK_BYTES, rates=RATES)
+        limit = largest_batch(need, system, stack_bytes=STACK_BYTES)
     except CapacityError:
         assert not any(fits(batch) for batch in range(1, 100))
         return
     assume(limit.batch < 5000)
-    assert fits(limit.batch)
     assert not any(fits(batch) for batch in range(limit.batch + 1, limit.batch + 100))
+    preferred = preferred_batch(need, system, stack_bytes=STACK_BYTES, rates=RATES)
+    assert 1 <= preferred <= limit.batch
+    below = 1.0
+    for batch in sorted({*range(1, min(limit.batch, 50)), preferred, limit.batch}):
+        share = copies_that_fit(need, system, batch, stack_bytes=STACK_BYTES)
+        assert 0 <= share <= below <= 1
+        assert fits(batch, share)
+        below = share
 
 
 def test_a_batch_that_does_not_fit_says_by_how_much_and_what_would() -> None:
@@ -186,9 +222,16 @@ def test_a_model_that_does_not_fit_says_so() -> None:
     long = of("gpt3-175b", prompt=10**6)
     with pytest.raises(CapacityError, match=r"not even one request fits: .*or shorter requests\)"):
         largest_batch(long, with_attacc(), stack_bytes=STACK_BYTES)
+
+
+def test_coprocessing_refuses_no_model_that_fits_without_it() -> None:
+    """Catches copies that no batch has room for in whole, and that are not cut down."""
+    need = of("mt-nlg-530b")
+    plain = with_attacc(CapacityRule.POOLED)
     shared = with_attacc(CapacityRule.POOLED, coprocessing=True)
-    with pytest.raises(CapacityError, match="or ff_coprocessing = false"):
-        largest_batch(of("mt-nlg-530b"), shared, stack_bytes=STACK_BYTES, rates=RATES)
+    most = largest_batch(need, plain, stack_bytes=STACK_BYTES).batch
+    assert preferred_batch(need, shared, stack_bytes=STACK_BYTES, rates=RATES) == most > 1
+    assert 0 < copies_that_fit(need, shared, 1, stack_bytes=STACK_BYTES) < 0.5
 
 
 @pytest.mark.parametrize("batch", [0, -1])
@@ -216,7 +259,7 @@ def test_faults_of_the_caller_are_engine_errors() -> None:
     with pytest.raises(EngineError, match="memory of an AttAcc stack"):
         largest_batch(of("gpt3-175b"), with_attacc())
     with pytest.raises(EngineError, match="needs the rates"):
-        stores(of("gpt3-175b"), with_attacc(coprocessing=True), 1, stack_bytes=STACK_BYTES)
+        preferred_batch(of("gpt3-175b"), with_attacc(coprocessing=True), stack_bytes=STACK_BYTES)
 
 
 def test_experts_have_fewer_rows() -> None:

@@ -24,18 +24,6 @@ E = TypeVar("E", bound=StrEnum)
 RECORDED_SUFFIX = ".npz"
 
 
-def _seed(text: str | int) -> int:
-    try:
-        seed = int(text)
-    except ValueError:
-        seed = -1
-    if seed < 0:
-        raise InputError(
-            f"{text!r:.40} is no seed", where="--seed", hint="use a whole number of at least 0"
-        )
-    return seed
-
-
 def accuracy(
     model: Annotated[
         str | None,
@@ -99,7 +87,7 @@ def accuracy(
     ] = 8,
     seed: Annotated[
         int,
-        typer.Option(parser=_seed, metavar="N", help="Seed of the data that are drawn."),
+        typer.Option(parser=options.seed, metavar="N", help="Seed of the data that are drawn."),
     ] = 0,
     queries_per_read: Annotated[
         int,

@@ -231,11 +231,7 @@ def _share(heads: int, option: str, number: int) -> int:
 def _queries_per_read(text: str) -> int | None:
     if text == ALL:
         return None
-    option = "--queries-per-read"
-    try:
-        return options.size(option)(text)
-    except InputError as error:
-        raise InputError(error.message, where=option, hint=f"{error.hint}, or {ALL}") from None
+    return options.size("--queries-per-read", word=ALL)(text)
 
 
 def _report(result: AttentionOfStacks) -> AttentionReport:

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from attacc.cli.options import size
+from attacc.cli.options import number, size
+from attacc.cli.options import seed as parse_seed
 from attacc.cli.output import print_json, print_rich, progress_bar
-from attacc.errors import InputError
 
-
-def _parser(option: str, kind: type[int | float]) -> Callable[[str | float], float]:
-    """Return the parser of an option that is a number; its range is the study's to check."""
-
-    def parse(text: str | float) -> float:
-        try:
-            return kind(text)
-        except ValueError:
-            raise InputError(
-                f"{text!r:.40} is no number", where=option, hint="use one such as 20"
-            ) from None
-
-    return parse
+MAX: Final = "max"
+"""What ``--batch`` says to have the largest batch."""
 
 
 def compare(
@@ -61,7 +49,7 @@ def compare(
     slo_ms: Annotated[
         float | None,
         typer.Option(
-            parser=_parser("--slo-ms", float),
+            parser=number("--slo-ms"),
             metavar="MS",
             help="Longest mean time per output token, in milliseconds.",
         ),
@@ -78,7 +66,7 @@ def compare(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(parser=_parser("--seed", int), metavar="N", help="Seed of a workload preset."),
+        typer.Option(parser=parse_seed, metavar="N", help="Seed of a workload preset."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -129,13 +117,6 @@ def compare(
 
 
 def _batch(text: str) -> int | str:
-    if text == "max":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(
-            f"{text!r:.40} is not a number of requests",
-            where="--batch",
-            hint='use 1 or more, or "max"',
-        ) from None
+    from attacc.study.specification import MAX_BATCH
+
+    return MAX if text == MAX else size("--batch", most=MAX_BATCH, word=MAX)(text)

@@ -60,7 +60,7 @@ def generate(
             help="Draw tokens; 0 takes the likeliest.",
         ),
     ] = 0.0,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(parser=options.seed, metavar="N", help="Of the draws.")] = 0,
     kv: Annotated[
         str,
         typer.Option(
@@ -137,8 +137,6 @@ def generate(
         raise InputError(
             f"{temperature} is negative", where="--temperature", hint="use 0, or more than 0"
         )
-    if not 0 <= seed < 2**63:
-        raise InputError(f"{seed} is out of range", where="--seed", hint="use 0 or more")
     attacc = HostDevice.of(
         options.load_device(device),
         options.choice(Placement, placement, "--placement"),

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attacc.cli.options import Json
-from attacc.cli.output import check_source, check_target, print_json, print_rich
+from attacc.cli.options import Json, size
+from attacc.cli.output import check_target, print_json, print_rich
 from attacc.errors import InputError
 
 if TYPE_CHECKING:
     from attacc.study.gpu_check import Accuracy
-    from attacc.study.measured import Measurements
+    from attacc.study.measured import MeasuredTable
+    from attacc.study.tables import Table
 
 app = typer.Typer(
     help="The calibrated GPU model: fit it to measured operators, and check it against them."
@@ -58,8 +59,7 @@ def check(
     from attacc.report.gpu import accuracy_tables, write_accuracy_figure
     from attacc.study.gpu_check import accuracy, measured_names
     from attacc.study.gpu_check import check as run_check
-    from attacc.study.gpu_serving import check_serving, read_runs
-    from attacc.study.measured import read_table
+    from attacc.study.gpu_serving import check_serving, serving_runs
     from attacc.system.calibrated import CalibratedGpu
     from attacc.system.serving import SERVING
 
@@ -75,11 +75,10 @@ def check(
         raise InputError(
             "serving runs are predicted with the presets of their GPUs",
             where=f"--gpu {gpu}",
-            hint=f"leave it out, or leave out {runs[0].name}",
+            hint=f"leave it out, or leave out {runs[0].path.name}",
         )
-    tables = [read_table(path) for path in operators]
-    series = [data for table in tables for data in table.series]
-    unusable = [left for table in tables for left in table.unusable]
+    measurements = _together(operators)
+    series, unusable = measurements.series, measurements.unusable
     if calibrated is not None:
         found = [*(data.key.gpu for data in series), *(left.gpu for left in unusable)]
         names = measured_names(found, calibrated)
@@ -87,8 +86,8 @@ def check(
         unusable = [left for left in unusable if left.gpu in names]
     checked = run_check(series, calibrated)
     rows = accuracy(checked, unusable, by_version=by_version)
-    for path in runs:
-        rows += check_serving(read_runs(path), own, by_version=by_version)
+    for table in runs:
+        rows += check_serving(serving_runs(table), own, by_version=by_version)
     if figure is not None:
         if not checked:
             raise InputError("draws operators, and there are none", where=f"--figure {figure}")
@@ -131,18 +130,25 @@ def fit(
         ),
     ] = None,
     folds: Annotated[
-        int, typer.Option(min=0, max=20, help="Parts of the cross-validation; 0 for none.")
+        int,
+        typer.Option(
+            parser=size("--folds", most=20, least=0),
+            metavar="N",
+            help="Parts of the cross-validation, up to 20; 0 for none.",
+        ),
     ] = 3,
     json: Json = False,
 ) -> None:
     """Fit the calibrated model to one's own measurements: operators, or serving runs."""
     from attacc.report.gpu import accuracy_tables
+    from attacc.study.gpu_document import check_document
 
     check_target(output, "--output", measured)
+    check_document(output, "--output")
     operators, runs = _apart(measured)
     if operators and runs:
         raise InputError(
-            f"{operators[0].name} holds operators, and {runs[0].name} serving runs",
+            f"{operators[0].path.name} holds operators, and {runs[0].path.name} serving runs",
             hint="fit one after the other",
         )
     if runs:
@@ -156,7 +162,7 @@ def fit(
 
 
 def _fit_operators(
-    paths: list[Path],
+    tables: list[Table],
     output: Path,
     gpu: str | None,
     measured_as: str | None,
@@ -172,26 +178,35 @@ def _fit_operators(
     if gpu is None:
         raise InputError("is missing", where="--gpu", hint="name the GPU whose operators they are")
     sheet = GPUS.load_name_or_file(preset_of(gpu), where="--gpu")
-    tables = fitted_tables(_read(paths), sheet, measured_as)
+    measurements = _together(tables)
+    unusable = measurements.unusable
+    if not measurements.series:
+        raise InputError(
+            "no row can be fitted",
+            where=", ".join(table.path.name for table in tables),
+            hint="; ".join(f"{left.rows:,}: {left.reason}" for left in unusable[:5]),
+        )
+    series = fitted_tables(measurements.series, sheet, measured_as)
     spec, held_back = fit_calibration(
         output.stem,
         sheet,
-        tables,
+        series,
         reference=reference,
-        source=_source(paths),
+        source=_source(tables),
         folds=folds,
     )
     write_document(spec, output)
-    return accuracy(held_back_rows(held_back, spec), by_version=True)
+    unusable = [left for left in unusable if left.gpu in spec.measured_as]
+    return accuracy(held_back_rows(held_back, spec), unusable, by_version=True)
 
 
 def _fit_serving(
-    paths: list[Path], output: Path, framework: str | None, kernels: str | None
+    tables: list[Table], output: Path, framework: str | None, kernels: str | None
 ) -> list[Accuracy]:
     from attacc.study.gpu_document import write_document
-    from attacc.study.gpu_serving import fit_serving, known_kernels, read_runs, served
+    from attacc.study.gpu_serving import fit_serving, known_kernels, served, serving_runs
 
-    runs = [run for path in paths for run in read_runs(path)]
+    runs = [run for table in tables for run in serving_runs(table)]
     found = sorted({run.framework for run in runs})
     name = framework or (found[0] if len(found) == 1 else None)
     if name not in found:
@@ -207,13 +222,14 @@ def _fit_serving(
             where="--kernels",
             hint="name a framework whose operators were measured, as VLLM",
         )
-    fitted = fit_serving(output.stem, name, library, served(runs, {name: library}), _source(paths))
+    steps = served(runs, {name: library})
+    fitted = fit_serving(output.stem, name, library, steps, _source(tables))
     write_document(fitted.spec, output)
     return fitted.rows
 
 
-def _source(paths: list[Path]) -> str:
-    return f"fitted by attacc gpu fit to {', '.join(path.name for path in paths)}"
+def _source(tables: list[Table]) -> str:
+    return f"fitted by attacc gpu fit to {', '.join(table.path.name for table in tables)}"
 
 
 @app.command()
@@ -228,13 +244,18 @@ def extrapolate(
     ] = None,
     rows: Annotated[
         int | None,
-        typer.Option(min=1, metavar="M", help="Predict products of more rows from up to M."),
+        typer.Option(
+            parser=size("--rows"),
+            metavar="M",
+            help="Predict products of more rows from up to M.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
     """Predict what no fit has seen: another GPU, or products of more rows."""
     from attacc.report.gpu import extrapolation_table
     from attacc.study.gpu_extrapolate import extrapolate_gpu, extrapolate_rows
+    from attacc.study.measured import read_measurements
     from attacc.system.calibrated import preset_of
 
     if (rows is None) == (unseen is None) or (unseen is None) != (not seen):
@@ -243,7 +264,7 @@ def extrapolate(
             where="extrapolate",
             hint="use --unseen with --seen, or --rows",
         )
-    tables = _read(measured)
+    tables = [data for path in measured for data in read_measurements(path)]
     if rows is not None:
         found = extrapolate_rows(tables, rows)
     else:
@@ -255,19 +276,24 @@ def extrapolate(
         print_rich(extrapolation_table(found))
 
 
-def _apart(paths: list[Path]) -> tuple[list[Path], list[Path]]:
-    """Return the tables of operators, and those of serving runs."""
+def _apart(paths: list[Path]) -> tuple[list[Table], list[Table]]:
+    """Read tables, each once, and return those of operators, and those of serving runs."""
     from attacc.study.gpu_serving import is_serving_table
+    from attacc.study.tables import open_table
 
-    for path in paths:
-        check_source(path)
-    serving = [path for path in paths if is_serving_table(path)]
-    return [path for path in paths if path not in serving], serving
+    operators: list[Table] = []
+    serving: list[Table] = []
+    for table in map(open_table, paths):
+        (serving if is_serving_table(table) else operators).append(table)
+    return operators, serving
 
 
-def _read(paths: list[Path]) -> list[Measurements]:
-    from attacc.study.measured import read_measurements
+def _together(tables: list[Table]) -> MeasuredTable:
+    """Return the measurements of several tables."""
+    from attacc.study.measured import MeasuredTable, measurements
 
-    for path in paths:
-        check_source(path)
-    return [series for path in paths for series in read_measurements(path)]
+    found = [measurements(table) for table in tables]
+    return MeasuredTable(
+        [data for table in found for data in table.series],
+        [left for table in found for left in table.unusable],
+    )

@@ -1,16 +1,15 @@
 """The application: its commands, and what becomes of errors.
 
-Exit codes: 0 for an answer, 2 for input that cannot be used, 1 for a fault of attacc itself or a
-reader of the output that went away, 3 for a log that breaks a rule or a claim that does not hold,
-130 when interrupted. An answer is on stdout, complete; an error is one message on stderr, and
-nothing on stdout.
+Exit codes: 0 for an answer, 2 for input that cannot be used, 1 for a fault of attacc itself, an
+output that cannot be written or whose reader went away, 3 for a log that breaks a rule or a claim
+that does not hold, 130 when interrupted, 143 and 129 after SIGTERM and SIGHUP. An answer is on
+stdout, complete; an error is one message on stderr, and nothing on stdout.
 """
 
 from __future__ import annotations
 
-import io
-import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
 
@@ -28,13 +27,17 @@ from attacc.cli import (
     trace,
     validate,
 )
-from attacc.cli.output import compilation_shown, complain
+from attacc.cli.entry import SIGNALS
+from attacc.cli.output import (
+    compilation_shown,
+    complain,
+    guard_standard_streams,
+    silence_stdout,
+)
 from attacc.errors import AttaccError, InputError
 
 FAULT: Final = 1
 BAD_INPUT: Final = 2
-INTERRUPTED: Final = 130
-"""128 and the number of SIGINT, as shells report it."""
 
 
 class CommandLine(TyperGroup):
@@ -66,13 +69,10 @@ class CommandLine(TyperGroup):
 
 def _exit_code(play: Callable[[], Any]) -> int:
     """Return what to exit with after a command; all that went wrong is told on stderr."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A file's name may hold what the stream's encoding cannot express.
-            stream.reconfigure(errors="backslashreplace")
     try:
+        guard_standard_streams()
         with compilation_shown():
-            code = play()
+            code = _unless_stopped(play)
         sys.stdout.flush()
     except InputError as error:
         where = f"{error.where}: " if error.where else ""
@@ -88,15 +88,27 @@ def _exit_code(play: Callable[[], Any]) -> int:
         )
         return error.exit_code
     except MemoryError as error:
-        complain(f"the memory of this machine does not suffice: {error}", hint="ask for less")
+        traceback.clear_frames(error.__traceback__)  # what was allocated, for the message's sake
+        complain(
+            ": ".join(filter(None, ("the memory of this machine does not suffice", str(error)))),
+            hint="ask for less",
+        )
         return BAD_INPUT
     except KeyboardInterrupt:
-        return INTERRUPTED
+        silence_stdout()
+        return SIGNALS.exit_code
     except BrokenPipeError:
-        # Python would complain again when it flushes stdout at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence_stdout()
         return FAULT
     return int(code or 0)
+
+
+def _unless_stopped(play: Callable[[], Any]) -> Any:
+    """Play a command; once a signal has come, whatever it raises or returns is an interrupt."""
+    try:
+        return play()
+    finally:
+        SIGNALS.check()
 
 
 app = typer.Typer(
@@ -134,8 +146,3 @@ app.command()(reproduce.reproduce)
 app.command()(validate.validate)
 app.add_typer(gpu.app, name="gpu")
 app.add_typer(trace.app, name="trace")
-
-
-def run() -> None:
-    """Run the command line on the arguments of the process, and exit."""
-    app()

@@ -1,11 +1,16 @@
 """Options that several commands have, and what they stand for.
 
 Choices stay text until a command runs, so that the rooms that define them are loaded only then.
+
+Numbers are written in ASCII digits, as in ``12`` and ``-1.5e3``. Python's own ``int`` and ``float``
+take more for a number (``1_0``, digits of other scripts, ``infinity``), and so do typer's options
+of these types: every option that is a number has one of the parsers `size`, `number` and `seed`.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -29,30 +34,54 @@ DEFAULT_DEVICE = "hbm3-5.2"
 MAX_HEADS: Final = 2**20
 """Heads that may be listed with a length each."""
 MAX_STACKS: Final = 1024
+MAX_SEED: Final = 2**63 - 1
+
+_WHOLE: Final = re.compile(r"-?[0-9]+")
+_NUMBER: Final = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_MOST_DIGITS: Final = 30
+"""Digits of a whole number that is still read: Python refuses thousands."""
 
 
-def size(option: str, most: int | None = None) -> Callable[[str | int], int]:
-    """Return the parser of an option that is a size or a count: a whole number of at least 1.
+def _whole(text: str | int, option: str, least: int, most: int, hint: str) -> int:
+    """Return a whole number of a range; a default comes as the number that it is."""
+    written = str(text)
+    if _WHOLE.fullmatch(written) is None:
+        raise InputError(f"{written!r:.40} is no whole number", where=option, hint=hint)
+    if len(written) > _MOST_DIGITS or not least <= int(written) <= most:
+        raise InputError(f"{written:.40} is out of range", where=option, hint=hint)
+    return int(written)
+
+
+def size(
+    option: str, most: int | None = None, *, least: int = 1, word: str | None = None
+) -> Callable[[str | int], int]:
+    """Return the parser of an option that is a size or a count: a whole number.
 
     Args:
         option: its name, for messages.
         most: what it may be at most; None for the limit of all sizes.
+        least: what it may be at least.
+        word: what may stand in its place, for the hint; others look for it.
     """
 
     def parse(text: str | int) -> int:
         from attacc.models.architecture import MAX_SIZE
 
         largest = MAX_SIZE if most is None else most
-        hint = f"use a whole number from 1 to {largest}"
-        try:
-            value = int(text)
-        except ValueError:
-            raise InputError(f"{text!r:.40} is no whole number", where=option, hint=hint) from None
-        if not 1 <= value <= largest:
-            raise InputError(f"{text!s:.40} is out of range", where=option, hint=hint)
-        return value
+        hint = f"use a whole number from {least} to {largest}"
+        return _whole(text, option, least, largest, f"{hint}, or {word}" if word else hint)
 
     return parse
+
+
+def seed(text: str | int) -> int:
+    """Return the seed that ``--seed`` states: a whole number from 0 to `MAX_SEED`.
+
+    Raises:
+        InputError: it is none.
+    """
+    hint = f"use a whole number from 0 to {MAX_SEED}"
+    return _whole(text, "--seed", 0, MAX_SEED, hint)
 
 
 def number(option: str) -> Callable[[str | float], float]:
@@ -63,12 +92,12 @@ def number(option: str) -> Callable[[str | float], float]:
     """
 
     def parse(text: str | float) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
+        written = str(text)
+        value = float(written) if _NUMBER.fullmatch(written) else math.nan
         if not math.isfinite(value):
-            raise InputError(f"{text!r:.40} is no number", where=option, hint="use one such as 20")
+            raise InputError(
+                f"{written!r:.40} is no number", where=option, hint="use one such as 20"
+            )
         return value
 
     return parse

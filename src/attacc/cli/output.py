@@ -4,22 +4,93 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
-from attacc.compiled import told_of_compilation
-from attacc.errors import DocumentError, InputError, printable
+from attacc.compiled import NOT_KEPT, told_of_compilation
+from attacc.errors import AttaccError, DocumentError, InputError, printable
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+    from _typeshed import DataclassInstance, ReadableBuffer
     from rich.console import RenderableType
 
 A = TypeVar("A", bound="DataclassInstance | Sequence[DataclassInstance]")
 T = TypeVar("T")
+
+
+class OutputError(AttaccError):
+    """Stdout cannot be written."""
+
+
+class _Answers(io.FileIO):
+    """Stdout, whose failures are told apart from those of other files."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:  # its reader has seen enough
+            raise
+        except OSError as error:
+            silence_stdout()
+            raise OutputError(f"standard output cannot be written: {error.strerror}") from None
+
+
+class _Messages(io.FileIO):
+    """Stderr, on which what cannot be said is not said."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def guard_standard_streams() -> None:
+    """Have stdout and stderr write any text, and tell what became of the answer.
+
+    A file's name may hold what a stream's encoding cannot express: that is written as its code.
+
+    Raises:
+        OutputError: stdout is closed, or cannot be written; from now on, when it is written.
+    """
+    sys.stderr = _guarded(sys.stderr, _Messages)
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] - of a closed descriptor
+        raise OutputError("standard output is closed")
+    sys.stdout = _guarded(sys.stdout, _Answers)
+
+
+def _guarded(stream: TextIO, kind: type[io.FileIO]) -> TextIO:
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    buffer = cast("Any", stream).buffer
+    raw = getattr(buffer, "raw", buffer)
+    if type(raw) is not io.FileIO:  # of a test, or of a console of Windows
+        stream.reconfigure(errors="backslashreplace")
+        return cast("TextIO", stream)
+    return io.TextIOWrapper(
+        io.BufferedWriter(kind(raw.fileno(), "w", closefd=False)),
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+def silence_stdout() -> None:
+    """Have nothing more written to stdout: an answer is there complete, or as much as could be."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except OSError:  # none, as in a test
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def print_answer(answer: A, render: Callable[[A], RenderableType], *, as_json: bool) -> None:
@@ -94,21 +165,29 @@ def progress(items: Iterable[T], *, total: int, doing: str) -> Iterable[T]:
 
 @contextmanager
 def compilation_shown() -> Generator[None]:
-    """Say on stderr, where that is a terminal, that something is being compiled: once, if at all.
+    """Say on stderr that something is being compiled, or cannot be kept: once each, if at all.
 
-    What was compiled by an earlier command is loaded from disk, and no word said.
+    What was compiled by an earlier command is loaded from disk, and no word said. That a
+    compilation takes its time is of interest on a terminal only. That it will do so every time is
+    said in any case, since it can be helped.
     """
-    said = False
+    said: set[str] = set()
 
-    def say() -> None:
-        nonlocal said
-        if not said and sys.stderr.isatty():
+    def say(what: str, line: str) -> None:
+        if what not in said:
             # A line, and not a bar: those of commands let what is written to stderr pass.
-            sys.stderr.write("compiling for this machine, which is kept for the next time ...\n")
+            sys.stderr.write(f"{line}\n")
             sys.stderr.flush()
-        said = True
+        said.add(what)
 
-    with told_of_compilation(say):
+    def compiling() -> None:
+        if sys.stderr.isatty() and "not kept" not in said:
+            say("compiling", "compiling for this machine, which is kept for the next time ...")
+
+    def not_kept(reason: str) -> None:
+        say("not kept", f"warning: {NOT_KEPT.format(reason=reason)}")
+
+    with told_of_compilation(compiling, not_kept):
         yield
 
 

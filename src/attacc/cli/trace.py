@@ -168,16 +168,26 @@ def check(
     queries_per_read: Annotated[
         int,
         typer.Option(
-            metavar="N", help="Queries that a multiply serves, which decides its cadence."
+            parser=options.size("--queries-per-read", most=1024),
+            metavar="N",
+            help="Queries that a multiply serves, which decides its cadence.",
         ),
     ] = 1,
     temperature: Annotated[
         float | None,
-        typer.Option(metavar="C", help="Of the stack: a hot one has to be refreshed more often."),
+        typer.Option(
+            parser=options.number("--temperature"),
+            metavar="C",
+            help="Of the stack: a hot one has to be refreshed more often.",
+        ),
     ] = None,
     postponed_refreshes: Annotated[
         int,
-        typer.Option(metavar="N", help="Refreshes that may be owed when the next one falls due."),
+        typer.Option(
+            parser=options.size("--postponed-refreshes", least=0),
+            metavar="N",
+            help="Refreshes that may be owed when the next one falls due.",
+        ),
     ] = 0,
     json: Json = False,
 ) -> None:

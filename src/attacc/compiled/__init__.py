@@ -8,15 +8,42 @@ where they are first needed, so that ``import attacc`` and the command line's he
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import ParamSpec, TypeVar
+from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 A = ParamSpec("A")
 R = TypeVar("R")
 
-_tell: ContextVar[Callable[[], None] | None] = ContextVar("tell", default=None)
+
+NOT_KEPT: Final = (
+    "machine code cannot be kept, so every process compiles anew: {reason}; "
+    "set NUMBA_CACHE_DIR to a folder that can be written"
+)
+"""The message where machine code cannot be written to disk."""
+
+
+class _Told(NamedTuple):
+    """Who is told of compilation."""
+
+    compiling: Callable[[], None]
+    not_kept: Callable[[str], None]
+
+
+def _nobody() -> None:
+    """Take no notice."""
+
+
+@functools.cache
+def _log(reason: str) -> None:
+    import logging  # takes longer to load than all else here
+
+    logging.getLogger(__name__).warning(NOT_KEPT.format(reason=reason))
+
+
+_told: ContextVar[_Told] = ContextVar("told", default=_Told(_nobody, _log))  # noqa: B039
 
 
 def kernel(function: Callable[A, R]) -> Callable[A, R]:
@@ -27,11 +54,14 @@ def kernel(function: Callable[A, R]) -> Callable[A, R]:
 
     What it calls and names is defined in its own file, or in a file of the same folder whose name
     ends in ``kernel.py``: the machine code is that of these files, and of no others.
+
+    Where there is no folder that can be written, or a disk is full, it is compiled all the same,
+    in every process that needs it. A broken file is replaced.
     """
     from attacc.compiled import machine_code
 
     machine_code.watch(_compiling)
-    return machine_code.kept(function)
+    return machine_code.kept(function, _not_kept)
 
 
 def inlined(function: Callable[A, R]) -> Callable[A, R]:
@@ -42,20 +72,26 @@ def inlined(function: Callable[A, R]) -> Callable[A, R]:
 
 
 @contextmanager
-def told_of_compilation(tell: Callable[[], None]) -> Generator[None]:
+def told_of_compilation(
+    compiling: Callable[[], None], not_kept: Callable[[str], None] = _log
+) -> Generator[None]:
     """Have something called before anything is compiled, rather than loaded from disk.
 
     Args:
-        tell: called once for every function that is compiled, in the thread that needs it.
+        compiling: called once for every function that is compiled, in the thread that needs it.
+        not_kept: called with the reason for every function that is compiled and cannot be kept on
+            disk. By default each reason is logged once, as it is where nobody is told.
     """
-    token = _tell.set(tell)
+    token = _told.set(_Told(compiling, not_kept))
     try:
         yield
     finally:
-        _tell.reset(token)
+        _told.reset(token)
 
 
 def _compiling() -> None:
-    tell = _tell.get()
-    if tell is not None:
-        tell()
+    _told.get().compiling()
+
+
+def _not_kept(reason: str) -> None:
+    _told.get().not_kept(reason)

@@ -112,13 +112,13 @@ def _scores(
     model: PreTrainedModel, given: torch.Tensor, prompt: int, session: Session | None
 ) -> torch.Tensor:
     """Return the scores after every token past the prompt, (windows, tokens, vocabulary)."""
-    call = cast("Callable[..., Any]", model)
     if session is None:
+        call = cast("Callable[..., Any]", model)
         tokens = given.shape[1] - prompt
         return call(given, use_cache=False, logits_to_keep=tokens).logits
     cache = session.cache()
     try:
-        call(given[:, :prompt], past_key_values=cache, logits_to_keep=1)
-        return call(given[:, prompt:], past_key_values=cache).logits
+        session.forward(given[:, :prompt], cache, logits_to_keep=1)
+        return session.forward(given[:, prompt:], cache).logits
     finally:
         cache.free()

@@ -93,14 +93,13 @@ def generate(
         )
     choose = _chooser(sampling)
     cache = session.cache()
-    call = cast("Callable[..., Any]", language_model.model)
 
     def next_after(given: list[int]) -> Token:
         begin = perf_counter()
         steps_before = len(session.steps)
         # Not around the yields, where it would hold for the caller, too.
         with torch.inference_mode():
-            output = call(torch.tensor([given]), past_key_values=cache, logits_to_keep=1)
+            output = session.forward(torch.tensor([given]), cache, logits_to_keep=1)
             number = choose(output.logits[0, -1])
         # A prompt of several tokens is no step; one of a single token is.
         step = session.steps[-1] if len(session.steps) > steps_before else None

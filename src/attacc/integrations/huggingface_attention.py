@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
@@ -40,6 +41,9 @@ F32 = npt.NDArray[np.float32]
 _SDPA: Final[Any] = sdpa_attention
 _MASKS: Final[Any] = masking_utils
 _INTERFACES: Final[tuple[Any, Any]] = AttentionInterface, AttentionMaskInterface
+
+_CACHE_ARGUMENTS: Final = ("cache", "past_key_values")
+"""What models call their key/value cache: since transformers 5.24, and before."""
 
 NAME: Final = "attacc"
 """What ``attn_implementation`` is called."""
@@ -170,6 +174,7 @@ class Session:
         self._element = element
         self._config: Any = self._model.config.get_text_config(decoder=True)
         self._layers = int(self._config.num_hidden_layers)
+        self._cache_argument = _cache_argument(model)
         self._before: str | None = None
         self._shape: KvShape | None = None
         self._forward: _Forward | None = None
@@ -215,18 +220,36 @@ class Session:
         return self._device
 
     def cache(self) -> DeviceCache:
-        """Return a cache for new requests, to be handed to the model as ``past_key_values``.
+        """Return a cache for new requests, to be handed to `forward`.
 
         Every row of the batch that first comes with it becomes a request of the device. Caches
         are independent of each other, and share the device.
         """
         return DeviceCache(self, self._layers)
 
+    def forward(self, tokens: torch.Tensor, cache: DeviceCache, **arguments: Any) -> Any:
+        """Call the model with new tokens and a cache of this session.
+
+        The model gets the cache under the name that its version of transformers has for it.
+
+        Args:
+            tokens: (batch, tokens), after those that came with this cache before.
+            cache: of this session.
+            arguments: others of the model.
+
+        Returns:
+            What the model returns.
+
+        Raises:
+            InputError: whatever the device cannot compute.
+        """
+        return self._model(tokens, **{self._cache_argument: cache}, **arguments)
+
     def generate(self, *inputs: torch.Tensor, **arguments: Any) -> Any:
         """Call the model's own ``generate`` with a new cache of this session."""
         cache = self.cache()
         try:
-            return self._model.generate(*inputs, past_key_values=cache, **arguments)
+            return self._model.generate(*inputs, **{self._cache_argument: cache}, **arguments)
         finally:
             cache.free()
 
@@ -345,7 +368,7 @@ class Session:
         if handed is None or key is not handed.keys or value is not handed.values:
             raise InputError(
                 "keys and values do not come from a cache of this session",
-                hint="pass past_key_values=session.cache(), or call session.generate",
+                hint="call session.forward(tokens, session.cache()), or session.generate",
             )
         cache, layer, forward = handed.cache, handed.layer, self._forward
         if forward is None or mask is not forward.mask:
@@ -619,7 +642,8 @@ def attach(
         element: of keys and values in its banks.
 
     Raises:
-        InputError: on entering, or in the first pass, whatever the device cannot compute.
+        InputError: the model has no key/value cache; on entering, or in the first pass, whatever
+            the device cannot compute.
     """
     return Session(model, device, element)
 
@@ -673,6 +697,23 @@ def _mask(
 
 for _interface, _function in zip(_INTERFACES, (_attention, _mask), strict=True):
     _interface.register(NAME, _function)
+
+
+def _cache_argument(model: PreTrainedModel) -> str:
+    """Return the name under which a model takes a key/value cache.
+
+    Raises:
+        InputError: it takes none.
+    """
+    names = signature(model.forward).parameters
+    for name in _CACHE_ARGUMENTS:
+        if name in names:
+            return name
+    raise InputError(
+        f"{type(model).__name__} takes no key/value cache (it has no argument "
+        f"{' or '.join(_CACHE_ARGUMENTS)})",
+        hint="use a decoder-only model that writes text, as Llama, Qwen, GPT-2 or OPT do",
+    )
 
 
 def _session(config: object) -> Session:

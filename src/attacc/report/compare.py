@@ -23,6 +23,7 @@ from attacc.workload.lengths import LengthKind
 LIMITS = {
     Limit.KV_CAPACITY: "KV capacity",
     Limit.ACTIVATIONS: "activations",
+    Limit.COPIES: "copies of weights",
     Limit.LATENCY: "TPOT target",
     Limit.GIVEN: "given",
 }

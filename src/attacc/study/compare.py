@@ -28,9 +28,10 @@ from attacc.system.capacity import (
     Content,
     Footprint,
     Store,
-    check_batch,
+    copies_that_fit,
     footprint,
     largest_batch,
+    preferred_batch,
     stores,
 )
 from attacc.system.costs import Bound, CostModel
@@ -76,6 +77,7 @@ class Limit(StrEnum):
 
     KV_CAPACITY = "kv_capacity"
     ACTIVATIONS = "activations"
+    COPIES = "weight_copies"
     LATENCY = "latency_target"
     GIVEN = "given"
 
@@ -87,7 +89,7 @@ class BatchChoice:
     Attributes:
         size: requests in flight.
         limit: what keeps it from being larger.
-        largest_that_fits: whatever the latency.
+        largest_that_fits: whatever the latency, and whatever is left for copies of weights.
         store: the memory that one request more than fits would overflow.
     """
 
@@ -160,7 +162,7 @@ class Performance:
     Attributes:
         throughput_tokens_per_s: output tokens of the whole batch while it decodes.
         tpot_ms: mean time per output token, which is the mean decode step.
-        longest_step_ms: the decode step at the longest cache.
+        longest_step_ms: the longest of the decode steps that were priced, over all lengths.
         prefill_ms: prefill of one request alone, mean over prompts.
         energy_per_token_j: of decoding.
         prefill_energy_j: of the prefill of one request.
@@ -374,6 +376,23 @@ def _reason(refusal: InputError) -> str:
     return f"{refusal.message} ({refusal.hint})"
 
 
+@dataclass(frozen=True, slots=True)
+class _Decode:
+    """The decode steps of a batch.
+
+    Attributes:
+        mean: over the lengths, with their weights.
+        longest_ns: the longest of them.
+        curve: attention on AttAcc; None where it runs elsewhere.
+        copied_share: share of the feed-forward weights that AttAccs multiply with.
+    """
+
+    mean: StepCost
+    longest_ns: float
+    curve: AttentionCurve | None
+    copied_share: float
+
+
 class _Case:
     """One system with the model and workload of a comparison."""
 
@@ -414,31 +433,40 @@ class _Case:
         """
         if self.system.gpus not in valid_tensor_parallel(self.model):
             raise _SplitError(self.system, self.model)
-        fits = largest_batch(
+        choice = self._choose(study)
+        size = max(1, choice.size)
+        decode = self._decode(size, self.lengths)
+        tpot_ms = decode.mean.time_ns / NS_PER_MS
+        memory = self._memory_use(size, decode.copied_share)
+        if study.slo_ms is not None and tpot_ms > study.slo_ms:
+            reason = (
+                f"a batch of {size} takes {tpot_ms:.4g} ms per output token, more than the target "
+                f"of {study.slo_ms:g} ms"
+            )
+            asked = choice if choice.size else None
+            return self._row(Status.MISSES_SLO, memory, reason=reason, choice=asked)
+        performance = self._performance(size, decode, first)
+        return self._row(Status.OK, memory, choice=choice, performance=performance)
+
+    def _choose(self, study: StudySpec) -> BatchChoice:
+        """Return the batch that is asked for; 0 requests where none keeps the target."""
+        fits = largest_batch(self.need, self.system, stack_bytes=self._stack_bytes)
+        if study.batch != "max":
+            return BatchChoice(study.batch, Limit.GIVEN, fits.batch, fits.store)
+        size = preferred_batch(
             self.need, self.system, stack_bytes=self._stack_bytes, rates=self._rates
         )
-        if study.batch == "max":
-            filled_by = {
-                Content.KV_CACHE: Limit.KV_CAPACITY,
-                Content.ACTIVATIONS: Limit.ACTIVATIONS,
-            }
-            size, limit = fits.batch, filled_by[fits.content]
-            if study.slo_ms is not None:
-                within = self._largest_within(study.slo_ms, fits.batch)
-                if within < size:
-                    size, limit = within, Limit.LATENCY
+        if size < fits.batch:
+            limit = Limit.COPIES
+        elif fits.content is Content.KV_CACHE:
+            limit = Limit.KV_CAPACITY
         else:
-            size, limit = study.batch, Limit.GIVEN
-            check_batch(
-                self.need, self.system, size, stack_bytes=self._stack_bytes, rates=self._rates
-            )
-        choice = BatchChoice(size, limit, fits.batch, fits.store)
-        if size == 0:
-            return self._missed(study, choice, 1)
-        performance, tpot_ms = self._performance(size, first)
-        if study.slo_ms is not None and tpot_ms > study.slo_ms:
-            return self._missed(study, choice, size)
-        return self._row(Status.OK, self._memory_use(size), choice=choice, performance=performance)
+            limit = Limit.ACTIVATIONS
+        if study.slo_ms is not None:
+            within = self._largest_within(study.slo_ms, size)
+            if within < size:
+                size, limit = within, Limit.LATENCY
+        return BatchChoice(size, limit, fits.batch, fits.store)
 
     def does_not_fit(self, study: StudySpec, refusal: CapacityError) -> SystemResult:
         """Return the row of a system that the batch does not fit into."""
@@ -449,22 +477,13 @@ class _Case:
         """Return the row of a system whose GPUs cannot share the model."""
         return self._row(Status.DOES_NOT_SPLIT, (), reason=_reason(refusal))
 
-    def _missed(self, study: StudySpec, choice: BatchChoice, size: int) -> SystemResult:
-        tpot_ms = self._mean_step(size, self.lengths)[0].time_ns / NS_PER_MS
-        reason = (
-            f"a batch of {size} takes {tpot_ms:.4g} ms per output token, more than the target of "
-            f"{study.slo_ms:g} ms"
-        )
-        return self._row(
-            Status.MISSES_SLO,
-            self._memory_use(size),
-            reason=reason,
-            choice=choice if size == choice.size else None,
-        )
-
-    def _memory_use(self, batch: int) -> tuple[MemoryUse, ...]:
+    def _memory_use(self, batch: int, copied_share: float = 0.0) -> tuple[MemoryUse, ...]:
         filled = stores(
-            self.need, self.system, batch, stack_bytes=self._stack_bytes, rates=self._rates
+            self.need,
+            self.system,
+            batch,
+            stack_bytes=self._stack_bytes,
+            copied_share=copied_share,
         )
         return tuple(_memory_use(store) for store in filled)
 
@@ -503,8 +522,8 @@ class _Case:
         largest_dip = LARGEST_DIP[GpuModel(self.costs.kind)]
 
         def keeps(batch: int, lengths: LengthDistribution, slack: float) -> bool:
-            step, _, _ = self._mean_step(batch, lengths)
-            return step.time_ns <= slack * slo_ms * NS_PER_MS
+            mean = self._decode(batch, lengths).mean
+            return mean.time_ns <= slack * slo_ms * NS_PER_MS
 
         low, high = 0, most + 1
         while high - low > 1:
@@ -518,17 +537,20 @@ class _Case:
                 return batch
         return 0
 
-    def _mean_step(
-        self, batch: int, lengths: LengthDistribution
-    ) -> tuple[StepCost, StepCost, AttentionCurve | None]:
-        """Return the mean decode step, the longest one, and attention on AttAcc, if any."""
+    def _decode(self, batch: int, lengths: LengthDistribution) -> _Decode:
+        """Price the decode steps of a batch, if it fits: every batch of a row comes through here.
+
+        Raises:
+            CapacityError: it does not fit.
+        """
         step = decode_step(
             self.model,
             batch=batch,
             kv_length=lengths.lengths[0],
             tensor_parallel=self.system.gpus,
         )
-        pricer = DecodePricer(step, self.system, self.costs, self._rates)
+        copies = copies_that_fit(self.need, self.system, batch, stack_bytes=self._stack_bytes)
+        pricer = DecodePricer(step, self.system, self.costs, self._rates, copies)
         curve = None
         if self.attaccs is not None:
             curve = self.attaccs.curve(self.model, batch, lengths.lengths)
@@ -536,7 +558,12 @@ class _Case:
             pricer.cost(kv_length=length, attention=curve.at(length) if curve else None)
             for length in lengths.lengths
         ]
-        return average(steps, lengths.weights), steps[-1], curve
+        return _Decode(
+            mean=average(steps, lengths.weights),
+            longest_ns=max(step.time_ns for step in steps),
+            curve=curve,
+            copied_share=pricer.copied_share,
+        )
 
     def _prefill(self) -> StepCost:
         """Return the mean prefill of one request alone."""
@@ -555,8 +582,8 @@ class _Case:
         ]
         return average(steps, prompts.weights)
 
-    def _performance(self, batch: int, first: SystemResult | None) -> tuple[Performance, float]:
-        mean, longest, curve = self._mean_step(batch, self.lengths)
+    def _performance(self, batch: int, decode: _Decode, first: SystemResult | None) -> Performance:
+        mean, curve = decode.mean, decode.curve
         prefill = self._prefill()
         throughput = batch / mean.time_ns * NS_PER_S
         energy_per_token_j = mean.energy.total_pj / batch / PJ_PER_J
@@ -566,11 +593,10 @@ class _Case:
         elif first.performance is not None:
             speedup = throughput / first.performance.throughput_tokens_per_s
             energy_ratio = first.performance.energy_per_token_j / energy_per_token_j
-        tpot_ms = mean.time_ns / NS_PER_MS
-        performance = Performance(
+        return Performance(
             throughput_tokens_per_s=throughput,
-            tpot_ms=tpot_ms,
-            longest_step_ms=longest.time_ns / NS_PER_MS,
+            tpot_ms=mean.time_ns / NS_PER_MS,
+            longest_step_ms=decode.longest_ns / NS_PER_MS,
             prefill_ms=prefill.time_ns / NS_PER_MS,
             energy_per_token_j=energy_per_token_j,
             prefill_energy_j=prefill.energy.total_pj / PJ_PER_J,
@@ -585,7 +611,6 @@ class _Case:
             ),
             estimates=tuple(dict.fromkeys((*mean.estimates, *prefill.estimates))),
         )
-        return performance, tpot_ms
 
 
 def _memory_use(store: Store) -> MemoryUse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Final, cast
 
@@ -11,6 +12,7 @@ from attacc.documents import PresetSpec
 from attacc.errors import InputError
 from attacc.files import write_whole
 
+SUFFIX: Final = ".toml"
 DIGITS: Final = 4
 """Significant digits of a coefficient: far more than measurements determine."""
 UNITS: Final = (
@@ -24,6 +26,33 @@ UNITS: Final = (
 """Ending of a field's name, what its value is divided by, and the unit it is written in."""
 
 
+def check_document(path: Path, option: str) -> None:
+    """Refuse a name that readers of documents would not take, before anything is computed.
+
+    Args:
+        path: the file to be written.
+        option: that named it.
+
+    Raises:
+        InputError: the name does not end in .toml, or no writer of TOML is installed.
+    """
+    if path.suffix != SUFFIX:
+        raise InputError(
+            f"{path.suffix or 'no suffix'!r:.40} is no ending of a document's name",
+            where=f"{option} {path}",
+            hint=f"name it {path.stem or 'mine'}{SUFFIX}",
+        )
+    if importlib.util.find_spec("tomli_w") is None:
+        raise _no_writer()
+
+
+def _no_writer() -> InputError:
+    return InputError(
+        "documents are written by tomli-w, which is not installed",
+        hint="pip install 'attacc[gpu]'",
+    )
+
+
 def document_toml(spec: PresetSpec) -> str:
     """Return the TOML text of a specification; reading it gives the same, to four digits.
 
@@ -33,10 +62,7 @@ def document_toml(spec: PresetSpec) -> str:
     try:
         import tomli_w
     except ImportError:
-        raise InputError(
-            "documents are written by tomli-w, which is not installed",
-            hint="pip install 'attacc[gpu]'",
-        ) from None
+        raise _no_writer() from None
     return tomli_w.dumps(_plain(spec))
 
 

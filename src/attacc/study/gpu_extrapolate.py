@@ -155,7 +155,9 @@ def extrapolate_gpu(
         if known:
             rows += _extrapolated(target, unseen, known)
     if not rows:
-        raise InputError(f"nothing measured on {unseen} was measured on {', '.join(seen)}")
+        raise InputError(
+            f"nothing measured on {unseen}, that is modelled, was measured on {', '.join(seen)}"
+        )
     return rows
 
 
@@ -227,6 +229,8 @@ def _extrapolated(
             values = _joint(of_part, nearest, shared)
             predicted[part.rows] = part.problem.predict(values, np.arange(part.rows.size))
         inside = np.isfinite(predicted)
+        if not inside.any():
+            continue
         source = told if shared is not Shared.NONE else f"{nearest} {known[nearest].key.version}"
         rows.append(_row(target, source.strip(), shared, predicted[inside], target.time_ns[inside]))
     return rows
@@ -299,6 +303,8 @@ def _parts(data: Measurements, gpu: GpuSpec, target: GpuSpec) -> list[_Part]:
         if rules.single_token_decodes:
             known &= data.shapes.length > 1
         mine = everything[known]
+        if not mine.size:
+            return []
         problem = prefill_problem(data.take(mine), gpu, rules)
         return [_part(problem, list(PrefillCoefficients.model_fields), faster, mine)]
     taken = taken_by(rules.decode, data.shapes)

@@ -9,7 +9,7 @@ are dealt into folds, and each fold is predicted by a fit to the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Final, TypeVar
 
 import numpy as np
@@ -62,6 +62,8 @@ from attacc.system.calibration import (
 
 Indices = NDArray[np.intp]
 FOLDS: Final = 3
+FEWEST_ROWS: Final = 10
+"""Fewer measurements than this are no series."""
 ROWS_OF_A_FIT: Final = 3000
 """More than enough for some twenty coefficients; the rest of a table only takes time."""
 EVALUATIONS: Final = 40
@@ -544,6 +546,7 @@ def _prefill(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[PrefillSerie
 NOT_FITTED: Final = (
     "not fitted: heads outside 64 to 256 elements, or prompts of one token, which decode"
 )
+TOO_FEW: Final = f"not fitted: fewer than {FEWEST_ROWS} rows of this version and element type"
 PROTOCOLS: Final = 3
 """NCCL has three: low latency, the same in lines of 128 bytes, and simple."""
 
@@ -640,10 +643,67 @@ class HeldBack:
     Attributes:
         data: the measurements.
         time_ns: the predictions; not a number where the series is not stated for the shape.
+        reason: why there are none, where there are none.
     """
 
     data: Measurements
     time_ns: Floats
+    reason: str = NOT_FITTED
+
+
+def _of_one_series(tables: Sequence[Measurements]) -> list[list[Measurements]]:
+    """Return measurements grouped as they are fitted, in the order of their first ones.
+
+    A collective moves bytes, whatever they hold: messages of all element types are one series.
+
+    Raises:
+        InputError: a collective was measured with several versions of its library.
+    """
+    groups: dict[SeriesKey, list[Measurements]] = {}
+    for table in tables:
+        key = table.key
+        if key.operator is MeasuredOperator.ALL_REDUCE:
+            key = replace(key, dtype=ElementType.FP16, version="")
+        groups.setdefault(key, []).append(table)
+    for key, parts in groups.items():
+        versions = sorted({part.key.version or "an unknown one" for part in parts})
+        if len(versions) > 1:
+            raise InputError(
+                f"{key.operation} was measured with the versions {', '.join(versions)}",
+                where=key.gpu,
+                hint="a calibration holds one: leave the rows of the others out",
+            )
+    return list(groups.values())
+
+
+def _joined(parts: Sequence[Measurements]) -> Measurements:
+    """Return measurements of one series as one record."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0].shapes
+    shapes = type(first)(
+        *(
+            np.concatenate([getattr(part.shapes, column.name) for part in parts])
+            for column in fields(first)
+        )
+    )
+    return Measurements(
+        parts[0].key,
+        shapes,
+        np.concatenate([part.time_ns for part in parts]),
+        np.concatenate([part.power_w for part in parts]),
+    )
+
+
+def _fittable(data: Measurements, gpu: GpuSpec) -> int:
+    """Return how many measurements a series is fitted to."""
+    shapes = data.shapes
+    if not isinstance(shapes, AttentionShapes):
+        return data.count
+    known = modelled_dims(shapes)
+    if data.key.operator is MeasuredOperator.PREFILL:
+        known &= (shapes.length > 1) | (not library_rules(data.key, gpu).single_token_decodes)
+    return int(known.sum())
 
 
 def fit_calibration(
@@ -668,17 +728,21 @@ def fit_calibration(
         tell: called with what is fitted next.
 
     Raises:
-        InputError: there are no measurements.
+        InputError: no series has `FEWEST_ROWS` measurements, a collective was measured with
+            several versions of its library, or nothing of the reference was fitted.
     """
-    if not tables:
-        raise InputError("no measurements of this GPU", where=gpu.name)
     gemm: list[GemmSeries] = []
     decode: list[DecodeSeries] = []
     prefill: list[PrefillSeries] = []
     collectives: list[CollectiveSeries] = []
     held_back: list[HeldBack] = []
-    for whole in tables:
+    fitted: list[Measurements] = []
+    for parts in _of_one_series(tables):
+        whole = _joined(parts)
         key = whole.key
+        if _fittable(whole, gpu) < FEWEST_ROWS:
+            held_back += [HeldBack(part, np.full(part.count, np.nan), TOO_FEW) for part in parts]
+            continue
         tell(f"{key.operator} {key.operation or key.framework} {key.version} {key.dtype}")
         known = np.ones(whole.count, dtype=np.bool_)
         if isinstance(whole.shapes, AttentionShapes):
@@ -699,18 +763,34 @@ def fit_calibration(
                 collectives.append(series)
         everything = np.full(whole.count, np.nan)
         everything[known] = predicted
-        held_back.append(HeldBack(whole, everything))
+        fitted += parts
+        ends = np.cumsum([part.count for part in parts])[:-1]
+        held_back += map(HeldBack, parts, np.split(everything, ends))
+    if not fitted:
+        most = max((_fittable(table, gpu) for table in tables), default=0)
+        raise InputError(
+            f"too few measurements of this GPU: the largest series has {most} that can be fitted",
+            where=gpu.name,
+            hint=f"a series of one version and element type needs {FEWEST_ROWS}",
+        )
+    frameworks = {data.key.framework for data in fitted}
+    if reference is not None and reference not in frameworks:
+        raise InputError(
+            f"nothing of {reference!r} was fitted",
+            where="--reference",
+            hint=f"fitted is {', '.join(sorted(frameworks))}",
+        )
     spec = CalibrationSpec(
         name=name,
         description=f"Fitted to measured operators of {gpu.description or gpu.name}",
         gpu=gpu.name,
         measured_as=tuple(sorted({table.key.gpu for table in tables})),
-        reference=reference or _most_measured(tables),
+        reference=reference or _most_measured(fitted),
         gemm=tuple(gemm),
         decode=tuple(decode),
         prefill=tuple(prefill),
         collectives=tuple(collectives),
-        power=fit_power(tables, folds=folds),
+        power=fit_power(fitted, folds=folds),
         sources={"default": source},
     )
     return spec, held_back
@@ -759,7 +839,7 @@ def held_back_rows(held_back: Sequence[HeldBack], spec: CalibrationSpec) -> list
         Checked(
             entry.data,
             entry.time_ns,
-            tuple("" if known else NOT_FITTED for known in np.isfinite(entry.time_ns)),
+            tuple("" if known else entry.reason for known in np.isfinite(entry.time_ns)),
             spec.name,
             "the other folds",
             reference=entry.data.key.framework in (spec.reference, COLLECTIVE_LIBRARY),

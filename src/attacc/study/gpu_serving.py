@@ -14,14 +14,14 @@ from typing import Final
 
 import numpy as np
 
-from attacc.errors import DocumentError, InputError
+from attacc.errors import InputError
 from attacc.models.architecture import MODELS, ModelSpec
 from attacc.models.parameters import kv_bytes_per_token, weight_bytes
 from attacc.models.precision import ElementType
 from attacc.models.sharding import valid_tensor_parallel
 from attacc.study.gpu_check import NAMES, NOTHING, Accuracy, Group, class_rows
 from attacc.study.least_squares import minimise
-from attacc.study.measured import read_frame
+from attacc.study.tables import Quantity, Reasons, Table, open_table
 from attacc.system.calibrated import CalibratedGpu, Floats
 from attacc.system.calibrated_costs import Kernels
 from attacc.system.calibrated_step import decode_time, prefill_time
@@ -52,6 +52,22 @@ COLUMNS: Final = (
     "ttft_ms",
     "tpot_ms",
 )
+"""The columns by which a table is recognised; all of them are used."""
+OPTIONAL: Final = ("precision",)
+"""Columns that are used where a table has them."""
+HARMLESS: Final = ("id",)
+"""Columns that change nothing: ``id`` is the run's name, made of the others."""
+QUANTITIES: Final = {
+    "isl": Quantity(1, 2.0**31),
+    "osl": Quantity(1, 2.0**31),
+    "batch_size": Quantity(1, 2.0**24),
+    "tp_size": Quantity(1, 2.0**20),
+    "ttft_ms": Quantity(1e-3, 1e9, whole=False),
+    "tpot_ms": Quantity(1e-3, 1e9, whole=False),
+}
+"""What the columns can hold: a token takes a microsecond at least, nobody waits for ten days."""
+PRECISIONS: Final = {"": "", "fp8": "fp8", "fp8_block": "fp8", "nvfp4": "fp4"}
+"""Type of the products, ``gemm_quant_mode`` -> what ``precision`` calls it."""
 MODEL_PATHS: Final = {
     "Qwen/Qwen3-32B": "qwen3-32b",
     "meta-llama/Llama-3.1-8B-Instruct": "llama-3.1-8b",
@@ -94,6 +110,7 @@ class Run:
         tensor_parallel: GPUs.
         ttft_ms: time to first token.
         tpot_ms: time per output token.
+        fault: why the run cannot be used, whatever is modelled; empty where it can.
     """
 
     framework: str
@@ -108,6 +125,7 @@ class Run:
     tensor_parallel: int
     ttft_ms: float
     tpot_ms: float
+    fault: str = ""
 
     @property
     def dtype(self) -> ElementType | None:
@@ -115,47 +133,66 @@ class Run:
         return WEIGHTS.get(self.quantised)
 
 
-def is_serving_table(path: Path) -> bool:
+def is_serving_table(table: Table) -> bool:
     """Return whether a table holds serving runs rather than operators."""
-    return set(COLUMNS) <= set(read_frame(path).columns)
+    return set(COLUMNS) <= set(table.columns)
 
 
 def read_runs(path: Path) -> list[Run]:
     """Read a table of serving runs.
 
-    Entries that are no numbers are read as 0, which is outside of what can be predicted.
+    Raises:
+        DocumentError: the file cannot be read, has no rows, a column is missing, or one may change
+            what was measured.
+        InputError: Polars is not installed.
+    """
+    return serving_runs(open_table(path))
+
+
+def serving_runs(table: Table) -> list[Run]:
+    """Return the runs of a table, those with impossible figures among them.
+
+    All figures of a run with an impossible one are 0, and `Run.fault` says why.
 
     Raises:
-        DocumentError: a column is missing, or there are no rows.
+        DocumentError: a column is missing, or one may change what was measured.
     """
-    frame = read_frame(path)
-    missing = sorted(set(COLUMNS) - set(frame.columns))
-    if missing:
-        raise DocumentError(f"has no column {missing[0]!r}", where=str(path))
-    if not frame.height:
-        raise DocumentError("has no rows", where=str(path))
-    numbers = {
-        name: np.nan_to_num(
-            frame[name].cast(float, strict=False).fill_null(0.0).to_numpy(), posinf=0.0, neginf=0.0
-        )
-        for name in ("isl", "osl", "batch_size", "tp_size", "ttft_ms", "tpot_ms")
+    table.require(COLUMNS)
+    table.allow((*COLUMNS, *OPTIONAL, *HARMLESS))
+    reasons = Reasons(table.rows)
+    numbers = table.quantities(QUANTITIES, (), reasons)
+    texts = {
+        name: table.texts(name).to_list()
+        for name in ("backend", "backend_version", "model_path", "system", "gemm_quant_mode")
     }
+    quantised = texts["gemm_quant_mode"]
+    if "precision" in table.columns:
+        told = table.texts("precision").to_list()
+        # Of a type that is not known here, nothing can be predicted, whatever it is called.
+        differs = [PRECISIONS.get(a, b) != b for a, b in zip(quantised, told, strict=True)]
+        reasons.add(np.array(differs), "gemm_quant_mode and precision contradict each other")
+
+    def number(name: str, row: int) -> float:
+        value = float(numbers[name][row])
+        return 0.0 if reasons.of(row) else value
+
     return [
         Run(
-            framework=row["backend"] or "",
-            version=row["backend_version"] or "",
-            gpu=row["system"] or "",
-            model=MODEL_PATHS.get(row["model_path"]),
-            model_path=row["model_path"] or "",
-            quantised=row["gemm_quant_mode"] or "",
-            prompt=int(numbers["isl"][i]),
-            output=int(numbers["osl"][i]),
-            concurrency=int(numbers["batch_size"][i]),
-            tensor_parallel=int(numbers["tp_size"][i]),
-            ttft_ms=float(numbers["ttft_ms"][i]),
-            tpot_ms=float(numbers["tpot_ms"][i]),
+            framework=texts["backend"][row],
+            version=texts["backend_version"][row],
+            gpu=texts["system"][row],
+            model=MODEL_PATHS.get(texts["model_path"][row]),
+            model_path=texts["model_path"][row],
+            quantised=quantised[row],
+            prompt=int(number("isl", row)),
+            output=int(number("osl", row)),
+            concurrency=int(number("batch_size", row)),
+            tensor_parallel=int(number("tp_size", row)),
+            ttft_ms=number("ttft_ms", row),
+            tpot_ms=number("tpot_ms", row),
+            fault=reasons.of(row),
         )
-        for i, row in enumerate(frame.iter_rows(named=True))
+        for row in range(table.rows)
     ]
 
 
@@ -222,11 +259,8 @@ def served(runs: Sequence[Run], kernels_of: Mapping[str, str] | None = None) -> 
 def _steps(
     run: Run, libraries: Mapping[str, str], known: dict[tuple[str, str], Kernels]
 ) -> tuple[float, ...]:
-    if not (run.ttft_ms > 0 and run.tpot_ms > 0):
-        raise _OutsideError("a time is not positive")
-    sizes = (run.prompt, run.output, run.concurrency, run.tensor_parallel)
-    if min(sizes) < 1:
-        raise _OutsideError("isl, osl, batch_size or tp_size is below 1")
+    if run.fault:
+        raise _OutsideError(run.fault)
     if run.model is None:
         raise _OutsideError(f"{run.model_path} is no dense model with a preset")
     if run.dtype is None:

@@ -1,13 +1,14 @@
 """Tables of measured GPU operators, as arrays.
 
 The columns are those of the tables of aiconfigurator (ai-dynamo, Apache-2.0): one row is one shape
-on one GPU with one version of one framework. Parquet and CSV are read by Polars, which is
-installed with ``attacc[gpu]``.
+on one GPU with one version of one framework. Every column of a table is used, or known to change
+nothing (`HARMLESS`), or the table is refused. A row that measures what the model does not price, or
+that holds an impossible number, is counted as unusable with its reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from attacc.errors import DocumentError, InputError
+from attacc.errors import DocumentError
 from attacc.models.precision import ElementType
+from attacc.study.tables import Flags, Quantity, Reasons, Table, open_table
 from attacc.system.calibrated import AttentionShapes, Floats, GemmShapes
 from attacc.units import NS_PER_MS
 
@@ -62,17 +64,70 @@ COLUMNS: Final = {
     ),
     MeasuredOperator.ALL_REDUCE: ("gpu", "op_name", "num_gpus", "message_elements", "latency_ms"),
 }
-"""The columns by which a table is recognised; ``power_w`` may be there too."""
+"""The columns by which a table is recognised; all of them are used."""
 
+LIBRARY_COLUMNS: Final = ("kernel_source", "backend", "framework")
+"""Columns that say which library ran a collective: the first that is there, and holds something.
+Without any of them it is NCCL."""
+OPTIONAL: Final[dict[MeasuredOperator, tuple[str, ...]]] = {
+    MeasuredOperator.GEMM: ("op_name", "power_w"),
+    MeasuredOperator.DECODE: ("op_name", "attn_dtype", "window_size", "power_w"),
+    MeasuredOperator.PREFILL: ("op_name", "attn_dtype", "window_size", "past_length", "power_w"),
+    MeasuredOperator.ALL_REDUCE: (*LIBRARY_COLUMNS, "version", "dtype", "power_w"),
+}
+"""Columns that are used where a table has them."""
+HARMLESS: Final = ("kernel_source",)
+"""Columns that change nothing. A series is of one version of a framework, whichever kernels it
+takes for which shapes, and ``kernel_source`` names these."""
+_OP_NAMES: Final[dict[MeasuredOperator, tuple[str, ...]]] = {
+    MeasuredOperator.GEMM: ("gemm",),
+    MeasuredOperator.DECODE: ("generation_attention",),
+    MeasuredOperator.PREFILL: ("context_attention",),
+}
+ATTENTION_TYPES: Final = ("bfloat16", "float16", "half")
+"""Element types of queries and results: those of the tables that the presets were fitted to, over
+caches of 16 and of 8 bits."""
+ONLY: Final[dict[str, tuple[tuple[float, ...], str]]] = {
+    "window_size": ((0.0, -1.0), "attention within a window (window_size) is not modelled"),
+    "past_length": ((0.0,), "prefill after cached tokens (past_length) is not modelled"),
+}
+"""Column -> the values at which it changes nothing, as an empty field does, and why others are not
+used."""
+_MOST: Final = 2.0**31
+QUANTITIES: Final = {
+    "m": Quantity(1, _MOST),
+    "n": Quantity(1, _MOST),
+    "k": Quantity(1, _MOST),
+    "batch_size": Quantity(1, 2.0**24),
+    "num_heads": Quantity(1, 2.0**16),
+    "num_key_value_heads": Quantity(1, 2.0**16),
+    "head_dim": Quantity(1, 2.0**16),
+    "kv_length": Quantity(1, _MOST),
+    "prompt_length": Quantity(1, _MOST),
+    "num_gpus": Quantity(1, 2.0**20),
+    "message_elements": Quantity(1, 2.0**50),
+    "latency_ms": Quantity(1e-6, 1e8, whole=False),
+    "power_w": Quantity(0.1, 1e5, whole=False),
+}
+"""What the columns can hold. A clock of a GPU lasts a millionth of a millisecond, and nobody
+measures a call of a day; sizes are at least a hundred times beyond any in use."""
 ELEMENTS: Final = {
     "bfloat16": ElementType.BF16,
     "float16": ElementType.FP16,
     "fp8": ElementType.FP8,
     "int8": ElementType.INT8,
 }
+ALIASES: Final = {"half": "float16"}
+"""Other names of element types."""
 COLLECTIVE_LIBRARY: Final = "NCCL"
-COLLECTIVE_ELEMENT_BYTES: Final = 2
-"""Messages of the collectives are counted in 16-bit elements."""
+COLLECTIVE_ELEMENT: Final = "float16"
+"""Element type of messages where a table has none."""
+SIZE_COLUMNS: Final = {
+    MeasuredOperator.GEMM: ("m", "n", "k"),
+    MeasuredOperator.DECODE: COLUMNS[MeasuredOperator.DECODE][4:9],
+    MeasuredOperator.PREFILL: COLUMNS[MeasuredOperator.PREFILL][4:9],
+    MeasuredOperator.ALL_REDUCE: ("num_gpus", "message_elements"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,24 +241,11 @@ def read_table(path: Path) -> MeasuredTable:
         path: a Parquet or CSV file.
 
     Raises:
-        DocumentError: the file cannot be read, has no rows, or its columns are those of no table
-            known.
+        DocumentError: the file cannot be read, has no rows, its columns are those of no table
+            known, or one of them may change what was measured.
         InputError: Polars is not installed.
     """
-    frame = read_frame(path)
-    operator = _operator_of(frame, path)
-    if not frame.height:
-        raise DocumentError("has no rows", where=str(path))
-    keys = [column for column in COLUMNS[operator] if column in KEY_COLUMNS]
-    parts = sorted(frame.partition_by(keys, as_dict=True).items(), key=lambda kv: str(kv[0]))
-    series: list[Measurements] = []
-    unusable: list[Unusable] = []
-    for _, part in parts:
-        found, left = _series(operator, part)
-        unusable += left
-        if found is not None:
-            series.append(found)
-    return MeasuredTable(series, unusable)
+    return measurements(open_table(path))
 
 
 def read_measurements(path: Path) -> list[Measurements]:
@@ -224,121 +266,167 @@ def read_measurements(path: Path) -> list[Measurements]:
     return table.series
 
 
-KEY_COLUMNS: Final = ("gpu", "framework", "version", "dtype", "kv_cache_dtype", "op_name")
-TEXT_COLUMNS: Final[tuple[str, ...]] = (
-    *KEY_COLUMNS,
-    "backend",
-    "backend_version",
-    "gemm_quant_mode",
-)
-"""Columns that hold text, whatever it looks like: version 0.10 is not 0.1."""
-
-
-def read_frame(path: Path) -> pl.DataFrame:
-    """Read a table of any columns.
+def measurements(table: Table) -> MeasuredTable:
+    """Take a table of measurements apart into series.
 
     Raises:
-        DocumentError: the file cannot be read.
-        InputError: Polars is not installed.
+        DocumentError: its columns are those of no table known, or one of them may change what was
+            measured.
     """
-    try:
-        import polars as pl
-    except ImportError:
-        raise InputError(
-            "tables of measurements are read by Polars, which is not installed",
-            where=str(path),
-            hint="pip install 'attacc[gpu]'",
-        ) from None
-    if path.suffix not in {".parquet", ".csv"}:
-        raise DocumentError(
-            f"unknown file kind {path.suffix!r}", where=str(path), hint="use .parquet or .csv"
-        )
-    try:
-        if path.suffix == ".parquet":
-            return pl.read_parquet(path)
-        text: dict[str, type[pl.String]] = dict.fromkeys(TEXT_COLUMNS, pl.String)
-        return pl.read_csv(path, schema_overrides=text, infer_schema_length=None)
-    except FileNotFoundError:
-        raise DocumentError("no such file", where=str(path)) from None
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DocumentError(f"cannot be read: {error!s:.200}", where=str(path)) from None
+    operator = _operator_of(table)
+    table.allow((*COLUMNS[operator], *OPTIONAL[operator], *HARMLESS))
+    labels = _labels(operator, table)
+    reasons = Reasons(table.rows)
+    for column in ("gpu", "framework"):
+        reasons.add(_among(labels[column], ("",)), f"{column} is empty")
+    _leave_types(labels["dtype"], reasons)
+    _leave_others(operator, table, labels, reasons)
+    wanted = {name: QUANTITIES[name] for name in (*SIZE_COLUMNS[operator], "latency_ms", "power_w")}
+    columns = table.quantities(wanted, ("power_w",), reasons)
+    sizes = [columns[name] for name in SIZE_COLUMNS[operator]]
+    if "num_heads" in columns:
+        with np.errstate(invalid="ignore"):  # of rows that are left out already
+            ragged = np.fmod(columns["num_heads"], columns["num_key_value_heads"]) != 0
+        reasons.add(ragged, "num_heads is no multiple of num_key_value_heads")
+    series: list[Measurements] = []
+    unusable: list[Unusable] = []
+    for (gpu, framework, version, dtype, operation), rows in _groups(labels):
+        unusable += [
+            Unusable(operator, gpu, framework, version, dtype, operation, count, reason)
+            for reason, count in reasons.counts(rows).items()
+        ]
+        good = rows[reasons.usable[rows]]
+        if not good.size:
+            continue
+        element = ELEMENTS[dtype]
+        key = SeriesKey(operator, gpu, framework, version, element, operation)
+        shapes = _shapes(operator, element, [values[good] for values in sizes])
+        time_ns = columns["latency_ms"][good] * NS_PER_MS
+        series.append(Measurements(key, shapes, time_ns, columns["power_w"][good]))
+    return MeasuredTable(series, unusable)
 
 
-def _operator_of(frame: pl.DataFrame, path: Path) -> MeasuredOperator:
+def _operator_of(table: Table) -> MeasuredOperator:
     missing = {
-        operator: [column for column in columns if column not in frame.columns]
+        operator: [column for column in columns if column not in table.columns]
         for operator, columns in COLUMNS.items()
     }
     nearest = min(missing, key=lambda operator: len(missing[operator]))
     if not missing[nearest]:
         return nearest
+    if "op_name" in table.columns:
+        names = [name for name in table.texts("op_name").unique(maintain_order=True) if name]
+        modelled = [name for known in _OP_NAMES.values() for name in known]
+        is_collective = "num_gpus" in table.columns
+        if names and not is_collective and not set(names) & set(modelled):
+            raise DocumentError(
+                f"measures {', '.join(names):.200}, which is not modelled",
+                where=table.where,
+                hint=f"modelled are {', '.join(modelled)} and collectives",
+            )
     listed = "; or ".join(", ".join(columns) for columns in COLUMNS.values())
     raise DocumentError(
-        f"has the columns {', '.join(frame.columns)}; for {nearest}, "
+        f"has the columns {', '.join(table.columns):.400}; for {nearest}, "
         f"{', '.join(missing[nearest])} are missing",
-        where=str(path),
+        where=table.where,
         hint=f"needed are {listed}",
     )
 
 
-SIZE_COLUMNS: Final = {
-    MeasuredOperator.GEMM: ("m", "n", "k"),
-    MeasuredOperator.DECODE: COLUMNS[MeasuredOperator.DECODE][4:9],
-    MeasuredOperator.PREFILL: COLUMNS[MeasuredOperator.PREFILL][4:9],
-    MeasuredOperator.ALL_REDUCE: ("num_gpus", "message_elements"),
-}
+def _labels(operator: MeasuredOperator, table: Table) -> pl.DataFrame:
+    """Return whose measurements the rows are: the columns of `SeriesKey`, as the table calls them.
 
+    Names of element types are those of `ELEMENTS`, and that of the library is NCCL's own.
+    """
+    import polars as pl
 
-def _series(
-    operator: MeasuredOperator, part: pl.DataFrame
-) -> tuple[Measurements | None, list[Unusable]]:
-    def text(column: str) -> str:
-        return str(part[column][0] if part[column][0] is not None else "")
+    def text(column: str, otherwise: str = "") -> pl.Series:
+        if column in table.columns:
+            return table.texts(column)
+        return pl.Series([otherwise]).new_from_index(0, table.rows)
 
-    def numbers(column: str) -> Floats:
-        values = part[column].cast(float, strict=False).fill_null(np.nan).to_numpy()
-        return np.ascontiguousarray(values, dtype=np.float64)
-
-    collective = operator is MeasuredOperator.ALL_REDUCE
-    framework, version, dtype, operation = COLLECTIVE_LIBRARY, "", "float16", ""
-    if collective:
-        operation = text("op_name")
+    if operator is MeasuredOperator.ALL_REDUCE:
+        library = text("")
+        for column in (name for name in LIBRARY_COLUMNS if name in table.columns):
+            library = table.texts(column).zip_with(library == "", library)
+        if not set(LIBRARY_COLUMNS) & set(table.columns):
+            library = text("", COLLECTIVE_LIBRARY)
+        is_nccl = library.str.to_uppercase() == COLLECTIVE_LIBRARY
+        library = text("", COLLECTIVE_LIBRARY).zip_with(is_nccl, library)
+        dtype, operation = text("dtype", COLLECTIVE_ELEMENT), text("op_name")
     else:
-        framework, version = text("framework"), text("version")
+        library, operation = text("framework"), text("")
         dtype = text("dtype" if operator is MeasuredOperator.GEMM else "kv_cache_dtype")
-    unusable: list[Unusable] = []
+    return pl.DataFrame(
+        {
+            "gpu": text("gpu"),
+            "framework": library,
+            "version": text("version"),
+            "dtype": dtype.replace(ALIASES),
+            "operation": operation,
+        }
+    )
 
-    def leave(rows: int, reason: str) -> None:
-        left = Unusable(operator, text("gpu"), framework, version, dtype, operation, rows, reason)
-        unusable.append(left)
 
-    if dtype not in ELEMENTS:
-        leave(part.height, f"element type {dtype!r} is none of {', '.join(ELEMENTS)}")
-        return None, unusable
-    good = np.ones(part.height, dtype=np.bool_)
-    columns = {name: numbers(name) for name in (*SIZE_COLUMNS[operator], "latency_ms")}
-    for name, values in columns.items():
-        least = "not positive" if name == "latency_ms" else "below 1"
-        low = ~(values > 0) if name == "latency_ms" else ~(values >= 1)
-        for bad, reason in ((~np.isfinite(values), "no number"), (low, least)):
-            if (bad & good).any():
-                leave(int((bad & good).sum()), f"{name} is {reason}")
-                good &= ~bad
-    if not good.any():
-        return None, unusable
-    sizes = [columns[name][good] for name in SIZE_COLUMNS[operator]]
+def _groups(labels: pl.DataFrame) -> Iterator[tuple[tuple[str, ...], NDArray[np.intp]]]:
+    """Return the rows of every series, sorted by what they are called."""
+    parts = labels.with_row_index("row").partition_by(labels.columns, as_dict=True)
+    for key, part in sorted(parts.items(), key=lambda entry: str(entry[0])):
+        yield tuple(map(str, key)), part["row"].to_numpy().astype(np.intp)
+
+
+def _among(values: pl.Series, names: Iterable[str]) -> Flags:
+    return np.asarray(values.is_in(list(names)).to_numpy(), dtype=np.bool_)
+
+
+def _leave_types(dtype: pl.Series, reasons: Reasons) -> None:
+    for name in dtype.unique(maintain_order=True):
+        if name not in ELEMENTS:
+            known = ", ".join(ELEMENTS)
+            reasons.add(_among(dtype, (name,)), f"element type {name!r:.40} is none of {known}")
+
+
+def _leave_others(
+    operator: MeasuredOperator, table: Table, labels: pl.DataFrame, reasons: Reasons
+) -> None:
+    """Leave out the rows that measure something else than the model prices."""
+    if operator is MeasuredOperator.ALL_REDUCE:
+        library = labels["framework"]
+        for name in library.unique(maintain_order=True):
+            if name != COLLECTIVE_LIBRARY:
+                reasons.add(
+                    _among(library, (name,)),
+                    f"run by {name!r:.40}: only {COLLECTIVE_LIBRARY}'s collectives are modelled",
+                )
+        return
+    for column, allowed in (("op_name", _OP_NAMES[operator]), ("attn_dtype", ATTENTION_TYPES)):
+        if column not in table.columns:
+            continue
+        values = table.texts(column)
+        for name in values.unique(maintain_order=True):
+            if name and name not in allowed:
+                reasons.add(
+                    _among(values, (name,)),
+                    f"{column} {name!r:.40} is not modelled, only {', '.join(allowed)}",
+                )
+    for column, (allowed, what) in ONLY.items():
+        if column in OPTIONAL[operator] and column in table.columns:
+            numbers = table.numbers(column)
+            none = np.isnan(numbers.values) & ~numbers.empty
+            reasons.add(none, f"{column} is no number")
+            reasons.add(~numbers.empty & ~np.isin(numbers.values, allowed), what)
+
+
+def _shapes(
+    operator: MeasuredOperator, element: ElementType, sizes: Sequence[Floats]
+) -> GemmShapes | AttentionShapes | Messages:
     match operator:
         case MeasuredOperator.GEMM:
-            shapes = GemmShapes.of(*sizes)
+            return GemmShapes.of(*sizes)
         case MeasuredOperator.ALL_REDUCE:
-            shapes = Messages(sizes[0], sizes[1] * COLLECTIVE_ELEMENT_BYTES)
+            return Messages(sizes[0], sizes[1] * element.bytes)
         case _:
-            shapes = AttentionShapes.of(*sizes)
-    power = (
-        numbers("power_w")[good] if "power_w" in part.columns else np.full(sizes[0].size, np.nan)
-    )
-    key = SeriesKey(operator, text("gpu"), framework, version, ELEMENTS[dtype], operation)
-    return Measurements(key, shapes, columns["latency_ms"][good] * NS_PER_MS, power), unusable
+            return AttentionShapes.of(*sizes)
 
 
 def of_gpu(series: Iterable[Measurements], names: Iterable[str]) -> list[Measurements]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import signal
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Final
 
+from attacc.compiled import told_of_compilation
 from attacc.errors import UnknownNameError
 from attacc.study import reproduce_asplos2024 as asplos2024
 from attacc.study import reproduce_cal2023 as cal2023
@@ -150,8 +153,11 @@ def reproduce(
         made = _make(wanted, setting, progress)
     else:
         beside = tuple(spec for spec in wanted if spec not in apart)
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            pending = {spec.id: pool.submit(make_alone, spec.id, gpu_model) for spec in apart}
+        with _another_process() as pool:
+            with _not_interrupted():
+                pending = {
+                    spec.id: pool.submit(_make_quietly, spec.id, gpu_model) for spec in apart
+                }
             made = _make(beside, setting, progress)
             for name, future in pending.items():
                 progress(name)
@@ -159,6 +165,42 @@ def reproduce(
     exhibits = tuple(made[spec.id].exhibit for spec in wanted)
     estimates = dict.fromkeys(note for spec in wanted for note in made[spec.id].estimates)
     return Reproduction(gpu_model, exhibits, tuple(estimates))
+
+
+@contextmanager
+def _another_process() -> Generator[ProcessPoolExecutor]:
+    """Yield one other process; an exception, an interrupt say, ends it in the midst of its work."""
+    others = active_children()
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            yield pool
+        except BaseException:
+            for process in active_children():
+                if process not in others:
+                    process.terminate()
+            raise
+
+
+@contextmanager
+def _not_interrupted() -> Generator[None]:
+    """Start processes that Ctrl-C in a terminal passes by; here it waits until they are started.
+
+    It goes to all processes at once, and each would end with a traceback of its own.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has none
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _make_quietly(name: str, gpu_model: GpuModel) -> Made:
+    """Make one exhibit in another process; whoever asked for it tells of compilation."""
+    with told_of_compilation(lambda: None, lambda _: None):
+        return make_alone(name, gpu_model)
 
 
 def make_alone(name: str, gpu_model: GpuModel) -> Made:

@@ -19,7 +19,7 @@ from attacc.study.compare import LARGEST_DIP, SEARCH_SLACK
 from attacc.system.attacc import Attaccs, AttentionCurve
 from attacc.system.attacc_product import AttaccProducts
 from attacc.system.attention import AttaccRates
-from attacc.system.capacity import footprint, largest_batch
+from attacc.system.capacity import Footprint, copies_that_fit, footprint, preferred_batch
 from attacc.system.costs import CostModel
 from attacc.system.gpu_models import GpuModel
 from attacc.system.pipelined_layer import OverlapComparison, simulate_decode_step
@@ -129,6 +129,9 @@ class Prices:
     def serve(self, platform: Platform, subject: Subject, load: Load, batch: int) -> Served:
         """Price a batch, whether it fits or not.
 
+        Where co-processing is on, a batch that fits leaves its copies of weights the memory that
+        is left; one that does not fit is priced as the papers do, whose copies take no memory.
+
         Raises:
             InputError: the cost model cannot price a step, or the AttAccs cannot hold a head.
         """
@@ -136,7 +139,7 @@ class Prices:
         return self._once(key, lambda: self._serve(platform, subject, load, batch))
 
     def largest(self, platform: Platform, subject: Subject, load: Load) -> int:
-        """Return the largest batch that fits, 0 if none."""
+        """Return the batch that a comparison takes without a target, 0 if none fits."""
         return self._once((platform, subject, load), lambda: self._largest(platform, subject, load))
 
     def within(
@@ -268,22 +271,31 @@ class Prices:
             kv_length=load.prompt + 1,
             tensor_parallel=system.gpus,
         )
-        return DecodePricer(step, system, self.costs, self._rates(system))
+        need, stack_bytes = self._need(platform, subject, load)
+        try:
+            copies = copies_that_fit(need, system, batch, stack_bytes=stack_bytes)
+        except CapacityError:
+            copies = 1.0
+        return DecodePricer(step, system, self.costs, self._rates(system), copies)
 
     def _largest(self, platform: Platform, subject: Subject, load: Load) -> int:
         system = platform.system
-        attaccs = self._attaccs(system)
-        workload = fixed_lengths(load.prompt, load.output)
+        need, stack_bytes = self._need(platform, subject, load)
         try:
-            limit = largest_batch(
-                footprint(subject.spec, workload, tensor_parallel=system.gpus),
-                system,
-                stack_bytes=attaccs.stack_bytes if attaccs else 0.0,
-                rates=self._rates(system),
-            )
+            return preferred_batch(need, system, stack_bytes=stack_bytes, rates=self._rates(system))
         except CapacityError:
             return 0
-        return limit.batch
+
+    def _need(self, platform: Platform, subject: Subject, load: Load) -> tuple[Footprint, float]:
+        """Return what a load needs in memory, and the memory of an AttAcc stack."""
+
+        def counted() -> tuple[Footprint, float]:
+            system, workload = platform.system, fixed_lengths(load.prompt, load.output)
+            attaccs = self._attaccs(system)
+            need = footprint(subject.spec, workload, tensor_parallel=system.gpus)
+            return need, attaccs.stack_bytes if attaccs else 0.0
+
+        return self._once((platform, subject, load, "need"), counted)
 
     def _rates(self, system: ResolvedSystem) -> AttaccRates | None:
         attaccs = self._attaccs(system)

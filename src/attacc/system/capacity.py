@@ -4,6 +4,11 @@ Weights and activations are in the GPUs' memory. Keys and values are where they 
 in the GPUs', in the CPUs', or in the stacks of the AttAccs, head by head (`CapacityRule.SEPARATE`).
 `CapacityRule.POOLED` counts all memory of a GPU + AttAcc system as one, as the published batch
 sizes do.
+
+With feed-forward co-processing, AttAccs multiply with copies of weights. Requests come first: a
+batch fits if it fits without copies (`check_batch`), and the copies get the memory that is left
+(`copies_that_fit`), which limits the share of the products that AttAccs take over. What a batch
+needs without copies grows with every request, so that bisection finds the largest that fits.
 """
 
 from __future__ import annotations
@@ -38,6 +43,9 @@ class Content(StrEnum):
 
 QUANTILE: Final = 3.0902
 """Standard deviations below which 99.9 % of a normal distribution lie."""
+
+ROUNDING_ROOM: Final = 1 - 1e-12
+"""Part of the memory left that copies may fill, so that no rounding of their share overflows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,33 +204,22 @@ def stores(
     batch: int,
     *,
     stack_bytes: float = 0.0,
-    rates: AttaccRates | None = None,
+    copied_share: float = 0.0,
 ) -> tuple[Store, ...]:
     """Return every memory of a system with what a batch puts into it.
 
     Heads are dealt out to the stacks one by one, so that the fullest holds the rounded-up share.
     Only GPUs copy key/value heads that they outnumber; CPUs and stacks store each once.
-    With co-processing, stacks hold copies of the weights that AttAcc multiplies at this batch,
-    while the GPUs keep all of them for the prefill.
+    The stacks hold the copies of weights that co-processing multiplies with, while the GPUs keep
+    all weights for the prefill.
 
     Args:
         footprint: what the model and workload need.
         system: the system.
         batch: requests.
         stack_bytes: memory of one AttAcc stack, where there are any.
-        rates: rates of one AttAcc, where it co-processes feed-forward products.
+        copied_share: share of the feed-forward weights of which the AttAccs hold copies.
     """
-    share = _copied_share(footprint, system, batch, rates)
-    return _fill(footprint, system, batch, stack_bytes, share)
-
-
-def _fill(
-    footprint: Footprint,
-    system: ResolvedSystem,
-    batch: int,
-    stack_bytes: float,
-    copied_share: float,
-) -> tuple[Store, ...]:
     f, gpus = footprint, system.gpus
     activations = f.prefill_activation_bytes + batch * f.activation_bytes_per_request
     kv = batch * f.kv_heads * f.kv_head_bytes(batch)
@@ -252,10 +249,121 @@ def _fill(
     )
 
 
-def _copied_share(
+def check_batch(
+    footprint: Footprint, system: ResolvedSystem, batch: int, *, stack_bytes: float = 0.0
+) -> tuple[Store, ...]:
+    """Return every memory with what a batch puts into it, copies of weights apart, if it fits.
+
+    Args:
+        footprint: what the model and workload need.
+        system: the system.
+        batch: requests.
+        stack_bytes: memory of one AttAcc stack, where there are any.
+
+    Raises:
+        CapacityError: it does not fit; says by how much, and what would.
+        InputError: the batch is below 1.
+    """
+    if batch < 1:
+        raise InputError(f"{batch} is out of range", where="batch", hint="use 1 or more")
+    filled = stores(footprint, system, batch, stack_bytes=stack_bytes)
+    if _overflowing(filled) is None:
+        return filled
+    limit = largest_batch(footprint, system, stack_bytes=stack_bytes)
+    raise CapacityError(
+        _shortfall(filled, f"a batch of {batch:,}"),
+        where=f"system {system.spec.name}",
+        hint=f"the largest batch that fits is {limit.batch:,}",
+    )
+
+
+def largest_batch(
+    footprint: Footprint, system: ResolvedSystem, *, stack_bytes: float = 0.0
+) -> BatchLimit:
+    """Return the largest batch that fits, and what limits it.
+
+    Args:
+        footprint: what the model and workload need.
+        system: the system.
+        stack_bytes: memory of one AttAcc stack, where there are any.
+
+    Raises:
+        CapacityError: not even one request fits.
+    """
+    batch, store = _limit(footprint, system, stack_bytes, 0.0)
+    if batch == 0:
+        raise _nothing_fits(footprint, system, stack_bytes)
+    return BatchLimit(batch, store.name, store.filled_by)
+
+
+def copies_that_fit(
+    footprint: Footprint, system: ResolvedSystem, batch: int, *, stack_bytes: float = 0.0
+) -> float:
+    """Return the share of the feed-forward weights whose copies fit beside a batch, at most 1.
+
+    The memory that would hold the copies decides: that of the fullest stack, or the pool.
+
+    Args:
+        footprint: what the model and workload need.
+        system: the system.
+        batch: requests.
+        stack_bytes: memory of one AttAcc stack, where there are any.
+
+    Raises:
+        CapacityError: the batch itself does not fit (`check_batch`).
+    """
+    beside = check_batch(footprint, system, batch, stack_bytes=stack_bytes)
+    every = stores(footprint, system, batch, stack_bytes=stack_bytes, copied_share=1.0)
+    return min(
+        (
+            ROUNDING_ROOM * (without.available_bytes - without.used_bytes) / copies
+            for without, whole in zip(beside, every, strict=True)
+            if (copies := whole.weights_bytes - without.weights_bytes) and not whole.fits
+        ),
+        default=1.0,
+    )
+
+
+def preferred_batch(
+    footprint: Footprint,
+    system: ResolvedSystem,
+    *,
+    stack_bytes: float = 0.0,
+    rates: AttaccRates | None = None,
+) -> int:
+    """Return the largest batch that leaves co-processing the copies that it has use for.
+
+    That is the largest batch beside which the share of the weights fits with which GPUs and
+    AttAccs would end a feed-forward product together, by their data sheets. Larger ones may fit,
+    but take memory from copies. Where no batch leaves room for that share, or where there is no
+    co-processing, it is the largest that fits.
+
+    Args:
+        footprint: what the model and workload need.
+        system: the system.
+        stack_bytes: memory of one AttAcc stack, where there are any.
+        rates: rates of one AttAcc, where it co-processes feed-forward products.
+
+    Raises:
+        CapacityError: not even one request fits.
+    """
+    fits = largest_batch(footprint, system, stack_bytes=stack_bytes).batch
+    # The useful share shrinks as the batch grows, all else grows. So the largest batch with the
+    # share of a batch that is too large is an upper limit, and repeating this ends at the largest.
+    batch = fits
+    while batch > 0:
+        share = _useful_share(footprint, system, batch, rates)
+        smaller, _ = _limit(footprint, system, stack_bytes, share)
+        if smaller >= batch:
+            return batch
+        batch = smaller
+    return fits
+
+
+def _useful_share(
     footprint: Footprint, system: ResolvedSystem, batch: int, rates: AttaccRates | None
 ) -> float:
-    """Return the largest share of a feed-forward product that AttAcc computes at this batch."""
+    """Return the largest share of a feed-forward product that AttAcc has use for at this batch."""
     if not system.spec.ff_coprocessing or system.attacc is None:
         return 0.0
     if rates is None:
@@ -275,94 +383,18 @@ def _copied_share(
     )
 
 
-def largest_batch(
-    footprint: Footprint,
-    system: ResolvedSystem,
-    *,
-    stack_bytes: float = 0.0,
-    rates: AttaccRates | None = None,
-) -> BatchLimit:
-    """Return the largest batch that fits, and what limits it.
-
-    Args:
-        footprint: what the model and workload need.
-        system: the system.
-        stack_bytes: memory of one AttAcc stack, where there are any.
-        rates: rates of one AttAcc, where it co-processes feed-forward products.
-
-    Raises:
-        CapacityError: not even one request fits.
-    """
-    batch, store = _limit(footprint, system, stack_bytes, rates)
-    if batch == 0:
-        raise _nothing_fits(footprint, system, stack_bytes, rates)
-    return BatchLimit(batch, store.name, store.filled_by)
-
-
-def check_batch(
-    footprint: Footprint,
-    system: ResolvedSystem,
-    batch: int,
-    *,
-    stack_bytes: float = 0.0,
-    rates: AttaccRates | None = None,
-) -> tuple[Store, ...]:
-    """Return every memory with what a batch puts into it, if it fits.
-
-    Args:
-        footprint: what the model and workload need.
-        system: the system.
-        batch: requests.
-        stack_bytes: memory of one AttAcc stack, where there are any.
-        rates: rates of one AttAcc, where it co-processes feed-forward products.
-
-    Raises:
-        CapacityError: it does not fit; says by how much, and what would.
-        InputError: the batch is below 1.
-    """
-    if batch < 1:
-        raise InputError(f"{batch} is out of range", where="batch", hint="use 1 or more")
-    filled = stores(footprint, system, batch, stack_bytes=stack_bytes, rates=rates)
-    if all(store.fits for store in filled):
-        return filled
-    limit = largest_batch(footprint, system, stack_bytes=stack_bytes, rates=rates)
-    raise CapacityError(
-        _shortfall(filled, f"a batch of {batch:,}"),
-        where=f"system {system.spec.name}",
-        hint=f"the largest batch that fits is {limit.batch:,}",
-    )
-
-
 def _limit(
-    footprint: Footprint,
-    system: ResolvedSystem,
-    stack_bytes: float,
-    rates: AttaccRates | None,
-) -> tuple[int, Store]:
-    """Return the largest batch that fits, 0 if none, and the memory that one more overflows.
-
-    Copies of weights shrink as the batch grows, all else grows. So the largest batch with the
-    copies of a batch that is too large is an upper limit, and repeating this ends at the largest
-    that fits.
-    """
-    batch, store = _limit_with(footprint, system, stack_bytes, 0.0)
-    while batch > 0:
-        share = _copied_share(footprint, system, batch, rates)
-        smaller, store = _limit_with(footprint, system, stack_bytes, share)
-        if smaller >= batch:
-            break
-        batch = smaller
-    return batch, store
-
-
-def _limit_with(
     footprint: Footprint, system: ResolvedSystem, stack_bytes: float, copied_share: float
 ) -> tuple[int, Store]:
-    """Return the limit with a given share of copied weights, by bisection."""
+    """Return the largest batch that fits beside a given share of copies, 0 if none does.
+
+    With it comes the memory that one request more overflows.
+    """
 
     def overflowing(batch: int) -> Store | None:
-        filled = _fill(footprint, system, batch, stack_bytes, copied_share)
-        return next((store for store in filled if not store.fits), None)
+        return _overflowing(
+            stores(footprint, system, batch, stack_bytes=stack_bytes, copied_share=copied_share)
+        )
 
     fits, too_large = 0, 1
     while (store := overflowing(too_large)) is None:
@@ -376,25 +408,24 @@ def _limit_with(
     return fits, store
 
 
+def _overflowing(filled: tuple[Store, ...]) -> Store | None:
+    return next((store for store in filled if not store.fits), None)
+
+
 def _nothing_fits(
-    footprint: Footprint,
-    system: ResolvedSystem,
-    stack_bytes: float,
-    rates: AttaccRates | None,
+    footprint: Footprint, system: ResolvedSystem, stack_bytes: float
 ) -> CapacityError:
     """Return the error for a model of which not even one request fits."""
-    weights_only = _fill(footprint, system, 0, stack_bytes, 0.0)
+    weights_only = stores(footprint, system, 0, stack_bytes=stack_bytes)
     if all(store.weights_bytes <= store.available_bytes for store in weights_only):
         hint = "not even one request fits: use more memory, or shorter requests"
-        if system.spec.ff_coprocessing:
-            hint += ", or ff_coprocessing = false, which copies no weights to the AttAccs"
     else:
         weights_bytes = system.gpus * footprint.weight_bytes
         hint = (
             f"the weights take {weights_bytes / 1e9:,.1f} GB on {system.gpus} GPUs: use more of "
             "them, with more memory, or narrower weights"
         )
-    filled = stores(footprint, system, 1, stack_bytes=stack_bytes, rates=rates)
+    filled = stores(footprint, system, 1, stack_bytes=stack_bytes)
     where = f"system {system.spec.name}"
     return CapacityError(_shortfall(filled, "one request"), where=where, hint=hint)
 

@@ -261,6 +261,9 @@ class DecodePricer:
         system: the system.
         costs: the cost model.
         rates: rates of one AttAcc device; needed for feed-forward co-processing.
+        copies: share of the feed-forward weights whose copies fit into the AttAccs, which limits
+            the share of the products that they take over (`attacc.system.capacity`); 1 where the
+            memory for copies is not counted, as in the published model.
 
     Raises:
         InputError: the step is split over another number of GPUs than the system has, or nothing
@@ -273,6 +276,7 @@ class DecodePricer:
         system: ResolvedSystem,
         costs: CostModel,
         rates: AttaccRates | None = None,
+        copies: float = 1.0,
     ) -> None:
         _check_split(step, system)
         costs = costs.for_phase(step.phase)
@@ -284,8 +288,9 @@ class DecodePricer:
         self._attention = _attention_operator(step)
         place = step.layer.index(self._attention)
         before, after = step.layer[:place], step.layer[place + 1 :]
-        self._before = [cost for op in before for cost in self._beside(op, rates)]
-        self._after = [cost for op in after for cost in self._beside(op, rates)]
+        self._copied_share = 0.0
+        self._before = [cost for op in before for cost in self._beside(op, rates, copies)]
+        self._after = [cost for op in after for cost in self._beside(op, rates, copies)]
         self._outside = [cost for op in step.outside for cost in _on_gpus(op, 1, system, costs)]
         self._outside += _on_host(step, costs)
         self._r = 1 / self._attention.heads
@@ -295,6 +300,14 @@ class DecodePricer:
     def heads(self) -> int:
         """Query heads of one GPU."""
         return round(1 / self._r)
+
+    @property
+    def copied_share(self) -> float:
+        """Share of the feed-forward weights that AttAccs multiply with, and hold copies of.
+
+        The largest over the feed-forward products; 0 without co-processing.
+        """
+        return self._copied_share
 
     def cost(
         self, *, kv_length: int | None = None, attention: AttaccAttention | None = None
@@ -405,16 +418,20 @@ class DecodePricer:
         )
         return [there, attention, back]
 
-    def _beside(self, op: Operator, rates: AttaccRates | None) -> list[OperatorTime]:
+    def _beside(self, op: Operator, rates: AttaccRates | None, copies: float) -> list[OperatorTime]:
         placed = _on_gpus(op, self._layers, self._system, self._costs)
         if not self._system.spec.ff_coprocessing or op.name not in FEED_FORWARD:
             return placed
         if not isinstance(op, MatMul):
             raise EngineError(f"{op.name} is no matrix product")
-        costs, gpu = self._costs, self._system.gpu
-        peak = costs.coprocessing_peak_flops_per_s(op, gpu)
-        bandwidth = costs.coprocessing_bytes_per_s(op, gpu)
-        return [_coprocessed(op, alone, self._system, rates, peak, bandwidth) for alone in placed]
+        if rates is None:
+            raise EngineError("feed-forward co-processing needs the rates of the AttAccs")
+        shared: list[OperatorTime] = []
+        for alone in placed:
+            share = min(copies, _balanced_share(op, alone.bound, self._system, self._costs, rates))
+            self._copied_share = max(self._copied_share, share)
+            shared.append(_coprocessed(op, alone, self._system.gpus, rates, share))
+        return shared
 
 
 def _check_split(step: Step, system: ResolvedSystem) -> None:
@@ -516,26 +533,27 @@ def _static_w(system: ResolvedSystem, costs: CostModel) -> float:
     return system.gpus * costs.static_w(system.gpu)
 
 
-def _coprocessed(
-    op: MatMul,
-    placed: OperatorTime,
-    system: ResolvedSystem,
-    rates: AttaccRates | None,
-    peak_flops_per_s: float,
-    memory_bytes_per_s: float,
-) -> OperatorTime:
-    """Return a feed-forward product that GPUs and AttAccs share."""
-    if rates is None or system.attacc is None:
-        raise EngineError("feed-forward co-processing needs the rates of the AttAccs")
-    share = coprocessed_share(
-        compute_bound=placed.bound is Bound.COMPUTE,
+def _balanced_share(
+    op: MatMul, bound: Bound, system: ResolvedSystem, costs: CostModel, rates: AttaccRates
+) -> float:
+    """Return the share of a product on AttAccs with which they and the GPUs end together."""
+    if system.attacc is None:
+        raise EngineError(f"system {system.spec.name} has no AttAccs")
+    return coprocessed_share(
+        compute_bound=bound is Bound.COMPUTE,
         rows=op.m,
         weight_bytes=op.right.bytes,
-        peak_flops_per_s=peak_flops_per_s,
-        memory_bytes_per_s=memory_bytes_per_s,
+        peak_flops_per_s=costs.coprocessing_peak_flops_per_s(op, system.gpu),
+        memory_bytes_per_s=costs.coprocessing_bytes_per_s(op, system.gpu),
         internal_bytes_per_s=rates.internal_bytes_per_s * system.attacc.table.devices / system.gpus,
     )
-    multiply_adds = share * system.gpus * op.flops / 2
+
+
+def _coprocessed(
+    op: MatMul, placed: OperatorTime, gpus: int, rates: AttaccRates, share: float
+) -> OperatorTime:
+    """Return a feed-forward product of which AttAccs compute a share."""
+    multiply_adds = share * gpus * op.flops / 2
     on_attacc = EnergyBreakdown(
         dram_pj=multiply_adds * op.right.bytes * rates.read_pj_per_byte,
         alu_pj=multiply_adds * rates.multiply_add_pj,
