@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import tomllib
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -15,10 +16,12 @@ from typing import Any, Final, cast
 import numpy as np
 import tomli_w
 import typer
+from typer import BadParameter
 
 from attacc.cli.main import app
 from attacc.cli.options import parse_lengths, read_lengths
-from attacc.documents import Presets, PresetSpec, Spec, load_document
+from attacc.documents import Presets, Spec
+from attacc.errors import AttaccError
 from attacc.hardware.cpu import CPUS
 from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.gpu import GPUS, GpuSpec
@@ -540,8 +543,18 @@ RECORDED: Final = (
 def _recorded_rows(random: Random) -> bytes:
     """Return a file of arrays of any types and shapes, with some values that are not finite."""
     buffer = io.BytesIO()
-    sizes = [random.choice((0, 1, 1, 2, 3)) for _ in range(4)]
-    dtype = random.choice(("f4", "f2", "f8", ">f4", "i4", "u1", "c8", "?", "S3", "M8[s]", "f4"))
+    if random.random() < 0.1:  # headers that promise what is not there
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name in ("keys", "values", "queries"):
+                size = random.choice((0, 1, 2, -1, 2**20, 2**40, 2**63, 10**30, True, None))
+                kind = random.choice(("'<f4'", "'<f8'", "'|O'", "'<f4000'", "[('a', '<f4')]", "1"))
+                header = f"{{'descr': {kind}, 'fortran_order': False, 'shape': (1, {size}, 2)}}\n"
+                data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+                archive.writestr(f"{name}.npy", data + header.encode() + bytes(16))
+        return buffer.getvalue()
+    sizes = [random.choice((1, 1, 2, 3) if random.random() < 0.9 else (0,)) for _ in range(4)]
+    strange = (">f4", "f16", "i4", "u1", "c8", "?", "S3", "M8[s]")
+    dtype = random.choice(("f2", "f4", "f8") if random.random() < 0.8 else strange)
     arrays: dict[str, Any] = {}
     for name in ("keys", "values", "queries", "more")[: random.choice((2, 3, 3, 3, 4))]:
         shape = [sizes[0], sizes[2], sizes[3]] if name != "queries" else sizes
@@ -702,7 +715,13 @@ READERS: Final = (
         read_lengths,
         _follow_lengths,
     ),
-    Reader("measured table (CSV)", _texts("a.csv", TABLES, _gemm_rows), read_table, _follow_table),
+    Reader(
+        "measured table (CSV)",
+        _texts("a.csv", TABLES, _gemm_rows),
+        read_table,
+        _follow_table,
+        finite=False,  # power that was not measured is not a number
+    ),
     Reader("serving runs (CSV)", _texts("a.csv", RUNS, _run_rows), read_runs),
     Reader(
         "recorded heads (.npz)",
@@ -716,7 +735,14 @@ READERS: Final = (
         in_memory=_read_quantity,
         refusals=(ValueError,),
     ),
-    Reader("option of the command line", _option, Path, in_memory=_read_option),
-    Reader("--lengths", _lengths_text, Path, in_memory=parse_lengths),
+    Reader(
+        "option of the command line",
+        _option,
+        Path,
+        in_memory=_read_option,
+        # Typer refuses what its own types cannot be: an enumeration, a number, a path.
+        refusals=(AttaccError, BadParameter),
+    ),
+    Reader("list of lengths", _lengths_text, Path, in_memory=parse_lengths),
 )
 """Every reader of the campaign."""

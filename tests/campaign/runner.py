@@ -57,6 +57,7 @@ class Reader:
         every: how seldom ``follow`` is called.
         in_memory: there is no file: ``read`` gets a path that holds the text itself.
         refusals: what it may raise. Messages of readers of files name the file.
+        finite: whether every number of what is read must be finite.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Reader:
     every: int = 1
     in_memory: Callable[[str], object] | None = None
     refusals: tuple[type[Exception], ...] = (AttaccError,)
+    finite: bool = True
 
 
 @dataclass
@@ -226,7 +228,8 @@ def _play_one(reader: Reader, folder: Path, outcome: Outcome, number: int) -> No
                 else:
                     found = reader.in_memory(data.decode("utf-8", "surrogateescape"))
                 outcome.accepted += 1
-                check_finite(found)
+                if reader.finite:
+                    check_finite(found)
             except reader.refusals as error:
                 outcome.refused += 1
                 _check_message(error, named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Mapping
 from enum import Enum
@@ -16,28 +17,20 @@ from attacc import units
 from attacc.documents import Spec
 from tests.campaign.mutations import LEAVES
 
-_DIMENSION: Final = {
-    id(units.Bytes.__metadata__[0]): "bytes",
-    id(units.BytesPerSecond.__metadata__[0]): "bytes per second",
-    id(units.OperationsPerSecond.__metadata__[0]): "operations per second",
-    id(units.Hertz.__metadata__[0]): "hertz",
-    id(units.BitsPerSecond.__metadata__[0]): "bits per second",
-    id(units.Nanoseconds.__metadata__[0]): "nanoseconds",
-    id(units.NanosecondsPerByte.__metadata__[0]): "nanoseconds per byte",
-    id(units.Watts.__metadata__[0]): "watts",
-    id(units.Picojoules.__metadata__[0]): "picojoules",
-    id(units.PicojoulesPerBit.__metadata__[0]): "picojoules per bit",
-    id(units.PicojoulesPerByte.__metadata__[0]): "picojoules per byte",
-    id(units.SquareMillimetres.__metadata__[0]): "square millimetres",
-}
-_MAGNITUDES: Final = ("1", "1.5", "3", "100", "0.001", "1e6", "1e-6", "1e12", "1e-15", "1e100")
 _EXTREMES: Final = ("0", "-1", "1e300", "1e-300", "5e-324", "nan", "inf", "1_0", "9" * 400, "1e")
 
 
-def _quantity(dimension: str, random: Random) -> str:
-    number = random.choice(_MAGNITUDES if random.random() < 0.7 else _EXTREMES)
-    all_units = units.UNITS[dimension if random.random() < 0.95 else random.choice([*units.UNITS])]
-    return f"{number} {random.choice([*all_units])}"
+def _quantity(quantity: units.Quantity, random: Random) -> str:
+    """Return text with a unit: mostly within the field's range, often at its ends."""
+    known = units.UNITS[quantity.dimension]
+    if random.random() < 0.1:
+        other = random.choice([*units.UNITS]) if random.random() < 0.5 else quantity.dimension
+        return f"{random.choice(_EXTREMES)} {random.choice([*units.UNITS[other]])}"
+    low, high = math.log(quantity.low), math.log(quantity.high)
+    number = math.exp(random.choice((low, high, (low + high) / 2, random.uniform(low, high))))
+    number *= random.choice((1, 1, 1, 1, 1 - 1e-9, 1 + 1e-9, 0.5, 2))
+    unit = random.choice([*known])
+    return f"{number / known[unit]!r} {unit}"
 
 
 def _bounds(metadata: list[Any]) -> tuple[float | None, float | None, bool]:
@@ -60,8 +53,8 @@ def _bounds(metadata: list[Any]) -> tuple[float | None, float | None, bool]:
 def value_of(annotation: Any, metadata: list[Any], random: Random) -> object:
     """Return a value of a field, mostly a possible one, as a document would write it."""
     for entry in metadata:
-        if id(entry) in _DIMENSION:
-            return _quantity(_DIMENSION[id(entry)], random)
+        if isinstance(entry, units.Quantity):
+            return _quantity(entry, random)
     if random.random() < 0.03:
         return random.choice(LEAVES)
     origin, arguments = get_origin(annotation), get_args(annotation)

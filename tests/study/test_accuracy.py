@@ -1,6 +1,7 @@
 """Errors of attention on a device: against a computation by hand, and how they behave."""
 
 import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +244,20 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         np.save(file, np.ones(3))
     pickled = tmp_path / "pickled.npz"
     np.savez(pickled, keys=np.array([{}], dtype=object))
-    for path in (text, single, pickled, tmp_path / "absent.npz"):
+    damaged = tmp_path / "damaged.npz"
+    np.savez_compressed(damaged, keys=np.ones(1000))
+    data = bytearray(damaged.read_bytes())
+    data[60:80] = bytes(20)
+    damaged.write_bytes(data)
+    paths = [text, single, pickled, damaged, tmp_path / "absent.npz"]
+    # Sizes for which NumPy raises OverflowError, warns, raises MemoryError, TypeError.
+    for i, size in enumerate((10**30, 2**63, 2**45, -1, True, None)):
+        header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': (1, {size}, 2)}}\n"
+        paths.append(tmp_path / f"promised{i}.npz")
+        with zipfile.ZipFile(paths[-1], "w") as archive:
+            start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+            archive.writestr("keys.npy", start + header.encode() + bytes(8))
+    for path in paths:
         with pytest.raises(DocumentError, match="cannot be read"):
             RecordedHeads.load(path)
 

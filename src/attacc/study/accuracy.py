@@ -9,6 +9,7 @@ A head has a channel to itself, as on a stack that has no fewer heads than chann
 from __future__ import annotations
 
 import math
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -195,9 +196,15 @@ class RecordedHeads:
         where = str(path)
         try:
             # Of a single array, NumPy would return just that.
-            with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as file:
+            with (
+                warnings.catch_warnings(action="error"),
+                zipfile.ZipFile(path),
+                np.load(path, allow_pickle=False) as file,
+            ):
                 arrays = {name: np.asarray(file[name]) for name in file.files}
-        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        except Exception as error:
+            # Of a damaged file the readers of archives and of arrays raise errors of many kinds
+            # (of zlib, of a size that no memory holds, of a header that is no shape) or warn.
             reason = getattr(error, "strerror", None) or "is no .npz file of plain arrays"
             raise DocumentError(
                 f"cannot be read: {reason}", where=where, hint="numpy.savez writes such files"
@@ -219,7 +226,8 @@ class RecordedHeads:
                     f"numbers with {dimensions} dimensions",
                     where=where,
                 )
-            single: F32 = array.astype(np.float32)
+            with np.errstate(over="ignore"):  # what is too large then is not finite
+                single: F32 = array.astype(np.float32)
             try:
                 check_finite(single, name)
             except InputError as error:
