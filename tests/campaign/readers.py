@@ -1,5 +1,4 @@
-"""The readers of the campaign: their valid inputs, made here, and what must hold of what they read.
-"""
+"""The readers: valid inputs of theirs, made here, and what must hold of what they read."""
 
 from __future__ import annotations
 
@@ -67,7 +66,7 @@ Document = dict[str, object]
 
 REFERENCE_DEVICE: Final = "hbm3-5.2-asplos24"
 
-# --- documents ---------------------------------------------------------------------------------
+# --- documents
 
 
 def _shipped(presets: Presets[Any]) -> list[Document]:
@@ -240,7 +239,7 @@ CPU: Final[Document] = {
     "memory_energy": "100 pJ/B",
 }
 
-# --- config.json, with files beside it -----------------------------------------------------------
+# --- config.json, with files beside it
 
 _TABLES: Final[list[Document]] = [
     {"quant_method": "fp8", "activation_scheme": "dynamic", "ignored_layers": ["lm_head"]},
@@ -301,7 +300,7 @@ def _config(random: Random) -> Mapping[str, bytes]:
     return found
 
 
-# --- traces, logs, lists of lengths ----------------------------------------------------------------
+# --- traces, logs, lists of lengths
 
 
 def _texts(
@@ -350,8 +349,10 @@ AZURE: Final = (
     b'GeneratedTokens,TIMESTAMP,ContextTokens,x\n7,"2023-11-16 18:17:03",9,""\n',
 )
 MOONCAKE: Final = (
-    b'{"timestamp": 0, "input_length": 6758, "output_length": 500, "hash_ids": [0, 1, 2]}\n'
-    b'{"timestamp": 27482, "input_length": 7322, "output_length": 490, "hash_ids": [0, 5]}\n',
+    (
+        b'{"timestamp": 0, "input_length": 6758, "output_length": 500, "hash_ids": [0, 1, 2]}\n'
+        b'{"timestamp": 27482, "input_length": 7322, "output_length": 490, "hash_ids": [0, 5]}\n'
+    ),
     b'{"timestamp": 1.5, "output_length": 1, "input_length": 1, "more": {"a": null}}\n',
 )
 
@@ -433,8 +434,10 @@ def _follow_traffic(found: object, path: Path, random: Random) -> None:
 
 
 LOGS: Final = (
-    b"0, ACTAB, 0, 0, 0, 0, 0, 8192, 0\n19, MACAB, 0, 0, 0, 0, 0, 8192, 0\n"
-    b"25, MACAB, 0, 0, 0, 0, 0, 8192, 1\n70, PREAB, 0, 0, 0, 0, 0, -1, -1\n",
+    (
+        b"0, ACTAB, 0, 0, 0, 0, 0, 8192, 0\n19, MACAB, 0, 0, 0, 0, 0, 8192, 0\n"
+        b"25, MACAB, 0, 0, 0, 0, 0, 8192, 1\n70, PREAB, 0, 0, 0, 0, 0, -1, -1\n"
+    ),
     b"1,WRGB,3,0,-1,-1,-1,-1,0\n3,MVSB,3,1,0,1,2,-1,-1\n5,REFab,3,0,-1,-1,-1,-1,-1\n",
 )
 _COMMANDS: Final = (b"ACTAB", b"MACAB", b"PREAB", b"WRGB", b"MVSB", b"MVGB", b"REFab", b"PREA")
@@ -467,22 +470,28 @@ def _follow_lengths(found: object, path: Path, random: Random) -> None:
     require(lengths and all(type(n) is int and 1 <= n <= MAX_SIZE for n in lengths), "no lengths")
 
 
-# --- tables of measurements, recorded data -----------------------------------------------------------
+# --- tables of measurements, recorded data
 
 _GEMM_HEAD: Final = b"gpu,framework,version,dtype,m,n,k,latency_ms,power_w\n"
 _GEMM_ROW: Final = b"h100-sxm-80gb,VLLM,0.24.0,bfloat16,128,4096,4096,0.0123,400\n"
 TABLES: Final = (
     _GEMM_HEAD + _GEMM_ROW * 3 + b"a100,VLLM,0.10,fp8,1,64,64,0.002,\n",
-    b"gpu,framework,version,batch_size,num_heads,num_key_value_heads,head_dim,kv_length,"
-    b"kv_cache_dtype,latency_ms\nh100-sxm-80gb,VLLM,0.24.0,8,32,8,128,4096,bfloat16,0.05\n",
-    b"gpu,framework,version,batch_size,num_heads,num_key_value_heads,head_dim,prompt_length,"
-    b"kv_cache_dtype,latency_ms\nh100-sxm-80gb,VLLM,0.24.0,1,32,8,128,512,float16,0.5\n",
+    (
+        b"gpu,framework,version,batch_size,num_heads,num_key_value_heads,head_dim,kv_length,"
+        b"kv_cache_dtype,latency_ms\nh100-sxm-80gb,VLLM,0.24.0,8,32,8,128,4096,bfloat16,0.05\n"
+    ),
+    (
+        b"gpu,framework,version,batch_size,num_heads,num_key_value_heads,head_dim,prompt_length,"
+        b"kv_cache_dtype,latency_ms\nh100-sxm-80gb,VLLM,0.24.0,1,32,8,128,512,float16,0.5\n"
+    ),
     b"gpu,op_name,num_gpus,message_elements,latency_ms\nh100-sxm-80gb,all_reduce,8,1024,0.02\n",
 )
 RUNS: Final = (
-    b"backend,backend_version,model_path,system,isl,osl,gemm_quant_mode,batch_size,tp_size,"
-    b"ttft_ms,tpot_ms\nVLLM,0.10.1,Qwen/Qwen3-32B,h100_sxm,1024,128,,8,4,123.4,15.6\n"
-    b"TRTLLM,1.0,meta-llama/Llama-3.1-70B,h200_sxm,4000,500,fp8,64,8,800,22\n",
+    (
+        b"backend,backend_version,model_path,system,isl,osl,gemm_quant_mode,batch_size,tp_size,"
+        b"ttft_ms,tpot_ms\nVLLM,0.10.1,Qwen/Qwen3-32B,h100_sxm,1024,128,,8,4,123.4,15.6\n"
+        b"TRTLLM,1.0,meta-llama/Llama-3.1-70B,h200_sxm,4000,500,fp8,64,8,800,22\n"
+    ),
 )
 
 
@@ -568,23 +577,26 @@ def _recorded_rows(random: Random) -> bytes:
     return buffer.getvalue()
 
 
-# --- quantities and options: text, without a file ---------------------------------------------------
+# --- quantities and options: text, without a file
 
-_UNITS: Final = sorted({unit for units in UNITS.values() for unit in units})
+_DIMENSIONS: Final = [*UNITS]
 
 
 def _quantity(random: Random) -> Mapping[str, bytes]:
-    number = random.choice(NUMBERS) if random.random() < 0.5 else b"%d" % random.getrandbits(40)
-    unit = random.choice(_UNITS).encode()
-    text = number + random.choice((b" ", b"", b"  ", b"\t", b"\xc2\xa0")) + unit
-    if random.random() < 0.4:
+    dimension = random.choice(_DIMENSIONS)
+    units = UNITS[dimension if random.random() < 0.9 else random.choice(_DIMENSIONS)]
+    number = random.choice(NUMBERS) if random.random() < 0.4 else b"%d" % random.getrandbits(40)
+    between = random.choice((b" ", b" ", b"", b"  ", b"\t", b"\xc2\xa0"))
+    text = number + between + random.choice([*units]).encode()
+    if random.random() < 0.3:
         text = damaged(text, [text], random)
-    return {random.choice([*UNITS]): text}
+    # Which dimension it should have travels in front.
+    return {"quantity": dimension.encode() + b":" + text}
 
 
 def _read_quantity(text: str) -> object:
-    dimension = [*UNITS][len(text) % len(UNITS)]
-    return parse_quantity(text, dimension)
+    dimension, _, quantity = text.partition(":")
+    return parse_quantity(quantity, dimension)
 
 
 def _options() -> list[tuple[list[str], Any, Any]]:
@@ -632,8 +644,6 @@ def _lengths_text(random: Random) -> Mapping[str, bytes]:
     if random.random() < 0.5:
         return {"lengths": b",".join(_cell(random, entries) for _ in range(random.randint(1, 5)))}
     return {"lengths": damaged(b"512,1024x8,3", entries, random)}
-
-
 
 
 def _warm_kernels() -> None:

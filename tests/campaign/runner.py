@@ -13,7 +13,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,7 +146,7 @@ def require(condition: object, what: str) -> None:
 
 
 @contextmanager
-def _watched(seconds: float) -> Iterator[None]:
+def _watched(seconds: float) -> Generator[None]:
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise TooSlow(f"takes longer than {seconds} s")
 
@@ -160,7 +160,7 @@ def _watched(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def bounded_memory() -> Iterator[None]:
+def bounded_memory() -> Generator[None]:
     """Let the process grow by `ROOM_BYTES` at most, so that a reader that wants more fails."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
