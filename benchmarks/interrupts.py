@@ -13,6 +13,7 @@ POSIX only.
 import argparse
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -69,13 +70,20 @@ class Stop:
         """What is not as it should be; None if all is."""
         if self.left:
             return f"left {', '.join(self.left)}"
-        if self.exit_code == -self.number and "attacc" not in self.stderr:
+        if self.exit_code in (-self.number, 1) and not self._in_attacc:
             return None  # Python had not come to attacc
         if self.exit_code not in (0, 128 + self.number):
             return f"exit code {self.exit_code}"
         if self.stderr.count("\n") > 1:
             return "more than one line on stderr"
         return None
+
+    @property
+    def _in_attacc(self) -> bool:
+        """Whether a traceback shows a line of attacc, or an error is told."""
+        own = (f"{os.sep}attacc{os.sep}__", f"{os.sep}attacc{os.sep}cli", "error: ")
+        shown = any(part in self.stderr for part in own)
+        return shown or (self.exit_code == 1 and "Fatal Python error" not in self.stderr)
 
 
 class Stopping:
@@ -116,10 +124,14 @@ class Stopping:
             _, stderr = process.communicate(timeout=10 * LIMIT_S)
         assert process.returncode == 0, (name, stderr)
 
-    def stop(self, name: str, number: signal.Signals, after_s: float) -> Stop:
-        """Send a command a signal after some seconds."""
+    def stop(
+        self, name: str, number: signal.Signals, after_s: float, *, watched: bool = False
+    ) -> Stop:
+        """Send a command a signal after some seconds, of its start or of watching for signals."""
         self._entry = ENTRIES[self._entry == ENTRIES[0]]  # by turns
         with self._started(name) as process:
+            while watched and not _watches(process):
+                time.sleep(0.001)
             time.sleep(after_s)
             sent = time.perf_counter()
             process.send_signal(number)
@@ -156,6 +168,13 @@ class Stopping:
                 left.append(file.name)
             file.unlink()
         return tuple(left)
+
+
+def _watches(process: subprocess.Popen[str]) -> bool:
+    """Return whether a process takes SIGTERM, or has ended. Linux only."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return caught is None or bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def main() -> None:

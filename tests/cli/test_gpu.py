@@ -76,8 +76,7 @@ def test_rows_that_cannot_be_fitted_are_told(
     assert row["outside"] == [{"reason": "latency_ms is above 1e+08", "rows": 1}]
     table.write_text(f"{header}\n{bad}\n")
     refused = invoke("gpu", "fit", table, "--gpu", "h100", "-o", tmp_path / "other.toml")
-    assert "no row can be fitted" in refused.stderr
-    assert "1: latency_ms is above 1e+08" in refused.stderr.replace("\n", " ")
+    assert "no row can be fitted: latency_ms is above 1e+08" in refused.stderr.replace("\n", " ")
     assert not (tmp_path / "other.toml").exists()
 
 

@@ -181,10 +181,10 @@ def _fit_operators(
     measurements = _together(tables)
     unusable = measurements.unusable
     if not measurements.series:
+        reasons = dict.fromkeys(left.reason for left in unusable)
         raise InputError(
-            "no row can be fitted",
+            f"no row can be fitted: {'; '.join(reasons)}",
             where=", ".join(table.path.name for table in tables),
-            hint="; ".join(f"{left.rows:,}: {left.reason}" for left in unusable[:5]),
         )
     series = fitted_tables(measurements.series, sheet, measured_as)
     spec, held_back = fit_calibration(

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from attacc.documents import SUFFIXES, Spec, load_document, parse_document
 from attacc.errors import InputError
-from attacc.models.architecture import ModelSpec
+from attacc.models.architecture import MAX_SIZE, ModelSpec
 from attacc.models.huggingface import load_model
 from attacc.models.precision import ElementType, Precision
 from attacc.system.gpu_models import GpuModel
@@ -30,7 +30,8 @@ DEFAULT_SYSTEMS: Final = (
 )
 """The platforms of the papers: the comparison that ``attacc compare`` makes without arguments."""
 
-MAX_BATCH: Final = 2**20
+MAX_BATCH: Final = MAX_SIZE
+"""Requests of a batch at most: those for which a step can be priced, however many would fit."""
 
 Tokens = Annotated[int, Field(ge=1, le=2**24)]
 
