@@ -260,6 +260,14 @@ def json_of(text: str, *, where: str) -> object:
         raise DocumentError(f"is not valid JSON: {error}", where=where) from None
 
 
+def name_as_text(name: str) -> str:
+    """Return the name of a file as text: bytes of it that are no UTF-8 become escapes.
+
+    A name may be any bytes. What is called like a file, and whatever quotes its name, is text.
+    """
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it appears complete or not at all.
 

@@ -170,6 +170,19 @@ def test_parameters_are_those_of_the_checkpoint(
     assert count_parameters(read(tmp_path, config)).total == published
 
 
+def test_a_name_of_any_bytes(tmp_path: Path) -> None:
+    """A file or folder whose name is no UTF-8: pydantic's ValidationError came out."""
+    path = tmp_path / "caf\udce9.json"
+    path.write_text(json.dumps(tiny_llama()), encoding="utf-8")
+    assert load_model(str(path)).name == r"caf\udce9"
+    folder = tmp_path / "mine\udcff"
+    folder.mkdir()
+    quantised = tiny_llama() | {"quantization_config": {"quant_method": "fp8"}}
+    model = read(folder, quantised)
+    assert model.name == r"mine\udcff"
+    assert r"mine\udcff" in model.sources["precision"]
+
+
 @pytest.mark.parametrize(
     ("preset", "config"),
     [

@@ -10,6 +10,7 @@ import typer
 from attacc.cli.options import Json, size
 from attacc.cli.output import check_target, print_json, print_rich
 from attacc.errors import InputError
+from attacc.files import name_as_text
 
 if TYPE_CHECKING:
     from attacc.study.gpu_check import Accuracy
@@ -188,7 +189,7 @@ def _fit_operators(
         )
     series = fitted_tables(measurements.series, sheet, measured_as)
     spec, held_back = fit_calibration(
-        output.stem,
+        name_as_text(output.stem),
         sheet,
         series,
         reference=reference,
@@ -223,13 +224,14 @@ def _fit_serving(
             hint="name a framework whose operators were measured, as VLLM",
         )
     steps = served(runs, {name: library})
-    fitted = fit_serving(output.stem, name, library, steps, _source(tables))
+    fitted = fit_serving(name_as_text(output.stem), name, library, steps, _source(tables))
     write_document(fitted.spec, output)
     return fitted.rows
 
 
 def _source(tables: list[Table]) -> str:
-    return f"fitted by attacc gpu fit to {', '.join(table.path.name for table in tables)}"
+    names = ", ".join(name_as_text(table.path.name) for table in tables)
+    return f"fitted by attacc gpu fit to {names}"
 
 
 @app.command()

@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from attacc.documents import Spec, keys_of, load_document, parse_document, read_document
 from attacc.errors import DocumentError, UnknownNameError
+from attacc.files import name_as_text
 from attacc.models.architecture import (
     AS_DOCUMENT,
     MAX_SIZE,
@@ -507,13 +508,13 @@ def _model_from_document(document: Mapping[str, object], path: Path) -> ModelSpe
     precision = Precision(
         weights=stated.weights or stored, activations=stored, kv=stated.kv or stored
     )
-    sources = {"default": f"Hugging Face configuration {where}"}
-    notes = [f"quantised as stated in {place}" for place in stated.where]
+    sources = {"default": f"Hugging Face configuration {name_as_text(where)}"}
+    notes = [f"quantised as stated in {name_as_text(place)}" for place in stated.where]
     if (config.dtype or config.torch_dtype or "float32") == "float32":
         notes.append("stored in float32 or in no stated type; served in fp16")
     if notes:
         sources["precision"] = "; ".join(notes)
-    model = config.model(_name_of(path) or family, sources, precision)
+    model = config.model(name_as_text(_name_of(path)) or family, sources, precision)
     refuse_other_sizes(document, model, read=read, where=where)
     _check_layer_types(config, model, where)
     return model
