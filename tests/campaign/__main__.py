@@ -6,7 +6,8 @@
     python -m tests.campaign --results FILE --table
     python -m tests.campaign --reader NAME --seed S --replay NUMBER
 
-The first plays inputs and adds what became of them to a JSON file; the second prints that file as
+The first plays inputs and adds what became of them to a JSON file, readers that it holds already
+left out; the second prints that file as
 the table of docs/campaign.md; the third plays one input again, shows it, and what comes out of it.
 """
 
@@ -48,8 +49,12 @@ def main() -> int:
     memory = Path("/dev/shm")  # noqa: S108 - files in memory, where there are such
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         for reader in chosen:
+            done = held.get(reader.name, {})
             if asked.replay is not None:
                 print(input_of(reader, asked.seed, asked.replay))
+            elif done.get("seed") == asked.seed and done["inputs"] >= asked.count:
+                print(f"{reader.name}: is in {asked.results} already")
+                continue
             if reader.name in WARM:
                 WARM[reader.name]()
             total: dict[str, Any] | None = None
