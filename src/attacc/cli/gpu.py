@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attacc.cli.options import Json
-from attacc.cli.output import check_source, check_target, print_json, print_rich
+from attacc.cli.output import check_source, check_target, print_answer
 from attacc.errors import InputError
 
 if TYPE_CHECKING:
@@ -93,10 +93,7 @@ def check(
         if not checked:
             raise InputError("draws operators, and there are none", where=f"--figure {figure}")
         write_accuracy_figure(checked, figure)
-    if json:
-        print_json(rows)
-    else:
-        print_rich(accuracy_tables(rows))
+    print_answer(rows, accuracy_tables, as_json=json)
 
 
 @app.command()
@@ -149,10 +146,7 @@ def fit(
         rows = _fit_serving(runs, output, framework, kernels)
     else:
         rows = _fit_operators(operators, output, gpu, measured_as, reference, folds)
-    if json:
-        print_json(rows)
-    else:
-        print_rich(accuracy_tables(rows))
+    print_answer(rows, accuracy_tables, as_json=json)
 
 
 def _fit_operators(
@@ -249,10 +243,7 @@ def extrapolate(
     else:
         names = [preset_of(name) for name in seen or ()]
         found = extrapolate_gpu(tables, preset_of(unseen or ""), names)
-    if json:
-        print_json(found)
-    else:
-        print_rich(extrapolation_table(found))
+    print_answer(found, extrapolation_table, as_json=json)
 
 
 def _apart(paths: list[Path]) -> tuple[list[Path], list[Path]]:

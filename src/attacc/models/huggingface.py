@@ -71,7 +71,7 @@ class _Quantization(_Ignoring):
     """How the weights were quantised."""
 
     quant_method: str
-    bits: int | None = None
+    bits: Annotated[int, Field(ge=1, le=64)] | None = None
 
     @model_validator(mode="after")
     def _is_known(self) -> _Quantization:
