@@ -144,8 +144,8 @@ def test_toml_and_json_are_read_alike(tmp_path: Path) -> None:
         ("a.json", b"[" * 100_000, "is not valid JSON: "),
         ("a.json", b"[1, 2]", "holds [1, 2], not a table of named fields"),
         ("a.json", b"null", "holds None, not a table"),
-        ("a.toml", b"\xff\xfe", "is not UTF-8 text: "),
-        ("a.json", b"\xff\xfe", "is not UTF-8 text: "),
+        ("a.toml", b"\xff\xfe", "is text in UTF-16 (save it as UTF-8)"),
+        ("a.json", b"\xff\xfe", "is text in UTF-16 (save it as UTF-8)"),
     ],
 )
 def test_an_unusable_file_is_named(
@@ -168,7 +168,7 @@ def test_an_absent_file_proposes_its_neighbours(tmp_path: Path) -> None:
     with pytest.raises(DocumentError, match=r"no such file \(there are none\)"):
         read_document(tmp_path / "absent" / "study.toml")
     (tmp_path / "folder.toml").mkdir()
-    with pytest.raises(DocumentError, match="cannot be read: Is a directory"):
+    with pytest.raises(DocumentError, match="is a folder, not a file"):
         read_document(tmp_path / "folder.toml")
 
 

@@ -291,7 +291,7 @@ def test_lengths_of_their_own(tmp_path: Path) -> None:
         (b"", "holds 0 lengths"),
         (b"5\nsix\n", ":2: 'six' is no whole number"),
         (b"5\n\n0\n", ":3: 0 is out of range"),
-        (b"\xff\xfe", "is no text"),
+        (b"\xff\xfe5\0", "is text in UTF-16"),
     ],
 )
 def test_bad_lengths_files(tmp_path: Path, content: bytes, part: str) -> None:
@@ -301,7 +301,7 @@ def test_bad_lengths_files(tmp_path: Path, content: bytes, part: str) -> None:
     message = refusal("attention", "--lengths-file", path)
     assert str(path) in message
     assert part in message
-    assert "cannot be read" in refusal("attention", "--lengths-file", tmp_path)
+    assert "is a folder" in refusal("attention", "--lengths-file", tmp_path)
 
 
 def test_ways_to_say_how_heads_share_keys() -> None:

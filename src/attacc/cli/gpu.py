@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -157,6 +158,7 @@ def _fit_operators(
     reference: str | None,
     folds: int,
 ) -> list[Accuracy]:
+    from attacc.documents import names_file
     from attacc.hardware.gpu import GPUS
     from attacc.study.gpu_check import accuracy
     from attacc.study.gpu_document import write_document
@@ -175,6 +177,9 @@ def _fit_operators(
         source=_source(paths),
         folds=folds,
     )
+    if names_file(gpu):
+        # A document names other files relative to its own folder.
+        spec = spec.model_copy(update={"gpu": os.path.relpath(gpu, output.parent)})
     write_document(spec, output)
     return accuracy(held_back_rows(held_back, spec), by_version=True)
 
