@@ -370,7 +370,11 @@ def load(tmp_path: Path, text: str) -> DramDevice:
         ("nRCD = 19", "nRCD = -1", r"timing\.nRCD: .*equal to 0, not -1 .*at most 10000000"),
         ("nRCD = 19", "nRCD = 1.5", r"timing\.nRCD: .*integer"),
         ("nRCD = 19", 'nRCD = "19"', r"timing\.nRCD: .*integer"),
-        ("nRCD = 19", f"nRCD = {MAX_CYCLES + 1}", r"timing\.nRCD: .*equal to 10000000, not 10000001"),
+        (
+            "nRCD = 19",
+            f"nRCD = {MAX_CYCLES + 1}",
+            r"timing\.nRCD: .*equal to 10000000, not 10000001",
+        ),
         ("nBL = 2", "nBL = 0", r"timing\.nBL is missing or 0"),
         ("nREFI = 5070", "", r"timing\.nREFI is missing or 0"),
         ("nREFI = 5070", "nREFI = 912", r"takes 912 cycles of every nREFI = 912: nothing else"),
