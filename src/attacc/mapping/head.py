@@ -123,6 +123,11 @@ class HeadLayout:
             Placement.BUFFER: o.ranks * o.bank_groups * o.banks,
         }[self.placement]
 
+    @property
+    def multiplies_per_bank(self) -> int:
+        """Consecutive multiplies that read one bank (or set of banks) before the next in turn."""
+        return self.organization.columns if self.placement is Placement.BANKGROUP else 1
+
     def multiply_addresses(self, count: int) -> I64:
         """Return the byte addresses, below the channel, of the first multiplies from row 0.
 
