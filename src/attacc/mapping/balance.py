@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,15 @@ import numpy.typing as npt
 from attacc.errors import InputError
 
 I64 = npt.NDArray[np.int64]
+
+
+_WAYS: Final = (
+    (4, 1), (1, 2), (2, 8), (4, 8), (None, 2), (1, None), (3, 8), (None, None),
+)  # fmt: skip
+"""Ways to deal heads out: quarters of a channel's fair share that a chunk may have, None for as
+many keys as the buffers hold; quarters of a grain that a chunk counts for, None for channels that
+are not evened out. The first is that of `assign`; the others are those of 35 that gained most on
+random heads, one after the other."""
 
 
 class Chunk(NamedTuple):
@@ -166,10 +175,10 @@ def ways(
 ) -> Iterator[Assignment]:
     """Yield ways to deal heads out to channels: `assign` first, and then others, all different.
 
-    They differ in whether heads longer than a fair share are cut down to it from the start, and
-    in what a chunk counts for in addition to its keys: a quarter of the grain, a half or double
-    that; or nothing is cut to even out the channels. Which one is fastest depends on the device
-    (`attacc.timing.dealing`).
+    They differ in how long a chunk may be to begin with: as the buffers allow, a fair share of a
+    channel, or a part of it; and in what a chunk counts for in addition to its keys: a quarter of
+    the grain, a half, or two; or channels are not evened out. Which one is fastest depends on the
+    device (`attacc.timing.dealing`).
 
     Args:
         lengths: as for `assign`, likewise the others.
@@ -180,16 +189,18 @@ def ways(
     Raises:
         InputError: no heads, or one of no keys.
     """
+    share = _share(lengths, channels, grain)
     seen: set[tuple[tuple[int, ...], ...]] = set()
-    limits = (min(longest, _share(lengths, channels, grain)), longest)
-    most = max(lengths)
-    for limit in limits[: 2 if most > limits[0] else 1]:
-        chunks = _cut(lengths, limit, grain)
-        for overhead in (grain // 4, grain // 2, 2 * grain, None):
-            found = _deal(chunks, channels, grain, overhead)
-            if found.lengths not in seen:
-                seen.add(found.lengths)
-                yield Assignment(found)
+    cut: dict[int, _Chunks] = {}
+    for part, overhead in _WAYS:
+        limit = longest if part is None else min(longest, -(-share * part // (4 * grain)) * grain)
+        if limit not in cut:
+            cut[limit] = _cut(lengths, limit, grain)
+        counts = None if overhead is None else overhead * grain // 4
+        found = _deal(cut[limit], channels, grain, counts)
+        if found.lengths not in seen:
+            seen.add(found.lengths)
+            yield Assignment(found)
 
 
 def assign_stacks(

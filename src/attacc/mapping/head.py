@@ -8,7 +8,8 @@ the context it counts them output slice by output slice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -171,6 +172,16 @@ def rows_of(layout: HeadLayout, length: int) -> int:
     per_row_of_all_banks = layout.organization.columns * layout.banks_in_turn
     keys_per_part = -(-length // layout.sequence_parts)
     return -(-keys_per_part * layout.columns_per_key // per_row_of_all_banks)
+
+
+def rows_of_chunks(layout: HeadLayout, lengths: Iterable[int]) -> int:
+    """Return the rows of every bank that the keys and values of a channel's chunks take.
+
+    Args:
+        layout: as for `rows_of`.
+        lengths: keys of each chunk.
+    """
+    return sum(2 * rows_of(layout, length) * count for length, count in Counter(lengths).items())
 
 
 def check_capacity(layout: HeadLayout, lengths: Sequence[int], counts: Sequence[int]) -> None:

@@ -29,8 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from attacc.hardware.dram import DramDevice
-from attacc.mapping.balance import Assignment, Chunk, ways
-from attacc.mapping.head import HeadLayout
+from attacc.mapping.balance import Assignment, ways
+from attacc.mapping.head import HeadLayout, rows_of_chunks
 from attacc.program.interleaved import (
     QueryPasses,
     chunk_grain,
@@ -40,7 +40,6 @@ from attacc.program.interleaved import (
     pipeline_of,
     softmax_cycles,
 )
-from attacc.program.program import Program
 from attacc.timing.engine import TimedRun, run
 from attacc.timing.tables import Code, TimingTables
 
@@ -49,15 +48,18 @@ I64 = npt.NDArray[np.int64]
 MARGIN: Final = 0.005
 """By what part of the time another way must be forecast to be faster, so that it is played."""
 
+NEAR: Final = 0.01
+"""No other way is looked for where the usual takes that much more than a perfect balance would,
+or less."""
+
 PLAYED: Final = 2
 """Other ways that are played at most."""
 
 
 class DealtRun(NamedTuple):
-    """Heads as they were dealt out, and their program as it was played."""
+    """Heads as they were dealt out, and their program as it was timed."""
 
     assignment: Assignment
-    program: Program
     timed: TimedRun
 
 
@@ -80,9 +82,10 @@ class Dealer:
     def play(self, lengths: Sequence[int], *, window_cycles: int = 0) -> DealtRun:
         """Deal heads out and play their program.
 
-        Other ways than the evenest by keys are played where they are forecast to be faster by
-        more than `MARGIN`, no more than `PLAYED` of them. Of those that were played the fastest
-        is taken, the evenest of several.
+        That of `assign` is played first. Others are played where they are forecast to be faster
+        by more than `MARGIN`: the fastest, and those within `MARGIN` of it, no more than `PLAYED`.
+        Of those that were played the fastest is taken; of several, the one that was played first:
+        that of `assign`, or the one of fewest chunks.
 
         Args:
             lengths: keys of every head.
@@ -98,18 +101,20 @@ class Dealer:
             longest=longest_chunk(self.device, self.layout, self.passes.most),
             grain=chunk_grain(self.layout),
         )
-        evenest = next(dealt)
-        best = self._play(evenest, window_cycles)
-        if len(set(evenest.lengths)) == 1:
+        usual = next(dealt)
+        best = self._play(usual, window_cycles)
+        if len(set(usual.lengths)) == 1:
             return best  # no channel waits for another
-        cycles = self.forecast(evenest)
-        if cycles <= (1 + MARGIN) * self.least(lengths):
+        cycles = self.forecast(usual)
+        if cycles <= (1 + NEAR) * self.least(lengths):
             return best
-        others = [(self.forecast(way), way) for way in dealt]
+        others = [
+            (self.forecast(way), len(way.dealt.head), way) for way in dealt if self._fits(way)
+        ]
         faster = [other for other in others if other[0] < (1 - MARGIN) * cycles]
-        faster.sort(key=lambda other: other[0])
-        for other, way in faster[:PLAYED]:
-            if other > (1 + MARGIN) * faster[0][0]:
+        faster.sort(key=lambda other: other[:2])
+        for expected, _, way in faster[:PLAYED]:
+            if expected > (1 + MARGIN) * faster[0][0]:
                 break
             played = self._play(way, window_cycles)
             if played.timed.cycles < best.timed.cycles:
@@ -134,15 +139,17 @@ class Dealer:
     def least(self, lengths: Sequence[int]) -> float:
         """Return about how many cycles are taken however heads are dealt out, without refresh.
 
-        Those of a chunk of one key, which begins and ends as any other, and those that multiplies
-        take in the mean of all channels.
+        Those that multiplies take in the mean of all channels, the first query on its way to them,
+        and the last context on its way from them.
         """
         cycles = int(self._multiplying(np.array(lengths, dtype=np.int64)).sum())
-        return self._shortest + cycles * self.passes.passes / self.device.organization.channels
+        return self._ends + cycles * self.passes.passes / self.device.organization.channels
 
     @cached_property
-    def _shortest(self) -> int:
-        return self.forecast(Assignment.of([[Chunk(0, 0, 1)]]))
+    def _ends(self) -> int:
+        first, _, _, last = self._moves.tolist()
+        moves = self.passes.most * (first * self.layout.columns_per_key + last)
+        return moves * self.tables.moves_apart + int(self._pipeline[:2].sum())
 
     def _multiplying(self, keys: I64) -> I64:
         """Return (2, chunks) cycles of the multiplies of scores and contexts, for one pass."""
@@ -193,6 +200,11 @@ class Dealer:
         )  # fmt: skip
         return np.array(delays, dtype=np.int64)
 
+    def _fits(self, assignment: Assignment) -> bool:
+        """Return whether the banks have rows for all chunks, each of which begins a row."""
+        most = self.layout.organization.rows
+        return all(rows_of_chunks(self.layout, own) <= most for own in set(assignment.lengths))
+
     def _play(self, assignment: Assignment, window_cycles: int) -> DealtRun:
         program = interleaved_program(
             self.device,
@@ -202,4 +214,4 @@ class Dealer:
             queries=self.passes.queries,
             queries_per_read=self.passes.most,
         )
-        return DealtRun(assignment, program, run(program, self.tables, window_cycles=window_cycles))
+        return DealtRun(assignment, run(program, self.tables, window_cycles=window_cycles))
