@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 from typing import Self
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError, model_validator
 
+from attacc import documents
 from attacc.documents import (
     Presets,
     PresetSpec,
@@ -17,6 +19,7 @@ from attacc.documents import (
     read_document,
 )
 from attacc.errors import DocumentError, UnknownNameError
+from attacc.files import MAX_DOCUMENT_BYTES
 from attacc.hardware.gpu import GPUS
 from attacc.hardware.placement import Placement
 from attacc.units import Bytes
@@ -47,6 +50,7 @@ class Outer(PresetSpec):
 
 
 GOOD: dict[str, object] = {"name": "mine", "mem": "1 GiB", "inner": {"size": 1}}
+GOOD_TOML = 'name = "mine"\nmem = "1 GiB"\n[inner]\nsize = 1\n'
 
 
 def parse(**changes: object) -> Outer:
@@ -144,8 +148,8 @@ def test_toml_and_json_are_read_alike(tmp_path: Path) -> None:
         ("a.json", b"[" * 100_000, "is not valid JSON: "),
         ("a.json", b"[1, 2]", "holds [1, 2], not a table of named fields"),
         ("a.json", b"null", "holds None, not a table"),
-        ("a.toml", b"\xff\xfe", "is not UTF-8 text: "),
-        ("a.json", b"\xff\xfe", "is not UTF-8 text: "),
+        ("a.toml", b"\xff\xfe", "is text in UTF-16 (save it as UTF-8)"),
+        ("a.json", b"\xff\xfe", "is text in UTF-16 (save it as UTF-8)"),
     ],
 )
 def test_an_unusable_file_is_named(
@@ -168,8 +172,113 @@ def test_an_absent_file_proposes_its_neighbours(tmp_path: Path) -> None:
     with pytest.raises(DocumentError, match=r"no such file \(there are none\)"):
         read_document(tmp_path / "absent" / "study.toml")
     (tmp_path / "folder.toml").mkdir()
-    with pytest.raises(DocumentError, match="cannot be read: Is a directory"):
+    with pytest.raises(DocumentError, match="is a folder, not a file"):
         read_document(tmp_path / "folder.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.json", b'{"name": "a", "name": "b"}', "the key 'name' occurs twice in one object"),
+        ("a.json", b'{"x": {"k": 1, "k": 1}}', "the key 'k' occurs twice in one object"),
+        ("a.json", b'{"x": NaN}', "is not valid JSON: NaN is no number of JSON"),
+        ("a.json", b'{"x": 1e999}', "is not valid JSON: 1e999 is too large a number"),
+        ("a.toml", b"PK\x03\x04 rest", "is a zip archive"),
+        ("a.json", b"GGUF rest", "is a GGUF file of weights"),
+        ("a.toml", b"\x1f\x8b\x08 rest", "is a damaged gzip file"),
+    ],
+)
+def test_what_a_file_holds_is_named(
+    tmp_path: Path, name: str, content: bytes, expected: str
+) -> None:
+    """Before, the last of two equal keys won without a word, and archives were "not UTF-8"."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DocumentError) as caught:
+        read_document(path)
+    assert str(caught.value).startswith(f"{path}: {expected}")
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbfx = 1\n", b"x = 1\r\n", b"x = 1"])
+def test_marks_and_line_ends_of_editors_are_accepted(tmp_path: Path, content: bytes) -> None:
+    """Before, the byte-order mark of an editor was no valid TOML."""
+    path = tmp_path / "a.toml"
+    path.write_bytes(content)
+    assert read_document(path) == {"x": 1}
+    path = tmp_path / "a.json"
+    path.write_bytes(content.replace(b"x = 1", b'{"x": 1}'))
+    assert read_document(path) == {"x": 1}
+
+
+def test_a_document_that_never_ends_is_refused(tmp_path: Path) -> None:
+    """Before, reading these took all memory, or waited forever."""
+    (tmp_path / "device.toml").symlink_to("/dev/zero")
+    with pytest.raises(DocumentError, match="is a device, not a file"):
+        read_document(tmp_path / "device.toml")
+    (tmp_path / "large.toml").write_bytes(b"#" * (MAX_DOCUMENT_BYTES + 1))
+    with pytest.raises(DocumentError, match="holds more than 1 MiB"):
+        read_document(tmp_path / "large.toml")
+    (tmp_path / "bomb.toml").write_bytes(gzip.compress(b"#" * (MAX_DOCUMENT_BYTES + 1)))
+    with pytest.raises(DocumentError, match="unpacks to more than 1 MiB"):
+        read_document(tmp_path / "bomb.toml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ".".join("a" * 9) + " = 1",
+        " . ".join(["a", '"b c"', "'d'"] * 3) + " = 1",
+        "[" + ".".join("a" * 9) + "]",
+        "x = {" + ".".join("a" * 9) + " = 1}",
+        'x = """a""""' + "\n" + ".".join("a" * 9) + ' = "b"',
+        'x = ["""a"""", {' + ".".join("a" * 9) + ' = 1}, "b"]',
+        "a" + ".a" * 500_000 + " = 1",
+    ],
+)
+def test_a_key_of_many_parts_never_reaches_the_parser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """The parser's time grows with the square of a key's parts: a megabyte would take hours."""
+
+    def parse_it(text: str) -> object:
+        raise AssertionError(text[:20])
+
+    monkeypatch.setattr(documents.tomllib, "loads", parse_it)
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(DocumentError, match="a key has more than 8 parts"):
+        read_document(tmp_path / "a.toml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ".".join("a" * 8) + " = 1",
+        'x = "a.b.c.d.e.f.g.h.i.j"',
+        "x = 'a.b.c.d.e.f.g.h.i.j'",
+        'x = """\na.b.c.d.e.f.g.h.i.j = 1"""',
+        "x = '''\na.b.c.d.e.f.g.h.i.j = 1'''",
+        'x = "\\".a.b.c.d.e.f.g.h.i.j"',
+        "# a.b.c.d.e.f.g.h.i.j ....................\nx = 1",
+        "x = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]",
+    ],
+)
+def test_points_elsewhere_than_in_keys_are_free(tmp_path: Path, text: str) -> None:
+    """Catches a sentence, a comment or a list of numbers that is taken for a key."""
+    (tmp_path / "a.toml").write_text(text)
+    assert read_document(tmp_path / "a.toml")
+
+
+def test_messages_do_not_repeat_a_megabyte(tmp_path: Path) -> None:
+    """Before, an unknown key was repeated in full, twice."""
+    path = tmp_path / "a.toml"
+    path.write_text("k" * 500_000 + " = 1\n" + GOOD_TOML)
+    with pytest.raises(DocumentError, match="unknown key") as caught:
+        load_document(Outer, path)
+    assert len(str(caught.value)) < 500
+    path.write_text(GOOD_TOML.replace("1 GiB", "9" * 500_000))
+    with pytest.raises(DocumentError, match="not a number and a unit") as caught:
+        load_document(Outer, path)
+    assert len(str(caught.value)) < 500
 
 
 JSON = st.recursive(

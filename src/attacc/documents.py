@@ -8,20 +8,38 @@ is a `DocumentError` that names the file, the field, the value and the nearest v
 from __future__ import annotations
 
 import json
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Final, Generic, TypeVar, cast
+from types import UnionType
+from typing import Annotated, Final, Generic, TypeVar, Union, cast, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from attacc.errors import DocumentError, UnknownNameError, nearest_hint
+from attacc.files import MAX_DOCUMENT_BYTES, json_of, read_data, text_of
+from attacc.units import Quantity
 
 SUFFIXES: Final = (".toml", ".json")
+MAX_KEY_PARTS: Final = 8
+"""Most parts of a key of TOML, as in ``a.b.c``."""
+
+_TOML_LITERALS: Final = re.compile(
+    r'"""(?:[^"\\]|\\.|"(?!""))*+"{3,5}|' + r"'''(?:[^']|'(?!''))*+'{3,5}|"
+    r'"(?:[^"\\\n]|\\.)*+"|' + r"'[^'\n]*+'|#[^\n]*+",
+    re.DOTALL,
+)
+"""Texts and comments."""
+_TOML_MARKS: Final = re.compile(r"[=,{}\[\]\n]")
+"""What a key without texts cannot hold."""
+_OUTSIDE: Final = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+"""What pydantic calls a number that is outside its range."""
 
 
 class Spec(BaseModel):
@@ -50,49 +68,84 @@ S = TypeVar("S", bound=Spec)
 P = TypeVar("P", bound=PresetSpec)
 
 
+def names_file(name: str) -> bool:
+    """Return whether a name is a file's, and no preset's: it has a slash or a document's suffix."""
+    return "/" in name or Path(name).suffix in SUFFIXES
+
+
+def beside(folder: Path, name: str) -> str:
+    """Return the path of a file that a document in a folder names; an absolute one stays."""
+    path = str(folder / name)
+    # A path of one part must not be taken for the name of a preset later.
+    return path if names_file(path) else f"./{path}"
+
+
+def folder_of(info: ValidationInfo) -> Path | None:
+    """Return the folder of the document that is being checked; None if it is no file."""
+    context = cast("Mapping[str, object] | None", info.context) or {}
+    return cast("Path | None", context.get("folder"))
+
+
+def _resolve_name(name: str, info: ValidationInfo) -> str:
+    folder = folder_of(info)
+    return name if folder is None or not names_file(name) else beside(folder, name)
+
+
+def _resolve_file(name: str, info: ValidationInfo) -> str:
+    folder = folder_of(info)
+    return name if folder is None else beside(folder, name)
+
+
+DocumentName = Annotated[str, AfterValidator(_resolve_name)]
+"""A preset's name, or another document's file. In a document that was read from a file, it becomes
+relative to where attacc runs: what the document names is relative to the document's folder."""
+FileName = Annotated[str, AfterValidator(_resolve_file)]
+"""The same of what is always a file."""
+
+
 def read_document(path: Path) -> dict[str, object]:
     """Read a TOML or JSON file whose top level is a table.
 
     Raises:
-        DocumentError: the file is absent, unreadable, of another kind, or malformed.
+        DocumentError: the file is absent, unreadable, of another kind, too large, or malformed.
     """
     where = str(path)
     if path.suffix not in SUFFIXES:
         raise DocumentError(
-            f"unknown file kind {path.suffix!r}", where=where, hint="use a .toml or .json file"
+            f"unknown file kind {path.suffix!r:.40}", where=where, hint="use a .toml or .json file"
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-        document = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except FileNotFoundError:
-        hint = nearest_hint(path.name, _siblings(path))
-        raise DocumentError("no such file", where=where, hint=hint) from None
-    except OSError as error:
-        raise DocumentError(f"cannot be read: {error.strerror}", where=where) from None
-    except UnicodeDecodeError as error:
-        raise DocumentError(f"is not UTF-8 text: {error}", where=where) from None
-    except (ValueError, RecursionError) as error:  # malformed, or a number of too many digits
-        kind = path.suffix[1:].upper()
-        raise DocumentError(f"is not valid {kind}: {error}", where=where) from None
+    text = text_of(read_data(path, limit=MAX_DOCUMENT_BYTES, suffixes=SUFFIXES), where=where)
+    document = _toml_of(text, where) if path.suffix == ".toml" else json_of(text, where=where)
     if not isinstance(document, dict):
         raise DocumentError(f"holds {document!r:.60}, not a table of named fields", where=where)
     return cast(dict[str, object], document)
 
 
-def _siblings(path: Path) -> list[str]:
+def _toml_of(text: str, where: str) -> dict[str, object]:
+    # The parser's time grows with the square of a key's parts.
+    keys = _TOML_LITERALS.sub('""', text)
+    if any(part.count(".") >= MAX_KEY_PARTS for part in _TOML_MARKS.split(keys)):
+        raise DocumentError(
+            f"is not usable: a key has more than {MAX_KEY_PARTS} parts",
+            where=where,
+            hint="no field lies as deep",
+        )
     try:
-        return [p.name for p in path.parent.iterdir() if p.suffix in SUFFIXES]
-    except OSError:
-        return []
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # malformed, or a number of too many digits
+        raise DocumentError(f"is not valid TOML: {error}", where=where) from None
 
 
-def parse_document(spec: type[S], document: Mapping[str, object], *, where: str) -> S:
+def parse_document(
+    spec: type[S], document: Mapping[str, object], *, where: str, folder: Path | None = None
+) -> S:
     """Check a document against its specification.
 
     Args:
         spec: the specification's class.
         document: the parsed file.
         where: the file's name, for messages.
+        folder: what the files that it names are relative to; None for where attacc runs.
 
     Raises:
         DocumentError: the first fault, and how many more there are.
@@ -101,10 +154,11 @@ def parse_document(spec: type[S], document: Mapping[str, object], *, where: str)
         text = json.dumps(document, default=str)
     except (ValueError, RecursionError) as error:  # a hexadecimal of thousands of digits, say
         raise DocumentError(f"is not usable: {error}", where=where) from None
+    context = {"document": where, "folder": folder}
     try:
         # The context tells the validators of quantities that this is a document: units required.
         # JSON mode is strict about types, yet lets lists become tuples and text enumerations.
-        return spec.model_validate_json(text, strict=True, context={"document": where})
+        return spec.model_validate_json(text, strict=True, context=context)
     except ValidationError as error:
         faults = error.errors(include_url=False)
         # A misspelt key explains the missing one, so it is the one to report.
@@ -113,19 +167,23 @@ def parse_document(spec: type[S], document: Mapping[str, object], *, where: str)
 
 
 def load_document(spec: type[S], path: Path) -> S:
-    """Read a TOML or JSON file and check it against its specification."""
-    return parse_document(spec, read_document(path), where=str(path))
+    """Read a TOML or JSON file and check it against its specification.
+
+    Raises:
+        DocumentError: the file cannot be read, or it does not keep to its specification.
+    """
+    return parse_document(spec, read_document(path), where=str(path), folder=path.parent)
 
 
 def _document_error(
     spec: type[BaseModel], fault: ErrorDetails, others: int, where: str
 ) -> DocumentError:
     location = [str(part) for part in fault["loc"] if not str(part).startswith("function-")]
-    field = ".".join(location)
+    field = ".".join(f"{part:.60}" for part in location)
     hint: str | None = None
     if fault["type"] == "extra_forbidden":
-        message = f"unknown key {location[-1]!r}"
-        hint = nearest_hint(location[-1], keys_of(_spec_at(spec, location[:-1])))
+        message = f"unknown key {location[-1]!r:.60}"
+        hint = nearest_hint(location[-1], keys_of(_place(spec, location[:-1])[0]))
     elif fault["type"] == "missing":
         message = f"missing key {location[-1]!r}"
         hint = f"add {location[-1]} = ..."
@@ -134,6 +192,9 @@ def _document_error(
         value = repr(fault["input"])
         if fault["type"] != "value_error" and not isinstance(fault["input"], dict):
             message += f", not {value:.80}"
+        info = _place(spec, location)[1]
+        if fault["type"] in _OUTSIDE and info is not None:
+            hint = " or ".join(f"use {numbers}" for numbers in ranges_of(info))
     if others:
         message += f"; {others} more fault{'s' if others > 1 else ''} in this document"
     return DocumentError(message, where=f"{where}: {field}" if field else where, hint=hint)
@@ -148,17 +209,81 @@ def keys_of(spec: type[BaseModel]) -> list[str]:
     ]
 
 
-def _spec_at(spec: type[BaseModel], location: list[str]) -> type[BaseModel]:
-    """Return the specification that holds the field at this location, as far as it is known."""
+def _place(spec: type[BaseModel], location: list[str]) -> tuple[type[BaseModel], FieldInfo | None]:
+    """Return the specification and the field at a location, as far as they are known."""
+    field = None
     for part in location:
         for name, info in spec.model_fields.items():
-            if part not in (name, info.validation_alias):
-                continue
-            candidates = [info.annotation, *getattr(info.annotation, "__args__", ())]
-            nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-            if nested:
-                spec = nested[0]
-    return spec
+            if part in (name, info.validation_alias):
+                field = info
+                candidates = [info.annotation, *getattr(info.annotation, "__args__", ())]
+                nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+                spec = nested[0] if nested else spec
+                break
+    return spec, field
+
+
+@dataclass(frozen=True, slots=True)
+class NumberRange:
+    """What plain numbers a field takes.
+
+    Attributes:
+        at_least: the smallest; None if `more_than` says it, or if nothing does.
+        more_than: what they are above.
+        at_most: the largest; None if `less_than` says it, or if nothing does.
+        less_than: what they are below.
+    """
+
+    at_least: float | None = None
+    more_than: float | None = None
+    at_most: float | None = None
+    less_than: float | None = None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a lower and an upper end."""
+        low = self.at_least is not None or self.more_than is not None
+        return low and (self.at_most is not None or self.less_than is not None)
+
+    def __str__(self) -> str:
+        """Return it in words, as in "at least 0 and at most 10"."""
+        words = {
+            "at least": self.at_least,
+            "more than": self.more_than,
+            "at most": self.at_most,
+            "less than": self.less_than,
+        }
+        return " and ".join(f"{word} {end}" for word, end in words.items() if end is not None)
+
+
+def ranges_of(info: FieldInfo) -> Iterator[NumberRange]:
+    """Yield the range of each kind of plain number that a field holds, alone or in a tuple or dict.
+
+    A quantity with a unit is none of them: it has the range of its `attacc.units.Quantity`.
+    """
+    yield from _ranges(info.annotation, info.metadata)
+
+
+def _ranges(annotation: object, metadata: Iterable[object]) -> Iterator[NumberRange]:
+    conditions = list(metadata)
+    if annotation is int or annotation is float:
+        if not any(isinstance(condition, Quantity) for condition in conditions):
+            ends = {"at_least": "ge", "more_than": "gt", "at_most": "le", "less_than": "lt"}
+            found = {
+                end: next((getattr(c, short) for c in conditions if hasattr(c, short)), None)
+                for end, short in ends.items()
+            }
+            yield NumberRange(**found)
+    elif get_origin(annotation) is Annotated:
+        inner, *more = get_args(annotation)
+        for condition in more:
+            conditions += condition.metadata if isinstance(condition, FieldInfo) else [condition]
+        yield from _ranges(inner, conditions)
+    else:
+        for argument in get_args(annotation):
+            # What is said of the whole holds for its parts only where these are alternatives.
+            whole = conditions if get_origin(annotation) in (Union, UnionType) else ()
+            yield from _ranges(argument, whole)
 
 
 @dataclass(frozen=True)
@@ -195,9 +320,8 @@ class Presets(Generic[P]):
 
     def load_name_or_file(self, name: str, *, where: str | None = None) -> P:
         """Return a preset by its name, or a document by its path (with a suffix or a slash)."""
-        path = Path(name)
-        if path.suffix in SUFFIXES or "/" in name:
-            return load_document(self.spec, path)
+        if names_file(name):
+            return load_document(self.spec, Path(name))
         return self.load(name, where=where)
 
 

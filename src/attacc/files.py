@@ -10,6 +10,7 @@ content or the new one, and never a part of either.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import gzip
 import json
@@ -27,12 +28,16 @@ from typing import Final, NoReturn
 from attacc.errors import DocumentError, nearest_hint
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
-MAX_DOCUMENT_BYTES: Final = 64 * 2**20
-"""Most bytes of a document that people write: a configuration, a list of lengths."""
+MAX_DOCUMENT_BYTES: Final = 2**20
+"""Most bytes of a document that people write in TOML or JSON; a parser of either is slow."""
+MAX_LIST_BYTES: Final = 64 * 2**20
+"""Most bytes of a plain list, as one of lengths."""
 MAX_DATA_BYTES: Final = 4 * 2**30
 """Most bytes of a trace, a log or a table, after it is unpacked."""
 PIPE_PATIENCE_S: Final = 5.0
 """Seconds that a pipe is given until somebody opens it to write."""
+LISTED_FILES: Final = 20
+"""Most files of a folder that are listed where one of them can be meant; of more, the nearest."""
 _PIECE_BYTES: Final = 2**20
 
 _MAGIC: Final = (
@@ -56,13 +61,20 @@ _MAGIC: Final = (
 _UTF8_MARK: Final = b"\xef\xbb\xbf"
 
 
-def read_data(path: Path, *, limit: int = MAX_DATA_BYTES, unpack: bool = True) -> bytes:
+def read_data(
+    path: Path,
+    *,
+    limit: int = MAX_DATA_BYTES,
+    unpack: bool = True,
+    suffixes: Iterable[str] = (),
+) -> bytes:
     """Return the bytes of a file.
 
     Args:
         path: a regular file, a link to one, or a pipe.
         limit: most bytes that are read, and most that they may unpack to.
         unpack: whether a gzip file, known by its first bytes, is unpacked.
+        suffixes: of the files that can be meant where this one is absent; any if there are none.
 
     Raises:
         DocumentError: the file is absent, unreadable, no regular file and no pipe, larger than
@@ -72,7 +84,7 @@ def read_data(path: Path, *, limit: int = MAX_DATA_BYTES, unpack: bool = True) -
     try:
         data = _read_bounded(path, limit)
     except FileNotFoundError:
-        raise no_such_file(path) from None
+        raise no_such_file(path, suffixes) from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or str(error)
         raise DocumentError(f"cannot be read: {reason}", where=where) from None
@@ -93,7 +105,11 @@ def no_such_file(path: Path, suffixes: Iterable[str] = ()) -> DocumentError:
         names = [p.name for p in path.parent.iterdir() if not wanted or p.suffix in wanted]
     except (OSError, ValueError):
         names = []
-    return DocumentError("no such file", where=str(path), hint=nearest_hint(path.name, names))
+    listed = names
+    if len(names) > LISTED_FILES:
+        listed = difflib.get_close_matches(path.name, names, n=2, cutoff=0.5)
+    hint = nearest_hint(path.name, listed) if listed or not names else None
+    return DocumentError("no such file", where=str(path), hint=hint)
 
 
 def _read_bounded(path: Path, limit: int) -> bytes:

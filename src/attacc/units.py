@@ -3,7 +3,11 @@
 Inside the project a quantity is a plain number in the base unit that its name carries
 (``latency_ns``, ``bandwidth_bytes_per_s``, ``energy_pj``). In a document that people write it is
 text with a unit (``"3352 GB/s"``, ``"350 ns"``), so that a misread unit is an error and not a
-factor of 1000. Prefixes k, M, G, T are powers of 1000; Ki, Mi, Gi, Ti are powers of 1024.
+factor of 1000. Prefixes k, M, G, T, P, E are powers of 1000; Ki, Mi, Gi, Ti are powers of 1024.
+
+Every quantity has a physical range. A type such as `Watts` has the range of its dimension, which
+no device is near to; a field that means something narrower states a range of its own. What lies
+outside is a slip in a unit or in an exponent, and sums of it might overflow.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ import math
 import re
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator, ValidationInfo
+from pydantic import GetCoreSchemaHandler, ValidationInfo
+from pydantic_core import CoreSchema, core_schema
 
 from attacc.errors import nearest_hint
 
@@ -25,7 +30,7 @@ MS_PER_S: Final = 1e3
 NS_PER_MS: Final = NS_PER_S / MS_PER_S
 PJ_PER_J: Final = 1e12
 
-_DECIMAL: Final = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+_DECIMAL: Final = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _BINARY: Final = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 _SMALL: Final = {"p": 1e-12, "n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0}
 
@@ -72,20 +77,22 @@ def parse_quantity(value: object, dimension: str) -> float:
     units = UNITS[dimension]
     if not isinstance(value, str):
         raise ValueError(  # noqa: TRY004 - pydantic reports ValueError
-            f"{dimension} must be text with a unit, as in {_example(dimension)!r}, not {value!r}"
+            f"{dimension} must be text with a unit, as in {_example(dimension)!r}, "
+            f"not {value!r:.80}"
         )
     match = _QUANTITY.fullmatch(value)
     if match is None or not match[2]:
         raise ValueError(
-            f"{value!r} is not a number and a unit of {dimension}, as in {_example(dimension)!r}"
+            f"{value!r:.80} is not a number and a unit of {dimension}, "
+            f"as in {_example(dimension)!r}"
         )
     if match[2] not in units:
         raise ValueError(
-            f"unknown unit {match[2]!r} for {dimension}: {nearest_hint(match[2], units)}"
+            f"unknown unit {match[2]!r:.80} for {dimension}: {nearest_hint(match[2], units)}"
         )
     number = float(match[1]) * units[match[2]]
     if not math.isfinite(number):
-        raise ValueError(f"{value!r} is too large a number of {dimension}")
+        raise ValueError(f"{value!r:.80} is too large a number of {dimension}")
     return number
 
 
@@ -93,29 +100,77 @@ def _example(dimension: str) -> str:
     return f"1.5 {list(UNITS[dimension])[1 if len(UNITS[dimension]) > 1 else 0]}"
 
 
-def _positive(dimension: str) -> BeforeValidator:
-    def validate(value: object, info: ValidationInfo) -> float:
+RANGES: Final[dict[str, tuple[str, str]]] = {
+    "bytes": ("1 B", "1 EB"),
+    "bytes per second": ("1 kB/s", "1 EB/s"),
+    "operations per second": ("1 MFLOPS", "1000 EFLOPS"),
+    "hertz": ("1 kHz", "1 THz"),
+    "nanoseconds": ("0.001 ps", "1000 s"),
+    "nanoseconds per byte": ("1e-6 ps/B", "1 ms/B"),
+    "watts": ("1 uW", "1 GW"),
+    "picojoules": ("1e-6 pJ", "1 J"),
+    "picojoules per bit": ("1e-6 pJ/b", "1 uJ/b"),
+    "picojoules per byte": ("1e-6 pJ/B", "10 uJ/B"),
+    "bits per second": ("1 kb/s", "1 Pb/s"),
+    "square millimetres": ("1e-6 mm2", "1e6 mm2"),
+}
+"""Dimension -> least and most that a field of it takes, unless the field states its own."""
+
+
+class Quantity:
+    """What a field of a document holds: a positive number of one dimension, within a range.
+
+    It stands in an annotation, as in ``Annotated[float, Quantity("bytes", "2 KiB", "1 GiB")]``.
+
+    Args:
+        dimension: a key of `UNITS`.
+        least: the smallest value, as text with a unit; that of the dimension by default.
+        most: the largest value, likewise.
+
+    Attributes:
+        low: the smallest value, in the base unit.
+        high: the largest value, in the base unit.
+        text: the range, as documents write it.
+    """
+
+    def __init__(self, dimension: str, least: str | None = None, most: str | None = None) -> None:
+        of_all = RANGES[dimension]
+        least, most = least or of_all[0], most or of_all[1]
+        self.dimension = dimension
+        self.low = parse_quantity(least, dimension)
+        self.high = parse_quantity(most, dimension)
+        self.text = f"{least} to {most}"
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Return how pydantic validates the field: first here, then as the number it is."""
+        return core_schema.with_info_before_validator_function(self._parse, handler(source))
+
+    def _parse(self, value: object, info: ValidationInfo) -> float:
         # Python code gives numbers in base units; documents (validated with a context) give text.
         if isinstance(value, (int, float)) and info.context is None:
             number = float(value)
         else:
-            number = parse_quantity(value, dimension)
+            number = parse_quantity(value, self.dimension)
         if not (math.isfinite(number) and number > 0):
-            raise ValueError(f"{value!r} must be a positive number of {dimension}")
+            raise ValueError(f"{value!r:.80} must be a positive number of {self.dimension}")
+        if not self.low <= number <= self.high:
+            raise ValueError(
+                f"{value!r:.80} is not within {self.text}: check the number and its unit"
+            )
         return number
 
-    return BeforeValidator(validate)
 
-
-Bytes = Annotated[float, _positive("bytes")]
-BytesPerSecond = Annotated[float, _positive("bytes per second")]
-OperationsPerSecond = Annotated[float, _positive("operations per second")]
-Hertz = Annotated[float, _positive("hertz")]
-BitsPerSecond = Annotated[float, _positive("bits per second")]
-Nanoseconds = Annotated[float, _positive("nanoseconds")]
-NanosecondsPerByte = Annotated[float, _positive("nanoseconds per byte")]
-Watts = Annotated[float, _positive("watts")]
-Picojoules = Annotated[float, _positive("picojoules")]
-PicojoulesPerBit = Annotated[float, _positive("picojoules per bit")]
-PicojoulesPerByte = Annotated[float, _positive("picojoules per byte")]
-SquareMillimetres = Annotated[float, _positive("square millimetres")]
+Bytes = Annotated[float, Quantity("bytes")]
+BytesPerSecond = Annotated[float, Quantity("bytes per second")]
+OperationsPerSecond = Annotated[float, Quantity("operations per second")]
+Hertz = Annotated[float, Quantity("hertz")]
+BitsPerSecond = Annotated[float, Quantity("bits per second")]
+Nanoseconds = Annotated[float, Quantity("nanoseconds")]
+NanosecondsPerByte = Annotated[float, Quantity("nanoseconds per byte")]
+Watts = Annotated[float, Quantity("watts")]
+Picojoules = Annotated[float, Quantity("picojoules")]
+PicojoulesPerBit = Annotated[float, Quantity("picojoules per bit")]
+PicojoulesPerByte = Annotated[float, Quantity("picojoules per byte")]
+SquareMillimetres = Annotated[float, Quantity("square millimetres")]

@@ -281,6 +281,9 @@ def test_lengths_of_their_own(tmp_path: Path) -> None:
     path.write_text("512\n1024\n\n1024\n 1024 \n7\n")
     assert document("attention", "--lengths-file", path) == listed
     assert document("attention", "--lengths", "300x20") == document("attention", *SHAPE)
+    # Spreadsheets and other systems' editors write a byte-order mark and other ends of lines.
+    path.write_bytes(b"\xef\xbb\xbf512\r\n1024\r\n\r\n1024\r\n1024\r\n7\r\n\r\n")
+    assert document("attention", "--lengths-file", path) == listed
     text = answer("attention", "--lengths", "512,1024x3,7")
     assert "5 heads with 7 to 1,024 keys" in text
 
@@ -291,7 +294,8 @@ def test_lengths_of_their_own(tmp_path: Path) -> None:
         (b"", "holds 0 lengths"),
         (b"5\nsix\n", ":2: 'six' is no whole number"),
         (b"5\n\n0\n", ":3: 0 is out of range"),
-        (b"\xff\xfe", "is no text"),
+        (b"\xff\xfe5\0", "is text in UTF-16"),
+        (b"PK\x03\x04 and so on", "is a zip archive"),
     ],
 )
 def test_bad_lengths_files(tmp_path: Path, content: bytes, part: str) -> None:
@@ -301,7 +305,7 @@ def test_bad_lengths_files(tmp_path: Path, content: bytes, part: str) -> None:
     message = refusal("attention", "--lengths-file", path)
     assert str(path) in message
     assert part in message
-    assert "cannot be read" in refusal("attention", "--lengths-file", tmp_path)
+    assert "is a folder" in refusal("attention", "--lengths-file", tmp_path)
 
 
 def test_ways_to_say_how_heads_share_keys() -> None:
@@ -390,11 +394,11 @@ def test_device_file_with_an_unknown_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", [(), ("--json",)])
-def test_figures_that_overflow(tmp_path: Path, option: tuple[str, ...]) -> None:
-    """Infinity is no bandwidth, and no JSON."""
+def test_a_quantity_beyond_its_range(tmp_path: Path, option: tuple[str, ...]) -> None:
+    """Infinity is no bandwidth, and no JSON: what would lead there is refused where it stands."""
     path = tmp_path / "mine.toml"
     path.write_text(DEVICE_FILE.replace('"0.769 ns"', '"1e-300 ns"'))
-    assert "overflows" in refusal(
+    assert "clock: '1e-300 ns' is not within 10 ps to 1 us" in refusal(
         "attention", *SHAPE, "--schedule", "complete", "--device", path, *option
     )
 

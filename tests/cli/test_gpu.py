@@ -1,10 +1,12 @@
 """``attacc gpu``: fit to measurements, check against them."""
 
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from attacc.study import gpu_fit
+from attacc.system.calibrated import CalibratedGpu
 from tests.cli.console import answer, document, invoke
 from tests.study.gpu_tables import gemm_csv, nccl_csv
 
@@ -46,6 +48,20 @@ def test_figure(tmp_path: Path) -> None:
     refused = invoke("gpu", "check", table, "--figure", tmp_path / "gemm.gif")
     assert refused.exit_code == 2
     assert "use one of .svg" in refused.stderr
+
+
+def test_a_fit_to_a_gpu_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, the calibration named the GPU as if it were a preset, and could not be read."""
+    monkeypatch.setattr(gpu_fit, "EVALUATIONS", 10)
+    text = (files("attacc.hardware") / "presets/gpu/h100.toml").read_text(encoding="utf-8")
+    (tmp_path / "sheets").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "sheets" / "own.toml").write_text(text.replace('name = "h100"', 'name = "own"'))
+    table = nccl_csv(tmp_path / "nccl.csv")
+    monkeypatch.chdir(tmp_path)
+    fit = ("gpu", "fit", table, "--gpu", "sheets/own.toml", "--folds", "0")
+    answer(*fit, "-o", "out/mine.toml")
+    assert CalibratedGpu.load(str(tmp_path / "out" / "mine.toml")).gpu.name == "own"
 
 
 def test_fit_and_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

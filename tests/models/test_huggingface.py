@@ -489,7 +489,7 @@ def test_float32_is_said_to_be_served_in_fp16(tmp_path: Path) -> None:
         ("llama", {"hidden_size": 2048.0}, "hidden_size: .* integer, not 2048.0"),
         ("llama", {"hidden_size": True}, "hidden_size: .* integer, not True"),
         ("llama", {"hidden_size": None}, "hidden_size: .* integer, not None"),
-        ("llama", {"hidden_size": math.nan}, "hidden_size: .* not nan"),
+        ("llama", {"hidden_size": math.nan}, "is not valid JSON: NaN is no number of JSON"),
         ("llama", {"hidden_size": 10**40}, "hidden_size: .* less than or equal to 16777216"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act: .*'silu', not 'gelu'"),
         ("opt", {"activation_function": "tanh"}, "activation_function: .* not 'tanh'"),

@@ -139,7 +139,7 @@ def test_fit_finds_quantiles_and_dependence() -> None:
     [
         ("0.5, 1.0]", "0.5, 0.9]", "probabilities must rise from 0 to 1"),
         ("[0.0, 0.5", "[0.1, 0.5", "probabilities must rise from 0 to 1"),
-        ("0.5, 1.0]", "1.5, 1.0]", "probabilities must rise from 0 to 1"),
+        ("0.5, 1.0]", "1.5, 1.0]", r"probabilities\.1: .*less than or equal to 1, not 1\.5"),
         ("[0.0, 0.5, 1.0]", "[]", "probabilities must rise from 0 to 1"),
         ("0.5, 1.0]", "nan, 1.0]", "lengths.probabilities"),
         ("[10, 20, 40]", "[10, 20]", "prompt_tokens has 2 values for 3 probabilities"),

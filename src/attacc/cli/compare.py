@@ -9,7 +9,7 @@ import typer
 
 from attacc.cli.options import number, size
 from attacc.cli.options import seed as parse_seed
-from attacc.cli.output import print_json, print_rich, progress_bar
+from attacc.cli.output import print_answer, progress_bar
 
 MAX: Final = "max"
 """What ``--batch`` says to have the largest batch."""
@@ -110,10 +110,7 @@ def compare(
     spec = parse_document(StudySpec, document, where="command line")
     with progress_bar("comparing", len(spec.systems)) as progress:
         comparison = run_comparison(spec, progress)
-    if json:
-        print_json(comparison)
-    else:
-        print_rich(comparison_tables(comparison))
+    print_answer(comparison, comparison_tables, as_json=json)
 
 
 def _batch(text: str) -> int | str:

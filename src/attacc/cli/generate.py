@@ -10,7 +10,7 @@ import typer
 
 from attacc.cli import options
 from attacc.cli.options import DEFAULT_DEVICE, Device, Json, PlacementName, PowerLimit
-from attacc.cli.output import print_json, print_rich
+from attacc.cli.output import print_answer
 from attacc.errors import InputError, UnknownNameError, printable
 
 if TYPE_CHECKING:
@@ -190,10 +190,7 @@ def generate(
         ),
         steps=tuple(_steps(loaded, given, tokens)),
     )
-    if json:
-        print_json(answer)
-    else:
-        print_rich(generated_renderable(answer))
+    print_answer(answer, generated_renderable, as_json=json)
 
 
 def _check_installed() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attacc.cli.options import Json, size
-from attacc.cli.output import check_target, print_json, print_rich
+from attacc.cli.output import check_target, print_answer
 from attacc.errors import InputError
 from attacc.files import name_as_text
 
@@ -93,10 +94,7 @@ def check(
         if not checked:
             raise InputError("draws operators, and there are none", where=f"--figure {figure}")
         write_accuracy_figure(checked, figure)
-    if json:
-        print_json(rows)
-    else:
-        print_rich(accuracy_tables(rows))
+    print_answer(rows, accuracy_tables, as_json=json)
 
 
 @app.command()
@@ -156,10 +154,7 @@ def fit(
         rows = _fit_serving(runs, output, framework, kernels)
     else:
         rows = _fit_operators(operators, output, gpu, measured_as, reference, folds)
-    if json:
-        print_json(rows)
-    else:
-        print_rich(accuracy_tables(rows))
+    print_answer(rows, accuracy_tables, as_json=json)
 
 
 def _fit_operators(
@@ -170,6 +165,7 @@ def _fit_operators(
     reference: str | None,
     folds: int,
 ) -> list[Accuracy]:
+    from attacc.documents import names_file
     from attacc.hardware.gpu import GPUS
     from attacc.study.gpu_check import accuracy
     from attacc.study.gpu_document import write_document
@@ -196,6 +192,9 @@ def _fit_operators(
         source=_source(tables),
         folds=folds,
     )
+    if names_file(gpu):
+        # A document names other files relative to its own folder.
+        spec = spec.model_copy(update={"gpu": os.path.relpath(gpu, output.parent)})
     write_document(spec, output)
     unusable = [left for left in unusable if left.gpu in spec.measured_as]
     return accuracy(held_back_rows(held_back, spec), unusable, by_version=True)
@@ -272,10 +271,7 @@ def extrapolate(
     else:
         names = [preset_of(name) for name in seen or ()]
         found = extrapolate_gpu(tables, preset_of(unseen or ""), names)
-    if json:
-        print_json(found)
-    else:
-        print_rich(extrapolation_table(found))
+    print_answer(found, extrapolation_table, as_json=json)
 
 
 def _apart(paths: list[Path]) -> tuple[list[Table], list[Table]]:

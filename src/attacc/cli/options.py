@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
-from attacc.errors import DocumentError, InputError, UnknownNameError
+from attacc.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from attacc.hardware.dram import DramDevice
@@ -176,17 +176,12 @@ def read_lengths(path: Path) -> list[int]:
         DocumentError: the file cannot be read, or is no text.
         InputError: a line is no length, or they are none, or too many.
     """
-    from attacc.cli.output import check_source
+    from attacc.files import MAX_LIST_BYTES, read_data, text_of
 
-    check_source(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "is no text"
-        raise DocumentError(f"cannot be read: {reason}", where=f"--lengths-file {path}") from None
+    text = text_of(read_data(path, limit=MAX_LIST_BYTES), where=f"--lengths-file {path}")
     lengths = [
         size(f"--lengths-file {path}:{number}")(line.strip())
-        for number, line in enumerate(lines, start=1)
+        for number, line in enumerate(text.splitlines(), start=1)
         if line.strip()
     ]
     if not 1 <= len(lengths) <= MAX_HEADS:

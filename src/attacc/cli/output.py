@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import io
 import json
 import os
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 from attacc.compiled import NOT_KEPT, told_of_compilation
-from attacc.errors import AttaccError, DocumentError, InputError, printable
+from attacc.errors import AttaccError, InputError, printable
+from attacc.files import no_such_file
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance, ReadableBuffer
@@ -108,12 +108,9 @@ def print_answer(answer: A, render: Callable[[A], RenderableType], *, as_json: b
     if as_json:
         sys.stdout.write(document)
     else:
-        print_rich(render(answer))
+        from attacc.report.terminal import Terminal
 
-
-def print_json(answer: DataclassInstance | Sequence[DataclassInstance]) -> None:
-    """Write an answer, or a list of answers, as the one JSON document on stdout."""
-    sys.stdout.write(_document(answer))
+        Terminal().print(render(answer))
 
 
 def _document(answer: DataclassInstance | Sequence[DataclassInstance]) -> str:
@@ -129,13 +126,6 @@ def _document(answer: DataclassInstance | Sequence[DataclassInstance]) -> str:
             "a figure of the answer overflows",
             hint="a quantity of the input must be out of all proportion: look at its units",
         ) from None
-
-
-def print_rich(renderable: RenderableType) -> None:
-    """Write a table, or another renderable of rich, to stdout."""
-    from attacc.report.terminal import Terminal
-
-    Terminal().print(renderable)
 
 
 def complain(message: str, *, hint: str | None = None) -> None:
@@ -198,14 +188,11 @@ def check_source(path: Path) -> None:
         DocumentError: there is no such file.
     """
     try:
-        if path.exists():
-            return
-        names = [file.name for file in path.parent.iterdir()]
-    except OSError:  # no such folder, or a name too long: whoever reads the file tells
+        found = path.exists()
+    except OSError:  # a name too long, a folder not to be looked into: whoever reads it tells
         return
-    close = difflib.get_close_matches(path.name, names, n=2)
-    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else None
-    raise DocumentError("no such file", where=str(path), hint=hint)
+    if not found:
+        raise no_such_file(path)
 
 
 def check_target(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:

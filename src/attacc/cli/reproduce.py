@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from attacc.cli.options import Json
-from attacc.cli.output import check_target, print_json, print_rich, progress_bar
+from attacc.cli.output import check_target, print_answer, progress_bar
 
 
 class Which(StrEnum):
@@ -59,7 +59,4 @@ def reproduce(
         reproduction = run_reproduction(specs, GpuModel(gpu_model), progress, second_process=True)
     if report is not None:
         write_reproduction(reproduction, report)
-    if json:
-        print_json(reproduction)
-    else:
-        print_rich(reproduction_tables(reproduction))
+    print_answer(reproduction, reproduction_tables, as_json=json)

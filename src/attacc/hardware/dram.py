@@ -12,17 +12,23 @@ import ast
 from collections.abc import Mapping
 from enum import StrEnum
 from math import ceil, isfinite, prod
-from typing import Final, Self
+from typing import Annotated, Final, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from attacc.documents import Presets, PresetSpec, Spec
 from attacc.errors import InputError, UnknownNameError, nearest_hint
 from attacc.hardware.placement import Placement
-from attacc.units import BITS_PER_BYTE, NS_PER_S, BitsPerSecond, Bytes, Hertz, Nanoseconds
+from attacc.units import BITS_PER_BYTE, NS_PER_S, Quantity
 
 MAX_CYCLES: Final = 10_000_000
 MAX_STACK_BYTES: Final = 2**48
+
+_Cycles = Annotated[int, Field(ge=0, le=MAX_CYCLES)]
+_Clock = Annotated[float, Quantity("hertz", "1 MHz", "100 GHz")]
+_Period = Annotated[float, Quantity("nanoseconds", "10 ps", "1 us")]
+_PinRate = Annotated[float, Quantity("bits per second", "1 Mb/s", "10 Tb/s")]
+_Buffer = Annotated[float, Quantity("bytes", "1 B", "1 TiB")]
 
 CONTROLLER_PARAMETERS: Final = ("nBL", "nREFI", "nRFC")
 """Timing parameters that the controller itself needs, whatever the rules name."""
@@ -256,12 +262,12 @@ class Pipeline(Spec):
     multiply_to_move: int = Field(ge=0, le=10_000)
     move_to_softmax: int = Field(ge=0, le=10_000)
     softmax_to_move: int = Field(ge=0, le=10_000)
-    unit_clock_hz: Hertz = Field(validation_alias="unit_clock")
+    unit_clock_hz: _Clock = Field(validation_alias="unit_clock")
     softmax_lanes: int = Field(gt=0, le=2**20)
-    softmax_clock_hz: Hertz = Field(validation_alias="softmax_clock")
+    softmax_clock_hz: _Clock = Field(validation_alias="softmax_clock")
     softmax_passes: int = Field(gt=0, le=100)
     buffer_words: int = Field(gt=0, le=2**16)
-    softmax_buffer_bytes: Bytes = Field(validation_alias="softmax_buffer")
+    softmax_buffer_bytes: _Buffer = Field(validation_alias="softmax_buffer")
 
 
 class RefreshMode(StrEnum):
@@ -283,8 +289,8 @@ class Refresh(Spec):
     """
 
     mode: RefreshMode = RefreshMode.ALL_BANK
-    hot_above_c: float = Field(default=85.0, ge=-100, le=1000, allow_inf_nan=False)
-    hot_rate: float = Field(default=2.0, ge=1, le=64, allow_inf_nan=False)
+    hot_above_c: float = Field(default=85.0, ge=-100, le=1000)
+    hot_rate: float = Field(default=2.0, ge=1, le=64)
 
 
 class DramDevice(PresetSpec):
@@ -306,24 +312,16 @@ class DramDevice(PresetSpec):
     """
 
     organization: Organization
-    pin_rate_bits_per_s: BitsPerSecond = Field(validation_alias="pin_rate")
-    clock_ns: Nanoseconds = Field(validation_alias="clock")
+    pin_rate_bits_per_s: _PinRate = Field(validation_alias="pin_rate")
+    clock_ns: _Period = Field(validation_alias="clock")
     rules: str
-    timing: dict[str, int]
+    timing: dict[str, _Cycles]
     power_limited: Cadence
     unlimited: Cadence
     energy: str
     refresh: Refresh = Refresh()
     pipeline: Pipeline | None = None
     moves_pass_hits: bool = False
-
-    @field_validator("timing")
-    @classmethod
-    def _non_negative(cls, timing: dict[str, int]) -> dict[str, int]:
-        for name, cycles in timing.items():
-            if not 0 <= cycles <= MAX_CYCLES:
-                raise ValueError(f"{name} = {cycles} is not a number of cycles (0 to {MAX_CYCLES})")
-        return timing
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

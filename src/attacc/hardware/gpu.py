@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 from pydantic import Field, field_validator
 
 from attacc.documents import Presets, PresetSpec
 from attacc.models.precision import ElementType
-from attacc.units import KIB, Bytes, BytesPerSecond, OperationsPerSecond, Watts
+from attacc.units import BytesPerSecond, OperationsPerSecond, Quantity
 
-SMALLEST_L1_BYTES: Final = 2 * KIB
+Memory = Annotated[float, Quantity("bytes", "1 MB", "1 PB")]
+"""What one GPU has of its own."""
+_Level1 = Annotated[float, Quantity("bytes", "2 KiB", "1 GiB")]
 """An 8 x 8 tile of 2-byte elements over an inner dimension of 32 takes 1.1 KiB."""
+_Level2 = Annotated[float, Quantity("bytes", "2 KiB", "1 TiB")]
+_BoardPower = Annotated[float, Quantity("watts", "1 W", "1 MW")]
 
 
 class GpuSpec(PresetSpec):
@@ -31,11 +35,11 @@ class GpuSpec(PresetSpec):
 
     peak_flops: dict[ElementType, OperationsPerSecond] = Field(validation_alias="peak")
     memory_bytes_per_s: BytesPerSecond = Field(validation_alias="memory_bandwidth")
-    memory_bytes: Bytes = Field(validation_alias="memory")
+    memory_bytes: Memory = Field(validation_alias="memory")
     cores: int = Field(gt=0, le=100_000)
-    l1_bytes: Bytes = Field(validation_alias="l1")
-    l2_bytes: Bytes = Field(validation_alias="l2")
-    board_power_w: Watts | None = Field(default=None, validation_alias="board_power")
+    l1_bytes: _Level1 = Field(validation_alias="l1")
+    l2_bytes: _Level2 = Field(validation_alias="l2")
+    board_power_w: _BoardPower | None = Field(default=None, validation_alias="board_power")
     link: str | None = None
 
     @field_validator("peak_flops")
@@ -46,13 +50,6 @@ class GpuSpec(PresetSpec):
         if ElementType.FP16 not in peak:
             raise ValueError('the rate of fp16 is missing: add fp16 = "... TFLOPS"')
         return peak
-
-    @field_validator("l1_bytes")
-    @classmethod
-    def _holds_a_tile(cls, l1_bytes: float) -> float:
-        if l1_bytes < SMALLEST_L1_BYTES:
-            raise ValueError(f"{l1_bytes:.0f} bytes hold no tile: give at least 2 KiB per core")
-        return l1_bytes
 
     def peak_flops_per_s(self, *operands: ElementType) -> float:
         """Return the peak rate of a matrix product of operands of these types.

@@ -8,12 +8,11 @@ from typing import Final, Self
 
 from pydantic import Field, model_validator
 
-from attacc.documents import Presets, PresetSpec, Spec
+from attacc.documents import DocumentName, Presets, PresetSpec, Spec
 from attacc.hardware.cpu import CPUS, CpuSpec
-from attacc.hardware.gpu import GPUS, GpuSpec
+from attacc.hardware.gpu import GPUS, GpuSpec, Memory
 from attacc.hardware.link import LINKS, LinkSpec
 from attacc.hardware.placement import Placement
-from attacc.units import Bytes
 
 MAX_DEVICES: Final = 1024
 
@@ -56,9 +55,9 @@ class CpuTable(Spec):
         link: name of a link preset, or a file: from each GPU to the CPUs.
     """
 
-    preset: str
+    preset: DocumentName
     count: int = Field(gt=0, le=MAX_DEVICES)
-    link: str
+    link: DocumentName
 
 
 class AttaccTable(Spec):
@@ -79,12 +78,12 @@ class AttaccTable(Spec):
 
     devices: int = Field(gt=0, le=MAX_DEVICES)
     stacks_per_device: int = Field(gt=0, le=MAX_DEVICES)
-    dram: str = "hbm3-5.2"
+    dram: DocumentName = "hbm3-5.2"
     placement: Placement
     power_limited: bool = True
     schedule: Schedule = Schedule.INTERLEAVED
     queries_per_read: int = Field(default=1, gt=0, le=1024)
-    link: str = "nvlink3"
+    link: DocumentName = "nvlink3"
     capacity: CapacityRule = CapacityRule.SEPARATE
 
 
@@ -104,10 +103,10 @@ class SystemSpec(PresetSpec):
         ff_coprocessing: AttAccs compute part of the feed-forward products (AttAcc, ASPLOS 2024).
     """
 
-    gpu: str
+    gpu: DocumentName
     gpus: int = Field(gt=0, le=MAX_DEVICES)
-    memory_per_gpu_bytes: Bytes | None = Field(default=None, validation_alias="memory_per_gpu")
-    link: str | None = None
+    memory_per_gpu_bytes: Memory | None = Field(default=None, validation_alias="memory_per_gpu")
+    link: DocumentName | None = None
     attention: AttentionSite
     cpu: CpuTable | None = None
     attacc: AttaccTable | None = None

@@ -11,11 +11,11 @@ Heads are dealt out to stacks in the same way: whole, unless a head is long for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,15 @@ import numpy.typing as npt
 from attacc.errors import InputError
 
 I64 = npt.NDArray[np.int64]
+
+
+_WAYS: Final = (
+    (4, 1), (1, 2), (2, 8), (4, 8), (None, 2), (1, None), (3, 8), (None, None),
+)  # fmt: skip
+"""Ways to deal heads out: quarters of a channel's fair share that a chunk may have, None for as
+many keys as the buffers hold; quarters of a grain that a chunk counts for, None for channels that
+are not evened out. The first is that of `assign`; the others are those of 35 that gained most on
+random heads, one after the other."""
 
 
 class Chunk(NamedTuple):
@@ -158,7 +167,40 @@ def assign(lengths: Sequence[int], *, channels: int, longest: int, grain: int) -
     """
     # A head longer than a channel's fair share is cut down to it.
     limit = min(longest, _share(lengths, channels, grain))
-    return Assignment(_deal(lengths, channels, limit, grain, overhead=grain // 4))
+    return Assignment(_deal(_cut(lengths, limit, grain), channels, grain, grain // 4))
+
+
+def ways(
+    lengths: Sequence[int], *, channels: int, longest: int, grain: int
+) -> Iterator[Assignment]:
+    """Yield ways to deal heads out to channels: `assign` first, and then others, all different.
+
+    They differ in how long a chunk may be to begin with: as the buffers allow, a fair share of a
+    channel, or a part of it; and in what a chunk counts for in addition to its keys: a quarter of
+    the grain, a half, or two; or channels are not evened out. Which one is fastest depends on the
+    device (`attacc.timing.dealing`).
+
+    Args:
+        lengths: as for `assign`, likewise the others.
+        channels: channels of the stack.
+        longest: keys that a chunk may have at most.
+        grain: keys below which cutting does not pay.
+
+    Raises:
+        InputError: no heads, or one of no keys.
+    """
+    share = _share(lengths, channels, grain)
+    seen: set[tuple[tuple[int, ...], ...]] = set()
+    cut: dict[int, _Chunks] = {}
+    for part, overhead in _WAYS:
+        limit = longest if part is None else min(longest, -(-share * part // (4 * grain)) * grain)
+        if limit not in cut:
+            cut[limit] = _cut(lengths, limit, grain)
+        counts = None if overhead is None else overhead * grain // 4
+        found = _deal(cut[limit], channels, grain, counts)
+        if found.lengths not in seen:
+            seen.add(found.lengths)
+            yield Assignment(found)
 
 
 def assign_stacks(
@@ -182,8 +224,9 @@ def assign_stacks(
         InputError: no heads, or one of no keys.
     """
     grain = min(grain, longest)
-    limit = _share(lengths, stacks, channels * grain)
-    return StackAssignment(_deal(lengths, stacks, limit, channels * grain, overhead=grain // 4))
+    whole = channels * grain
+    chunks = _cut(lengths, _share(lengths, stacks, whole), whole)
+    return StackAssignment(_deal(chunks, stacks, whole, whole // 4, first=grain // 4))
 
 
 def _share(lengths: Sequence[int], bins: int, grain: int) -> int:
@@ -201,36 +244,67 @@ def _share(lengths: Sequence[int], bins: int, grain: int) -> int:
     return -(-share // grain) * grain
 
 
-def _deal(lengths: Sequence[int], bins: int, limit: int, grain: int, overhead: int) -> DealtChunks:
-    """Deal heads, cut to a limit, out to bins: longest first, then evened out.
+@dataclass(frozen=True, eq=False)
+class _Chunks:
+    """Chunks in the order in which they are dealt out: the longest first.
+
+    Attributes:
+        head: (chunks,) heads.
+        start: (chunks,) first keys.
+        keys: (chunks,) keys.
+    """
+
+    head: I64
+    start: I64
+    keys: I64
+
+
+def _cut(lengths: Sequence[int], limit: int, grain: int) -> _Chunks:
+    """Return heads, those that exceed a limit cut as evenly as whole grains allow."""
+    keys = np.array(lengths, dtype=np.int64)
+    if keys.max() <= limit:
+        order = np.argsort(-keys, kind="stable")
+        return _Chunks(order, np.zeros(len(keys), dtype=np.int64), keys[order])
+    pieces = -(-keys // limit)
+    size = np.where(pieces == 1, keys, -(-keys // (pieces * grain)) * grain)
+    size = np.minimum(size, limit)
+    pieces = -(-keys // size)
+    head = np.repeat(np.arange(len(keys)), pieces)
+    which = np.arange(len(head)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    start = which * size[head]
+    of_chunk = np.minimum(size[head], keys[head] - start)
+    order = np.argsort(-of_chunk, kind="stable")
+    return _Chunks(head[order], start[order], of_chunk[order])
+
+
+def _deal(
+    cut: _Chunks, bins: int, grain: int, overhead: int | None, *, first: int | None = None
+) -> DealtChunks:
+    """Deal chunks out to bins: longest first, then evened out.
 
     Args:
-        lengths: keys of every head.
+        cut: the chunks.
         bins: how many there are.
-        limit: keys that a chunk may have at most.
         grain: where cuts fall.
-        overhead: what a chunk counts for in addition to its keys, in the first deal.
+        overhead: what a chunk counts for in addition to its keys; None for a quarter of the grain,
+            and bins that are not evened out.
+        first: what it counts for in the first deal, before bins are evened out; as much by default.
     """
     from attacc.mapping import balance_kernel  # loads Numba
 
-    keys = np.array(lengths, dtype=np.int64)
-    head = start = None
-    if keys.max() > limit:
-        head, start, keys = _cut(keys, limit, grain)
-    order = np.argsort(-keys, kind="stable")
-    n = len(keys)
+    n = len(cut.keys)
     chunks = np.empty((4, n + 2 * bins), dtype=np.int64)
-    chunks[0, :n] = order if head is None else head[order]
-    chunks[1, :n] = 0 if start is None else start[order]
-    chunks[2, :n] = keys[order]
+    chunks[0, :n] = cut.head
+    chunks[1, :n] = cut.start
+    chunks[2, :n] = cut.keys
     loads, last = np.zeros((2, bins), dtype=np.int64)
-    fullest = balance_kernel.deal(n, chunks, overhead, loads, last)
-    part_overhead = grain // 4
-    n = balance_kernel.even_out(
-        n, chunks, loads, last, np.argsort(loads, kind="stable"), -(-int(loads.sum()) // bins),
-        fullest - max(1, part_overhead), grain, part_overhead,
-        np.empty((2 * bins, 3), dtype=np.int64),
-    )  # fmt: skip
+    of_part = grain // 4 if overhead is None else overhead
+    fullest = balance_kernel.deal(n, chunks, of_part if first is None else first, loads, last)
+    if overhead is not None:
+        n = balance_kernel.even_out(
+            n, chunks, loads, last, np.argsort(loads, kind="stable"), -(-int(loads.sum()) // bins),
+            fullest - max(1, of_part), grain, of_part, np.empty((2 * bins, 3), dtype=np.int64),
+        )  # fmt: skip
     bounds = np.zeros(bins + 1, dtype=np.int64)
     laid = np.empty(n, dtype=np.int64)
     balance_kernel.lay_out(n, chunks, bounds, last, laid)
@@ -242,15 +316,3 @@ def _deal(lengths: Sequence[int], bins: int, limit: int, grain: int, overhead: i
     if ranks != list(range(bins)):
         laid = np.concatenate([laid[ends[which] : ends[which + 1]] for which in ranks])
     return DealtChunks(chunks[0, laid], chunks[1, laid], tuple([own[which] for which in ranks]))
-
-
-def _cut(lengths: I64, limit: int, grain: int) -> tuple[I64, I64, I64]:
-    """Return heads, first keys and keys of chunks: heads, cut as evenly as whole grains allow."""
-    pieces = -(-lengths // limit)
-    size = np.where(pieces == 1, lengths, -(-lengths // (pieces * grain)) * grain)
-    size = np.minimum(size, limit)
-    pieces = -(-lengths // size)
-    head = np.repeat(np.arange(len(lengths)), pieces)
-    which = np.arange(len(head)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    start = which * size[head]
-    return head, start, np.minimum(size[head], lengths[head] - start)

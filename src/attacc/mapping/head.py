@@ -8,7 +8,8 @@ the context it counts them output slice by output slice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -123,6 +124,11 @@ class HeadLayout:
             Placement.BUFFER: o.ranks * o.bank_groups * o.banks,
         }[self.placement]
 
+    @property
+    def multiplies_per_bank(self) -> int:
+        """Consecutive multiplies that read one bank (or set of banks) before the next in turn."""
+        return self.organization.columns if self.placement is Placement.BANKGROUP else 1
+
     def multiply_addresses(self, count: int) -> I64:
         """Return the byte addresses, below the channel, of the first multiplies from row 0.
 
@@ -166,6 +172,16 @@ def rows_of(layout: HeadLayout, length: int) -> int:
     per_row_of_all_banks = layout.organization.columns * layout.banks_in_turn
     keys_per_part = -(-length // layout.sequence_parts)
     return -(-keys_per_part * layout.columns_per_key // per_row_of_all_banks)
+
+
+def rows_of_chunks(layout: HeadLayout, lengths: Iterable[int]) -> int:
+    """Return the rows of every bank that the keys and values of a channel's chunks take.
+
+    Args:
+        layout: as for `rows_of`.
+        lengths: keys of each chunk.
+    """
+    return sum(2 * rows_of(layout, length) * count for length, count in Counter(lengths).items())
 
 
 def check_capacity(layout: HeadLayout, lengths: Sequence[int], counts: Sequence[int]) -> None:

@@ -389,7 +389,7 @@ class _Qwen2(_Gated):
 
     use_sliding_window: bool = False
     sliding_window: Size | None = 4096
-    max_window_layers: int = Field(default=0, ge=0)
+    max_window_layers: int = Field(default=0, ge=0, le=MAX_SIZE)
 
     def window(self) -> int | None:
         if not self.use_sliding_window:

@@ -32,7 +32,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from math import ceil
 from typing import Final
 
 import numpy as np
@@ -95,12 +94,18 @@ def longest_chunk(device: DramDevice, layout: HeadLayout, queries_per_read: int 
     return keys // grain * grain if keys > grain else keys
 
 
-def softmax_cycles(device: DramDevice, length: int) -> int:
-    """Return how long the softmax of a chunk takes on its channel's share of the lanes."""
+def softmax_cycles(device: DramDevice, lengths: npt.ArrayLike) -> I64:
+    """Return how long the softmax of each chunk takes on its channel's share of the lanes.
+
+    Args:
+        device: a device with a pipeline.
+        lengths: keys of the chunks, in any shape, which the result takes.
+    """
     pipeline = pipeline_of(device)
     lanes = max(1, pipeline.softmax_lanes // device.organization.channels)
-    passes = pipeline.softmax_passes * -(-length // lanes)
-    return ceil(passes / pipeline.softmax_clock_hz * NS_PER_S / device.clock_ns)
+    passes = pipeline.softmax_passes * -(-np.asarray(lengths, dtype=np.int64) // lanes)
+    cycles = passes / pipeline.softmax_clock_hz * NS_PER_S / device.clock_ns
+    return np.ceil(cycles).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +196,7 @@ def interleaved_program(
     longest = max(map(max, filter(None, lengths)))
     _check_buffers(device, layout, longest, passes)
 
-    places = _places(replace(layout, length=1))
+    places = move_places(layout)
     part_words = pipeline.buffer_words // passes.most
     shape = (
         queries, passes.passes, layout.sequence_parts, layout.keys_per_move,
@@ -214,16 +219,15 @@ def interleaved_program(
     events = interleaved_kernel.EVENTS_APART * most_of_a_kind
     most = max(max(own) for _, _, _, own in groups)
     multiplies = _multiplies(replace(layout, length=most))
-    for (first, last, chunks, own_rooms), keys, sizes, (begin, end) in zip(
+    for (first, last, _, own_rooms), keys, sizes, (begin, end) in zip(
         groups, own_keys, counts, pairwise(bounds), strict=True
     ):
         steps, fills, units, phases, turns, softmaxes = sizes
         regions = allocate_chunks(layout, own_rooms)
         own = slice(begin, end)
-        busy = {length: softmax_cycles(device, length) for length in set(chunks)}
         interleaved_kernel.weave(
             keys, regions.keys, regions.values,
-            np.array([busy[length] for length in chunks], dtype=np.int64), *shape,
+            softmax_cycles(device, keys), *shape,
             pipeline.buffer_words,
             -(-np.array(own_rooms, dtype=np.int64) // layout.sequence_parts), multiplies, *places,
             pipeline.write_to_multiply, pipeline.multiply_to_move, pipeline.move_to_softmax,
@@ -248,13 +252,21 @@ def _multiplies(layout: HeadLayout) -> I64:
     return layout.multiply_addresses(layout.score_multiplies)
 
 
-@lru_cache(maxsize=64)
-def _places(layout: HeadLayout) -> tuple[I64, I64, I64, I64]:
+def move_places(layout: HeadLayout) -> tuple[I64, I64, I64, I64]:
     """Return where fills with queries and with probabilities, and moves of both sums, go.
 
     Args:
-        layout: a head of a single key.
+        layout: placement, head_dim and element type; its length is of no account.
+
+    Returns:
+        Addresses of a fill with one access of a query and of probabilities, and of the moves of
+        one unit's scores and of one output slice.
     """
+    return _places(replace(layout, length=1))
+
+
+@lru_cache(maxsize=64)
+def _places(layout: HeadLayout) -> tuple[I64, I64, I64, I64]:
     commands = head_commands(layout)
     # Units that hold the same part of a key share what fills them.
     query = commands.q[:: layout.columns_per_key].copy()

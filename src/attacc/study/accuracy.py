@@ -111,7 +111,7 @@ class AccuracySpec(Spec):
     probability: Format | None = None
     heads: Annotated[int, Field(ge=1, le=1024)] | None = None
     steps: Annotated[int, Field(ge=1, le=1024)] = 8
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     queries_per_read: Annotated[int, Field(ge=1, le=1024)] = 1
     normalization: Normalization | None = None
     tree: Order = Order.PAIRWISE

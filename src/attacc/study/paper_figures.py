@@ -5,6 +5,8 @@ from __future__ import annotations
 import tomllib
 from importlib.resources import files
 
+from pydantic import Field
+
 from attacc.documents import Spec, parse_document
 
 
@@ -22,7 +24,7 @@ class PaperFigure(Spec):
 
     id: str
     claim: str
-    value: float
+    value: float = Field(ge=0, le=1e12)
     unit: str
     second_hand: bool
     source: str

@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
-from attacc.documents import SUFFIXES, Spec, load_document, parse_document
-from attacc.errors import InputError
-from attacc.models.architecture import MAX_SIZE, ModelSpec
+from attacc.documents import (
+    DocumentName,
+    FileName,
+    Spec,
+    folder_of,
+    load_document,
+    names_file,
+    parse_document,
+)
+from attacc.errors import InputError, nearest_hint
+from attacc.models.architecture import MAX_SIZE, MODELS, ModelSpec
 from attacc.models.huggingface import load_model
 from attacc.models.precision import ElementType, Precision
 from attacc.system.gpu_models import GpuModel
@@ -34,12 +42,25 @@ MAX_BATCH: Final = MAX_SIZE
 """Requests of a batch at most: those for which a step can be priced, however many would fit."""
 
 Tokens = Annotated[int, Field(ge=1, le=2**24)]
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
+Batch = Annotated[int, Field(ge=1, le=MAX_BATCH)]
+LatencyTarget = Annotated[float, Field(ge=1e-6, le=1e9)]
 
 
 def _check_batch(value: object) -> object:
     if value == "max" or (type(value) is int and 1 <= value <= MAX_BATCH):
         return value
     raise ValueError(f'{value!r:.40} is no batch: use a number from 1 to {MAX_BATCH}, or "max"')
+
+
+def _check_model(name: str, info: ValidationInfo) -> str:
+    # Without a slash, the name of a folder would be one of where attacc runs, not of the study.
+    if folder_of(info) is None or names_file(name) or name in MODELS.names():
+        return name
+    raise ValueError(
+        f"unknown model preset {name!r:.80}: {nearest_hint(name, MODELS.names())}; "
+        "a folder with a config.json is written with a slash, as in ./folder"
+    )
 
 
 class WorkloadTable(Spec):
@@ -55,9 +76,9 @@ class WorkloadTable(Spec):
 
     prompt: Tokens | None = None
     output: Tokens | None = None
-    trace: str | None = None
-    synthetic: str | None = None
-    seed: Annotated[int, Field(ge=0)] | None = None
+    trace: FileName | None = None
+    synthetic: DocumentName | None = None
+    seed: Seed | None = None
 
     @model_validator(mode="after")
     def _one_of_a_kind(self) -> Self:
@@ -96,12 +117,12 @@ class StudySpec(Spec):
         gpu_model: which model prices the GPUs: that of real ones, or the papers'.
     """
 
-    model: str = DEFAULT_MODEL
+    model: Annotated[DocumentName, AfterValidator(_check_model)] = DEFAULT_MODEL
     precision: PrecisionTable = PrecisionTable()
     workload: WorkloadTable = WorkloadTable()
-    systems: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_SYSTEMS
-    batch: Annotated[int | Literal["max"], BeforeValidator(_check_batch)] = "max"
-    slo_ms: Annotated[float, Field(gt=0)] | None = None
+    systems: Annotated[tuple[DocumentName, ...], Field(min_length=1)] = DEFAULT_SYSTEMS
+    batch: Annotated[Batch | Literal["max"], BeforeValidator(_check_batch)] = "max"
+    slo_ms: LatencyTarget | None = None
     gpu_model: GpuModel = GpuModel.CALIBRATED
 
     @model_validator(mode="after")
@@ -152,23 +173,4 @@ def load_study(path: Path) -> StudySpec:
     Raises:
         DocumentError: the file is absent or malformed.
     """
-    study = load_document(StudySpec, path)
-
-    def beside(name: str) -> str:
-        is_file = "/" in name or Path(name).suffix in SUFFIXES
-        return str(path.parent / name) if is_file else name
-
-    table = study.workload
-    workload = table.model_copy(
-        update={
-            "trace": None if table.trace is None else str(path.parent / table.trace),
-            "synthetic": None if table.synthetic is None else beside(table.synthetic),
-        }
-    )
-    return study.model_copy(
-        update={
-            "model": beside(study.model),
-            "systems": tuple(beside(name) for name in study.systems),
-            "workload": workload,
-        }
-    )
+    return load_document(StudySpec, path)

@@ -298,7 +298,7 @@ class Kernels:
         series = self.gpu.collective("all_reduce")
         message = float(op.m) * op.n * op.element.bytes
         estimates: list[str] = []
-        measured = GPUS.load(self.gpu.calibration.gpu).link
+        measured = GPUS.load_name_or_file(self.gpu.calibration.gpu).link
         if link is not None and link.name != measured:
             series = _over(series, link, measured, op.name)
             estimates.append(f"collectives over {link.name}: scaled from {measured} by bandwidth")

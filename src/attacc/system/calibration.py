@@ -15,13 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from attacc.documents import Presets, PresetSpec, Spec
+from attacc.documents import DocumentName, Presets, PresetSpec, Spec
 from attacc.models.precision import ElementType
 from attacc.units import Bytes, BytesPerSecond, Nanoseconds, Picojoules, PicojoulesPerByte, Watts
 
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(gt=0, le=1.2)]
+Positive = Annotated[float, Field(ge=1e-6, le=1e6)]
+"""A number of something, or a ratio, far beyond what any fit may reach."""
+Share = Annotated[float, Field(ge=1e-6, le=1.2)]
 """A share of what the data sheet states; clocks above the stated ones make it exceed 1."""
+Error = Annotated[float, Field(ge=0, le=1e6)]
+"""A mean absolute relative error; 1 is as much as what was measured."""
+Extent = Annotated[int, Field(ge=0, le=2**53)]
+"""A smallest or a largest size of something that was measured, or how much was."""
+Points = Annotated[int, Field(ge=0, le=2**40)]
+"""How many measurements."""
 GB: Final = 1e-9
 """Bytes per nanosecond in a byte per second."""
 
@@ -196,8 +203,8 @@ class Fitted(Spec):
         error: mean absolute relative error on shapes held back, in cross-validation.
     """
 
-    points: int = Field(ge=0)
-    error: float = Field(ge=0)
+    points: Points
+    error: Error
 
 
 class Library(Spec):
@@ -215,19 +222,19 @@ class Library(Spec):
 class GemmRange(Spec):
     """Shapes that a series is stated for: smallest and largest."""
 
-    m: tuple[int, int]
-    n: tuple[int, int]
-    k: tuple[int, int]
+    m: tuple[Extent, Extent]
+    n: tuple[Extent, Extent]
+    k: tuple[Extent, Extent]
 
 
 class AttentionRange(Spec):
     """Shapes that a series is stated for: smallest and largest, and the head dimensions."""
 
-    batch: tuple[int, int]
-    heads: tuple[int, int]
-    group: tuple[int, int]
-    length: tuple[int, int]
-    head_dims: tuple[int, ...]
+    batch: tuple[Extent, Extent]
+    heads: tuple[Extent, Extent]
+    group: tuple[Extent, Extent]
+    length: tuple[Extent, Extent]
+    head_dims: tuple[Extent, ...]
 
 
 class GemmLibraryName(StrEnum):
@@ -270,8 +277,8 @@ class DecodeKernel(Spec):
         coefficients: of its time.
     """
 
-    group: tuple[int, int]
-    fewest_blocks: int = Field(default=0, ge=0)
+    group: tuple[Extent, Extent]
+    fewest_blocks: Extent = 0
     grouped: bool
     splits_keys: bool = True
     splits_ungrouped: bool = True
@@ -322,8 +329,8 @@ class CollectiveSeries(Fitted):
     """
 
     operation: str
-    gpus: tuple[int, ...]
-    bytes: tuple[int, int]
+    gpus: tuple[Extent, ...]
+    bytes: tuple[Extent, Extent]
     protocols: tuple[Protocol, ...]
     full_share: tuple[Positive, ...]
 
@@ -360,8 +367,8 @@ class PowerSpec(Spec):
     attention_flop_fp8_pj: Picojoules = Field(validation_alias="attention_flop_fp8")
     dram_pj_per_byte: PicojoulesPerByte = Field(validation_alias="dram")
     l2_pj_per_byte: PicojoulesPerByte = Field(validation_alias="l2")
-    gemm_error: float = Field(ge=0)
-    attention_error: float = Field(ge=0)
+    gemm_error: Error
+    attention_error: Error
 
 
 class CalibrationSpec(PresetSpec):
@@ -380,7 +387,7 @@ class CalibrationSpec(PresetSpec):
         power: power; None where nothing was measured.
     """
 
-    gpu: str
+    gpu: DocumentName
     measured_as: tuple[str, ...] = ()
     reference: str
     scaled_from: str | None = None

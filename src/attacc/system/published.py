@@ -8,7 +8,7 @@ docs/system-model.md for the equations, what they were compared with, and their 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -61,6 +61,11 @@ MATRICES_MOVED: Final = {
 """How many matrices of the result's size an operator reads and writes."""
 
 
+_Share = Annotated[float, Field(ge=1e-6, le=1)]
+_Ratio = Annotated[int, Field(ge=1, le=10_000)]
+_Operations = Annotated[int, Field(ge=0, le=10_000)]
+
+
 class Efficiency(Spec):
     """Shares of the peaks that kernels reach.
 
@@ -69,8 +74,8 @@ class Efficiency(Spec):
         memory: of memory bandwidth.
     """
 
-    compute: float = Field(gt=0, le=1)
-    memory: float = Field(gt=0, le=1)
+    compute: _Share
+    memory: _Share
 
 
 class FittedLine(Spec):
@@ -128,8 +133,8 @@ class PublishedRates(Spec):
     """
 
     interface_bytes_per_s: BytesPerSecond = Field(validation_alias="interface")
-    power_limited: dict[Placement, int]
-    unlimited: dict[Placement, int]
+    power_limited: dict[Placement, _Ratio]
+    unlimited: dict[Placement, _Ratio]
     read_pj_per_byte: dict[Placement, PicojoulesPerByte] = Field(validation_alias="read_energy")
 
 
@@ -147,7 +152,7 @@ class PublishedConstants(PresetSpec):
     efficiency: Efficiency
     elementwise: Elementwise
     energy: EventEnergy
-    flops_per_element: dict[PointwiseKind, int]
+    flops_per_element: dict[PointwiseKind, _Operations]
     attacc: PublishedRates
 
 

@@ -16,9 +16,8 @@ from pydantic import Field
 from attacc.documents import Presets, PresetSpec, Spec
 from attacc.models.precision import ElementType
 from attacc.system.calibrated import Floats
+from attacc.system.calibration import Error, Points, Positive
 from attacc.units import Nanoseconds
-
-Positive = Annotated[float, Field(gt=0)]
 
 
 class TokenCoefficients(Spec):
@@ -33,7 +32,7 @@ class TokenCoefficients(Spec):
         prefill_share: part of the prefills of other requests that a decoding request waits for.
     """
 
-    graph_share: Annotated[float, Field(gt=0, le=1)]
+    graph_share: Annotated[float, Field(ge=1e-6, le=1)]
     layer_ns: Nanoseconds = Field(validation_alias="layer")
     step_ns: Nanoseconds = Field(validation_alias="step")
     request_ns: Nanoseconds = Field(validation_alias="request")
@@ -93,9 +92,9 @@ class ServingSeries(Spec):
     version: str = ""
     dtype: ElementType
     cache: ElementType
-    points: int = Field(ge=0)
-    tpot_error: float = Field(ge=0)
-    ttft_error: float = Field(ge=0)
+    points: Points
+    tpot_error: Error
+    ttft_error: Error
     token: TokenCoefficients
     first: FirstTokenCoefficients
     front_end: FrontEndCoefficients

@@ -25,16 +25,12 @@ from attacc.errors import InputError
 from attacc.hardware.dram import DramDevice
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
-from attacc.mapping.balance import Assignment, assign
+from attacc.mapping.balance import Assignment
 from attacc.mapping.head import HeadLayout, allocate_heads, check_capacity
 from attacc.models.precision import ElementType
-from attacc.program.interleaved import (
-    QueryPasses,
-    chunk_grain,
-    interleaved_program,
-    longest_chunk,
-)
+from attacc.program.interleaved import QueryPasses
 from attacc.program.schedule import attention_program
+from attacc.timing.dealing import Dealer
 from attacc.timing.engine import CommandCount, TimedRun, run
 from attacc.timing.tables import TimingTables, resolve_timing
 from attacc.units import NS_PER_S
@@ -203,6 +199,11 @@ class Stack:
     _internal_bytes_per_s: float = field(init=False, repr=False)
     _tables: dict[tuple[int, int | None], TimingTables] = field(
         init=False, repr=False, default_factory=dict[tuple[int, int | None], TimingTables]
+    )
+    _dealers: dict[tuple[TimingTables, int, ElementType, int, int], Dealer] = field(
+        init=False,
+        repr=False,
+        default_factory=dict[tuple[TimingTables, int, ElementType, int, int], Dealer],
     )
     _played: dict[_Shape, _Played] = field(
         init=False, repr=False, default_factory=dict[_Shape, _Played]
@@ -455,6 +456,15 @@ class Stack:
             )
         return self._tables[queries_per_read, cadence]
 
+    def _dealer(self, device: DramDevice, tables: TimingTables, shape: _Shape) -> Dealer:
+        """Return who deals out heads of a shape, whatever their lengths."""
+        key = tables, shape.head_dim, shape.element, shape.queries, shape.queries_per_read
+        if key not in self._dealers:
+            layout = self.layout(1, shape.head_dim, shape.element)
+            passes = QueryPasses.of(shape.queries, shape.queries_per_read)
+            self._dealers[key] = Dealer(device, layout, tables, passes)
+        return self._dealers[key]
+
     def _play(self, shape: _Shape) -> _Played:
         layout = self.layout(shape.lengths[0], shape.head_dim, shape.element)
         device, channels = self.device, self.device.organization.channels
@@ -473,21 +483,9 @@ class Stack:
         if self.schedule is Schedule.INTERLEAVED:
             counts = Counter(shape.lengths)
             check_capacity(layout, list(counts), list(counts.values()))
-            assignment = assign(
-                shape.lengths,
-                channels=channels,
-                longest=longest_chunk(device, layout, shape.queries_per_read),
-                grain=chunk_grain(layout),
-            )
-            dealt = _dealt(assignment)
-            program = interleaved_program(
-                device,
-                layout,
-                assignment,
-                multiply_interval=tables.multiply_interval,
-                queries=shape.queries,
-                queries_per_read=shape.queries_per_read,
-            )
+            dealer = self._dealer(device, tables, shape)
+            dealt_run = dealer.play(shape.lengths, window_cycles=shape.window_cycles)
+            timed, dealt = dealt_run.timed, _dealt(dealt_run.assignment)
         else:
             kv_heads = len(shape.lengths)
             longest = shape.lengths[0]
@@ -495,7 +493,7 @@ class Stack:
             program = attention_program(
                 layout, kv_heads * shape.queries, self.schedule, shape.queries
             )
-        timed = run(program, tables, window_cycles=shape.window_cycles)
+            timed = run(program, tables, window_cycles=shape.window_cycles)
         internal = self._internal_bytes_per_s
         if device is not self.device:
             internal = device.internal_bytes_per_s(self.placement, power_limited=True)

@@ -116,6 +116,29 @@ class TimingTables:
     moves_yield: bool
     serves_traffic: bool
 
+    def apart(self, before: Code, after: Code, one: int, other: int) -> int:
+        """Return the least cycles from one command to another, as their common gates say.
+
+        A gate that counts several commands counts for its part of each.
+
+        Args:
+            before: the first command.
+            after: the second one.
+            one: bank address of the first.
+            other: that of the second.
+        """
+        awaited = set(self.waits[after, other].tolist())
+        raised = zip(
+            self.raises[before, one].tolist(),
+            self.latency[before].tolist(),
+            self.window[before].tolist(),
+            strict=True,
+        )
+        return max(
+            (-(-cycles // window) for slot, cycles, window in raised if slot in awaited - {-1}),
+            default=0,
+        )
+
     @cached_property
     def fixed(self) -> I64:
         """The numbers among these, in the order of `attacc.timing.kernel`."""

@@ -31,6 +31,7 @@ PARTS: Final = 8
 """Parts of equal probability into which each length is cut to describe their dependence."""
 MAX_REQUESTS: Final = 1_000_000
 _Weight = Annotated[int, Field(ge=0, le=MAX_SIZE)]
+_Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class LengthQuantiles(Spec):
@@ -44,7 +45,7 @@ class LengthQuantiles(Spec):
             its i-th part and the output length into its j-th, parts being of equal probability.
     """
 
-    probabilities: tuple[float, ...]
+    probabilities: tuple[_Probability, ...]
     prompt_tokens: tuple[Size, ...]
     output_tokens: tuple[Size, ...]
     copula: tuple[tuple[_Weight, ...], ...]

@@ -1,0 +1,133 @@
+"""Forecasts how long channels attend to their chunks, compiled; `dealing` tells what it means.
+
+The naive twin is in the tests' oracle.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.compiled import inlined, kernel
+
+I64 = npt.NDArray[np.int64]
+
+
+PARTS, COLUMNS, ROW, BANKS, PER_BANK, INTERVAL, OPENING = range(7)
+"""How multiplies go through a chunk: parts of its sequence; multiplies per key of each; multiplies
+that one row of all banks serves; banks that they go around, and multiplies before the next bank;
+cycles of a multiply, and those that a bank with another row open adds."""
+
+
+@inlined
+def openings(begin: int, end: int, last: int, going: I64) -> int:
+    """Return how many banks multiplies ``begin`` to ``end`` of a chunk have to open.
+
+    Args:
+        begin: the first of them.
+        end: behind the last.
+        last: the row that is open.
+        going: (7,) how they go through the chunk.
+    """
+    row, each = going[ROW], going[PER_BANK]
+    count = 0
+    for which in range(begin // row, (end - 1) // row + 1):
+        if which != last:
+            first, behind = max(begin, which * row), min(end, (which + 1) * row)
+            count += min(going[BANKS], (behind - 1) // each - first // each + 1)
+    return count
+
+
+@kernel
+def multiplying(lengths: I64, segment: int, going: I64, cycles: I64) -> None:
+    """Write how long the multiplies of every chunk take, for one pass.
+
+    Args:
+        lengths: (chunks,) keys of each chunk.
+        segment: keys of each part whose probabilities fit half a vector buffer.
+        going: (7,) how multiplies go through a chunk.
+        cycles: (2, chunks) output: of the score, and of the context.
+    """
+    columns = going[COLUMNS]
+    for chunk in range(len(lengths)):
+        if chunk and lengths[chunk] == lengths[chunk - 1]:
+            cycles[0, chunk] = cycles[0, chunk - 1]
+            cycles[1, chunk] = cycles[1, chunk - 1]
+            continue
+        keys = -(-lengths[chunk] // going[PARTS])
+        busy = keys * columns * going[INTERVAL]
+        cycles[0, chunk] = busy + openings(0, keys * columns, -1, going) * going[OPENING]
+        opened = 0
+        last = -1
+        for first in range(0, keys, segment):
+            size = min(segment, keys - first)
+            for output in range(columns):
+                begin = output * keys + first
+                opened += openings(begin, begin + size, last, going)
+                last = (begin + size - 1) // going[ROW]
+        cycles[1, chunk] = busy + opened * going[OPENING]
+
+
+@kernel
+def forecast(
+    words: I64, bounds: I64, cycles: I64, busy: I64, queries: int, passes: int, columns: int,
+    part_words: int, moves: I64, moves_apart: int, pipeline: I64, done: I64,
+) -> int:  # fmt: skip
+    """Return how long the slowest channel takes, without refresh.
+
+    Args:
+        words: (chunks,) accesses of probabilities of each chunk, channel by channel.
+        bounds: (channels + 1,) where each channel begins, and the end of the last.
+        cycles: (2, chunks) of the multiplies of its score and of its context, for one pass.
+        busy: (chunks,) cycles that the softmax of one query takes.
+        queries: queries that share each chunk.
+        passes: how often a chunk is read for them.
+        columns: multiplies per key of each part, and output slices.
+        part_words: accesses of probabilities that each query has in half a vector buffer.
+        moves: (4,) fills with one access of a query, with one access of probabilities, moves of a
+            unit's scores, and of an output slice.
+        moves_apart: cycles between two of these.
+        pipeline: (4,) cycles from a write to the multiply, from a multiply to the move, from this
+            to the softmax, and from there to the move.
+        done: (2,) room.
+    """
+    slowest = 0
+    for channel in range(len(bounds) - 1):
+        begin, chunks = bounds[channel], bounds[channel + 1] - bounds[channel]
+        if chunks == 0:
+            continue
+        now = 0
+        lanes = 0  # when they are free
+        context = 0  # when the last one ended
+        before = 0  # the chunk whose context is still to come, and the queries of its pass
+        before_queries = 0
+        for turn in range(passes * chunks + 1):
+            if turn < passes * chunks:
+                # Two chunks take turns until their passes are done.
+                pair, own = turn // (2 * passes), turn % (2 * passes)
+                together = min(2, chunks - 2 * pair)
+                chunk = begin + 2 * pair + own % together
+                served = queries // passes + (own // together < queries % passes)
+                fill = served * columns * moves[0] * moves_apart
+                if turn == 0:
+                    now = fill + pipeline[0] + cycles[0, chunk]
+                else:
+                    now += max(cycles[0, chunk], fill)
+                scored = now + pipeline[1] + served * moves[2] * moves_apart + pipeline[2]
+                lanes = max(lanes, scored) + served * busy[chunk]
+                done[turn % 2] = lanes
+            if turn > 0:
+                fill = min(words[before], part_words) * moves[1] * moves_apart
+                # Those of the last query return when its softmax is done, all of them when the
+                # context that used their half of the buffer is.
+                returned = max(
+                    done[(turn - 1) % 2] + pipeline[3] + fill, context + before_queries * fill
+                )
+                segments = -(-words[before] // part_words)
+                away = segments * before_queries * columns * moves[3] * moves_apart
+                now = max(now, returned + pipeline[0]) + max(cycles[1, before], away)
+                context = now
+            before, before_queries = chunk, served
+        now += pipeline[1] + before_queries * moves[3] * moves_apart
+        slowest = max(slowest, now)
+    return int(slowest)

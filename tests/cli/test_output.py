@@ -1,0 +1,54 @@
+"""What all commands share when they answer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from attacc.cli.output import check_source, print_answer
+from attacc.errors import DocumentError, InputError
+from attacc.files import LISTED_FILES
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An answer of one figure."""
+
+    value: float
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_figure_that_overflows_is_refused_in_tables_as_in_json(
+    value: float,
+    as_json: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before, most commands printed inf in their tables."""
+    with pytest.raises(InputError, match="a figure of the answer overflows"):
+        print_answer([Figure(1.0), Figure(value)], str, as_json=as_json)
+    assert capsys.readouterr().out == ""
+
+
+def test_every_command_answers_through_the_same_door() -> None:
+    """Catches a command that renders a table of its own, past the check of its figures."""
+    folder = Path(__file__).parents[2] / "src" / "attacc" / "cli"
+    modules = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.py")}
+    doors = ("Console()", "Console(highlight", "dumps(")
+    printing = {name for name, text in modules.items() if any(door in text for door in doors)}
+    assert printing == {"output.py"}
+
+
+def test_an_absent_source_proposes_what_is_near(tmp_path: Path) -> None:
+    """Catches a folder of thousands of files that is listed in a message."""
+    for number in range(LISTED_FILES):
+        (tmp_path / f"run-{number}.trace").touch()
+    check_source(tmp_path / "run-0.trace")
+    with pytest.raises(DocumentError, match=r"did you mean .*choose from run-0\.trace, run-1\."):
+        check_source(tmp_path / "run.trace")
+    (tmp_path / "short.log").touch()
+    with pytest.raises(DocumentError, match=r"did you mean 'short\.log'") as caught:
+        check_source(tmp_path / "shor.log")
+    assert "run-1.trace" not in str(caught.value)
+    with pytest.raises(DocumentError, match=r"no such file$"):
+        check_source(tmp_path / "zzzzzzzzzzz")
