@@ -268,6 +268,13 @@ def test_points_elsewhere_than_in_keys_are_free(tmp_path: Path, text: str) -> No
     assert read_document(tmp_path / "a.toml")
 
 
+def test_half_a_character_is_named() -> None:
+    """The message showed the checked text in JSON, and a column of it that nobody wrote."""
+    with pytest.raises(DocumentError, match=r"mine\.toml: holds '\\ud83d', which is no character"):
+        parse(description="smile \ud83d")
+    assert parse(description="smile \U0001f600").description == "smile \U0001f600"
+
+
 def test_messages_do_not_repeat_a_megabyte(tmp_path: Path) -> None:
     """Before, an unknown key was repeated in full, twice."""
     path = tmp_path / "a.toml"

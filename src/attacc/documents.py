@@ -151,14 +151,20 @@ def parse_document(
         DocumentError: the first fault, and how many more there are.
     """
     try:
-        text = json.dumps(document, default=str)
+        data = json.dumps(document, default=str, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DocumentError(
+            f"holds {error.object[error.start]!r}, which is no character",
+            where=where,
+            hint="write text in UTF-8; it may be the name of a file",
+        ) from None
     except (ValueError, RecursionError) as error:  # a hexadecimal of thousands of digits, say
         raise DocumentError(f"is not usable: {error}", where=where) from None
     context = {"document": where, "folder": folder}
     try:
         # The context tells the validators of quantities that this is a document: units required.
         # JSON mode is strict about types, yet lets lists become tuples and text enumerations.
-        return spec.model_validate_json(text, strict=True, context=context)
+        return spec.model_validate_json(data, strict=True, context=context)
     except ValidationError as error:
         faults = error.errors(include_url=False)
         # A misspelt key explains the missing one, so it is the one to report.
