@@ -3,12 +3,12 @@
 ::
 
     python -m tests.campaign --results FILE [--count N] [--seed S] [--reader NAME ...]
-    python -m tests.campaign --results FILE --table
+    python -m tests.campaign --results FILE --page docs/campaign.md
     python -m tests.campaign --reader NAME --seed S --replay NUMBER
 
 The first plays inputs and adds what became of them to a JSON file, readers that it holds already
-left out; the second prints that file as
-the table of docs/campaign.md; the third plays one input again, shows it, and what comes out of it.
+left out; the second writes that file as the table of counts into the page; the third plays one
+input again, shows it, and what comes out of it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from typing import Any, Final
 from tests.campaign.readers import READERS, WARM
 from tests.campaign.runner import Outcome, bounded_memory, input_of, play
 
+BEGIN: Final = "<!-- counts -->\n"
+END: Final = "<!-- end of counts -->\n"
 SHARE: Final = 5000
 """Inputs after which the file of results is written again."""
 
@@ -36,15 +38,18 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reader", action="append", choices=[r.name for r in READERS])
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--page", type=Path)
     parser.add_argument("--replay", type=int)
     asked = parser.parse_args()
     chosen = [r for r in READERS if asked.reader is None or r.name in asked.reader]
     held: dict[str, Any] = {}
     if asked.results is not None and asked.results.exists():
         held = json.loads(asked.results.read_text())
-    if asked.table:
-        return _table(held)
+    if asked.page is not None:
+        page = asked.page.read_text()
+        before, _, rest = page.partition(BEGIN)
+        asked.page.write_text(before + BEGIN + _table(held) + END + rest.partition(END)[2])
+        return 0
     faults = 0
     memory = Path("/dev/shm")  # noqa: S108 - files in memory, where there are such
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
@@ -108,17 +113,19 @@ def _line(total: dict[str, Any]) -> str:
     )
 
 
-def _table(held: dict[str, Any]) -> int:
-    print("| Reader | Inputs | Read | Refused | Used further | Slowest | Faults left |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
-    for reader in READERS:
-        if (total := held.get(reader.name)) is not None:
-            print(
-                f"| {reader.name} | {total['inputs']:,} | {total['accepted']:,} "
-                f"| {total['refused']:,} | {total['followed']:,} "
-                f"| {total['slowest_s'] * 1e3:,.0f} ms | {len(total['faults'])} |"
-            )
-    return 0
+def _table(held: dict[str, Any]) -> str:
+    """Return the counts as a table of Markdown."""
+    lines = [
+        "| Reader | Inputs | Read | Refused | Used further | Slowest | Kinds of fault left |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for total in (held[reader.name] for reader in READERS if reader.name in held):
+        counts = "".join(
+            f" {total[name]:,} |" for name in ("inputs", "accepted", "refused", "followed")
+        )
+        slowest = f"{total['slowest_s'] * 1e3:,.0f} ms"
+        lines += [f"| {total['reader']} |{counts} {slowest} | {len(total['faults'])} |"]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
