@@ -37,7 +37,7 @@ MAX_DATA_BYTES: Final = 4 * 2**30
 PIPE_PATIENCE_S: Final = 5.0
 """Seconds that a pipe is given until somebody opens it to write."""
 LISTED_FILES: Final = 20
-"""Most files of a folder that are listed where one of them can be meant; of more, the nearest."""
+"""Most files of a folder that are listed where one of them can be meant."""
 _PIECE_BYTES: Final = 2**20
 
 _MAGIC: Final = (
@@ -98,17 +98,19 @@ def no_such_file(path: Path, suffixes: Iterable[str] = ()) -> DocumentError:
 
     Args:
         path: the file.
-        suffixes: which files of its folder can be meant; all of them if there are none.
+        suffixes: which files of its folder can be meant, so that they are listed if they are few;
+            all of them if there are none, and then none is listed that is not near.
     """
     wanted = tuple(suffixes)
     try:
         names = [p.name for p in path.parent.iterdir() if not wanted or p.suffix in wanted]
     except (OSError, ValueError):
         names = []
-    listed = names
-    if len(names) > LISTED_FILES:
-        listed = difflib.get_close_matches(path.name, names, n=2, cutoff=0.5)
-    hint = nearest_hint(path.name, listed) if listed or not names else None
+    if wanted and len(names) <= LISTED_FILES:
+        hint = nearest_hint(path.name, names)
+    else:
+        near = difflib.get_close_matches(path.name, names, n=2)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else None
     return DocumentError("no such file", where=str(path), hint=hint)
 
 
