@@ -372,7 +372,8 @@ def rows_of(text: str, columns: Sequence[str], *, where: str, after: int = 0) ->
     has_quotes = b'"' in data
     del data, bytes_, ends  # of a large table, before it is copied
     cells = cells.rename(lambda name: columns[int(name)])
-    cells = cells.select(pl.all().str.strip_chars().fill_null(""))
+    for name in columns:  # one by one, which takes less memory
+        cells = cells.with_columns(pl.col(name).str.strip_chars().fill_null(""))
     if has_quotes:
         quoted = pl.sum_horizontal(pl.all().str.count_matches(",", literal=True))
         commas -= cells.select(quoted).to_series().to_numpy()

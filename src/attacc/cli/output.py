@@ -142,7 +142,8 @@ def check_target(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:
     try:
         # A link is followed: the file that it names is written, and may be still to be made.
         target = path.resolve()
-        is_folder, has_folder = target.is_dir(), target.parent.is_dir()
+        folder = target.parent if path.is_symlink() else path.parent
+        is_folder, has_folder = target.is_dir(), folder.is_dir()
         is_read = any(_is_same_file(target, file) for file in inputs)
     except (OSError, RuntimeError) as error:  # a name too long, a folder not to be looked into
         reason = getattr(error, "strerror", None) or str(error)
@@ -151,7 +152,7 @@ def check_target(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:
         raise InputError("is a folder", where=f"{option} {path}", hint="name a file in it")
     if not has_folder:
         raise InputError(
-            f"there is no folder {target.parent}", where=f"{option} {path}", hint="create it first"
+            f"there is no folder {folder}", where=f"{option} {path}", hint="create it first"
         )
     if is_read:
         raise InputError("is also read", where=f"{option} {path}", hint="name another file")

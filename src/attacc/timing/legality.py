@@ -52,7 +52,7 @@ LOG_COLUMNS: Final = (
 LISTED: Final = 100
 """Violations of each rule that a report lists; it counts all."""
 
-_CELLS: Final = {"cycle": r"^[0-9]{1,18}$", "command": r"^\w+$"}
+_CELLS: Final = {"cycle": r"^[0-9]{1,18}$", "command": r"^[A-Za-z0-9_]+$"}
 _NUMBER: Final = r"^-?[0-9]{1,18}$"
 """What other cells of a log may be; 18 digits are within 64 bits."""
 _EXPECTED: Final = {
@@ -356,7 +356,7 @@ class CommandLog:
 
     def __iter__(self) -> Iterator[Command]:
         """Yield the commands, in the order of the log."""
-        return itertools.starmap(Command, self.cells.iter_rows())
+        return itertools.starmap(Command, self.cells.iter_rows(buffer_size=2**13))
 
     @property
     def names(self) -> frozenset[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -131,13 +131,6 @@ class Workload:
         pairs, counts = np.unique(prompt_tokens * _PAIR + output_tokens, return_counts=True)
         prompts, outputs = np.divmod(pairs, _PAIR)
         return cls(name, kind, source, prompts, outputs, counts)
-
-    def __eq__(self, other: object) -> bool:
-        """Return whether another workload is the same in everything."""
-        return isinstance(other, Workload) and all(
-            np.array_equal(getattr(self, field.name), getattr(other, field.name))
-            for field in fields(self)
-        )
 
     def __len__(self) -> int:
         """Return the number of distinct requests."""
