@@ -233,6 +233,7 @@ def test_a_document_that_never_ends_is_refused(tmp_path: Path) -> None:
         'x = """a""""' + "\n" + ".".join("a" * 9) + ' = "b"',
         'x = ["""a"""", {' + ".".join("a" * 9) + ' = 1}, "b"]',
         "a" + ".a" * 500_000 + " = 1",
+        "a" + ".a" * 9 + ' = 1\n"' + '\\"' * 500_000,
     ],
 )
 def test_a_key_of_many_parts_never_reaches_the_parser(

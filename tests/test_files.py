@@ -14,7 +14,7 @@ import pytest
 
 from attacc import files
 from attacc.errors import DocumentError
-from attacc.files import json_of, read_data, text_of, write_whole
+from attacc.files import encoded_text_of, json_of, read_data, text_of, write_whole
 
 CAT = "/bin/cat"
 
@@ -131,7 +131,11 @@ def test_text_says_what_else_a_file_is() -> None:
             text_of(data, where="f")
     with pytest.raises(DocumentError, match=r"f:2: is not UTF-8"):
         text_of(b"a\n\xff", where="f")
-    assert text_of(b"\xef\xbb\xbfa\r\n", where="f") == "a\r\n"
+    assert text_of(b"\xef\xbb\xbfa\r\nb\rc\n", where="f") == "a\nb\nc\n"
+    assert encoded_text_of(b"\xef\xbb\xbfa\r\nb\rc\n", where="f") == b"a\nb\nc\n"
+    for data in (b"PK\x03\x04...", b"a\0b"):
+        with pytest.raises(DocumentError):
+            encoded_text_of(data, where="f")
 
 
 @pytest.mark.parametrize(

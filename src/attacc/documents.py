@@ -31,11 +31,12 @@ MAX_KEY_PARTS: Final = 8
 """Most parts of a key of TOML, as in ``a.b.c``."""
 
 _TOML_LITERALS: Final = re.compile(
-    r'"""(?:[^"\\]|\\.|"(?!""))*+"{3,5}|' + r"'''(?:[^']|'(?!''))*+'{3,5}|"
-    r'"(?:[^"\\\n]|\\.)*+"|' + r"'[^'\n]*+'|#[^\n]*+",
+    r'"""(?:[^"\\]|\\.|"(?!""))*+(?:"{3,5})?|' + r"'''(?:[^']|'(?!''))*+(?:'{3,5})?|"
+    r'"(?:[^"\\\n]|\\.)*+"?|' + r"'[^'\n]*+'?|#[^\n]*+",
     re.DOTALL,
 )
-"""Texts and comments."""
+"""Texts and comments. One that does not end matches too, so that none is searched twice; the parser
+goes no further than there."""
 _TOML_MARKS: Final = re.compile(r"[=,{}\[\]\n]")
 """What a key without texts cannot hold."""
 _OUTSIDE: Final = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")

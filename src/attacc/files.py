@@ -2,7 +2,7 @@
 
 `read_data` is the one door to a file that somebody else wrote. It reads regular files and pipes,
 unpacks gzip, and stops at a size limit. It refuses folders, devices and sockets by name, because
-some of them never end. `text_of` decodes what was read, and `json_of` parses it.
+some of them never end. `text_of` decodes what was read; `json_of` and `rows_of` parse it.
 
 `write_whole` is the one door to a file that attacc writes. A reader of that file finds the old
 content or the new one, and never a part of either.
@@ -10,22 +10,30 @@ content or the new one, and never a part of either.
 
 from __future__ import annotations
 
+import csv
 import difflib
 import errno
 import gzip
 import json
 import os
+import re
 import secrets
 import select
 import stat
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from attacc.errors import DocumentError, nearest_hint
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import polars as pl
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 MAX_DOCUMENT_BYTES: Final = 2**20
@@ -37,7 +45,7 @@ MAX_DATA_BYTES: Final = 4 * 2**30
 PIPE_PATIENCE_S: Final = 5.0
 """Seconds that a pipe is given until somebody opens it to write."""
 LISTED_FILES: Final = 20
-"""Most files of a folder that are listed where one of them can be meant; of more, the nearest."""
+"""Most files of a folder that are listed where one of them can be meant."""
 _PIECE_BYTES: Final = 2**20
 
 _MAGIC: Final = (
@@ -98,17 +106,19 @@ def no_such_file(path: Path, suffixes: Iterable[str] = ()) -> DocumentError:
 
     Args:
         path: the file.
-        suffixes: which files of its folder can be meant; all of them if there are none.
+        suffixes: which files of its folder can be meant, so that they are listed if they are few;
+            all of them if there are none, and then none is listed that is not near.
     """
     wanted = tuple(suffixes)
     try:
         names = [p.name for p in path.parent.iterdir() if not wanted or p.suffix in wanted]
     except (OSError, ValueError):
         names = []
-    listed = names
-    if len(names) > LISTED_FILES:
-        listed = difflib.get_close_matches(path.name, names, n=2, cutoff=0.5)
-    hint = nearest_hint(path.name, listed) if listed or not names else None
+    if wanted and len(names) <= LISTED_FILES:
+        hint = nearest_hint(path.name, names)
+    else:
+        near = difflib.get_close_matches(path.name, names, n=2)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else None
     return DocumentError("no such file", where=str(path), hint=hint)
 
 
@@ -202,7 +212,9 @@ def _too_large(limit: int, verb: str, where: str) -> DocumentError:
 
 
 def text_of(data: bytes, *, where: str) -> str:
-    """Return the text of a file that was read; a byte-order mark at its start is no part of it.
+    """Return the text of a file that was read.
+
+    A byte-order mark is no part of it, and its lines end with a line feed only.
 
     Args:
         data: UTF-8, with any ends of lines.
@@ -223,7 +235,23 @@ def text_of(data: bytes, *, where: str) -> str:
         ) from None
     if "\0" in text:
         raise DocumentError("is no text: it holds null bytes", where=where)
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def encoded_text_of(data: bytes, *, where: str) -> bytes:
+    """Return what `text_of` does, but encoded, for readers of bytes; they refuse what is no ASCII.
+
+    Args:
+        data: ASCII, with any ends of lines.
+        where: the file's name, for messages.
+
+    Raises:
+        DocumentError: it is no text: an archive, weights, another encoding; says what it is.
+    """
+    refuse_known(data, where=where)
+    if b"\0" in data:
+        raise DocumentError("is no text: it holds null bytes", where=where)
+    return data.removeprefix(_UTF8_MARK).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
 def refuse_known(data: bytes, *, where: str) -> None:
@@ -237,6 +265,35 @@ def refuse_known(data: bytes, *, where: str) -> None:
             raise DocumentError(f"is {kind}", where=where, hint=hint)
 
 
+class _RepeatedKeyError(ValueError):
+    """A key that occurs twice in one object of a JSON text."""
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        times = Counter(key for key, _ in pairs)
+        raise _RepeatedKeyError(next(key for key in times if times[key] > 1))
+    return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"{digits:.40} is too large a number")
+    return number
+
+
+# Made once: traces have one text of JSON in each of a million lines.
+_JSON: Final = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
+)
+
+
 def json_of(text: str, *, where: str) -> object:
     """Return what a JSON text holds.
 
@@ -248,30 +305,14 @@ def json_of(text: str, *, where: str) -> object:
         DocumentError: it is no JSON, a key occurs twice in one object, or a number is NaN,
             infinite or too long.
     """
-
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            times = Counter(key for key, _ in pairs)
-            twice = next(key for key in times if times[key] > 1)
-            raise DocumentError(
-                f"the key {twice!r:.60} occurs twice in one object",
-                where=where,
-                hint="remove one of the two",
-            )
-        return found
-
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is no number of JSON")
-
-    def finite(digits: str) -> float:
-        number = float(digits)
-        if number in (float("inf"), float("-inf")):
-            raise ValueError(f"{digits:.40} is too large a number")
-        return number
-
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
+        return _JSON.decode(text)
+    except _RepeatedKeyError as error:
+        raise DocumentError(
+            f"the key {str(error)!r:.60} occurs twice in one object",
+            where=where,
+            hint="remove one of the two",
+        ) from None
     except (ValueError, RecursionError) as error:  # malformed, too deep, or too many digits
         raise DocumentError(f"is not valid JSON: {error}", where=where) from None
 
@@ -282,6 +323,112 @@ def name_as_text(name: str) -> str:
     A name may be any bytes. What is called like a file, and whatever quotes its name, is text.
     """
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def header_of(text: str, *, where: str) -> tuple[list[str], int]:
+    """Return the names of the columns of a comma-separated table, and the line they are in.
+
+    The header is the first line that holds more than commas and spaces.
+
+    Args:
+        text: the table, as `text_of` returns it.
+        where: the file's name, for messages.
+
+    Raises:
+        DocumentError: the line is not valid CSV.
+    """
+    blank = re.match(r"(?:[ \t,]*\n)*", text)
+    start = blank.end() if blank else 0
+    number = text.count("\n", 0, start) + 1
+    line = text[start:].partition("\n")[0]
+    try:
+        return [name.strip() for row in csv.reader([line], strict=True) for name in row], number
+    except csv.Error as error:
+        raise DocumentError(f"is not valid CSV: {error}", where=f"{where}:{number}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of a comma-separated table that hold anything.
+
+    Attributes:
+        cells: a column of strings for each name, without the spaces around them.
+        lines: (rows,) the line of the file that each row is in, the first being 1.
+    """
+
+    cells: pl.DataFrame
+    lines: npt.NDArray[np.int64]
+
+
+def rows_of(text: str, columns: Sequence[str], *, where: str, after: int = 0) -> Rows:
+    """Return the rows of a comma-separated table.
+
+    Cells may be quoted; a row is one line. Rows of empty cells only, as spreadsheets append
+    them, and blank lines are left out.
+
+    Args:
+        text: the table, as `text_of` returns it.
+        columns: their names, two or more, which are distinct.
+        where: the file's name, for messages.
+        after: lines at the start that are no rows.
+
+    Raises:
+        DocumentError: a row has another number of cells, or is not valid CSV.
+    """
+    import numpy as np
+    import polars as pl
+
+    start = 0
+    for _ in range(after):
+        start = text.find("\n", start) + 1 or len(text)
+    # The names in front tell how many columns there are; without them the first row would.
+    names = ",".join(map(str, range(len(columns)))) + "\n"
+    data = (names + text[start:]).encode()
+    if not data.endswith(b"\n"):
+        data += b"\n"
+    try:
+        cells = pl.read_csv(data, infer_schema=False, truncate_ragged_lines=True)
+    except pl.exceptions.PolarsError as error:
+        raise _invalid_row(text, after, str(error), where) from None
+    bytes_ = np.frombuffer(data, dtype=np.uint8)[len(names) :]
+    ends = np.flatnonzero(bytes_ == ord("\n"))
+    if len(cells) != len(ends):
+        raise _invalid_row(text, after, "a cell goes over several lines", where)
+    commas = np.diff(np.searchsorted(np.flatnonzero(bytes_ == ord(",")), ends), prepend=0)
+    has_quotes = b'"' in data
+    del data, bytes_, ends  # of a large table, before it is copied
+    cells = cells.rename(lambda name: columns[int(name)])
+    for name in columns:  # one by one, which takes less memory
+        cells = cells.with_columns(pl.col(name).str.strip_chars().fill_null(""))
+    if has_quotes:
+        quoted = pl.sum_horizontal(pl.all().str.count_matches(",", literal=True))
+        commas -= cells.select(quoted).to_series().to_numpy()
+    is_empty = cells.select(pl.all_horizontal(pl.all() == "")).to_series().to_numpy()
+    # Where a row is too short, empty cells were added to it, and a long one was cut.
+    expected = len(columns) - 1
+    wrong = np.where(is_empty, commas > expected, commas != expected)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        found, line = int(commas[row]) + 1, text.split("\n")[after + row]
+        raise DocumentError(
+            f"{found} field{'s' if found > 1 else ''} in {line!r:.60}",
+            where=f"{where}:{after + row + 1}",
+            hint=f"expected {len(columns)}: {','.join(columns)}",
+        )
+    lines = np.arange(after + 1, after + 1 + len(cells))
+    if is_empty.any():
+        return Rows(cells.filter(pl.Series(~is_empty)), lines[~is_empty])
+    return Rows(cells, lines)
+
+
+def _invalid_row(text: str, after: int, reason: str, where: str) -> DocumentError:
+    """Return the error of the first line that is not a row of valid CSV by itself."""
+    for number, line in enumerate(text.split("\n")[after:], after + 1):
+        try:
+            next(csv.reader([line], strict=True), None)
+        except csv.Error as error:
+            return DocumentError(f"is not valid CSV: {error}", where=f"{where}:{number}")
+    return DocumentError(f"is not valid CSV: {reason.partition(chr(10))[0]:.80}", where=where)
 
 
 def write_whole(path: Path, data: bytes) -> None:

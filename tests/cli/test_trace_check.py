@@ -43,7 +43,10 @@ def test_another_cadence_is_a_violation_and_exits_with_3(log: Path, tmp_path: Pa
     table = invoke("trace", "check", fast)
     assert table.exit_code == 3
     assert "nCCDAB = 6" in table.stdout
-    assert "more: --json lists all of them" in table.stdout
+    assert checked["total"] == sum(rule["count"] for rule in checked["broken"])
+    assert checked["total"] > len(checked["violations"]) >= 100
+    assert f"and {checked['total'] - 20:,} more: --json lists the first 100" in table.stdout
+    assert f"breaks rules {checked['total']:,} times" in table.stdout
     legal = document("trace", "check", fast, "--no-power-limit")
     assert legal["legal"] is True
 
@@ -55,6 +58,21 @@ def test_a_refresh_that_never_comes_has_no_command(tmp_path: Path) -> None:
     result = invoke("trace", "check", log)
     assert result.exit_code == 3
     assert "-" in result.stdout
+
+
+def test_commands_far_apart_are_audited_at_once(tmp_path: Path) -> None:
+    """Catches a record for every refresh that was missed in between: memory without end."""
+    log = tmp_path / "far.log"
+    log.write_text("1, ACTAB, 0, 0, 0, 0, 0, 0, 0\n1000000000000, MACAB, 0, 0, 0, 0, 0, 0, 0\n")
+    result = invoke("trace", "check", log, "--json")
+    assert result.exit_code == 3
+    checked = json.loads(result.stdout)
+    missed = 2 * (10**12 // 5070 - 1)
+    assert checked["broken"] == [{"check": "late_refresh", "rule": None, "count": missed}]
+    assert (checked["total"], len(checked["violations"])) == (missed, 100)
+    table = invoke("trace", "check", log).stdout
+    assert f"and {missed - 20:,} more" in table
+    assert f"{missed:,}" in table.splitlines()[-1]
 
 
 def test_placement_can_be_said_and_must_be_where_nothing_tells(tmp_path: Path) -> None:
@@ -75,7 +93,7 @@ def test_bad_logs_are_refused(tmp_path: Path) -> None:
     """Catches a malformed line that is skipped, and a file that is not there."""
     log = tmp_path / "bad.log"
     log.write_text("1, ACTAB, 0, 0, 0, 0, 0, 0, 0\n2, MACAB, zero\n")
-    assert "line 2" in refusal("trace", "check", log)
+    assert f"{log}:2: 3 fields" in refusal("trace", "check", log)
     assert "no such file" in refusal("trace", "check", tmp_path / "none.log")
 
 

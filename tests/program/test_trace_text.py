@@ -147,6 +147,18 @@ def test_files_round_trip(tmp_path: Path, name: str) -> None:
     assert path.read_bytes() == data, "the same program gives the same bytes"
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_marks_and_ends_of_lines_are_no_part_of_a_trace(tmp_path: Path, end: str) -> None:
+    """Catches a byte-order mark or an end of line that is taken for a request."""
+    path = tmp_path / "a.trace"
+    path.write_bytes(b"\xef\xbb\xbf" + f"{TEXT}\n \n".replace("\n", end).encode())
+    assert format_trace(read_trace(path, HBM3)) == TEXT
+    for data, what in ((b"PK\x03\x04", "is a zip archive"), (b"PIM_SFM 0x0\n\0", "null bytes")):
+        path.write_bytes(data)
+        with pytest.raises(DocumentError, match=what):
+            read_trace(path, HBM3)
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     """Catches a traceback, or a message without the file."""
     plain, cut, corrupt = tmp_path / "plain.gz", tmp_path / "cut.gz", tmp_path / "corrupt.gz"
@@ -154,10 +166,16 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     data = gzip.compress(TEXT.encode() * 100)
     cut.write_bytes(data[:-12])
     corrupt.write_bytes(data[:20] + b"\xff\xff\xff" + data[23:])
-    for path in (plain, cut, corrupt, tmp_path):
-        with pytest.raises(DocumentError, match="cannot be read") as caught:
+    for path, fault in (
+        (cut, "is a gzip file that was cut off"),
+        (corrupt, "is a damaged gzip file"),
+        (tmp_path, "is a folder"),
+    ):
+        with pytest.raises(DocumentError, match=fault) as caught:
             read_trace(path, HBM3)
         assert str(caught.value).startswith(str(path))
+    # What a file is is told by its first bytes.
+    assert format_trace(read_trace(plain, HBM3)) == TEXT
     with pytest.raises(DocumentError, match=r"absent\.trace: no such file"):
         read_trace(tmp_path / "absent.trace", HBM3)
 
@@ -168,6 +186,6 @@ def test_files_that_cannot_be_written(tmp_path: Path) -> None:
         write_trace(parse(TEXT), tmp_path / "absent" / "a.trace")
     assert str(tmp_path / "absent" / "a.trace") in str(caught.value)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DocumentError, match="cannot be written"):
+    with pytest.raises(DocumentError, match="is a folder"):
         write_trace(parse(TEXT), tmp_path / "folder")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"], "a temporary file stayed"

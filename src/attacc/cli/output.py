@@ -204,11 +204,15 @@ def check_target(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:
         inputs: files that are read, and must not be overwritten.
 
     Raises:
-        InputError: it is a folder, it lies in no folder, or it is one of the inputs.
+        InputError: it is a folder, it lies in no folder, or it is one of the inputs, also by
+            another name.
     """
     try:
-        is_folder, has_folder = path.is_dir(), path.parent.is_dir()
-        is_read = path.resolve() in {file.resolve() for file in inputs}
+        # A link is followed: the file that it names is written, and may be still to be made.
+        target = path.resolve()
+        folder = target.parent if path.is_symlink() else path.parent
+        is_folder, has_folder = target.is_dir(), folder.is_dir()
+        is_read = any(_is_same_file(target, file) for file in inputs)
     except (OSError, RuntimeError) as error:  # a name too long, a folder not to be looked into
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"cannot be written: {reason}", where=f"{option} {path}") from None
@@ -216,10 +220,17 @@ def check_target(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:
         raise InputError("is a folder", where=f"{option} {path}", hint="name a file in it")
     if not has_folder:
         raise InputError(
-            f"there is no folder {path.parent}", where=f"{option} {path}", hint="create it first"
+            f"there is no folder {folder}", where=f"{option} {path}", hint="create it first"
         )
     if is_read:
         raise InputError("is also read", where=f"{option} {path}", hint="name another file")
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)  # by hard links too
+    except FileNotFoundError:
+        return one == other.resolve()
 
 
 @contextmanager

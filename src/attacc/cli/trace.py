@@ -203,7 +203,7 @@ def check(
     check_source(file)
     log = legality.read_log(file)
     if placement is None:
-        units = _placement_of({command.command for command in log}, dram, file)
+        units = _placement_of(log.names, dram, file)
     else:
         units = options.choice(Placement, placement, "--placement")
     report = legality.check(
@@ -225,13 +225,15 @@ def check(
         channels=report.channels,
         last_cycle=report.last_cycle,
         violations=report.violations,
+        total=report.total,
+        broken=report.broken,
     )
     print_answer(answer, checked_renderable, as_json=json)
     if not report.legal:
         raise typer.Exit(ILLEGAL)
 
 
-def _placement_of(commands: set[str], dram: DramDevice, file: Path) -> Placement:
+def _placement_of(commands: frozenset[str], dram: DramDevice, file: Path) -> Placement:
     """Return the one placement whose activates and multiplies a log holds."""
     present = [
         placement

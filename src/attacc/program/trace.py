@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from attacc.errors import DocumentError, nearest_hint
-from attacc.files import read_data, write_whole
+from attacc.files import encoded_text_of, read_data, write_whole
 from attacc.hardware.dram import Organization
 from attacc.program.program import AddressLayout, Kind, Program
 
@@ -42,7 +42,9 @@ def read_trace(path: Path, organization: Organization) -> Program:
     Raises:
         DocumentError: the file is absent, unreadable, or malformed at a line.
     """
-    return parse_trace(read_data(path), organization, where=str(path))
+    where = str(path)
+    data = encoded_text_of(read_data(path), where=where)
+    return parse_trace(data, organization, where=where)
 
 
 def parse_trace(data: bytes, organization: Organization, *, where: str) -> Program:

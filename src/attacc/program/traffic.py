@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attacc.errors import DocumentError, InputError
-from attacc.files import read_data
+from attacc.files import encoded_text_of, read_data
 from attacc.hardware.dram import Organization
 from attacc.hardware.placement import Placement
 from attacc.mapping.head import HeadLayout
@@ -275,7 +275,7 @@ def read_traffic(path: Path, organization: Organization) -> Traffic:
         DocumentError: the file is absent, unreadable, or malformed at a line.
     """
     where = str(path)
-    lines = read_data(path).split(b"\n")
+    lines = encoded_text_of(read_data(path), where=where).split(b"\n")
     arrival: list[int] = []
     numbers: list[int] = []
     now = 0

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from attacc.hardware.placement import Placement
 from attacc.report.values import count, plain_table, power_words, titled, units_at
-from attacc.timing.legality import IssuedCommand, Violation
+from attacc.timing.legality import LISTED, BrokenRule, IssuedCommand, Violation
 
 SHOWN: Final = 20
-"""Violations that the table lists; the JSON document has them all."""
+"""Violations that the table lists; the JSON document has more of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,9 @@ class CheckedLog:
         commands: length of the log.
         channels: channels that occur in it.
         last_cycle: its last cycle.
-        violations: every broken rule, in the order of the log.
+        violations: broken rules in the order of the log, the first `LISTED` of each.
+        total: violations, those that are not listed too.
+        broken: how often each rule is broken.
     """
 
     file: str
@@ -41,11 +43,13 @@ class CheckedLog:
     channels: tuple[int, ...]
     last_cycle: int
     violations: tuple[Violation, ...]
+    total: int
+    broken: tuple[BrokenRule, ...]
 
 
 def checked_renderable(answer: CheckedLog) -> RenderableType:
     """Return the verdict, and the first violations with both commands and the slack."""
-    verdict = "legal" if answer.legal else f"breaks rules {count(len(answer.violations))} times"
+    verdict = "legal" if answer.legal else f"breaks rules {count(answer.total)} times"
     heading = Text.assemble(
         (answer.file, "bold"),
         ": ",
@@ -64,9 +68,18 @@ def checked_renderable(answer: CheckedLog) -> RenderableType:
     for violation in answer.violations[:SHOWN]:
         slack = "" if violation.slack_cycles is None else count(violation.slack_cycles)
         table.add_row(violation.rule, _command(violation.before), _command(violation.after), slack)
-    left = len(answer.violations) - SHOWN
-    more = [Text(f"and {count(left)} more: --json lists all of them")] if left > 0 else []
-    return Group(heading, "", titled("Violations, slack in cycles", table), *more)
+    counts = plain_table()
+    counts.add_column("broken rule")
+    counts.add_column("times", justify="right")
+    for rule in answer.broken:
+        counts.add_row(rule.rule or rule.check.replace("_", " "), count(rule.count))
+    left = answer.total - SHOWN
+    more = (
+        [f"and {count(left)} more: --json lists the first {LISTED} of each rule"]
+        if left > 0
+        else []
+    )
+    return Group(heading, "", titled("Violations, slack in cycles", table), *more, "", counts)
 
 
 def _command(command: IssuedCommand | None) -> str:

@@ -57,9 +57,9 @@ SEARCH_SLACK: Final = 1.02
 """Up to how much above the target such a price is verified."""
 LARGEST_DIP: Final = {GpuModel.PUBLISHED: 1.25, GpuModel.CALIBRATED: 1.02}
 """By what factor the step of a batch may exceed that of a larger one: tiles fit some batches better
-than smaller ones. Of twelve models on 1 to 16 GPUs, with and without co-processing, up to batch
-400, the largest factor of the published GPU model is 1.17; of twelve on 8 and 16 GPUs, up to batch
-500, that of the calibrated one 1.007."""
+than smaller ones. Of twelve models on 1 to 16 GPUs, up to batch 400, also with co-processing,
+the largest factor of the published GPU model is 1.17; of twelve on 8 and 16 GPUs, up to batch 500,
+that of the calibrated one 1.007."""
 
 Progress = Callable[[str], None]
 

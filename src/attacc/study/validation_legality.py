@@ -238,7 +238,7 @@ class Drawn:
             queries_per_read=queries_per_read,
             postponed_refreshes=POSTPONED,
         )
-        return len(report.violations), len(log)
+        return report.total, len(log)
 
     def hazards(self) -> tuple[int, int]:
         """Play the interleaved schedule.
@@ -316,7 +316,7 @@ def golden_logs_are_legal(reference: ReferenceData) -> Measured:
         ]
         limited = path.name.split(".")[0].endswith("_pc")
         report = check(log, device, placement=placement, power_limited=limited)
-        broken, commands, logs = broken + len(report.violations), commands + len(log), logs + 1
+        broken, commands, logs = broken + report.total, commands + len(log), logs + 1
     return Measured(broken, commands, (counted("logs", logs),))
 
 

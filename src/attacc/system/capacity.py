@@ -135,7 +135,7 @@ def footprint(model: ModelSpec, workload: Workload, *, tensor_parallel: int) -> 
         feed_forward_rows_per_request=rows,
         prefill_activation_bytes=activation_bytes(
             model,
-            tokens=max(request.prompt_tokens for request in workload.requests),
+            tokens=int(workload.prompt_tokens.max()),
             sequences=1,
             tensor_parallel=tensor_parallel,
         ),

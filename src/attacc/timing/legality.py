@@ -7,15 +7,17 @@ device's rules and organisation only. It therefore imports neither the engine no
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from attacc.errors import DocumentError, InputError, nearest_hint
-from attacc.files import read_data, text_of
+from attacc.files import read_data, rows_of, text_of
 from attacc.hardware.dram import (
     Bus,
     CommandFamily,
@@ -29,6 +31,9 @@ from attacc.hardware.dram import (
 )
 from attacc.hardware.placement import Placement
 
+if TYPE_CHECKING:
+    import polars as pl
+
 BARRIER: Final = "BARRIER"
 """What logs call a barrier that left its queue: no DRAM command, on neither bus."""
 
@@ -39,9 +44,21 @@ for HBM2 so implemented by the deficit mode of AMD's controller, PG313)."""
 _ANY: Final = -1
 """In the address of a maintenance command: all of them."""
 
-_LINE: Final = re.compile(
-    r"\s*(\d{1,18})\s*,\s*(\w+)" + r"\s*,\s*(-?\d{1,18})" * 7 + r"\s*", re.ASCII
-)
+LOG_COLUMNS: Final = (
+    "cycle", "command", "channel", "pseudo-channel", "rank", "bank group", "bank", "row", "column",
+)  # fmt: skip
+"""The cells of a line of a command log."""
+
+LISTED: Final = 100
+"""Violations of each rule that a report lists; it counts all."""
+
+_CELLS: Final = {"cycle": r"^[0-9]{1,18}$", "command": r"^[A-Za-z0-9_]+$"}
+_NUMBER: Final = r"^-?[0-9]{1,18}$"
+"""What other cells of a log may be; 18 digits are within 64 bits."""
+_EXPECTED: Final = {
+    "cycle": "a whole number from 0, of 18 digits at most",
+    "command": "a name of letters, digits and underscores",
+}
 
 _Key = tuple[int, ...]
 """An instance of a scope: the address fields that take part in it."""
@@ -181,6 +198,21 @@ class Violation:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokenRule:
+    """How often a log breaks a rule.
+
+    Attributes:
+        check: what kind of rule.
+        rule: for timing, the rule in words; None where all of a kind are counted together.
+        count: how often.
+    """
+
+    check: Check
+    rule: str | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class LegalityReport:
     """What an audit of a command log found.
 
@@ -191,7 +223,9 @@ class LegalityReport:
         commands: length of the log.
         channels: channels that occur in it.
         last_cycle: its last cycle; 0 if it is empty.
-        violations: in the order of the log, refreshes that never came at the end.
+        violations: in the order of the log, refreshes that never came at the end; the first of
+            each rule, as many as were asked for.
+        broken: every rule that is broken, in the order in which that first happens.
     """
 
     device: str
@@ -201,11 +235,17 @@ class LegalityReport:
     channels: tuple[int, ...]
     last_cycle: int
     violations: tuple[Violation, ...]
+    broken: tuple[BrokenRule, ...]
 
     @property
     def legal(self) -> bool:
         """Whether the log breaks no rule."""
-        return not self.violations
+        return not self.broken
+
+    @property
+    def total(self) -> int:
+        """Violations, those that are not listed too."""
+        return sum(rule.count for rule in self.broken)
 
 
 def describe_rule(rule: Rule, cycles: int) -> str:
@@ -224,6 +264,7 @@ def check(
     postponed_refreshes: int = 0,
     queries_per_read: int = 1,
     temperature_c: float | None = None,
+    listed: int = LISTED,
 ) -> LegalityReport:
     """Audit the command log of one stack.
 
@@ -242,6 +283,8 @@ def check(
         queries_per_read: queries by which a unit multiplies each access, at a cadence that it can
             keep.
         temperature_c: of the device, which decides how often it needs a refresh; None: not hot.
+        listed: violations of each rule that the report lists, the first ones. All are counted;
+            memory grows with those that are listed only.
 
     Raises:
         InputError: the device has no commands for the placement, cannot multiply by so many
@@ -264,7 +307,7 @@ def check(
         temperature_c=temperature_c,
     )
     law = _Law.of(device, placement, parameters, postponed=postponed_refreshes)
-    violations: list[Violation] = []
+    found = _Findings(listed)
     channels: dict[int, _Channel] = {}
     commands = 0
     last_cycle = 0
@@ -274,10 +317,14 @@ def check(
         channel = channels.get(entry.channel)
         if channel is None:
             if not 0 <= entry.channel < device.organization.channels:
-                rule = _field_rule("channel", entry.channel, device.organization.channels)
-                violations.append(Violation(Check.ADDRESS, rule, None, None, entry))
+                found.add(
+                    Check.ADDRESS,
+                    partial(
+                        _wrong_field, entry, "channel", entry.channel, device.organization.channels
+                    ),
+                )
                 continue
-            channel = channels[entry.channel] = _Channel(entry.channel, law, violations)
+            channel = channels[entry.channel] = _Channel(entry.channel, law, found)
         channel.replay(entry)
     for number in sorted(channels):
         channels[number].end(last_cycle)
@@ -288,16 +335,42 @@ def check(
         commands=commands,
         channels=tuple(sorted(channels)),
         last_cycle=last_cycle,
-        violations=tuple(violations),
+        violations=tuple(found.listed),
+        broken=tuple(BrokenRule(check, rule, n) for (check, rule), n in found.counts.items()),
     )
 
 
-def read_log(path: Path) -> tuple[Command, ...]:
+@dataclass(frozen=True, eq=False)
+class CommandLog:
+    """The commands of a log that was read, in columns; each `Command` is made when it is asked for.
+
+    Attributes:
+        cells: a column for each attribute of `Command`, in its order.
+    """
+
+    cells: pl.DataFrame
+
+    def __len__(self) -> int:
+        """Return the number of commands."""
+        return len(self.cells)
+
+    def __iter__(self) -> Iterator[Command]:
+        """Yield the commands, in the order of the log."""
+        return itertools.starmap(Command, self.cells.iter_rows(buffer_size=2**13))
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the commands that occur."""
+        return frozenset(self.cells["command"].unique().to_list())
+
+
+def read_log(path: Path) -> CommandLog:
     """Read a command log.
 
     One command a line: cycle, command, channel, pseudo-channel, rank, bank group, bank, row and
     column, separated by commas, -1 for a field that a command does not have
-    (reference/controller.md; golden/command_logs). Blank lines are ignored.
+    (reference/controller.md; golden/command_logs). Blank lines, and rows of empty cells as
+    spreadsheets append them, are ignored.
 
     Args:
         path: the file, plain or compressed with gzip.
@@ -305,39 +378,69 @@ def read_log(path: Path) -> tuple[Command, ...]:
     Raises:
         DocumentError: the file is absent, unreadable, or malformed at a line.
     """
-    text = text_of(read_data(path), where=str(path))
-    log: list[Command] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        match = _LINE.fullmatch(line)
-        if match is None:
-            if line.strip():
-                raise _line_error(f"malformed line {line.strip()!r:.80}", path, number)
-            continue
-        cycle, name, *address = match.groups()
-        log.append(Command(int(cycle), name, *map(int, address)))
-    return tuple(log)
+    import polars as pl
 
-
-def _line_error(message: str, path: Path, line: int) -> DocumentError:
-    return DocumentError(
-        message,
-        where=f"{path}: line {line}",
-        hint="a line is cycle, command, channel, pseudo-channel, rank, bank group, bank, row, "
-        "column, as in 1, ACTAB, 0, 0, 0, 0, 0, 8192, 0",
+    where = str(path)
+    rows = rows_of(text_of(read_data(path), where=where), LOG_COLUMNS, where=where)
+    sound = rows.cells.select(
+        pl.col(name).str.contains(_CELLS.get(name, _NUMBER)) for name in LOG_COLUMNS
+    )
+    wrong = sound.select(~pl.all_horizontal(pl.all())).to_series()
+    if wrong.any():
+        row = wrong.arg_max() or 0
+        name = next(name for name in LOG_COLUMNS if not sound[name][row])
+        raise DocumentError(
+            f"{name} {rows.cells[name][row]!r:.60} is not "
+            + _EXPECTED.get(name, "a whole number, of 18 digits at most"),
+            where=f"{where}:{rows.lines[row]}",
+            hint=f"a line is {', '.join(LOG_COLUMNS)}, as in 1, ACTAB, 0, 0, 0, 0, 0, 8192, 0",
+        )
+    return CommandLog(
+        rows.cells.select(
+            pl.col(name) if name == "command" else pl.col(name).cast(pl.Int64)
+            for name in LOG_COLUMNS
+        )
     )
 
 
-def _field_rule(name: str, value: int, size: int) -> str:
-    return f"{name} = {value} is not 0 to {size - 1}"
+def _wrong_field(entry: IssuedCommand, name: str, value: int, size: int) -> Violation:
+    return Violation(Check.ADDRESS, f"{name} = {value} is not 0 to {size - 1}", None, None, entry)
+
+
+class _Findings:
+    """The violations of a log: all counted, the first of each rule listed."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.listed: list[Violation] = []
+        self.counts: Counter[tuple[Check, str | None]] = Counter()
+
+    def add(self, check: Check, make: Callable[[], Violation], rule: str | None = None) -> None:
+        """Count a violation, which is made only if it is listed."""
+        self.add_all(check, 1, lambda _: make(), rule)
+
+    def add_all(
+        self, check: Check, count: int, make: Callable[[int], Violation], rule: str | None = None
+    ) -> None:
+        """Count violations; those that are listed are made from their numbers, from 0."""
+        before = self.counts[check, rule]
+        self.counts[check, rule] += count
+        self.listed += map(make, range(min(count, self.most - before)))
 
 
 @dataclass(frozen=True)
 class _TimingRule:
-    """A rule with its latency resolved, and the fields (of four) that its scope compares."""
+    """A rule with its latency resolved, the fields (of four) that its scope compares, in words."""
 
     rule: Rule
     cycles: int
     compared: tuple[int, ...]
+    text: str
+
+    @classmethod
+    def of(cls, rule: Rule, parameters: Mapping[str, int]) -> _TimingRule:
+        cycles = evaluate_cycles(rule.latency, parameters)
+        return cls(rule, cycles, _compared(rule.scope), describe_rule(rule, cycles))
 
     @property
     def compares_below_pseudo_channel(self) -> bool:
@@ -421,10 +524,7 @@ class _Law:
             refresh=rule_set.refresh,
             refresh_bank=rule_set.refresh_bank,
             without_row=frozenset(closing),
-            rules=tuple(
-                _TimingRule(rule, evaluate_cycles(rule.latency, parameters), _compared(rule.scope))
-                for rule in rule_set.rules
-            ),
+            rules=tuple(_TimingRule.of(rule, parameters) for rule in rule_set.rules),
             per_bank=per_bank,
             banks=banks,
             refresh_interval=parameters["nREFI"] // (banks if per_bank else 1),
@@ -517,7 +617,7 @@ class _Channel:
     Attributes:
         number: of the channel.
         law: what counts.
-        violations: of all channels; those of this one are added.
+        found: the violations of all channels; those of this one are added.
         latest: the command with the highest cycle.
         buses: the latest command of either bus.
         rows: per set of banks that share a row, the latest command of the units that opened or
@@ -530,7 +630,7 @@ class _Channel:
 
     number: int
     law: _Law
-    violations: list[Violation]
+    found: _Findings
     latest: IssuedCommand | None = None
     buses: dict[Bus, IssuedCommand] = field(default_factory=dict[Bus, IssuedCommand])
     rows: dict[_Key, IssuedCommand] = field(default_factory=dict[_Key, IssuedCommand])
@@ -592,12 +692,25 @@ class _Channel:
     def _report(
         self,
         check: Check,
-        rule: str,
+        rule: Callable[[], str],
         before: IssuedCommand | None,
         after: IssuedCommand,
         scope: Scope | None = None,
     ) -> None:
-        self.violations.append(Violation(check, rule, scope, before, after))
+        """Report a violation; its rule is put into words only if it is listed."""
+        self.found.add(check, lambda: Violation(check, rule(), scope, before, after))
+
+    def _report_open(
+        self, check: Check, what: str, latest: IssuedCommand, entry: IssuedCommand, scope: Scope
+    ) -> None:
+        """Report a command that needs something closed which the latest command opened."""
+        self._report(
+            check,
+            lambda: f"{entry.command} needs {what} closed: row {latest.row} is open",
+            latest,
+            entry,
+            scope,
+        )
 
     def _report_early(
         self,
@@ -609,14 +722,18 @@ class _Channel:
         required: int,
     ) -> None:
         actual = after.cycle - before.cycle
-        self.violations.append(
-            Violation(check, rule, scope, before, after, required, actual, actual - required)
+        self.found.add(
+            check,
+            lambda: Violation(
+                check, rule, scope, before, after, required, actual, actual - required
+            ),
+            rule if check is Check.TIMING else None,
         )
 
     def _check_order(self, entry: IssuedCommand) -> None:
         latest = self.latest
         if entry.cycle < 1:
-            self._report(Check.ORDER, "cycles count from 1", None, entry)
+            self._report(Check.ORDER, lambda: "cycles count from 1", None, entry)
         if latest is None or latest.cycle <= entry.cycle:
             self.latest = entry
         else:
@@ -626,15 +743,16 @@ class _Channel:
     def _is_known(self, entry: IssuedCommand) -> bool:
         name = entry.command
         if name not in self.law.buses:
-            hint = nearest_hint(name, self.law.buses)
-            rule = f"the device has no command {name!r}: {hint}"
-            self._report(Check.UNKNOWN_COMMAND, rule, None, entry)
+            self._report(Check.UNKNOWN_COMMAND, lambda: self._unknown(name), None, entry)
             return False
         if name in self.law.foreign:
             rule = f"{name} belongs to another placement of the units"
-            self._report(Check.OTHER_PLACEMENT, rule, None, entry)
+            self._report(Check.OTHER_PLACEMENT, lambda: rule, None, entry)
             return False
         return True
+
+    def _unknown(self, name: str) -> str:
+        return f"the device has no command {name!r}: {nearest_hint(name, self.law.buses)}"
 
     def _has_address(self, entry: IssuedCommand) -> bool:
         o = self.law.organization
@@ -658,7 +776,7 @@ class _Channel:
             ("column", entry.column, least_row, o.columns),
         ):
             if not lowest <= value < size:
-                self._report(Check.ADDRESS, _field_rule(name, value, size), None, entry)
+                self.found.add(Check.ADDRESS, partial(_wrong_field, entry, name, value, size))
         return False
 
     def _check_bus(self, entry: IssuedCommand) -> None:
@@ -689,33 +807,30 @@ class _Channel:
         others = self.ordinary_rows if units else self.rows
         latest = max(filter(self._is_open, others.values()), key=_cycle, default=None)
         if latest is not None:
-            whose = "of ordinary traffic" if units else "of the units"
-            rule = f"{entry.command} needs the rows {whose} closed: row {latest.row} is open"
-            self._report(Check.MODE, rule, latest, entry, Scope.CHANNEL)
+            what = "the rows of ordinary traffic" if units else "the rows of the units"
+            self._report_open(Check.MODE, what, latest, entry, Scope.CHANNEL)
 
     def _open(
         self, entry: IssuedCommand, rows: dict[_Key, IssuedCommand], key: _Key, scope: Scope
     ) -> None:
         latest = rows.get(key)
         if latest is not None and self._is_open(latest):
-            rule = f"{entry.command} needs its banks closed: row {latest.row} is open"
-            self._report(Check.OPEN_BANK, rule, latest, entry, scope)
+            self._report_open(Check.OPEN_BANK, "its banks", latest, entry, scope)
         rows[key] = entry
 
     def _check_row(self, entry: IssuedCommand, latest: IssuedCommand | None, scope: Scope) -> None:
         if latest is None or not self._is_open(latest):
             rule = f"{entry.command} needs row {entry.row} open: its banks are closed"
-            self._report(Check.CLOSED_ROW, rule, latest, entry, scope)
+            self._report(Check.CLOSED_ROW, lambda: rule, latest, entry, scope)
         elif latest.row != entry.row:
             rule = f"{entry.command} needs row {entry.row} open: row {latest.row} is"
-            self._report(Check.OTHER_ROW, rule, latest, entry, scope)
+            self._report(Check.OTHER_ROW, lambda: rule, latest, entry, scope)
 
     def _check_closed(self, entry: IssuedCommand, covered: _Key, what: str, scope: Scope) -> None:
         for rows in (self.rows, self.ordinary_rows):
             for key, latest in rows.items():
                 if self._is_open(latest) and _meet(key, covered):
-                    rule = f"{entry.command} needs {what} closed: row {latest.row} is open"
-                    self._report(Check.REFRESH_OF_OPEN_BANK, rule, latest, entry, scope)
+                    self._report_open(Check.REFRESH_OF_OPEN_BANK, what, latest, entry, scope)
 
     def _replay_refresh(self, entry: IssuedCommand) -> None:
         covered = (entry.pseudo_channel, _ANY, _ANY, _ANY)
@@ -731,7 +846,7 @@ class _Channel:
         earlier = had_turn.get(key)
         if earlier is not None:
             rule = f"{entry.command} takes every bank of a pseudo-channel in turn"
-            self._report(Check.REPEATED_REFRESH, rule, earlier, entry, Scope.PSEUDO_CHANNEL)
+            self._report(Check.REPEATED_REFRESH, lambda: rule, earlier, entry, Scope.PSEUDO_CHANNEL)
         had_turn[key] = entry
         if len(had_turn) == self.law.banks:
             had_turn.clear()
@@ -753,25 +868,31 @@ class _Channel:
         """Report, and forgive, every refresh that is owed for too long at a cycle."""
         refreshes = self.refreshes[pseudo_channel]
         interval, deadline = self.law.refresh_interval, self.law.refresh_deadline
-        while (due := (refreshes.settled + 1) * interval) + deadline < cycle:
-            refreshes.settled += 1
+        settled, latest = refreshes.settled, refreshes.latest
+
+        def missed(number: int) -> Violation:
+            due = (settled + 1 + number) * interval
             rule = (
                 f"channel {self.number}, pseudo-channel {pseudo_channel}: the refresh due at "
                 f"cycle {due}, a multiple of {self._interval_name} = {interval}, issues by "
                 f"{due + deadline}"
             )
-            self.violations.append(
-                Violation(
-                    Check.LATE_REFRESH,
-                    rule,
-                    Scope.PSEUDO_CHANNEL,
-                    refreshes.latest,
-                    entry,
-                    deadline,
-                    cycle - due,
-                    due + deadline - cycle,
-                )
+            return Violation(
+                Check.LATE_REFRESH,
+                rule,
+                Scope.PSEUDO_CHANNEL,
+                latest,
+                entry,
+                deadline,
+                cycle - due,
+                due + deadline - cycle,
             )
+
+        # Those that fell due more than the deadline before this cycle.
+        count = (cycle - deadline - 1) // interval - settled
+        if count > 0:
+            refreshes.settled += count
+            self.found.add_all(Check.LATE_REFRESH, count, missed)
 
     @property
     def _interval_name(self) -> str:
@@ -788,9 +909,10 @@ class _Channel:
         for watch, key in duties.to_keep:
             before = watch.preceding(key)
             if before is not None and entry.cycle - before.cycle < watch.rule.cycles:
-                rule, cycles = watch.rule.rule, watch.rule.cycles
-                text = describe_rule(rule, cycles)
-                self._report_early(Check.TIMING, text, rule.scope, before, entry, cycles)
+                rule = watch.rule
+                self._report_early(
+                    Check.TIMING, rule.text, rule.rule.scope, before, entry, rule.cycles
+                )
         for watch, key in duties.to_start:
             watch.issued(entry, key)
 

@@ -11,15 +11,17 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 from itertools import accumulate, pairwise
 from typing import Final
 
+import numpy as np
+
 from attacc.errors import InputError
-from attacc.workload.requests import Workload
+from attacc.workload.requests import I64, Workload
 
 EXACT_STEPS: Final = 2**15
 """Decode steps of equal requests up to which every length is kept."""
@@ -78,11 +80,16 @@ class _Run:
 
     start: int
     stop: int
-    weight: Fraction
+    weight: Fraction | int
 
     @property
-    def total(self) -> Fraction:
+    def total(self) -> Fraction | int:
         return self.weight * (self.stop - self.start)
+
+    @property
+    def total_moment(self) -> Fraction | int:
+        """The sum of length times weight over the run."""
+        return self.weight * self._below(self.stop - self.start)
 
     def moment(self, weight: Fraction) -> Fraction:
         """Return the sum of length times weight over the first part of the run.
@@ -92,8 +99,12 @@ class _Run:
         """
         lengths = weight / self.weight
         whole = math.floor(lengths)
-        below = whole * self.start + Fraction(whole * (whole - 1), 2)
-        return self.weight * (below + (lengths - whole) * (self.start + whole))
+        part = (lengths - whole) * (self.start + whole)
+        return self.weight * (self._below(whole) + part)
+
+    def _below(self, lengths: int) -> int:
+        """Return the sum of so many lengths from the start of the run."""
+        return lengths * self.start + lengths * (lengths - 1) // 2
 
 
 def decode_lengths(workload: Workload, bins: int) -> LengthDistribution:
@@ -108,17 +119,14 @@ def decode_lengths(workload: Workload, bins: int) -> LengthDistribution:
         InputError: no request decodes (one output token each), or bins is less than 2.
     """
     _check_bins(bins)
-    runs = _merged(
-        (request.prompt_tokens + 1, request.final_tokens, count)
-        for request, count in zip(workload.requests, workload.counts, strict=True)
-    )
+    runs = _merged(workload.prompt_tokens + 1, workload.final_tokens, workload.counts)
     if not runs:
         raise InputError(
             "every request ends with its first output token, so nothing is decoded",
             where=workload.name,
             hint="give requests of 2 output tokens or more",
         )
-    exact = len(workload.requests) == 1 and workload.requests[0].decode_steps <= EXACT_STEPS
+    exact = len(workload) == 1 and workload.output_tokens[0] - 1 <= EXACT_STEPS
     return _distribution(runs, None if exact else bins)
 
 
@@ -133,10 +141,8 @@ def prompt_lengths(workload: Workload, bins: int) -> LengthDistribution:
         InputError: bins is less than 2.
     """
     _check_bins(bins)
-    runs = _merged(
-        (request.prompt_tokens, request.prompt_tokens + 1, count)
-        for request, count in zip(workload.requests, workload.counts, strict=True)
-    )
+    prompts = workload.prompt_tokens
+    runs = _merged(prompts, prompts + 1, workload.counts)
     return _distribution(runs, bins)
 
 
@@ -168,13 +174,11 @@ def final_lengths(workload: Workload) -> FinalLengths:
     Args:
         workload: the requests.
     """
-    slots = [
-        (count * request.output_tokens, request.final_tokens)
-        for request, count in zip(workload.requests, workload.counts, strict=True)
-    ]
-    weight = sum(share for share, _ in slots)
-    mean = Fraction(sum(share * tokens for share, tokens in slots), weight)
-    square = Fraction(sum(share * tokens**2 for share, tokens in slots), weight)
+    tokens, shares = _summed(workload.final_tokens, workload.counts * workload.output_tokens)
+    weight = sum(shares)
+    # In Python's integers: these sums may be beyond those of 64 bits.
+    mean = Fraction(sum(share * n for share, n in zip(shares, tokens, strict=True)), weight)
+    square = Fraction(sum(share * n**2 for share, n in zip(shares, tokens, strict=True)), weight)
     return FinalLengths(float(mean), float(square - mean**2), workload.max_final_tokens)
 
 
@@ -185,17 +189,20 @@ def _check_bins(bins: int) -> None:
         )
 
 
-def _merged(runs: Iterable[tuple[int, int, int]]) -> list[_Run]:
-    """Add up overlapping runs (start, stop, count of each length) to disjoint ones, rising."""
-    change: defaultdict[int, int] = defaultdict(int)
-    for start, stop, count in runs:
-        change[start] += count
-        change[stop] -= count
-    points = sorted(change)
-    counts = accumulate(change[point] for point in points)
+def _summed(keys: I64, values: I64) -> tuple[list[int], list[int]]:
+    """Return the distinct keys, rising, and the sum of the values of each."""
+    distinct, inverse = np.unique(keys, return_inverse=True)
+    sums = np.zeros(len(distinct), dtype=np.int64)
+    np.add.at(sums, inverse, values)
+    return distinct.tolist(), sums.tolist()
+
+
+def _merged(starts: I64, stops: I64, counts: I64) -> list[_Run]:
+    """Add up overlapping runs, from start to stop, counted so often, to disjoint ones, rising."""
+    points, changes = _summed(np.concatenate([starts, stops]), np.concatenate([counts, -counts]))
     return [
-        _Run(start, stop, Fraction(count))
-        for (start, stop), count in zip(pairwise(points), counts, strict=False)
+        _Run(start, stop, count)
+        for (start, stop), count in zip(pairwise(points), accumulate(changes), strict=False)
         if count
     ]
 
@@ -207,15 +214,17 @@ def _distribution(runs: Sequence[_Run], bins: int | None) -> LengthDistribution:
     return LengthDistribution(
         LengthKind.EXACT,
         tuple(length for run in runs for length in range(run.start, run.stop)),
-        tuple(float(run.weight / total) for run in runs for _ in range(run.start, run.stop)),
+        tuple(
+            float(Fraction(run.weight) / total) for run in runs for _ in range(run.start, run.stop)
+        ),
     )
 
 
 def _condensed(runs: Sequence[_Run], bins: int) -> LengthDistribution:
     parts = bins // 2
-    weights = list(accumulate((run.total for run in runs), initial=Fraction(0)))
-    moments = list(accumulate((run.moment(run.total) for run in runs), initial=Fraction(0)))
-    total = weights[-1]
+    weights = list(accumulate((run.total for run in runs), initial=0))
+    moments = list(accumulate((run.total_moment for run in runs), initial=0))
+    total = Fraction(weights[-1])
 
     def moment(weight: Fraction) -> Fraction:
         """Return the sum of length times weight over the shortest lengths of this weight."""

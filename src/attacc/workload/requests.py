@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
 
 from attacc.errors import InputError
 from attacc.models.architecture import MAX_SIZE
+
+I64 = npt.NDArray[np.int64]
+
+_PAIR: Final = MAX_SIZE + 1
+"""More than any length."""
 
 
 class WorkloadKind(StrEnum):
@@ -20,6 +28,11 @@ class WorkloadKind(StrEnum):
     """A recorded trace."""
     SYNTHETIC = "synthetic"
     """Sampled from a fitted distribution."""
+
+
+def _check_tokens(name: str, value: int) -> None:
+    if not 1 <= value <= MAX_SIZE:
+        raise InputError(f"{value} is out of range", where=name, hint=f"use 1 to {MAX_SIZE} tokens")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,11 +53,7 @@ class Request:
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "output_tokens"):
-            value = getattr(self, name)
-            if not 1 <= value <= MAX_SIZE:
-                raise InputError(
-                    f"{value} is out of range", where=name, hint=f"use 1 to {MAX_SIZE} tokens"
-                )
+            _check_tokens(name, getattr(self, name))
 
     @property
     def decode_steps(self) -> int:
@@ -57,69 +66,106 @@ class Request:
         return self.prompt_tokens + self.output_tokens
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Workload:
-    """Distinct requests and how often each occurs.
+    """Distinct requests and how often each occurs, as columns.
 
     Attributes:
         name: a preset's name, a file's name, or the lengths.
         kind: where the lengths come from.
         source: the same in words, for reports.
-        requests: distinct requests, sorted.
-        counts: how often each of them occurs.
+        prompt_tokens: (n,) prompt lengths of the distinct requests, sorted by them, then by output.
+        output_tokens: (n,) their output lengths.
+        counts: (n,) how often each of them occurs.
     """
 
     name: str
     kind: WorkloadKind
     source: str
-    requests: tuple[Request, ...]
-    counts: tuple[int, ...]
+    prompt_tokens: I64
+    output_tokens: I64
+    counts: I64
 
     @classmethod
     def of(
         cls, requests: Iterable[Request], *, name: str, kind: WorkloadKind, source: str
     ) -> Workload:
-        """Group requests by their lengths.
+        """Group a few requests by their lengths.
 
         Raises:
             InputError: there are no requests.
         """
-        grouped = sorted(Counter(requests).items())
-        if not grouped:
+        lengths = np.array(
+            [(request.prompt_tokens, request.output_tokens) for request in requests], dtype=np.int64
+        ).reshape(-1, 2)
+        return cls.of_lengths(lengths[:, 0], lengths[:, 1], name=name, kind=kind, source=source)
+
+    @classmethod
+    def of_lengths(
+        cls,
+        prompt_tokens: I64,
+        output_tokens: I64,
+        *,
+        name: str,
+        kind: WorkloadKind,
+        source: str,
+    ) -> Workload:
+        """Group any number of requests by their lengths.
+
+        Args:
+            prompt_tokens: (requests,) tokens of each prompt.
+            output_tokens: (requests,) tokens that each request generates.
+            name: a preset's name, a file's name, or the lengths.
+            kind: where the lengths come from.
+            source: the same in words, for reports.
+
+        Raises:
+            InputError: there are no requests, or a length is out of range.
+        """
+        if not len(prompt_tokens):
             raise InputError("no requests", where=name, hint="give at least one")
-        return cls(
-            name=name,
-            kind=kind,
-            source=source,
-            requests=tuple(request for request, _ in grouped),
-            counts=tuple(count for _, count in grouped),
-        )
+        for what, lengths in (("prompt_tokens", prompt_tokens), ("output_tokens", output_tokens)):
+            for end in (int(lengths.min()), int(lengths.max())):
+                _check_tokens(what, end)
+        # One number for each pair sorts as the pair does.
+        pairs, counts = np.unique(prompt_tokens * _PAIR + output_tokens, return_counts=True)
+        prompts, outputs = np.divmod(pairs, _PAIR)
+        return cls(name, kind, source, prompts, outputs, counts)
+
+    def __len__(self) -> int:
+        """Return the number of distinct requests."""
+        return len(self.counts)
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """Distinct requests, sorted; made anew at each call, one object for each."""
+        pairs = zip(self.prompt_tokens.tolist(), self.output_tokens.tolist(), strict=True)
+        return tuple(Request(prompt, output) for prompt, output in pairs)
+
+    @property
+    def final_tokens(self) -> I64:
+        """(n,) tokens of prompt and output of the distinct requests."""
+        return self.prompt_tokens + self.output_tokens
 
     @property
     def total_requests(self) -> int:
         """Requests, each as often as it occurs."""
-        return sum(self.counts)
+        return int(self.counts.sum())
 
     @property
     def mean_prompt_tokens(self) -> float:
         """Mean over requests."""
-        return self._total(lambda request: request.prompt_tokens) / self.total_requests
+        return int(self.counts @ self.prompt_tokens) / self.total_requests
 
     @property
     def mean_output_tokens(self) -> float:
         """Mean over requests."""
-        return self._total(lambda request: request.output_tokens) / self.total_requests
+        return int(self.counts @ self.output_tokens) / self.total_requests
 
     @property
     def max_final_tokens(self) -> int:
         """Tokens of the longest request, prompt and output."""
-        return max(request.final_tokens for request in self.requests)
-
-    def _total(self, tokens: Callable[[Request], int]) -> int:
-        return sum(
-            count * tokens(request)
-            for request, count in zip(self.requests, self.counts, strict=True)
-        )
+        return int(self.final_tokens.max())
 
 
 def fixed_lengths(prompt: int, output: int) -> Workload:

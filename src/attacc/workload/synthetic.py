@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from attacc.documents import Presets, PresetSpec, Spec
 from attacc.errors import InputError
 from attacc.models.architecture import MAX_SIZE, Size
-from attacc.workload.requests import Request, Workload, WorkloadKind
+from attacc.workload.requests import Workload, WorkloadKind
 
 QUANTILES: Final = (
     *(0.0, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55),
@@ -114,8 +114,9 @@ def synthetic(
     rows, columns = _cells(np.array(spec.lengths.copula, dtype=np.int64), requests, random)
     prompts = _sampled(rows, spec.lengths.prompt_tokens, spec.lengths.probabilities, random)
     outputs = _sampled(columns, spec.lengths.output_tokens, spec.lengths.probabilities, random)
-    return Workload.of(
-        (Request(p, o) for p, o in zip(prompts.tolist(), outputs.tolist(), strict=True)),
+    return Workload.of_lengths(
+        prompts,
+        outputs,
         name=spec.name,
         kind=WorkloadKind.SYNTHETIC,
         source=f"{requests} requests sampled with seed {seed} from {spec.name}: {spec.description}",
@@ -161,9 +162,8 @@ def fit_quantiles(workload: Workload) -> LengthQuantiles:
     Args:
         workload: the requests, as read from a trace.
     """
-    counts = np.array(workload.counts)
-    prompts = np.repeat([r.prompt_tokens for r in workload.requests], counts)
-    outputs = np.repeat([r.output_tokens for r in workload.requests], counts)
+    prompts = np.repeat(workload.prompt_tokens, workload.counts)
+    outputs = np.repeat(workload.output_tokens, workload.counts)
     cells = _part(prompts) * PARTS + _part(outputs)
     copula = np.bincount(cells, minlength=PARTS * PARTS).reshape(PARTS, PARTS)
     return LengthQuantiles(

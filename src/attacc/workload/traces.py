@@ -7,165 +7,210 @@ Two formats are read, plain or compressed with gzip, and told apart by what the 
 - Mooncake traces (kvcache-ai/Mooncake, FAST'25): one JSON object per line with timestamp (ms),
   input_length, output_length and, where given, hash_ids (blocks of shared prefixes).
 
-Arrival times and shared prefixes are checked for form but only the lengths are kept.
+Arrival times and shared prefixes are checked for form but only the lengths are kept, in columns.
+Formats that are known but not read are named, with what has to be kept of them.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
 import math
 import re
-import zlib
+from array import array
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
-from attacc.errors import DocumentError, nearest_hint
+import numpy as np
+
+from attacc.errors import DocumentError
+from attacc.files import MAX_DOCUMENT_BYTES, Rows, header_of, json_of, read_data, rows_of, text_of
 from attacc.models.architecture import MAX_SIZE
-from attacc.workload.requests import Request, Workload, WorkloadKind
+from attacc.workload.requests import I64, Workload, WorkloadKind
+
+if TYPE_CHECKING:
+    import polars as pl
 
 AZURE_COLUMNS: Final = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 MOONCAKE_KEYS: Final = ("timestamp", "input_length", "output_length", "hash_ids")
-_GZIP_MAGIC: Final = b"\x1f\x8b"
-_DIGITS: Final = re.compile(r"[0-9]+", re.ASCII)
+_BURSTGPT_COLUMNS: Final = {"Request tokens", "Response tokens"}
+_DIGITS: Final = re.compile(rf"[0-9]{{1,{len(str(MAX_SIZE))}}}", re.ASCII)
 _FORMATS: Final = (
     f"expected the Azure CSV (first line {','.join(AZURE_COLUMNS)}) or the Mooncake JSONL "
     '(lines such as {"timestamp": 0, "input_length": 6758, "output_length": 500})'
 )
+_SLICE: Final = 2**16
+"""Rows of which Python objects exist at once."""
+
+_OTHER_JSON: Final = {
+    "conversations": (
+        "ShareGPT conversations, which hold text and no numbers of tokens",
+        "count the tokens of prompts and answers with the model's tokenizer",
+    ),
+    "input_lens": (
+        "a result of vLLM's benchmark, one object for all requests",
+        "write a line for each request, with its entries of input_lens and output_lens",
+    ),
+}
+"""A key of an object -> what the file is, and the way out."""
+_HEAD: Final = 2**16
+"""Characters within which such a key is looked for."""
 
 
 def load_workload(path: Path) -> Workload:
     """Read the requests of a trace.
 
     Args:
-        path: the trace.
+        path: the trace, plain or compressed with gzip.
 
     Raises:
         DocumentError: the file is absent, unreadable, empty, of no known format, or has a
             malformed line; names the file, the line, the value and what is expected.
     """
-    lines = _read_lines(path)
-    first = next((number for number, line in enumerate(lines, 1) if line.strip()), None)
-    if first is None:
-        raise DocumentError("holds no requests", where=str(path), hint=_FORMATS)
-    if lines[first - 1].lstrip().startswith("{"):
-        requests, source = _mooncake_requests(lines, path), "trace in the Mooncake format"
-    elif _looks_like_azure(lines[first - 1]):
-        requests, source = _azure_requests(lines, first, path), "trace in the Azure format"
+    where = str(path)
+    text = text_of(read_data(path), where=where)
+    start = re.search(r"\S", text)
+    if start and start.group() in "{[":
+        lengths, source = _mooncake_lengths(text, where), "trace in the Mooncake format"
     else:
-        raise DocumentError(
-            f"unknown format: {lines[first - 1]!r:.60}", where=f"{path}:{first}", hint=_FORMATS
-        )
-    found = list(requests)
-    if not found:
-        raise DocumentError("holds no requests", where=str(path), hint=_FORMATS)
-    return Workload.of(
-        found, name=path.name, kind=WorkloadKind.TRACE, source=f"{source}, {path.name}"
+        lengths, source = _azure_lengths(text, where), "trace in the Azure format"
+    if not len(lengths[0]):
+        raise DocumentError("holds no requests", where=where, hint=_FORMATS)
+    return Workload.of_lengths(
+        *lengths, name=path.name, kind=WorkloadKind.TRACE, source=f"{source}, {path.name}"
     )
 
 
-def _read_lines(path: Path) -> list[str]:
-    where = str(path)
-    try:
-        data = path.read_bytes()
-        if data.startswith(_GZIP_MAGIC):
-            data = gzip.decompress(data)
-    except FileNotFoundError:
-        hint = nearest_hint(path.name, _siblings(path))
-        raise DocumentError("no such file", where=where, hint=hint) from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DocumentError(f"is not a sound gzip file: {error}", where=where) from None
-    except (OSError, ValueError) as error:  # a folder, say, or a null byte in the name
-        raise DocumentError(f"cannot be read: {error}", where=where) from None
-    lines: list[str] = []
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
-        try:
-            lines.append(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            message = f"is not UTF-8 text: {error.reason} at byte {error.start + 1}"
-            raise DocumentError(message, where=f"{where}:{number}") from None
-    return lines
-
-
-def _siblings(path: Path) -> list[str]:
-    try:
-        return [entry.name for entry in path.parent.iterdir()]
-    except OSError:
-        return []
-
-
-def _looks_like_azure(line: str) -> bool:
-    columns = {column.strip().lower() for column in line.split(",")}
-    return any(column.lower() in columns for column in AZURE_COLUMNS)
-
-
-def _azure_requests(lines: list[str], first: int, path: Path) -> Iterator[Request]:
-    header = [column.strip() for column in lines[first - 1].split(",")]
+def _azure_lengths(text: str, where: str) -> tuple[I64, I64]:
+    """Return prompt and output lengths of every row of an Azure trace."""
+    header, line = header_of(text, where=where)
+    at = f"{where}:{line}"
+    if set(header) <= {""}:
+        raise DocumentError("holds no requests", where=where, hint=_FORMATS)
+    if set(header) >= _BURSTGPT_COLUMNS:
+        raise DocumentError(
+            "is a BurstGPT trace, which is not read as it is",
+            where=at,
+            hint="keep Request tokens as ContextTokens and Response tokens as GeneratedTokens, "
+            "without the rows that have 0 of them, and give TIMESTAMP as a date and time",
+        )
+    if not {name.lower() for name in header} & {name.lower() for name in AZURE_COLUMNS}:
+        raise DocumentError(
+            f"unknown format: {text.split(chr(10), line)[line - 1]!r:.60}", where=at, hint=_FORMATS
+        )
     for column in AZURE_COLUMNS:
-        if column not in header:
+        if header.count(column) != 1:
+            fault = f"column {column!r} is there twice" if column in header else None
             raise DocumentError(
-                f"missing column {column!r}",
-                where=f"{path}:{first}",
+                fault or f"missing column {column!r}",
+                where=at,
                 hint=f"the first line must be {','.join(AZURE_COLUMNS)}",
             )
-    time, prompt, output = (header.index(column) for column in AZURE_COLUMNS)
-    for number, line in enumerate(lines[first:], first + 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            fields = next(csv.reader([line], strict=True))
-        except csv.Error as error:
-            raise DocumentError(f"is not valid CSV: {error}", where=where) from None
-        if len(fields) != len(header):
-            raise DocumentError(
-                f"{len(fields)} fields in {line!r:.60}",
-                where=where,
-                hint=f"expected {len(header)}: {','.join(header)}",
-            )
-        _check_date(fields[time].strip(), where=where)
-        yield Request(
-            _tokens_of_text(fields[prompt].strip(), "ContextTokens", where),
-            _tokens_of_text(fields[output].strip(), "GeneratedTokens", where),
+    # Other columns may have any name, or none.
+    columns = [name if name in AZURE_COLUMNS else f"{n}:{name}" for n, name in enumerate(header)]
+    rows = rows_of(text, columns, where=where, after=line)
+    time, prompt, output = (rows.cells[column] for column in AZURE_COLUMNS)
+    prompts, outputs = _tokens_of_text(prompt), _tokens_of_text(output)
+    wrong = np.flatnonzero((prompts < 1) | (outputs < 1))
+    _check_dates(time, rows, int(wrong[0]) if len(wrong) else len(time) - 1, where)
+    if len(wrong):
+        row = int(wrong[0])
+        name, values = (
+            (AZURE_COLUMNS[1], prompt) if prompts[row] < 1 else (AZURE_COLUMNS[2], output)
         )
+        value: str = values[row]
+        number = int(value) if _DIGITS.fullmatch(value) else value
+        raise _not_tokens(number, name, f"{where}:{rows.lines[row]}")
+    return prompts, outputs
 
 
-def _check_date(text: str, *, where: str) -> None:
-    try:
-        datetime.fromisoformat(text)
-    except ValueError:
-        raise DocumentError(
-            f"TIMESTAMP {text!r:.60} is not a date and time",
-            where=where,
-            hint="expected one such as 2023-11-16 18:15:46.6805900",
-        ) from None
+def _check_dates(column: pl.Series, rows: Rows, last: int, where: str) -> None:
+    """Refuse the first row, up to a last one, that has no date and time."""
+    for start in range(0, last + 1, _SLICE):
+        texts: list[str] = column[start : min(start + _SLICE, last + 1)].to_list()
+        for row, text in enumerate(texts, start):
+            try:
+                datetime.fromisoformat(text)
+            except ValueError:
+                raise DocumentError(
+                    f"{column.name} {text!r:.60} is not a date and time",
+                    where=f"{where}:{rows.lines[row]}",
+                    hint="expected one such as 2023-11-16 18:15:46.6805900",
+                ) from None
 
 
-def _tokens_of_text(text: str, name: str, where: str) -> int:
-    # Longer numbers than this are out of range, and Python refuses to convert very long ones.
-    if not _DIGITS.fullmatch(text) or len(text) > len(str(MAX_SIZE)):
-        raise _not_tokens(text, name, where)
-    return _tokens(int(text), name, where)
+def _tokens_of_text(column: pl.Series) -> I64:
+    """Return the numbers of tokens of a column, and 0 where there is none."""
+    import polars as pl
+
+    cell = pl.col(column.name)
+    # The cast alone would take signs too.
+    number = pl.when(cell.str.contains(rf"^{_DIGITS.pattern}$")).then(cell).cast(pl.Int64)
+    tokens = column.to_frame().select(number).to_series().fill_null(0)
+    return tokens.set(tokens > MAX_SIZE, 0).to_numpy()
 
 
-def _mooncake_requests(lines: list[str], path: Path) -> Iterator[Request]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
+def _lines_of(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines that hold anything, with their numbers, the first being 1."""
+    start, number = 0, 1
+    while start < len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        line = text[start:end].strip()
+        if line:
+            yield number, line
+        start, number = end + 1, number + 1
+
+
+def _mooncake_lengths(text: str, where: str) -> tuple[I64, I64]:
+    """Return prompt and output lengths of every line of a Mooncake trace."""
+    if text.lstrip().startswith("["):
+        _refuse_other_json(text, where)
+    prompts, outputs = array("q"), array("q")
+    for number, line in _lines_of(text):
+        at = f"{where}:{number}"
         try:
-            record: object = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DocumentError(f"is not valid JSON: {error}", where=where) from None
-        if not isinstance(record, dict):
-            raise DocumentError(f"{_shown(record)} is not an object", where=where, hint=_FORMATS)
-        yield _mooncake_request(cast(dict[str, object], record), where)
+            prompt, output = _mooncake_request(json_of(line, where=at), at)
+        except DocumentError as error:
+            if not prompts:
+                _refuse_other_json(text, where)
+            raise error from None
+        prompts.append(prompt)
+        outputs.append(output)
+    return np.frombuffer(prompts, dtype=np.int64), np.frombuffer(outputs, dtype=np.int64)
 
 
-def _mooncake_request(record: dict[str, object], where: str) -> Request:
+def _refuse_other_json(text: str, where: str) -> None:
+    """Say what a JSON file is that has no request in its first line, if that is known.
+
+    Raises:
+        DocumentError: it is a format that is known, a list, or one value over several lines.
+    """
+    for key in cast(list[str], re.findall(r'"(\w+)"\s*:', text[:_HEAD])):
+        if key in _OTHER_JSON:
+            what, way_out = _OTHER_JSON[key]
+            raise DocumentError(f"is {what}", where=where, hint=f"{way_out}; {_FORMATS}")
+    is_list = text.lstrip().startswith("[")
+    if not is_list:
+        if len(text) > MAX_DOCUMENT_BYTES or "\n" not in text.strip():
+            return
+        try:
+            json_of(text, where=where)
+        except DocumentError:  # not one value either
+            return
+    kind = "a JSON list" if is_list else "one JSON object over several lines"
+    way_out = "jq -c '.[]'" if is_list else "jq -c ."
+    raise DocumentError(
+        f"is {kind}, not an object in each line",
+        where=where,
+        hint=f"write each request in a line, as {way_out} does; {_FORMATS}",
+    )
+
+
+def _mooncake_request(value: object, where: str) -> tuple[int, int]:
+    if not isinstance(value, dict):
+        raise DocumentError(f"{_shown(value)} is not an object", where=where, hint=_FORMATS)
+    record = cast(dict[str, object], value)
     for key in MOONCAKE_KEYS[:3]:
         if key not in record:
             raise DocumentError(
@@ -184,8 +229,10 @@ def _mooncake_request(record: dict[str, object], where: str) -> Request:
             where=where,
             hint="leave it out, or list the ids of the prompt's blocks",
         )
-    lengths = (_tokens(record[key], key, where) for key in ("input_length", "output_length"))
-    return Request(*lengths)
+    return (
+        _tokens(record["input_length"], "input_length", where),
+        _tokens(record["output_length"], "output_length", where),
+    )
 
 
 def _tokens(value: object, name: str, where: str) -> int:
