@@ -44,7 +44,7 @@ from attacc.system.calibrated import CalibratedGpu, GemmShapes, matmul_ns
 from attacc.system.calibration import CALIBRATIONS, CPU_CALIBRATIONS, CalibrationSpec
 from attacc.system.serving import SERVING
 from attacc.timing.engine import run
-from attacc.timing.legality import check, read_log
+from attacc.timing.legality import CommandLog, check, read_log
 from attacc.timing.tables import TimingTables, resolve_timing
 from attacc.units import UNITS, parse_quantity
 from attacc.workload.requests import Workload
@@ -451,7 +451,7 @@ def _log_rows(random: Random) -> bytes:
 
 
 def _follow_log(found: object, path: Path, random: Random) -> None:
-    log = cast(tuple[Any, ...], found)
+    log = cast(CommandLog, found)
     report = check(
         log, _reference_device(), placement=random.choice([*Placement]), power_limited=True
     )
