@@ -24,6 +24,7 @@ from attacc.program.interleaved import (
 )
 from attacc.program.program import MULTIPLY, Dependences, Program
 from attacc.program.schedule import attention_program
+from attacc.timing.dealing import Dealer
 from attacc.timing.engine import run
 from attacc.timing.tables import resolve_timing
 
@@ -79,14 +80,25 @@ def cycles_of(
     return multiplies * tables.multiply_interval, rows, run(program, tables).cycles
 
 
-def dealt(placement: Placement, lengths: Sequence[int], queries_per_read: int = 1) -> Assignment:
+def dealt(placement: Placement, lengths: Sequence[int]) -> Assignment:
     layout = layout_of(placement, 1)
     return assign(
         lengths,
         channels=CHANNELS,
-        longest=longest_chunk(DEVICE, layout, queries_per_read),
+        longest=longest_chunk(DEVICE, layout),
         grain=chunk_grain(layout),
     )
+
+
+def chosen(
+    placement: Placement, lengths: Sequence[int], queries: int = 1, queries_per_read: int = 1
+) -> Assignment:
+    """What a stack attends to, of all ways to deal its heads out."""
+    passes = QueryPasses.of(queries, queries_per_read)
+    tables = resolve_timing(
+        DEVICE, placement, power_limited=True, queries_per_read=queries_per_read
+    )
+    return Dealer(DEVICE, layout_of(placement, 1), tables, passes).play(lengths).assignment
 
 
 def whole(heads: int, length: int) -> Assignment:
@@ -105,7 +117,7 @@ def exposed() -> Iterator[str]:
     for heads in (128, 130):
         for length in (128, 2048, 4096):
             for placement in Placement:
-                cadence, rows, cycles = cycles_of(placement, dealt(placement, [length] * heads))
+                cadence, rows, cycles = cycles_of(placement, chosen(placement, [length] * heads))
                 more = cycles - rows
                 yield (
                     f"| {heads}, {length:,} | {placement.value} | {cadence:,} | {rows:,} | "
@@ -127,7 +139,7 @@ def balanced() -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for heads, length in ((130, 3072), (130, 2048), (40, 1000), (17, 3072), (18, 512)):
         for placement in Placement:
-            before, after = whole(heads, length), dealt(placement, [length] * heads)
+            before, after = whole(heads, length), chosen(placement, [length] * heads)
             yield (
                 f"| {heads}, {length:,} | {placement.value} | {before.imbalance:.3f} | "
                 f"{cycles_of(placement, before)[2]:,} | {after.imbalance:.3f} | "
@@ -141,7 +153,7 @@ def shared() -> Iterator[str]:
     for placement in Placement:
         for queries_per_read in (1, 2, 4, 8):
             try:
-                assignment = dealt(placement, [3072] * 16, queries_per_read)
+                assignment = chosen(placement, [3072] * 16, 8, queries_per_read)
                 figures = cycles_of(placement, assignment, 8, queries_per_read)
             except InputError:
                 continue

@@ -17,7 +17,7 @@ from attacc.errors import InputError
 from attacc.hardware.dram import DramDevice
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
-from attacc.mapping.balance import Assignment, Chunk
+from attacc.mapping.balance import Assignment, Chunk, assign
 from attacc.mapping.head import HeadLayout, HeadRegions, allocate_heads, check_capacity
 from attacc.models.precision import ElementType
 from attacc.numerics.arithmetic import Arithmetic
@@ -32,10 +32,15 @@ from attacc.numerics.formats import Floats, Format
 from attacc.numerics.issue import IssuedSteps, issued_steps
 from attacc.numerics.memory import BankMemory, check_regions, store_head
 from attacc.numerics.quantize import Quantized, quantize
-from attacc.program.interleaved import QueryPasses, interleaved_program, pipeline_of
+from attacc.program.interleaved import (
+    QueryPasses,
+    chunk_grain,
+    interleaved_program,
+    longest_chunk,
+    pipeline_of,
+)
 from attacc.program.program import Program
 from attacc.program.schedule import attention_program, published_regions
-from attacc.timing.dealing import Dealer
 from attacc.timing.hazards import BUFFER_WORDS, ChannelChunks
 from attacc.timing.tables import TimingTables, resolve_timing
 
@@ -133,16 +138,21 @@ class AttentionPlan:
         """
         layout = HeadLayout(device.organization, placement, 1, head_dim, element)
         passes = QueryPasses.of(queries, queries_per_read)
-        tables = resolve_timing(
-            device, placement, power_limited=power_limited, queries_per_read=passes.most
-        )
         if schedule is Schedule.INTERLEAVED:
+            assignment = assign(
+                lengths,
+                channels=device.organization.channels,
+                longest=longest_chunk(device, layout, passes.most),
+                grain=chunk_grain(layout),
+            )
             counts = Counter(lengths)
             check_capacity(layout, list(counts), list(counts.values()))
-            assignment = Dealer(device, layout, tables, passes).play(lengths).assignment
             return cls.of_assignment(
                 device, layout, assignment, passes=passes, power_limited=power_limited
             )
+        tables = resolve_timing(
+            device, placement, power_limited=power_limited, queries_per_read=passes.most
+        )
         assignment, program, owned = _behind_barriers(layout, lengths, passes, schedule)
         words = BUFFER_WORDS if device.pipeline is None else device.pipeline.buffer_words
         return cls._played(assignment, owned, program, tables, passes, words, paired=False)

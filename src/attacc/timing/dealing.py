@@ -46,14 +46,14 @@ from attacc.timing.tables import Code, TimingTables
 I64 = npt.NDArray[np.int64]
 
 MARGIN: Final = 0.005
-"""By what part of the time another way must be forecast to be faster, so that it is played."""
+"""What the forecast may be wrong by: ways that are that close to the best one are played, too."""
 
 NEAR: Final = 0.01
-"""No other way is looked for where the usual takes that much more than a perfect balance would,
-or less."""
+"""No other way is looked for where the usual one takes at most that much more than a perfect
+balance would."""
 
 PLAYED: Final = 2
-"""Other ways that are played at most."""
+"""Ways beside the usual one that are played at most."""
 
 
 class DealtRun(NamedTuple):
@@ -82,8 +82,8 @@ class Dealer:
     def play(self, lengths: Sequence[int], *, window_cycles: int = 0) -> DealtRun:
         """Deal heads out and play their program.
 
-        That of `assign` is played first. Others are played where they are forecast to be faster
-        by more than `MARGIN`: the fastest, and those within `MARGIN` of it, no more than `PLAYED`.
+        That of `assign` is played first. Others are played where they are forecast to be faster:
+        the fastest, and those within `MARGIN` of it, no more than `PLAYED`.
         Of those that were played the fastest is taken; of several, the one that was played first:
         that of `assign`, or the one of fewest chunks.
 
@@ -111,7 +111,7 @@ class Dealer:
         others = [
             (self.forecast(way), len(way.dealt.head), way) for way in dealt if self._fits(way)
         ]
-        faster = [other for other in others if other[0] < (1 - MARGIN) * cycles]
+        faster = [other for other in others if other[0] < cycles]
         faster.sort(key=lambda other: other[:2])
         for expected, _, way in faster[:PLAYED]:
             if expected > (1 + MARGIN) * faster[0][0]:
