@@ -222,7 +222,6 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     contents = {
         "truncated.gz": whole[:-9],
         "cut.gz": whole[:12],
-        "plain.gz": SHORT.encode(),
         "broken.gz": whole[:15] + b"\xff\xff\xff\xff" + whole[19:],
         "empty.gz": b"",
     }
@@ -230,6 +229,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
     for name in (*contents, "absent.trace", "absent/a.trace", "x" * 300, "."):
         assert str(tmp_path / name) in refusal("trace", "run", tmp_path / name)
+    # A file is compressed if its first bytes say so, whatever its name says.
+    (tmp_path / "plain.gz").write_text(SHORT)
+    (tmp_path / "packed.trace").write_bytes(gzip.compress(SHORT.encode()))
+    plain, packed = document("trace", "run", tmp_path / "plain.gz", tmp_path / "packed.trace")
+    assert plain["cycles"] == packed["cycles"]
 
 
 def test_misspelt_file_proposes_the_nearest(short: Path) -> None:

@@ -18,6 +18,7 @@ from attacc.study.specification import (
     WorkloadTable,
     load_study,
 )
+from attacc.workload.requests import Request
 from tests.study.comparisons import study
 
 FULL = """\
@@ -107,8 +108,9 @@ workload.synthetic = "lengths.toml"
 def test_a_seed_reaches_the_random_numbers() -> None:
     """Catches a seed that is ignored."""
 
-    def made(seed: int) -> object:
-        return study(workload={"synthetic": "azure-conv-2023", "seed": seed}).load_workload()
+    def made(seed: int) -> tuple[Request, ...]:
+        chosen = study(workload={"synthetic": "azure-conv-2023", "seed": seed})
+        return chosen.load_workload().requests
 
     assert made(5) == made(5) != made(6)
 

@@ -47,7 +47,7 @@ ILLEGAL: Final = 3
 def run(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE", help="Text traces, compressed where the name ends in .gz."),
+        typer.Argument(metavar="FILE", help="Text traces, plain or compressed with gzip."),
     ],
     device: Device = REFERENCE_DEVICE,
     power_limit: PowerLimit = True,
