@@ -246,7 +246,7 @@ def _channel_steps(
     last_move = 0.0
     for k, phase in enumerate(phases):
         turn = turns[phase.turn]
-        busy = softmax_cycles(device, turn.length)
+        busy = int(softmax_cycles(device, turn.length))
         # Fill the half of the buffer that phase k reads. It is free when the phase before the
         # previous one has ended.
         place = float(begins[k - 1]) if k else 0.0

@@ -234,7 +234,7 @@ def test_a_rule_that_is_not_watched_is_noticed(monkeypatch: pytest.MonkeyPatch) 
     from attacc.timing.legality import LegalityReport
 
     def blind(log: object, device: object, **more: object) -> LegalityReport:
-        return LegalityReport("", validation_legality.Placement.BANK, True, 0, (), 0, ())
+        return LegalityReport("", validation_legality.Placement.BANK, True, 0, (), 0, (), ())
 
     some = list(validation_legality.gates())[:5]
     monkeypatch.setattr(validation_legality, "gates", lambda: iter(some))

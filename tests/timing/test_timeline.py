@@ -64,7 +64,7 @@ def timeline() -> str:
         if command.channel != 0:
             continue
         if command.command == "SFM":
-            busy = softmax_cycles(device, LENGTH)
+            busy = int(softmax_cycles(device, LENGTH))
             mark("softmax", "ab"[softmaxes], cycle, cycle + busy)
             softmaxes += 1
         elif command.command in ("ACTAB", "PREA", "REFab"):
