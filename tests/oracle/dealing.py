@@ -40,16 +40,14 @@ class Expected:
         o, banks = self.layout.organization, self.layout.banks_in_turn
         each = o.columns if self.layout.placement is Placement.BANKGROUP else 1
         count = 0
-        found: set[int] = set()
+        shut: set[int] = set()  # banks, once the row has changed
         current = last
         for x in columns:
             row, bank = x // (o.columns * banks), x // each % banks
             if row != current:
-                found, current, fresh = set(), row, True
-            else:
-                fresh = bool(found)
-            if fresh and bank not in found:
-                found.add(bank)
+                shut, current = set(range(banks)), row
+            if bank in shut:
+                shut.remove(bank)
                 count += 1
         return count, current
 

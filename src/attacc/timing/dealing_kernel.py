@@ -99,8 +99,8 @@ def forecast(
         now = 0
         lanes = 0  # when they are free
         context = 0  # when the last one ended
-        before = 0  # the chunk whose context is still to come, and the queries of its pass
-        before_queries = 0
+        chunk = before = begin  # of this turn, and of that whose context is still to come
+        served = before_queries = 0  # queries of these
         for turn in range(passes * chunks + 1):
             if turn < passes * chunks:
                 # Two chunks take turns until their passes are done.
