@@ -19,7 +19,7 @@ from attacc.documents import (
     read_document,
 )
 from attacc.errors import DocumentError, UnknownNameError
-from attacc.files import MAX_DOCUMENT_BYTES
+from attacc.files import MAX_TOML_BYTES
 from attacc.hardware.gpu import GPUS
 from attacc.hardware.placement import Placement
 from attacc.units import Bytes
@@ -215,10 +215,10 @@ def test_a_document_that_never_ends_is_refused(tmp_path: Path) -> None:
     (tmp_path / "device.toml").symlink_to("/dev/zero")
     with pytest.raises(DocumentError, match="is a device, not a file"):
         read_document(tmp_path / "device.toml")
-    (tmp_path / "large.toml").write_bytes(b"#" * (MAX_DOCUMENT_BYTES + 1))
+    (tmp_path / "large.toml").write_bytes(b"#" * (MAX_TOML_BYTES + 1))
     with pytest.raises(DocumentError, match="holds more than 1 MiB"):
         read_document(tmp_path / "large.toml")
-    (tmp_path / "bomb.toml").write_bytes(gzip.compress(b"#" * (MAX_DOCUMENT_BYTES + 1)))
+    (tmp_path / "bomb.toml").write_bytes(gzip.compress(b"#" * (MAX_TOML_BYTES + 1)))
     with pytest.raises(DocumentError, match="unpacks to more than 1 MiB"):
         read_document(tmp_path / "bomb.toml")
 

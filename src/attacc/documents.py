@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from attacc.errors import DocumentError, UnknownNameError, nearest_hint
-from attacc.files import MAX_DOCUMENT_BYTES, json_of, read_data, text_of
+from attacc.files import MAX_DOCUMENT_BYTES, MAX_TOML_BYTES, json_of, read_data, text_of
 from attacc.units import Quantity
 
 SUFFIXES: Final = (".toml", ".json")
@@ -60,7 +60,7 @@ class PresetSpec(Spec):
         sources: field (or "default" for all other fields) -> where its numbers come from.
     """
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, max_length=200)
     description: str = ""
     sources: dict[str, str] = Field(default_factory=dict)
 
@@ -115,7 +115,8 @@ def read_document(path: Path) -> dict[str, object]:
         raise DocumentError(
             f"unknown file kind {path.suffix!r:.40}", where=where, hint="use a .toml or .json file"
         )
-    text = text_of(read_data(path, limit=MAX_DOCUMENT_BYTES, suffixes=SUFFIXES), where=where)
+    limit = MAX_TOML_BYTES if path.suffix == ".toml" else MAX_DOCUMENT_BYTES
+    text = text_of(read_data(path, limit=limit, suffixes=SUFFIXES), where=where)
     document = _toml_of(text, where) if path.suffix == ".toml" else json_of(text, where=where)
     if not isinstance(document, dict):
         raise DocumentError(f"holds {document!r:.60}, not a table of named fields", where=where)

@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     import polars as pl
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
-MAX_DOCUMENT_BYTES: Final = 2**20
-"""Most bytes of a document that people write in TOML or JSON; a parser of either is slow."""
+MAX_DOCUMENT_BYTES: Final = 16 * 2**20
+"""Most bytes of a document that people write in JSON: published lists of layers take 3 MiB."""
+MAX_TOML_BYTES: Final = 2**20
+"""Most bytes of a document that people write in TOML, whose parser is slow."""
 MAX_LIST_BYTES: Final = 64 * 2**20
 """Most bytes of a plain list, as one of lengths."""
 MAX_DATA_BYTES: Final = 4 * 2**30

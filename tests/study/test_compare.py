@@ -325,22 +325,22 @@ def test_a_row_with_attaccs_is_the_mean_of_steps_with_the_stacks_attention(
 
 
 def test_the_longest_step_is_the_longest_of_all() -> None:
-    """Catches the step at the longest cache in its place: here 0.2 % below the mean step."""
+    """Catches the step at the longest cache in its place: here 0.08 % below the mean step."""
     (row,) = rows(
-        workload={"prompt": 200, "output": 6}, batch=2, systems=["dgx-attacc-buffer"],
+        workload={"prompt": 730, "output": 4}, batch=3, systems=["dgx-attacc-buffer"],
         gpu_model="published",
     )  # fmt: skip
     each = [
         served(
             rows(
-                workload={"prompt": prompt, "output": 2}, batch=2, systems=["dgx-attacc-buffer"],
+                workload={"prompt": prompt, "output": 2}, batch=3, systems=["dgx-attacc-buffer"],
                 gpu_model="published",
             )[0]
         )[1].tpot_ms
-        for prompt in range(200, 205)
+        for prompt in range(730, 733)
     ]  # fmt: skip
     _, p = served(row)
-    assert isclose(p.tpot_ms, sum(each) / 5, rel_tol=1e-12)
+    assert isclose(p.tpot_ms, sum(each) / 3, rel_tol=1e-12)
     assert isclose(p.longest_step_ms, max(each), rel_tol=1e-12)
     assert each[-1] < p.tpot_ms < p.longest_step_ms
 

@@ -16,9 +16,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, cast
+from typing import Annotated, Final, cast
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from attacc.documents import Spec, parse_document, read_document
 from attacc.errors import DocumentError
@@ -111,6 +111,10 @@ _RECIPES: Final = ("recipe.yaml", "recipe.yml")
 _OTHER_FILE: Final = re.compile(r".*quant.*\.(json|ya?ml)", re.IGNORECASE)
 
 
+Bits = Annotated[int, Field(ge=0, le=64)]
+FractionalBits = Annotated[float, Field(ge=0, le=64)]
+
+
 class _Ignoring(Spec):
     model_config = ConfigDict(extra="ignore")
 
@@ -118,7 +122,7 @@ class _Ignoring(Spec):
 class _Numbers(_Ignoring):
     """How numbers are stored, in compressed-tensors' terms."""
 
-    num_bits: int | None = None
+    num_bits: Bits | None = None
     type: str = "int"
 
 
@@ -134,8 +138,8 @@ class _Statement(_Ignoring):
 
     quant_method: str | None = None
     quant_algo: str | None = None
-    bits: float | None = None
-    w_bit: float | None = None
+    bits: FractionalBits | None = None
+    w_bit: FractionalBits | None = None
     mode: str | None = None
     config_groups: dict[str, _Group] | None = None
     kv_cache_scheme: str | _Numbers | None = None
