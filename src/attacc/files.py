@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from attacc.errors import DocumentError, nearest_hint
 
@@ -279,8 +279,11 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
+def _constant(constant: str) -> float:
+    # Published configurations have infinite limits, in keys that are not used; fields refuse them.
+    if constant == "NaN":
+        raise ValueError(f"{constant} is no number of JSON")
+    return float(constant)
 
 
 def _finite(digits: str) -> float:
@@ -292,7 +295,7 @@ def _finite(digits: str) -> float:
 
 # Made once: traces have one text of JSON in each of a million lines.
 _JSON: Final = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
+    object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite
 )
 
 
@@ -304,8 +307,8 @@ def json_of(text: str, *, where: str) -> object:
         where: the file's name, for messages.
 
     Raises:
-        DocumentError: it is no JSON, a key occurs twice in one object, or a number is NaN,
-            infinite or too long.
+        DocumentError: it is no JSON, a key occurs twice in one object, or a number is NaN
+            or too large.
     """
     try:
         return _JSON.decode(text)
