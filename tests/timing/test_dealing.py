@@ -154,7 +154,8 @@ def test_more_work_is_hardly_ever_faster(
 
     In the examples `assign` takes 39, 9 and 14 % longer with less, each with one kind of more.
     Within 1.5 %: cuts fall on whole grains, and ways are taken from a few, so that more keys may
-    happen to fill channels better; and a refresh delays what it falls into, or nothing.
+    happen to fill channels better; and a refresh delays what it falls into, or nothing. That is no
+    bound beyond the devices and placements drawn here: `benchmarks/more_work.py` finds 1.7 %.
     """
     one = dealer(name, placement, *queries)
     which %= len(less)
