@@ -13,6 +13,7 @@ from textwrap import dedent
 import pytest
 
 from attacc.compiled.machine_code import Entries
+from tests import unprivileged
 
 KERNEL = """
 from attacc.compiled import kernel
@@ -229,6 +230,38 @@ def test_nowhere_to_keep(tmp_path: Path) -> None:
     assert "cannot be kept" in stderr
     assert stderr.count("\n") == 0
     assert shown(tmp_path, **nowhere | {"NUMBA_DISABLE_JIT": "1"}) == "42"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are other ones on Windows")
+def test_permission_bits(tmp_path: Path) -> None:
+    """A package and a home that are read-only, or machine code that another user may read alone."""
+    write(tmp_path, 2)
+    denied = unprivileged.PRELUDE + dedent("""
+        try:
+            open("cache/probe", "w")
+        except PermissionError:
+            print("denied", end=" ")
+    """)
+    folders = [tmp_path / name for name in ("cache", "__pycache__", "home")]
+    for folder in folders:
+        folder.mkdir(mode=0o555)
+    tmp_path.chmod(0o555)
+    home = str(tmp_path / "home")
+    homes = {"HOME": home, "XDG_CACHE_HOME": home}
+    assert shown(tmp_path, denied + TOLD, **homes) == "denied unkept compiled 42"
+    assert kept_files(tmp_path) == []
+    folders[0].chmod(0o755)
+    assert shown(tmp_path, TOLD, **homes) == "compiled 42"
+    [file] = kept_files(tmp_path)
+    file.chmod(0o000)
+    file.parent.chmod(0o555)
+    folders[0].chmod(0o555)
+    assert shown(tmp_path, denied + TOLD, **homes) == "denied unkept compiled 42"
+    file.parent.chmod(0o755)
+    folders[0].chmod(0o755)
+    assert shown(tmp_path, unprivileged.PRELUDE + TOLD, **homes) == "compiled 42"
+    assert shown(tmp_path, unprivileged.PRELUDE + TOLD, **homes) == "42"
+    tmp_path.chmod(0o755)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit on Windows")

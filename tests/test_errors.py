@@ -54,6 +54,11 @@ def test_the_nearest_choices(name: str, choices: list[str], hint: str) -> None:
     assert nearest_hint(name, choices) == hint
 
 
+def test_a_long_name_is_not_quoted_whole() -> None:
+    """Catches a document that was given for a name, and fills the terminal."""
+    assert len(str(UnknownNameError("GPU model", "x" * 10_000, ["published"]))) < 200
+
+
 def test_an_unknown_name() -> None:
     """Catches a message without the kind of thing that is unknown."""
     error = UnknownNameError("model preset", "gtp3", iter(["gpt3"]), where="--model")

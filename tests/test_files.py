@@ -15,6 +15,7 @@ import pytest
 from attacc import files
 from attacc.errors import DocumentError
 from attacc.files import encoded_text_of, json_of, read_data, text_of, write_whole
+from tests import unprivileged
 
 CAT = "/bin/cat"
 
@@ -235,15 +236,49 @@ def test_standard_output_is_written_through(tmp_path: Path) -> None:
     assert piped.stdout == b"data"
 
 
-def test_a_file_that_must_not_be_written_stays(tmp_path: Path) -> None:
-    """A read-only file was replaced, since its folder may be written."""
-    if os.geteuid() == 0:
-        pytest.skip("root may write every file")
-    path = tmp_path / "f"
-    path.write_bytes(b"old")
-    path.chmod(0o444)
-    with pytest.raises(DocumentError, match="Permission denied"):
-        write_whole(path, b"new")
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are other ones on Windows")
+def test_permission_bits(tmp_path: Path) -> None:
+    """A read-only file is replaced since its folder may be written; a traceback of PermissionError;
+    a temporary file that stays in a folder.
+    """
+    fixed, secret, closed = (tmp_path / name for name in ("fixed", "secret", "closed"))
+    fixed.write_bytes(b"old")
+    fixed.chmod(0o444)
+    secret.write_bytes(b"old")
+    secret.chmod(0o200)
+    closed.mkdir()
+    closed.chmod(0o555)
+    script = """
+from pathlib import Path
+from attacc.errors import DocumentError
+from attacc.files import read_data, write_whole
+for use in (
+    lambda: Path("closed/probe").touch(),
+    lambda: write_whole(Path("fixed"), b"new"),
+    lambda: write_whole(Path("closed/file"), b"new"),
+    lambda: read_data(Path("secret")),
+):
+    try:
+        use()
+    except (DocumentError, PermissionError) as error:
+        print(error)
+    else:
+        print("allowed")
+"""
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", unprivileged.PRELUDE + script],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert done.stdout.splitlines() == [
+        "[Errno 13] Permission denied: 'closed/probe'",
+        "fixed: cannot be written: Permission denied",
+        "closed/file: cannot be written: Permission denied",
+        "secret: cannot be read: Permission denied",
+    ]
+    assert (fixed.read_bytes(), list(closed.iterdir())) == (b"old", [])
 
 
 def test_folders_are_refused(tmp_path: Path) -> None:

@@ -17,6 +17,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
+
+MOST_QUOTED: Final = 80
+"""Most characters of a name that a message quotes."""
 
 
 class AttaccError(Exception):
@@ -67,7 +71,7 @@ class UnknownNameError(InputError):
         self.kind = kind
         self.name = name
         hint = hint or nearest_hint(name, choices)
-        super().__init__(f"unknown {kind} {name!r}", where=where, hint=hint)
+        super().__init__(f"unknown {kind} {name!r:.{MOST_QUOTED}}", where=where, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

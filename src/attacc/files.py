@@ -75,15 +75,13 @@ def read_data(
     path: Path,
     *,
     limit: int = MAX_DATA_BYTES,
-    unpack: bool = True,
     suffixes: Iterable[str] = (),
 ) -> bytes:
     """Return the bytes of a file.
 
     Args:
         path: a regular file, a link to one, or a pipe.
-        limit: most bytes that are read, and most that they may unpack to.
-        unpack: whether a gzip file, known by its first bytes, is unpacked.
+        limit: most bytes that are read, and most that a gzip file may unpack to.
         suffixes: of the files that can be meant where this one is absent; any if there are none.
 
     Raises:
@@ -98,7 +96,7 @@ def read_data(
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or str(error)
         raise DocumentError(f"cannot be read: {reason}", where=where) from None
-    if unpack and data.startswith(GZIP_MAGIC):
+    if data.startswith(GZIP_MAGIC):
         return _unpacked(data, limit, where)
     return data
 
@@ -347,7 +345,8 @@ def header_of(text: str, *, where: str) -> tuple[list[str], int]:
     number = text.count("\n", 0, start) + 1
     line = text[start:].partition("\n")[0]
     try:
-        return [name.strip() for row in csv.reader([line], strict=True) for name in row], number
+        rows = csv.reader([line], strict=True, skipinitialspace=True)
+        return [name.strip() for row in rows for name in row], number
     except csv.Error as error:
         raise DocumentError(f"is not valid CSV: {error}", where=f"{where}:{number}") from None
 
@@ -389,6 +388,8 @@ def rows_of(text: str, columns: Sequence[str], *, where: str, after: int = 0) ->
     # The names in front tell how many columns there are; without them the first row would.
     names = ",".join(map(str, range(len(columns)))) + "\n"
     data = (names + text[start:]).encode()
+    if b' "' in data:  # a quoted cell may have spaces in front
+        data = re.sub(rb'(^|,) +"', rb'\1"', data, flags=re.MULTILINE)
     if not data.endswith(b"\n"):
         data += b"\n"
     try:

@@ -56,6 +56,8 @@ UNITS: Final[dict[str, dict[str, float]]] = {
 }
 """Dimension -> unit as written -> factor to the base unit that names the dimension."""
 
+DECIMAL: Final = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+"""A number in ASCII digits, without a sign: Python and Polars read digits of other scripts too."""
 _DIGITS: Final = r"[0-9]+(?:_[0-9]+)*"
 """As in TOML: ASCII digits, with underscores between digits only."""
 _QUANTITY: Final = re.compile(

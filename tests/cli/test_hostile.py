@@ -125,6 +125,8 @@ def test_values_on_the_command_line(name: str) -> None:
         ("compare", "--workload", name),
         ("compare", "--batch", name),
         ("compare", "--gpu-model", name),
+        ("reproduce", "--gpu-model", name),
+        ("reproduce", name),
         ("accuracy", "--kv", name),
         ("gpu", "check", name),
         ("presets", name),

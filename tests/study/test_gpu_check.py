@@ -167,11 +167,3 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     broken.write_bytes(b"PAR1")
     with pytest.raises(DocumentError, match="cannot be read"):
         read_measurements(broken)
-
-
-def test_without_polars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a traceback where an optional library is missing."""
-    path = gemm_csv(tmp_path / "gemm.csv", rows=3)
-    monkeypatch.setitem(__import__("sys").modules, "polars", None)
-    with pytest.raises(InputError, match=r"pip install 'attacc\[gpu\]'"):
-        read_measurements(path)

@@ -82,7 +82,7 @@ class Signals:
 
     @staticmethod
     def _numbers() -> list[signal.Signals]:
-        names = ("SIGINT", "SIGTERM", "SIGHUP")  # the last of which Windows does not have
+        names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
         return [number for number in signal.Signals if number.name in names]
 
     def _take(self, number: int, _: FrameType | None) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 import typer
 
 from attacc.errors import InputError, UnknownNameError
+from attacc.units import DECIMAL
 
 if TYPE_CHECKING:
     from attacc.hardware.dram import DramDevice
@@ -37,7 +38,7 @@ MAX_STACKS: Final = 1024
 MAX_SEED: Final = 2**63 - 1
 
 _WHOLE: Final = re.compile(r"-?[0-9]+")
-_NUMBER: Final = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_NUMBER: Final = re.compile("-?" + DECIMAL)
 _MOST_DIGITS: Final = 30
 """Digits of a whole number that is still read: Python refuses thousands."""
 
@@ -202,7 +203,7 @@ def choice(choices: type[E], name: str, option: str) -> E:
     try:
         return choices(name)
     except ValueError:
-        kind = option.removeprefix("--")
+        kind = option.removeprefix("--").replace("-", " ")
         known = [member.value for member in choices]
         raise UnknownNameError(kind, name, known, where=option) from None
 

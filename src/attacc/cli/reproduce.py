@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from attacc.cli.options import Json
+from attacc.cli.options import Json, choice
 from attacc.cli.output import check_target, print_answer, progress_bar
+from attacc.errors import UnknownNameError
 
-
-class Which(StrEnum):
-    """Whose exhibits."""
-
-    CAL2023 = "cal2023"
-    ASPLOS2024 = "asplos2024"
-    ALL = "all"
-
-
-class Model(StrEnum):
-    """What prices the GPUs."""
-
-    PUBLISHED = "published"
-    CALIBRATED = "calibrated"
+ALL: Final = "all"
+"""Every paper, in place of one."""
 
 
 def reproduce(
     which: Annotated[
-        Which, typer.Argument(help="Paper whose exhibits to make.", show_default=True)
-    ] = Which.ALL,
-    gpu_model: Annotated[Model, typer.Option(help="Model that prices the GPUs.")] = Model.PUBLISHED,
+        str,
+        typer.Argument(metavar="cal2023|asplos2024|all", help="Paper whose exhibits to make."),
+    ] = ALL,
+    gpu_model: Annotated[
+        str,
+        typer.Option(metavar="published|calibrated", help="Model that prices the GPUs."),
+    ] = "published",
     exhibit: Annotated[
         list[str] | None,
         typer.Option(metavar="ID", help="Only this exhibit; repeat the option for several."),
@@ -53,10 +45,13 @@ def reproduce(
     if report is not None:
         check_target(report, "--report")
         check_report(report)
-    papers = list(Paper) if which is Which.ALL else [Paper(which)]
+    if which not in (ALL, *Paper):
+        raise UnknownNameError("paper", which, [*Paper, ALL], where="WHICH")
+    papers = [paper for paper in Paper if which in (ALL, paper)]
+    prices = choice(GpuModel, gpu_model, "--gpu-model")
     specs = chosen(papers, exhibit or ())
     with progress_bar("reproducing", len(specs)) as progress:
-        reproduction = run_reproduction(specs, GpuModel(gpu_model), progress, second_process=True)
+        reproduction = run_reproduction(specs, prices, progress, second_process=True)
     if report is not None:
         write_reproduction(reproduction, report)
     print_answer(reproduction, reproduction_tables, as_json=json)

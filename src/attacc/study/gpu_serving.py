@@ -21,7 +21,7 @@ from attacc.models.precision import ElementType
 from attacc.models.sharding import valid_tensor_parallel
 from attacc.study.gpu_check import NAMES, NOTHING, Accuracy, Group, class_rows
 from attacc.study.least_squares import minimise
-from attacc.study.tables import Quantity, Reasons, Table, open_table
+from attacc.study.tables import Allowed, Reasons, Table, open_table
 from attacc.system.calibrated import CalibratedGpu, Floats
 from attacc.system.calibrated_costs import Kernels
 from attacc.system.calibrated_step import decode_time, prefill_time
@@ -58,12 +58,12 @@ OPTIONAL: Final = ("precision",)
 HARMLESS: Final = ("id",)
 """Columns that change nothing: ``id`` is the run's name, made of the others."""
 QUANTITIES: Final = {
-    "isl": Quantity(1, 2.0**31),
-    "osl": Quantity(1, 2.0**31),
-    "batch_size": Quantity(1, 2.0**24),
-    "tp_size": Quantity(1, 2.0**20),
-    "ttft_ms": Quantity(1e-3, 1e9, whole=False),
-    "tpot_ms": Quantity(1e-3, 1e9, whole=False),
+    "isl": Allowed(1, 2.0**31),
+    "osl": Allowed(1, 2.0**31),
+    "batch_size": Allowed(1, 2.0**24),
+    "tp_size": Allowed(1, 2.0**20),
+    "ttft_ms": Allowed(1e-3, 1e9, whole=False),
+    "tpot_ms": Allowed(1e-3, 1e9, whole=False),
 }
 """What the columns can hold: a token takes a microsecond at least, nobody waits for ten days."""
 PRECISIONS: Final = {"": "", "fp8": "fp8", "fp8_block": "fp8", "nvfp4": "fp4"}
@@ -144,7 +144,6 @@ def read_runs(path: Path) -> list[Run]:
     Raises:
         DocumentError: the file cannot be read, has no rows, a column is missing, or one may change
             what was measured.
-        InputError: Polars is not installed.
     """
     return serving_runs(open_table(path))
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from attacc.errors import DocumentError
 from attacc.models.precision import ElementType
-from attacc.study.tables import Flags, Quantity, Reasons, Table, open_table
+from attacc.study.tables import Allowed, Flags, Reasons, Table, open_table
 from attacc.system.calibrated import AttentionShapes, Floats, GemmShapes
 from attacc.units import NS_PER_MS
 
@@ -95,19 +95,19 @@ ONLY: Final[dict[str, tuple[tuple[float, ...], str]]] = {
 used."""
 _MOST: Final = 2.0**31
 QUANTITIES: Final = {
-    "m": Quantity(1, _MOST),
-    "n": Quantity(1, _MOST),
-    "k": Quantity(1, _MOST),
-    "batch_size": Quantity(1, 2.0**24),
-    "num_heads": Quantity(1, 2.0**16),
-    "num_key_value_heads": Quantity(1, 2.0**16),
-    "head_dim": Quantity(1, 2.0**16),
-    "kv_length": Quantity(1, _MOST),
-    "prompt_length": Quantity(1, _MOST),
-    "num_gpus": Quantity(1, 2.0**20),
-    "message_elements": Quantity(1, 2.0**50),
-    "latency_ms": Quantity(1e-6, 1e8, whole=False),
-    "power_w": Quantity(0.1, 1e5, whole=False),
+    "m": Allowed(1, _MOST),
+    "n": Allowed(1, _MOST),
+    "k": Allowed(1, _MOST),
+    "batch_size": Allowed(1, 2.0**24),
+    "num_heads": Allowed(1, 2.0**16),
+    "num_key_value_heads": Allowed(1, 2.0**16),
+    "head_dim": Allowed(1, 2.0**16),
+    "kv_length": Allowed(1, _MOST),
+    "prompt_length": Allowed(1, _MOST),
+    "num_gpus": Allowed(1, 2.0**20),
+    "message_elements": Allowed(1, 2.0**50),
+    "latency_ms": Allowed(1e-6, 1e8, whole=False),
+    "power_w": Allowed(0.1, 1e5, whole=False),
 }
 """What the columns can hold. A clock of a GPU lasts a millionth of a millisecond, and nobody
 measures a call of a day; sizes are at least a hundred times beyond any in use."""
@@ -243,7 +243,6 @@ def read_table(path: Path) -> MeasuredTable:
     Raises:
         DocumentError: the file cannot be read, has no rows, its columns are those of no table
             known, or one of them may change what was measured.
-        InputError: Polars is not installed.
     """
     return measurements(open_table(path))
 
@@ -256,7 +255,6 @@ def read_measurements(path: Path) -> list[Measurements]:
 
     Raises:
         DocumentError: as in `read_table`, or a row cannot be used.
-        InputError: Polars is not installed.
     """
     table = read_table(path)
     for left in table.unusable:

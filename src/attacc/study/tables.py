@@ -8,8 +8,6 @@ to what its first rows look like: version 0.10 is not 0.1.
 
 from __future__ import annotations
 
-import csv
-import importlib.util
 import io
 import os
 import subprocess
@@ -17,17 +15,17 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attacc.errors import DocumentError, InputError, nearest_hint
-from attacc.files import read_data, text_of
+from attacc.errors import DocumentError, nearest_hint
+from attacc.files import header_of, read_data, rows_of, text_of
 from attacc.study import parquet_process
 from attacc.system.calibrated import Floats
+from attacc.units import DECIMAL
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,9 +40,7 @@ EMPTY: Final = ("", "nan", "null", "none")
 _PARQUET: Final = b"PAR1"
 _PATIENCE_S: Final = 600.0
 """Until a process that reads a Parquet file, and takes no processor time, is given up."""
-_ROWS_AT_ONCE: Final = 50_000
-# Digits of ASCII: Polars and Python read others too, and Python reads 1_0 as 10.
-_NUMBER: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_NUMBER: Final = f"^[+-]?{DECIMAL}$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +57,7 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True)
-class Quantity:
+class Allowed:
     """What a measured quantity can be; beyond that, a row holds a slip.
 
     Attributes:
@@ -171,7 +167,7 @@ class Table:
         for column in self.columns:
             if column not in choices:
                 raise DocumentError(
-                    f"has the column {column!r:.60}, of which it is not known whether it changes "
+                    f"has the column {column!r:.60}, which attacc does not know; it may change "
                     "what was measured",
                     where=self.where,
                     hint="leave the column out if it does not; " + nearest_hint(column, choices),
@@ -222,7 +218,7 @@ class Table:
 
     def quantities(
         self,
-        wanted: Mapping[str, Quantity],
+        wanted: Mapping[str, Allowed],
         optional: Sequence[str],
         reasons: Reasons,
     ) -> dict[str, Floats]:
@@ -255,14 +251,7 @@ def open_table(path: Path) -> Table:
     Raises:
         DocumentError: the file cannot be read, is of another kind, is damaged, has no rows, or has
             two columns of one name.
-        InputError: Polars is not installed.
     """
-    if importlib.util.find_spec("polars") is None:
-        raise InputError(
-            "tables of measurements are read by Polars, which is not installed",
-            where=str(path),
-            hint="pip install 'attacc[gpu]'",
-        )
     name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     if name.suffix.lower() not in SUFFIXES:
         raise DocumentError(
@@ -270,7 +259,9 @@ def open_table(path: Path) -> Table:
         )
     data = read_data(path, limit=MAX_TABLE_BYTES)
     is_parquet = data.startswith(_PARQUET)
-    frame = _parquet(data, str(path)) if is_parquet else _csv(text_of(data, where=str(path)), path)
+    frame = (
+        _parquet(data, str(path)) if is_parquet else _csv(text_of(data, where=str(path)), str(path))
+    )
     names = [column.strip() for column in frame.columns]
     _refuse_twice(names, str(path))
     frame.columns = names
@@ -289,44 +280,34 @@ def _refuse_twice(names: Sequence[str], where: str) -> None:
         )
 
 
-def _csv(text: str, path: Path) -> pl.DataFrame:
-    import polars as pl
-
-    # As a file would: lines end in \n, \r\n or \r.
-    reader = csv.reader(io.StringIO(text, newline=None), strict=True, skipinitialspace=True)
-    try:
-        # Spreadsheets fill up with rows of empty fields.
-        rows = ((reader.line_num, row) for row in reader if any(map(str.strip, row)))
-        _, header = next(rows, (0, list[str]()))
-        if not header:
-            raise DocumentError("is empty", where=str(path))
-        names = [name.strip() for name in header]
-        while not names[-1]:  # and with columns of them
-            del names[-1]
-        if len(names) == 1 and (found := [mark for mark in ";\t|" if mark in names[0]]):
-            raise DocumentError(
-                f"its header has no comma, and holds {found[0]!r}",
-                where=str(path),
-                hint="separate fields by commas, and write decimals with a point",
-            )
-        _refuse_twice(names, str(path))
-        schema = dict.fromkeys(names, pl.String)
-        pieces = [pl.DataFrame(schema=schema)]
-        while some := list(islice(rows, _ROWS_AT_ONCE)):
-            for line, row in some:
-                if len(row) != len(header) or any(map(str.strip, row[len(names) :])):
-                    raise DocumentError(
-                        f"{len(row)} fields, of which {len(names)} have a name",
-                        where=f"{path}:{line}",
-                        hint="every row must have the fields that the header names",
-                    )
-            columns = zip(*(row for _, row in some), strict=True)
-            pieces.append(pl.DataFrame(dict(zip(names, columns, strict=False)), schema=schema))
-        return pl.concat(pieces)
-    except csv.Error as error:
+def _csv(text: str, where: str) -> pl.DataFrame:
+    """Return the table of a CSV file, every field as text."""
+    header, line = header_of(text, where=where)
+    names = list(header)
+    while names and not names[-1]:  # spreadsheets append columns of empty fields
+        del names[-1]
+    if not names:
+        raise DocumentError("is empty", where=where)
+    if len(names) == 1 and (found := [mark for mark in ";\t|" if mark in names[0]]):
         raise DocumentError(
-            f"is not valid CSV: {error}", where=f"{path}:{reader.line_num}"
-        ) from None
+            f"its header has no comma, and holds {found[0]!r}",
+            where=where,
+            hint="separate fields by commas, and write decimals with a point",
+        )
+    if len(header) == 1:
+        raise DocumentError(f"has one column, {names[0]!r:.60}, and no other", where=where)
+    _refuse_twice(names, where)
+    unnamed = [f"{place}:" for place in range(len(names), len(header))]
+    rows = rows_of(text, [*names, *unnamed], where=where, after=line)
+    for column in unnamed:
+        filled = (rows.cells[column] != "").arg_true()
+        if len(filled):
+            raise DocumentError(
+                f"{rows.cells[column][filled[0]]!r:.60} is in a column without a name",
+                where=f"{where}:{rows.lines[filled[0]]}",
+                hint="name the column in the header",
+            )
+    return rows.cells.select(names)
 
 
 def _parquet(data: bytes, where: str) -> pl.DataFrame:
