@@ -42,7 +42,7 @@ def test_messages_name_place_and_way_out(where: str | None, hint: str | None, te
     [
         ("gtp3", ["gpt3", "opt"], "did you mean 'gpt3'? choose from gpt3, opt"),
         ("GPT3", ["gpt3"], "did you mean 'gpt3'? choose from gpt3"),
-        ("nrcd", ["nRAS", "nRCD"], "did you mean 'nRCD' or 'nRAS'? choose from nRAS, nRCD"),
+        ("nrcd", ["nRAS", "nRCD"], "did you mean 'nRCD'? choose from nRAS, nRCD"),
         ("Macab", ["MACAB", "SFM"], "did you mean 'MACAB'? choose from MACAB, SFM"),
         ("mw", ["W", "mW", "MW"], "did you mean 'MW' or 'mW'? choose from MW, W, mW"),
         ("xyz", ["b", "a"], "choose from a, b"),
@@ -52,6 +52,12 @@ def test_messages_name_place_and_way_out(where: str | None, hint: str | None, te
 def test_the_nearest_choices(name: str, choices: list[str], hint: str) -> None:
     """Catches proposals that depend on upper and lower case, and lists that are not sorted."""
     assert nearest_hint(name, choices) == hint
+
+
+def test_a_name_that_shares_its_beginning_only_is_not_proposed() -> None:
+    """Catches a model of one architecture that is proposed for one of another."""
+    message = str(UnknownNameError("model preset", "qwen3_moe", ["qwen3-32b"]))
+    assert message == "unknown model preset 'qwen3_moe' (choose from qwen3-32b)"
 
 
 def test_a_long_name_is_not_quoted_whole() -> None:

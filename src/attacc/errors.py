@@ -140,7 +140,7 @@ def nearest_hint(name: str, choices: Iterable[str]) -> str:
     """Return "did you mean ...? choose from ..." for a name that is not among the choices."""
     options = sorted(choices)
     lowered = [option.lower() for option in options]
-    near = difflib.get_close_matches(name.lower(), lowered, n=2, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), lowered, n=2, cutoff=0.6)
     close = [
         option for lower in dict.fromkeys(near) for option in options if option.lower() == lower
     ]
