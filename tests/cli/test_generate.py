@@ -103,7 +103,7 @@ def test_refused_with_a_model(folder: Path, tmp_path: Path) -> None:
     """Input that fails only after some text, or as a fault of attacc."""
     asked = ("generate", PROMPT, "--model", folder, "--raw")
     assert "beyond the 64 positions" in refusal(*asked, "--max-tokens", "64")
-    assert "unknown host-dtype 'fp4'" in refusal(*asked, "--host-dtype", "fp4")
+    assert "unknown host dtype 'fp4'" in refusal(*asked, "--host-dtype", "fp4")
     assert "no such folder" in refusal("generate", PROMPT, "--model", tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     assert "config.json" in refusal("generate", PROMPT, "--model", tmp_path / "empty")

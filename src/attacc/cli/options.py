@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 import typer
 
 from attacc.errors import InputError, UnknownNameError
-from attacc.units import DECIMAL
 
 if TYPE_CHECKING:
     from attacc.hardware.dram import DramDevice
@@ -38,7 +37,6 @@ MAX_STACKS: Final = 1024
 MAX_SEED: Final = 2**63 - 1
 
 _WHOLE: Final = re.compile(r"-?[0-9]+")
-_NUMBER: Final = re.compile("-?" + DECIMAL)
 _MOST_DIGITS: Final = 30
 """Digits of a whole number that is still read: Python refuses thousands."""
 
@@ -93,8 +91,10 @@ def number(option: str) -> Callable[[str | float], float]:
     """
 
     def parse(text: str | float) -> float:
+        from attacc.units import DECIMAL  # loads pydantic
+
         written = str(text)
-        value = float(written) if _NUMBER.fullmatch(written) else math.nan
+        value = float(written) if re.fullmatch("-?" + DECIMAL, written) else math.nan
         if not math.isfinite(value):
             raise InputError(
                 f"{written!r:.40} is no number", where=option, hint="use one such as 20"

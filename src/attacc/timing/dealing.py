@@ -53,7 +53,14 @@ NEAR: Final = 0.01
 balance would."""
 
 PLAYED: Final = 2
-"""Ways beside the usual one that are played at most."""
+"""Ways beside the usual one that are played at most, of a long program."""
+
+SHORT: Final = 30_000
+"""Cycles of a program of which every way is played that may be the fastest: the forecast of a short
+one is wrong by more than ways differ, and playing it costs little."""
+
+FAR: Final = 0.3
+"""A way that is forecast to take so much more than another is not the fastest."""
 
 
 class DealtRun(NamedTuple):
@@ -82,10 +89,11 @@ class Dealer:
     def play(self, lengths: Sequence[int], *, window_cycles: int = 0) -> DealtRun:
         """Deal heads out and play their program.
 
-        That of `assign` is played first. Others are played where they are forecast to be faster:
-        the fastest, and those within `MARGIN` of it, no more than `PLAYED`.
-        Of those that were played the fastest is taken; of several, the one that was played first:
-        that of `assign`, or the one of fewest chunks.
+        That of `assign` is played first. Of a short program (`SHORT`) the others are played too,
+        but those whose forecast is `FAR` from the best one. Of a long program those are played
+        that are forecast to be faster: the fastest, and those within `MARGIN` of it, no more than
+        `PLAYED`. The fastest that was played is taken; of several that are as fast, the one that
+        was played first: that of `assign`, or the one of fewest chunks.
 
         Args:
             lengths: keys of every head.
@@ -103,18 +111,20 @@ class Dealer:
         )
         usual = next(dealt)
         best = self._play(usual, window_cycles)
-        if len(set(usual.lengths)) == 1:
-            return best  # no channel waits for another
         cycles = self.forecast(usual)
         if cycles <= (1 + NEAR) * self.least(lengths):
             return best
         others = [
             (self.forecast(way), len(way.dealt.head), way) for way in dealt if self._fits(way)
         ]
-        faster = [other for other in others if other[0] < cycles]
-        faster.sort(key=lambda other: other[:2])
-        for expected, _, way in faster[:PLAYED]:
-            if expected > (1 + MARGIN) * faster[0][0]:
+        others.sort(key=lambda other: other[:2])
+        if cycles <= SHORT:
+            bound = (1 + FAR) * min([cycles, *(expected for expected, _, _ in others)])
+        else:
+            others = [other for other in others if other[0] < cycles][:PLAYED]
+            bound = (1 + MARGIN) * min([cycles, *(expected for expected, _, _ in others)])
+        for expected, _, way in others:
+            if expected > bound:
                 break
             played = self._play(way, window_cycles)
             if played.timed.cycles < best.timed.cycles:
