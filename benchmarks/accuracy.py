@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import track
 
 from attacc.hardware.placement import Placement
-from attacc.numerics.arithmetic import Normalization, Order
-from attacc.numerics.formats import Format
+from attacc.pim.numerics.arithmetic import Normalization, Order
+from attacc.pim.numerics.formats import Format
 from attacc.study.accuracy import AccuracyResult, AccuracySpec, Data, measure_accuracy
 
 LENGTHS: Final = tuple(2**exponent for exponent in range(10, 18))

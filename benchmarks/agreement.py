@@ -27,9 +27,9 @@ from attacc.integrations.agreement import Predictions, predict, windows_of
 from attacc.integrations.huggingface_attention import attach
 from attacc.integrations.huggingface_models import BUNDLED, HostType, load_language_model
 from attacc.models.precision import ElementType
-from attacc.numerics.arithmetic import Arithmetic
-from attacc.numerics.formats import Format
-from attacc.system.host import HostDevice
+from attacc.pim.host.device import HostDevice
+from attacc.pim.numerics.arithmetic import Arithmetic
+from attacc.pim.numerics.formats import Format
 
 PROSE = ("objects", "execmodel", "naming", "exceptions", "imports", "types", "customization")
 """Topics of prose, in this order; those that a version of Python lacks are skipped."""

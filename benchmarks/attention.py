@@ -18,12 +18,12 @@ from rich.table import Table
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
-from attacc.mapping.head import HeadLayout
 from attacc.models.precision import ElementType
-from attacc.program.schedule import attention_program
-from attacc.system.stack import Stack
-from attacc.timing.engine import run
-from attacc.timing.tables import resolve_timing
+from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.program.schedule import attention_program
+from attacc.pim.stack import Stack
+from attacc.pim.timing.engine import run
+from attacc.pim.timing.tables import resolve_timing
 
 DEVICE = DRAMS.load("hbm3-5.2-asplos24")
 BARRIERS = (Schedule.COMPLETE, Schedule.PUBLISHED)

@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from attacc.calibration import fit as gpu_fit
+from attacc.calibration.check import accuracy, check
+from attacc.calibration.fit import fit_calibration, fitted_tables
+from attacc.calibration.measured import measurements
+from attacc.calibration.serving import check_serving, is_serving_table, serving_runs
+from attacc.calibration.tables import open_table
 from attacc.errors import InputError
 from attacc.hardware.gpu import GPUS
-from attacc.study import gpu_fit
-from attacc.study.gpu_check import accuracy, check
-from attacc.study.gpu_fit import fit_calibration, fitted_tables
-from attacc.study.gpu_serving import check_serving, is_serving_table, serving_runs
-from attacc.study.measured import measurements
-from attacc.study.tables import open_table
 
 ROWS = 24
 FIELDS = (

@@ -25,10 +25,10 @@ from attacc.hardware.link import LINKS
 from attacc.hardware.placement import Placement
 from attacc.integrations.huggingface_attention import attach
 from attacc.integrations.huggingface_models import BUNDLED, HostType, load_language_model
-from attacc.numerics.arithmetic import Arithmetic
-from attacc.numerics.formats import Format
-from attacc.system.host import HostDevice
-from attacc.system.host_costs import AppendCost, Attended
+from attacc.pim.host.costs import AppendCost, Attended
+from attacc.pim.host.device import HostDevice
+from attacc.pim.numerics.arithmetic import Arithmetic
+from attacc.pim.numerics.formats import Format
 
 F32 = npt.NDArray[np.float32]
 

@@ -17,9 +17,9 @@ from rich.table import Table
 
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
-from attacc.program.trace import read_trace
-from attacc.timing.engine import run
-from attacc.timing.tables import TimingTables, resolve_timing
+from attacc.pim.program.trace import read_trace
+from attacc.pim.timing.engine import run
+from attacc.pim.timing.tables import TimingTables, resolve_timing
 
 DEVICE = DRAMS.load("hbm3-5.2-asplos24")
 

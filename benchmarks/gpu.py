@@ -13,8 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from attacc.models.precision import ElementType
-from attacc.system.calibrated import (
+from attacc.gpu.calibrated.kernels import (
     AttentionShapes,
     CalibratedGpu,
     GemmShapes,
@@ -23,6 +22,7 @@ from attacc.system.calibrated import (
     matmul_ns,
     prefill_ns,
 )
+from attacc.models.precision import ElementType
 
 
 def sizes(generator: np.random.Generator, low: int, high: int, count: int) -> np.ndarray:

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from attacc.calibration.check import ALL, accuracy, check
+from attacc.calibration.fit import fit_calibration, fitted_tables
+from attacc.calibration.measured import Measurements, read_measurements
+from attacc.gpu.calibrated.kernels import CalibratedGpu
 from attacc.hardware.gpu import GPUS
 from attacc.report.gpu import accuracy_tables
-from attacc.study.gpu_check import ALL, accuracy, check
-from attacc.study.gpu_fit import fit_calibration, fitted_tables
-from attacc.study.measured import Measurements, read_measurements
-from attacc.system.calibrated import CalibratedGpu
 
 TABLES = ("gemm", "decode_attention", "prefill_attention", "nccl")
 

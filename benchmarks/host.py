@@ -16,9 +16,9 @@ from attacc.hardware.dram import DRAMS
 from attacc.hardware.link import LINKS
 from attacc.hardware.placement import Placement
 from attacc.models.precision import ElementType
-from attacc.numerics.arithmetic import Arithmetic
-from attacc.numerics.formats import Format
-from attacc.system.host import AttendCost, HostDevice, KvShape
+from attacc.pim.host.device import AttendCost, HostDevice, KvShape
+from attacc.pim.numerics.arithmetic import Arithmetic
+from attacc.pim.numerics.formats import Format
 
 SHAPE = KvShape(30, 3, 3, 64, ElementType.FP16)
 ARITHMETICS = {

@@ -13,20 +13,20 @@ from attacc.errors import InputError
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
-from attacc.mapping.balance import Assignment, Chunk, assign, assign_stacks
-from attacc.mapping.head import HeadLayout
 from attacc.models.precision import ElementType
-from attacc.program.interleaved import (
+from attacc.pim.mapping.balance import Assignment, Chunk, assign, assign_stacks
+from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.program.interleaved import (
     QueryPasses,
     chunk_grain,
     interleaved_program,
     longest_chunk,
 )
-from attacc.program.program import MULTIPLY, Dependences, Program
-from attacc.program.schedule import attention_program
-from attacc.timing.dealing import Dealer
-from attacc.timing.engine import run
-from attacc.timing.tables import resolve_timing
+from attacc.pim.program.program import MULTIPLY, Dependences, Program
+from attacc.pim.program.schedule import attention_program
+from attacc.pim.timing.dealing import Dealer
+from attacc.pim.timing.engine import run
+from attacc.pim.timing.tables import resolve_timing
 
 DEVICE = DRAMS.load("hbm3-5.2")
 CHANNELS = DEVICE.organization.channels

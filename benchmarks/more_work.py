@@ -21,7 +21,7 @@ from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
 from attacc.models.precision import ElementType
-from attacc.system.stack import Stack
+from attacc.pim.stack import Stack
 
 DEVICES = (
     "hbm2e-3.2", "hbm3-5.2", "hbm3-5.2", "hbm3-6.4", "hbm3e-9.2", "hbm4-8.0", "hbm4-8.0",

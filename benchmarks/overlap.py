@@ -13,18 +13,19 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from attacc.gpu.costs import CostModel, EnergyBreakdown
+from attacc.gpu.models import GpuModel, cost_model
+from attacc.gpu.published.model import PublishedCostModel, published_rates
+from attacc.gpu.rates import AttaccRates
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import ResolvedSystem, load_system
 from attacc.models.architecture import MODELS, ModelSpec
 from attacc.models.operators import MatMul, Phase, Step
 from attacc.models.precision import ElementType
 from attacc.models.steps import decode_step
-from attacc.program.product import ProductShape
-from attacc.system.attacc import Attaccs
-from attacc.system.attacc_product import AttaccProducts
-from attacc.system.attention import AttaccAttention, AttaccRates
-from attacc.system.costs import CostModel, EnergyBreakdown
-from attacc.system.gpu_models import GpuModel, cost_model
+from attacc.pim.product import AttaccProducts
+from attacc.pim.program.product import ProductShape
+from attacc.system.attaccs import AttaccAttention, Attaccs
 from attacc.system.operator_schedule import OperatorSchedule
 from attacc.system.pipelined_layer import (
     ATTACC,
@@ -34,7 +35,6 @@ from attacc.system.pipelined_layer import (
     OverlapComparison,
     simulate_decode_step,
 )
-from attacc.system.published import PublishedCostModel, published_rates
 from attacc.system.step import DecodePricer
 
 LENGTH: Final = 3072

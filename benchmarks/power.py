@@ -15,22 +15,22 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from attacc.energy.dram import DRAM_ENERGIES, DramEnergy
-from attacc.energy.power import (
+from attacc.hardware.dram import DRAMS, DramDevice
+from attacc.hardware.placement import Placement
+from attacc.hardware.system import Schedule
+from attacc.models.precision import ElementType
+from attacc.pim.energy.dram import DRAM_ENERGIES, DramEnergy
+from attacc.pim.energy.power import (
     background_w,
     cadence_from_budget,
     sustained_power,
     windowed_power,
     with_power_cadence,
 )
-from attacc.hardware.dram import DRAMS, DramDevice
-from attacc.hardware.placement import Placement
-from attacc.hardware.system import Schedule
-from attacc.mapping.head import HeadLayout
-from attacc.models.precision import ElementType
-from attacc.program.schedule import attention_program
-from attacc.timing.engine import run
-from attacc.timing.tables import resolve_timing
+from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.program.schedule import attention_program
+from attacc.pim.timing.engine import run
+from attacc.pim.timing.tables import resolve_timing
 from attacc.units import BITS_PER_BYTE, NS_PER_S, PJ_PER_J
 
 DEVICE = DRAMS.load("hbm3-5.2")

@@ -29,13 +29,13 @@ from attacc.errors import InputError
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
-from attacc.mapping.head import HeadLayout
 from attacc.models.precision import ElementType
-from attacc.program.program import Program
-from attacc.program.schedule import attention_program
-from attacc.system.stack import Stack, StackAttention
-from attacc.timing.pieces import run_pieces, run_repeated
-from attacc.timing.tables import resolve_timing
+from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.program.program import Program
+from attacc.pim.program.schedule import attention_program
+from attacc.pim.stack import Stack, StackAttention
+from attacc.pim.timing.pieces import run_pieces, run_repeated
+from attacc.pim.timing.tables import resolve_timing
 
 DEVICE = DRAMS.load("hbm3-5.2")
 HEAD_DIM = 128

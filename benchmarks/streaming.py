@@ -17,15 +17,15 @@ from rich.table import Table
 
 from attacc.hardware.dram import DRAMS, Organization
 from attacc.hardware.placement import Placement
-from attacc.mapping.balance import assign
-from attacc.mapping.head import HeadLayout
 from attacc.models.precision import ElementType
-from attacc.program.interleaved import chunk_grain, interleaved_program, longest_chunk
-from attacc.program.program import Kind, Program
-from attacc.program.traffic import TrafficPolicy, kv_writes, mixed, streaming
-from attacc.study.validation_timing import streaming_bound
-from attacc.timing.engine import TimedRun, run
-from attacc.timing.tables import resolve_timing
+from attacc.pim.mapping.balance import assign
+from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.program.interleaved import chunk_grain, interleaved_program, longest_chunk
+from attacc.pim.program.program import Kind, Program
+from attacc.pim.program.traffic import TrafficPolicy, kv_writes, mixed, streaming
+from attacc.pim.timing.engine import TimedRun, run
+from attacc.pim.timing.tables import resolve_timing
+from attacc.study.claims.timing import streaming_bound
 
 REFRESHES = 20
 """Refresh intervals that a stream lasts, its beginning and end included."""

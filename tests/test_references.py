@@ -12,6 +12,8 @@ import tomli_w
 
 from attacc.documents import Presets, beside
 from attacc.errors import DocumentError
+from attacc.gpu.calibrated.coefficients import CALIBRATIONS
+from attacc.gpu.calibrated.kernels import CalibratedGpu
 from attacc.hardware.cpu import CPUS
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.gpu import GPUS
@@ -19,8 +21,6 @@ from attacc.hardware.link import LINKS
 from attacc.hardware.system import SYSTEMS, ResolvedSystem, load_system
 from attacc.models.architecture import MODELS
 from attacc.study.specification import load_study
-from attacc.system.calibrated import CalibratedGpu
-from attacc.system.calibration import CALIBRATIONS
 from attacc.workload.synthetic import WORKLOADS
 from tests.cli.console import document, refusal
 

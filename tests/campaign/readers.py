@@ -17,10 +17,15 @@ import tomli_w
 import typer
 from typer import BadParameter
 
+from attacc.calibration.measured import MeasuredTable, read_table
+from attacc.calibration.serving import read_runs
 from attacc.cli.main import app
 from attacc.cli.options import parse_lengths, read_lengths
 from attacc.documents import Presets, Spec
 from attacc.errors import AttaccError
+from attacc.gpu.calibrated.coefficients import CALIBRATIONS, CPU_CALIBRATIONS, CalibrationSpec
+from attacc.gpu.calibrated.kernels import CalibratedGpu, GemmShapes, matmul_ns
+from attacc.gpu.frameworks import SERVING
 from attacc.hardware.cpu import CPUS
 from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.gpu import GPUS, GpuSpec
@@ -32,20 +37,15 @@ from attacc.models.huggingface import load_model
 from attacc.models.parameters import count_parameters, kv_bytes_per_token, weight_bytes
 from attacc.models.precision import ElementType
 from attacc.models.steps import decode_step
-from attacc.program.program import Program
-from attacc.program.trace import format_trace, parse_trace, read_trace
-from attacc.program.traffic import Traffic, read_traffic
+from attacc.pim.audit.legality import CommandLog, check, read_log
+from attacc.pim.program.program import Program
+from attacc.pim.program.trace import format_trace, parse_trace, read_trace
+from attacc.pim.program.traffic import Traffic, read_traffic
+from attacc.pim.timing.engine import run
+from attacc.pim.timing.tables import TimingTables, resolve_timing
 from attacc.study.accuracy import RecordedHeads
 from attacc.study.compare import compare
-from attacc.study.gpu_serving import read_runs
-from attacc.study.measured import MeasuredTable, read_table
 from attacc.study.specification import StudySpec, WorkloadTable, load_study
-from attacc.system.calibrated import CalibratedGpu, GemmShapes, matmul_ns
-from attacc.system.calibration import CALIBRATIONS, CPU_CALIBRATIONS, CalibrationSpec
-from attacc.system.serving import SERVING
-from attacc.timing.engine import run
-from attacc.timing.legality import CommandLog, check, read_log
-from attacc.timing.tables import TimingTables, resolve_timing
 from attacc.units import UNITS, parse_quantity
 from attacc.workload.requests import Workload
 from attacc.workload.synthetic import WORKLOADS, synthetic

@@ -10,7 +10,7 @@ from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
 from attacc.models.precision import ElementType, Precision
-from attacc.system.stack import Stack
+from attacc.pim.stack import Stack
 from tests.cli.console import DEVICE_FILE, answer, document, refusal
 
 SHAPE = ("--heads", "20", "--length", "300")

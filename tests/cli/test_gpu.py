@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from attacc.study import gpu_fit
-from attacc.system.calibrated import CalibratedGpu
+from attacc.calibration import fit as gpu_fit
+from attacc.gpu.calibrated.kernels import CalibratedGpu
+from tests.calibration.gpu_tables import gemm_csv, nccl_csv
 from tests.cli.console import answer, document, invoke
-from tests.study.gpu_tables import gemm_csv, nccl_csv
 
 
 def test_check(tmp_path: Path) -> None:

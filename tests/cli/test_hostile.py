@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from attacc.cli.main import app
 from attacc.errors import printable
+from tests.calibration.gpu_tables import gemm_csv
 from tests.cli.console import DEVICE_FILE, check_refusal
-from tests.study.gpu_tables import gemm_csv
 
 NAMES = (
     "mine [/x] [bold red]fast[/] :smile:",

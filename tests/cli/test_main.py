@@ -14,7 +14,7 @@ from attacc import __version__
 from attacc.cli import output
 from attacc.cli.main import app
 from attacc.errors import CapacityError, EngineError, Shortfall
-from attacc.system.stack import Stack
+from attacc.pim.stack import Stack
 from tests.cli.console import answer, check_refusal, invoke, refusal
 
 SMALL = ("attention", "--heads", "2", "--length", "16")

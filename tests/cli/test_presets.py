@@ -9,16 +9,16 @@ from typing import Any, Final, cast
 import pytest
 from rich.console import Console
 
-import attacc.energy.dram
+import attacc.gpu.calibrated.coefficients
+import attacc.gpu.frameworks
+import attacc.gpu.published.model
 import attacc.hardware.cpu
 import attacc.hardware.dram
 import attacc.hardware.gpu
 import attacc.hardware.link
 import attacc.hardware.system
 import attacc.models.architecture
-import attacc.system.calibration
-import attacc.system.published
-import attacc.system.serving
+import attacc.pim.energy.dram
 import attacc.workload.synthetic
 from attacc.cli.presets import KINDS
 from attacc.documents import Presets
@@ -34,11 +34,11 @@ EXPECTED: Final[dict[str, Presets[Any]]] = {
     "link": attacc.hardware.link.LINKS,
     "device": attacc.hardware.dram.DRAMS,
     "rules": attacc.hardware.dram.RULE_SETS,
-    "energy": attacc.energy.dram.DRAM_ENERGIES,
-    "cost-model": attacc.system.published.COST_MODELS,
-    "calibration": attacc.system.calibration.CALIBRATIONS,
-    "cpu-calibration": attacc.system.calibration.CPU_CALIBRATIONS,
-    "serving": attacc.system.serving.SERVING,
+    "energy": attacc.pim.energy.dram.DRAM_ENERGIES,
+    "cost-model": attacc.gpu.published.model.COST_MODELS,
+    "calibration": attacc.gpu.calibrated.coefficients.CALIBRATIONS,
+    "cpu-calibration": attacc.gpu.calibrated.coefficients.CPU_CALIBRATIONS,
+    "serving": attacc.gpu.frameworks.SERVING,
 }
 NAMES = [(kind, name) for kind, presets in EXPECTED.items() for name in presets.names()]
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
-from attacc.program.program import Kind
-from attacc.program.trace import NAMES, parse_trace, read_trace
-from attacc.timing.engine import run
-from attacc.timing.tables import resolve_timing
+from attacc.pim.program.program import Kind
+from attacc.pim.program.trace import NAMES, parse_trace, read_trace
+from attacc.pim.timing.engine import run
+from attacc.pim.timing.tables import resolve_timing
 from tests.cli.console import DEVICE_FILE, answer, check_refusal, document, invoke, refusal
 
 DEVICE = DRAMS.load("hbm3-5.2-asplos24")

@@ -7,10 +7,10 @@ import pytest
 
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
-from attacc.program.trace import read_trace
-from attacc.program.traffic import read_traffic
-from attacc.timing.engine import run
-from attacc.timing.tables import resolve_timing
+from attacc.pim.program.trace import read_trace
+from attacc.pim.program.traffic import read_traffic
+from attacc.pim.timing.engine import run
+from attacc.pim.timing.tables import resolve_timing
 from tests.cli.console import answer, document, refusal
 
 DEVICE = DRAMS.load("hbm3-5.2")

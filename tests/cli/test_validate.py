@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from attacc.study import validation
-from attacc.study.validation import Check, Claim, Measured, Room, Tolerance, Unit
+from attacc.study.claims import registry
+from attacc.study.claims.validation import Check, Claim, Measured, Room, Tolerance, Unit
 from tests.cli.console import answer, document, invoke, refusal
 
 TWO = ("validate", "--claim", "energy-row", "--claim", "gpu-gemm-a100")
@@ -48,13 +48,13 @@ def test_a_failed_claim_is_answered_and_exits_with_3(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failure that scripts do not notice, or that is not on the page."""
-    monkeypatch.setattr(validation, "all_checks", lambda: claims(0.05, 0.2))
+    monkeypatch.setattr(registry, "all_checks", lambda: claims(0.05, 0.2))
     page = tmp_path / "validation.md"
     result = invoke("validate", "-o", page)
     assert (result.exit_code, result.stderr) == (3, "")
     assert "1 held, 1 failed" in result.stdout
     assert "| 20 % | limits | **failed** |" in page.read_text()
-    monkeypatch.setattr(validation, "all_checks", lambda: claims(0.05))
+    monkeypatch.setattr(registry, "all_checks", lambda: claims(0.05))
     assert invoke("validate", "-o", page).exit_code == 0
     first = page.read_bytes()
     invoke("validate", "-o", page)

@@ -12,13 +12,13 @@ import pytest
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
-from attacc.mapping.head import HeadLayout
 from attacc.models.precision import ElementType
-from attacc.program.program import AddressLayout, Kind, Program
-from attacc.program.schedule import attention_program
-from attacc.program.trace import format_trace, read_trace
-from attacc.timing.engine import run
-from attacc.timing.tables import resolve_timing
+from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.program.program import AddressLayout, Kind, Program
+from attacc.pim.program.schedule import attention_program
+from attacc.pim.program.trace import format_trace, read_trace
+from attacc.pim.timing.engine import run
+from attacc.pim.timing.tables import resolve_timing
 
 DEVICE = DRAMS.load("hbm3-5.2-asplos24")
 ELEMENTS = {"1": ElementType.INT8, "2": ElementType.FP16}

@@ -6,11 +6,11 @@ from importlib.resources import files
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
-from attacc.mapping.head import HeadLayout
 from attacc.models.precision import ElementType
-from attacc.program.schedule import attention_program
-from attacc.timing.engine import run
-from attacc.timing.tables import resolve_timing
+from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.program.schedule import attention_program
+from attacc.pim.timing.engine import run
+from attacc.pim.timing.tables import resolve_timing
 
 DEVICE = DRAMS.load("hbm3-5.2-asplos24")
 ELEMENTS = {"1": ElementType.INT8, "2": ElementType.FP16}
@@ -18,7 +18,7 @@ ELEMENTS = {"1": ElementType.INT8, "2": ElementType.FP16}
 
 def test_the_published_schedule_takes_the_golden_cycles() -> None:
     """Catches any change of schedule, addresses, timing tables or controller, in all 220 cases."""
-    table = files("attacc.study") / "data" / "reference_cycles.csv"
+    table = files("attacc.study.claims") / "data" / "reference_cycles.csv"
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 220
 

@@ -12,9 +12,9 @@ transformers: Any = pytest.importorskip("transformers", reason=NEEDS)
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.link import LINKS
 from attacc.hardware.placement import Placement
-from attacc.numerics.arithmetic import Arithmetic
-from attacc.numerics.formats import Format
-from attacc.system.host import HostDevice
+from attacc.pim.host.device import HostDevice
+from attacc.pim.numerics.arithmetic import Arithmetic
+from attacc.pim.numerics.formats import Format
 
 VOCABULARY = 120
 LAYERS = 3

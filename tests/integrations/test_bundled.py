@@ -22,7 +22,7 @@ from attacc.integrations.huggingface_models import (
     bundled_file,
     load_language_model,
 )
-from attacc.numerics.arithmetic import Arithmetic
+from attacc.pim.numerics.arithmetic import Arithmetic
 from tests.integrations.models import device_of
 
 

@@ -13,9 +13,9 @@ torch = small.torch
 from attacc.errors import CapacityError, InputError
 from attacc.integrations.huggingface_attention import DeviceCache, Session, attach
 from attacc.models.precision import ElementType
-from attacc.numerics.arithmetic import Arithmetic
-from attacc.system.host import HostDevice
-from attacc.system.host_costs import AppendCost
+from attacc.pim.host.costs import AppendCost
+from attacc.pim.host.device import HostDevice
+from attacc.pim.numerics.arithmetic import Arithmetic
 from tests.integrations.models import device_of, model_of, tokens_of
 
 TOLERANCES = {"fp32 sums": (small.WIDE, 0.01), "fp16": (Arithmetic(), 0.02)}

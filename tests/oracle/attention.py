@@ -40,7 +40,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Numbers:
-    """Formats and orders, as `attacc.numerics.arithmetic.Arithmetic` has them."""
+    """Formats and orders, as `attacc.pim.numerics.arithmetic.Arithmetic` has them."""
 
     operand: str = "fp16"
     probability: str = "fp16"
@@ -78,7 +78,8 @@ def rounded(x: F64, to: str, overflow: str = "infinite") -> F64:
         _, exponent = np.frexp(x)
         apart = 2.0 ** (np.maximum(exponent - 1, least) - significand + 1)
         near = np.where(np.isfinite(x), np.rint(x / apart) * apart, x)
-    return np.where(np.abs(near) > largest, np.copysign(beyond, x), near)
+    found = np.where(np.abs(near) > largest, np.copysign(beyond, x), near)
+    return found + 0.0 if to == "int8" else found  # two's complement has no negative zero
 
 
 def summed(terms: Sequence[F64], order: str, to: str, overflow: str) -> F64:

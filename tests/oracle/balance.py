@@ -1,12 +1,12 @@
 """Chunks dealt out to bins with lists and a heap: what the compiled dealer must do.
 
-Slow on purpose; see `attacc.mapping.balance` for what it means.
+Slow on purpose; see `attacc.pim.mapping.balance` for what it means.
 """
 
 from collections.abc import Sequence
 from heapq import heapify, heapreplace
 
-from attacc.mapping.balance import Chunk
+from attacc.pim.mapping.balance import Chunk
 
 
 def deal(

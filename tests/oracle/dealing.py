@@ -1,6 +1,6 @@
 """How long a channel should attend to its chunks, told phase by phase: what the forecast must say.
 
-Slow on purpose; see `attacc.timing.dealing` for what it means. Rows are followed multiply by
+Slow on purpose; see `attacc.pim.timing.dealing` for what it means. Rows are followed multiply by
 multiply.
 """
 
@@ -10,8 +10,8 @@ from math import ceil
 
 from attacc.hardware.dram import DramDevice
 from attacc.hardware.placement import Placement
-from attacc.mapping.head import HeadLayout
-from attacc.program.schedule import head_commands
+from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.program.schedule import head_commands
 
 
 @dataclass(frozen=True)

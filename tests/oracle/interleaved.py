@@ -1,6 +1,6 @@
 """The interleaved schedule, step by step in Python and then sorted: what the compiled one must do.
 
-Slow on purpose; see `attacc.program.interleaved` for what it means.
+Slow on purpose; see `attacc.pim.program.interleaved` for what it means.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from attacc.hardware.dram import DramDevice
-from attacc.mapping.balance import Assignment
-from attacc.mapping.head import HeadLayout, allocate_chunks
-from attacc.program.interleaved import pipeline_of, softmax_cycles
-from attacc.program.program import MULTIPLY, Dependences, Kind, Program
-from attacc.program.schedule import head_commands
+from attacc.pim.mapping.balance import Assignment
+from attacc.pim.mapping.geometry import HeadLayout, allocate_chunks
+from attacc.pim.program.interleaved import pipeline_of, softmax_cycles
+from attacc.pim.program.program import MULTIPLY, Dependences, Kind, Program
+from attacc.pim.program.schedule import head_commands
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]

@@ -57,7 +57,7 @@ class Waiting(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """As `attacc.program.traffic.TrafficPolicy`."""
+    """As `attacc.pim.program.traffic.TrafficPolicy`."""
 
     queue: int = 64
     write_high: int = 48

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from attacc.errors import InputError
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
-from attacc.program.program import MULTIPLY
-from attacc.program.trace import NAMES, format_trace, parse_trace
-from attacc.timing.engine import run
-from attacc.timing.tables import resolve_timing
+from attacc.pim.program.program import MULTIPLY
+from attacc.pim.program.trace import NAMES, format_trace, parse_trace
+from attacc.pim.timing.engine import run
+from attacc.pim.timing.tables import resolve_timing
 from tests.oracle import timing as oracle
 
 pytestmark = pytest.mark.untraced  # the naive controllers would take three times as long

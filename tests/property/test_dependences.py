@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from attacc.errors import InputError
 from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.placement import Placement
-from attacc.mapping.balance import assign
-from attacc.mapping.head import HeadLayout
 from attacc.models.precision import ElementType
-from attacc.program.interleaved import chunk_grain, interleaved_program, longest_chunk
-from attacc.program.program import MULTIPLY, Kind, Program
-from attacc.timing.engine import run
-from attacc.timing.tables import resolve_timing
+from attacc.pim.mapping.balance import assign
+from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.program.interleaved import chunk_grain, interleaved_program, longest_chunk
+from attacc.pim.program.program import MULTIPLY, Kind, Program
+from attacc.pim.timing.engine import run
+from attacc.pim.timing.tables import resolve_timing
 from tests.oracle import timing as oracle
 from tests.property.steps import Step, logged, oracle_requests, program_of
 

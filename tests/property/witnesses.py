@@ -13,11 +13,11 @@ from typing import Any
 from attacc.errors import InputError
 from attacc.hardware.dram import DRAMS, DramDevice, Refresh, RefreshMode
 from attacc.hardware.placement import Placement
-from attacc.program.program import MULTIPLY, Kind, Program
-from attacc.program.trace import format_trace
-from attacc.timing import legality
-from attacc.timing.engine import run
-from attacc.timing.tables import TimingTables, resolve_timing
+from attacc.pim.audit import legality
+from attacc.pim.program.program import MULTIPLY, Kind, Program
+from attacc.pim.program.trace import format_trace
+from attacc.pim.timing.engine import run
+from attacc.pim.timing.tables import TimingTables, resolve_timing
 from tests.oracle import timing as oracle
 from tests.property.steps import Step, logged, oracle_requests, program_of
 

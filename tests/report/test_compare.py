@@ -9,7 +9,7 @@ from rich.console import Console
 from attacc.report.compare import comparison_tables
 from attacc.study.compare import Comparison, SystemResult, compare
 from attacc.study.specification import DEFAULT_SYSTEMS
-from attacc.system.attacc import CurveKind
+from attacc.system.attaccs import CurveKind
 from tests.study.comparisons import default_comparison, published_comparison, served, study
 
 SHORT = {"prompt": 64, "output": 4}

@@ -3,7 +3,7 @@
 import pytest
 
 from attacc.report.reproduce import heading, written
-from attacc.study.exhibits import Column, Exhibit, Form, Mark, Panel, Paper, Series
+from attacc.study.papers.exhibits import Column, Exhibit, Form, Mark, Panel, Paper, Series
 
 
 @pytest.mark.parametrize(

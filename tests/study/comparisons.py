@@ -4,9 +4,9 @@ import json
 from functools import cache
 from typing import Any
 
+from attacc.gpu.models import GpuModel
 from attacc.study.compare import BatchChoice, Comparison, Performance, SystemResult, compare
 from attacc.study.specification import StudySpec
-from attacc.system.gpu_models import GpuModel
 
 
 @cache

@@ -12,9 +12,9 @@ from attacc.errors import DocumentError, InputError, UnknownNameError
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
 from attacc.models.precision import ElementType
-from attacc.numerics.arithmetic import Arithmetic, Normalization, Order
-from attacc.numerics.formats import Format
-from attacc.numerics.plan import AttentionPlan
+from attacc.pim.numerics.arithmetic import Arithmetic, Normalization, Order
+from attacc.pim.numerics.formats import Format
+from attacc.pim.numerics.plan import AttentionPlan
 from attacc.study.accuracy import (
     DEFAULT_LENGTHS,
     AccuracyResult,

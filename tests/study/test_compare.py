@@ -13,6 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attacc.errors import CapacityError, InputError, UnknownNameError
+from attacc.gpu.costs import Bound, EnergyBreakdown
+from attacc.gpu.models import GpuModel
+from attacc.gpu.published.model import PublishedCostModel
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule, load_system
@@ -20,15 +23,11 @@ from attacc.models.architecture import MODELS, ModelSpec
 from attacc.models.operators import MatMul, MatMulRole
 from attacc.models.parameters import count_parameters
 from attacc.models.steps import decode_step, prefill_step
+from attacc.pim.stack import Stack
 from attacc.study.compare import Comparison, Limit, Status, SystemResult, compare
 from attacc.study.specification import DEFAULT_SYSTEMS, StudySpec
-from attacc.system.attacc import Attaccs, AttentionCurve, CurveKind
-from attacc.system.attention import AttaccAttention
+from attacc.system.attaccs import AttaccAttention, Attaccs, AttentionCurve, CurveKind
 from attacc.system.capacity import footprint, stores
-from attacc.system.costs import Bound, EnergyBreakdown
-from attacc.system.gpu_models import GpuModel
-from attacc.system.published import PublishedCostModel
-from attacc.system.stack import Stack
 from attacc.system.step import DecodePricer, Group, StepCost, average, prefill_cost
 from attacc.workload.requests import fixed_lengths
 from tests.study.comparisons import (

@@ -8,35 +8,37 @@ from multiprocessing import active_children
 import pytest
 
 from attacc.errors import EngineError, InputError, UnknownNameError
+from attacc.gpu.costs import OperatorCost
+from attacc.gpu.models import GpuModel, cost_model
+from attacc.gpu.published.model import PublishedCostModel
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.gpu import GpuSpec
 from attacc.hardware.link import LINKS
 from attacc.models.operators import MatMul
 from attacc.models.parameters import kv_bytes_per_token, weight_bytes
-from attacc.study import reproduce_asplos2024 as asplos2024
-from attacc.study import reproduce_cal2023 as cal2023
 from attacc.study.compare import compare
-from attacc.study.exhibits import Column, Exhibit, Form, Paper, deviation
-from attacc.study.paper_figures import paper_figures
-from attacc.study.paper_runs import (
+from attacc.study.papers import asplos2024 as asplos2024
+from attacc.study.papers import cal2023 as cal2023
+from attacc.study.papers.breakdown import breakdown
+from attacc.study.papers.exhibits import Column, Exhibit, Form, Paper, deviation
+from attacc.study.papers.figures import paper_figures
+from attacc.study.papers.headline import PapersConditions, Printed, figure
+from attacc.study.papers.prices import Load, Prices
+from attacc.study.papers.recorded_runs import (
     ends_of_parts,
     paper_runs,
     published_cycles,
     times_of,
 )
-from attacc.study.published_step import PublishedRun, decode_of
-from attacc.study.reproduce import (
+from attacc.study.papers.reproduce import (
     EXHIBITS,
     _another_process,  # pyright: ignore[reportPrivateUsage]
     _not_interrupted,  # pyright: ignore[reportPrivateUsage]
     chosen,
     reproduce,
 )
-from attacc.study.reproduce_breakdown import breakdown
-from attacc.study.reproduce_headline import PapersConditions, Printed, figure
-from attacc.study.reproduce_prices import Load, Prices
-from attacc.study.reproduce_schedules import schedules
-from attacc.study.reproduce_setting import (
+from attacc.study.papers.schedules import schedules
+from attacc.study.papers.setting import (
     LONG,
     OWN_STACK,
     PUBLISHED_STACK,
@@ -44,9 +46,7 @@ from attacc.study.reproduce_setting import (
     Setting,
     best,
 )
-from attacc.system.costs import OperatorCost
-from attacc.system.gpu_models import GpuModel, cost_model
-from attacc.system.published import PublishedCostModel
+from attacc.study.papers.step import PublishedRun, decode_of
 from tests.study.comparisons import served, study
 
 ASKED = 0.005
@@ -251,7 +251,7 @@ def test_parts_add_up(setting: Setting) -> None:
 
 def test_schedules_beside_closed_forms(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches schedules that are set beside the closed form of other switches."""
-    monkeypatch.setattr("attacc.study.reproduce_schedules.MOST_REQUESTS", 60)
+    monkeypatch.setattr("attacc.study.papers.schedules.MOST_REQUESTS", 60)
     exhibit = schedules(setting)
     simulated = [c for c in asplos2024.conditions(setting) if c.batch <= 60]
     assert len(exhibit.rows) == 4 * len(simulated) == 8

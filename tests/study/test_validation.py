@@ -11,8 +11,9 @@ from rich.console import Console
 
 from attacc.errors import DocumentError, EngineError, InputError, UnknownNameError
 from attacc.report.validation import COLUMNS, claim_row, validation_page, validation_tables
-from attacc.study import validation_legality
-from attacc.study.validation import (
+from attacc.study.claims import legality
+from attacc.study.claims.registry import all_checks
+from attacc.study.claims.validation import (
     Check,
     Claim,
     Figure,
@@ -25,7 +26,6 @@ from attacc.study.validation import (
     Tolerance,
     Unit,
     Validation,
-    all_checks,
     chosen,
     validate,
 )
@@ -231,15 +231,15 @@ def test_figures_on_the_page_and_on_the_terminal() -> None:
 
 def test_a_rule_that_is_not_watched_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches an audit that overlooks a rule, and a check of it that overlooks that."""
-    from attacc.timing.legality import LegalityReport
+    from attacc.pim.audit.legality import LegalityReport
 
     def blind(log: object, device: object, **more: object) -> LegalityReport:
-        return LegalityReport("", validation_legality.Placement.BANK, True, 0, (), 0, (), ())
+        return LegalityReport("", legality.Placement.BANK, True, 0, (), 0, (), ())
 
-    some = list(validation_legality.gates())[:5]
-    monkeypatch.setattr(validation_legality, "gates", lambda: iter(some))
-    monkeypatch.setattr(validation_legality, "DRAMS", SimpleNamespace(names=list[str]))
-    assert validation_legality.rules_bite().error == 0
-    monkeypatch.setattr(validation_legality, "check", blind)
-    found = validation_legality.rules_bite()
+    some = list(legality.gates())[:5]
+    monkeypatch.setattr(legality, "gates", lambda: iter(some))
+    monkeypatch.setattr(legality, "DRAMS", SimpleNamespace(names=list[str]))
+    assert legality.rules_bite().error == 0
+    monkeypatch.setattr(legality, "check", blind)
+    found = legality.rules_bite()
     assert (found.error, found.cases) == (2 * len(some), 4 * len(some))

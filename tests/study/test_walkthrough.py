@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from attacc.numerics.execute import ChannelState
-from attacc.program.program import Kind
+from attacc.pim.numerics.execute import ChannelState
+from attacc.pim.program.program import Kind
 from attacc.report.walkthrough import walk_page
 from attacc.study.walkthrough import walk_through
 

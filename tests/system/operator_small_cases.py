@@ -10,8 +10,7 @@ import sys
 import numpy as np
 
 from attacc.errors import InputError
-from attacc.models.precision import ElementType
-from attacc.system.calibrated import (
+from attacc.gpu.calibrated.kernels import (
     AttentionShapes,
     CalibratedGpu,
     GemmShapes,
@@ -22,6 +21,7 @@ from attacc.system.calibrated import (
     matmul_ns,
     prefill_ns,
 )
+from attacc.models.precision import ElementType
 
 PRODUCTS = GemmShapes.of(
     [1, 7, 64, 100, 300, 512, 4096],

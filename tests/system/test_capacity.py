@@ -6,6 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from attacc.errors import CapacityError, EngineError, InputError
+from attacc.gpu.published.model import published_rates
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import (
     AttaccTable,
@@ -28,7 +29,6 @@ from attacc.system.capacity import (
     preferred_batch,
     stores,
 )
-from attacc.system.published import published_rates
 from attacc.workload.requests import fixed_lengths
 
 STACK_BYTES = float(16 * 2**30)

@@ -7,15 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attacc.errors import EngineError, InputError
+from attacc.gpu.costs import EnergyBreakdown
+from attacc.gpu.models import GpuModel, cost_model
+from attacc.gpu.published.model import PublishedCostModel, published_rates
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import load_system
 from attacc.models.architecture import MODELS
 from attacc.models.operators import Step
 from attacc.models.steps import decode_step
-from attacc.system.attacc_product import AttaccProducts
-from attacc.system.attention import AttaccAttention
-from attacc.system.costs import EnergyBreakdown
-from attacc.system.gpu_models import GpuModel, cost_model
+from attacc.pim.product import AttaccProducts
+from attacc.system.attaccs import AttaccAttention
 from attacc.system.overlap import basic_overlap, head_level_pipelining
 from attacc.system.pipelined_layer import (
     ATTACC,
@@ -31,7 +32,6 @@ from attacc.system.pipelined_layer import (
     simulate_decode_step,
     simulate_layers,
 )
-from attacc.system.published import PublishedCostModel, published_rates
 from attacc.system.step import DecodePricer
 
 COSTS = PublishedCostModel()

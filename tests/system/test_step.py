@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attacc.errors import EngineError, InputError
+from attacc.gpu.costs import Bound, EnergyBreakdown
+from attacc.gpu.published.model import PublishedCostModel, published_rates
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import (
     AttaccTable,
@@ -19,9 +21,7 @@ from attacc.models.architecture import MODELS
 from attacc.models.operators import AllReduce, Attention, Pointwise, PointwiseKind, Step
 from attacc.models.precision import ElementType
 from attacc.models.steps import decode_step, prefill_step
-from attacc.system.attention import AttaccAttention
-from attacc.system.costs import Bound, EnergyBreakdown
-from attacc.system.published import PublishedCostModel, published_rates
+from attacc.system.attaccs import AttaccAttention
 from attacc.system.step import DecodePricer, Group, StepCost, average, prefill_cost
 
 MODEL = PublishedCostModel()

@@ -140,8 +140,8 @@ def accuracy(
     """
     from attacc.documents import parse_document
     from attacc.hardware.placement import Placement
-    from attacc.numerics.arithmetic import Normalization, Order
-    from attacc.numerics.formats import Format
+    from attacc.pim.numerics.arithmetic import Normalization, Order
+    from attacc.pim.numerics.formats import Format
     from attacc.report.accuracy import accuracy_renderable, draw_accuracy
     from attacc.report.figures import check_figure
     from attacc.study.accuracy import AccuracySpec, Data, measure_accuracy

@@ -23,9 +23,9 @@ from attacc.cli.output import print_answer
 from attacc.errors import InputError
 
 if TYPE_CHECKING:
+    from attacc.pim.stack import StackAttention
+    from attacc.pim.stacks import AttentionOfStacks
     from attacc.report.attention import AttentionReport, PowerReport, TradeReport, TradeRow
-    from attacc.system.stack import StackAttention
-    from attacc.system.stacks import AttentionOfStacks
 
 ALL: Final = "all"
 """What ``--queries-per-read`` says to have every choice compared."""
@@ -124,9 +124,9 @@ def attention(
     """
     from attacc.hardware.placement import Placement
     from attacc.hardware.system import Schedule
+    from attacc.pim.stack import Stack
+    from attacc.pim.stacks import attend_over
     from attacc.report.attention import attention_renderable, trade_renderable
-    from attacc.system.stack import Stack
-    from attacc.system.stacks import attend_over
 
     asked, sharing = _heads(heads, length, lengths, lengths_file, kv_heads, queries_per_kv_head)
     together = _queries_per_read(queries_per_read)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from attacc.integrations.huggingface_attention import Session
     from attacc.integrations.huggingface_models import LanguageModel
     from attacc.models.precision import ElementType
-    from attacc.numerics.arithmetic import Arithmetic
+    from attacc.pim.numerics.arithmetic import Arithmetic
     from attacc.report.generate import GeneratedStep
 
 MOST_TOKENS: Final = 2**20
@@ -129,8 +129,8 @@ def generate(
     """
     from attacc.hardware.link import LINKS
     from attacc.hardware.placement import Placement
+    from attacc.pim.host.device import HostDevice
     from attacc.report.generate import Generated, PrefillReport, generated_renderable
-    from attacc.system.host import HostDevice
 
     element, arithmetic = _arithmetic(kv, accumulate)
     if temperature < 0:
@@ -215,8 +215,8 @@ def _arithmetic(kv: str, accumulate: str | None) -> tuple[ElementType, Arithmeti
         InputError: sums cannot be in this format.
     """
     from attacc.models.precision import ElementType
-    from attacc.numerics.arithmetic import Arithmetic
-    from attacc.numerics.formats import Format
+    from attacc.pim.numerics.arithmetic import Arithmetic
+    from attacc.pim.numerics.formats import Format
 
     known = ("fp16", "bf16", "int8", *_FP8)
     if kv not in known:

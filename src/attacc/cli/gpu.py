@@ -14,9 +14,9 @@ from attacc.errors import InputError
 from attacc.files import name_as_text
 
 if TYPE_CHECKING:
-    from attacc.study.gpu_check import Accuracy
-    from attacc.study.measured import MeasuredTable
-    from attacc.study.tables import Table
+    from attacc.calibration.check import Accuracy
+    from attacc.calibration.measured import MeasuredTable
+    from attacc.calibration.tables import Table
 
 app = typer.Typer(
     help="The calibrated GPU model: fit it to measured operators, and check it against them."
@@ -58,12 +58,12 @@ def check(
     json: Json = False,
 ) -> None:
     """Predict measured operators or serving runs, and tell the errors by size."""
+    from attacc.calibration.check import accuracy, measured_names
+    from attacc.calibration.check import check as run_check
+    from attacc.calibration.serving import check_serving, serving_runs
+    from attacc.gpu.calibrated.kernels import CalibratedGpu
+    from attacc.gpu.frameworks import SERVING
     from attacc.report.gpu import accuracy_tables, write_accuracy_figure
-    from attacc.study.gpu_check import accuracy, measured_names
-    from attacc.study.gpu_check import check as run_check
-    from attacc.study.gpu_serving import check_serving, serving_runs
-    from attacc.system.calibrated import CalibratedGpu
-    from attacc.system.serving import SERVING
 
     if figure is not None:
         from attacc.report.figures import check_figure
@@ -139,8 +139,8 @@ def fit(
     json: Json = False,
 ) -> None:
     """Fit the calibrated model to one's own measurements: operators, or serving runs."""
+    from attacc.calibration.document import check_document
     from attacc.report.gpu import accuracy_tables
-    from attacc.study.gpu_document import check_document
 
     check_target(output, "--output", measured)
     check_document(output, "--output")
@@ -165,12 +165,12 @@ def _fit_operators(
     reference: str | None,
     folds: int,
 ) -> list[Accuracy]:
+    from attacc.calibration.check import accuracy
+    from attacc.calibration.document import write_document
+    from attacc.calibration.fit import fit_calibration, fitted_tables, held_back_rows
     from attacc.documents import names_file
+    from attacc.gpu.calibrated.kernels import preset_of
     from attacc.hardware.gpu import GPUS
-    from attacc.study.gpu_check import accuracy
-    from attacc.study.gpu_document import write_document
-    from attacc.study.gpu_fit import fit_calibration, fitted_tables, held_back_rows
-    from attacc.system.calibrated import preset_of
 
     if gpu is None:
         raise InputError("is missing", where="--gpu", hint="name the GPU whose operators they are")
@@ -203,8 +203,8 @@ def _fit_operators(
 def _fit_serving(
     tables: list[Table], output: Path, framework: str | None, kernels: str | None
 ) -> list[Accuracy]:
-    from attacc.study.gpu_document import write_document
-    from attacc.study.gpu_serving import fit_serving, known_kernels, served, serving_runs
+    from attacc.calibration.document import write_document
+    from attacc.calibration.serving import fit_serving, known_kernels, served, serving_runs
 
     runs = [run for table in tables for run in serving_runs(table)]
     found = sorted({run.framework for run in runs})
@@ -254,10 +254,10 @@ def extrapolate(
     json: Json = False,
 ) -> None:
     """Predict what no fit has seen: another GPU, or products of more rows."""
+    from attacc.calibration.extrapolate import extrapolate_gpu, extrapolate_rows
+    from attacc.calibration.measured import read_measurements
+    from attacc.gpu.calibrated.kernels import preset_of
     from attacc.report.gpu import extrapolation_table
-    from attacc.study.gpu_extrapolate import extrapolate_gpu, extrapolate_rows
-    from attacc.study.measured import read_measurements
-    from attacc.system.calibrated import preset_of
 
     if (rows is None) == (unseen is None) or (unseen is None) != (not seen):
         raise InputError(
@@ -276,8 +276,8 @@ def extrapolate(
 
 def _apart(paths: list[Path]) -> tuple[list[Table], list[Table]]:
     """Read tables, each once, and return those of operators, and those of serving runs."""
-    from attacc.study.gpu_serving import is_serving_table
-    from attacc.study.tables import open_table
+    from attacc.calibration.serving import is_serving_table
+    from attacc.calibration.tables import open_table
 
     operators: list[Table] = []
     serving: list[Table] = []
@@ -288,7 +288,7 @@ def _apart(paths: list[Path]) -> tuple[list[Table], list[Table]]:
 
 def _together(tables: list[Table]) -> MeasuredTable:
     """Return the measurements of several tables."""
-    from attacc.study.measured import MeasuredTable, measurements
+    from attacc.calibration.measured import MeasuredTable, measurements
 
     found = [measurements(table) for table in tables]
     return MeasuredTable(

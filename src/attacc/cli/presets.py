@@ -67,31 +67,31 @@ def _rules() -> Presets[Any]:
 
 
 def _energies() -> Presets[Any]:
-    from attacc.energy.dram import DRAM_ENERGIES
+    from attacc.pim.energy.dram import DRAM_ENERGIES
 
     return DRAM_ENERGIES
 
 
 def _cost_models() -> Presets[Any]:
-    from attacc.system.published import COST_MODELS
+    from attacc.gpu.published.model import COST_MODELS
 
     return COST_MODELS
 
 
 def _calibrations() -> Presets[Any]:
-    from attacc.system.calibration import CALIBRATIONS
+    from attacc.gpu.calibrated.coefficients import CALIBRATIONS
 
     return CALIBRATIONS
 
 
 def _cpu_calibrations() -> Presets[Any]:
-    from attacc.system.calibration import CPU_CALIBRATIONS
+    from attacc.gpu.calibrated.coefficients import CPU_CALIBRATIONS
 
     return CPU_CALIBRATIONS
 
 
 def _serving() -> Presets[Any]:
-    from attacc.system.serving import SERVING
+    from attacc.gpu.frameworks import SERVING
 
     return SERVING
 

@@ -35,12 +35,12 @@ def reproduce(
     json: Json = False,
 ) -> None:
     """Make the figures of the AttAcc papers again, the papers' values beside ours."""
+    from attacc.gpu.models import GpuModel
     from attacc.report.reproduce import reproduction_tables
     from attacc.report.reproduce_html import check_report, write_reproduction
-    from attacc.study.exhibits import Paper
-    from attacc.study.reproduce import chosen
-    from attacc.study.reproduce import reproduce as run_reproduction
-    from attacc.system.gpu_models import GpuModel
+    from attacc.study.papers.exhibits import Paper
+    from attacc.study.papers.reproduce import chosen
+    from attacc.study.papers.reproduce import reproduce as run_reproduction
 
     if report is not None:
         check_target(report, "--report")

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
     from attacc.hardware.dram import DramDevice
     from attacc.hardware.placement import Placement
-    from attacc.program.program import Program
-    from attacc.program.traffic import Traffic
+    from attacc.pim.program.program import Program
+    from attacc.pim.program.traffic import Traffic
+    from attacc.pim.timing.engine import LoggedCommand, ServedTraffic
+    from attacc.pim.timing.tables import TimingTables
     from attacc.report.trace import RequestCounts, TraceRun, TrafficRun, Waits
-    from attacc.timing.engine import LoggedCommand, ServedTraffic
-    from attacc.timing.tables import TimingTables
 
 app = typer.Typer(help="Play, write and audit command traces in text form.")
 
@@ -123,9 +123,9 @@ def build(
     """Write the commands of the attention of one stack as a text trace."""
     from attacc.hardware.placement import Placement
     from attacc.hardware.system import Schedule
-    from attacc.mapping.head import HeadLayout
-    from attacc.program.schedule import attention_program
-    from attacc.program.trace import write_trace
+    from attacc.pim.mapping.geometry import HeadLayout
+    from attacc.pim.program.schedule import attention_program
+    from attacc.pim.program.trace import write_trace
     from attacc.report.trace import BuiltTrace, built_renderable
 
     check_target(file, "FILE")
@@ -196,8 +196,8 @@ def check(
     Exits with 3 if the log breaks a rule.
     """
     from attacc.hardware.placement import Placement
+    from attacc.pim.audit import legality
     from attacc.report.legality import CheckedLog, checked_renderable
-    from attacc.timing import legality
 
     dram = options.load_device(device)
     check_source(file)
@@ -268,7 +268,7 @@ class _Trace:
 
 
 def _read(file: Path, device: DramDevice) -> _Trace:
-    from attacc.program.trace import read_trace
+    from attacc.pim.program.trace import read_trace
 
     start = perf_counter()
     program = read_trace(file, device.organization)
@@ -298,7 +298,7 @@ class _Host:
 
 
 def _read_host(file: Path, device: DramDevice) -> _Host:
-    from attacc.program.traffic import read_traffic
+    from attacc.pim.program.traffic import read_traffic
 
     if device.rule_set.ordinary is None:
         raise InputError(
@@ -323,9 +323,9 @@ def _play(
     power_limited: bool,
 ) -> TraceRun:
     """Time a trace; resolves the device for its placement if no trace before has."""
+    from attacc.pim.timing.engine import run
+    from attacc.pim.timing.tables import resolve_timing
     from attacc.report.trace import TraceRun
-    from attacc.timing.engine import run
-    from attacc.timing.tables import resolve_timing
 
     if trace.placement not in tables:
         tables[trace.placement] = resolve_timing(
@@ -355,7 +355,7 @@ def _play(
 def _served(host: _Host, served: ServedTraffic, clock_ns: float) -> TrafficRun:
     import numpy as np
 
-    from attacc.program.program import Kind
+    from attacc.pim.program.program import Kind
     from attacc.report.trace import TrafficRun
 
     # What arrives before the first cycle waits from then on.
@@ -387,16 +387,16 @@ def _waits(requests: int, cycles: npt.NDArray[np.int64], clock_ns: float) -> Wai
 def _compile(device: DramDevice) -> None:
     """Have the kernels compiled, so that no wall time that is told includes it."""
     from attacc.hardware.placement import Placement
-    from attacc.program.trace import parse_trace
-    from attacc.timing.engine import run
-    from attacc.timing.tables import resolve_timing
+    from attacc.pim.program.trace import parse_trace
+    from attacc.pim.timing.engine import run
+    from attacc.pim.timing.tables import resolve_timing
 
     smallest = parse_trace(b"PIM_WR_GB 0x0\n", device.organization, where="")
     run(smallest, resolve_timing(device, Placement.BANK, power_limited=True))
 
 
 def _count(program: Program) -> RequestCounts:
-    from attacc.program.program import MULTIPLY, Kind
+    from attacc.pim.program.program import MULTIPLY, Kind
     from attacc.report.trace import RequestCounts
 
     counts = program.counts()
@@ -413,7 +413,7 @@ def _count(program: Program) -> RequestCounts:
 def _write_log(trace: _Trace, host: _Host | None, tables: TimingTables, path: Path) -> None:
     """Write the command log of a trace: one command a line, by cycle and channel."""
     from attacc.files import write_whole
-    from attacc.timing.engine import run
+    from attacc.pim.timing.engine import run
 
     timed = run(trace.program, tables, log=True, traffic=host.traffic if host else None)
     entries = timed.log or ()

@@ -39,8 +39,9 @@ def validate(
     """
     from attacc.files import write_whole
     from attacc.report.validation import validation_page, validation_tables
-    from attacc.study.validation import ReferenceData, Status, all_checks, chosen
-    from attacc.study.validation import validate as run_checks
+    from attacc.study.claims.registry import all_checks
+    from attacc.study.claims.validation import ReferenceData, Status, chosen
+    from attacc.study.claims.validation import validate as run_checks
 
     if output is not None:
         check_target(output, "--output")

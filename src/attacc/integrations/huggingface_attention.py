@@ -32,8 +32,8 @@ from transformers.integrations import sdpa_attention
 
 from attacc.errors import CapacityError, EngineError, InputError, Shortfall
 from attacc.models.precision import ElementType
-from attacc.system.host import HostDevice
-from attacc.system.host_costs import AppendCost, AttendCost, KvShape, LinkBytes
+from attacc.pim.host.costs import AppendCost, AttendCost, KvShape, LinkBytes
+from attacc.pim.host.device import HostDevice
 
 F32 = npt.NDArray[np.float32]
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attacc.hardware.placement import Placement
-from attacc.numerics.formats import Format
+from attacc.pim.numerics.formats import Format
 from attacc.report.figures import check_figure, write_figure
 from attacc.report.values import count, plain_table, titled, units_at
 from attacc.study.accuracy import (

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from attacc.gpu.models import GpuModel
 from attacc.study.compare import (
     BatchChoice,
     Comparison,
@@ -16,8 +17,7 @@ from attacc.study.compare import (
     Status,
     SystemResult,
 )
-from attacc.system.attacc import CurveKind
-from attacc.system.gpu_models import GpuModel
+from attacc.system.attaccs import CurveKind
 from attacc.workload.lengths import LengthKind
 
 LIMITS = {

@@ -15,8 +15,8 @@ from attacc.errors import InputError
 from attacc.report.figures import check_figure, words, write_figure
 
 if TYPE_CHECKING:
-    from attacc.study.gpu_check import Accuracy, Checked
-    from attacc.study.gpu_extrapolate import Extrapolation
+    from attacc.calibration.check import Accuracy, Checked
+    from attacc.calibration.extrapolate import Extrapolation
 
 
 def accuracy_tables(rows: Sequence[Accuracy]) -> Group:

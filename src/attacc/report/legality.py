@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from attacc.hardware.placement import Placement
+from attacc.pim.audit.legality import LISTED, BrokenRule, IssuedCommand, Violation
 from attacc.report.values import count, plain_table, power_words, titled, units_at
-from attacc.timing.legality import LISTED, BrokenRule, IssuedCommand, Violation
 
 SHOWN: Final = 20
 """Violations that the table lists; the JSON document has more of them."""

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attacc.study.exhibits import Cell, Column, Exhibit, Form
-from attacc.study.reproduce import Reproduction
+from attacc.study.papers.exhibits import Cell, Column, Exhibit, Form
+from attacc.study.papers.reproduce import Reproduction
 
 MOST_ROWS: Final = 60
 """Rows of a table that are printed at most."""

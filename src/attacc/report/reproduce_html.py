@@ -13,8 +13,8 @@ from attacc import __version__
 from attacc.errors import InputError
 from attacc.files import write_whole
 from attacc.report.reproduce import heading, written
-from attacc.study.exhibits import Exhibit, Form, Mark, Panel, Series
-from attacc.study.reproduce import Reproduction
+from attacc.study.papers.exhibits import Exhibit, Form, Mark, Panel, Series
+from attacc.study.papers.reproduce import Reproduction
 
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
 """Distinguishable with any colour vision (M. Okabe, K. Ito, Color Universal Design, 2008)."""

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from attacc.report.values import plain_table, titled
-from attacc.study.validation import Figure, Needs, Outcome, Room, Status, Unit, Validation
+from attacc.study.claims.validation import Figure, Needs, Outcome, Room, Status, Unit, Validation
 
 SMALLEST: Final = 1e-9
 """Shares below it are the rounding of 64-bit numbers, which differs between machines."""

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from attacc.numerics.execute import ChannelState
-from attacc.program.program import Kind
+from attacc.pim.numerics.execute import ChannelState
+from attacc.pim.program.program import Kind
 from attacc.study.walkthrough import Walk
 
 Numbers = npt.NDArray[np.floating]

@@ -1,1 +1,1 @@
-"""Comparisons, reproductions and sweeps: the questions that people ask of everything else."""
+"""The questions that people ask of everything else: comparison, accuracy, papers, claims."""

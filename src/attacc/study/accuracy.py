@@ -1,6 +1,6 @@
 """How far a device's attention is from exact attention, by length and number format.
 
-The program of a head is executed on data (`attacc.numerics.plan`), and what results is compared
+The program of a head is executed on data (`attacc.pim.numerics.plan`), and what results is compared
 with attention in float64: of the inputs as they were given, and of the inputs as they are stored.
 So what is lost by rounding keys, values and queries is told apart from what is lost by computing.
 A head has a channel to itself, as on a stack that has no fewer heads than channels.
@@ -25,15 +25,15 @@ from attacc.documents import Spec
 from attacc.errors import DocumentError, InputError
 from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.placement import Placement
-from attacc.mapping.head import HeadLayout
 from attacc.models.architecture import MAX_SIZE
 from attacc.models.huggingface import load_model
 from attacc.models.precision import ElementType
-from attacc.numerics.arithmetic import Arithmetic, Normalization, Order
-from attacc.numerics.formats import Floats, Format
-from attacc.numerics.plan import AttentionPlan
-from attacc.numerics.quantize import Quantized, check_finite, quantize
-from attacc.program.interleaved import SCORE_BYTES, longest_chunk, pipeline_of
+from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.numerics.arithmetic import Arithmetic, Normalization, Order
+from attacc.pim.numerics.formats import Floats, Format
+from attacc.pim.numerics.plan import AttentionPlan
+from attacc.pim.numerics.quantize import Quantized, check_finite, quantize
+from attacc.pim.program.interleaved import SCORE_BYTES, longest_chunk, pipeline_of
 from attacc.study.specification import DEFAULT_MODEL
 
 F32 = npt.NDArray[np.float32]

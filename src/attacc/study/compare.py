@@ -15,6 +15,9 @@ from functools import cached_property
 from typing import Final
 
 from attacc.errors import CapacityError, InputError
+from attacc.gpu.costs import Bound, CostModel
+from attacc.gpu.models import GpuModel, cost_model
+from attacc.gpu.rates import AttaccRates
 from attacc.hardware.system import CapacityRule, ResolvedSystem, load_system
 from attacc.models.architecture import ModelSpec
 from attacc.models.parameters import count_parameters, kv_bytes_per_token
@@ -22,8 +25,7 @@ from attacc.models.precision import ElementType
 from attacc.models.sharding import valid_tensor_parallel
 from attacc.models.steps import decode_step, prefill_step
 from attacc.study.specification import StudySpec
-from attacc.system.attacc import Attaccs, AttentionCurve, CurveKind
-from attacc.system.attention import AttaccRates
+from attacc.system.attaccs import Attaccs, AttentionCurve, CurveKind
 from attacc.system.capacity import (
     Content,
     Footprint,
@@ -34,8 +36,6 @@ from attacc.system.capacity import (
     preferred_batch,
     stores,
 )
-from attacc.system.costs import Bound, CostModel
-from attacc.system.gpu_models import GpuModel, cost_model
 from attacc.system.step import DecodePricer, Group, StepCost, average, prefill_cost
 from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
 from attacc.workload.lengths import (

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from attacc.hardware.dram import Organization
 from attacc.hardware.placement import Placement
-from attacc.numerics.arithmetic import Arithmetic, Normalization
-from attacc.numerics.formats import Format, Overflow
+from attacc.pim.numerics.arithmetic import Arithmetic, Normalization
+from attacc.pim.numerics.formats import Format, Overflow
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]

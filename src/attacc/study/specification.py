@@ -17,10 +17,10 @@ from attacc.documents import (
     parse_document,
 )
 from attacc.errors import InputError, nearest_hint
+from attacc.gpu.models import GpuModel
 from attacc.models.architecture import MAX_SIZE, MODELS, ModelSpec
 from attacc.models.huggingface import load_model
 from attacc.models.precision import ElementType, Precision
-from attacc.system.gpu_models import GpuModel
 from attacc.workload.requests import Workload, fixed_lengths
 from attacc.workload.synthetic import synthetic
 from attacc.workload.traces import load_workload

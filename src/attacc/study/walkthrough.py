@@ -1,7 +1,7 @@
 """One small head walked through a stack: all that banks, buffers and units hold on the way.
 
 What the units hold after a command is found by executing the program up to it
-(`attacc.numerics.execute.ChannelState`): nothing is computed here in another way.
+(`attacc.pim.numerics.execute.ChannelState`): nothing is computed here in another way.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy.typing as npt
 from attacc.errors import EngineError
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
-from attacc.mapping.head import HeadLayout
 from attacc.models.precision import ElementType
-from attacc.numerics.arithmetic import Arithmetic
-from attacc.numerics.execute import ChannelState, Machine
-from attacc.numerics.formats import Codes, Floats
-from attacc.numerics.issue import IssuedSteps
-from attacc.numerics.memory import BankMemory
-from attacc.numerics.plan import AttentionPlan
-from attacc.numerics.quantize import quantize
-from attacc.program.program import Kind
+from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.numerics.arithmetic import Arithmetic
+from attacc.pim.numerics.execute import ChannelState, Machine
+from attacc.pim.numerics.formats import Codes, Floats
+from attacc.pim.numerics.issue import IssuedSteps
+from attacc.pim.numerics.memory import BankMemory
+from attacc.pim.numerics.plan import AttentionPlan
+from attacc.pim.numerics.quantize import quantize
+from attacc.pim.program.program import Kind
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]

@@ -1,1 +1,1 @@
-"""GPU + PIM together: cost models of operators, transfers, overlap, one step, and capacity."""
+"""GPU + PIM together: the step, transfers, overlap, and capacity."""

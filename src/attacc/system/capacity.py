@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import Final
 
 from attacc.errors import CapacityError, EngineError, InputError, Shortfall
+from attacc.gpu.rates import AttaccRates
 from attacc.hardware.system import CapacityRule, ResolvedSystem
 from attacc.models.architecture import ModelSpec
 from attacc.models.parameters import (
@@ -28,7 +29,6 @@ from attacc.models.parameters import (
     weight_bytes,
 )
 from attacc.models.sharding import shard
-from attacc.system.attention import AttaccRates
 from attacc.system.overlap import coprocessed_share
 from attacc.workload.lengths import FinalLengths, final_lengths
 from attacc.workload.requests import Workload

@@ -27,12 +27,13 @@ from math import ceil
 from typing import Final
 
 from attacc.errors import EngineError, InputError
+from attacc.gpu.costs import CostModel
+from attacc.gpu.rates import AttaccRates
 from attacc.hardware.system import ResolvedSystem
 from attacc.models.operators import MatMul, Step
-from attacc.program.product import ProductShape
-from attacc.system.attacc_product import AttaccProducts, StackProduct
-from attacc.system.attention import AttaccAttention, AttaccRates
-from attacc.system.costs import CostModel
+from attacc.pim.product import AttaccProducts, StackProduct
+from attacc.pim.program.product import ProductShape
+from attacc.system.attaccs import AttaccAttention
 from attacc.system.operator_schedule import OperatorSchedule, Task, schedule_tasks
 from attacc.system.step import FEED_FORWARD, PROJECTION, QKV, DecodePricer, OperatorTime
 

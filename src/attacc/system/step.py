@@ -15,6 +15,8 @@ from operator import add
 from typing import Final
 
 from attacc.errors import EngineError, InputError
+from attacc.gpu.costs import Bound, CostModel, EnergyBreakdown, OperatorCost
+from attacc.gpu.rates import AttaccRates
 from attacc.hardware.link import LinkSpec
 from attacc.hardware.system import AttentionSite, ResolvedSystem
 from attacc.models.operators import (
@@ -26,8 +28,7 @@ from attacc.models.operators import (
     Pointwise,
     Step,
 )
-from attacc.system.attention import AttaccAttention, AttaccRates, context_bytes, query_bytes
-from attacc.system.costs import Bound, CostModel, EnergyBreakdown, OperatorCost
+from attacc.system.attaccs import AttaccAttention, context_bytes, query_bytes
 from attacc.system.overlap import basic_overlap, coprocessed_share, head_level_pipelining
 
 QKV: Final = "qkv"

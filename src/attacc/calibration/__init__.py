@@ -1,0 +1,1 @@
+"""Fitting the cost models of GPUs to measurements, and checking them."""

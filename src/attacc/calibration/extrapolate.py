@@ -1,0 +1,358 @@
+"""Predicting what was not measured: another GPU from its data sheet, or larger products.
+
+To predict a GPU from others, its coefficients have to be told from theirs. Three rules are
+compared (docs/gpu-model.md):
+
+- ``all``: one set of coefficients, fitted to all other GPUs together. Shares of the data sheet and
+  launches are the same on every GPU; what a core takes in per nanosecond grows with its peak rate,
+  and what a step of its work takes shrinks with it.
+- ``memory``: the shares of the memory's bandwidth are fitted to all other GPUs together, every
+  other coefficient to each by itself; predicted is with those of the nearest.
+- ``none``: every coefficient is that of the nearest GPU.
+
+The nearest GPU is the one whose cores are most alike: their peak rate, then their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attacc.calibration.check import NAMES
+from attacc.calibration.fit import (
+    PROTOCOLS,
+    ROWS_OF_A_FIT,
+    Indices,
+    Problem,
+    collective_problem,
+    decode_problem,
+    gemm_problem,
+    least_squares,
+    library_rules,
+    modelled_dims,
+    prefill_problem,
+    taken_by,
+)
+from attacc.calibration.measured import MeasuredOperator, Measurements, Messages
+from attacc.errors import InputError
+from attacc.gpu.calibrated.coefficients import (
+    DecodeCoefficients,
+    GemmCoefficients,
+    PrefillCoefficients,
+    QuantiseCoefficients,
+)
+from attacc.gpu.calibrated.kernels import Floats, GemmShapes, preset_of
+from attacc.hardware.gpu import GPUS, GpuSpec
+from attacc.hardware.link import LINKS
+from attacc.models.precision import ElementType
+
+LINK_OF: Final = {"a100": "nvlink3", "h100": "nvlink4", "h200": "nvlink4"}
+"""Links of the GPUs whose collectives were measured: their data sheets."""
+MEMORY_SHARES: Final = ("read_share", "write_share", "io_share")
+PER_CORE_RATES: Final = ("core_bytes_per_s", "l2_core_bytes_per_s", "split_core_bytes_per_s")
+PER_CORE_TIMES: Final = (
+    "tile_ns",
+    "step_ns",
+    "block_ns",
+    "block_dim_ns",
+    "key_ns",
+    "key_dim_ns",
+    "row_ns",
+)
+
+
+class Shared(StrEnum):
+    """Which coefficients several GPUs have in common."""
+
+    ALL = "all"
+    MEMORY = "memory"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Extrapolation:
+    """Errors of shapes of a kind that no fit has seen, as fractions of the measured time.
+
+    Attributes:
+        operator: as in "gemm", or a collective as in "all_gather".
+        gpu: predicted, as the table calls it.
+        dtype: as the table calls it.
+        framework: whose kernels were measured.
+        version: of the framework.
+        seen: what was fitted: GPUs and versions, or rows.
+        shared: which coefficients several GPUs have in common; None where one GPU predicts itself.
+        points: shapes predicted.
+        mape: mean absolute error.
+        bias: mean error; positive where predicted times are too long.
+    """
+
+    operator: str
+    gpu: str
+    dtype: str
+    framework: str
+    version: str
+    seen: str
+    shared: Shared | None
+    points: int
+    mape: float
+    bias: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Measurements of one GPU that one set of coefficients stands for.
+
+    Attributes:
+        problem: of fitting them.
+        scale: factor of every coefficient on this GPU, against the GPU to be predicted.
+        memory: which coefficients are shares of the memory's bandwidth.
+        rows: which of the GPU's measurements they are.
+    """
+
+    problem: Problem
+    scale: Floats
+    memory: NDArray[np.bool_]
+    rows: Indices
+
+
+def extrapolate_gpu(
+    tables: Sequence[Measurements], unseen: str, seen: Sequence[str]
+) -> list[Extrapolation]:
+    """Predict one GPU from its data sheet and the measurements of others.
+
+    Args:
+        tables: measurements of all of them.
+        unseen: GPU preset to predict; its measurements are only compared with.
+        seen: GPU presets to fit; for every library the newest version measured on each.
+
+    Returns:
+        For every series of the unseen GPU that a seen one has too, one entry per rule; only
+        `Shared.NONE` where a single GPU was seen.
+
+    Raises:
+        InputError: a GPU is unknown or not measured, or seen and unseen.
+    """
+    if unseen in seen:
+        raise InputError(f"{unseen} is to be predicted", where="--seen")
+    by_gpu = _by_preset(tables)
+    for name in (unseen, *seen):
+        if name not in by_gpu:
+            raise InputError(
+                f"{name} was not measured", hint=f"measured are {', '.join(sorted(by_gpu))}"
+            )
+    rows: list[Extrapolation] = []
+    for target in by_gpu[unseen]:
+        known: dict[str, Measurements] = {}
+        for name in seen:
+            for data in by_gpu[name]:
+                if _kind(data) == _kind(target):
+                    known[name] = data  # of several versions, the last
+        if known:
+            rows += _extrapolated(target, unseen, known)
+    if not rows:
+        raise InputError(
+            f"nothing measured on {unseen}, that is modelled, was measured on {', '.join(seen)}"
+        )
+    return rows
+
+
+def extrapolate_rows(tables: Sequence[Measurements], most_rows: int) -> list[Extrapolation]:
+    """Predict products of more rows from a fit to those of fewer, on the same GPU.
+
+    Args:
+        tables: measurements; only products count.
+        most_rows: of the products that are fitted.
+
+    Raises:
+        InputError: no product, or none on one side of the limit.
+    """
+    found: list[Extrapolation] = []
+    for name, series in _by_preset(tables).items():
+        for data in series:
+            if not isinstance(data.shapes, GemmShapes):
+                continue
+            few = np.flatnonzero(data.shapes.m <= most_rows)
+            many = np.flatnonzero(data.shapes.m > most_rows)
+            if not (few.size and many.size):
+                raise InputError(
+                    f"all products on {data.key.gpu} have {'more' if many.size else 'no more'} "
+                    f"than {most_rows} rows",
+                    where="--rows",
+                )
+            gpu = GPUS.load(name)
+            problem = gemm_problem(data, gpu, library_rules(data.key, gpu))
+            values = least_squares(problem, _some(few, ROWS_OF_A_FIT), problem.starts)
+            predicted = problem.predict(values, many)
+            found.append(_row(data, f"m <= {most_rows}", None, predicted, data.time_ns[many]))
+    if not found:
+        raise InputError("no products in the tables", where="--rows")
+    return found
+
+
+def _by_preset(tables: Iterable[Measurements]) -> dict[str, list[Measurements]]:
+    found: dict[str, list[Measurements]] = {}
+    for data in tables:
+        name = preset_of(data.key.gpu)
+        GPUS.load(name)  # a GPU without a data sheet is an error
+        found.setdefault(name, []).append(data)
+    return found
+
+
+def _kind(data: Measurements) -> tuple[MeasuredOperator, str, str, ElementType]:
+    return data.key.operator, data.key.operation, data.key.framework, data.key.dtype
+
+
+def _extrapolated(
+    target: Measurements, unseen: str, known: Mapping[str, Measurements]
+) -> list[Extrapolation]:
+    gpu = GPUS.load(unseen)
+    nearest = min(known, key=lambda name: _distance(GPUS.load(name), gpu, target.key.dtype))
+    asked = _parts(target, gpu, gpu)
+    seen = {name: _parts(data, GPUS.load(name), gpu) for name, data in known.items()}
+    told = ", ".join(f"{name} {data.key.version}".strip() for name, data in known.items())
+    rows: list[Extrapolation] = []
+    for shared in Shared if len(known) > 1 else (Shared.NONE,):
+        predicted = np.full(target.count, np.nan)
+        for place, part in enumerate(asked):
+            # A GPU with fewer kernels takes its last one where the other has one more.
+            of_part = {
+                name: [p for i, p in enumerate(parts) if min(i, len(asked) - 1) == place]
+                for name, parts in seen.items()
+            }
+            if not of_part[nearest]:
+                continue
+            values = _joint(of_part, nearest, shared)
+            predicted[part.rows] = part.problem.predict(values, np.arange(part.rows.size))
+        inside = np.isfinite(predicted)
+        if not inside.any():
+            continue
+        source = told if shared is not Shared.NONE else f"{nearest} {known[nearest].key.version}"
+        rows.append(_row(target, source.strip(), shared, predicted[inside], target.time_ns[inside]))
+    return rows
+
+
+def _distance(one: GpuSpec, other: GpuSpec, dtype: ElementType) -> tuple[float, float]:
+    return (
+        abs(np.log(_per_core(one, dtype) / _per_core(other, dtype))),
+        abs(np.log(one.cores / other.cores)),
+    )
+
+
+def _joint(parts: Mapping[str, Sequence[_Part]], nearest: str, shared: Shared) -> Floats:
+    """Fit parts together, and return the coefficients of the nearest GPU.
+
+    The vector of unknowns holds those of the nearest GPU, then for every other GPU those that it
+    does not share.
+    """
+    first = parts[nearest][0]
+    unknowns = list(first.problem.unknowns)
+    starts = [list(start) for start in first.problem.starts]
+    common = np.ones(len(unknowns), dtype=np.bool_) if shared is Shared.ALL else first.memory
+    placed: list[tuple[_Part, Indices]] = []
+    for name, mine in parts.items():
+        if not mine or (shared is Shared.NONE and name != nearest):
+            continue
+        place = np.arange(common.size)
+        if name != nearest:
+            own = np.flatnonzero(~common)
+            place[own] = len(unknowns) + np.arange(own.size)
+            unknowns += [mine[0].problem.unknowns[int(i)] for i in own]
+            for start, theirs in zip(starts, mine[0].problem.starts, strict=True):
+                start.extend(theirs[own])
+        placed += [(part, place) for part in mine]
+    # Every kernel counts the same, however much was measured of it.
+    most = ROWS_OF_A_FIT // len(placed)
+    rows = [_some(np.arange(part.problem.count), most) for part, _ in placed]
+
+    def predict(values: Floats, chosen: Indices) -> Floats:
+        times = [
+            part.problem.predict(values[place] * part.scale, mine)
+            for (part, place), mine in zip(placed, rows, strict=True)
+        ]
+        return np.concatenate(times)[chosen]
+
+    measured = [part.problem.time_ns[mine] for (part, _), mine in zip(placed, rows, strict=True)]
+    together = Problem(
+        unknowns, np.concatenate(measured), predict, [np.array(start) for start in starts]
+    )
+    found = least_squares(together, np.arange(together.count), together.starts)
+    return found[: common.size]
+
+
+def _parts(data: Measurements, gpu: GpuSpec, target: GpuSpec) -> list[_Part]:
+    """Return the problems of a series, one for each set of coefficients of its library."""
+    rules = library_rules(data.key, gpu)
+    faster = _per_core(gpu, data.key.dtype) / _per_core(target, data.key.dtype)
+    everything = np.arange(data.count)
+    if isinstance(data.shapes, Messages):
+        problem = collective_problem(data)
+        scale = np.ones(len(problem.unknowns))
+        scale[2 : 3 * PROTOCOLS : 3] = _link_bytes_per_s(gpu) / _link_bytes_per_s(target)
+        return [_Part(problem, scale, np.zeros(scale.size, dtype=np.bool_), everything)]
+    if isinstance(data.shapes, GemmShapes):
+        problem = gemm_problem(data, gpu, rules)
+        fields = [*GemmCoefficients.model_fields, *QuantiseCoefficients.model_fields]
+        return [_part(problem, fields[: len(problem.unknowns)], faster, everything)]
+    known = modelled_dims(data.shapes)
+    if data.key.operator is MeasuredOperator.PREFILL:
+        if rules.single_token_decodes:
+            known &= data.shapes.length > 1
+        mine = everything[known]
+        if not mine.size:
+            return []
+        problem = prefill_problem(data.take(mine), gpu, rules)
+        return [_part(problem, list(PrefillCoefficients.model_fields), faster, mine)]
+    taken = taken_by(rules.decode, data.shapes)
+    parts: list[_Part] = []
+    for i, rule in enumerate(rules.decode):
+        mine = everything[known & (taken == i)]
+        if mine.size:
+            problem = decode_problem(data.take(mine), gpu, rule)
+            parts.append(_part(problem, list(DecodeCoefficients.model_fields), faster, mine))
+    return parts
+
+
+def _part(problem: Problem, fields: Sequence[str], faster: float, rows: Indices) -> _Part:
+    power = [float(name in PER_CORE_RATES) - float(name in PER_CORE_TIMES) for name in fields]
+    memory = np.array([name in MEMORY_SHARES for name in fields])
+    return _Part(problem, faster ** np.array(power), memory, rows)
+
+
+def _per_core(gpu: GpuSpec, dtype: ElementType) -> float:
+    return gpu.peak_flops_per_s(dtype) / gpu.cores
+
+
+def _link_bytes_per_s(gpu: GpuSpec) -> float:
+    if gpu.name not in LINK_OF:
+        raise InputError(
+            f"the link of {gpu.name} is not known", hint=f"known are {', '.join(LINK_OF)}"
+        )
+    return LINKS.load(LINK_OF[gpu.name]).bytes_per_s
+
+
+def _some(rows: Indices, most: int) -> Indices:
+    return np.random.default_rng(0).permutation(rows)[:most]
+
+
+def _row(
+    data: Measurements, seen: str, shared: Shared | None, predicted: Floats, measured: Floats
+) -> Extrapolation:
+    errors = predicted / measured - 1
+    key = data.key
+    return Extrapolation(
+        operator=key.operation or key.operator.value,
+        gpu=key.gpu,
+        dtype=NAMES[key.dtype],
+        framework=key.framework,
+        version=key.version,
+        seen=seen,
+        shared=shared,
+        points=int(errors.size),
+        mape=float(np.abs(errors).mean()),
+        bias=float(errors.mean()),
+    )

@@ -1,0 +1,849 @@
+"""Fitting the coefficients of the calibrated GPU model to measured times.
+
+Every series is fitted by itself: least squares of the logarithm of predicted over measured time,
+with a loss that grows linearly beyond a tenth, so that a few shapes on which a library chose a bad
+kernel do not bend the model. The error that a document states comes from cross-validation: shapes
+are dealt into folds, and each fold is predicted by a fit to the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attacc.calibration.check import Checked
+from attacc.calibration.least_squares import minimise
+from attacc.calibration.measured import (
+    COLLECTIVE_LIBRARY,
+    MeasuredOperator,
+    Measurements,
+    Messages,
+    SeriesKey,
+)
+from attacc.calibration.power import fit_power
+from attacc.errors import InputError
+from attacc.gpu.calibrated.coefficients import (
+    CALIBRATIONS,
+    GB,
+    AttentionRange,
+    CalibrationSpec,
+    Coefficients,
+    CollectiveSeries,
+    DecodeCoefficients,
+    DecodeKernel,
+    DecodeSeries,
+    GemmCoefficients,
+    GemmLibraryName,
+    GemmRange,
+    GemmSeries,
+    PrefillCoefficients,
+    PrefillSeries,
+    Protocol,
+    QuantiseCoefficients,
+)
+from attacc.gpu.calibrated.kernels import (
+    LARGEST_DIM,
+    SMALLEST_DIM,
+    TILES,
+    AttentionShapes,
+    Floats,
+    GemmShapes,
+    gemm_times,
+    machine,
+    nearly_fastest,
+    wire_share,
+)
+from attacc.hardware.gpu import GpuSpec
+from attacc.models.precision import ElementType
+
+Indices = NDArray[np.intp]
+FOLDS: Final = 3
+FEWEST_ROWS: Final = 10
+"""Fewer measurements than this are no series."""
+ROWS_OF_A_FIT: Final = 3000
+"""More than enough for some twenty coefficients; the rest of a table only takes time."""
+EVALUATIONS: Final = 40
+STAIR: Final = 3e-3
+"""Step of numeric derivatives: tiles and rounds make the model a staircase."""
+PULL: Final = 0.05
+"""Weight of a coefficient's distance from its start, against that of one shape: next to nothing,
+unless no shape depends on the coefficient."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A coefficient to be fitted.
+
+    Attributes:
+        start: where the search begins.
+        low: smallest value allowed.
+        high: largest value allowed.
+    """
+
+    start: float
+    low: float
+    high: float
+
+
+def _around(start: float, factor: float = 12.0) -> Unknown:
+    return Unknown(start, start / factor, start * factor)
+
+
+GEMM_UNKNOWNS: Final = (
+    _around(2200.0, 5.0),
+    _around(500.0),
+    Unknown(0.85, 0.5, 1.0),
+    _around(150.0),
+    _around(45.0),
+    Unknown(0.8, 0.5, 1.0),
+    Unknown(0.7, 0.3, 1.0),
+    _around(1500.0),
+    _around(45.0, 30.0),
+    _around(1.3),
+    Unknown(0.85, 0.5, 1.0),
+    _around(2e6),
+    Unknown(4.0, 1.5, 9.0),
+    Unknown(2.0, 1.0, 6.0),
+)
+QUANTISE_UNKNOWNS: Final = (
+    _around(100.0, 100.0),
+    Unknown(2000.0, 200.0, 40000.0),
+    Unknown(1200.0, 200.0, 5000.0),
+    Unknown(1.0, 0.1, 4.0),
+)
+DECODE_UNKNOWNS: Final = (
+    _around(7000.0, 5.0),
+    _around(1500.0),
+    _around(500.0),
+    _around(60.0),
+    _around(1.0, 50.0),
+    Unknown(0.5, 0.05, 1.0),
+    _around(50.0, 20.0),
+    Unknown(0.9, 0.6, 1.0),
+    Unknown(0.8, 0.2, 2.5),
+    _around(15000.0, 20.0),
+    _around(60e6, 8.0),
+    _around(40.0, 4.0),
+    _around(2000.0),
+    _around(15.0),
+    _around(64.0, 5.0),
+    Unknown(1.0, 1.0, 2.0),
+    _around(2000.0, 20.0),
+    Unknown(1.0, 0.5, 1.5),
+    Unknown(3.0, 1.2, 8.0),
+)
+PREFILL_UNKNOWNS: Final = (
+    _around(8000.0, 5.0),
+    _around(1500.0),
+    Unknown(128.0, 127.9, 128.1),
+    _around(5.0, 20.0),
+    _around(5.0, 20.0),
+    _around(5.0, 20.0),
+    Unknown(0.5, 0.1, 1.0),
+    Unknown(0.6, 0.1, 1.0),
+    Unknown(0.6, 0.1, 1.0),
+    Unknown(0.6, 0.1, 1.0),
+    Unknown(0.7, 0.2, 2.5),
+    Unknown(1.0, 0.3, 4.5),
+    Unknown(0.7, 0.1, 5.0),
+    Unknown(0.9, 0.5, 1.0),
+    _around(1e6),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRule:
+    """Which kernel of a library takes which shapes; what is fitted is only its coefficients."""
+
+    group: tuple[int, int]
+    fewest_blocks: int = 0
+    grouped: bool = True
+    splits_keys: bool = True
+    splits_ungrouped: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryRules:
+    """What is known of a library's kernels besides their times.
+
+    Attributes:
+        gemm: kernels of its matrix products.
+        quantises: converting the left matrix is part of the measured product.
+        decode: kernels of decode attention, in the order in which they are asked.
+        packs_groups: prefill tiles hold the queries of a group together.
+        tile_rows: queries of a prefill tile.
+        single_token_decodes: a prompt of one token is decode attention.
+    """
+
+    gemm: GemmLibraryName
+    quantises: bool
+    decode: tuple[DecodeRule, ...]
+    packs_groups: bool
+    tile_rows: int
+    single_token_decodes: bool
+
+
+ANY_GROUP: Final = (1, 2**20)
+
+
+def library_rules(key: SeriesKey, gpu: GpuSpec) -> LibraryRules:
+    """Return what is known of the library of a series.
+
+    vLLM runs FlashAttention 2 before Hopper, which divides keys only where heads share them, and
+    FlashAttention 3 on it, whose tiles hold a group's queries together. TensorRT-LLM has a kernel
+    for groups of up to 32 query heads (XQA) and one for single heads, which it also takes where
+    groups are too few to fill the GPU in 16 bits. All others: cuBLAS, and kernels like
+    FlashAttention 3's.
+
+    Args:
+        key: of the series.
+        gpu: that was measured.
+    """
+    eight_bits = key.dtype.bytes == 1
+    hopper = ElementType.FP8 in gpu.peak_flops
+    if key.framework == "TRTLLM":
+        return LibraryRules(
+            GemmLibraryName.CUBLAS,
+            quantises=eight_bits,
+            decode=(
+                DecodeRule((2, 32), fewest_blocks=0 if eight_bits else 64),
+                DecodeRule(ANY_GROUP, grouped=False),
+            ),
+            packs_groups=False,
+            tile_rows=128,
+            single_token_decodes=False,
+        )
+    cutlass = key.framework == "VLLM" and eight_bits
+    return LibraryRules(
+        GemmLibraryName.CUTLASS if cutlass else GemmLibraryName.CUBLAS,
+        quantises=cutlass,
+        decode=(
+            (DecodeRule(ANY_GROUP),)
+            if hopper
+            else (
+                DecodeRule((1, 1), splits_keys=False, splits_ungrouped=False),
+                DecodeRule((2, ANY_GROUP[1])),
+            )
+        ),
+        packs_groups=hopper,
+        tile_rows=128 if hopper else 64,
+        single_token_decodes=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is to be fitted.
+
+    Attributes:
+        unknowns: the coefficients.
+        time_ns: measured.
+        predict: (coefficients, rows) -> times of these rows.
+        starts: sets of start values, of which the best fit counts.
+    """
+
+    unknowns: Sequence[Unknown]
+    time_ns: Floats
+    predict: Callable[[Floats, Indices], Floats]
+    starts: Sequence[Floats]
+
+    @property
+    def count(self) -> int:
+        """How many measurements there are."""
+        return self.time_ns.size
+
+
+def least_squares(problem: Problem, rows: Indices, starts: Sequence[Floats]) -> Floats:
+    """Return the coefficients that fit some of the rows best.
+
+    Args:
+        problem: the problem.
+        rows: which measurements.
+        starts: where to begin; the best of the fits counts.
+
+    Raises:
+        InputError: SciPy is not installed.
+    """
+    measured = problem.time_ns[rows]
+    fits = [
+        minimise(
+            lambda values: np.log(problem.predict(values, rows) / measured),
+            start,
+            low=np.array([unknown.low for unknown in problem.unknowns]),
+            high=np.array([unknown.high for unknown in problem.unknowns]),
+            pull=PULL,
+            origin=np.array([unknown.start for unknown in problem.unknowns]),
+            evaluations=EVALUATIONS,
+            step=STAIR,
+        )
+        for start in starts
+    ]
+    return min(fits, key=lambda found: found.cost).values
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What fitting gave.
+
+    Attributes:
+        values: the coefficients, fitted to all rows (or `ROWS_OF_A_FIT` of them).
+        held_back: prediction of every row by a fit that did not see it.
+    """
+
+    values: Floats
+    held_back: Floats
+
+
+def fit(problem: Problem, *, folds: int = FOLDS, seed: int = 0) -> Fit:
+    """Fit all rows, and every row's prediction by the others.
+
+    Args:
+        problem: the problem.
+        folds: parts of the cross-validation; 0 for none.
+        seed: of the deal.
+    """
+    order = np.random.default_rng(seed).permutation(problem.count)
+    everything = np.arange(problem.count)
+    found = [least_squares(problem, order[:ROWS_OF_A_FIT], problem.starts)]
+    held_back = problem.predict(found[0], everything)
+    for fold in range(folds):
+        inside, outside = order[fold::folds], np.delete(order, np.s_[fold::folds])
+        # Starts are those of the problem: the fit to all rows has seen the fold.
+        seen = least_squares(problem, outside[:ROWS_OF_A_FIT], problem.starts)
+        held_back[inside] = problem.predict(seen, inside)
+        found.append(seen)
+    # The valleys are several; a fold may have found a deeper one than the fit to all.
+    best = min(
+        found, key=lambda values: _error(problem.predict(values, everything), problem.time_ns)
+    )
+    if best is not found[0]:
+        best = least_squares(problem, order[:ROWS_OF_A_FIT], [best])
+    return Fit(best, held_back)
+
+
+LAUNCH: Final = 0
+STEP: Final = 9
+"""Places in the vectors of coefficients."""
+DECODE_LOAD: Final = 3
+DECODE_COMPUTE: Final = 5
+"""The same of decode attention."""
+KEY: Final = 4
+SHARES: Final = 6
+SUSTAINED_AFTER: Final = 14
+"""The same of prefill attention."""
+
+
+def start_of(unknowns: Sequence[Unknown], **changed: float) -> Floats:
+    """Return the start values, with the launch or the latency of a step changed."""
+    values = np.array([unknown.start for unknown in unknowns])
+    for name, value in changed.items():
+        values[{"launch": LAUNCH, "step": STEP}[name]] = value
+    return values
+
+
+def gemm_problem(data: Measurements, gpu: GpuSpec, rules: LibraryRules) -> Problem:
+    """Return the problem of a series of matrix products."""
+    shapes = data.shapes
+    assert isinstance(shapes, GemmShapes)  # noqa: S101 - what the operator implies
+    unknowns = (*GEMM_UNKNOWNS, *(QUANTISE_UNKNOWNS if rules.quantises else ()))
+    at, tiles = machine(gpu, data.key.dtype), TILES[rules.gemm]
+    none = np.zeros(0 if rules.quantises else len(QUANTISE_UNKNOWNS))
+
+    def predict(values: Floats, rows: Indices) -> Floats:
+        vector = np.concatenate([values, none])
+        return gemm_times(shapes.take(rows), at, vector, tiles)[0]
+
+    launch = float(np.quantile(data.time_ns, 0.01)) * 0.7
+    # Kernels before Hopper take several times as long for a step, which is another valley.
+    starts = [start_of(unknowns, launch=launch, step=step) for step in (1.3, 5.0)]
+    return Problem(unknowns, data.time_ns, predict, starts)
+
+
+def _gemm(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[GemmSeries, Floats]:
+    rules = library_rules(data.key, gpu)
+    fitted = fit(gemm_problem(data, gpu, rules), folds=folds)
+    shapes = data.shapes
+    assert isinstance(shapes, GemmShapes)  # noqa: S101
+    count = len(GEMM_UNKNOWNS)
+    series = GemmSeries(
+        framework=data.key.framework,
+        version=data.key.version,
+        dtype=data.key.dtype,
+        library=rules.gemm,
+        points=data.count,
+        error=_error(fitted.held_back, data.time_ns),
+        range=GemmRange(m=_extent(shapes.m), n=_extent(shapes.n), k=_extent(shapes.k)),
+        coefficients=record(GemmCoefficients, fitted.values[:count]),
+        quantise=record(QuantiseCoefficients, fitted.values[count:]) if rules.quantises else None,
+    )
+    return series, fitted.held_back
+
+
+def modelled_dims(shapes: AttentionShapes) -> NDArray[np.bool_]:
+    """Return which shapes have heads of a size that the model knows."""
+    return (shapes.head_dim >= SMALLEST_DIM) & (shapes.head_dim <= LARGEST_DIM)
+
+
+def taken_by(rules: Sequence[DecodeRule], shapes: AttentionShapes) -> NDArray[np.intp]:
+    """Return which kernel takes each shape; -1 where none does."""
+    group = shapes.heads / shapes.kv_heads
+    blocks = shapes.batch * shapes.kv_heads * np.maximum(1.0, np.floor(shapes.length / 128.0))
+    chosen = np.full(group.size, -1)
+    for i, rule in reversed(list(enumerate(rules))):
+        takes = (group >= rule.group[0]) & (group <= rule.group[1])
+        chosen[takes & (blocks >= rule.fewest_blocks)] = i
+    return chosen
+
+
+def decode_problem(data: Measurements, gpu: GpuSpec, rule: DecodeRule) -> Problem:
+    """Return the problem of one kernel of decode attention, on the shapes that it takes."""
+    from attacc.gpu.calibrated.curves_kernel import SPLITS, decode_times
+
+    shapes = data.shapes
+    assert isinstance(shapes, AttentionShapes)  # noqa: S101
+    at = machine(gpu, data.key.dtype)
+    table = np.array(
+        [
+            (
+                *ANY_GROUP,
+                0,
+                rule.grouped,
+                rule.splits_keys,
+                rule.splits_keys and rule.splits_ungrouped,
+            )
+        ],
+        dtype=np.float64,
+    )
+
+    def predict(values: Floats, rows: Indices) -> Floats:
+        some, times = shapes.take(rows), np.empty(rows.size)
+        decode_times(
+            some.batch,
+            some.heads,
+            some.kv_heads,
+            some.head_dim,
+            some.length,
+            at,
+            values[None, :],
+            table,
+            SPLITS,
+            times,
+        )
+        return times
+
+    launch = float(np.quantile(data.time_ns, 0.01)) * 0.7
+    first = start_of(DECODE_UNKNOWNS, launch=launch)
+    # Cores wait for single keys rather than for bytes, or for arithmetic: other valleys.
+    waiting, slow = first.copy(), first.copy()
+    waiting[DECODE_LOAD : DECODE_LOAD + 2] = 200.0, 4.0
+    slow[DECODE_COMPUTE] = 0.15
+    return Problem(DECODE_UNKNOWNS, data.time_ns, predict, [first, waiting, slow])
+
+
+def _decode(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[DecodeSeries, Floats]:
+    rules = library_rules(data.key, gpu).decode
+    shapes = data.shapes
+    assert isinstance(shapes, AttentionShapes)  # noqa: S101
+    chosen = taken_by(rules, shapes)
+    held_back = np.full(data.count, np.nan)
+    kernels: list[DecodeKernel] = []
+    for i, rule in enumerate(rules):
+        mine = chosen == i
+        if not mine.any():
+            continue
+        fitted = fit(decode_problem(data.take(mine), gpu, rule), folds=folds)
+        held_back[mine] = fitted.held_back
+        kernels.append(
+            DecodeKernel(
+                group=rule.group,
+                fewest_blocks=rule.fewest_blocks,
+                grouped=rule.grouped,
+                splits_keys=rule.splits_keys,
+                splits_ungrouped=rule.splits_ungrouped,
+                coefficients=record(DecodeCoefficients, fitted.values),
+            )
+        )
+    series = DecodeSeries(
+        framework=data.key.framework,
+        version=data.key.version,
+        dtype=data.key.dtype,
+        points=data.count,
+        error=_error(held_back, data.time_ns),
+        range=attention_range(shapes),
+        kernels=tuple(kernels),
+    )
+    return series, held_back
+
+
+def prefill_problem(data: Measurements, gpu: GpuSpec, rules: LibraryRules) -> Problem:
+    """Return the problem of a series of prefill attention."""
+    from attacc.gpu.calibrated.curves_kernel import prefill_times
+
+    shapes = data.shapes
+    assert isinstance(shapes, AttentionShapes)  # noqa: S101
+    at = machine(gpu, data.key.dtype)
+    rows_of_tile = float(rules.tile_rows)
+    unknowns = list(PREFILL_UNKNOWNS)
+    unknowns[2] = Unknown(rows_of_tile, rows_of_tile * 0.999, rows_of_tile * 1.001)
+
+    def predict(values: Floats, rows: Indices) -> Floats:
+        some, times = shapes.take(rows), np.empty(rows.size)
+        vector = values.copy()
+        vector[2] = rows_of_tile
+        prefill_times(
+            some.batch,
+            some.heads,
+            some.kv_heads,
+            some.head_dim,
+            some.length,
+            at,
+            vector,
+            float(rules.packs_groups),
+            times,
+        )
+        return times
+
+    launch = float(np.quantile(data.time_ns, 0.01)) * 0.7
+    first = start_of(unknowns, launch=launch)
+    # Tiles wait for their keys, or for arithmetic at a low rate: other valleys.
+    waiting, slow = first.copy(), first.copy()
+    waiting[KEY : KEY + 2] = 20.0
+    slow[SHARES : SHARES + 4] = 0.4
+    slow[SUSTAINED_AFTER] = 1e5
+    return Problem(unknowns, data.time_ns, predict, [first, waiting, slow])
+
+
+def _prefill(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[PrefillSeries, Floats]:
+    rules = library_rules(data.key, gpu)
+    shapes = data.shapes
+    assert isinstance(shapes, AttentionShapes)  # noqa: S101
+    several = (
+        shapes.length > 1 if rules.single_token_decodes else np.full(data.count, fill_value=True)
+    )
+    fitted = fit(prefill_problem(data.take(several), gpu, rules), folds=folds)
+    values = fitted.values.copy()
+    values[2] = rules.tile_rows
+    held_back = np.full(data.count, np.nan)
+    held_back[several] = fitted.held_back
+    series = PrefillSeries(
+        framework=data.key.framework,
+        version=data.key.version,
+        dtype=data.key.dtype,
+        packs_groups=rules.packs_groups,
+        single_token_decodes=rules.single_token_decodes,
+        points=int(several.sum()),
+        error=_error(fitted.held_back, data.time_ns[several]),
+        range=attention_range(shapes),
+        coefficients=record(PrefillCoefficients, values),
+    )
+    return series, held_back
+
+
+NOT_FITTED: Final = (
+    "not fitted: heads outside 64 to 256 elements, or prompts of one token, which decode"
+)
+TOO_FEW: Final = f"not fitted: fewer than {FEWEST_ROWS} rows of this version and element type"
+PROTOCOLS: Final = 3
+"""NCCL has three: low latency, the same in lines of 128 bytes, and simple."""
+
+
+def collective_problem(data: Measurements) -> Problem:
+    """Return the problem of a collective: protocols, and shares of the last one's rate."""
+    shapes = data.shapes
+    assert isinstance(shapes, Messages)  # noqa: S101
+    counts = np.unique(shapes.gpus)
+    on_wire = shapes.message_bytes * wire_share(data.key.operation, shapes.gpus)
+    place = np.searchsorted(counts, shapes.gpus)
+    unknowns = (
+        *(_around(4000.0, 4.0), _around(1500.0, 6.0), _around(40.0, 8.0)),
+        *(_around(6000.0, 6.0), _around(2000.0, 8.0), _around(120.0, 6.0)),
+        *(_around(15000.0, 6.0), _around(2500.0, 10.0), _around(280.0, 3.0)),
+        *(Unknown(1.0, 0.4, 2.5) for _ in counts[1:]),
+    )
+
+    def predict(values: Floats, rows: Indices) -> Floats:
+        share = np.concatenate([[1.0], values[3 * PROTOCOLS :]])[place[rows]]
+        others = shapes.gpus[rows] - 1
+        ways = [
+            values[3 * p]
+            + values[3 * p + 1] * others
+            + on_wire[rows] / (values[3 * p + 2] * (share if p == PROTOCOLS - 1 else 1.0))
+            for p in range(PROTOCOLS)
+        ]
+        return nearly_fastest(ways)
+
+    return Problem(unknowns, data.time_ns, predict, [start_of(unknowns)])
+
+
+def _collective(data: Measurements, folds: int) -> tuple[CollectiveSeries, Floats]:
+    shapes = data.shapes
+    assert isinstance(shapes, Messages)  # noqa: S101
+    fitted = fit(collective_problem(data), folds=folds)
+    values = fitted.values
+    series = CollectiveSeries(
+        operation=data.key.operation,
+        gpus=tuple(int(n) for n in np.unique(shapes.gpus)),
+        bytes=_extent(shapes.message_bytes),
+        points=data.count,
+        error=_error(fitted.held_back, data.time_ns),
+        protocols=tuple(
+            Protocol(
+                start_ns=values[3 * p],
+                hop_ns=values[3 * p + 1],
+                bytes_per_s=values[3 * p + 2] / GB,
+            )
+            for p in range(PROTOCOLS)
+        ),
+        full_share=(1.0, *(float(value) for value in values[3 * PROTOCOLS :])),
+    )
+    return series, fitted.held_back
+
+
+C = TypeVar("C", bound=Coefficients)
+
+
+def record(kind: type[C], values: Floats) -> C:
+    """Return the record of a vector of coefficients; the inverse of its ``vector``."""
+    named = {
+        name: float(value) / (GB if name.endswith("_bytes_per_s") else 1.0)
+        for name, value in zip(kind.model_fields, values, strict=True)
+    }
+    return kind.model_validate(named)
+
+
+def attention_range(shapes: AttentionShapes) -> AttentionRange:
+    """Return what a series of attention is stated for."""
+    known = shapes.take(modelled_dims(shapes))
+    return AttentionRange(
+        batch=_extent(known.batch),
+        heads=_extent(known.heads),
+        group=_extent(known.heads / known.kv_heads),
+        length=_extent(known.length),
+        head_dims=tuple(int(dim) for dim in np.unique(known.head_dim)),
+    )
+
+
+def _extent(values: Floats) -> tuple[int, int]:
+    return int(np.floor(values.min())), int(np.ceil(values.max()))
+
+
+def _error(predicted: Floats, measured: Floats) -> float:
+    known = np.isfinite(predicted)
+    return float(np.mean(np.abs(predicted[known] / measured[known] - 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """Predictions of a series by fits that did not see the shape.
+
+    Attributes:
+        data: the measurements.
+        time_ns: the predictions; not a number where the series is not stated for the shape.
+        reason: why there are none, where there are none.
+    """
+
+    data: Measurements
+    time_ns: Floats
+    reason: str = NOT_FITTED
+
+
+def _of_one_series(tables: Sequence[Measurements]) -> list[list[Measurements]]:
+    """Return measurements grouped as they are fitted, in the order of their first ones.
+
+    A collective moves bytes, whatever they hold: messages of all element types are one series.
+
+    Raises:
+        InputError: a collective was measured with several versions of its library.
+    """
+    groups: dict[SeriesKey, list[Measurements]] = {}
+    for table in tables:
+        key = table.key
+        if key.operator is MeasuredOperator.ALL_REDUCE:
+            key = replace(key, dtype=ElementType.FP16, version="")
+        groups.setdefault(key, []).append(table)
+    for key, parts in groups.items():
+        versions = sorted({part.key.version or "an unknown one" for part in parts})
+        if len(versions) > 1:
+            raise InputError(
+                f"{key.operation} was measured with the versions {', '.join(versions)}",
+                where=key.gpu,
+                hint="a calibration holds one: leave the rows of the others out",
+            )
+    return list(groups.values())
+
+
+def _joined(parts: Sequence[Measurements]) -> Measurements:
+    """Return measurements of one series as one record."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0].shapes
+    shapes = type(first)(
+        *(
+            np.concatenate([getattr(part.shapes, column.name) for part in parts])
+            for column in fields(first)
+        )
+    )
+    return Measurements(
+        parts[0].key,
+        shapes,
+        np.concatenate([part.time_ns for part in parts]),
+        np.concatenate([part.power_w for part in parts]),
+    )
+
+
+def _fittable(data: Measurements, gpu: GpuSpec) -> int:
+    """Return how many measurements a series is fitted to."""
+    shapes = data.shapes
+    if not isinstance(shapes, AttentionShapes):
+        return data.count
+    known = modelled_dims(shapes)
+    if data.key.operator is MeasuredOperator.PREFILL:
+        known &= (shapes.length > 1) | (not library_rules(data.key, gpu).single_token_decodes)
+    return int(known.sum())
+
+
+def fit_calibration(
+    name: str,
+    gpu: GpuSpec,
+    tables: Sequence[Measurements],
+    *,
+    reference: str | None,
+    source: str,
+    folds: int = FOLDS,
+    tell: Callable[[str], None] = lambda _: None,
+) -> tuple[CalibrationSpec, list[HeldBack]]:
+    """Fit every series of a GPU.
+
+    Args:
+        name: of the document.
+        gpu: the GPU preset whose data sheet the shares refer to.
+        tables: measurements of this GPU.
+        reference: the framework that stands for this GPU; by default the one measured most.
+        source: where the measurements come from.
+        folds: parts of the cross-validation; 0 for none (then the stated error is of the fit).
+        tell: called with what is fitted next.
+
+    Raises:
+        InputError: no series has `FEWEST_ROWS` measurements, a collective was measured with
+            several versions of its library, or nothing of the reference was fitted.
+    """
+    gemm: list[GemmSeries] = []
+    decode: list[DecodeSeries] = []
+    prefill: list[PrefillSeries] = []
+    collectives: list[CollectiveSeries] = []
+    held_back: list[HeldBack] = []
+    fitted: list[Measurements] = []
+    for parts in _of_one_series(tables):
+        whole = _joined(parts)
+        key = whole.key
+        if _fittable(whole, gpu) < FEWEST_ROWS:
+            held_back += [HeldBack(part, np.full(part.count, np.nan), TOO_FEW) for part in parts]
+            continue
+        tell(f"{key.operator} {key.operation or key.framework} {key.version} {key.dtype}")
+        known = np.ones(whole.count, dtype=np.bool_)
+        if isinstance(whole.shapes, AttentionShapes):
+            known = modelled_dims(whole.shapes)
+        data = whole.take(known)
+        match key.operator:
+            case MeasuredOperator.GEMM:
+                series, predicted = _gemm(data, gpu, folds)
+                gemm.append(series)
+            case MeasuredOperator.DECODE:
+                series, predicted = _decode(data, gpu, folds)
+                decode.append(series)
+            case MeasuredOperator.PREFILL:
+                series, predicted = _prefill(data, gpu, folds)
+                prefill.append(series)
+            case MeasuredOperator.ALL_REDUCE:
+                series, predicted = _collective(data, folds)
+                collectives.append(series)
+        everything = np.full(whole.count, np.nan)
+        everything[known] = predicted
+        fitted += parts
+        ends = np.cumsum([part.count for part in parts])[:-1]
+        held_back += map(HeldBack, parts, np.split(everything, ends))
+    if not fitted:
+        most = max((_fittable(table, gpu) for table in tables), default=0)
+        raise InputError(
+            f"too few measurements of this GPU: the largest series has {most} that can be fitted",
+            where=gpu.name,
+            hint=f"a series of one version and element type needs {FEWEST_ROWS}",
+        )
+    frameworks = {data.key.framework for data in fitted}
+    if reference is not None and reference not in frameworks:
+        raise InputError(
+            f"nothing of {reference!r} was fitted",
+            where="--reference",
+            hint=f"fitted is {', '.join(sorted(frameworks))}",
+        )
+    spec = CalibrationSpec(
+        name=name,
+        description=f"Fitted to measured operators of {gpu.description or gpu.name}",
+        gpu=gpu.name,
+        measured_as=tuple(sorted({table.key.gpu for table in tables})),
+        reference=reference or _most_measured(fitted),
+        gemm=tuple(gemm),
+        decode=tuple(decode),
+        prefill=tuple(prefill),
+        collectives=tuple(collectives),
+        power=fit_power(fitted, folds=folds),
+        sources={"default": source},
+    )
+    return spec, held_back
+
+
+def _most_measured(tables: Sequence[Measurements]) -> str:
+    counts: dict[str, int] = {}
+    for table in tables:
+        counts[table.key.framework] = counts.get(table.key.framework, 0) + table.count
+    return max(counts, key=lambda framework: counts[framework])
+
+
+def fitted_tables(
+    tables: Sequence[Measurements], gpu: GpuSpec, measured_as: str | None
+) -> list[Measurements]:
+    """Return the measurements of one GPU.
+
+    Args:
+        tables: of any GPUs.
+        gpu: the GPU preset.
+        measured_as: what the tables call it; by default what its calibration preset says, or
+            whatever they call their only one.
+
+    Raises:
+        InputError: there are several GPUs, and none of them is recognised.
+    """
+    names = {gpu.name} if measured_as is None else {measured_as}
+    if measured_as is None and gpu.name in CALIBRATIONS.names():
+        names |= set(CALIBRATIONS.load(gpu.name).measured_as)
+    mine = [table for table in tables if table.key.gpu in names]
+    found = sorted({table.key.gpu for table in tables})
+    if not mine and measured_as is None and len(found) == 1:
+        return list(tables)
+    if not mine:
+        raise InputError(
+            f"measured are {', '.join(found)}",
+            where="--measured-as" if measured_as else "--gpu",
+            hint="name one of them with --measured-as",
+        )
+    return mine
+
+
+def held_back_rows(held_back: Sequence[HeldBack], spec: CalibrationSpec) -> list[Checked]:
+    """Return the predictions of cross-validation in the form of a check."""
+    return [
+        Checked(
+            entry.data,
+            entry.time_ns,
+            tuple("" if known else entry.reason for known in np.isfinite(entry.time_ns)),
+            spec.name,
+            "the other folds",
+            reference=entry.data.key.framework in (spec.reference, COLLECTIVE_LIBRARY),
+            scaled=False,
+        )
+        for entry in held_back
+    ]

@@ -1,0 +1,433 @@
+"""Tables of measured GPU operators, as arrays.
+
+The columns are those of the tables of aiconfigurator (ai-dynamo, Apache-2.0): one row is one shape
+on one GPU with one version of one framework. Every column of a table is used, or known to change
+nothing (`HARMLESS`), or the table is refused. A row that measures what the model does not price, or
+that holds an impossible number, is counted as unusable with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attacc.calibration.tables import Allowed, Flags, Reasons, Table, open_table
+from attacc.errors import DocumentError
+from attacc.gpu.calibrated.kernels import AttentionShapes, Floats, GemmShapes
+from attacc.models.precision import ElementType
+from attacc.units import NS_PER_MS
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class MeasuredOperator(StrEnum):
+    """What a table measures."""
+
+    GEMM = "gemm"
+    DECODE = "decode_attention"
+    PREFILL = "prefill_attention"
+    ALL_REDUCE = "all_reduce"
+
+
+COLUMNS: Final = {
+    MeasuredOperator.GEMM: ("gpu", "framework", "version", "dtype", "m", "n", "k", "latency_ms"),
+    MeasuredOperator.DECODE: (
+        "gpu",
+        "framework",
+        "version",
+        "kv_cache_dtype",
+        "batch_size",
+        "num_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "kv_length",
+        "latency_ms",
+    ),
+    MeasuredOperator.PREFILL: (
+        "gpu",
+        "framework",
+        "version",
+        "kv_cache_dtype",
+        "batch_size",
+        "num_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "prompt_length",
+        "latency_ms",
+    ),
+    MeasuredOperator.ALL_REDUCE: ("gpu", "op_name", "num_gpus", "message_elements", "latency_ms"),
+}
+"""The columns by which a table is recognised; all of them are used."""
+
+LIBRARY_COLUMNS: Final = ("kernel_source", "backend", "framework")
+"""Columns that say which library ran a collective: the first that is there, and holds something.
+Without any of them it is NCCL."""
+OPTIONAL: Final[dict[MeasuredOperator, tuple[str, ...]]] = {
+    MeasuredOperator.GEMM: ("op_name", "power_w"),
+    MeasuredOperator.DECODE: ("op_name", "attn_dtype", "window_size", "power_w"),
+    MeasuredOperator.PREFILL: ("op_name", "attn_dtype", "window_size", "past_length", "power_w"),
+    MeasuredOperator.ALL_REDUCE: (*LIBRARY_COLUMNS, "version", "dtype", "power_w"),
+}
+"""Columns that are used where a table has them."""
+HARMLESS: Final = ("kernel_source",)
+"""Columns that change nothing. A series is of one version of a framework, whichever kernels it
+takes for which shapes, and ``kernel_source`` names these."""
+_OP_NAMES: Final[dict[MeasuredOperator, tuple[str, ...]]] = {
+    MeasuredOperator.GEMM: ("gemm",),
+    MeasuredOperator.DECODE: ("generation_attention",),
+    MeasuredOperator.PREFILL: ("context_attention",),
+}
+ATTENTION_TYPES: Final = ("bfloat16", "float16", "half")
+"""Element types of queries and results: those of the tables that the presets were fitted to, over
+caches of 16 and of 8 bits."""
+ONLY: Final[dict[str, tuple[tuple[float, ...], str]]] = {
+    "window_size": ((0.0, -1.0), "attention within a window (window_size) is not modelled"),
+    "past_length": ((0.0,), "prefill after cached tokens (past_length) is not modelled"),
+}
+"""Column -> the values at which it changes nothing, as an empty field does, and why others are not
+used."""
+_MOST: Final = 2.0**31
+QUANTITIES: Final = {
+    "m": Allowed(1, _MOST),
+    "n": Allowed(1, _MOST),
+    "k": Allowed(1, _MOST),
+    "batch_size": Allowed(1, 2.0**24),
+    "num_heads": Allowed(1, 2.0**16),
+    "num_key_value_heads": Allowed(1, 2.0**16),
+    "head_dim": Allowed(1, 2.0**16),
+    "kv_length": Allowed(1, _MOST),
+    "prompt_length": Allowed(1, _MOST),
+    "num_gpus": Allowed(1, 2.0**20),
+    "message_elements": Allowed(1, 2.0**50),
+    "latency_ms": Allowed(1e-6, 1e8, whole=False),
+    "power_w": Allowed(0.1, 1e5, whole=False),
+}
+"""What the columns can hold. A clock of a GPU lasts a millionth of a millisecond, and nobody
+measures a call of a day; sizes are at least a hundred times beyond any in use."""
+ELEMENTS: Final = {
+    "bfloat16": ElementType.BF16,
+    "float16": ElementType.FP16,
+    "fp8": ElementType.FP8,
+    "int8": ElementType.INT8,
+}
+ALIASES: Final = {"half": "float16"}
+"""Other names of element types."""
+COLLECTIVE_LIBRARY: Final = "NCCL"
+COLLECTIVE_ELEMENT: Final = "float16"
+"""Element type of messages where a table has none."""
+SIZE_COLUMNS: Final = {
+    MeasuredOperator.GEMM: ("m", "n", "k"),
+    MeasuredOperator.DECODE: COLUMNS[MeasuredOperator.DECODE][4:9],
+    MeasuredOperator.PREFILL: COLUMNS[MeasuredOperator.PREFILL][4:9],
+    MeasuredOperator.ALL_REDUCE: ("num_gpus", "message_elements"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesKey:
+    """Whose measurements they are.
+
+    Attributes:
+        operator: which operator.
+        gpu: as the table calls it.
+        framework: as in "VLLM"; the library of collectives is "NCCL".
+        version: of the framework; empty where the table has none.
+        dtype: element type of the operands, or of the cache.
+        operation: the collective, as in "all_reduce"; empty for other operators.
+    """
+
+    operator: MeasuredOperator
+    gpu: str
+    framework: str
+    version: str
+    dtype: ElementType
+    operation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """Messages of a collective; arrays of one length.
+
+    Attributes:
+        gpus: how many GPUs take part.
+        message_bytes: of the whole message.
+    """
+
+    gpus: Floats
+    message_bytes: Floats
+
+    def take(self, chosen: NDArray[np.integer] | NDArray[np.bool_]) -> Messages:
+        """Return some of them."""
+        return Messages(self.gpus[chosen], self.message_bytes[chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """One series of measurements.
+
+    Attributes:
+        key: whose they are.
+        shapes: what was measured.
+        time_ns: how long it took.
+        power_w: what the GPU drew meanwhile; not a number where unknown.
+    """
+
+    key: SeriesKey
+    shapes: GemmShapes | AttentionShapes | Messages
+    time_ns: Floats
+    power_w: Floats
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.time_ns.size
+
+    def take(self, chosen: NDArray[np.integer] | NDArray[np.bool_]) -> Measurements:
+        """Return some of them."""
+        return Measurements(
+            self.key, self.shapes.take(chosen), self.time_ns[chosen], self.power_w[chosen]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """Rows of a table that nothing can be predicted or fitted for.
+
+    Attributes:
+        operator: which operator.
+        gpu: as the table calls it.
+        framework: as in "VLLM".
+        version: of the framework.
+        dtype: as the table calls it.
+        operation: the collective; empty for other operators.
+        rows: how many.
+        reason: why.
+    """
+
+    operator: MeasuredOperator
+    gpu: str
+    framework: str
+    version: str
+    dtype: str
+    operation: str
+    rows: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredTable:
+    """A table of measurements, taken apart.
+
+    Attributes:
+        series: one entry per GPU, framework, version and element type (and collective), sorted.
+        unusable: rows that are in none of them.
+    """
+
+    series: list[Measurements]
+    unusable: list[Unusable]
+
+
+def read_table(path: Path) -> MeasuredTable:
+    """Read a table of measurements, taken apart into series.
+
+    Args:
+        path: a Parquet or CSV file.
+
+    Raises:
+        DocumentError: the file cannot be read, has no rows, its columns are those of no table
+            known, or one of them may change what was measured.
+    """
+    return measurements(open_table(path))
+
+
+def read_measurements(path: Path) -> list[Measurements]:
+    """Read a table of measurements of which every row can be used.
+
+    Args:
+        path: a Parquet or CSV file.
+
+    Raises:
+        DocumentError: as in `read_table`, or a row cannot be used.
+    """
+    table = read_table(path)
+    for left in table.unusable:
+        raise DocumentError(
+            f"{left.rows} rows of {left.gpu} cannot be used: {left.reason}", where=str(path)
+        )
+    return table.series
+
+
+def measurements(table: Table) -> MeasuredTable:
+    """Take a table of measurements apart into series.
+
+    Raises:
+        DocumentError: its columns are those of no table known, or one of them may change what was
+            measured.
+    """
+    operator = _operator_of(table)
+    table.allow((*COLUMNS[operator], *OPTIONAL[operator], *HARMLESS))
+    labels = _labels(operator, table)
+    reasons = Reasons(table.rows)
+    for column in ("gpu", "framework"):
+        reasons.add(_among(labels[column], ("",)), f"{column} is empty")
+    _leave_types(labels["dtype"], reasons)
+    _leave_others(operator, table, labels, reasons)
+    wanted = {name: QUANTITIES[name] for name in (*SIZE_COLUMNS[operator], "latency_ms", "power_w")}
+    columns = table.quantities(wanted, ("power_w",), reasons)
+    sizes = [columns[name] for name in SIZE_COLUMNS[operator]]
+    if "num_heads" in columns:
+        with np.errstate(invalid="ignore"):  # of rows that are left out already
+            ragged = np.fmod(columns["num_heads"], columns["num_key_value_heads"]) != 0
+        reasons.add(ragged, "num_heads is no multiple of num_key_value_heads")
+    series: list[Measurements] = []
+    unusable: list[Unusable] = []
+    for (gpu, framework, version, dtype, operation), rows in _groups(labels):
+        unusable += [
+            Unusable(operator, gpu, framework, version, dtype, operation, count, reason)
+            for reason, count in reasons.counts(rows).items()
+        ]
+        good = rows[reasons.usable[rows]]
+        if not good.size:
+            continue
+        element = ELEMENTS[dtype]
+        key = SeriesKey(operator, gpu, framework, version, element, operation)
+        shapes = _shapes(operator, element, [values[good] for values in sizes])
+        time_ns = columns["latency_ms"][good] * NS_PER_MS
+        series.append(Measurements(key, shapes, time_ns, columns["power_w"][good]))
+    return MeasuredTable(series, unusable)
+
+
+def _operator_of(table: Table) -> MeasuredOperator:
+    missing = {
+        operator: [column for column in columns if column not in table.columns]
+        for operator, columns in COLUMNS.items()
+    }
+    nearest = min(missing, key=lambda operator: len(missing[operator]))
+    if not missing[nearest]:
+        return nearest
+    if "op_name" in table.columns:
+        names = [name for name in table.texts("op_name").unique(maintain_order=True) if name]
+        modelled = [name for known in _OP_NAMES.values() for name in known]
+        is_collective = "num_gpus" in table.columns
+        if names and not is_collective and not set(names) & set(modelled):
+            raise DocumentError(
+                f"measures {', '.join(names):.200}, which is not modelled",
+                where=table.where,
+                hint=f"modelled are {', '.join(modelled)} and collectives",
+            )
+    listed = "; or ".join(", ".join(columns) for columns in COLUMNS.values())
+    raise DocumentError(
+        f"has the columns {', '.join(table.columns):.400}; for {nearest}, "
+        f"{', '.join(missing[nearest])} are missing",
+        where=table.where,
+        hint=f"needed are {listed}",
+    )
+
+
+def _labels(operator: MeasuredOperator, table: Table) -> pl.DataFrame:
+    """Return whose measurements the rows are: the columns of `SeriesKey`, as the table calls them.
+
+    Names of element types are those of `ELEMENTS`, and that of the library is NCCL's own.
+    """
+    import polars as pl
+
+    def text(column: str, otherwise: str = "") -> pl.Series:
+        if column in table.columns:
+            return table.texts(column)
+        return pl.Series([otherwise]).new_from_index(0, table.rows)
+
+    if operator is MeasuredOperator.ALL_REDUCE:
+        library = text("")
+        for column in (name for name in LIBRARY_COLUMNS if name in table.columns):
+            library = table.texts(column).zip_with(library == "", library)
+        if not set(LIBRARY_COLUMNS) & set(table.columns):
+            library = text("", COLLECTIVE_LIBRARY)
+        is_nccl = library.str.to_uppercase() == COLLECTIVE_LIBRARY
+        library = text("", COLLECTIVE_LIBRARY).zip_with(is_nccl, library)
+        dtype, operation = text("dtype", COLLECTIVE_ELEMENT), text("op_name")
+    else:
+        library, operation = text("framework"), text("")
+        dtype = text("dtype" if operator is MeasuredOperator.GEMM else "kv_cache_dtype")
+    return pl.DataFrame(
+        {
+            "gpu": text("gpu"),
+            "framework": library,
+            "version": text("version"),
+            "dtype": dtype.replace(ALIASES),
+            "operation": operation,
+        }
+    )
+
+
+def _groups(labels: pl.DataFrame) -> Iterator[tuple[tuple[str, ...], NDArray[np.intp]]]:
+    """Return the rows of every series, sorted by what they are called."""
+    parts = labels.with_row_index("row").partition_by(labels.columns, as_dict=True)
+    for key, part in sorted(parts.items(), key=lambda entry: str(entry[0])):
+        yield tuple(map(str, key)), part["row"].to_numpy().astype(np.intp)
+
+
+def _among(values: pl.Series, names: Iterable[str]) -> Flags:
+    return np.asarray(values.is_in(list(names)).to_numpy(), dtype=np.bool_)
+
+
+def _leave_types(dtype: pl.Series, reasons: Reasons) -> None:
+    for name in dtype.unique(maintain_order=True):
+        if name not in ELEMENTS:
+            known = ", ".join(ELEMENTS)
+            reasons.add(_among(dtype, (name,)), f"element type {name!r:.40} is none of {known}")
+
+
+def _leave_others(
+    operator: MeasuredOperator, table: Table, labels: pl.DataFrame, reasons: Reasons
+) -> None:
+    """Leave out the rows that measure something else than the model prices."""
+    if operator is MeasuredOperator.ALL_REDUCE:
+        library = labels["framework"]
+        for name in library.unique(maintain_order=True):
+            if name != COLLECTIVE_LIBRARY:
+                reasons.add(
+                    _among(library, (name,)),
+                    f"run by {name!r:.40}: only {COLLECTIVE_LIBRARY}'s collectives are modelled",
+                )
+        return
+    for column, allowed in (("op_name", _OP_NAMES[operator]), ("attn_dtype", ATTENTION_TYPES)):
+        if column not in table.columns:
+            continue
+        values = table.texts(column)
+        for name in values.unique(maintain_order=True):
+            if name and name not in allowed:
+                reasons.add(
+                    _among(values, (name,)),
+                    f"{column} {name!r:.40} is not modelled, only {', '.join(allowed)}",
+                )
+    for column, (allowed, what) in ONLY.items():
+        if column in OPTIONAL[operator] and column in table.columns:
+            numbers = table.numbers(column)
+            none = np.isnan(numbers.values) & ~numbers.empty
+            reasons.add(none, f"{column} is no number")
+            reasons.add(~numbers.empty & ~np.isin(numbers.values, allowed), what)
+
+
+def _shapes(
+    operator: MeasuredOperator, element: ElementType, sizes: Sequence[Floats]
+) -> GemmShapes | AttentionShapes | Messages:
+    match operator:
+        case MeasuredOperator.GEMM:
+            return GemmShapes.of(*sizes)
+        case MeasuredOperator.ALL_REDUCE:
+            return Messages(sizes[0], sizes[1] * element.bytes)
+        case _:
+            return AttentionShapes.of(*sizes)
+
+
+def of_gpu(series: Iterable[Measurements], names: Iterable[str]) -> list[Measurements]:
+    """Return the series of one GPU, by any of its names."""
+    wanted = set(names)
+    return [entry for entry in series if entry.key.gpu in wanted]

@@ -1,0 +1,353 @@
+"""Tables that somebody else measured: CSV and Parquet files, as columns of text and of numbers.
+
+`open_table` is the one door. A file is known by its first bytes: a Parquet file is read by Polars
+in a process of its own, because a damaged one can take its reader down; anything else is read as
+CSV, every field as text. Whether a column holds text or numbers is up to who asks for it, and not
+to what its first rows look like: version 0.10 is not 0.1.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attacc.calibration import parquet_process
+from attacc.errors import DocumentError, nearest_hint
+from attacc.files import header_of, read_data, rows_of, text_of
+from attacc.gpu.calibrated.kernels import Floats
+from attacc.units import DECIMAL
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Flags = NDArray[np.bool_]
+MAX_TABLE_BYTES: Final = 2**28
+"""Most bytes of a table, after gzip is unpacked."""
+SUFFIXES: Final = (".csv", ".parquet", "")
+"""Endings of the names of tables, each with or without .gz; pipes have none."""
+EMPTY: Final = ("", "nan", "null", "none")
+"""How a field says that it holds nothing, in small letters."""
+_PARQUET: Final = b"PAR1"
+_PATIENCE_S: Final = 600.0
+"""Until a process that reads a Parquet file, and takes no processor time, is given up."""
+_NUMBER: Final = f"^[+-]?{DECIMAL}$"
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A column of numbers.
+
+    Attributes:
+        values: not a number where the field is empty, or holds anything else.
+        empty: whether the field is empty.
+    """
+
+    values: Floats
+    empty: Flags
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What a measured quantity can be; beyond that, a row holds a slip.
+
+    Attributes:
+        low: the least value.
+        high: the largest value.
+        whole: whether it is a count.
+    """
+
+    low: float
+    high: float
+    whole: bool = True
+
+    def faults(self, numbers: Numbers) -> Iterator[tuple[Flags, str]]:
+        """Return which values cannot be used, and why, the first reason first."""
+        values = numbers.values
+        yield ~np.isfinite(values), "no number"
+        if self.low < 1:
+            yield values <= 0, "not positive"
+        yield values < self.low, f"below {self.low:g}"
+        yield values > self.high, f"above {self.high:g}"
+        if self.whole:
+            yield values != np.floor(values), "no whole number"
+
+
+@dataclass(slots=True)
+class Reasons:
+    """Why rows cannot be used: the first reason of each.
+
+    Attributes:
+        rows: how many rows there are.
+    """
+
+    rows: int
+    _told: list[str] = field(default_factory=list[str])
+    _which: NDArray[np.intp] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._which = np.full(self.rows, -1)
+
+    def add(self, bad: Flags, reason: str) -> None:
+        """Leave rows out, unless they already are."""
+        first = bad & (self._which < 0)
+        if first.any():
+            self._which[first] = len(self._told)
+            self._told.append(reason)
+
+    @property
+    def usable(self) -> Flags:
+        """Which rows can be used."""
+        return self._which < 0
+
+    def of(self, row: int) -> str:
+        """Return why a row cannot be used; empty where it can."""
+        place = int(self._which[row])
+        return "" if place < 0 else self._told[place]
+
+    def counts(self, rows: NDArray[np.intp]) -> dict[str, int]:
+        """Return how many of some rows are left out, by reason."""
+        found = Counter(int(place) for place in self._which[rows] if place >= 0)
+        return {self._told[place]: found[place] for place in sorted(found)}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of any columns, of at least one row.
+
+    Attributes:
+        path: where it comes from.
+        frame: its columns; their names are stripped of blanks, and differ.
+    """
+
+    path: Path
+    frame: pl.DataFrame
+
+    @property
+    def where(self) -> str:
+        """The file's name, for messages."""
+        return str(self.path)
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns."""
+        return self.frame.columns
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return self.frame.height
+
+    def require(self, needed: Iterable[str]) -> None:
+        """Refuse a table without some columns.
+
+        Raises:
+            DocumentError: one is missing.
+        """
+        for column in needed:
+            if column not in self.columns:
+                raise DocumentError(f"has no column {column!r}", where=self.where)
+
+    def allow(self, known: Iterable[str]) -> None:
+        """Refuse columns that nothing is known of: they may change what was measured.
+
+        Raises:
+            DocumentError: there is one.
+        """
+        choices = list(known)
+        for column in self.columns:
+            if column not in choices:
+                raise DocumentError(
+                    f"has the column {column!r:.60}, which attacc does not know; it may change "
+                    "what was measured",
+                    where=self.where,
+                    hint="leave the column out if it does not; " + nearest_hint(column, choices),
+                )
+
+    def texts(self, column: str) -> pl.Series:
+        """Return a column of text, without blanks around it; empty where there is none.
+
+        Raises:
+            DocumentError: the column holds numbers or anything else.
+        """
+        import polars as pl
+
+        values = self.frame[column]
+        if not isinstance(values.dtype, pl.String | pl.Categorical | pl.Enum | pl.Null):
+            raise DocumentError(
+                f"the column {column!r} holds {values.dtype}, and not text", where=self.where
+            )
+        return values.cast(pl.String).fill_null("").str.strip_chars()
+
+    def numbers(self, column: str) -> Numbers:
+        """Return a column of numbers.
+
+        Raises:
+            DocumentError: the column holds something else throughout, as dates or lists.
+        """
+        import polars as pl
+
+        values = self.frame[column]
+        if values.dtype.is_numeric():
+            found = values.cast(pl.Float64, strict=False)
+            empty = found.is_null() | found.is_nan().fill_null(value=True)
+        else:
+            try:
+                text = self.texts(column)
+            except DocumentError:
+                raise DocumentError(
+                    f"the column {column!r} holds {values.dtype}, and not numbers",
+                    where=self.where,
+                ) from None
+            empty = text.str.to_lowercase().is_in(EMPTY)
+            is_number = text.str.contains(_NUMBER)
+            found = text.set(~is_number, None).cast(pl.Float64, strict=False)
+        return Numbers(
+            np.ascontiguousarray(found.fill_null(np.nan).to_numpy(), dtype=np.float64),
+            np.ascontiguousarray(empty.to_numpy(), dtype=np.bool_),
+        )
+
+    def quantities(
+        self,
+        wanted: Mapping[str, Allowed],
+        optional: Sequence[str],
+        reasons: Reasons,
+    ) -> dict[str, Floats]:
+        """Return columns of numbers, and leave out the rows in which one of them is impossible.
+
+        Args:
+            wanted: column -> what its values can be.
+            optional: columns that may be absent, or empty in a row: not a number then.
+            reasons: where rows are left out.
+        """
+        found: dict[str, Floats] = {}
+        for column, quantity in wanted.items():
+            if column in optional and column not in self.columns:
+                found[column] = np.full(self.rows, np.nan)
+                continue
+            numbers = self.numbers(column)
+            found[column] = numbers.values
+            for bad, reason in quantity.faults(numbers):
+                left = bad & ~numbers.empty if column in optional else bad
+                reasons.add(left, f"{column} is {reason}")
+        return found
+
+
+def open_table(path: Path) -> Table:
+    """Read a table of any columns.
+
+    Args:
+        path: a Parquet or CSV file, or a pipe of one; either may be packed with gzip.
+
+    Raises:
+        DocumentError: the file cannot be read, is of another kind, is damaged, has no rows, or has
+            two columns of one name.
+    """
+    name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    if name.suffix.lower() not in SUFFIXES:
+        raise DocumentError(
+            f"unknown file kind {name.suffix!r}", where=str(path), hint="use .parquet or .csv"
+        )
+    data = read_data(path, limit=MAX_TABLE_BYTES)
+    is_parquet = data.startswith(_PARQUET)
+    frame = (
+        _parquet(data, str(path)) if is_parquet else _csv(text_of(data, where=str(path)), str(path))
+    )
+    names = [column.strip() for column in frame.columns]
+    _refuse_twice(names, str(path))
+    frame.columns = names
+    if not frame.height:
+        raise DocumentError("has no rows", where=str(path))
+    return Table(path, frame)
+
+
+def _refuse_twice(names: Sequence[str], where: str) -> None:
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise DocumentError(
+            f"has {names.count(twice[0])} columns called {twice[0]!r:.60}",
+            where=where,
+            hint="name every column, and each differently",
+        )
+
+
+def _csv(text: str, where: str) -> pl.DataFrame:
+    """Return the table of a CSV file, every field as text."""
+    header, line = header_of(text, where=where)
+    names = list(header)
+    while names and not names[-1]:  # spreadsheets append columns of empty fields
+        del names[-1]
+    if not names:
+        raise DocumentError("is empty", where=where)
+    if len(names) == 1 and (found := [mark for mark in ";\t|" if mark in names[0]]):
+        raise DocumentError(
+            f"its header has no comma, and holds {found[0]!r}",
+            where=where,
+            hint="separate fields by commas, and write decimals with a point",
+        )
+    if len(header) == 1:
+        raise DocumentError(f"has one column, {names[0]!r:.60}, and no other", where=where)
+    _refuse_twice(names, where)
+    unnamed = [f"{place}:" for place in range(len(names), len(header))]
+    rows = rows_of(text, [*names, *unnamed], where=where, after=line)
+    for column in unnamed:
+        filled = (rows.cells[column] != "").arg_true()
+        if len(filled):
+            raise DocumentError(
+                f"{rows.cells[column][filled[0]]!r:.60} is in a column without a name",
+                where=f"{where}:{rows.lines[filled[0]]}",
+                hint="name the column in the header",
+            )
+    return rows.cells.select(names)
+
+
+def _parquet(data: bytes, where: str) -> pl.DataFrame:
+    """Return the table of a Parquet file; whatever befalls its reader is a `DocumentError`."""
+    import polars as pl
+
+    if len(data) < 3 * len(_PARQUET) or not data.endswith(_PARQUET):
+        raise DocumentError("cannot be read: it is a Parquet file that was cut off", where=where)
+    crashed = DocumentError(
+        "cannot be read: it is a damaged Parquet file, which its reader did not survive",
+        where=where,
+        hint="write it again",
+    )
+    try:
+        done = subprocess.run(  # noqa: S603 - this Python, and a file of this package
+            # -P: the modules beside that file do not hide others of the same name.
+            [sys.executable, "-P", parquet_process.__file__],
+            input=data,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # what a panic prints
+            env={**os.environ, "POLARS_MAX_THREADS": "2"},
+            timeout=_PATIENCE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise crashed from None
+    except OSError as error:
+        raise DocumentError(
+            f"cannot be read: no process could be started: {error.strerror}", where=where
+        ) from None
+    if done.returncode == parquet_process.REFUSED:
+        reason = " ".join(done.stdout.decode("utf-8", "replace").split())
+        raise DocumentError(f"cannot be read: {reason:.200}", where=where)
+    if done.returncode == parquet_process.TOO_LARGE:
+        most = parquet_process.MAX_UNPACKED_BYTES / 2**20
+        raise DocumentError(
+            f"unpacks to more than {most:,.0f} MiB, the most that is read",
+            where=where,
+            hint="split it",
+        )
+    if done.returncode:
+        raise crashed
+    return pl.read_ipc(io.BytesIO(done.stdout))

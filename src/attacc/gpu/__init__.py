@@ -1,0 +1,1 @@
+"""Cost models of GPUs: what an operator takes in time and energy."""

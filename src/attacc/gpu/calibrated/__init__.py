@@ -1,0 +1,1 @@
+"""The cost model whose coefficients are fitted to measured GPUs."""

@@ -1,0 +1,615 @@
+"""The calibrated GPU model as a cost model: a library's kernels, priced operator by operator.
+
+`Kernels` prices the operators of one library on one GPU; `CalibratedCostModel` prices whole steps
+with them: what the host adds, energy, and transfers. Whatever is scaled, assumed or outside what
+was fitted says so in its cost (`OperatorCost.estimates`). See docs/gpu-model.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Final, TypeVar
+
+import numpy as np
+
+from attacc.errors import EngineError, InputError
+from attacc.gpu.calibrated.coefficients import (
+    CALIBRATIONS,
+    CPU_CALIBRATIONS,
+    CollectiveSeries,
+    DecodeSeries,
+    GemmSeries,
+    PowerSpec,
+    PrefillSeries,
+)
+from attacc.gpu.calibrated.kernels import (
+    LARGEST_DIM,
+    SMALLEST_DIM,
+    TILES,
+    AttentionShapes,
+    CalibratedGpu,
+    DecodeTimer,
+    GemmShapes,
+    attention_limits,
+    collective_limits,
+    collective_ns,
+    gemm_limits,
+    gemm_times,
+    gemm_vector,
+    inside,
+    machine,
+    prefill_ns,
+    preset_of,
+    wire_share,
+)
+from attacc.gpu.calibrated.power import Work, attention_work, gemm_work, power, power_on
+from attacc.gpu.costs import Bound, CostModel, EnergyBreakdown, HostTime, OperatorCost
+from attacc.gpu.frameworks import SERVING, TokenCoefficients
+from attacc.gpu.published.model import PublishedCostModel
+from attacc.hardware.cpu import CpuSpec
+from attacc.hardware.gpu import GPUS, GpuSpec
+from attacc.hardware.link import LINKS, LinkSpec
+from attacc.models.operators import (
+    AllReduce,
+    Attention,
+    MatMul,
+    MatMulRole,
+    Operator,
+    Phase,
+    Pointwise,
+    PointwiseKind,
+    Step,
+)
+from attacc.models.precision import ElementType
+from attacc.units import NS_PER_S
+
+POINTWISE_SHARE: Final = 0.7
+"""Of the memory's bandwidth, for norms and activations; assumed, no table measures them."""
+MATRICES_MOVED: Final = {
+    PointwiseKind.SOFTMAX: 2,
+    PointwiseKind.GELU: 2,
+    PointwiseKind.RELU: 2,
+    PointwiseKind.SWIGLU: 3,
+    PointwiseKind.LAYER_NORM: 2,
+    PointwiseKind.RMS_NORM: 2,
+    PointwiseKind.EMBEDDING: 2,
+}
+"""How many matrices of the result's size an operator reads and writes."""
+RESIDUAL_NORMS: Final = ("norm1", "norm2", "final_norm")
+"""Norms that add the residual, which they read and write too."""
+LM_HEAD: Final = "lm_head"
+GATE: Final = "ff1"
+UP: Final = "ff2"
+SIXTEEN_BITS: Final = (ElementType.FP16, ElementType.BF16)
+OPERANDS: Final = frozenset(
+    (left, right)
+    for left, rights in {
+        ElementType.BF16: tuple(ElementType),
+        ElementType.FP8: (ElementType.FP8, ElementType.INT4),
+        ElementType.INT8: (ElementType.INT8, ElementType.INT4),
+    }.items()
+    for right in rights
+)
+"""Types of activations and weights that libraries have products of; bf16 stands for fp16 too."""
+SOFTMAX_OPERATIONS: Final = 5
+"""Per score, as in the published model."""
+PJ_PER_NS_PER_W: Final = 1e3
+BOUNDS: Final = (Bound.LATENCY, Bound.COMPUTE, Bound.MEMORY)
+"""By what `gemm_times` says a product waits for."""
+PUBLISHED_INSTEAD: Final = 'the published GPU model (gpu_model = "published") prices it'
+AS_BF16: Final = "as bf16 with fewer bytes, never measured"
+CONVERTS: Final = "kernels that convert weights are slower at many rows"
+
+S = TypeVar("S", GemmSeries, DecodeSeries, PrefillSeries)
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """Time of one kernel.
+
+    Attributes:
+        time_ns: alone on the GPU.
+        launch_ns: part of it that is starting the kernel.
+        bound: what it waits for.
+        work: what it does.
+        estimates: what of it is scaled, assumed, or outside what was fitted.
+    """
+
+    time_ns: float
+    launch_ns: float
+    bound: Bound
+    work: Work
+    estimates: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """What a product is computed from.
+
+    Attributes:
+        series: element type of the series whose coefficients it takes.
+        left: type that the left matrix is read in.
+        right: type that the weights are read in.
+        estimates: what of it was never measured.
+    """
+
+    series: ElementType
+    left: ElementType
+    right: ElementType
+    estimates: tuple[str, ...] = ()
+
+
+def as_run(step: Step) -> Step:
+    """Return the operators that serving libraries run for a step.
+
+    Gate and up projections are one product, with their weights side by side. The LM head stays
+    in 16 bits where the layers' weights have 8 or 4.
+    """
+    layer: list[Operator] = []
+    for op in step.layer:
+        last = layer[-1] if layer else None
+        if (
+            isinstance(op, MatMul)
+            and isinstance(last, MatMul)
+            and (last.name, op.name) == (GATE, UP)
+            and replace(op, name=GATE) == last
+        ):
+            layer[-1] = replace(last, n=2 * last.n)
+        else:
+            layer.append(op)
+    outside = [_in_16_bits(op) if op.name == LM_HEAD else op for op in step.outside]
+    return replace(step, layer=tuple(layer), outside=tuple(outside))
+
+
+def _in_16_bits(op: Operator) -> Operator:
+    if isinstance(op, MatMul) and op.right not in SIXTEEN_BITS:
+        bf16 = ElementType.BF16
+        return replace(op, left=bf16, right=bf16, out=bf16)
+    return op
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The operators of one library on one GPU.
+
+    Attributes:
+        gpu: the GPU.
+        framework: whose kernels; None for the GPU's reference.
+        products: another calibration for the products, where the GPU's own has none of this
+            framework.
+    """
+
+    gpu: CalibratedGpu
+    framework: str | None = None
+    products: CalibratedGpu | None = None
+
+    @cached_property
+    def _timers(self) -> dict[ElementType, tuple[DecodeSeries, DecodeTimer, ElementType]]:
+        return {}
+
+    @cached_property
+    def _scaled(self) -> tuple[str, ...]:
+        if self.gpu.scaled_from is None:
+            return ()
+        return (f"operators on {self.gpu.gpu.name}: scaled from {self.gpu.scaled_from}",)
+
+    def product(self, op: MatMul) -> Priced:
+        """Price a product with weights.
+
+        Several of one operator, the experts of a mixture, are one product over the columns of
+        all of them: as in grouped kernels, their tiles share the cores.
+
+        Raises:
+            InputError: nothing is known of products of these element types on this GPU.
+        """
+        if op.role is not MatMulRole.FC:
+            raise EngineError(f"{op.name} is part of attention, which is priced as a whole")
+        source = self.products or self.gpu
+        operands = self._operands(op, source)
+        series = self._series(operands.series, source.gemm)
+        shapes = GemmShapes.of(op.m, op.n * op.count, op.k)
+        times, waits = gemm_times(
+            shapes,
+            machine(self.gpu.gpu, operands.left, operands.right),
+            gemm_vector(series.coefficients, series.quantise),
+            TILES[series.library],
+        )
+        estimates = [*self._scaled, *operands.estimates]
+        if self.products is not None:
+            estimates.append(
+                f"products on {self.gpu.gpu.name}: scaled from {self.products.scaled_from}"
+            )
+        if op.count > 1:
+            estimates.append("products of experts: as one over all columns, never measured")
+        elif not inside(gemm_limits(series.range, shapes))[0]:
+            estimates.append(f"products on {self.gpu.gpu.name}: shapes outside those fitted")
+        return Priced(
+            float(times[0]),
+            series.coefficients.launch_ns,
+            BOUNDS[int(waits[0])],
+            gemm_work(shapes, operands.left, operands.right),
+            tuple(estimates),
+        )
+
+    def attention(self, op: Attention) -> Priced:
+        """Price attention of one layer.
+
+        A cache of a type that was not measured is read by the kernels of bf16, which compute in
+        16 bits: its bytes are fewer, its arithmetic is not. Prompts are attended to before they
+        are cached.
+
+        Raises:
+            InputError: nothing is known of attention on this GPU.
+        """
+        sizes = op.batch, op.heads, op.kv_heads, op.head_dim, op.keys
+        shapes = AttentionShapes(*(np.array([float(size)]) for size in sizes))
+        sheet, cache = self.gpu.gpu, op.kv
+        if op.phase is Phase.DECODE:
+            decode, timer, computed = self._decode(cache)
+            time_ns = float(timer.ns(shapes)[0])
+            launch_ns = decode.kernels[-1].coefficients.launch_ns
+            fits = inside(attention_limits(decode.range, shapes))[0]
+        else:
+            computed = self._computed(cache, self.gpu.prefill)
+            prefill = self._series(computed, self.gpu.prefill)
+            single, _, _ = self._decode(cache)
+            time_ns = self._prefill_ns(prefill, single, shapes)
+            launch_ns = prefill.coefficients.launch_ns
+            fits = inside(attention_limits(prefill.range, shapes))[0]
+        estimates = [*self._scaled]
+        if computed is not cache and cache not in SIXTEEN_BITS:
+            estimates.append(f"{op.phase} attention with an {cache} cache: {AS_BF16}")
+        if not fits:
+            estimates.append(f"{op.phase} attention on {sheet.name}: shapes outside those fitted")
+        work = attention_work(shapes, cache, prefill=op.phase is Phase.PREFILL)
+        bound = Bound.MEMORY
+        if launch_ns > time_ns / 2:
+            bound = Bound.LATENCY
+        elif work.flops[0] / sheet.peak_flops_per_s(computed) > (
+            work.dram_bytes[0] / sheet.memory_bytes_per_s
+        ):
+            bound = Bound.COMPUTE
+        return Priced(time_ns, launch_ns, bound, work, tuple(estimates))
+
+    def pointwise(self, op: Pointwise) -> Priced:
+        """Price an operator on every element by its traffic."""
+        matrices = 4 if op.name in RESIDUAL_NORMS else MATRICES_MOVED[op.kind]
+        moved = matrices * float(op.m) * op.n * op.count * op.element.bytes
+        time_ns = moved / (POINTWISE_SHARE * self.gpu.gpu.memory_bytes_per_s) * NS_PER_S
+        return Priced(time_ns, 0.0, Bound.MEMORY, _traffic(moved), ())
+
+    def all_reduce(self, op: AllReduce, gpus: int, link: LinkSpec | None = None) -> Priced:
+        """Price the sum of one matrix over several GPUs.
+
+        Numbers of GPUs other than those measured take a ring of that many hops at the share of
+        the rate between, or beyond, those measured; other links move data in proportion to their
+        bandwidth.
+
+        Args:
+            op: the sum.
+            gpus: how many GPUs.
+            link: between them; by default that of the GPU that was measured.
+
+        Raises:
+            InputError: nothing is known of collectives over this link.
+        """
+        series = self.gpu.collective("all_reduce")
+        message = float(op.m) * op.n * op.element.bytes
+        estimates: list[str] = []
+        measured = GPUS.load_name_or_file(self.gpu.calibration.gpu).link
+        if link is not None and link.name != measured:
+            series = _over(series, link, measured, op.name)
+            estimates.append(f"collectives over {link.name}: scaled from {measured} by bandwidth")
+        if gpus not in series.gpus:
+            series = _among(series, gpus)
+            estimates.append(f"collectives of {gpus} GPUs: scaled, as in one NVLink domain")
+        count, size = np.array([float(gpus)]), np.array([message])
+        time_ns = float(collective_ns(series, count, size)[0])
+        if not inside(collective_limits(series, count, size))[0]:
+            estimates.append("collectives: messages outside those measured")
+        fastest = max(protocol.bytes_per_s for protocol in series.protocols)
+        on_wire = message * float(wire_share(series.operation, count)[0])
+        waits_for_data = on_wire / fastest * NS_PER_S > time_ns / 2
+        return Priced(
+            time_ns,
+            0.0,
+            Bound.LINK if waits_for_data else Bound.LATENCY,
+            _traffic(2 * message),
+            tuple(estimates),
+        )
+
+    def _decode(self, cache: ElementType) -> tuple[DecodeSeries, DecodeTimer, ElementType]:
+        """Return the decode attention over a cache, and what it is computed in.
+
+        Made once, for it is timed at many lengths.
+        """
+        if cache not in self._timers:
+            computed = self._computed(cache, self.gpu.decode)
+            series = self._series(computed, self.gpu.decode)
+            read = None if cache in SIXTEEN_BITS else cache
+            self._timers[cache] = series, DecodeTimer.of(series, self.gpu.gpu, read), computed
+        return self._timers[cache]
+
+    def _computed(
+        self,
+        cache: ElementType,
+        find: Callable[[ElementType, str | None], DecodeSeries | PrefillSeries],
+    ) -> ElementType:
+        """Return the type of the series that attention over a cache takes."""
+        known = cache not in SIXTEEN_BITS and self._knows(find, cache)
+        return cache if known else ElementType.BF16
+
+    def _prefill_ns(
+        self, prefill: PrefillSeries, single: DecodeSeries, shapes: AttentionShapes
+    ) -> float:
+        """Return the time of prefill attention, also of heads that no kernel was measured with.
+
+        Kernels fill smaller heads up; larger ones take the time of the largest, by their size.
+        """
+        dims = np.clip(shapes.head_dim, SMALLEST_DIM, LARGEST_DIM)
+        filled = replace(shapes, head_dim=dims)
+        time_ns = prefill_ns(prefill, single, self.gpu.gpu, filled)
+        return float((time_ns * np.maximum(1.0, shapes.head_dim / dims))[0])
+
+    def _operands(self, op: MatMul, source: CalibratedGpu) -> Operands:
+        """Return what a product is computed from.
+
+        Weights may be narrower than activations. Where no kernel of such types was measured, bf16's
+        coefficients stand for it, with the bytes of each operand as they are.
+        """
+        left, right = (
+            ElementType.BF16 if element in SIXTEEN_BITS else element
+            for element in (op.left, op.right)
+        )
+        bf16, fp8 = ElementType.BF16, ElementType.FP8
+        if (left, right) not in OPERANDS:
+            raise InputError(
+                f"no kernel multiplies {op.left} activations with {op.right} weights",
+                where="precision",
+                hint="use activations as wide as the weights or wider, and fp8 or int8, not both; "
+                f"{PUBLISHED_INSTEAD}",
+            )
+        if left is right is bf16:
+            return Operands(bf16, bf16, bf16)
+        # The measured 8-bit products take the left matrix in 16 bits and convert it.
+        if right is fp8 and self._knows(source.gemm, fp8):
+            return Operands(fp8, fp8, fp8)
+        if left is right is ElementType.INT8:
+            note = "int8 products: scaled from bf16, never measured"
+            return Operands(bf16, left, right, (note,))
+        kept = "16-bit" if left is bf16 else left
+        what = f"products of {kept} activations with {right} weights"
+        if left is right:
+            return Operands(bf16, left, right, (f"{what}: {AS_BF16}",))
+        return Operands(
+            bf16,
+            left,
+            right,
+            (f"{what}: as bf16 with smaller weights, never measured; {CONVERTS}",),
+        )
+
+    def _knows(
+        self,
+        find: Callable[[ElementType, str | None], GemmSeries | DecodeSeries | PrefillSeries],
+        element: ElementType,
+    ) -> bool:
+        """Whether there is a series of an element type."""
+        try:
+            find(element, self.framework)
+        except InputError:
+            return False
+        return True
+
+    def _series(self, element: ElementType, find: Callable[[ElementType, str | None], S]) -> S:
+        """Return the series of an element type.
+
+        Raises:
+            InputError: there is none of this library.
+        """
+        try:
+            return find(element, self.framework)
+        except InputError as refusal:
+            raise InputError(
+                refusal.message, where=refusal.where, hint=f"{refusal.hint}; {PUBLISHED_INSTEAD}"
+            ) from None
+
+
+def _traffic(moved_bytes: float) -> Work:
+    """Return the work of a kernel that does nothing but move data."""
+    none = np.zeros(1)
+    return Work(none, np.array([moved_bytes]), none, none, none)
+
+
+def _over(
+    series: CollectiveSeries, link: LinkSpec, measured: str | None, name: str
+) -> CollectiveSeries:
+    """Return a collective over another link than the one it was measured on."""
+    if measured is None or link.collective is None:
+        raise InputError(
+            f"nothing is known of collectives over {link.name}, over which GPUs sum {name}",
+            where="link",
+            hint="use an NVLink, or a link of your own with a table [collective]",
+        )
+    ratio = link.bytes_per_s / LINKS.load(measured).bytes_per_s
+    protocols = tuple(
+        protocol.model_copy(update={"bytes_per_s": ratio * protocol.bytes_per_s})
+        for protocol in series.protocols
+    )
+    return series.model_copy(update={"protocols": protocols})
+
+
+def _among(series: CollectiveSeries, gpus: int) -> CollectiveSeries:
+    """Return a collective of a number of GPUs that was not measured."""
+    share = float(np.interp(gpus, series.gpus, series.full_share))
+    return series.model_copy(update={"gpus": (gpus,), "full_share": (share,)})
+
+
+class CalibratedCostModel(CostModel):
+    """Steps as a GPU library runs them, from its calibrated operators.
+
+    Decode steps run as graphs of kernels, which hide part of the launches, and sum over GPUs with
+    the library's own kernels; both, and what the host adds, are fitted to serving runs
+    (`attacc.gpu.frameworks`). Prefill runs kernel by kernel, with NCCL's sums.
+
+    Args:
+        framework: whose kernels; by default each GPU's reference library.
+        serving: preset of the framework that adds its host; None for the operators alone.
+        phase: of the steps; steps price with the model `for_phase` returns.
+    """
+
+    def __init__(
+        self,
+        *,
+        framework: str | None = None,
+        serving: str | None = "vllm",
+        phase: Phase = Phase.PREFILL,
+    ) -> None:
+        self._framework = framework
+        self._serving = serving
+        # What a host does hardly depends on the element types: one series stands for all, the
+        # one of the most runs.
+        token = None if serving is None else SERVING.load(serving).series[-1].token
+        self._decoding: TokenCoefficients | None = token if phase is Phase.DECODE else None
+        self._published = PublishedCostModel()
+        self._kernels: dict[str, Kernels] = {}
+        self._powers: dict[str, tuple[PowerSpec, tuple[str, ...]]] = {}
+
+    @property
+    def kind(self) -> str:
+        """What the model is called."""
+        return "calibrated"
+
+    def as_run(self, step: Step) -> Step:
+        """Return the operators that serving libraries run for a step."""
+        return as_run(step)
+
+    def for_phase(self, phase: Phase) -> CalibratedCostModel:
+        """Return the model of decode steps, which run as graphs, or of prefill."""
+        return CalibratedCostModel(framework=self._framework, serving=self._serving, phase=phase)
+
+    def host(self, step: Step) -> HostTime | None:
+        """Return what the host adds to a decode step."""
+        if self._decoding is None:
+            return None
+        of = self._decoding
+        return HostTime(of.layer_ns, of.step_ns + of.request_ns * step.batch)
+
+    def static_w(self, gpu: GpuSpec) -> float:
+        """Return the idle power of a GPU with raised clocks."""
+        return self._power(gpu)[0].idle_w
+
+    def matmul(self, op: MatMul, gpu: GpuSpec) -> OperatorCost:
+        """Price a product with weights."""
+        return self._cost(op.name, self.kernels(gpu).product(op), gpu)
+
+    def attention(self, op: Attention, gpu: GpuSpec) -> tuple[OperatorCost, ...]:
+        """Price attention as one fused kernel."""
+        return (self._cost(op.name, self.kernels(gpu).attention(op), gpu),)
+
+    def pointwise(self, op: Pointwise, gpu: GpuSpec) -> OperatorCost:
+        """Price an operator on every element by its traffic."""
+        return self._cost(op.name, self.kernels(gpu).pointwise(op), gpu)
+
+    def coprocessing_peak_flops_per_s(self, op: MatMul, gpu: GpuSpec) -> float:
+        """Return the rate that the product reaches."""
+        return op.flops / self.matmul(op, gpu).time_ns * NS_PER_S
+
+    def coprocessing_bytes_per_s(self, op: MatMul, gpu: GpuSpec) -> float:
+        """Return the rate at which the product gets through its weights."""
+        weights = float(op.n) * op.k * op.count * op.right.bytes
+        return weights / self.matmul(op, gpu).time_ns * NS_PER_S
+
+    def all_reduce(self, op: AllReduce, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCost:
+        """Price the sum of one matrix over several GPUs."""
+        priced = self.kernels(gpu).all_reduce(op, gpus, link)
+        if self._decoding is not None:
+            priced = replace(priced, time_ns=priced.time_ns * self._decoding.reduce_share)
+        cost = self._cost(op.name, priced, gpu)
+        message = float(op.m) * op.n * op.element.bytes
+        moved = message * float(wire_share("all_reduce", np.array([float(gpus)]))[0])
+        energy = EnergyBreakdown(link_pj=moved * link.energy_pj_per_byte)
+        return replace(cost, energy=cost.energy + energy)
+
+    def transfer(self, name: str, transferred_bytes: float, link: LinkSpec) -> OperatorCost:
+        """Price moving bytes over one device's link as the published model does."""
+        return self._published.transfer(name, transferred_bytes, link)
+
+    def cpu_attention(self, op: Attention, gpus: int, cpu: CpuSpec, sockets: int) -> OperatorCost:
+        """Price attention on CPUs at shares of their data sheet.
+
+        Raises:
+            InputError: no share is known of this CPU.
+        """
+        if cpu.name not in CPU_CALIBRATIONS.names():
+            raise InputError(
+                f"the CPU {cpu.name} has no calibration",
+                where="cpu.preset",
+                hint=f"use one of {', '.join(CPU_CALIBRATIONS.names())}; {PUBLISHED_INSTEAD}",
+            )
+        shares = CPU_CALIBRATIONS.load(cpu.name)
+        assumed = f"{shares.memory_share:.0%} of the data sheet's bandwidth, assumed"
+        scores = float(op.batch) * op.heads * op.queries * op.keys
+        flops = gpus * (op.flops + SOFTMAX_OPERATIONS * scores)
+        moved = gpus * op.bytes
+        compute_s = flops / (shares.compute_share * cpu.peak_flops_per_s * sockets)
+        memory_s = moved / (shares.memory_share * cpu.memory_bytes_per_s * sockets)
+        return OperatorCost(
+            op.name,
+            max(compute_s, memory_s) * NS_PER_S,
+            Bound.COMPUTE if compute_s > memory_s else Bound.MEMORY,
+            EnergyBreakdown(dram_pj=moved * cpu.memory_pj_per_byte),
+            (f"attention on {cpu.name}: {assumed}",),
+        )
+
+    def kernels(self, gpu: GpuSpec) -> Kernels:
+        """Return the operators on a GPU.
+
+        Raises:
+            InputError: the GPU has no calibration.
+        """
+        if gpu.name not in self._kernels:
+            self._kernels[gpu.name] = Kernels(_calibrated(gpu), self._framework)
+        return self._kernels[gpu.name]
+
+    def _power(self, gpu: GpuSpec) -> tuple[PowerSpec, tuple[str, ...]]:
+        if gpu.name not in self._powers:
+            self._powers[gpu.name] = power_on(self.kernels(gpu).gpu)
+        return self._powers[gpu.name]
+
+    def _cost(self, name: str, priced: Priced, gpu: GpuSpec) -> OperatorCost:
+        time_ns = priced.time_ns
+        if self._decoding is not None:
+            time_ns -= self._decoding.graph_share * priced.launch_ns
+        spec, scaled = self._power(gpu)
+        parts = power(spec, priced.work, np.array([time_ns]))
+        idle_w, total_w = float(parts.idle_w[0]), float(parts.total_w[0])
+        wanted_w = float(parts.dynamic_w[0] + parts.memory_w[0])
+        # Near the board's limit the clock falls, and every part but idle power with it.
+        at_clock = (total_w - idle_w) / wanted_w * time_ns * PJ_PER_NS_PER_W
+        dram_w = spec.dram_pj_per_byte * float(priced.work.dram_bytes[0]) / time_ns * 1e-3
+        l2_w = spec.l2_pj_per_byte * float(priced.work.l2_bytes[0]) / time_ns * 1e-3
+        energy = EnergyBreakdown(
+            dram_pj=dram_w * at_clock,
+            l2_pj=l2_w * at_clock,
+            alu_pj=(float(parts.dynamic_w[0]) - spec.active_w) * at_clock,
+            static_pj=spec.active_w * at_clock,
+        )
+        return OperatorCost(name, time_ns, priced.bound, energy, (*priced.estimates, *scaled))
+
+
+def _calibrated(gpu: GpuSpec) -> CalibratedGpu:
+    name = preset_of(gpu.name)
+    if name not in CALIBRATIONS.names():
+        raise InputError(
+            f"the GPU {gpu.name} has no calibration",
+            where="gpu",
+            hint=f"use one of {', '.join(CALIBRATIONS.names())}; {PUBLISHED_INSTEAD}",
+        )
+    known = CalibratedGpu.load(name)
+    # A system may state another memory size; another machine takes the coefficients scaled.
+    same = known.gpu.model_copy(
+        update={"memory_bytes": gpu.memory_bytes, "description": gpu.description}
+    )
+    return replace(known, gpu=gpu) if same == gpu else known.on(gpu)

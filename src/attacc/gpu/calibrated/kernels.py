@@ -1,0 +1,605 @@
+"""The calibrated GPU model: times of any number of operators at once, from their shapes.
+
+Tiles and rounds over cores, traffic of memory and second-level cache, and launches, with the
+coefficients of a `CalibrationSpec` (docs/gpu-model.md). No measured time is looked up: a shape
+between, or beyond, those measured is computed like every other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from attacc.errors import InputError
+from attacc.gpu.calibrated.coefficients import (
+    CALIBRATIONS,
+    GB,
+    AttentionRange,
+    CalibrationSpec,
+    CollectiveSeries,
+    DecodeSeries,
+    GemmCoefficients,
+    GemmLibraryName,
+    GemmRange,
+    GemmSeries,
+    PrefillSeries,
+    QuantiseCoefficients,
+)
+from attacc.hardware.gpu import GPUS, GpuSpec
+from attacc.models.precision import ElementType
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+SIDES: Final = (16, 32, 64, 128, 256)
+LARGEST_TILE: Final = 32768
+UNBOUNDED: Final = float(2**40)
+
+
+def _needed_above(side: int) -> float:
+    """Return below how many rows a tile of this side computes no more than the next smaller."""
+    return 0.0 if side == SIDES[0] else side / 2
+
+
+CUBLAS_TILES: Final = np.array(
+    [
+        (_needed_above(tm), UNBOUNDED, _needed_above(tn), UNBOUNDED, tm, tn, 1, 64)
+        for tm in SIDES
+        for tn in SIDES
+        if tm * tn <= LARGEST_TILE
+    ],
+    dtype=np.float64,
+)
+"""Rows above and up to, columns above and up to, tile, tiles of a cluster, most splits."""
+CUTLASS_TILES: Final = np.array(
+    [
+        (0, 16, 0, UNBOUNDED, 16, 64, 1, 1),
+        (16, 64, 0, 1280, 16, 64, 1, 1),
+        (16, 64, 1280, UNBOUNDED, 64, 64, 1, 1),
+        (64, 128, 0, UNBOUNDED, 64, 128, 2, 1),
+        (128, UNBOUNDED, 0, UNBOUNDED, 128, 128, 2, 1),
+    ],
+    dtype=np.float64,
+)
+"""The same of vLLM's 8-bit products on Hopper: the tile follows from the rows (and columns), in
+clusters of two; its published dispatch by rows, told here by what the measured times step at."""
+TILES: Final = {GemmLibraryName.CUBLAS: CUBLAS_TILES, GemmLibraryName.CUTLASS: CUTLASS_TILES}
+
+SMALLEST_DIM: Final = 64
+LARGEST_DIM: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class GemmShapes:
+    """Products of an (m, k) with a (k, n) matrix; arrays of one length.
+
+    Attributes:
+        m: rows.
+        n: columns.
+        k: inner dimension.
+    """
+
+    m: Floats
+    n: Floats
+    k: Floats
+
+    @classmethod
+    def of(cls, m: ArrayLike, n: ArrayLike, k: ArrayLike) -> GemmShapes:
+        """Return shapes of what broadcasts to one length.
+
+        Raises:
+            InputError: a size is below 1.
+        """
+        return cls(*_sizes(m=m, n=n, k=k))
+
+    def take(self, chosen: NDArray[np.integer] | Flags) -> GemmShapes:
+        """Return some of them."""
+        return GemmShapes(self.m[chosen], self.n[chosen], self.k[chosen])
+
+    @property
+    def flops(self) -> Floats:
+        """Operations, a multiply and an add counted as two."""
+        return 2.0 * self.m * self.n * self.k
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShapes:
+    """Attention of one layer on one GPU; arrays of one length.
+
+    Attributes:
+        batch: requests.
+        heads: query heads.
+        kv_heads: key/value heads.
+        head_dim: elements of a head.
+        length: keys of every request (decode), or tokens of every prompt (prefill).
+    """
+
+    batch: Floats
+    heads: Floats
+    kv_heads: Floats
+    head_dim: Floats
+    length: Floats
+
+    @classmethod
+    def of(
+        cls,
+        batch: ArrayLike,
+        heads: ArrayLike,
+        kv_heads: ArrayLike,
+        head_dim: ArrayLike,
+        length: ArrayLike,
+    ) -> AttentionShapes:
+        """Return shapes of what broadcasts to one length.
+
+        Raises:
+            InputError: a size is below 1.
+        """
+        return cls(
+            *_sizes(batch=batch, heads=heads, kv_heads=kv_heads, head_dim=head_dim, length=length)
+        )
+
+    def take(self, chosen: NDArray[np.integer] | Flags) -> AttentionShapes:
+        """Return some of them."""
+        return AttentionShapes(
+            self.batch[chosen],
+            self.heads[chosen],
+            self.kv_heads[chosen],
+            self.head_dim[chosen],
+            self.length[chosen],
+        )
+
+
+def _sizes(**sizes: ArrayLike) -> list[Floats]:
+    arrays = np.broadcast_arrays(*(np.atleast_1d(value) for value in sizes.values()))
+    flat = [np.ascontiguousarray(array, dtype=np.float64).ravel() for array in arrays]
+    for name, array in zip(sizes, flat, strict=True):
+        if array.size and not array.min() >= 1:
+            raise InputError(
+                f"{array.min():g} is no size", where=name, hint="use whole numbers from 1"
+            )
+    return flat
+
+
+def machine(gpu: GpuSpec, left: ElementType, right: ElementType | None = None) -> Floats:
+    """Return what the kernels need to know of a GPU.
+
+    Args:
+        gpu: the GPU.
+        left: element type of a product's left matrix, or of a cache.
+        right: of a product's right matrix, or what attention over a cache is computed in; that of
+            the left by default. The peak rate is that of both together.
+    """
+    other = left if right is None else right
+    return np.array(
+        [
+            left.bytes,
+            gpu.cores,
+            gpu.peak_flops_per_s(left, other) * GB,
+            gpu.memory_bytes_per_s * GB,
+            gpu.l2_bytes,
+            other.bytes,
+        ]
+    )
+
+
+def gemm_vector(coefficients: GemmCoefficients, quantise: QuantiseCoefficients | None) -> Floats:
+    """Return the coefficients of a product and of the conversion before it; zeros for none."""
+    extra = np.zeros(4) if quantise is None else quantise.vector()
+    return np.concatenate([coefficients.vector(), extra])
+
+
+def gemm_times(
+    shapes: GemmShapes, at: Floats, vector: Floats, tiles: Floats
+) -> tuple[Floats, NDArray[np.int8]]:
+    """Return times in nanoseconds, and what each product waits for.
+
+    Args:
+        shapes: the products.
+        at: `machine`.
+        vector: `gemm_vector`.
+        tiles: kernels of the library, as `CUBLAS_TILES`.
+    """
+    # Imported here, like below: it loads Numba.
+    from attacc.gpu.calibrated.curves_kernel import SPLITS, matmul_times
+
+    times, waits = np.empty(shapes.m.size), np.empty(shapes.m.size, dtype=np.int8)
+    status = matmul_times(shapes.m, shapes.n, shapes.k, at, vector, tiles, SPLITS, times, waits)
+    if status:
+        i = status - 1
+        raise InputError(
+            f"no kernel for {shapes.m[i]:g} x {shapes.k[i]:g} times {shapes.k[i]:g} x "
+            f"{shapes.n[i]:g}",
+            where="library",
+        )
+    return times, waits
+
+
+def matmul_ns(series: GemmSeries, gpu: GpuSpec, shapes: GemmShapes) -> Floats:
+    """Return the times of matrix products in nanoseconds.
+
+    Args:
+        series: whose kernels.
+        gpu: on which GPU.
+        shapes: the products.
+    """
+    vector = gemm_vector(series.coefficients, series.quantise)
+    return gemm_times(shapes, machine(gpu, series.dtype), vector, TILES[series.library])[0]
+
+
+def decode_kernel_table(series: DecodeSeries) -> Floats:
+    """Return which kernel takes which shapes, as `decode_times` wants it."""
+    return np.array(
+        [
+            (
+                *kernel.group,
+                kernel.fewest_blocks,
+                kernel.grouped,
+                kernel.splits_keys,
+                kernel.splits_ungrouped and kernel.splits_keys,
+            )
+            for kernel in series.kernels
+        ],
+        dtype=np.float64,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeTimer:
+    """The decode attention of one library on one GPU, ready to time shapes.
+
+    Attributes:
+        framework: whose kernels, for messages.
+        machine: what `machine` returns.
+        coefficients: of each kernel.
+        table: which kernel takes which shapes, as `decode_kernel_table` returns it.
+    """
+
+    framework: str
+    machine: Floats
+    coefficients: Floats
+    table: Floats
+
+    @classmethod
+    def of(
+        cls, series: DecodeSeries, gpu: GpuSpec, cache: ElementType | None = None
+    ) -> DecodeTimer:
+        """Return what times the kernels of a series on a GPU.
+
+        Args:
+            series: the kernels.
+            gpu: the GPU.
+            cache: element type that keys and values are stored in; that of the series by default.
+                Another changes what is read, not what is computed in.
+        """
+        return cls(
+            series.framework,
+            machine(gpu, series.dtype if cache is None else cache, series.dtype),
+            np.array([kernel.coefficients.vector() for kernel in series.kernels]),
+            decode_kernel_table(series),
+        )
+
+    def ns(self, shapes: AttentionShapes) -> Floats:
+        """Return the times of decode attention in nanoseconds.
+
+        Raises:
+            InputError: no kernel takes one of the shapes.
+        """
+        from attacc.gpu.calibrated.curves_kernel import SPLITS, decode_times
+
+        times = np.empty(shapes.batch.size)
+        status = decode_times(
+            shapes.batch,
+            shapes.heads,
+            shapes.kv_heads,
+            shapes.head_dim,
+            shapes.length,
+            self.machine,
+            self.coefficients,
+            self.table,
+            SPLITS,
+            times,
+        )
+        if status:
+            i = status - 1
+            raise InputError(
+                f"no kernel of {self.framework} takes {shapes.heads[i]:g} heads over "
+                f"{shapes.kv_heads[i]:g} key/value heads",
+                where="heads",
+            )
+        return times
+
+
+def decode_ns(series: DecodeSeries, gpu: GpuSpec, shapes: AttentionShapes) -> Floats:
+    """Return the times of decode attention in nanoseconds.
+
+    Args:
+        series: whose kernels.
+        gpu: on which GPU.
+        shapes: the attention.
+
+    Raises:
+        InputError: no kernel of the series takes one of the shapes.
+    """
+    return DecodeTimer.of(series, gpu).ns(shapes)
+
+
+def prefill_ns(
+    series: PrefillSeries, decode: DecodeSeries | None, gpu: GpuSpec, shapes: AttentionShapes
+) -> Floats:
+    """Return the times of causal prefill attention in nanoseconds.
+
+    Args:
+        series: whose kernels.
+        decode: the decode kernels of the same library, for prompts of one token.
+        gpu: on which GPU.
+        shapes: the attention; heads of 64 to 256 elements.
+
+    Raises:
+        InputError: a head dimension for which nothing is known.
+    """
+    from attacc.gpu.calibrated.curves_kernel import prefill_times
+
+    dims = shapes.head_dim
+    if dims.size and not (dims.min() >= SMALLEST_DIM and dims.max() <= LARGEST_DIM):
+        worst = dims.min() if dims.min() < SMALLEST_DIM else dims.max()
+        raise InputError(
+            f"heads of {worst:g} elements are outside the model",
+            where="head_dim",
+            hint=f"use {SMALLEST_DIM} to {LARGEST_DIM}",
+        )
+    times = np.empty(shapes.batch.size)
+    prefill_times(
+        shapes.batch,
+        shapes.heads,
+        shapes.kv_heads,
+        shapes.head_dim,
+        shapes.length,
+        machine(gpu, series.dtype),
+        series.coefficients.vector(),
+        float(series.packs_groups),
+        times,
+    )
+    single = shapes.length == 1
+    if series.single_token_decodes and decode is not None and single.any():
+        times[single] = decode_ns(decode, gpu, shapes.take(single))
+    return times
+
+
+def wire_share(operation: str, gpus: Floats) -> Floats:
+    """Return the bytes that one GPU sends per byte of the message, in an operation's ring.
+
+    A sum goes round twice: once to add, once to hand out; all others go round once.
+
+    Args:
+        operation: as in "all_reduce".
+        gpus: how many GPUs take part.
+    """
+    return (2.0 if operation == "all_reduce" else 1.0) * (gpus - 1) / gpus
+
+
+def collective_ns(series: CollectiveSeries, gpus: ArrayLike, message_bytes: ArrayLike) -> Floats:
+    """Return the times of a collective in nanoseconds.
+
+    Args:
+        series: which operation over which links.
+        gpus: how many GPUs take part.
+        message_bytes: of the whole message: what every GPU holds in the end.
+
+    Raises:
+        InputError: a number of GPUs that the series is not stated for.
+    """
+    count, size = _sizes(gpus=gpus, message_bytes=message_bytes)
+    known = np.array(series.gpus, dtype=np.float64)
+    unknown = ~np.isin(count, known)
+    if unknown.any():
+        raise InputError(
+            f"nothing is known of {series.operation} over {count[unknown][0]:g} GPUs",
+            where="gpus",
+            hint=f"use one of {', '.join(str(n) for n in series.gpus)}",
+        )
+    share = np.array(series.full_share)[np.searchsorted(known, count)]
+    on_wire = size * wire_share(series.operation, count)
+    fastest = max(series.protocols, key=lambda protocol: protocol.bytes_per_s)
+    ways = [
+        protocol.start_ns
+        + protocol.hop_ns * (count - 1)
+        + on_wire / (protocol.bytes_per_s * GB * (share if protocol is fastest else 1.0))
+        for protocol in series.protocols
+    ]
+    return nearly_fastest(ways)
+
+
+SWITCH: Final = 12.0
+"""How sharply a library changes from one protocol to the next."""
+
+
+def nearly_fastest(ways: Sequence[Floats]) -> Floats:
+    """Return the time of the fastest way, a little less where two are equally fast.
+
+    A minimum without an edge: close to a change of protocols NCCL takes a mixture of their
+    channels, and a fit sees what a protocol does that is never quite the fastest.
+    """
+    return np.sum(np.array(ways) ** -SWITCH, axis=0) ** (-1 / SWITCH)
+
+
+Limits = list[tuple[str, Flags]]
+"""What a series is stated for, and which shapes keep to it, one entry for each size."""
+
+
+def gemm_limits(limits: GemmRange, shapes: GemmShapes) -> Limits:
+    """Return which shapes keep to what a series is stated for, size by size."""
+    return [
+        _limit("m", shapes.m, limits.m),
+        _limit("n", shapes.n, limits.n),
+        _limit("k", shapes.k, limits.k),
+    ]
+
+
+def attention_limits(limits: AttentionRange, shapes: AttentionShapes) -> Limits:
+    """Return which shapes keep to what a series is stated for, size by size."""
+    group = shapes.heads / shapes.kv_heads
+    dims = np.isin(shapes.head_dim, np.array(limits.head_dims, dtype=np.float64))
+    return [
+        (f"head_dim is one of {', '.join(str(dim) for dim in limits.head_dims)}", dims),
+        ("heads are a multiple of key/value heads", group == np.floor(group)),
+        _limit("batch", shapes.batch, limits.batch),
+        _limit("heads", shapes.heads, limits.heads),
+        _limit("heads per key/value head", group, limits.group),
+        _limit("length", shapes.length, limits.length),
+    ]
+
+
+def collective_limits(series: CollectiveSeries, gpus: Floats, message_bytes: Floats) -> Limits:
+    """Return which messages keep to what a series is stated for, size by size."""
+    counts = np.isin(gpus, np.array(series.gpus, dtype=np.float64))
+    return [
+        (f"GPUs are one of {', '.join(str(count) for count in series.gpus)}", counts),
+        _limit("bytes", message_bytes, series.bytes),
+    ]
+
+
+def inside(limits: Limits) -> Flags:
+    """Return which shapes keep to everything that a series is stated for."""
+    return np.logical_and.reduce([keeps for _, keeps in limits])
+
+
+def _limit(name: str, values: Floats, limits: tuple[int, int]) -> tuple[str, Flags]:
+    return f"{name} is {limits[0]:,} to {limits[1]:,}", _within(values, limits)
+
+
+def _within(values: Floats, limits: tuple[int, int]) -> Flags:
+    return (values >= limits[0]) & (values <= limits[1])
+
+
+def preset_of(name: str) -> str:
+    """Return the calibration preset of a GPU that tables of measurements call so.
+
+    Args:
+        name: any name, in any case; one that no preset has, or is measured as, is returned as it
+            is.
+    """
+    lower = name.lower()
+    for preset in CALIBRATIONS.names():
+        if lower in (preset, *CALIBRATIONS.load(preset).measured_as):
+            return preset
+    return name
+
+
+class _Series(Protocol):
+    @property
+    def framework(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def dtype(self) -> ElementType: ...
+
+
+S = TypeVar("S", bound=_Series)
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedGpu:
+    """A GPU with its calibration.
+
+    Attributes:
+        gpu: its data sheet.
+        calibration: coefficients, its own or those it is scaled from.
+        scaled_from: the calibration that they were fitted as; None if they are its own.
+    """
+
+    gpu: GpuSpec
+    calibration: CalibrationSpec
+    scaled_from: str | None
+
+    @classmethod
+    def load(cls, name: str, *, where: str | None = None) -> CalibratedGpu:
+        """Return a calibration preset, or a document, with its GPU.
+
+        Args:
+            name: of the preset, or what tables of measurements call its GPU; or a path.
+            where: where the name came from, for messages.
+
+        Raises:
+            UnknownNameError: there is none of this name.
+        """
+        return cls.of(CALIBRATIONS.load_name_or_file(preset_of(name), where=where))
+
+    @classmethod
+    def of(cls, calibration: CalibrationSpec) -> CalibratedGpu:
+        """Return a calibration with its GPU; one that is scaled takes another's coefficients."""
+        gpu = GPUS.load_name_or_file(calibration.gpu, where=calibration.name)
+        if calibration.scaled_from is None:
+            return cls(gpu, calibration, None)
+        base = CALIBRATIONS.load(calibration.scaled_from, where=calibration.name)
+        return cls(gpu, base, calibration.scaled_from)
+
+    def on(self, gpu: GpuSpec) -> CalibratedGpu:
+        """Return the same coefficients on another data sheet."""
+        return replace(self, gpu=gpu, scaled_from=self.calibration.name)
+
+    def gemm(
+        self, dtype: ElementType, framework: str | None = None, version: str | None = None
+    ) -> GemmSeries:
+        """Return the matrix products of a library; of the reference library by default.
+
+        Raises:
+            InputError: none was measured.
+        """
+        return self._series("matrix products", self.calibration.gemm, dtype, framework, version)
+
+    def decode(
+        self, dtype: ElementType, framework: str | None = None, version: str | None = None
+    ) -> DecodeSeries:
+        """Return the decode attention of a library; of the reference library by default."""
+        return self._series("decode attention", self.calibration.decode, dtype, framework, version)
+
+    def prefill(
+        self, dtype: ElementType, framework: str | None = None, version: str | None = None
+    ) -> PrefillSeries:
+        """Return the prefill attention of a library; of the reference library by default."""
+        return self._series(
+            "prefill attention", self.calibration.prefill, dtype, framework, version
+        )
+
+    def collective(self, operation: str) -> CollectiveSeries:
+        """Return a collective operation.
+
+        Raises:
+            InputError: it was not measured.
+        """
+        for series in self.calibration.collectives:
+            if series.operation == operation:
+                return series
+        raise InputError(
+            f"{operation} has no coefficients", where=f"calibration {self.calibration.name}"
+        )
+
+    def _series(
+        self,
+        what: str,
+        all_series: Sequence[S],
+        dtype: ElementType,
+        framework: str | None,
+        version: str | None,
+    ) -> S:
+        element = ElementType.BF16 if dtype is ElementType.FP16 else dtype
+        wanted = framework or self.calibration.reference
+        found = [
+            series
+            for series in all_series
+            if series.dtype is element
+            and series.framework == wanted
+            and version in (None, series.version)
+        ]
+        if found:
+            return found[-1]  # the newest version
+        known = sorted({f"{s.framework} {s.version} {s.dtype}" for s in all_series})
+        raise InputError(
+            f"{what} in {dtype} by {wanted}{f' {version}' if version else ''} have no coefficients",
+            where=f"calibration {self.calibration.name}",
+            hint=f"fitted are {', '.join(known)}" if known else "attacc gpu fit makes them",
+        )

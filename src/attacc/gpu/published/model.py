@@ -1,0 +1,400 @@
+"""The published system model as a cost model.
+
+Formulas and constants of the system model that AttAcc's authors released, from its restatement in
+reference/system-model.md, extended to separate element types per operand and to embeddings. See
+docs/system-model.md for the equations, what they were compared with, and their limits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from attacc.documents import Presets, PresetSpec, Spec
+from attacc.errors import InputError
+from attacc.gpu.costs import Bound, CostModel, EnergyBreakdown, OperatorCost
+from attacc.gpu.rates import AttaccRates
+from attacc.hardware.cpu import CpuSpec
+from attacc.hardware.gpu import GpuSpec
+from attacc.hardware.link import LinkSpec
+from attacc.hardware.placement import Placement
+from attacc.models.operators import (
+    AllReduce,
+    Attention,
+    MatMul,
+    MatMulRole,
+    Pointwise,
+    PointwiseKind,
+)
+from attacc.models.precision import ElementType
+from attacc.units import (
+    NS_PER_S,
+    BytesPerSecond,
+    Nanoseconds,
+    NanosecondsPerByte,
+    Picojoules,
+    PicojoulesPerByte,
+)
+
+FITTED: Final = {
+    PointwiseKind.GELU: "activation",
+    PointwiseKind.RELU: "activation",
+    PointwiseKind.SWIGLU: "activation",
+    PointwiseKind.LAYER_NORM: "norm",
+    PointwiseKind.RMS_NORM: "norm",
+    PointwiseKind.EMBEDDING: "norm",
+}
+"""Which fitted line prices an operator; the embedding is not in the published model, and priced as
+the memory traffic of a norm."""
+
+MATRICES_MOVED: Final = {
+    PointwiseKind.SOFTMAX: 2,
+    PointwiseKind.GELU: 2,
+    PointwiseKind.RELU: 2,
+    PointwiseKind.SWIGLU: 3,
+    PointwiseKind.LAYER_NORM: 3,
+    PointwiseKind.RMS_NORM: 3,
+    PointwiseKind.EMBEDDING: 2,
+}
+"""How many matrices of the result's size an operator reads and writes."""
+
+
+_Share = Annotated[float, Field(ge=1e-6, le=1)]
+_Ratio = Annotated[int, Field(ge=1, le=10_000)]
+_Operations = Annotated[int, Field(ge=0, le=10_000)]
+
+
+class Efficiency(Spec):
+    """Shares of the peaks that kernels reach.
+
+    Attributes:
+        compute: of arithmetic.
+        memory: of memory bandwidth.
+    """
+
+    compute: _Share
+    memory: _Share
+
+
+class FittedLine(Spec):
+    """Time of a kernel as a line over its memory traffic.
+
+    Attributes:
+        start_ns: without traffic.
+        ns_per_byte: at the bandwidth it was fitted at.
+    """
+
+    start_ns: Nanoseconds = Field(validation_alias="start")
+    ns_per_byte: NanosecondsPerByte = Field(validation_alias="per_byte")
+
+
+class Elementwise(Spec):
+    """Kernels whose time was measured.
+
+    Attributes:
+        fitted_at_bytes_per_s: memory bandwidth of the GPU that was measured.
+        activation: activation functions.
+        norm: norms.
+    """
+
+    fitted_at_bytes_per_s: BytesPerSecond = Field(validation_alias="fitted_at")
+    activation: FittedLine
+    norm: FittedLine
+
+
+class EventEnergy(Spec):
+    """Energy per event on a GPU.
+
+    Attributes:
+        dram_pj_per_byte: from memory to the GPU or back.
+        l2_pj_per_byte: at the second-level cache.
+        l1_pj_per_byte: at the first-level cache.
+        register_pj_per_byte: at the registers.
+        multiply_add_pj: one multiplication and one addition.
+    """
+
+    dram_pj_per_byte: PicojoulesPerByte = Field(validation_alias="dram")
+    l2_pj_per_byte: PicojoulesPerByte = Field(validation_alias="l2")
+    l1_pj_per_byte: PicojoulesPerByte = Field(validation_alias="l1")
+    register_pj_per_byte: PicojoulesPerByte = Field(validation_alias="register")
+    multiply_add_pj: Picojoules = Field(validation_alias="multiply_add")
+
+
+class PublishedRates(Spec):
+    """Bandwidths of a stack, and what reading its cells takes, as the published model has them.
+
+    Attributes:
+        interface_bytes_per_s: between the stack and the outside.
+        power_limited: internal bandwidth over that of the interface, within the power budget.
+        unlimited: the same without a power budget.
+        read_pj_per_byte: from the cells to the units.
+    """
+
+    interface_bytes_per_s: BytesPerSecond = Field(validation_alias="interface")
+    power_limited: dict[Placement, _Ratio]
+    unlimited: dict[Placement, _Ratio]
+    read_pj_per_byte: dict[Placement, PicojoulesPerByte] = Field(validation_alias="read_energy")
+
+
+class PublishedConstants(PresetSpec):
+    """Every constant of the published system model, links apart.
+
+    Attributes:
+        efficiency: shares of the peaks that kernels reach.
+        elementwise: kernels whose time was measured.
+        energy: energy per event.
+        flops_per_element: of operators that touch every element.
+        attacc: bandwidths of a stack.
+    """
+
+    efficiency: Efficiency
+    elementwise: Elementwise
+    energy: EventEnergy
+    flops_per_element: dict[PointwiseKind, _Operations]
+    attacc: PublishedRates
+
+
+COST_MODELS: Final = Presets("cost model", PublishedConstants, "attacc.gpu", "presets")
+
+
+def published_rates(
+    placement: Placement, *, power_limited: bool, stacks_per_device: int
+) -> AttaccRates:
+    """Return the rates of one AttAcc as the published model has them.
+
+    The bandwidths are rounder than those of the DRAM device: 9 times the interface for units in
+    the banks within the power budget, where the cadence of its multiply commands gives 10.7.
+    """
+    constants = COST_MODELS.load("published")
+    rates = constants.attacc
+    ratio = (rates.power_limited if power_limited else rates.unlimited)[placement]
+    interface = rates.interface_bytes_per_s * stacks_per_device
+    return AttaccRates(
+        interface_bytes_per_s=interface,
+        internal_bytes_per_s=ratio * interface,
+        read_pj_per_byte=rates.read_pj_per_byte[placement],
+        multiply_add_pj=constants.energy.multiply_add_pj,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tiles:
+    """Result of the tile search.
+
+    Attributes:
+        utilization: share of the cores that work.
+        dram_bytes: moved between memory and the second-level cache.
+        l2_bytes: moved between the caches.
+        l1_bytes: moved between the first-level cache and the registers.
+    """
+
+    utilization: float
+    dram_bytes: float
+    l2_bytes: float
+    l1_bytes: float
+
+
+class PublishedCostModel(CostModel):
+    """The published system model.
+
+    Args:
+        repair_slips: count the register traffic of a matrix product in bytes and over all
+            products of a batch, and share a compute-bound product with AttAcc in proportion to
+            the GPU's rate for its element types. With False, as published: register traffic in
+            elements of a single product, and the GPU's 16-bit rate whatever the types.
+    """
+
+    def __init__(self, *, repair_slips: bool = True) -> None:
+        self.repair_slips = repair_slips
+        self.constants = COST_MODELS.load("published")
+
+    @property
+    def kind(self) -> str:
+        """The name of the published constants."""
+        return self.constants.name
+
+    def matmul(self, op: MatMul, gpu: GpuSpec) -> OperatorCost:
+        """Price a matrix product: the larger of its arithmetic and its memory traffic."""
+        efficiency = self.constants.efficiency
+        tiles = _search(op, gpu)
+        peak = gpu.peak_flops_per_s(op.left, op.right)
+        compute_s = op.flops / (efficiency.compute * peak * tiles.utilization)
+        bandwidth = efficiency.memory * gpu.memory_bytes_per_s * tiles.utilization
+        memory_s = tiles.dram_bytes / bandwidth
+        return OperatorCost(
+            op.name,
+            max(compute_s, memory_s) * NS_PER_S,
+            Bound.COMPUTE if compute_s > memory_s else Bound.MEMORY,
+            self._matmul_energy(op, tiles),
+        )
+
+    def _matmul_energy(self, op: MatMul, tiles: _Tiles) -> EnergyBreakdown:
+        multiply_adds = op.flops / 2
+        if self.repair_slips:
+            register_bytes = multiply_adds * (op.left.bytes + op.right.bytes + op.out.bytes)
+        else:
+            register_bytes = 3 * multiply_adds / op.count
+        energy = self.constants.energy
+        return EnergyBreakdown(
+            dram_pj=tiles.dram_bytes * energy.dram_pj_per_byte,
+            l2_pj=tiles.l2_bytes * energy.l2_pj_per_byte,
+            l1_pj=tiles.l1_bytes * energy.l1_pj_per_byte,
+            register_pj=register_bytes * energy.register_pj_per_byte,
+            alu_pj=multiply_adds * energy.multiply_add_pj,
+        )
+
+    def coprocessing_peak_flops_per_s(self, op: MatMul, gpu: GpuSpec) -> float:
+        """Return the GPU's peak rate for the operands; as published, for 16-bit ones."""
+        if self.repair_slips:
+            return gpu.peak_flops_per_s(op.left, op.right)
+        return gpu.peak_flops[ElementType.FP16]
+
+    def coprocessing_bytes_per_s(self, op: MatMul, gpu: GpuSpec) -> float:
+        """Return the bandwidth of the data sheet."""
+        del op
+        return gpu.memory_bytes_per_s
+
+    def pointwise(self, op: Pointwise, gpu: GpuSpec) -> OperatorCost:
+        """Price an operator on every element.
+
+        Its memory traffic (softmax) or a line fitted to measurements (all others), and its
+        arithmetic where that takes longer. The matrices of one operator run on one core each.
+        """
+        constants = self.constants
+        utilization = op.count / (-(-op.count // gpu.cores) * gpu.cores)
+        elements = float(op.m) * op.n * op.count
+        moved_bytes = MATRICES_MOVED[op.kind] * elements * op.element.bytes
+        if op.kind is PointwiseKind.SOFTMAX:
+            bandwidth = constants.efficiency.memory * gpu.memory_bytes_per_s * utilization
+            start_ns, traffic_ns = 0.0, moved_bytes / bandwidth * NS_PER_S
+        else:
+            elementwise = constants.elementwise
+            line = elementwise.activation if FITTED[op.kind] == "activation" else elementwise.norm
+            scale = elementwise.fitted_at_bytes_per_s / gpu.memory_bytes_per_s
+            start_ns, traffic_ns = line.start_ns, line.ns_per_byte * scale * moved_bytes
+        flops = constants.flops_per_element[op.kind] * elements
+        rate = constants.efficiency.compute * gpu.peak_flops_per_s(op.element) * utilization
+        compute_ns = flops / rate * NS_PER_S
+        bound = Bound.LATENCY if start_ns > traffic_ns else Bound.MEMORY
+        if compute_ns > start_ns + traffic_ns:
+            bound = Bound.COMPUTE
+        energy = constants.energy
+        return OperatorCost(
+            op.name,
+            max(compute_ns, start_ns + traffic_ns),
+            bound,
+            EnergyBreakdown(
+                dram_pj=moved_bytes * energy.dram_pj_per_byte,
+                l2_pj=moved_bytes * energy.l2_pj_per_byte,
+                l1_pj=moved_bytes * energy.l1_pj_per_byte,
+                register_pj=moved_bytes * energy.register_pj_per_byte,
+                alu_pj=flops / 2 * energy.multiply_add_pj,
+            ),
+        )
+
+    def attention(self, op: Attention, gpu: GpuSpec) -> tuple[OperatorCost, ...]:
+        """Price attention as three operators: score, softmax and context."""
+        return (
+            self.matmul(op.score, gpu),
+            self.pointwise(op.softmax, gpu),
+            self.matmul(op.context, gpu),
+        )
+
+    def all_reduce(self, op: AllReduce, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCost:
+        """Price the sum of one matrix over several GPUs: as many steps as there are other GPUs.
+
+        In each step, one part of the matrix crosses every link.
+        """
+        del gpu
+        if link.collective is None:
+            raise InputError(
+                f"no latency of collectives is known for {link.name}, over which {gpus} GPUs sum "
+                f"{op.name}",
+                where="link",
+                hint="use an NVLink, or a link of your own with a table [collective]",
+            )
+        matrix_bytes = op.m * op.n * op.element.bytes
+        part_bytes = matrix_bytes / gpus
+        start_ns = link.collective.start_ns
+        data_ns = link.collective.ns_per_byte * part_bytes
+        wire_ns = part_bytes / link.bytes_per_s * NS_PER_S
+        bound = Bound.LATENCY if start_ns > max(data_ns, wire_ns) else Bound.LINK
+        return OperatorCost(
+            op.name,
+            (gpus - 1) * max(start_ns + data_ns, wire_ns),
+            bound,
+            EnergyBreakdown(link_pj=matrix_bytes * link.energy_pj_per_byte),
+        )
+
+    def transfer(self, name: str, transferred_bytes: float, link: LinkSpec) -> OperatorCost:
+        """Price moving bytes over one device's link at its full bandwidth, without latency."""
+        return OperatorCost(
+            name,
+            transferred_bytes / link.bytes_per_s * NS_PER_S,
+            Bound.LINK,
+            EnergyBreakdown(link_pj=transferred_bytes * link.energy_pj_per_byte),
+        )
+
+    def cpu_attention(self, op: Attention, gpus: int, cpu: CpuSpec, sockets: int) -> OperatorCost:
+        """Price attention on the CPUs with the efficiencies of the GPUs' kernels.
+
+        The published release has no formula for CPUs. Every operand of the products is read from
+        memory once; scores stay in the caches. Of the energy, only the memory's is counted.
+        """
+        score, softmax, context = op.score, op.softmax, op.context
+        scores = float(softmax.m) * softmax.n * softmax.count
+        softmax_flops = self.constants.flops_per_element[softmax.kind] * scores * gpus
+        flops = score.flops * gpus + softmax_flops + context.flops * gpus
+        operand_bytes = score.bytes * gpus + context.bytes * gpus
+        efficiency = self.constants.efficiency
+        compute_s = flops / (efficiency.compute * cpu.peak_flops_per_s * sockets)
+        memory_s = operand_bytes / (efficiency.memory * cpu.memory_bytes_per_s * sockets)
+        return OperatorCost(
+            "attention",
+            max(compute_s, memory_s) * NS_PER_S,
+            Bound.COMPUTE if compute_s > memory_s else Bound.MEMORY,
+            EnergyBreakdown(dram_pj=operand_bytes * cpu.memory_pj_per_byte),
+        )
+
+
+def _search(op: MatMul, gpu: GpuSpec) -> _Tiles:
+    # Imported here: it loads Numba.
+    from attacc.gpu.published.tiles import search_tiles
+
+    return _Tiles(
+        *search_tiles(
+            float(op.m),
+            float(op.n),
+            float(op.k),
+            float(op.count),
+            op.left.bytes,
+            op.right.bytes,
+            op.out.bytes,
+            int(op.role is MatMulRole.FC),
+            float(gpu.cores),
+            gpu.l1_bytes,
+            gpu.l2_bytes,
+        )
+    )
+
+
+def published_softmax_ns(
+    softmax: Pointwise, rates: AttaccRates, gpus_per_device: float = 1.0
+) -> float:
+    """Return the softmax time of one layer on AttAcc, as the published model estimates it.
+
+    The larger of 5 operations per score, at one per byte of interface bandwidth and twice that
+    for one-byte elements, and of reading and writing the scores over the interface.
+
+    Args:
+        softmax: the softmax of one layer on one GPU.
+        rates: of one AttAcc device.
+        gpus_per_device: how many GPUs share one AttAcc device.
+    """
+    scores = softmax.m * softmax.n * softmax.count * gpus_per_device
+    widths = 2 / softmax.element.bytes
+    operations_s = 5 * scores / (rates.interface_bytes_per_s * widths)
+    moves_s = 2 * scores * softmax.element.bytes / rates.interface_bytes_per_s
+    return max(operations_s, moves_s) * NS_PER_S

@@ -1,0 +1,456 @@
+"""AttAcc as a host sees it: set a model, append keys and values, attend, free.
+
+AttAcc, ASPLOS 2024 (reference/attacc.md, the system): keys and values are written once and never
+leave the memory; per step queries go in and one context per head comes out. All stacks of all
+AttAccs hold heads of all requests; what crosses the links is counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.errors import EngineError, InputError
+from attacc.hardware.dram import DRAMS, DramDevice
+from attacc.hardware.link import LinkSpec
+from attacc.hardware.placement import Placement
+from attacc.hardware.system import AttaccPool, Schedule
+from attacc.pim.energy.dram import DRAM_ENERGIES, attention_energy
+from attacc.pim.host.costs import (
+    SCALE_BYTES,
+    AppendCost,
+    AttaccHardware,
+    AttendCost,
+    Attended,
+    KvShape,
+    LinkBytes,
+)
+from attacc.pim.host.state import (
+    CostedPlan,
+    HostState,
+    StoredRequest,
+    chunk_growth,
+    plan_for,
+)
+from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.mapping.residence import Residence
+from attacc.pim.numerics.arithmetic import Arithmetic
+from attacc.pim.numerics.resident import Attender, BankStore
+from attacc.pim.program.interleaved import QueryPasses, pipeline_of
+from attacc.pim.timing.tables import resolve_timing
+from attacc.units import NS_PER_S
+
+__all__ = [
+    "AppendCost", "AttaccHardware", "AttendCost", "Attended", "HostDevice", "KvShape", "LinkBytes",
+]  # fmt: skip
+
+I64 = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+
+PLANS: Final = 16
+"""How many plans are remembered."""
+SCALE_MARGIN: Final = 1.25
+"""By how much later keys and values may exceed the first ones, where 8 bits have a scale."""
+
+
+class HostDevice:
+    """The AttAccs of a host, which hold state.
+
+    Args:
+        hardware: the AttAccs.
+        arithmetic: of their units; by default that of the element type of the model.
+        growing_keys: keys for which the last chunk of a head has room at least, so that it can
+            grow; by default four grains, in whole rows.
+        scale_margin: by how much keys and values that are appended later may exceed the largest
+            of the first ones of their request, layer and head, where 8-bit formats have scales.
+    """
+
+    def __init__(
+        self,
+        hardware: AttaccHardware | AttaccPool,
+        arithmetic: Arithmetic | None = None,
+        *,
+        growing_keys: int | None = None,
+        scale_margin: float = SCALE_MARGIN,
+    ) -> None:
+        if isinstance(hardware, AttaccPool):
+            hardware = _hardware_of(hardware)
+        pipeline_of(hardware.device)
+        if not 1 <= scale_margin < math.inf:
+            raise InputError(f"scale_margin = {scale_margin} must be a number of at least 1")
+        self.hardware = hardware
+        self._arithmetic = arithmetic
+        self._growing_keys = growing_keys
+        self._scale_margin = scale_margin
+        self._energies = DRAM_ENERGIES.load(hardware.device.energy)
+        self._banks_per_multiply = hardware.device.banks_per_command(hardware.placement)
+        self._multiply = hardware.device.rule_set.families[hardware.placement].multiply
+        self._traffic = LinkBytes()
+        self._saturated = 0
+        self._model: HostState | None = None
+
+    @classmethod
+    def of(
+        cls,
+        device: DramDevice,
+        placement: Placement,
+        *,
+        link: LinkSpec,
+        devices: int = 1,
+        stacks_per_device: int = 1,
+        arithmetic: Arithmetic | None = None,
+        queries_per_read: int = 1,
+        power_limited: bool = True,
+        growing_keys: int | None = None,
+        scale_margin: float = SCALE_MARGIN,
+    ) -> HostDevice:
+        """Return AttAccs of some stacks; arguments are those of `AttaccHardware` and the class."""
+        hardware = AttaccHardware(
+            device, placement, devices, stacks_per_device, link, queries_per_read, power_limited
+        )
+        return cls(hardware, arithmetic, growing_keys=growing_keys, scale_margin=scale_margin)
+
+    @property
+    def shape(self) -> KvShape:
+        """What the device was told of its model."""
+        return self.state.shape
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """How the units compute."""
+        return self.state.attender.arithmetic
+
+    @property
+    def traffic(self) -> LinkBytes:
+        """Bytes that have crossed the links since the model was set."""
+        return self._traffic
+
+    @property
+    def saturated(self) -> int:
+        """Elements of keys and values that were cut down to their scale since then."""
+        return self._saturated
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes of the banks in which rows are free."""
+        return self.state.residence.free_bytes
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Bytes of the banks of all stacks."""
+        return self.state.residence.capacity_bytes
+
+    @property
+    def requests(self) -> tuple[int, ...]:
+        """Requests that have keys and values."""
+        return tuple(self.state.requests)
+
+    @property
+    def state(self) -> HostState:
+        """The model, and what is stored of its requests; to be looked at, not changed.
+
+        Raises:
+            InputError: no model is set.
+        """
+        if self._model is None:
+            raise InputError("no model is set", hint="call set_model first")
+        return self._model
+
+    def set_model(self, shape: KvShape) -> None:
+        """Prepare for a model; whatever was stored is gone.
+
+        Raises:
+            InputError: its keys and values are not what the units compute with, or its queries do
+                not fit into a vector buffer.
+        """
+        h = self.hardware
+        layout = HeadLayout(h.device.organization, h.placement, 1, shape.head_dim, shape.element)
+        arithmetic = self._arithmetic or Arithmetic.of(shape.element)
+        passes = QueryPasses.of(shape.queries_per_kv_head, h.queries_per_read)
+        tables = resolve_timing(
+            h.device, h.placement, power_limited=h.power_limited, queries_per_read=passes.most
+        )
+        scale = 1 / math.sqrt(shape.head_dim) if shape.scale is None else shape.scale
+        attender = Attender(h.device, layout, tables, passes, arithmetic, scale)
+        growth = chunk_growth(h.device, layout, passes, self._growing_keys)
+        # Refused now rather than at the first attention.
+        attender.shape  # noqa: B018
+        self._model = HostState(
+            shape,
+            layout,
+            passes,
+            tables,
+            attender,
+            growth,
+            Residence(
+                layout,
+                stacks=h.stacks,
+                layers=shape.layers,
+                heads=shape.kv_heads,
+                growth=growth,
+            ),
+            BankStore(h.device.organization),
+        )
+        self._traffic = LinkBytes()
+        self._saturated = 0
+
+    def length(self, request: int, layer: int) -> int:
+        """Return the keys of a layer of a request; 0 of one that is not there.
+
+        Raises:
+            InputError: there is no such layer.
+        """
+        model = self.state
+        self._check_layer(layer)
+        held = model.requests.get(request)
+        return 0 if held is None else int(held.lengths[layer])
+
+    def append(self, request: int, layer: int, keys: F32, values: F32) -> AppendCost:
+        """Append keys and values of one layer to a request, which this opens.
+
+        8-bit formats: the scale of a head's keys, and that of its values, is fixed by the first
+        ones that are appended to a request and layer.
+
+        Args:
+            request: any number, the host's own.
+            layer: which.
+            keys: (kv_heads, tokens, head_dim); positions are part of them already.
+            values: (kv_heads, tokens, head_dim).
+
+        Raises:
+            InputError: there is no such layer, a shape is wrong, or a value is not finite or beyond
+                the format. Nothing has changed then.
+            CapacityError: there is no room. Nothing has changed then.
+        """
+        model = self.state
+        self._check_layer(layer)
+        of_keys = self._tensor(keys, "keys")
+        of_values = self._tensor(values, "values")
+        if of_keys.shape != of_values.shape:
+            raise InputError(f"keys of shape {keys.shape} come with values of shape {values.shape}")
+        held = model.requests.get(request)
+        first = 0 if held is None else int(held.lengths[layer])
+        tokens = of_keys.shape[1]
+        attender = model.attender
+        if held is None or first == 0:
+            key_scales = attender.scales(of_keys, self._scale_margin)
+            value_scales = attender.scales(of_values, self._scale_margin)
+        else:
+            key_scales, value_scales = held.key_scales[layer], held.value_scales[layer]
+        where = f"of request {request}, layer {layer}"
+        key_codes, cut = attender.encode(of_keys, key_scales, name=f"keys {where}")
+        value_codes, more = attender.encode(of_values, value_scales, name=f"values {where}")
+
+        grown = model.residence.grow(
+            None if held is None else held.resident, first + tokens, name=f"request {request}"
+        )
+        if held is None:
+            held = model.opened(grown)
+            model.requests[request] = held
+        if held.version != grown.version:
+            held.keep(model.store, attender, model.shape.layers, self.hardware.stacks_per_device)
+        places = held.places
+        if places is None:
+            raise EngineError(f"request {request} has no places to write to")
+        if first == 0:
+            held.key_scales[layer], held.value_scales[layer] = key_scales, value_scales
+        bits = model.layout.element.bits
+        places.write(model.store, layer, first, bits, key_codes, value_codes)
+        held.lengths[layer] = first + tokens
+        self._saturated += cut + more
+
+        per_head = 2 * tokens * model.shape.head_dim * bits // 8
+        if bits == 8 and first == 0:
+            per_head += 2 * SCALE_BYTES
+        link = LinkBytes(keys_values=per_head * model.shape.kv_heads)
+        self._traffic += link
+        h = self.hardware
+        busiest = held.busiest_share(first, tokens, h.devices) * link.total
+        return AppendCost(
+            link,
+            busiest / h.link.bytes_per_s * NS_PER_S,
+            link.total * h.link.energy_pj_per_byte,
+            cut + more,
+        )
+
+    def attend(self, layer: int, requests: Sequence[int], queries: F32) -> Attended:
+        """Attend with the queries of one step and layer to all that is stored of some requests.
+
+        Args:
+            layer: which.
+            requests: each once.
+            queries: (requests, heads, head_dim); those that share a key/value head are neighbours.
+
+        Raises:
+            InputError: there is no such layer or request, a request has no keys in this layer, a
+                shape is wrong, or a query is not finite or beyond the format.
+        """
+        model = self.state
+        self._check_layer(layer)
+        shape = model.shape
+        asked = self._asked(requests, layer)
+        expected = (len(asked), shape.heads, shape.head_dim)
+        q = np.ascontiguousarray(queries, dtype=np.float32)
+        if q.shape != expected:
+            raise InputError(f"queries have shape {queries.shape}, not {expected}")
+        plan = self._plan(asked, layer)
+        lengths = [int(held.lengths[layer]) for held in asked]
+        cost = plan.cost
+        if cost is None or plan.lengths != lengths:
+            cost = self._fill(plan, lengths)
+        if len(asked) == 1:
+            key_scales, value_scales = asked[0].key_scales[layer], asked[0].value_scales[layer]
+        else:
+            key_scales = np.concatenate([held.key_scales[layer] for held in asked])
+            value_scales = np.concatenate([held.value_scales[layer] for held in asked])
+        owners = len(asked) * shape.kv_heads
+        context = model.attender.attend(
+            plan.plan,
+            plan.chunk_lengths,
+            plan.rows[layer],
+            model.store,
+            q.reshape(owners, shape.queries_per_kv_head, shape.head_dim),
+            key_scales,
+            value_scales,
+        )
+        self._traffic += cost.link
+        return Attended(context.reshape(expected), cost)
+
+    def free(self, request: int) -> None:
+        """Forget a request; its rows are free.
+
+        Raises:
+            InputError: there is no such request.
+        """
+        model = self.state
+        held = model.requests.get(request)
+        if held is None:
+            raise InputError(f"request {request} has nothing stored", hint=_held(model))
+        del model.requests[request]
+        model.residence.free(held.resident)
+        for chunk in held.chunks:
+            model.store.give(chunk.kept)
+        for key in [key for key in model.plans if held.serial in key[1]]:
+            del model.plans[key]
+
+    def _check_layer(self, layer: int) -> None:
+        layers = self.state.shape.layers
+        if not 0 <= layer < layers:
+            raise InputError(f"layer {layer} does not exist: the model has {layers}")
+
+    def _tensor(self, tensor: F32, name: str) -> F32:
+        shape = self.state.shape
+        result = np.ascontiguousarray(tensor, dtype=np.float32)
+        if result.ndim != 3 or result.shape[::2] != (shape.kv_heads, shape.head_dim):
+            raise InputError(
+                f"{name} have shape {tensor.shape}, not ({shape.kv_heads}, tokens, "
+                f"{shape.head_dim})"
+            )
+        if not result.shape[1]:
+            raise InputError(f"{name} have no tokens")
+        return result
+
+    def _asked(self, requests: Sequence[int], layer: int) -> list[StoredRequest]:
+        model = self.state
+        if not len(requests):
+            raise InputError("no requests are given to attend to", where="requests")
+        if len(set(requests)) < len(requests):
+            twice = next(one for one in requests if list(requests).count(one) > 1)
+            raise InputError(
+                f"request {twice} is given twice", hint="attend to it in one call after the other"
+            )
+        asked: list[StoredRequest] = []
+        for request in requests:
+            held = model.requests.get(request)
+            if held is None:
+                raise InputError(f"request {request} has nothing stored", hint=_held(model))
+            if not held.lengths[layer]:
+                raise InputError(
+                    f"request {request} has no keys in layer {layer}",
+                    hint="append keys and values of this layer first",
+                )
+            asked.append(held)
+        return asked
+
+    def _plan(self, asked: Sequence[StoredRequest], layer: int) -> CostedPlan:
+        """Return what the stacks do; lengths that fill the same columns share it."""
+        model = self.state
+        quantum = model.growth.quantum
+        rounded = tuple(-(-int(held.lengths[layer]) // quantum) for held in asked)
+        key = (
+            rounded,
+            tuple(held.serial for held in asked),
+            tuple(held.version for held in asked),
+        )
+        plan = model.plans.get(key)
+        if plan is None:
+            plan = plan_for(model, self.hardware, asked, [count * quantum for count in rounded])
+            model.plans[key] = plan
+            if len(model.plans) > PLANS:
+                model.plans.popitem(last=False)
+        else:
+            model.plans.move_to_end(key)
+        return plan
+
+    def _fill(self, plan: CostedPlan, lengths: list[int]) -> AttendCost:
+        """Fill a plan with the true lengths of its requests, and cost it."""
+        model, h = self.state, self.hardware
+        shape, passes = model.shape, model.passes
+        starts, capacities = plan.plan.starts, plan.plan.capacities
+        of_request = np.array(lengths, dtype=np.int64)[plan.plan.owners // shape.kv_heads]
+        plan.chunk_lengths = np.minimum(of_request - starts, capacities)
+        plan.lengths = lengths
+        energy = attention_energy(
+            plan.run,
+            model.layout,
+            sum(lengths) * shape.heads,
+            self._energies,
+            banks_per_multiply=self._banks_per_multiply,
+            queries_per_read=passes.queries / passes.passes,
+        )
+        multiplies = plan.run.count(self._multiply)
+        access = model.layout.organization.access_bytes
+        plan.cost = AttendCost(
+            cycles=plan.run.cycles,
+            time_ns=plan.run.time_ns,
+            link_ns=plan.busiest_bytes / h.link.bytes_per_s * NS_PER_S,
+            energy_pj=energy.total_pj,
+            link_pj=plan.link.total * h.link.energy_pj_per_byte,
+            link=plan.link,
+            bank_read_bytes=multiplies * self._banks_per_multiply * access,
+            stacks=plan.stacks,
+        )
+        return plan.cost
+
+
+def _held(model: HostState) -> str:
+    """Say which requests there are."""
+    held = sorted(model.requests)
+    if not held:
+        return "append keys and values first: no request has any"
+    some = ", ".join(map(str, held[:8]))
+    return f"requests with keys and values: {some}{', ...' if len(held) > 8 else ''}"
+
+
+def _hardware_of(pool: AttaccPool) -> AttaccHardware:
+    """Return the AttAccs of a system."""
+    table = pool.table
+    if table.schedule is not Schedule.INTERLEAVED:
+        raise InputError(
+            f"the {table.schedule} schedule attends to heads of one length",
+            where="attacc.schedule",
+            hint=f'use "{Schedule.INTERLEAVED}"',
+        )
+    return AttaccHardware(
+        DRAMS.load_name_or_file(table.dram, where="attacc.dram"),
+        table.placement,
+        table.devices,
+        table.stacks_per_device,
+        pool.link,
+        table.queries_per_read,
+        table.power_limited,
+    )

@@ -1,0 +1,277 @@
+"""What AttAccs hold for a host, and what attending to some of it takes."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.hardware.dram import DramDevice
+from attacc.pim.host.costs import (
+    PARTIAL_BYTES,
+    SCALE_BYTES,
+    AttaccHardware,
+    AttendCost,
+    KvShape,
+    LinkBytes,
+)
+from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.mapping.residence import (
+    GROWING_GRAINS,
+    Growth,
+    Residence,
+    ResidentChunk,
+    ResidentRequest,
+)
+from attacc.pim.numerics.resident import Attender, BankStore, Placed, ResidentPlan, TokenPlaces
+from attacc.pim.program.interleaved import QueryPasses, chunk_grain, longest_chunk, pipeline_of
+from attacc.pim.timing.engine import TimedRun, count_by_name
+from attacc.pim.timing.tables import TimingTables
+
+I64 = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class KeptChunk:
+    """A chunk, and where its rows are kept.
+
+    Attributes:
+        place: the chunk.
+        kept: (layers, 2 R) which of the rows that are kept each of its rows is.
+    """
+
+    place: ResidentChunk
+    kept: I64
+
+
+@dataclass(slots=True, eq=False)
+class StoredRequest:
+    """What is stored of a request.
+
+    Attributes:
+        serial: its number among all that there have been.
+        resident: where it lies.
+        lengths: (layers,) keys of each.
+        key_scales: (layers, kv_heads).
+        value_scales: (layers, kv_heads).
+        version: of the request's chunks, as far as the following know them.
+        chunks: head by head, in the order of their keys.
+        places: where tokens are written.
+        devices: (chunks,) AttAcc that has each.
+    """
+
+    serial: int
+    resident: ResidentRequest
+    lengths: I64
+    key_scales: F32
+    value_scales: F32
+    version: int = -1
+    chunks: list[KeptChunk] = field(default_factory=list[KeptChunk])
+    places: TokenPlaces | None = None
+    devices: I64 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def keep(self, store: BankStore, attender: Attender, layers: int, per_device: int) -> None:
+        """Keep the rows of chunks that are new.
+
+        Args:
+            store: where.
+            attender: the units.
+            layers: of the model.
+            per_device: stacks of an AttAcc.
+        """
+        known = {id(one.place): one for one in self.chunks}
+        self.chunks = [
+            known.get(id(chunk))
+            or KeptChunk(chunk, store.take(chunk.rows.size).reshape(layers, -1))
+            for chunk in self.resident.chunks()
+        ]
+        self.places = attender.token_places(
+            [len(chunks) for chunks in self.resident.heads],
+            [(one.place.start, one.place.capacity, one.kept) for one in self.chunks],
+        )
+        self.devices = np.array([one.place.stack // per_device for one in self.chunks])
+        self.version = self.resident.version
+
+    def busiest_share(self, first: int, tokens: int, devices: int) -> float:
+        """Return the largest share of an AttAcc in some consecutive tokens.
+
+        Args:
+            first: of them.
+            tokens: how many.
+            devices: AttAccs.
+        """
+        if devices == 1:
+            return 1.0
+        starts = np.array([one.place.start for one in self.chunks])
+        ends = np.array([one.place.end for one in self.chunks])
+        own = np.minimum(ends, first + tokens) - np.maximum(starts, first)
+        by_device = np.bincount(self.devices, weights=np.maximum(own, 0))
+        return float(by_device.max() / by_device.sum())
+
+
+@dataclass(slots=True, eq=False)
+class CostedPlan:
+    """A plan, and what it costs.
+
+    Attributes:
+        plan: of all stacks.
+        rows: (layers, rows) which of the rows that are kept each row of the plan is.
+        run: commands of all stacks, and the cycles of the slowest.
+        stacks: that have something to do.
+        link: bytes that cross.
+        busiest_bytes: those to the AttAcc that gets most, and those from the one that sends most.
+        lengths: keys of each request for which the following are filled in.
+        chunk_lengths: keys of each chunk.
+        cost: of attending.
+    """
+
+    plan: ResidentPlan
+    rows: I64
+    run: TimedRun
+    stacks: int
+    link: LinkBytes
+    busiest_bytes: int
+    lengths: list[int] = field(default_factory=list[int])
+    chunk_lengths: I64 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    cost: AttendCost | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class HostState:
+    """A model, and what is stored of its requests.
+
+    Attributes:
+        shape: what the host said.
+        layout: placement, head_dim and element type; its length is of no account.
+        passes: how queries that share keys and values are served.
+        tables: the timing of the device.
+        attender: the units.
+        growth: how requests may grow.
+        residence: who lies where.
+        store: what lies there.
+        requests: by the host's numbers.
+        plans: by what their requests have in common, the least recent first.
+    """
+
+    shape: KvShape
+    layout: HeadLayout
+    passes: QueryPasses
+    tables: TimingTables
+    attender: Attender
+    growth: Growth
+    residence: Residence
+    store: BankStore
+    requests: dict[int, StoredRequest] = field(default_factory=dict[int, StoredRequest])
+    plans: OrderedDict[tuple[tuple[int, ...], ...], CostedPlan] = field(
+        default_factory=OrderedDict[tuple[tuple[int, ...], ...], CostedPlan]
+    )
+    _serials: count[int] = field(default_factory=count)
+
+    def opened(self, resident: ResidentRequest) -> StoredRequest:
+        """Return a request that has room, and nothing stored yet."""
+        layers, heads = self.shape.layers, self.shape.kv_heads
+        return StoredRequest(
+            next(self._serials),
+            resident,
+            np.zeros(layers, dtype=np.int64),
+            np.ones((layers, heads), dtype=np.float32),
+            np.ones((layers, heads), dtype=np.float32),
+        )
+
+
+def chunk_growth(
+    device: DramDevice, layout: HeadLayout, passes: QueryPasses, growing_keys: int | None
+) -> Growth:
+    """Return how requests may grow.
+
+    Args:
+        device: of a stack.
+        layout: placement, head_dim and element type; its length is of no account.
+        passes: how queries that share keys and values are served.
+        growing_keys: for which the last chunk of a head has room at least; None for the default.
+
+    Raises:
+        InputError: that is no number of keys that a chunk can have.
+    """
+    longest = longest_chunk(device, layout, passes.most)
+    grain = min(chunk_grain(layout), longest)
+    # Lengths that fill as many columns, and take the softmax lanes as many passes.
+    lanes = max(1, pipeline_of(device).softmax_lanes // device.organization.channels)
+    quantum = math.gcd(layout.sequence_parts, lanes, longest)
+    growing = min(GROWING_GRAINS * grain, longest) if growing_keys is None else growing_keys
+    return Growth(longest, grain, growing, quantum)
+
+
+def plan_for(
+    state: HostState,
+    hardware: AttaccHardware,
+    asked: Sequence[StoredRequest],
+    lengths: Sequence[int],
+) -> CostedPlan:
+    """Return what the stacks do to attend to some requests.
+
+    Args:
+        state: what is stored.
+        hardware: the AttAccs.
+        asked: the requests.
+        lengths: keys of each, in whole quanta.
+
+    Raises:
+        InputError: something does not fit into the buffers of a channel.
+    """
+    heads = state.shape.kv_heads
+    by_channel: dict[tuple[int, int], list[tuple[Placed, KeptChunk]]] = {}
+    for position, (held, length) in enumerate(zip(asked, lengths, strict=True)):
+        for one in held.chunks:
+            at = one.place
+            if keys := at.keys(length):
+                placed = Placed(position * heads + at.head, at.start, at.capacity, keys)
+                by_channel.setdefault((at.stack, at.channel), []).append((placed, one))
+    where = sorted(by_channel)
+    for own in by_channel.values():
+        # Longest first, as chunks are dealt out; whatever the order of the requests.
+        own.sort(key=lambda one: (-one[0].length, asked[one[0].owner // heads].serial, one[0]))
+    plan = ResidentPlan.of(
+        state.attender,
+        [[placed for placed, _ in by_channel[at]] for at in where],
+        len(asked) * heads,
+    )
+    rows = np.concatenate([one.kept for at in where for _, one in by_channel[at]], axis=1)
+    counts = np.sum([work.counts for work in plan.channel_works], axis=0)
+    run = TimedRun(
+        plan.cycles,
+        plan.cycles * state.tables.clock_ns,
+        count_by_name(counts, state.tables),
+    )
+    stacks_of: list[set[int]] = [set() for _ in range(len(asked) * heads)]
+    for stack, channel in where:
+        for placed, _ in by_channel[stack, channel]:
+            stacks_of[placed.owner].add(stack)
+    queries, dim = state.shape.queries_per_kv_head, state.shape.head_dim
+    arithmetic = state.attender.arithmetic
+    query = dim * arithmetic.operand.bits // 8
+    if arithmetic.operand.bits == 8:
+        query += SCALE_BYTES
+    inward = np.zeros(hardware.devices, dtype=np.int64)
+    outward = np.zeros(hardware.devices, dtype=np.int64)
+    for stacks in stacks_of:
+        context = dim * arithmetic.output.bits // 8
+        if len(stacks) > 1:
+            context = dim * PARTIAL_BYTES + 2 * SCALE_BYTES
+        for stack in stacks:
+            inward[stack // hardware.stacks_per_device] += queries * query
+            outward[stack // hardware.stacks_per_device] += queries * context
+    return CostedPlan(
+        plan=plan,
+        rows=np.ascontiguousarray(rows),
+        run=run,
+        stacks=len({stack for stack, _ in where}),
+        link=LinkBytes(queries=int(inward.sum()), contexts=int(outward.sum())),
+        busiest_bytes=int(inward.max()) + int(outward.max()),
+    )

@@ -1,0 +1,365 @@
+"""Where the keys and values of growing requests lie: nothing that is stored ever moves.
+
+A request comes with the keys of its prompt and grows token by token. All of its layers lie alike,
+in rows of their own: the same chunks in the same channels. Heads are dealt out to stacks and then
+to channels, least loaded first, and cut in whole grains where they exceed the level to which all
+channels could be filled alike. The last chunk of a head grows up to the keys for which rows are
+reserved; then another one opens, on the least loaded channel of its stack.
+
+Rows are handed out one by one, the lowest free one first, and need not be neighbours: a command
+names rows as the chunk numbers them, and its controller knows where they are. What issues when is
+the same, as timing only asks whether two rows are one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from heapq import heapify, heappop
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.errors import CapacityError, InputError, Shortfall
+from attacc.pim.mapping.geometry import HeadLayout, rows_of
+
+I64 = npt.NDArray[np.int64]
+
+GROWING_GRAINS: Final = 4
+"""Grains for which the last chunk of a head has room at least. A chunk more costs some 80 cycles,
+53 keys' worth of multiplies at bank (docs/mapping.md): 5 % of four grains of 256 keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How requests may grow.
+
+    Attributes:
+        longest: keys that a chunk may have at most.
+        grain: keys below which cutting does not pay.
+        growing: keys for which the last chunk of a head has room at least, as long as there is.
+        quantum: keys by which the length of a chunk makes a difference to its commands.
+    """
+
+    longest: int
+    grain: int
+    growing: int
+    quantum: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.growing <= self.longest:
+            raise InputError(
+                f"growing_keys = {self.growing} must be from 1 to {self.longest}, the most keys of "
+                "a chunk"
+            )
+
+
+@dataclass(slots=True, eq=False)
+class ResidentChunk:
+    """A run of keys of one head in one channel, in all layers.
+
+    Attributes:
+        head: of the request.
+        start: first key.
+        capacity: keys for which there is room.
+        stack: where.
+        channel: of the stack.
+        rows: (layers, 2 R) rows of every bank, of the keys and then of the values.
+    """
+
+    head: int
+    start: int
+    capacity: int
+    stack: int
+    channel: int
+    rows: I64 = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+
+    @property
+    def end(self) -> int:
+        """One past the last key for which there is room."""
+        return self.start + self.capacity
+
+    def keys(self, length: int) -> int:
+        """Return how many keys it has of a head of some length."""
+        return min(max(0, length - self.start), self.capacity)
+
+
+@dataclass(slots=True, eq=False)
+class ResidentRequest:
+    """What a request has been given.
+
+    Attributes:
+        heads: per key/value head, its chunks in order of their keys.
+        length: keys of its longest layer.
+        version: grows whenever chunks are added.
+    """
+
+    heads: list[list[ResidentChunk]]
+    length: int = 0
+    version: int = 0
+
+    @property
+    def room(self) -> int:
+        """Keys for which all heads have room."""
+        return min(chunks[-1].end for chunks in self.heads)
+
+    def chunks(self) -> Iterator[ResidentChunk]:
+        """Go through the chunks of all heads."""
+        for chunks in self.heads:
+            yield from chunks
+
+
+class Residence:
+    """The banks of some equal stacks, and who lies where in them.
+
+    Args:
+        layout: placement, head_dim and element type; its length is of no account.
+        stacks: how many there are.
+        layers: of the model; all lie alike.
+        heads: key/value heads of every request.
+        growth: how requests may grow.
+
+    Attributes:
+        free_rows: (stacks, channels) rows of every bank that nobody has.
+        loads: (stacks, channels) keys of one layer, and a quarter of a grain for each chunk.
+    """
+
+    def __init__(
+        self, layout: HeadLayout, *, stacks: int, layers: int, heads: int, growth: Growth
+    ) -> None:
+        o = layout.organization
+        self._layout = layout
+        self._layers = layers
+        self._heads = heads
+        self._growth = growth
+        self._overhead = growth.grain // 4
+        self.free_rows: I64 = np.full((stacks, o.channels), o.rows, dtype=np.int64)
+        self.loads: I64 = np.zeros((stacks, o.channels), dtype=np.int64)
+        self._fresh: I64 = np.zeros((stacks, o.channels), dtype=np.int64)
+        self._returned: list[list[list[int]]] = [
+            [[] for _ in range(o.channels)] for _ in range(stacks)
+        ]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of all banks of a channel."""
+        o = self._layout.organization
+        return o.columns * o.access_bytes * o.banks_per_channel
+
+    @property
+    def free_bytes(self) -> int:
+        """Bytes that nobody has."""
+        return int(self.free_rows.sum()) * self.row_bytes
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Bytes of all stacks."""
+        return self.free_rows.size * self._layout.organization.rows * self.row_bytes
+
+    def grow(self, request: ResidentRequest | None, length: int, *, name: str) -> ResidentRequest:
+        """Give a request room for more keys; nothing changes where there is not enough.
+
+        Args:
+            request: what it has; None for a new one.
+            length: keys of its longest layer from now on.
+            name: of the request, for messages.
+
+        Raises:
+            CapacityError: there is not enough room; says how much is missing.
+        """
+        grown = request or ResidentRequest([[] for _ in range(self._heads)])
+        if request is None or length > request.room:
+            added = self._added(grown, length, name)
+            for chunk in added:
+                chunk.rows = self._take(chunk)
+                grown.heads[chunk.head].append(chunk)
+            grown.version += 1
+        if length > grown.length:
+            for chunk in grown.chunks():
+                if chunk.end > grown.length:
+                    more = chunk.keys(length) - chunk.keys(grown.length)
+                    self.loads[chunk.stack, chunk.channel] += more
+            grown.length = length
+        return grown
+
+    def free(self, request: ResidentRequest) -> None:
+        """Take back everything that a request has."""
+        for chunk in request.chunks():
+            rows = self._returned[chunk.stack][chunk.channel]
+            rows.extend(chunk.rows.ravel().tolist())
+            heapify(rows)
+            self.free_rows[chunk.stack, chunk.channel] += chunk.rows.size
+            self.loads[chunk.stack, chunk.channel] -= self._overhead + chunk.keys(request.length)
+
+    def _take(self, chunk: ResidentChunk) -> I64:
+        """Take the rows of a chunk in all layers, the lowest that are free."""
+        at = chunk.stack, chunk.channel
+        returned = self._returned[chunk.stack][chunk.channel]
+        needed = self._layers * self._rows(chunk.capacity)
+        again = min(needed, len(returned))
+        rows = [heappop(returned) for _ in range(again)]
+        fresh = int(self._fresh[at])
+        rows += range(fresh, fresh + needed - again)
+        self._fresh[at] += needed - again
+        self.free_rows[at] -= needed
+        self.loads[at] += self._overhead
+        return np.array(rows, dtype=np.int64).reshape(self._layers, -1)
+
+    def _rows(self, capacity: int) -> int:
+        """Return the rows of a chunk in one layer: of keys and of values."""
+        return 2 * rows_of(self._layout, capacity)
+
+    def _room_of(self, rows: int) -> int:
+        """Return the keys for which some rows of a channel have room in all layers."""
+        layout, o = self._layout, self._layout.organization
+        each = rows // (2 * self._layers)
+        keys = each * o.columns * layout.banks_in_turn // layout.columns_per_key
+        room = min(keys * layout.sequence_parts, self._growth.longest)
+        # So that the next chunk begins where a group of moves does.
+        grain = self._growth.grain if room >= self._growth.grain else self._growth.quantum
+        return room // grain * grain
+
+    def _added(self, request: ResidentRequest, length: int, name: str) -> list[ResidentChunk]:
+        """Return the chunks that give a request room, of which nothing has been taken yet."""
+        # What is reserved for growing must not be what leaves no room for keys.
+        trial = self._deal(request, length, self._growth.growing)
+        if trial.missing:
+            trial = self._deal(request, length, 1)
+        if not trial.missing:
+            return trial.chunks
+        layers, rows = self._layers, sum(self._rows(chunk.capacity) for chunk in trial.chunks)
+        short = self._rows(trial.missing) * layers * self.row_bytes
+        usable = rows * layers * self.row_bytes
+        raise CapacityError(
+            Shortfall(
+                f"banks for {length - request.length} more keys and values of {name} "
+                f"({self._heads} heads, {layers} layers)",
+                usable + short,
+                usable,
+            ),
+            where="AttAcc",
+            hint="free a request, ask for fewer tokens, or take more stacks",
+        )
+
+    def _deal(self, request: ResidentRequest, length: int, growing: int) -> _Trial:
+        """Deal out what the heads of a request lack.
+
+        Args:
+            request: what it has.
+            length: keys of each head.
+            growing: keys for which the last chunk of a head has room at least.
+        """
+        trial = _Trial(self.loads.copy(), self.free_rows.copy())
+        starts = [chunks[-1].end if chunks else 0 for chunks in request.heads]
+        short = [head for head, start in enumerate(starts) if start < length]
+        # To stacks: the least loaded one, or that which has the head already.
+        of_stack = trial.loads.sum(axis=1)
+        wanted: dict[int, list[int]] = {}
+        for head in short:
+            chunks = request.heads[head]
+            stack = chunks[-1].stack if chunks else int(np.argmin(of_stack))
+            of_stack[stack] += length - starts[head] + self._overhead
+            wanted.setdefault(stack, []).append(head)
+        left: list[int] = []
+        for stack, heads in wanted.items():
+            level = self._level(trial, stack, [length - starts[head] for head in heads])
+            for head in heads:
+                before = trial.mark()
+                if self._cut(trial, stack, head, starts[head], length, level, growing) < length:
+                    trial.undo(before)
+                    left.append(head)
+        # To any other stack as a whole, or else to several.
+        for head in left:
+            stacks = np.argsort(trial.loads.sum(axis=1), kind="stable").tolist()
+            for stack in stacks:
+                before = trial.mark()
+                level = self._level(trial, stack, [length - starts[head]])
+                if self._cut(trial, stack, head, starts[head], length, level, growing) == length:
+                    break
+                trial.undo(before)
+            else:
+                at = starts[head]
+                for stack in stacks:
+                    level = self._level(trial, stack, [length - at])
+                    at = self._cut(trial, stack, head, at, length, level, growing)
+                trial.missing += length - at
+        return trial
+
+    def _level(self, trial: _Trial, stack: int, lengths: Sequence[int]) -> int:
+        """Return the level to which all channels of a stack would be filled, in whole grains."""
+        loads, grain = trial.loads[stack], self._growth.grain
+        total = int(loads.sum()) + sum(lengths) + self._overhead * len(lengths)
+        return -(-total // (len(loads) * grain)) * grain
+
+    def _cut(
+        self, trial: _Trial, stack: int, head: int, at: int, end: int, level: int, growing: int
+    ) -> int:
+        """Deal keys of a head out to the channels of a stack; return the first that has no room."""
+        g = self._growth
+        while at < end:
+            order = np.argsort(trial.loads[stack], kind="stable").tolist()
+            rooms = {channel: self._room_of(int(trial.rows[stack, channel])) for channel in order}
+            channel = order[0]
+            keys = self._piece(trial, stack, channel, end - at, level)
+            fitting = [one for one in order if rooms[one] >= min(keys, g.longest)]
+            if fitting:
+                channel = fitting[0]
+                keys = min(self._piece(trial, stack, channel, end - at, level), rooms[channel])
+            else:
+                channel = max(order, key=lambda one: rooms[one])
+                keys = min(keys, rooms[channel])
+                if keys < 1:
+                    return at
+            capacity = keys
+            if at + keys == end:
+                # Whole rows: what they hold besides serves nobody else.
+                rows = self._layers * self._rows(max(keys, growing))
+                capacity = max(keys, min(self._room_of(rows), rooms[channel]))
+            chunk = ResidentChunk(head, at, capacity, stack, channel)
+            trial.add(chunk, keys + self._overhead, self._layers * self._rows(capacity))
+            at += keys
+        return at
+
+    def _piece(self, trial: _Trial, stack: int, channel: int, left: int, level: int) -> int:
+        """Return how many of some keys a channel should have."""
+        g = self._growth
+        below = level - int(trial.loads[stack, channel]) - self._overhead
+        return min(left, g.longest, max(g.grain, below // g.grain * g.grain))
+
+
+@dataclass(slots=True, eq=False)
+class _Trial:
+    """Chunks on trial.
+
+    Attributes:
+        loads: as of `Residence`; likewise the following one.
+        rows: that are free.
+        chunks: so far.
+        taken: load and rows of each.
+        missing: keys for which no room was found.
+    """
+
+    loads: I64
+    rows: I64
+    chunks: list[ResidentChunk] = field(default_factory=list[ResidentChunk])
+    taken: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    missing: int = 0
+
+    def add(self, chunk: ResidentChunk, load: int, rows: int) -> None:
+        """Add one."""
+        self.chunks.append(chunk)
+        self.taken.append((load, rows))
+        self.loads[chunk.stack, chunk.channel] += load
+        self.rows[chunk.stack, chunk.channel] -= rows
+
+    def mark(self) -> int:
+        """Return how many there are."""
+        return len(self.chunks)
+
+    def undo(self, count: int) -> None:
+        """Go back to so many."""
+        while len(self.chunks) > count:
+            chunk, (load, rows) = self.chunks.pop(), self.taken.pop()
+            self.loads[chunk.stack, chunk.channel] -= load
+            self.rows[chunk.stack, chunk.channel] += rows

@@ -1,0 +1,536 @@
+"""Executes the commands of a stack on data: queries go in, contexts of chunks come out.
+
+Every command acts on modelled banks, vector buffers, accumulators and the softmax buffer, in the
+order in which the controllers issue it. What it means follows from its address and from order
+alone, as `attacc.pim.audit.hazards` tells. Beyond that:
+
+- A count of commands of a kind at an address wraps around when all passes have had theirs: what is
+  issued once more is done once more. In a sum that is not complete yet, a product takes the place
+  of the one from the same address.
+- The two halves of the vector buffers, and the two sets of accumulators, are taken in turn, but
+  none that is still needed as long as the other is not. What was not overwritten is still there.
+- The first multiply of a sum starts it, the others add to it. Controllers let multiplies of open
+  rows overtake others, as timing has it; a unit adds up in the order of addresses, a multiply that
+  is ahead of those before it waits. So the bits do not depend on the timing. Assumed.
+- The buffer die adds up the parts of a context in a fixed order, whenever these arrive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.errors import EngineError, InputError
+from attacc.hardware.placement import Placement
+from attacc.pim.audit.hazards import ChannelChunks
+from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.numerics.arithmetic import Arithmetic, Exponential, Normalization, Order
+from attacc.pim.numerics.formats import Format, Overflow
+from attacc.pim.numerics.issue import IssuedSteps
+from attacc.pim.numerics.memory import BankMemory, Geometry, MultiplyPlaces, pad_elements
+from attacc.pim.program.interleaved import QueryPasses
+from attacc.pim.program.program import AddressLayout, Kind
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelShape:
+    """What one channel attends to, as the kernel sees it.
+
+    The arrays are those of `attacc.pim.numerics.execute_kernel.execute`.
+
+    Attributes:
+        layout: placement, head_dim and element type; its length is of no account.
+        passes: how queries that share keys and values are served.
+        shape: of the channel.
+        chunks: of the channel.
+        products: keys and values, in the order of where they begin.
+        turns: passes over chunks, in the order of their softmaxes.
+        turn_of: (chunks, passes) the turn of each.
+        softmaxes: one per query of each turn.
+        places: where multiplies read.
+        parts: (softmaxes,) parts of each context that reach the buffer die.
+        moves: (softmaxes,) moves that bring them.
+        sizes: how many multiplies, fills and moves are counted; scores; elements of parts of
+            contexts; moves of contexts.
+    """
+
+    layout: HeadLayout
+    passes: QueryPasses
+    shape: I64
+    chunks: I64
+    products: I64
+    turns: I64
+    turn_of: I64
+    softmaxes: I64
+    places: MultiplyPlaces
+    parts: I64
+    moves: I64
+    sizes: tuple[int, int, int, int, int, int]
+
+    @classmethod
+    def of(
+        cls, channel: ChannelChunks, passes: QueryPasses, buffer_words: int, *, paired: bool
+    ) -> ChannelShape:
+        """Return it for the chunks of a channel.
+
+        Args:
+            channel: its chunks; their keys and values must not overlap.
+            passes: how queries that share keys and values are served.
+            buffer_words: accesses of half a vector buffer.
+            paired: whether two chunks take turns, pass by pass, as in the interleaved schedule;
+                else all passes of a chunk come before those of the next.
+
+        Raises:
+            InputError: the queries of a pass exceed half a vector buffer.
+        """
+        from attacc.pim.numerics import execute_kernel as k  # loads Numba
+
+        layout, o = channel.layout, channel.layout.organization
+        geometry = Geometry.of(o, layout.placement)
+        at = AddressLayout.of(o)
+        width, per_key = layout.elements_per_column, layout.columns_per_key
+        if passes.most * per_key > buffer_words:
+            raise InputError(
+                f"{passes.most} queries of head_dim {layout.head_dim} take "
+                f"{passes.most * per_key} accesses, half a vector buffer holds {buffer_words}",
+                hint="use a smaller head_dim, or read for fewer queries at a time",
+            )
+        part_words = buffer_words // passes.most
+        on_die = layout.placement is Placement.BUFFER
+        ranks = 1 if on_die else o.ranks
+        score_places = 1 if on_die else o.ranks * o.bank_groups
+        context_places = ranks * (o.banks if layout.placement is Placement.BANK else 1)
+        shape = np.array(
+            [
+                at.bank, at.bank_group, at.rank, o.access_bytes, o.columns, o.banks, o.bank_groups,
+                o.ranks, o.pseudo_channels, geometry.units, geometry.stride, layout.sequence_parts,
+                width, per_key, layout.keys_per_move, buffer_words, part_words, passes.passes,
+                passes.most, passes.queries, list(Placement).index(layout.placement),
+            ],
+            dtype=np.int64,
+        )  # fmt: skip
+
+        each = [replace(layout, length=length) for length in channel.lengths]
+        rooms = [replace(layout, length=length) for length in channel.room]
+        fills = [-(-one.probability_words // part_words) for one in each]
+        chunks = np.array(
+            [
+                [one.length, one.keys_per_part, one.probability_words, fill, room.keys_per_part]
+                for one, fill, room in zip(each, fills, rooms, strict=True)
+            ],
+            dtype=np.int64,
+        ).reshape(-1, 5)
+
+        places = MultiplyPlaces.of(replace(layout, length=max(channel.room, default=1)))
+        furthest = np.maximum.accumulate(places.column) + 1
+        rows_of = [list[int]() for _ in range(9)]
+        multiplies = filled = moved = 0
+        for number, (one, room) in enumerate(zip(each, rooms, strict=True)):
+            size = int(furthest[room.score_multiplies - 1]) * o.access_bytes
+            for of_context, begins in enumerate((channel.regions.keys, channel.regions.values)):
+                slots = fills[number] * buffer_words if of_context else buffer_words
+                banks = o.banks if layout.placement is Placement.BANK else 1
+                fill_places = score_places if of_context else banks
+                move_places = context_places if of_context else score_places
+                begin = int(begins[number])
+                row = (
+                    begin, begin + size, number, of_context, multiplies, filled, moved, slots,
+                    move_places,
+                )  # fmt: skip
+                for column, value in zip(rows_of, row, strict=True):
+                    column.append(value)
+                multiplies += one.score_multiplies
+                filled += slots * fill_places
+                moved += move_places
+        products = np.array(rows_of, dtype=np.int64).T
+        products = np.ascontiguousarray(products[np.argsort(products[:, k.BEGIN])])
+
+        first_query = np.cumsum([0, *passes.each])
+        turns: list[tuple[int, int, int, int]] = []
+        turn_of = np.zeros((len(each), passes.passes), dtype=np.int64)
+        softmaxes: list[tuple[int, int, int, int]] = []
+        parts: list[int] = []
+        moves: list[int] = []
+        scores = staged = received = 0
+        together = 2 if paired else 1
+        for first in range(0, len(each), together):
+            pair = range(first, min(first + together, len(each)))
+            for which, queries in enumerate(passes.each):
+                for number in pair:
+                    turn_of[number, which] = len(turns)
+                    turns.append((number, queries, int(first_query[which]), len(softmaxes)))
+                    count = fills[number] * o.pseudo_channels * ranks
+                    for _ in range(queries):
+                        softmaxes.append((scores, staged, received, len(turns) - 1))
+                        parts.append(count)
+                        moves.append(fills[number] * per_key * context_places)
+                        scores += each[number].length
+                        staged += count * layout.dimension_parts * per_key * width
+                        received += moves[-1]
+        return cls(
+            layout=layout,
+            passes=passes,
+            shape=shape,
+            chunks=chunks,
+            products=products,
+            turns=np.array(turns, dtype=np.int64).reshape(-1, 4),
+            turn_of=turn_of,
+            softmaxes=np.array(softmaxes, dtype=np.int64).reshape(-1, 4),
+            places=places,
+            parts=np.array(parts, dtype=np.int64),
+            moves=np.array(moves, dtype=np.int64),
+            sizes=(multiplies, filled, moved, scores, staged, received),
+        )
+
+    @cached_property
+    def query_of(self) -> tuple[I64, I64]:
+        """Chunk and query of each softmax."""
+        from attacc.pim.numerics import execute_kernel as k
+
+        turn = self.softmaxes[:, k.SOFTMAX_TURN]
+        within = np.arange(len(turn)) - self.turns[turn, k.TURN_SOFTMAX]
+        return self.turns[turn, k.TURN_CHUNK], self.turns[turn, k.TURN_QUERY] + within
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkContexts:
+    """What the buffer die yields for the chunks of a channel.
+
+    Attributes:
+        maximum: (chunks, queries) greatest score, in fp32; NaN where no softmax was issued.
+        total: (chunks, queries) sum of the exponentials of the scores less the greatest, in fp32.
+        context: (chunks, queries, head_dim) in fp32, still to be divided by the total where
+            `Normalization` says so; NaN where it is not complete.
+        complete: (chunks, queries) whether all parts of the context have arrived.
+    """
+
+    maximum: F32
+    total: F32
+    context: F32
+    complete: npt.NDArray[np.bool_]
+
+    @classmethod
+    def gathered(cls, parts: Sequence[ChunkContexts], order: I64) -> ChunkContexts:
+        """Return the chunks of several channels in another order.
+
+        Args:
+            parts: of each channel.
+            order: (chunks,) which of them, counted through, comes where.
+        """
+        return cls(
+            np.concatenate([one.maximum for one in parts])[order],
+            np.concatenate([one.total for one in parts])[order],
+            np.concatenate([one.context for one in parts])[order],
+            np.concatenate([one.complete for one in parts])[order],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Machine:
+    """The arithmetic of a device, as the kernel sees it.
+
+    Attributes:
+        arithmetic: formats and orders.
+        layout: placement, head_dim and element type of what it attends to.
+        choices: see `attacc.pim.numerics.execute_kernel.execute`; likewise the following ones.
+        floors: of the roundings.
+        limits: of the roundings.
+        powers: of the exponential.
+        score_shift: power of two by which scores are divided for their way.
+        context_shift: power of two by which parts of a context are.
+    """
+
+    arithmetic: Arithmetic
+    layout: HeadLayout
+    choices: I64
+    floors: I64
+    limits: F64
+    powers: F32
+    score_shift: int
+    context_shift: int
+
+    @classmethod
+    def of(cls, arithmetic: Arithmetic, layout: HeadLayout, buffer_words: int) -> Machine:
+        """Return it for heads of a layout.
+
+        Args:
+            arithmetic: formats and orders.
+            layout: placement, head_dim and element type; its length is of no account.
+            buffer_words: accesses of half a vector buffer.
+
+        Raises:
+            InputError: the layout's elements are not the arithmetic's operands.
+        """
+        arithmetic.check_layout(layout)
+        a = arithmetic
+        formats = (a.multiplier, a.adder, a.accumulator, a.score, a.context, a.probability)
+        roundings = [one.rounding(a.overflow) for one in formats]
+        table_bits = a.table_bits if a.exponential is Exponential.TABLE else 0
+        choices = [
+            a.tree is Order.PAIRWISE, a.groups is Order.PAIRWISE, a.merge is Order.PAIRWISE,
+            a.lanes, a.softmax_lanes, a.normalization is Normalization.BEFORE, table_bits,
+            *_single(a),
+        ]  # fmt: skip
+        return cls(
+            arithmetic,
+            layout,
+            np.array(choices, dtype=np.int64),
+            np.array([(one.floor, one.spread) for one in roundings], dtype=np.int64),
+            np.array([(one.largest, one.beyond) for one in roundings]),
+            np.exp2(np.arange((1 << table_bits) + 1) / (1 << table_bits)).astype(np.float32),
+            a.score_shift(layout.head_dim),
+            a.context_shift(buffer_words * layout.elements_per_column),
+        )
+
+
+def _single(a: Arithmetic) -> tuple[bool, bool, bool, bool, bool]:
+    """Return whether units can be computed in float32, and what of that is rounded to fp16.
+
+    See `attacc.pim.numerics.single_kernel` for when that gives the same bits.
+    """
+    roles = (a.multiplier, a.adder, a.accumulator)
+    halves = [role is Format.FP16 for role in roles]
+    native = all(role in (Format.FP16, Format.FP32) for role in roles)
+    # Where fp32 stops at its largest value, native operations do not.
+    native &= a.overflow is Overflow.INFINITE or Format.FP32 not in roles
+    # Products of bf16 may lie below what float32 can hold.
+    native &= not any(halves) or Format.BF16 not in (a.operand, a.probability)
+    return native, halves[0], halves[1], halves[2], a.operand is Format.FP16
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelState:
+    """What the units of a channel and its share of the buffer die hold after some commands.
+
+    Attributes:
+        halves: (2, 4) of the vector buffers, as `attacc.pim.numerics.execute_kernel` has it: what
+            each half holds; multiplies that will still use it; when it was taken.
+        sets: (2, 4) likewise of the sets of accumulators.
+        buffers: (2, accesses, units * elements) the vector buffers.
+        sums: (2, queries of a pass, units * elements) the accumulators: of scores, element
+            key * units + unit; of a slice of the context, unit * elements + lane.
+        scores: the softmax buffer: scores of all softmaxes, or what has replaced them.
+        parts: parts of contexts that have reached the buffer die.
+        arrived: which moves of contexts have.
+        maxima: (softmaxes,) greatest score of each, in fp32; NaN before it was issued.
+        totals: (softmaxes,) sum of exponentials of each.
+    """
+
+    halves: I64
+    sets: I64
+    buffers: F32
+    sums: F32
+    scores: F32
+    parts: F32
+    arrived: U8
+    maxima: F32
+    totals: F32
+
+    @classmethod
+    def after(
+        cls,
+        issued: IssuedSteps,
+        shape: ChannelShape,
+        machine: Machine,
+        memory: BankMemory,
+        channel: int,
+        queries: F32,
+        score_factors: F32,
+        *,
+        commands: int | None = None,
+    ) -> ChannelState:
+        """Execute what one channel issues, or the beginning of it.
+
+        Args:
+            issued: its commands.
+            shape: its chunks.
+            machine: the arithmetic.
+            memory: the banks of the stack, holding keys and values.
+            channel: which.
+            queries: as of `execute_channel`.
+            score_factors: as there.
+            commands: how many of them; None for all.
+
+        Raises:
+            InputError: a command belongs to no keys or values of the channel; says which.
+            EngineError: arrays of shapes that do not belong to the channel.
+        """
+        from attacc.pim.numerics import execute_kernel as k  # loads Numba
+
+        layout, a = machine.layout, machine.arithmetic
+        chunks, heads = len(shape.chunks), shape.passes.queries
+        if queries.shape != (chunks, heads, layout.head_dim):
+            raise EngineError(
+                f"queries of shape {queries.shape} for {chunks} chunks and {heads} queries"
+            )
+        geometry = Geometry.of(layout.organization, layout.placement)
+        multiplies, filled, moved, scores, staged, received = shape.sizes
+        lanes = geometry.units * layout.elements_per_column
+        part_keys = int(shape.shape[k.PART_WORDS]) * layout.elements_per_column
+        unit_of_work = max(part_keys, layout.keys_per_move * layout.columns_per_key)
+        softmaxes = len(shape.softmaxes)
+        state = cls(
+            halves=np.full((2, 4), -1, dtype=np.int64),
+            sets=np.full((2, 4), -1, dtype=np.int64),
+            buffers=np.zeros((2, int(shape.shape[k.BUFFER_WORDS]), lanes), dtype=np.float32),
+            sums=np.zeros((2, shape.passes.most, lanes), dtype=np.float32),
+            scores=np.zeros(scores, dtype=np.float32),
+            parts=np.zeros(staged, dtype=np.float32),
+            arrived=np.zeros(received, dtype=np.uint8),
+            maxima=np.full(softmaxes, np.nan, dtype=np.float32),
+            totals=np.full(softmaxes, np.nan, dtype=np.float32),
+        )
+        factors = (score_factors.astype(np.float64) * 2.0**machine.score_shift).astype(np.float32)
+        status, number = k.execute(
+            issued.kind[:commands], issued.address[:commands], shape.shape, machine.choices,
+            machine.floors, machine.limits, machine.powers, np.float32(a.gain),
+            2.0**-machine.score_shift, 2.0**-machine.context_shift, shape.chunks, shape.products,
+            shape.turns, shape.turn_of, shape.softmaxes, shape.places.column, shape.places.bank,
+            memory.slots[channel],
+            memory.accesses(channel, layout.element.bits).reshape(
+                -1, geometry.banks * layout.elements_per_column
+            ),
+            a.operand.table, np.arange(chunks), pad_elements(layout, queries).astype(np.float32),
+            factors,
+            np.zeros(multiplies, dtype=np.int32), np.zeros(filled, dtype=np.int32),
+            np.zeros(moved, dtype=np.int32), state.halves, state.sets,
+            np.zeros((2, unit_of_work), dtype=np.uint8), state.buffers, state.sums,
+            np.empty(lanes), np.empty(lanes), np.empty(lanes), np.empty(lanes, dtype=np.float32),
+            np.empty((4, lanes), dtype=np.float32), np.zeros(a.softmax_lanes, dtype=np.float32),
+            state.scores, state.parts, state.arrived, state.maxima,
+            state.totals,
+        )  # fmt: skip
+        if status != k.OK:
+            name = Kind(int(issued.kind[number])).name
+            raise InputError(
+                f"{name} in cycle {int(issued.cycle[number])} of channel {channel}, at "
+                f"{int(issued.address[number]):#x}: no keys or values that it could mean lie there",
+                hint="execute a program with the chunks that it was built for",
+            )
+        return state
+
+
+def execute_channel(
+    issued: IssuedSteps,
+    shape: ChannelShape,
+    machine: Machine,
+    memory: BankMemory,
+    channel: int,
+    queries: F32,
+    score_factors: F32,
+    context_factors: F32,
+) -> ChunkContexts:
+    """Execute what one channel issues.
+
+    Args:
+        issued: its commands.
+        shape: its chunks.
+        machine: the arithmetic.
+        memory: the banks of the stack, holding keys and values.
+        channel: which.
+        queries: (chunks, queries, head_dim) of each chunk's head, values of the operand's format.
+        score_factors: (chunks, queries) what a score has to be multiplied by, besides what the
+            arithmetic asks for: scales, and that of the attention.
+        context_factors: (chunks,) likewise for a context.
+
+    Raises:
+        InputError: a command belongs to no keys or values of the channel; says which.
+        EngineError: arrays of shapes that do not belong to the channel.
+    """
+    from attacc.pim.numerics import execute_kernel as k  # loads Numba
+
+    state = ChannelState.after(issued, shape, machine, memory, channel, queries, score_factors)
+    layout, a = machine.layout, machine.arithmetic
+    chunks, heads = len(shape.chunks), shape.passes.queries
+    whole = layout.dimension_parts * layout.columns_per_key * layout.elements_per_column
+    softmaxes = len(shape.softmaxes)
+    contexts = np.empty((softmaxes, whole), dtype=np.float32)
+    complete = np.zeros(softmaxes, dtype=np.uint8)
+    k.merge_parts(
+        whole, int(machine.choices[k.MERGE_PAIRWISE]), shape.parts, shape.softmaxes, shape.moves,
+        state.parts, state.arrived, np.empty(int(shape.parts.max(initial=1)), dtype=np.float32),
+        contexts, complete,
+    )  # fmt: skip
+    # The gain of the probabilities and the shift of their way are undone in the same product.
+    undone = context_factors.astype(np.float64) * 2.0**machine.context_shift / a.gain
+    result = ChunkContexts(
+        np.full((chunks, heads), np.nan, dtype=np.float32),
+        np.full((chunks, heads), np.nan, dtype=np.float32),
+        np.full((chunks, heads, layout.head_dim), np.nan, dtype=np.float32),
+        np.zeros((chunks, heads), dtype=np.bool_),
+    )
+    chunk, query = shape.query_of
+    result.maximum[chunk, query] = state.maxima
+    result.total[chunk, query] = state.totals
+    values = contexts[:, : layout.head_dim] * undone.astype(np.float32)[chunk, np.newaxis]
+    result.context[chunk, query] = np.where(complete[:, np.newaxis] > 0, values, np.float32(np.nan))
+    result.complete[chunk, query] = complete > 0
+    return result
+
+
+def merge_chunks(
+    parts: ChunkContexts, head: I64, heads: int, normalization: Normalization
+) -> tuple[F32, npt.NDArray[np.bool_]]:
+    """Merge the chunks of each head to its attention, exactly but for rounding in fp32.
+
+    With m the greatest score of a head, the chunk c counts with e**(m_c - m) times its context,
+    and the total likewise (docs/mapping.md, chunks). A head of one chunk, whose context is already
+    divided, stays as it is.
+
+    Args:
+        parts: of all chunks.
+        head: (chunks,) to which each belongs; those of a head are merged in the order given.
+        heads: how many there are.
+        normalization: whether contexts are already divided by their totals.
+
+    Returns:
+        (heads, queries, head_dim) in fp32, and (heads, queries) whether all of it is there.
+    """
+    queries, head_dim = parts.context.shape[1:]
+    before = normalization is Normalization.BEFORE
+    greatest = np.full((heads, queries), -np.inf, dtype=np.float32)
+    np.maximum.at(greatest, head, parts.maximum)
+    number = _numbers_within(head, heads)
+    above = np.zeros((heads, queries, head_dim), dtype=np.float32)
+    below = np.zeros((heads, queries), dtype=np.float32)
+    complete = np.ones((heads, queries), dtype=np.bool_)
+    alone = np.bincount(head, minlength=heads) == 1
+    np.logical_and.at(complete, head, parts.complete)
+    complete[np.bincount(head, minlength=heads) == 0] = False
+    # One sum per step, so that the order is that of the chunks.
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        for step in range(int(number.max(initial=-1)) + 1):
+            chosen = np.flatnonzero(number == step)
+            to = head[chosen]
+            less = (parts.maximum[chosen] - greatest[to]).astype(np.float64)
+            weight = np.exp(less).astype(np.float32)
+            total = weight * parts.total[chosen]
+            factor = total if before else weight
+            term = factor[..., np.newaxis] * parts.context[chosen]
+            above[to] = term if step == 0 else above[to] + term
+            below[to] = total if step == 0 else below[to] + total
+        over: F32 = np.divide(np.float32(1), below, dtype=np.float32)
+        merged = above * over[..., np.newaxis]
+    if before:
+        own = np.flatnonzero(alone[head])
+        merged[head[own]] = parts.context[own]
+    return merged, complete
+
+
+def _numbers_within(head: I64, heads: int) -> I64:
+    """Return which chunk of its head each is."""
+    number = np.zeros(len(head), dtype=np.int64)
+    seen = np.zeros(heads, dtype=np.int64)
+    for at, which in enumerate(head.tolist()):
+        number[at] = seen[which]
+        seen[which] += 1
+    return number

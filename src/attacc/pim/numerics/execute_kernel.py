@@ -1,0 +1,904 @@
+"""Executes what one channel issues on data, compiled.
+
+What a command means follows from its address and from how often its like has been issued, as in
+`attacc.pim.audit.hazards`; how the counts wrap around, what is in which half of a vector buffer and
+in which set of accumulators is told in `attacc.pim.numerics.execute`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.compiled import kernel
+from attacc.pim.numerics import single_kernel as single
+from attacc.pim.numerics.rounding_kernel import exponential, rounded
+
+U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.unsignedinteger]
+
+WRGB = 1
+MVSB = 2
+MVGB = 3
+SFM = 4
+"""Kinds of requests, as in `attacc.pim.program.program.Kind`; all others are multiplies."""
+
+OK = 0
+NOWHERE = 1
+"""A command's address belongs to no keys or values, or not to this kind of command."""
+
+(
+    BANK_BIT, GROUP_BIT, RANK_BIT, ACCESS_BYTES, COLUMNS, BANKS, GROUPS, RANKS, PSEUDO_CHANNELS,
+    UNITS, STRIDE, PARTS, WIDTH, PER_KEY, PER_MOVE, BUFFER_WORDS, PART_WORDS, PASSES, QUERIES,
+    ALL_QUERIES, PLACEMENT,
+) = range(21)  # fmt: skip
+"""Of the channel: bits of an address; banks; units and the banks from one to the next; parts of the
+sequence; elements of an access; columns of a key; keys of a part whose scores move together;
+accesses of half a vector buffer, and of these the probabilities of one query; passes, queries of
+the fullest, and queries in all; the placement."""
+
+BANK, BANKGROUP, BUFFER = range(3)
+"""Placements."""
+
+MULTIPLIER, ADDER, ACCUMULATOR, SCORE, CONTEXT, PROBABILITY = range(6)
+"""Of the roundings."""
+
+(
+    TREE_PAIRWISE, GROUPS_PAIRWISE, MERGE_PAIRWISE, LANES, SOFTMAX_LANES, NORMALIZE, TABLE_BITS,
+    SINGLE, HALF_PRODUCTS, HALF_TREE, HALF_SUMS, HALF_CODES,
+) = range(12)  # fmt: skip
+"""Of the choices: orders; lanes of the tree and of the softmax; whether exponentials are divided
+before they return; bits of the table of the exponential, 0 for the exact one; whether units can be
+computed in float32 (`attacc.pim.numerics.single_kernel`), what of that is rounded to fp16, and
+whether operands are fp16."""
+
+OPERANDS, PRODUCTS, SPARE, REPEATED = range(4)
+"""Of the room for float32."""
+
+LENGTH, KEYS, WORDS, FILLS, ROOM = range(5)
+"""Of a chunk: its keys; those of each part; accesses of probabilities of each part; into how many
+phases its context is cut; keys of each part for which there is room."""
+
+BEGIN, END, CHUNK, IS_CONTEXT, ISSUED, FILLED, MOVED, SLOTS, PLACES = range(9)
+"""Of the keys or the values of a chunk: where they lie; which of the two; where the counts of their
+multiplies, fills and moves begin; accesses and places that are counted."""
+
+TURN_CHUNK, TURN_QUERIES, TURN_QUERY, TURN_SOFTMAX = range(4)
+"""Of a turn, which is one pass over one chunk: the chunk; its queries, and the first of them; the
+first of their softmaxes."""
+
+SCORES_AT, STAGED_AT, RECEIVED_AT, SOFTMAX_TURN = range(4)
+"""Of a softmax, which is that of one query of a turn: where its scores, the parts of its context,
+and what has arrived of these begin; its turn."""
+
+TAG, LEFT, OPENED, DONE = range(4)
+"""Of half a vector buffer or a set of accumulators: what it holds; multiplies, or moves, that will
+still use it; when it was taken; multiplies that have been summed up in order."""
+
+TAGS = 1 << 30
+"""More than the phases, or the units of work, of any turn."""
+
+
+@kernel
+def take(tag: int, left: int, clock: int, holders: I64) -> int:
+    """Return the half, or the set, that holds something; give it one if none does.
+
+    One that nobody needs any more, or else the one that was taken the longest ago.
+    """
+    first, second = 0, 1
+    if holders[1, OPENED] < holders[0, OPENED]:
+        first, second = 1, 0
+    which = first
+    if holders[0, TAG] == tag:
+        return 0
+    if holders[1, TAG] == tag:
+        return 1
+    if holders[first, LEFT] > 0 and holders[second, LEFT] <= 0:
+        which = second
+    holders[which, TAG] = tag
+    holders[which, LEFT] = left
+    holders[which, OPENED] = clock
+    holders[which, DONE] = 0
+    return which
+
+
+@kernel
+def add_up(count: int, pairwise: int, role: int, floors: I64, limits: F64, terms: F64) -> float:
+    """Return the sum of the first terms, a power of two of them, which are overwritten."""
+    floor, spread = floors[role, 0], floors[role, 1]
+    largest, beyond = limits[role, 0], limits[role, 1]
+    if pairwise:
+        while count > 1:
+            count //= 2
+            for i in range(count):
+                pair = terms[2 * i] + terms[2 * i + 1]
+                terms[i] = rounded(pair, floor, spread, largest, beyond)
+        return float(terms[0])
+    total = float(terms[0])
+    for i in range(1, count):
+        total = rounded(total + float(terms[i]), floor, spread, largest, beyond)
+    return total
+
+
+@kernel
+def halve(
+    count: int, floor: int, spread: int, largest: float, beyond: float, of: F64, to: F64
+) -> None:
+    """Write the sums of neighbours."""
+    for i in range(count):
+        to[i] = rounded(of[2 * i] + of[2 * i + 1], floor, spread, largest, beyond)
+
+
+@kernel
+def tree(
+    count: int, lanes: int, pairwise: int, floors: I64, limits: F64, products: F64, spare: F64
+) -> int:
+    """Add up every ``lanes`` products; return 0 if the sums are in ``products``, 1 in ``spare``."""
+    floor, spread = floors[ADDER, 0], floors[ADDER, 1]
+    largest, beyond = limits[ADDER, 0], limits[ADDER, 1]
+    if pairwise:
+        where = 0
+        while lanes > 1:
+            count //= 2
+            lanes //= 2
+            if where == 0:
+                halve(count, floor, spread, largest, beyond, products, spare)
+            else:
+                halve(count, floor, spread, largest, beyond, spare, products)
+            where = 1 - where
+        return where
+    for group in range(count // lanes):
+        total = products[group * lanes]
+        for i in range(1, lanes):
+            total = rounded(total + products[group * lanes + i], floor, spread, largest, beyond)
+        spare[group] = total
+    return 1
+
+
+@kernel
+def read_column(
+    access: int, bank: int, shape: I64, rows: I64, memory: Codes, table: F32, operands: F64
+) -> None:
+    """Read one access of every unit, and tell the values of its elements."""
+    width, stride = shape[WIDTH], shape[STRIDE]
+    column = rows[access // shape[COLUMNS]] * shape[COLUMNS] + access % shape[COLUMNS]
+    for unit in range(shape[UNITS]):
+        at = unit * width
+        for i in range(width):
+            operands[at + i] = table[memory[column, (bank + unit * stride) * width + i]]
+
+
+@kernel
+def multiplied(count: int, floors: I64, limits: F64, left: F32, right: F64, products: F64) -> None:
+    """Write rounded products."""
+    floor, spread = floors[MULTIPLIER, 0], floors[MULTIPLIER, 1]
+    largest, beyond = limits[MULTIPLIER, 0], limits[MULTIPLIER, 1]
+    for i in range(count):
+        products[i] = rounded(float(left[i] * right[i]), floor, spread, largest, beyond)
+
+
+@kernel
+def accumulated(count: int, floors: I64, limits: F64, terms: F64, sums: F32) -> None:
+    """Add a term to every sum."""
+    floor, spread = floors[ACCUMULATOR, 0], floors[ACCUMULATOR, 1]
+    largest, beyond = limits[ACCUMULATOR, 0], limits[ACCUMULATOR, 1]
+    for i in range(count):
+        sums[i] = rounded(float(sums[i] + terms[i]), floor, spread, largest, beyond)
+
+
+@kernel
+def multiply_keys(
+    first: int, key: int, half: int, word: int, which: int, queries: int, shape: I64,
+    choices: I64, floors: I64, limits: F64, operands: F64, products: F64, spare: F64,
+    buffers: F32, sums: F32,
+) -> None:  # fmt: skip
+    """Multiply an access of keys by queries, and add the products to one score of each unit."""
+    units, width, lanes = shape[UNITS], shape[WIDTH], choices[LANES]
+    count = units * width
+    groups = width // lanes
+    for query in range(queries):
+        slot = query * shape[PER_KEY] + word
+        multiplied(count, floors, limits, buffers[half, slot], operands, products)
+        where = tree(count, lanes, choices[TREE_PAIRWISE], floors, limits, products, spare)
+        results, terms = (spare, products) if where else (products, spare)
+        own = sums[which, query, key * units : (key + 1) * units]
+        for group in range(groups):
+            for unit in range(units):
+                terms[unit] = results[unit * groups + group]
+            if first and group == 0:
+                for unit in range(units):
+                    own[unit] = terms[unit]
+            else:
+                accumulated(units, floors, limits, terms, own)
+
+
+@kernel
+def multiply_values(
+    first: int, lane: int, half: int, word: int, per_query: int, which: int, queries: int,
+    shape: I64, floors: I64, limits: F64, operands: F64, products: F64, buffers: F32,
+    repeated: F32, sums: F32,
+) -> None:  # fmt: skip
+    """Multiply an access of values by a probability of each query, and add it lane by lane."""
+    units, width = shape[UNITS], shape[WIDTH]
+    count = units * width
+    for query in range(queries):
+        held = buffers[half, query * per_query + word]
+        for unit in range(units):
+            factor = held[unit * width + lane]
+            for i in range(width):
+                repeated[unit * width + i] = factor
+        multiplied(count, floors, limits, repeated, operands, products)
+        own = sums[which, query]
+        if first:
+            for i in range(count):
+                own[i] = products[i]
+        else:
+            accumulated(count, floors, limits, products, own)
+
+
+@kernel
+def read_single(
+    access: int, bank: int, shape: I64, choices: I64, rows: I64, memory: Codes, table: F32,
+    singles: F32,
+) -> None:  # fmt: skip
+    """Do what `read_column` does, in float32."""
+    width, stride = shape[WIDTH], shape[STRIDE]
+    column = rows[access // shape[COLUMNS]] * shape[COLUMNS] + access % shape[COLUMNS]
+    # Accesses that lie side by side are read as one.
+    together, pieces = width, shape[UNITS]
+    if stride == 1:
+        together, pieces = width * shape[UNITS], 1
+    for piece in range(pieces):
+        at = (bank + piece * stride) * width
+        codes = memory[column, at : at + together]
+        operands = singles[OPERANDS, piece * width : piece * width + together]
+        if choices[HALF_CODES]:
+            single.decode_half(codes, operands)
+        else:
+            for i in range(together):
+                operands[i] = table[codes[i]]
+
+
+@kernel
+def multiply_keys_single(
+    first: int, key: int, half: int, word: int, which: int, queries: int, shape: I64,
+    choices: I64, limits: F64, singles: F32, buffers: F32, sums: F32,
+) -> None:  # fmt: skip
+    """Do what `multiply_keys` does, in float32."""
+    units, width, lanes = shape[UNITS], shape[WIDTH], choices[LANES]
+    count = units * width
+    groups = width // lanes
+    beyond = np.float32(limits[MULTIPLIER, 1])
+    for query in range(queries):
+        slot = query * shape[PER_KEY] + word
+        single.products(
+            count, choices[HALF_PRODUCTS], beyond, buffers[half, slot], singles[OPERANDS],
+            singles[PRODUCTS],
+        )  # fmt: skip
+        where = single.tree(
+            count, lanes, choices[TREE_PAIRWISE], choices[HALF_TREE], beyond, singles[PRODUCTS],
+            singles[SPARE],
+        )  # fmt: skip
+        results = singles[SPARE if where else PRODUCTS]
+        terms = singles[PRODUCTS if where else SPARE]
+        own = sums[which, query, key * units : (key + 1) * units]
+        for group in range(groups):
+            for unit in range(units):
+                terms[unit] = results[unit * groups + group]
+            if first and group == 0:
+                for unit in range(units):
+                    own[unit] = terms[unit]
+            else:
+                single.accumulate(units, choices[HALF_SUMS], beyond, terms, own)
+
+
+@kernel
+def multiply_values_single(
+    first: int, lane: int, half: int, word: int, per_query: int, which: int, queries: int,
+    shape: I64, choices: I64, limits: F64, singles: F32, buffers: F32, sums: F32,
+) -> None:  # fmt: skip
+    """Do what `multiply_values` does, in float32."""
+    units, width = shape[UNITS], shape[WIDTH]
+    count = units * width
+    beyond = np.float32(limits[MULTIPLIER, 1])
+    repeated = singles[REPEATED]
+    for query in range(queries):
+        held = buffers[half, query * per_query + word]
+        for unit in range(units):
+            factor = held[unit * width + lane]
+            for i in range(width):
+                repeated[unit * width + i] = factor
+        own = sums[which, query]
+        if first:
+            single.products(
+                count, choices[HALF_PRODUCTS], beyond, repeated, singles[OPERANDS], own
+            )  # fmt: skip
+        else:
+            single.multiply_accumulate(
+                count, choices[HALF_PRODUCTS], choices[HALF_SUMS], beyond, repeated,
+                singles[OPERANDS], own,
+            )  # fmt: skip
+
+
+@kernel
+def table_exponential(x: np.float32, bits: int, powers: F32) -> np.float64:
+    """Return 2**(x log2 e) for x of no more than 0, from a table of 2**(i / 2**bits), in fp32."""
+    y = np.float32(max(x, np.float32(-160.0)) * np.float32(1.4426950408889634))
+    whole = math.floor(y)
+    place = np.float32(y - np.float32(whole)) * np.float32(1 << bits)
+    index = min(int(place), (1 << bits) - 1)
+    step = np.float32(powers[index + 1] - powers[index])
+    value = np.float32(powers[index] + np.float32((place - np.float32(index)) * step))
+    power = np.int64((np.int64(whole) + 1023) << 52).view(np.float64)
+    return np.float64(value) * power if x == x else np.float64(x)
+
+
+@kernel
+def softmax(
+    which: int, length: int, factor: np.float32, gain: np.float32, choices: I64, floors: I64,
+    limits: F64, powers: F32, at: int, lanes: F32, scores: F32, maxima: F32, totals: F32,
+) -> None:  # fmt: skip
+    """Replace the scores of one query by what returns to the units.
+
+    Args:
+        which: softmax.
+        length: keys.
+        factor: by which scores are multiplied.
+        gain: by which probabilities are multiplied.
+        choices: of the arithmetic.
+        floors: of the roundings.
+        limits: of the roundings.
+        powers: the table of the exponential.
+        at: where the scores are.
+        lanes: (softmax lanes,) room for their sums.
+        scores: of the channel, replaced.
+        maxima: output: the greatest score of each softmax.
+        totals: output: the sum of exponentials of each.
+    """
+    greatest = np.float32(-np.inf)
+    for i in range(at, at + length):
+        scores[i] = np.float32(scores[i] * factor)
+        if scores[i] > greatest:
+            greatest = scores[i]
+    bits = choices[TABLE_BITS]
+    if bits:
+        for i in range(at, at + length):
+            less = np.float32(scores[i] - greatest)
+            scores[i] = np.float32(table_exponential(less, bits, powers))
+    else:
+        for i in range(at, at + length):
+            less = np.float32(scores[i] - greatest)
+            scores[i] = np.float32(exponential(np.float64(less)))
+    count = choices[SOFTMAX_LANES]
+    for lane in range(count):
+        lanes[lane] = np.float32(0)
+    for first in range(0, length, count):
+        for lane in range(min(count, length - first)):
+            lanes[lane] = np.float32(lanes[lane] + scores[at + first + lane])
+    while count > 1:
+        half = count // 2
+        for lane in range(half):
+            lanes[lane] = np.float32(lanes[2 * lane] + lanes[2 * lane + 1])
+        if count % 2:
+            lanes[half] = lanes[count - 1]
+            half += 1
+        count = half
+    total = lanes[0]
+    maxima[which] = greatest
+    totals[which] = total
+    by = gain
+    if choices[NORMALIZE]:
+        by = np.float32(gain * np.float32(np.float32(1) / total))
+    floor, spread = floors[PROBABILITY, 0], floors[PROBABILITY, 1]
+    largest, beyond = limits[PROBABILITY, 0], limits[PROBABILITY, 1]
+    for i in range(at, at + length):
+        value = np.float32(scores[i] * by)
+        scores[i] = rounded(np.float64(value), floor, spread, largest, beyond)
+
+
+@kernel
+def find(in_bank: int, products: I64) -> int:
+    """Return whose keys or values lie there; -1 if nobody's do."""
+    low, high = 0, len(products)
+    while low < high:
+        middle = (low + high) // 2
+        if products[middle, BEGIN] <= in_bank:
+            low = middle + 1
+        else:
+            high = middle
+    if low and in_bank < products[low - 1, END]:
+        return low - 1
+    return -1
+
+
+@kernel
+def pass_of(before: int, least: int, chunk: int, shape: I64, turns: I64, turn_of: I64) -> int:
+    """Return to which turn a command belongs whose like has been issued some times before.
+
+    Args:
+        before: how often.
+        least: queries that a pass needs to have such a command; those of fewer come last.
+        chunk: which.
+        shape: of the channel.
+        turns: of the channel.
+        turn_of: of the channel.
+    """
+    with_it = 0
+    while with_it < shape[PASSES] and turns[turn_of[chunk, with_it], TURN_QUERIES] >= least:
+        with_it += 1
+    return turn_of[chunk, before % with_it]
+
+
+@kernel
+def write_query(
+    clock: int, product: int, word: int, bank: int, shape: I64, chunks: I64, products: I64,
+    turns: I64, turn_of: I64, owners: I64, queries: F32, filled: I32, halves: I64, buffers: F32,
+) -> int:  # fmt: skip
+    """WRGB: write one access of a query into half a vector buffer of every unit that uses it."""
+    per_key, width, chunk = shape[PER_KEY], shape[WIDTH], products[product, CHUNK]
+    which = word // per_key
+    if products[product, IS_CONTEXT] or which >= shape[QUERIES]:
+        return NOWHERE
+    # Only at ``bank`` do units hold different elements of a key.
+    place, first, step = 0, 0, 1
+    if shape[PLACEMENT] == BANK:
+        place, first, step = bank, bank, shape[BANKS]
+    at = products[product, FILLED] + place * products[product, SLOTS] + word
+    turn = pass_of(int(filled[at]), which + 1, chunk, shape, turns, turn_of)
+    filled[at] += 1
+    half = take(turn * TAGS, chunks[chunk, KEYS] * per_key, clock, halves)
+    owner, query = owners[chunk], turns[turn, TURN_QUERY] + which
+    element = (place * per_key + word % per_key) * width
+    for unit in range(first, shape[UNITS], step):
+        for i in range(width):
+            buffers[half, word, unit * width + i] = queries[owner, query, element + i]
+    return OK
+
+
+@kernel
+def return_probabilities(
+    clock: int, product: int, access: int, rank: int, group: int, shape: I64, chunks: I64,
+    products: I64, turns: I64, turn_of: I64, softmaxes: I64, filled: I32, halves: I64, scores: F32,
+    buffers: F32,
+) -> int:  # fmt: skip
+    """MVGB: write one access of probabilities into half a vector buffer of the units of a part."""
+    width, part_words, parts = shape[WIDTH], shape[PART_WORDS], shape[PARTS]
+    chunk = products[product, CHUNK]
+    fill, word = access // shape[BUFFER_WORDS], access % shape[BUFFER_WORDS]
+    if not products[product, IS_CONTEXT] or fill >= chunks[chunk, FILLS]:
+        return NOWHERE
+    per_query = min(part_words, chunks[chunk, WORDS] - fill * part_words)
+    which = word // per_query
+    if which >= shape[QUERIES]:
+        return NOWHERE
+    place, apart = 0, 1
+    if shape[PLACEMENT] != BUFFER:
+        place, apart = rank * shape[GROUPS] + group, shape[RANKS] * shape[GROUPS]
+    at = products[product, FILLED] + place * products[product, SLOTS] + access
+    turn = pass_of(int(filled[at]), which + 1, chunk, shape, turns, turn_of)
+    filled[at] += 1
+    keys = min(part_words * width, chunks[chunk, KEYS] - fill * part_words * width)
+    half = take(turn * TAGS + 1 + fill, keys * shape[PER_KEY], clock, halves)
+    scores_at = softmaxes[turns[turn, TURN_SOFTMAX] + which, SCORES_AT]
+    position = (fill * part_words + word % per_query) * width
+    units = shape[UNITS] // parts
+    for part in range(place, parts, apart):
+        for unit in range(part * units, (part + 1) * units):
+            for i in range(width):
+                key = (position + i) * parts + part
+                value = np.float32(0)
+                if key < chunks[chunk, LENGTH]:
+                    value = scores[scores_at + key]
+                buffers[half, word, unit * width + i] = value
+    return OK
+
+
+@kernel
+def move_scores(
+    holder: int, query: int, work: int, place: int, length: int, at: int, scale: float,
+    shape: I64, choices: I64, floors: I64, limits: F64, terms: F64, sums: F32, scores: F32,
+) -> None:  # fmt: skip
+    """MVSB of scores: add up those of the banks that share a key, and note them with the softmax.
+
+    Args:
+        holder: set of accumulators.
+        query: of the pass.
+        work: which unit of work.
+        place: rank and bank group.
+        length: keys; what is beyond is padding.
+        at: where the scores of the query begin.
+        scale: by which they are multiplied for their way.
+        shape: of the channel.
+        choices: of the arithmetic.
+        floors: of the roundings.
+        limits: of the roundings.
+        terms: room.
+        sums: the accumulators.
+        scores: the softmax buffer.
+    """
+    parts, per_move = shape[PARTS], shape[PER_MOVE]
+    apart = 1
+    if shape[PLACEMENT] != BUFFER:
+        apart = shape[RANKS] * shape[GROUPS]
+    units = shape[UNITS] // parts
+    beyond = np.float32(limits[ACCUMULATOR, 1])
+    floor, spread = floors[SCORE, 0], floors[SCORE, 1]
+    largest, beyond_way = limits[SCORE, 0], limits[SCORE, 1]
+    for part in range(place, parts, apart):
+        for i in range(per_move):
+            key = (work * per_move + i) * parts + part
+            if key >= length:
+                break
+            first = i * shape[UNITS] + part * units
+            if choices[SINGLE] and not choices[GROUPS_PAIRWISE]:
+                own = sums[holder, query, first : first + units]
+                total = float(single.added(choices[HALF_SUMS], beyond, own))
+            else:
+                for unit in range(units):
+                    terms[unit] = sums[holder, query, first + unit]
+                total = add_up(units, choices[GROUPS_PAIRWISE], ACCUMULATOR, floors, limits, terms)
+            scores[at + key] = rounded(total * scale, floor, spread, largest, beyond_way)
+
+
+@kernel
+def move_context(
+    holder: int, query: int, work: int, rank: int, bank: int, at: int, scale: float, shape: I64,
+    choices: I64, floors: I64, limits: F64, terms: F64, sums: F32, singles: F32, staged: F32,
+) -> None:  # fmt: skip
+    """MVSB of an output slice: add up bank groups, and note it on the buffer die.
+
+    Arguments as of `move_scores`; the address names a rank and a bank, and what is noted begins at
+    ``at``.
+    """
+    width, per_key = shape[WIDTH], shape[PER_KEY]
+    ranks, groups, banks, apart = shape[RANKS], shape[GROUPS], 1, 1
+    if shape[PLACEMENT] == BUFFER:
+        ranks, groups = 1, 1
+    elif shape[PLACEMENT] == BANK:
+        banks = apart = shape[BANKS]
+    fill, output = work // per_key, work % per_key
+    floor, spread = floors[CONTEXT, 0], floors[CONTEXT, 1]
+    largest, beyond = limits[CONTEXT, 0], limits[CONTEXT, 1]
+    single_beyond = np.float32(limits[ACCUMULATOR, 1])
+    pseudo_channels = shape[PSEUDO_CHANNELS]
+    for pseudo_channel in range(pseudo_channels):
+        first = (pseudo_channel * ranks + rank) * groups * apart + bank
+        to = (fill * pseudo_channels + pseudo_channel) * ranks + rank
+        to = at + (to * banks * per_key + bank * per_key + output) * width
+        if choices[SINGLE] and not choices[GROUPS_PAIRWISE]:
+            totals = singles[PRODUCTS, :width]
+            for i in range(width):
+                totals[i] = sums[holder, query, first * width + i]
+            for group in range(1, groups):
+                begin = (first + group * apart) * width
+                own = sums[holder, query, begin : begin + width]
+                single.accumulate(width, choices[HALF_SUMS], single_beyond, own, totals)
+            for i in range(width):
+                total = float(totals[i]) * scale
+                staged[to + i] = rounded(total, floor, spread, largest, beyond)
+            continue
+        for i in range(width):
+            for group in range(groups):
+                terms[group] = sums[holder, query, (first + group * apart) * width + i]
+            total = add_up(groups, choices[GROUPS_PAIRWISE], ACCUMULATOR, floors, limits, terms)
+            staged[to + i] = rounded(total * scale, floor, spread, largest, beyond)
+
+
+@kernel
+def move(
+    product: int, rank: int, group: int, bank: int, score_scale: float, context_scale: float,
+    shape: I64, choices: I64, floors: I64, limits: F64, chunks: I64, products: I64, turns: I64,
+    turn_of: I64, softmaxes: I64, moved: I32, sets: I64, terms: F64, sums: F32, singles: F32,
+    scores: F32, staged: F32, received: U8,
+) -> None:  # fmt: skip
+    """MVSB: move the next sums of a place to the buffer die; of those never made, nothing."""
+    chunk, of_context = products[product, CHUNK], products[product, IS_CONTEXT]
+    placement = shape[PLACEMENT]
+    if placement == BUFFER:
+        rank, group, bank = 0, 0, 0
+    elif placement == BANKGROUP:
+        bank = 0
+    works = -(-chunks[chunk, KEYS] // shape[PER_MOVE])
+    place = rank * shape[GROUPS] + group
+    if of_context:
+        works = chunks[chunk, FILLS] * shape[PER_KEY]
+        place = rank * shape[BANKS] + bank if placement == BANK else rank
+    at = products[product, MOVED] + place
+    before = moved[at] % (works * shape[ALL_QUERIES])
+    moved[at] += 1
+    which = 0
+    turn = turn_of[chunk, 0]
+    while before >= works * turns[turn, TURN_QUERIES]:
+        before -= works * turns[turn, TURN_QUERIES]
+        which += 1
+        turn = turn_of[chunk, which]
+    work, query = before // turns[turn, TURN_QUERIES], before % turns[turn, TURN_QUERIES]
+    tag = int((2 * turn + of_context) * TAGS + work)
+    holder = 1 if sets[1, TAG] == tag else 0
+    if sets[holder, TAG] != tag:
+        return
+    sets[holder, LEFT] -= 1
+    number = turns[turn, TURN_SOFTMAX] + query
+    if of_context:
+        move_context(
+            holder, query, work, rank, bank, softmaxes[number, STAGED_AT], context_scale, shape,
+            choices, floors, limits, terms, sums, singles, staged,
+        )  # fmt: skip
+        received[softmaxes[number, RECEIVED_AT] + work * products[product, PLACES] + place] = 1
+    else:
+        move_scores(
+            holder, query, work, place, chunks[chunk, LENGTH], softmaxes[number, SCORES_AT],
+            score_scale, shape, choices, floors, limits, terms, sums, scores,
+        )  # fmt: skip
+
+
+@kernel
+def multiply(
+    clock: int, product: int, x: int, shape: I64, choices: I64, floors: I64, limits: F64,
+    chunks: I64, products: I64, turns: I64, turn_of: I64, columns: I64, banks: I64, rows: I64,
+    memory: Codes, table: F32, issued: I32, halves: I64, sets: I64, waiting: U8, buffers: F32,
+    sums: F32, operands: F64, room: F64, spare: F64, repeated: F32, singles: F32,
+) -> int:  # fmt: skip
+    """Do one multiply, and those that have waited for it; or let it wait for those before it."""
+    width, per_key, part_words = shape[WIDTH], shape[PER_KEY], shape[PART_WORDS]
+    chunk, of_context = products[product, CHUNK], products[product, IS_CONTEXT]
+    keys = chunks[chunk, KEYS]
+    away = 0
+    if of_context:
+        # Slices lie apart by the keys for which there is room.
+        output, first = x // chunks[chunk, ROOM], x % chunks[chunk, ROOM]
+        if first >= keys:
+            return NOWHERE
+        away = output * (chunks[chunk, ROOM] - keys)
+        x -= away
+    if x >= keys * per_key:
+        return NOWHERE
+    at = products[product, ISSUED] + x
+    turn = int(turn_of[chunk, issued[at] % shape[PASSES]])
+    issued[at] += 1
+    queries = turns[turn, TURN_QUERIES]
+    if of_context:
+        output, fill = x // keys, x % keys // (part_words * width)
+        first = fill * part_words * width
+        work = fill * per_key + output
+        begin = output * keys + first
+        size = min(part_words * width, keys - first)
+        per_query = min(part_words, chunks[chunk, WORDS] - fill * part_words)
+        half = take(turn * TAGS + 1 + fill, size * per_key, clock, halves)
+    else:
+        work = x // per_key // shape[PER_MOVE]
+        begin = work * shape[PER_MOVE] * per_key
+        size = min(shape[PER_MOVE], keys - work * shape[PER_MOVE]) * per_key
+        per_query = per_key
+        half = take(turn * TAGS, keys * per_key, clock, halves)
+    halves[half, LEFT] -= 1
+    tag = int((2 * turn + of_context) * TAGS + work)
+    moves = products[product, PLACES] * queries
+    fresh = sets[0, TAG] != tag and sets[1, TAG] != tag
+    holder = take(tag, int(moves), clock, sets)
+    ready = x - begin
+    done = sets[holder, DONE]
+    if ready < done == size:
+        fresh = True
+        sets[holder, LEFT] = moves
+        done = 0
+    if fresh:
+        for i in range(size):
+            waiting[holder, i] = 0
+    if ready > done:
+        waiting[holder, ready] = 1
+        return OK
+    if ready < done:
+        # In place of the product that was there: from the start of its sum.
+        if not of_context:
+            ready -= ready % per_key
+        else:
+            ready = 0
+        for i in range(ready + 1, done):
+            waiting[holder, i] = 1
+    while True:
+        place = away + begin + ready
+        access = products[product, BEGIN] // shape[ACCESS_BYTES] + columns[place]
+        if choices[SINGLE]:
+            bank = int(banks[place])
+            read_single(access, bank, shape, choices, rows, memory, table, singles)
+            if of_context:
+                multiply_values_single(
+                    ready == 0, ready % width, half, ready // width, per_query, holder, queries,
+                    shape, choices, limits, singles, buffers, sums,
+                )  # fmt: skip
+            else:
+                multiply_keys_single(
+                    ready % per_key == 0, ready // per_key, half, ready % per_key, holder, queries,
+                    shape, choices, limits, singles, buffers, sums,
+                )  # fmt: skip
+            ready += 1
+            sets[holder, DONE] = ready
+            if ready >= size or not waiting[holder, ready]:
+                break
+            continue
+        read_column(access, int(banks[place]), shape, rows, memory, table, operands)
+        if of_context:
+            multiply_values(
+                ready == 0, ready % width, half, ready // width, per_query, holder, queries, shape,
+                floors, limits, operands, room, buffers, repeated, sums,
+            )  # fmt: skip
+        else:
+            key, word = ready // per_key, ready % per_key
+            multiply_keys(
+                word == 0, key, half, word, holder, queries, shape, choices, floors, limits,
+                operands, room, spare, buffers, sums,
+            )  # fmt: skip
+        ready += 1
+        sets[holder, DONE] = ready
+        if ready >= size or not waiting[holder, ready]:
+            break
+    return OK
+
+
+@kernel
+def execute(
+    kinds: U8, addresses: I64, shape: I64, choices: I64, floors: I64, limits: F64, powers: F32,
+    gain: np.float32, score_scale: float, context_scale: float, chunks: I64, products: I64,
+    turns: I64, turn_of: I64, softmaxes: I64, columns: I64, banks: I64, rows: I64, memory: Codes,
+    table: F32, owners: I64, queries: F32, factors: F32, issued: I32, filled: I32, moved: I32,
+    halves: I64, sets: I64, waiting: U8, buffers: F32, sums: F32, operands: F64, room: F64,
+    spare: F64, repeated: F32, singles: F32, lanes: F32, scores: F32, staged: F32, received: U8,
+    maxima: F32, totals: F32,
+) -> tuple[int, int]:  # fmt: skip
+    """Execute the commands of a channel in order.
+
+    Args:
+        kinds: (n,) of each command.
+        addresses: (n,) byte address of each, below the channel.
+        shape: see above, as the following one.
+        choices: of the arithmetic.
+        floors: (6, 2) floor and spread of every rounding.
+        limits: (6, 2) largest value, and what is beyond.
+        powers: table of the exponential.
+        gain: by which probabilities are multiplied.
+        score_scale: by which scores are multiplied for their way.
+        context_scale: by which parts of a context are.
+        chunks: (chunks, 5) see above, as the following ones.
+        products: (2 * chunks, 9) in the order of where they begin.
+        turns: (turns, 4).
+        turn_of: (chunks, passes) the turn of every pass.
+        softmaxes: (softmaxes, 4).
+        columns: accesses, from where keys or values begin, that consecutive multiplies read.
+        banks: their banks, among those of a unit.
+        rows: (rows of a bank,) which of the rows that are kept each is.
+        memory: (rows that are kept * columns, banks * elements of an access) what it holds.
+        table: value of every code.
+        owners: (chunks,) which of the following belong to each.
+        queries: (owners, queries, elements) from outside, padded to whole accesses.
+        factors: (owners, queries) by which the softmax multiplies scores.
+        issued: zero on entry: how often each multiply has issued.
+        filled: zero on entry: how often each access of each place has been written.
+        moved: zero on entry: how often each place has moved.
+        halves: (2, 4) -1 on entry: what the halves of the vector buffers hold.
+        sets: (2, 4) -1 on entry: what the sets of accumulators hold.
+        waiting: (2, multiplies of a unit of work) room.
+        buffers: (2, accesses, units * elements) zero on entry: the vector buffers.
+        sums: (2, queries of a pass, units * elements) zero on entry: the accumulators, scores key
+            by key, contexts unit by unit.
+        operands: (units * elements,) room, as the following three.
+        room: likewise.
+        spare: likewise.
+        repeated: likewise.
+        singles: (4, units * elements) room.
+        lanes: (softmax lanes,) room.
+        scores: zero on entry: the softmax buffer.
+        staged: zero on entry: parts of contexts that have reached the buffer die.
+        received: zero on entry: which of them have.
+        maxima: (softmaxes,) output: the greatest score.
+        totals: (softmaxes,) output: the sum of exponentials.
+
+    Returns:
+        `OK` or what is wrong, and with which command.
+    """
+    placement, all_banks = shape[PLACEMENT], shape[BANKS]
+    groups, ranks = shape[GROUPS], shape[RANKS]
+    done = 0
+    for clock in range(len(kinds)):
+        kind = kinds[clock]
+        if kind == SFM:
+            number = done % len(softmaxes)
+            done += 1
+            turn = softmaxes[number, SOFTMAX_TURN]
+            chunk = turns[turn, TURN_CHUNK]
+            query = turns[turn, TURN_QUERY] + number - turns[turn, TURN_SOFTMAX]
+            factor = np.float32(factors[owners[chunk], query])
+            softmax(
+                number, chunks[chunk, LENGTH], factor, gain, choices, floors, limits, powers,
+                softmaxes[number, SCORES_AT], lanes, scores, maxima, totals,
+            )  # fmt: skip
+            continue
+        address = addresses[clock]
+        in_bank = address & ((1 << shape[BANK_BIT]) - 1)
+        bank = (address >> shape[BANK_BIT]) & (all_banks - 1)
+        group = (address >> shape[GROUP_BIT]) & (groups - 1)
+        rank = (address >> shape[RANK_BIT]) & (ranks - 1)
+        product = find(in_bank, products)
+        if product < 0:
+            return NOWHERE, clock
+        offset = in_bank - products[product, BEGIN]
+        status = OK
+        if kind == WRGB:
+            status = write_query(
+                clock, product, offset, bank, shape, chunks, products, turns, turn_of, owners,
+                queries, filled, halves, buffers,
+            )  # fmt: skip
+        elif kind == MVGB:
+            status = return_probabilities(
+                clock, product, offset, rank, group, shape, chunks, products, turns, turn_of,
+                softmaxes, filled, halves, scores, buffers,
+            )  # fmt: skip
+        elif kind == MVSB:
+            move(
+                product, rank, group, bank, score_scale, context_scale, shape, choices, floors,
+                limits, chunks, products, turns, turn_of, softmaxes, moved, sets, spare, sums,
+                singles, scores, staged, received,
+            )  # fmt: skip
+        else:
+            x = offset // shape[ACCESS_BYTES]
+            if placement == BANKGROUP:
+                row, column = x // shape[COLUMNS], x % shape[COLUMNS]
+                x = (row * all_banks + bank) * shape[COLUMNS] + column
+            elif placement == BUFFER:
+                x = ((x * all_banks + bank) * ranks + rank) * groups + group
+            status = multiply(
+                clock, product, x, shape, choices, floors, limits, chunks, products, turns,
+                turn_of, columns, banks, rows, memory, table, issued, halves, sets, waiting,
+                buffers, sums, operands, room, spare, repeated, singles,
+            )  # fmt: skip
+        if status != OK:
+            return status, clock
+    return OK, 0
+
+
+@kernel
+def merge_parts(
+    whole: int, pairwise: int, apart: I64, softmaxes: I64, places: I64, staged: F32, received: U8,
+    terms: F32, contexts: F32, complete: U8,
+) -> None:  # fmt: skip
+    """Add up what has reached the buffer die, in fp32.
+
+    Args:
+        whole: elements of a context, padded.
+        pairwise: whether in pairs, rather than one after the other.
+        apart: (softmaxes,) parts of each context.
+        softmaxes: see `execute`.
+        places: (softmaxes,) moves of each context.
+        staged: as `execute` has left it; likewise the following one.
+        received: as there.
+        terms: (most parts,) room.
+        contexts: (softmaxes, whole) output.
+        complete: (softmaxes,) output: whether all of it has arrived.
+    """
+    for number in range(len(softmaxes)):
+        at, count = softmaxes[number, STAGED_AT], apart[number]
+        for i in range(whole):
+            for part in range(count):
+                terms[part] = staged[at + part * whole + i]
+            left = count
+            while pairwise and left > 1:
+                half = left // 2
+                for part in range(half):
+                    terms[part] = np.float32(terms[2 * part] + terms[2 * part + 1])
+                if left % 2:
+                    terms[half] = terms[left - 1]
+                    half += 1
+                left = half
+            total = terms[0]
+            for part in range(1, left):
+                total = np.float32(total + terms[part])
+            contexts[number, i] = total
+        complete[number] = 1
+        for move_number in range(places[number]):
+            complete[number] &= received[softmaxes[number, RECEIVED_AT] + move_number]

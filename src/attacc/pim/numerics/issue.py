@@ -1,0 +1,133 @@
+"""In which order the controllers of a stack issue the steps of a program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.pim.program.program import Program
+from attacc.pim.timing.controllers import ControllerState, Room, Stream
+from attacc.pim.timing.engine import check_program, class_starts, pack
+from attacc.pim.timing.tables import Code, TimingTables
+
+_DATA: Final = (Code.MULTIPLY, Code.WRGB, Code.MVSB, Code.MVGB, Code.SFM)
+"""What moves or uses data; rows are opened and closed on behalf of steps, too."""
+
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class IssuedSteps:
+    """What neighbouring channels issue, the same on each, in order of time.
+
+    Rows, refresh and barriers are left out.
+
+    Attributes:
+        first_channel: of them.
+        channels: how many.
+        kind: (n,) `attacc.pim.program.program.Kind` of each step.
+        address: (n,) its byte address, below the channel.
+        cycle: (n,) when it issues, the first cycle being 1.
+    """
+
+    first_channel: int
+    channels: int
+    kind: U8
+    address: I64
+    cycle: I64
+
+
+@dataclass(frozen=True, eq=False)
+class PlayedSteps:
+    """A program played on the controllers of one stack.
+
+    Attributes:
+        issued: what neighbouring channels issue.
+        cycles: until the last command has issued, as of `attacc.pim.timing.engine.run`.
+        counts: (codes,) how often each `attacc.pim.timing.tables.Code` issued, over all channels.
+    """
+
+    issued: tuple[IssuedSteps, ...]
+    cycles: int
+    counts: I64
+
+
+def issued_steps(program: Program, tables: TimingTables) -> tuple[IssuedSteps, ...]:
+    """Play a program on the controllers of one stack, and return what issued when.
+
+    Args:
+        program: requests, of the placement that the tables were resolved for.
+        tables: the device, resolved for a placement and a cadence.
+
+    Raises:
+        InputError: as `attacc.pim.timing.engine.run`.
+    """
+    return played_steps(program, tables).issued
+
+
+def played_steps(program: Program, tables: TimingTables) -> PlayedSteps:
+    """Play a program, and return what issued when and how long it took.
+
+    Args:
+        program: as of `issued_steps`.
+        tables: as there.
+
+    Raises:
+        InputError: as there.
+    """
+    check_program(program, tables)
+    result: list[IssuedSteps] = []
+    cycles = 0
+    counts = np.zeros(len(Code), dtype=np.int64)
+    for stream in _streams(program):
+        log, state = _log(stream, tables)
+        cycles = max(cycles, state.cycle)
+        counts += state.issued_by_all
+        starts = stream.first_channel + np.cumsum(stream.width) - stream.width
+        for number, (start, width) in enumerate(
+            zip(starts.tolist(), stream.width.tolist(), strict=True)
+        ):
+            own = log[(log[:, 2] == number) & np.isin(log[:, 1], _DATA)]
+            steps = stream.steps[own[:, 3]]
+            result.append(
+                IssuedSteps(start, width, program.kind[steps], program.address[steps], own[:, 0])
+            )
+    return PlayedSteps(tuple(result), cycles, counts)
+
+
+def _streams(program: Program) -> Iterator[Stream]:
+    """Yield what enters independently: without dependences everything, with them each class."""
+    starts = class_starts(program)
+    width = np.diff(starts, append=program.organization.channels)
+    first = program.first_channel.astype(np.int64)
+    last = first + program.channels
+    if program.dependences is None:
+        everything = np.arange(len(program), dtype=np.int64)
+        yield pack(
+            program, everything, np.searchsorted(starts, first).astype(np.int32),
+            np.searchsorted(starts, last).astype(np.int32), 0, width,
+        )  # fmt: skip
+        return
+    for number, start in enumerate(starts.tolist()):
+        steps = np.flatnonzero((first <= start) & (start < last))
+        if len(steps):
+            one = np.zeros(len(steps), dtype=np.int32)
+            yield pack(program, steps, one, one + 1, start, width[number : number + 1])
+
+
+def _log(stream: Stream, tables: TimingTables) -> tuple[I64, ControllerState]:
+    """Return cycle, code, class, step and bank of everything that issues, and the state then."""
+    # Enough for most: a command for every step and class, half as many for rows and refresh.
+    room = int((stream.last - stream.first).sum(dtype=np.int64)) * 3 // 2 + 64
+    while True:
+        log = Room(np.zeros((room, 5), dtype=np.int64))
+        state = ControllerState.at_start(stream, tables)
+        state.play(stream, tables, room=log)
+        if state.logged <= room:
+            return log.log[: state.logged], state
+        room = state.logged

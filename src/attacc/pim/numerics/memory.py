@@ -1,0 +1,263 @@
+"""The modelled banks of a stack, and where keys and values are written in them.
+
+Key k of a chunk belongs to part k mod P of the sequence, as its (k div P)-th: a part is the
+pseudo-channel, rank and bank group (bank, bankgroup), or the pseudo-channel (buffer) that holds
+it. So a new key takes the next place, and moves no other. At ``bank``, the elements of a key lie
+in the banks of its group one access after the other: bank b holds the accesses b w to b w + w - 1
+of the key, w being its columns. The values of an output slice are laid out alike. Which column is
+read by which multiply is told by `attacc.pim.mapping.geometry.HeadLayout`; AttAcc, ASPLOS 2024,
+gives the split (reference/attacc.md, mapping of one head), not which key goes to which part:
+assumed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.errors import InputError
+from attacc.hardware.dram import Organization
+from attacc.hardware.placement import Placement
+from attacc.pim.mapping.geometry import HeadLayout, HeadRegions
+from attacc.pim.numerics.formats import Codes
+
+U8 = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Which bank of a channel a unit reads.
+
+    The banks of a channel are numbered by pseudo-channel, rank, bank group and bank, the last
+    varying fastest. Unit u reads bank u * stride + (what the multiply's address says).
+
+    Attributes:
+        units: of a channel, numbered as their banks are.
+        stride: banks from one unit's to the next one's.
+        banks: of a channel.
+    """
+
+    units: int
+    stride: int
+    banks: int
+
+    @classmethod
+    def of(cls, organization: Organization, placement: Placement) -> Geometry:
+        """Return it for a placement."""
+        banks = organization.banks_per_channel
+        stride = {
+            Placement.BANK: 1,
+            Placement.BANKGROUP: organization.banks,
+            Placement.BUFFER: banks // organization.pseudo_channels,
+        }[placement]
+        return cls(banks // stride, stride, banks)
+
+
+@dataclass(frozen=True, eq=False)
+class MultiplyPlaces:
+    """Where the multiplies of a head read, from where its keys or values begin.
+
+    Attributes:
+        column: (n,) access in a bank, rows one after the other.
+        bank: (n,) bank, among those of one unit.
+    """
+
+    column: I64
+    bank: I64
+
+    @classmethod
+    def of(cls, layout: HeadLayout) -> MultiplyPlaces:
+        """Return them for the multiplies of a score; those of the context are as many."""
+        o = layout.organization
+        address = layout.multiply_addresses(layout.score_multiplies)
+        bank, in_bank = np.divmod(address, o.bank_bytes)
+        return cls(in_bank // o.access_bytes, bank)
+
+
+@dataclass(frozen=True, eq=False)
+class BankMemory:
+    """What the banks of a stack hold. Only rows that were written are kept.
+
+    Attributes:
+        organization: the stack.
+        slots: per channel, (rows,) which of the rows that are kept each is; 0 for one that is not.
+        channels: per channel, (rows that are kept, columns, pseudo-channels, ranks, bank groups,
+            banks, bytes of an access). The first is that of all rows that are not kept: zero.
+    """
+
+    organization: Organization
+    slots: list[I64] = field(default_factory=list[I64])
+    channels: list[U8] = field(default_factory=list[U8])
+
+    def __post_init__(self) -> None:
+        for _ in range(self.organization.channels):
+            self.slots.append(np.zeros(self.organization.rows, dtype=np.int64))
+            self.channels.append(self._rows(1))
+
+    def _rows(self, rows: int) -> U8:
+        o = self.organization
+        shape = (o.columns, o.pseudo_channels, o.ranks, o.bank_groups, o.banks, o.access_bytes)
+        return np.zeros((rows, *shape), dtype=np.uint8)
+
+    def rows_in_use(self, channel: int) -> I64:
+        """Return the rows of a channel that are kept."""
+        return np.flatnonzero(self.slots[channel])
+
+    def reserve(self, channel: int, first: int, last: int) -> None:
+        """Keep some rows of a channel.
+
+        Args:
+            channel: which.
+            first: row.
+            last: row.
+
+        Raises:
+            InputError: the banks have fewer rows.
+        """
+        if last >= self.organization.rows:
+            raise InputError(
+                f"row {last} of channel {channel} does not exist: a bank has "
+                f"{self.organization.rows}",
+                hint="store fewer or shorter heads per stack",
+            )
+        slots, held = self.slots[channel], self.channels[channel]
+        missing = first + np.flatnonzero(slots[first : last + 1] == 0)
+        used = 1 + int(np.count_nonzero(slots))
+        if used + len(missing) > len(held):
+            # By half as much again, so that what grows token by token is not copied every time.
+            more = max(used + len(missing), len(held) * 3 // 2) - len(held)
+            self.channels[channel] = np.concatenate([held, self._rows(more)])
+        slots[missing] = used + np.arange(len(missing))
+
+    def accesses(self, channel: int, bits: int) -> Codes:
+        """Return what a channel holds, access by access, as elements of 8 or 16 bits.
+
+        Returns:
+            (rows that are kept * columns, banks, elements of an access), a view.
+        """
+        o = self.organization
+        data = self.channels[channel].reshape(-1, o.banks_per_channel, o.access_bytes)
+        return data.view({8: np.uint8, 16: np.dtype("<u2")}[bits])
+
+    def write(
+        self, channel: int, begin: int, places: MultiplyPlaces, geometry: Geometry, codes: Codes
+    ) -> None:
+        """Write what consecutive multiplies of a head will read.
+
+        Args:
+            channel: where.
+            begin: first byte, in every bank, of the head's keys or values.
+            places: where its multiplies read.
+            geometry: which units read what.
+            codes: (multiplies, units, elements of an access).
+        """
+        o = self.organization
+        row, column = np.divmod(begin // o.access_bytes + places.column[: len(codes)], o.columns)
+        self.reserve(channel, int(row.min()), int(row.max()))
+        at = self.slots[channel][row] * o.columns + column
+        bank = np.arange(geometry.units) * geometry.stride + places.bank[: len(codes), np.newaxis]
+        bits = codes.dtype.itemsize * 8
+        self.accesses(channel, bits)[at[:, np.newaxis], bank] = codes
+
+
+def store_head(
+    memory: BankMemory,
+    channel: int,
+    layout: HeadLayout,
+    keys_at: int,
+    values_at: int,
+    keys: Codes,
+    values: Codes,
+    capacity: int | None = None,
+) -> None:
+    """Write the keys and values of one head, or chunk of one, into the banks of a channel.
+
+    Padding, to whole accesses and parts, is written as zeros.
+
+    Args:
+        memory: the banks.
+        channel: where.
+        layout: the shape of the head.
+        keys_at: first byte, in every bank, of the keys.
+        values_at: first byte of the values.
+        keys: (length, head_dim) bits.
+        values: (length, head_dim) bits.
+        capacity: keys for which it has room; as many as it has by default.
+
+    Raises:
+        InputError: keys or values have another shape or width, or do not fit into the banks.
+    """
+    geometry = Geometry.of(layout.organization, layout.placement)
+    reserved = layout if capacity is None else replace(layout, length=capacity)
+    places = MultiplyPlaces.of(reserved)
+    for name, codes, at in (("keys", keys, keys_at), ("values", values, values_at)):
+        if codes.shape != (layout.length, layout.head_dim):
+            raise InputError(
+                f"{name} of shape {codes.shape} for a head of {layout.length} keys of "
+                f"{layout.head_dim} elements"
+            )
+        if codes.dtype.itemsize * 8 != layout.element.bits:
+            raise InputError(
+                f"{name} of {codes.dtype.itemsize * 8} bits, laid out as {layout.element}"
+            )
+        whole = pad_elements(layout, codes)  # (length, dimension parts * columns * n)
+        parts, own = layout.sequence_parts, reserved.keys_per_part
+        padded = np.zeros((own * parts, whole.shape[1]), dtype=codes.dtype)
+        padded[: layout.length] = whole
+        split = padded.reshape(
+            own, parts, layout.dimension_parts, layout.columns_per_key, layout.elements_per_column
+        )
+        # To (key, column) or (column, key), then part and bank, whose product is the unit.
+        order = (0, 3, 1, 2, 4) if name == "keys" else (3, 0, 1, 2, 4)
+        read = split.transpose(order).reshape(-1, geometry.units, layout.elements_per_column)
+        memory.write(channel, at, places, geometry, read)
+
+
+def pad_elements(layout: HeadLayout, codes: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Return elements with zeros behind them, to whole accesses of every bank.
+
+    Args:
+        layout: the shape of a head.
+        codes: (..., head_dim).
+    """
+    width = layout.dimension_parts * layout.columns_per_key * layout.elements_per_column
+    padded = np.zeros((*codes.shape[:-1], width), dtype=codes.dtype)
+    padded[..., : layout.head_dim] = codes
+    return padded
+
+
+def check_regions(layout: HeadLayout, capacities: tuple[int, ...], regions: HeadRegions) -> None:
+    """Refuse keys and values that lie on top of each other, or beyond the banks of a channel.
+
+    Args:
+        layout: placement, head_dim and element type; its length is of no account.
+        capacities: keys for which each head has room.
+        regions: where the keys and values of each begin.
+
+    Raises:
+        InputError: two of them overlap, or one has no room; says which.
+    """
+    spans: list[tuple[int, int, str]] = []
+    for number, capacity in enumerate(capacities):
+        places = MultiplyPlaces.of(replace(layout, length=capacity))
+        size = (int(places.column.max()) + 1) * layout.organization.access_bytes
+        for name, begins in (("keys", regions.keys), ("values", regions.values)):
+            begin = int(begins[number])
+            spans.append((begin, begin + size, f"the {name} of chunk {number}"))
+    spans.sort()
+    if spans and spans[-1][1] > layout.organization.bank_bytes:
+        raise InputError(
+            f"{spans[-1][2]} end at byte {spans[-1][1]} of every bank, which has "
+            f"{layout.organization.bank_bytes}",
+            hint="use another schedule, or fewer or shorter heads",
+        )
+    for (_, end, before), (begin, _, after) in pairwise(spans):
+        if begin < end:
+            raise InputError(
+                f"{before} and {after} overlap in the banks",
+                hint="only one of them can be stored: use another schedule, or shorter heads",
+            )

@@ -1,0 +1,410 @@
+"""Attention of some heads on one stack: where they lie, what is issued when, and what results.
+
+A plan depends on shapes only, and serves any data of these shapes: any layer, any step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.errors import InputError
+from attacc.hardware.dram import DramDevice
+from attacc.hardware.placement import Placement
+from attacc.hardware.system import Schedule
+from attacc.models.precision import ElementType
+from attacc.pim.audit.hazards import BUFFER_WORDS, ChannelChunks
+from attacc.pim.mapping.balance import Assignment, Chunk, assign
+from attacc.pim.mapping.geometry import HeadLayout, HeadRegions, allocate_heads, check_capacity
+from attacc.pim.numerics.arithmetic import Arithmetic
+from attacc.pim.numerics.execute import (
+    ChannelShape,
+    ChunkContexts,
+    Machine,
+    execute_channel,
+    merge_chunks,
+)
+from attacc.pim.numerics.formats import Floats, Format
+from attacc.pim.numerics.issue import IssuedSteps, issued_steps
+from attacc.pim.numerics.memory import BankMemory, check_regions, store_head
+from attacc.pim.numerics.quantize import Quantized, quantize
+from attacc.pim.program.interleaved import (
+    QueryPasses,
+    chunk_grain,
+    interleaved_program,
+    longest_chunk,
+    pipeline_of,
+)
+from attacc.pim.program.program import Program
+from attacc.pim.program.schedule import attention_program, published_regions
+from attacc.pim.timing.tables import TimingTables, resolve_timing
+
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class StoredHeads:
+    """Keys and values of heads in the banks of a stack.
+
+    Attributes:
+        memory: the banks.
+        operand: format of keys and values.
+        key_scale: (heads,) what the codes of the keys of each are multiplied by.
+        value_scale: (heads,) likewise those of the values.
+    """
+
+    memory: BankMemory
+    operand: Format
+    key_scale: F32
+    value_scale: F32
+
+
+@dataclass(frozen=True, eq=False)
+class Contexts:
+    """What a stack answers.
+
+    Attributes:
+        context: (heads, queries, head_dim) values of the output format; NaN where the program
+            never produced it.
+        complete: (heads, queries) whether it did.
+    """
+
+    context: F32
+    complete: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionPlan:
+    """What a stack does to attend to heads of some lengths.
+
+    Attributes:
+        layout: placement, head_dim and element type; its length is of no account.
+        lengths: keys of each head.
+        passes: how queries that share keys and values are served.
+        buffer_words: accesses of half a vector buffer.
+        chunks: per channel, which chunks of which heads.
+        capacities: per channel, keys for which each chunk has room.
+        regions: per channel, where these lie.
+        shapes: per channel, what the kernel is told of them.
+        issued: per channel, its commands; None for one without any.
+    """
+
+    layout: HeadLayout
+    lengths: tuple[int, ...]
+    passes: QueryPasses
+    buffer_words: int
+    chunks: tuple[tuple[Chunk, ...], ...]
+    capacities: tuple[tuple[int, ...], ...]
+    regions: tuple[HeadRegions, ...]
+    shapes: tuple[ChannelShape, ...]
+    issued: tuple[IssuedSteps | None, ...]
+
+    @classmethod
+    def of(
+        cls,
+        device: DramDevice,
+        placement: Placement,
+        lengths: Sequence[int],
+        head_dim: int,
+        element: ElementType,
+        *,
+        queries: int = 1,
+        queries_per_read: int = 1,
+        schedule: Schedule = Schedule.INTERLEAVED,
+        power_limited: bool = True,
+    ) -> AttentionPlan:
+        """Build the program of a stack, and play it on its controllers.
+
+        Args:
+            device: the stack.
+            placement: where its units are.
+            lengths: keys of each head.
+            head_dim: elements of a key.
+            element: element type of keys and values.
+            queries: query heads that share each head.
+            queries_per_read: how many of them a read serves at most.
+            schedule: order of the commands. Those behind barriers take heads of one length, and
+                one query for each.
+            power_limited: whether multiplies keep a cadence that limits power.
+
+        Raises:
+            InputError: the schedule cannot do it, or something does not fit into banks or buffers.
+        """
+        layout = HeadLayout(device.organization, placement, 1, head_dim, element)
+        passes = QueryPasses.of(queries, queries_per_read)
+        if schedule is Schedule.INTERLEAVED:
+            assignment = assign(
+                lengths,
+                channels=device.organization.channels,
+                longest=longest_chunk(device, layout, passes.most),
+                grain=chunk_grain(layout),
+            )
+            counts = Counter(lengths)
+            check_capacity(layout, list(counts), list(counts.values()))
+            return cls.of_assignment(
+                device, layout, assignment, passes=passes, power_limited=power_limited
+            )
+        tables = resolve_timing(
+            device, placement, power_limited=power_limited, queries_per_read=passes.most
+        )
+        assignment, program, owned = _behind_barriers(layout, lengths, passes, schedule)
+        words = BUFFER_WORDS if device.pipeline is None else device.pipeline.buffer_words
+        return cls._played(assignment, owned, program, tables, passes, words, paired=False)
+
+    @classmethod
+    def of_assignment(
+        cls,
+        device: DramDevice,
+        layout: HeadLayout,
+        assignment: Assignment,
+        *,
+        passes: QueryPasses,
+        capacities: Sequence[Sequence[int]] | None = None,
+        power_limited: bool = True,
+    ) -> AttentionPlan:
+        """Build the interleaved program of heads that have been dealt out.
+
+        Args:
+            device: the stack.
+            layout: placement, head_dim and element type; its length is of no account.
+            assignment: chunks of every channel; those of a head make up all of it.
+            passes: how queries that share keys and values are served.
+            capacities: per channel, keys for which each chunk has room; as many as it has by
+                default.
+            power_limited: as in `of`.
+
+        Raises:
+            InputError: something does not fit into banks or buffers.
+        """
+        tables = resolve_timing(
+            device, layout.placement, power_limited=power_limited, queries_per_read=passes.most
+        )
+        lengths = assignment.lengths
+        rooms = lengths if capacities is None else capacities
+        program = interleaved_program(
+            device,
+            layout,
+            assignment,
+            multiply_interval=tables.multiply_interval,
+            queries=passes.queries,
+            queries_per_read=passes.most,
+            capacities=rooms,
+        )
+        owned = [
+            ChannelChunks.allocated(layout, own, room)
+            for own, room in zip(lengths, rooms, strict=True)
+        ]
+        words = pipeline_of(device).buffer_words
+        return cls._played(assignment, owned, program, tables, passes, words, paired=True)
+
+    @classmethod
+    def _played(
+        cls,
+        assignment: Assignment,
+        owned: Sequence[ChannelChunks],
+        program: Program,
+        tables: TimingTables,
+        passes: QueryPasses,
+        words: int,
+        *,
+        paired: bool,
+    ) -> AttentionPlan:
+        """Play the program of a stack, and note what the kernel is told of its channels."""
+        layout = owned[0].layout
+        shapes: dict[tuple[tuple[int, ...], ...], ChannelShape] = {}
+        for own in owned:
+            if (own.lengths, own.room) not in shapes:
+                check_regions(layout, own.room, own.regions)
+                shapes[own.lengths, own.room] = ChannelShape.of(own, passes, words, paired=paired)
+        issued: list[IssuedSteps | None] = [None] * len(owned)
+        for steps in issued_steps(program, tables):
+            for channel in range(steps.first_channel, steps.first_channel + steps.channels):
+                issued[channel] = steps
+        heads: dict[int, int] = {}
+        for head, _, length in (chunk for own in assignment.channels for chunk in own):
+            heads[head] = heads.get(head, 0) + length
+        return cls(
+            layout,
+            tuple(heads[head] for head in range(len(heads))),
+            passes,
+            words,
+            assignment.channels,
+            tuple(own.room for own in owned),
+            tuple(own.regions for own in owned),
+            tuple(shapes[own.lengths, own.room] for own in owned),
+            tuple(issued),
+        )
+
+    def store(
+        self, keys: Sequence[Floats], values: Sequence[Floats], arithmetic: Arithmetic
+    ) -> StoredHeads:
+        """Round keys and values to the operands' format, and write them into banks.
+
+        Args:
+            keys: per head, (length, head_dim).
+            values: per head, (length, head_dim).
+            arithmetic: of the device.
+
+        Raises:
+            InputError: a shape is wrong, a value is not finite or beyond the format, or the format
+                is not that of the plan.
+        """
+        arithmetic.check_layout(self.layout)
+        of_keys, of_values = [
+            [
+                quantize(tensor, arithmetic.operand, name=f"{name} of head {head}")
+                for head, tensor in enumerate(tensors)
+            ]
+            for name, tensors in (("keys", keys), ("values", values))
+        ]
+        return self.write(of_keys, of_values)
+
+    def write(self, keys: Sequence[Quantized], values: Sequence[Quantized]) -> StoredHeads:
+        """Write the bits of keys and values into banks.
+
+        Args:
+            keys: per head, (length, head_dim) with one scale.
+            values: per head, (length, head_dim) with one scale.
+
+        Raises:
+            InputError: a shape or the width of a number is wrong, or formats differ.
+        """
+        for name, tensors in (("keys", keys), ("values", values)):
+            if len(tensors) != len(self.lengths):
+                raise InputError(
+                    f"{name} of {len(tensors)} heads are given, the plan is for {len(self.lengths)}"
+                )
+            for head, (tensor, length) in enumerate(zip(tensors, self.lengths, strict=True)):
+                if tensor.codes.shape != (length, self.layout.head_dim):
+                    raise InputError(
+                        f"{name} of head {head} have shape {tensor.codes.shape}, not "
+                        f"{(length, self.layout.head_dim)}"
+                    )
+        formats = sorted({tensor.format for tensor in (*keys, *values)})
+        if len(formats) > 1:
+            raise InputError(f"keys and values are of several formats: {', '.join(formats)}")
+        memory = BankMemory(self.layout.organization)
+        for channel, (chunks, rooms, regions) in enumerate(
+            zip(self.chunks, self.capacities, self.regions, strict=True)
+        ):
+            for number, (head, start, length) in enumerate(chunks):
+                own = slice(start, start + length)
+                store_head(
+                    memory,
+                    channel,
+                    replace(self.layout, length=length),
+                    int(regions.keys[number]),
+                    int(regions.values[number]),
+                    keys[head].codes[own],
+                    values[head].codes[own],
+                    rooms[number],
+                )
+        return StoredHeads(
+            memory,
+            formats[0],
+            np.array([one.scale for one in keys], dtype=np.float32),
+            np.array([one.scale for one in values], dtype=np.float32),
+        )
+
+    def attend(
+        self,
+        stored: StoredHeads,
+        queries: Floats,
+        arithmetic: Arithmetic,
+        *,
+        scale: float | None = None,
+    ) -> Contexts:
+        """Attend with new queries to heads that are stored.
+
+        Args:
+            stored: what `store` has written.
+            queries: (heads, queries, head_dim).
+            arithmetic: that of the device.
+            scale: what scores are multiplied by; 1 / sqrt(head_dim) by default.
+
+        Raises:
+            InputError: a shape is wrong, a query is not finite or beyond the format, or the format
+                is not that of the plan; or a command means nothing.
+        """
+        heads, head_dim = len(self.lengths), self.layout.head_dim
+        expected = (heads, self.passes.queries, head_dim)
+        if queries.shape != expected:
+            raise InputError(f"queries have shape {queries.shape}, not {expected}")
+        if stored.operand is not arithmetic.operand:
+            raise InputError(
+                f"keys and values are stored as {stored.operand}, not {arithmetic.operand}",
+                hint="attend with the operands that were stored",
+            )
+        by = 1 / math.sqrt(head_dim) if scale is None else scale
+        if not (math.isfinite(by) and by > 0):
+            raise InputError(f"scale = {by} must be a positive number")
+        machine = Machine.of(arithmetic, self.layout, self.buffer_words)
+        q = quantize(queries, arithmetic.operand, name="queries", own=2)
+        q_values = arithmetic.operand.from_bits(q.codes)
+        score_factors = (
+            q.scale.astype(np.float64) * stored.key_scale.astype(np.float64)[:, np.newaxis] * by
+        ).astype(np.float32)
+        parts = [
+            execute_channel(
+                issued, shape, machine, stored.memory, channel, q_values[own], score_factors[own],
+                stored.value_scale[own],
+            )
+            for channel, (chunks, shape, issued) in enumerate(
+                zip(self.chunks, self.shapes, self.issued, strict=True)
+            )
+            if issued is not None and chunks
+            for own in [np.array([chunk.head for chunk in chunks])]
+        ]  # fmt: skip
+        all_chunks = [
+            chunk
+            for chunks, issued in zip(self.chunks, self.issued, strict=True)
+            if issued is not None
+            for chunk in chunks
+        ]
+        order = np.array(
+            sorted(range(len(all_chunks)), key=lambda at: all_chunks[at].start), dtype=np.int64
+        )
+        merged, complete = merge_chunks(
+            ChunkContexts.gathered(parts, order),
+            np.array([chunk.head for chunk in all_chunks], dtype=np.int64)[order],
+            heads,
+            arithmetic.normalization,
+        )
+        output = arithmetic.output.rounded(merged, arithmetic.overflow).astype(np.float32)
+        return Contexts(np.where(complete[..., np.newaxis], output, np.float32(np.nan)), complete)
+
+
+def _behind_barriers(
+    layout: HeadLayout, lengths: Sequence[int], passes: QueryPasses, schedule: Schedule
+) -> tuple[Assignment, Program, list[ChannelChunks]]:
+    """Return where the heads of a schedule behind barriers lie, and its program."""
+    if not lengths or min(lengths) != max(lengths) or passes.queries > 1:
+        raise InputError(
+            f"the {schedule} schedule attends to heads of one length, with one query each",
+            hint=f"use the {Schedule.INTERLEAVED} schedule, on a device with a [pipeline]",
+        )
+    channels, length = layout.organization.channels, lengths[0]
+    shape = replace(layout, length=length)
+    program = attention_program(shape, len(lengths), schedule)
+    rounds = -(-len(lengths) // channels)
+    published = schedule is Schedule.PUBLISHED
+    regions = published_regions(shape, rounds) if published else allocate_heads(shape, rounds)
+    chunks = tuple(
+        tuple(Chunk(head, 0, length) for head in range(channel, len(lengths), channels))
+        for channel in range(channels)
+    )
+    owned = [
+        ChannelChunks(
+            shape,
+            (length,) * len(own),
+            HeadRegions(regions.keys[: len(own)], regions.values[: len(own)]),
+        )
+        for own in chunks
+    ]
+    return Assignment.of(chunks), program, owned

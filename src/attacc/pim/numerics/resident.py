@@ -1,0 +1,644 @@
+"""Keys and values that stay in the banks of some stacks and grow, and attention to them.
+
+The commands of a channel depend on its chunks alone, on how long each is, up to whole columns, and
+for how many keys it has room: what a channel does is therefore worked out once (`ChannelWork`), and
+serves every channel, layer and step of the same shape. Its rows are numbered from 0, chunk by
+chunk; which rows of the banks these are, and where they are kept, is told by a table per layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.errors import EngineError
+from attacc.hardware.dram import DramDevice, Organization
+from attacc.pim.audit.hazards import ChannelChunks
+from attacc.pim.mapping.balance import Assignment, Chunk
+from attacc.pim.mapping.geometry import HeadLayout, HeadRegions
+from attacc.pim.numerics.arithmetic import Arithmetic, Normalization
+from attacc.pim.numerics.execute import ChannelShape, Machine
+from attacc.pim.numerics.formats import Codes, Format, Overflow
+from attacc.pim.numerics.issue import IssuedSteps, played_steps
+from attacc.pim.numerics.memory import Geometry, MultiplyPlaces
+from attacc.pim.numerics.quantize import check_finite, quantize
+from attacc.pim.program.interleaved import QueryPasses, interleaved_program, pipeline_of
+from attacc.pim.timing.tables import TimingTables
+
+U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+
+WORKS = 512
+"""How many channels' works are remembered."""
+
+
+class BankStore:
+    """Rows of the banks of all stacks that hold something.
+
+    Args:
+        organization: of each stack.
+
+    Attributes:
+        data: (rows that are kept, columns, banks, bytes of an access).
+    """
+
+    def __init__(self, organization: Organization) -> None:
+        self._organization = organization
+        self._returned: list[int] = []
+        self._fresh = 0
+        self.data: U8 = self._zeros(0)
+
+    def _zeros(self, rows: int) -> U8:
+        o = self._organization
+        return np.zeros((rows, o.columns, o.banks_per_channel, o.access_bytes), dtype=np.uint8)
+
+    def take(self, rows: int) -> I64:
+        """Keep some more rows, which hold zeros; return which they are."""
+        again = [self._returned.pop() for _ in range(min(rows, len(self._returned)))]
+        self.data[again] = 0
+        fresh = rows - len(again)
+        if self._fresh + fresh > len(self.data):
+            # By half as much again, so that what grows is not copied every time.
+            more = self._zeros(max(self._fresh + fresh, len(self.data) * 3 // 2))
+            more[: self._fresh] = self.data[: self._fresh]
+            self.data = more
+        taken = [*again, *range(self._fresh, self._fresh + fresh)]
+        self._fresh += fresh
+        return np.array(taken, dtype=np.int64)
+
+    def give(self, rows: I64) -> None:
+        """Keep some rows no longer."""
+        self._returned.extend(rows.ravel().tolist())
+
+    def accesses(self, bits: int) -> Codes:
+        """Return (rows that are kept * columns, banks * elements of an access), a view."""
+        o = self._organization
+        data = self.data.reshape(-1, o.banks_per_channel * o.access_bytes)
+        return data.view({8: np.uint8, 16: np.dtype("<u2")}[bits])
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelWork:
+    """What a channel does to attend to its chunks.
+
+    Attributes:
+        issued: its commands.
+        shape: its chunks, as the kernel sees them.
+        cycles: how long it takes.
+        counts: (codes,) how often each `attacc.pim.timing.tables.Code` issues.
+        rows: per chunk, rows of its keys and of its values.
+    """
+
+    issued: IssuedSteps
+    shape: ChannelShape
+    cycles: int
+    counts: I64
+    rows: tuple[int, ...]
+
+
+class Placed(NamedTuple):
+    """A chunk of what is attended to.
+
+    Attributes:
+        owner: which of the heads that ask it belongs to.
+        start: first key.
+        capacity: keys for which there is room.
+        length: keys that it is taken to have: as many columns as it fills.
+    """
+
+    owner: int
+    start: int
+    capacity: int
+    length: int
+
+
+class Attender:
+    """The units of equal stacks: a device, a layout and an arithmetic.
+
+    Args:
+        device: each stack.
+        layout: placement, head_dim and element type; its length is of no account.
+        tables: the timing of the device.
+        passes: how queries that share keys and values are served.
+        arithmetic: of the units.
+        scale: what scores are multiplied by.
+    """
+
+    def __init__(
+        self,
+        device: DramDevice,
+        layout: HeadLayout,
+        tables: TimingTables,
+        passes: QueryPasses,
+        arithmetic: Arithmetic,
+        scale: float,
+    ) -> None:
+        self.device = device
+        self.layout = layout
+        self.passes = passes
+        self.arithmetic = arithmetic
+        self._tables = tables
+        self._scale = scale
+        self._words = pipeline_of(device).buffer_words
+        self.machine = Machine.of(arithmetic, layout, self._words)
+        self.format = _format_of(arithmetic.operand)
+        self._output = _format_of(arithmetic.output)
+        self._beyond = arithmetic.output.rounding(arithmetic.overflow).beyond
+        self._gain = np.float32(arithmetic.gain)
+        self._score_factor = 2.0**self.machine.score_shift
+        self._context_factor = 2.0**self.machine.context_shift
+        self.work = lru_cache(maxsize=WORKS)(self._work)
+
+    def _work(self, chunks: tuple[tuple[int, int], ...]) -> ChannelWork:
+        """Work out what a channel does.
+
+        Args:
+            chunks: length and capacity of each, in the order of their softmaxes.
+
+        Raises:
+            InputError: they do not fit into the buffers of the channel.
+        """
+        o = self.layout.organization
+        none: tuple[tuple[Chunk, ...], ...] = ((),) * (o.channels - 1)
+        own = tuple(Chunk(head, 0, length) for head, (length, _) in enumerate(chunks))
+        lengths, capacities = [length for length, _ in chunks], [room for _, room in chunks]
+        program = interleaved_program(
+            self.device,
+            self.layout,
+            Assignment.of((own, *none)),
+            multiply_interval=self._tables.multiply_interval,
+            queries=self.passes.queries,
+            queries_per_read=self.passes.most,
+            capacities=[capacities, *[[]] * (o.channels - 1)],
+        )
+        played = played_steps(program, self._tables)
+        channel = ChannelChunks.allocated(self.layout, lengths, capacities)
+        return ChannelWork(
+            played.issued[0],
+            ChannelShape.of(channel, self.passes, self._words, paired=True),
+            played.cycles,
+            played.counts,
+            tuple(_rows(channel.regions, o)),
+        )
+
+    def token_places(
+        self, chunks_of_heads: Sequence[int], chunks: Sequence[tuple[int, int, I64]]
+    ) -> TokenPlaces:
+        """Return where the tokens of a request are written.
+
+        Args:
+            chunks_of_heads: how many chunks each head has.
+            chunks: of all heads, in the order of their keys: first key, keys for which there is
+                room, and (layers, 2 R) which of the rows that are kept each of its rows is.
+        """
+        capacities = np.array([capacity for _, capacity, _ in chunks], dtype=np.int64)
+        most = MultiplyPlaces.of(replace(self.layout, length=int(capacities.max())))
+        return TokenPlaces(
+            shape=self.shape,
+            chunks_at=np.cumsum([0, *chunks_of_heads]),
+            starts=np.array([start for start, _, _ in chunks], dtype=np.int64),
+            rooms=-(-capacities // self.layout.sequence_parts),
+            rows_at=np.cumsum([0, *(kept.shape[1] for _, _, kept in chunks)]),
+            rows=np.concatenate([kept for _, _, kept in chunks], axis=1),
+            columns=most.column,
+            banks=most.bank,
+        )
+
+    @cached_property
+    def shape(self) -> I64:
+        """What the kernels are told of a channel, whatever its chunks."""
+        return self.work(((1, 1),)).shape.shape
+
+    def scales(self, tensor: F32, margin: float) -> F32:
+        """Return (heads,) scales for keys or values, of which these are the first.
+
+        Args:
+            tensor: (heads, tokens, elements).
+            margin: by how much later ones may exceed these.
+        """
+        from attacc.pim.numerics import resident_kernel as k  # loads Numba
+
+        scales = np.ones(len(tensor), dtype=np.float32)
+        if self.arithmetic.operand.bits == _SCALED_BITS:
+            k.fit_scales(tensor, self.arithmetic.operand.largest, margin, scales)
+        return scales
+
+    def encode(self, tensor: F32, scales: F32, *, name: str) -> tuple[Codes, int]:
+        """Round keys or values to the operands' format.
+
+        Args:
+            tensor: (heads, tokens, elements).
+            scales: (heads,) of each.
+            name: of the tensor, for messages.
+
+        Returns:
+            (heads, tokens, padded elements) bits, and how many values were cut down to the largest
+            one of the format.
+
+        Raises:
+            InputError: a value is no finite number, or beyond a format without scales.
+        """
+        from attacc.pim.numerics import resident_kernel as k
+
+        operand, layout = self.arithmetic.operand, self.layout
+        width = layout.dimension_parts * layout.columns_per_key * layout.elements_per_column
+        codes: Codes = np.zeros(
+            (*tensor.shape[:2], width), dtype={8: np.uint8, 16: np.uint16}[operand.bits]
+        )
+        status, saturated = k.encode(tensor, scales, self.format, operand.largest, codes)
+        if status != k.OK:
+            self._refuse(tensor, name)
+        return codes, saturated
+
+    def _refuse(self, tensor: F32, name: str) -> None:
+        """Say what is wrong with numbers that a kernel has refused."""
+        check_finite(tensor, name)
+        quantize(tensor, self.arithmetic.operand, name=name)
+        raise EngineError(f"{name} were refused for nothing")
+
+    def attend(
+        self,
+        plan: ResidentPlan,
+        lengths: I64,
+        rows: I64,
+        store: BankStore,
+        queries: F32,
+        key_scales: F32,
+        value_scales: F32,
+    ) -> F32:
+        """Execute what all channels issue.
+
+        Args:
+            plan: what that is.
+            lengths: keys of every chunk of the plan.
+            rows: of every row of the plan, which of those that are kept it is.
+            store: the banks.
+            queries: (owners, queries, elements).
+            key_scales: (owners,) of their keys.
+            value_scales: (owners,) of their values.
+
+        Returns:
+            (owners, queries, elements) values of the output format.
+
+        Raises:
+            InputError: a query is no finite number, or beyond the operands' format.
+        """
+        from attacc.pim.numerics import resident_kernel as k
+
+        a, machine, layout = self.arithmetic, self.machine, self.layout
+        room = plan.room
+        status = k.prepare_queries(
+            queries, key_scales, self._scale, self._score_factor, self.format,
+            a.operand.largest, room.queries, room.factors,
+        )  # fmt: skip
+        if status != k.OK:
+            self._refuse(queries, "queries")
+        status, channel, number = k.execute_channels(
+            plan.channels, plan.works, plan.kinds, plan.addresses, plan.shape, machine.choices,
+            machine.floors, machine.limits, machine.powers, self._gain,
+            1 / self._score_factor, 1 / self._context_factor, plan.chunks, plan.products,
+            plan.turns, plan.turn_of, plan.softmaxes, plan.parts, plan.moves, plan.columns,
+            plan.banks, lengths, plan.owners, rows, store.accesses(layout.element.bits),
+            a.operand.table, room.queries, room.factors, *room.scratch, room.maxima, room.totals,
+            room.contexts, room.complete,
+        )  # fmt: skip
+        if status != k.OK or not room.complete.all():
+            raise EngineError(f"command {number} of channel {channel} of a plan means nothing")
+        # The gain of the probabilities and the shift of their way are undone in the same product.
+        undone = value_scales.astype(np.float64) * self._context_factor / a.gain
+        merged = np.empty(queries.shape, dtype=np.float32)
+        k.merge_heads(
+            room.maxima, room.totals, room.contexts, undone.astype(np.float32), plan.heads,
+            plan.roles, plan.of_query, int(a.normalization is Normalization.BEFORE), self._output,
+            a.output.largest, self._beyond, room.above, room.below, merged,
+        )  # fmt: skip
+        return merged
+
+
+class Scratch(NamedTuple):
+    """Room of `attacc.pim.numerics.resident_kernel.execute_channels`, by its names."""
+
+    own_chunks: I64
+    issued: I32
+    filled: I32
+    moved: I32
+    halves: I64
+    sets: I64
+    waiting: U8
+    buffers: F32
+    sums: F32
+    operands: F64
+    room: F64
+    spare: F64
+    repeated: F32
+    singles: F32
+    lanes: F32
+    scores: F32
+    staged: F32
+    received: U8
+    terms: F32
+
+
+@dataclass(frozen=True, eq=False)
+class PlanRoom:
+    """What the kernel works in.
+
+    Attributes:
+        queries: (owners, queries, padded elements).
+        factors: (owners, queries).
+        scratch: for a channel.
+        maxima: its output; likewise the following ones.
+        totals: likewise.
+        contexts: likewise.
+        complete: likewise.
+        above: of `attacc.pim.numerics.resident_kernel.merge_heads`; likewise the following one.
+        below: likewise.
+    """
+
+    queries: F32
+    factors: F32
+    scratch: Scratch
+    maxima: F32
+    totals: F32
+    contexts: F32
+    complete: U8
+    above: F32
+    below: F32
+
+
+@dataclass(frozen=True, eq=False)
+class ResidentPlan:
+    """What all channels of all stacks do to attend to some heads.
+
+    The arrays are those of `attacc.pim.numerics.resident_kernel.execute_channels`.
+
+    Attributes:
+        channel_works: what each channel does that does anything.
+        places: chunks of each of them.
+        channels: (channels, 5).
+        works: (works, 14).
+        kinds: of the steps of all works.
+        addresses: likewise.
+        shape: of every channel.
+        chunks: of all works, likewise the following ones.
+        products: likewise.
+        turns: likewise.
+        turn_of: likewise.
+        softmaxes: likewise.
+        parts: likewise.
+        moves: likewise.
+        columns: where multiplies read.
+        banks: likewise.
+        owners: (chunks of all channels,) the head that each belongs to.
+        starts: (chunks of all channels,) first key of each.
+        capacities: (chunks of all channels,) keys for which there is room.
+        heads: (chunks of all channels,) the head of each, in the order of their first keys.
+        roles: (chunks of all channels,) whether it is the only one of its head, the first, or a
+            later one, in that order.
+        of_query: (chunks of all channels, queries) where each yields what, in that order.
+        room: what the kernel works in.
+    """
+
+    channel_works: tuple[ChannelWork, ...]
+    places: tuple[tuple[Placed, ...], ...]
+    channels: I64
+    works: I64
+    kinds: U8
+    addresses: I64
+    shape: I64
+    chunks: I64
+    products: I64
+    turns: I64
+    turn_of: I64
+    softmaxes: I64
+    parts: I64
+    moves: I64
+    columns: I64
+    banks: I64
+    owners: I64
+    starts: I64
+    capacities: I64
+    heads: I64
+    roles: I64
+    of_query: I64
+    room: PlanRoom
+
+    @classmethod
+    def of(
+        cls, attender: Attender, channels: Sequence[Sequence[Placed]], owners: int
+    ) -> ResidentPlan:
+        """Return it for the chunks of all channels.
+
+        Args:
+            attender: the units.
+            channels: chunks of every channel that has some, in the order of their softmaxes.
+            owners: how many heads ask.
+
+        Raises:
+            InputError: something does not fit into the buffers of a channel.
+        """
+        done = [attender.work(tuple((one.length, one.capacity) for one in own)) for own in channels]
+        distinct = list(dict.fromkeys(done))
+        number = {work: at for at, work in enumerate(distinct)}
+        shapes = [work.shape for work in distinct]
+
+        def ends(sizes: list[int]) -> tuple[list[int], list[int]]:
+            stops = np.cumsum(sizes).tolist()
+            return [stop - size for stop, size in zip(stops, sizes, strict=True)], stops
+
+        works = np.array(
+            [
+                *ends([len(work.issued.kind) for work in distinct]),
+                *ends([len(shape.chunks) for shape in shapes]),
+                *ends([len(shape.turns) for shape in shapes]),
+                *ends([len(shape.softmaxes) for shape in shapes]),
+                *zip(*(shape.sizes for shape in shapes), strict=True),
+            ],
+            dtype=np.int64,
+        ).T
+        chunks_at, _ = ends([len(own) for own in channels])
+        rows_at, rows_end = ends([sum(work.rows) for work in done])
+        softmaxes_at, softmaxes_end = ends([len(work.shape.softmaxes) for work in done])
+        table = np.array(
+            [[number[work] for work in done], chunks_at, rows_at, rows_end, softmaxes_at],
+            dtype=np.int64,
+        ).T
+
+        every = [one for own in channels for one in own]
+        queries = attender.passes.queries
+        of_query = np.zeros((len(every), queries), dtype=np.int64)
+        for work, chunk_at, softmax_at in zip(done, chunks_at, softmaxes_at, strict=True):
+            chunk, query = work.shape.query_of
+            of_query[chunk_at + chunk, query] = softmax_at + np.arange(len(chunk))
+        order = np.array(
+            sorted(range(len(every)), key=lambda at: (every[at].start, every[at].owner)),
+            dtype=np.int64,
+        )
+        owner_of = np.array([one.owner for one in every], dtype=np.int64)
+        longest = max(shapes, key=lambda shape: len(shape.places.column))
+        return cls(
+            channel_works=tuple(done),
+            places=tuple(tuple(own) for own in channels),
+            channels=np.ascontiguousarray(table),
+            works=np.ascontiguousarray(works),
+            kinds=np.concatenate([work.issued.kind for work in distinct]),
+            addresses=np.concatenate([work.issued.address for work in distinct]),
+            shape=shapes[0].shape,
+            chunks=np.concatenate([shape.chunks for shape in shapes]),
+            products=np.concatenate([shape.products for shape in shapes]),
+            turns=np.concatenate([shape.turns for shape in shapes]),
+            turn_of=np.concatenate([shape.turn_of for shape in shapes]),
+            softmaxes=np.concatenate([shape.softmaxes for shape in shapes]),
+            parts=np.concatenate([shape.parts for shape in shapes]),
+            moves=np.concatenate([shape.moves for shape in shapes]),
+            columns=longest.places.column,
+            banks=longest.places.bank,
+            owners=owner_of,
+            starts=np.array([one.start for one in every], dtype=np.int64),
+            capacities=np.array([one.capacity for one in every], dtype=np.int64),
+            heads=owner_of[order],
+            roles=_roles(owner_of[order]),
+            of_query=of_query[order],
+            room=_room(attender, shapes, owners, softmaxes_end[-1]),
+        )
+
+    @property
+    def cycles(self) -> int:
+        """Until the slowest channel is done."""
+        return max(work.cycles for work in self.channel_works)
+
+
+def _roles(heads: I64) -> I64:
+    """Return of every chunk, those of a head in order, whether it is the first of it, or all."""
+    from attacc.pim.numerics import resident_kernel as k
+
+    roles = np.full(len(heads), k.LATER, dtype=np.int64)
+    _, first, count = np.unique(heads, return_index=True, return_counts=True)
+    roles[first] = np.where(count == 1, k.ALONE, k.FIRST)
+    return roles
+
+
+def _room(
+    attender: Attender, shapes: Sequence[ChannelShape], owners: int, softmaxes: int
+) -> PlanRoom:
+    """Return room for the largest of all channels."""
+    from attacc.pim.numerics import execute_kernel as k
+
+    layout, machine = attender.layout, attender.machine
+    sizes = np.array([shape.sizes for shape in shapes]).max(axis=0).tolist()
+    multiplies, filled, moved, scores, staged, received = sizes
+    geometry = Geometry.of(layout.organization, layout.placement)
+    lanes = geometry.units * layout.elements_per_column
+    whole = layout.dimension_parts * layout.columns_per_key * layout.elements_per_column
+    shape = shapes[0].shape
+    part_keys = int(shape[k.PART_WORDS]) * layout.elements_per_column
+    unit_of_work = max(part_keys, layout.keys_per_move * layout.columns_per_key)
+    queries, most = attender.passes.queries, attender.passes.most
+    scratch = Scratch(
+        np.zeros((max(len(one.chunks) for one in shapes), 5), dtype=np.int64),
+        np.zeros(multiplies, dtype=np.int32),
+        np.zeros(filled, dtype=np.int32),
+        np.zeros(moved, dtype=np.int32),
+        np.zeros((2, 4), dtype=np.int64),
+        np.zeros((2, 4), dtype=np.int64),
+        np.zeros((2, unit_of_work), dtype=np.uint8),
+        np.zeros((2, int(shape[k.BUFFER_WORDS]), lanes), dtype=np.float32),
+        np.zeros((2, most, lanes), dtype=np.float32),
+        np.zeros(lanes),
+        np.zeros(lanes),
+        np.zeros(lanes),
+        np.zeros(lanes, dtype=np.float32),
+        np.zeros((4, lanes), dtype=np.float32),
+        np.zeros(machine.arithmetic.softmax_lanes, dtype=np.float32),
+        np.zeros(scores, dtype=np.float32),
+        np.zeros(staged, dtype=np.float32),
+        np.zeros(received, dtype=np.uint8),
+        np.zeros(max(int(one.parts.max()) for one in shapes), dtype=np.float32),
+    )
+    return PlanRoom(
+        np.zeros((owners, queries, whole), dtype=np.float32),
+        np.zeros((owners, queries), dtype=np.float32),
+        scratch,
+        np.zeros(softmaxes, dtype=np.float32),
+        np.zeros(softmaxes, dtype=np.float32),
+        np.zeros((softmaxes, whole), dtype=np.float32),
+        np.zeros(softmaxes, dtype=np.uint8),
+        np.zeros((owners, queries), dtype=np.float32),
+        np.zeros((owners, queries), dtype=np.float32),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPlaces:
+    """Where the tokens of a request are written.
+
+    The arrays are those of `attacc.pim.numerics.resident_kernel.write_tokens`.
+
+    Attributes:
+        shape: of a channel.
+        chunks_at: (heads + 1,).
+        starts: (chunks,).
+        rooms: (chunks,).
+        rows_at: (chunks + 1,).
+        rows: (layers, rows of all chunks) which of those that are kept each is.
+        columns: where multiplies read.
+        banks: likewise.
+    """
+
+    shape: I64
+    chunks_at: I64
+    starts: I64
+    rooms: I64
+    rows_at: I64
+    rows: I64
+    columns: I64
+    banks: I64
+
+    def write(
+        self, store: BankStore, layer: int, first: int, bits: int, keys: Codes, values: Codes
+    ) -> None:
+        """Write consecutive tokens of a layer.
+
+        Args:
+            store: the banks.
+            layer: which.
+            first: which key of a head the first token is.
+            bits: of an element.
+            keys: (heads, tokens, padded elements) bits.
+            values: (heads, tokens, padded elements) bits.
+        """
+        from attacc.pim.numerics import resident_kernel as k
+
+        k.write_tokens(
+            keys, values, first, self.shape, self.chunks_at, self.starts, self.rooms, self.rows_at,
+            self.rows[layer], self.columns, self.banks, store.accesses(bits),
+        )  # fmt: skip
+
+
+def _rows(regions: HeadRegions, organization: Organization) -> list[int]:
+    """Return the rows of the keys and values of chunks that lie one after the other."""
+    row_bytes = organization.columns * organization.access_bytes
+    return (2 * (regions.values - regions.keys) // row_bytes).tolist()
+
+
+_SCALED_BITS = 8
+
+
+def _format_of(operand: Format) -> I64:
+    """Return a format as the kernels see it."""
+    rounding = operand.rounding(Overflow.INFINITE)
+    return np.array(
+        [
+            rounding.floor, rounding.spread, operand.significand, operand.least_exponent,
+            operand.bits, operand.is_integer, operand.bits == _SCALED_BITS,
+        ],
+        dtype=np.int64,
+    )  # fmt: skip

@@ -1,0 +1,408 @@
+"""What a host asks of the stacks, compiled: numbers into bits, tokens into banks, all channels.
+
+All stacks share one array of rows that are kept; which row of it a chunk's row is, is told by a
+table. See `attacc.pim.numerics.resident`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.compiled import kernel
+from attacc.pim.numerics.execute_kernel import (
+    BANKS,
+    COLUMNS,
+    LENGTH,
+    MERGE_PAIRWISE,
+    OK,
+    PARTS,
+    PER_KEY,
+    PLACEMENT,
+    STRIDE,
+    WIDTH,
+    execute,
+    merge_parts,
+)
+from attacc.pim.numerics.rounding_kernel import exponential, rounded
+
+U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.unsignedinteger]
+
+NOT_FINITE = 1
+BEYOND = 2
+"""What is wrong with a number: it is none, or too large for a format without a scale."""
+
+FLOOR, SPREAD, SIGNIFICAND, LEAST_EXPONENT, BITS, IS_INTEGER, SCALED = range(7)
+"""Of a format, as `attacc.pim.numerics.formats.Format` has them; whether its numbers have
+scales."""
+
+(
+    STEPS_AT, STEPS_END, CHUNKS_AT, CHUNKS_END, TURNS_AT, TURNS_END, SOFTMAXES_AT, SOFTMAXES_END,
+    MULTIPLIES, FILLED, MOVED, SCORES, STAGED, RECEIVED,
+) = range(14)  # fmt: skip
+"""Of what channels do: where its steps, chunks, turns and softmaxes begin and end; how many
+multiplies, fills, moves, scores, elements of parts of contexts, and moves of these are counted."""
+
+WORK, OWN_CHUNKS_AT, ROWS_AT, ROWS_END, OWN_SOFTMAXES_AT = range(5)
+"""Of a channel: which work it does; where its chunks, rows and softmaxes begin."""
+
+LATER, FIRST, ALONE = range(3)
+"""Chunks of a head: one after the first of several, that first one, or the only one."""
+
+FRACTION_BITS = 52
+BIAS = 1023
+BANK = 0
+"""Placement whose units share a key."""
+
+
+@kernel
+def fit_scales(values: F32, largest: float, margin: float, scales: F32) -> None:
+    """Write, per head, by which the largest magnitude, and some more, becomes the largest value.
+
+    Args:
+        values: (heads, tokens, elements).
+        largest: of the format.
+        margin: by how much later values may exceed these.
+        scales: (heads,) output.
+    """
+    for head in range(values.shape[0]):
+        most = 0.0
+        for token in range(values.shape[1]):
+            for i in range(values.shape[2]):
+                most = max(most, abs(float(values[head, token, i])))
+        scale = np.float32(most * margin / largest)
+        scales[head] = scale if scale > 0 else np.float32(1)
+
+
+@kernel
+def encode(values: F32, scales: F32, of: I64, largest: float, codes: Codes) -> tuple[int, int]:
+    """Round numbers to a format, and write their bits.
+
+    Args:
+        values: (heads, tokens, elements).
+        scales: (heads,) by which values are divided, where the format has scales.
+        of: (7,) the format.
+        largest: value of the format.
+        codes: (heads, tokens, padded elements) output.
+
+    Returns:
+        `OK` or what is wrong with one of them, and how many were cut down to the largest value.
+    """
+    floor, spread, scaled = of[FLOOR], of[SPREAD], of[SCALED]
+    dropped = FRACTION_BITS + 1 - of[SIGNIFICAND]
+    first = (of[LEAST_EXPONENT] + BIAS - 1) << (of[SIGNIFICAND] - 1)
+    least = 2.0 ** of[LEAST_EXPONENT]
+    per_quantum = 2.0 ** -(of[LEAST_EXPONENT] - of[SIGNIFICAND] + 1)
+    sign = 1 << (of[BITS] - 1)
+    mask = (1 << of[BITS]) - 1
+    saturated = 0
+    for head in range(values.shape[0]):
+        by = float(scales[head])
+        for token in range(values.shape[1]):
+            for i in range(values.shape[2]):
+                value = float(values[head, token, i])
+                if not abs(value) < np.inf:
+                    return NOT_FINITE, 0
+                if scaled:
+                    value /= by
+                near = rounded(value, floor, spread, largest, np.inf)
+                size = abs(near)
+                if size > largest:
+                    if not scaled:
+                        return BEYOND, 0
+                    size = largest
+                    saturated += 1
+                if of[IS_INTEGER]:
+                    whole = np.int64(size)
+                    codes[head, token, i] = (-whole if value < 0 else whole) & mask
+                    continue
+                if size >= least:
+                    code = (np.float64(size).view(np.int64) >> dropped) - first
+                else:
+                    code = np.int64(size * per_quantum)
+                if np.float64(near).view(np.int64) < 0:
+                    code |= sign
+                codes[head, token, i] = code
+    return OK, saturated
+
+
+@kernel
+def prepare_queries(
+    values: F32, key_scales: F32, by: float, score_scale: float, of: I64, largest: float,
+    padded: F32, factors: F32,
+) -> int:  # fmt: skip
+    """Round queries to a format, and say what their scores are multiplied by.
+
+    Args:
+        values: (owners, queries, elements).
+        key_scales: (owners,) of their keys.
+        by: what scores are multiplied by, apart from scales.
+        score_scale: what makes good by what scores were divided for their way.
+        of: (7,) the format.
+        largest: value of the format.
+        padded: (owners, queries, padded elements) output; what is behind the elements stays.
+        factors: (owners, queries) output.
+
+    Returns:
+        `OK` or what is wrong with one of them.
+    """
+    floor, spread, scaled = of[FLOOR], of[SPREAD], of[SCALED]
+    for owner in range(values.shape[0]):
+        for query in range(values.shape[1]):
+            most = 0.0
+            for i in range(values.shape[2]):
+                size = abs(float(values[owner, query, i]))
+                if not size < np.inf:
+                    return NOT_FINITE
+                most = max(most, size)
+            scale = np.float32(1)
+            if scaled:
+                scale = np.float32(most / largest)
+                scale = scale if scale > 0 else np.float32(1)
+            for i in range(values.shape[2]):
+                value = float(values[owner, query, i])
+                if scaled:
+                    value /= float(scale)
+                near = rounded(value, floor, spread, largest, np.inf)
+                if abs(near) > largest:
+                    if not scaled:
+                        return BEYOND
+                    near = largest if near > 0 else -largest
+                padded[owner, query, i] = near
+            factor = np.float32(float(scale) * float(key_scales[owner]) * by)
+            factors[owner, query] = np.float32(float(factor) * score_scale)
+    return OK
+
+
+@kernel
+def write_tokens(
+    keys: Codes, values: Codes, first: int, shape: I64, chunks_at: I64, starts: I64, rooms: I64,
+    rows_at: I64, rows: I64, columns: I64, banks: I64, memory: Codes,
+) -> None:  # fmt: skip
+    """Write keys and values of consecutive tokens into the banks.
+
+    Args:
+        keys: (heads, tokens, padded elements) bits.
+        values: (heads, tokens, padded elements) bits.
+        first: which key of a head the first token is.
+        shape: see `attacc.pim.numerics.execute_kernel.execute`.
+        chunks_at: (heads + 1,) where the chunks of each head begin.
+        starts: (chunks,) first key of each.
+        rooms: (chunks,) keys of each part for which there is room.
+        rows_at: (chunks + 1,) where the rows of each begin: of keys, then as many of values.
+        rows: which of the rows that are kept each is.
+        columns: accesses, from where keys or values begin, that consecutive multiplies read.
+        banks: their banks, among those of a unit.
+        memory: (rows that are kept * columns, banks * elements of an access).
+    """
+    parts, width, per_key = shape[PARTS], shape[WIDTH], shape[PER_KEY]
+    shared = shape[BANKS] if shape[PLACEMENT] == BANK else 1
+    stride, per_row = shape[STRIDE], shape[COLUMNS]
+    for head in range(keys.shape[0]):
+        chunk = chunks_at[head]
+        for token in range(keys.shape[1]):
+            position = first + token
+            while chunk + 1 < chunks_at[head + 1] and starts[chunk + 1] <= position:
+                chunk += 1
+            own, part = (position - starts[chunk]) // parts, (position - starts[chunk]) % parts
+            keys_at = rows_at[chunk]
+            values_at = keys_at + (rows_at[chunk + 1] - keys_at) // 2
+            for word in range(per_key):
+                for of_values in range(2):
+                    x = word * rooms[chunk] + own if of_values else own * per_key + word
+                    codes = values if of_values else keys
+                    row = rows[(values_at if of_values else keys_at) + columns[x] // per_row]
+                    at = row * per_row + columns[x] % per_row
+                    for which in range(shared):
+                        to = (banks[x] + (part * shared + which) * stride) * width
+                        element = (which * per_key + word) * width
+                        for i in range(width):
+                            memory[at, to + i] = codes[head, token, element + i]
+
+
+@kernel
+def merge_heads(
+    maxima: F32, totals: F32, contexts: F32, factors: F32, heads: I64, roles: I64, of_query: I64,
+    divided: int, of: I64, largest: float, beyond: float, above: F32, below: F32, merged: F32,
+) -> None:  # fmt: skip
+    """Merge the chunks of each head, and round the result, as `attacc.pim.numerics.execute` does.
+
+    Args:
+        maxima: (softmaxes,) the greatest score of each.
+        totals: (softmaxes,) the sum of its exponentials.
+        contexts: (softmaxes, padded elements).
+        factors: (heads,) what contexts are multiplied by.
+        heads: (chunks,) the head of each, those of one head in the order of their keys.
+        roles: (chunks,) see above.
+        of_query: (chunks, queries) the softmax of each.
+        divided: whether contexts are divided by their totals already.
+        of: (7,) the format of the result.
+        largest: value of the format.
+        beyond: what is larger than that becomes.
+        above: (heads, queries) room: the greatest score of a head.
+        below: (heads, queries) room: the sum of its exponentials.
+        merged: (heads, queries, elements) output.
+    """
+    elements = merged.shape[2]
+    above[:] = -np.inf
+    for chunk in range(len(heads)):
+        for query in range(of_query.shape[1]):
+            greatest = maxima[of_query[chunk, query]]
+            known = above[heads[chunk], query]
+            # As numpy.maximum has it, NaN remains one.
+            if greatest > known or greatest != greatest:
+                above[heads[chunk], query] = greatest
+    for chunk in range(len(heads)):
+        head = heads[chunk]
+        factor = factors[head]
+        for query in range(of_query.shape[1]):
+            softmax = of_query[chunk, query]
+            if divided and roles[chunk] == ALONE:
+                for i in range(elements):
+                    merged[head, query, i] = np.float32(contexts[softmax, i] * factor)
+                continue
+            less = np.float32(maxima[softmax] - above[head, query])
+            weight = np.float32(exponential(np.float64(less)))
+            total = np.float32(weight * totals[softmax])
+            by = total if divided else weight
+            later = roles[chunk] == LATER
+            below[head, query] = np.float32(below[head, query] + total) if later else total
+            for i in range(elements):
+                term = np.float32(by * np.float32(contexts[softmax, i] * factor))
+                before = merged[head, query, i]
+                merged[head, query, i] = np.float32(before + term) if later else term
+    for chunk in range(len(heads)):
+        head = heads[chunk]
+        for query in range(of_query.shape[1]):
+            over = np.float32(1)
+            if not (divided and roles[chunk] == ALONE):
+                # Once per head: what is divided already counts as a sum of 1.
+                over = np.float32(over / below[head, query])
+                below[head, query] = np.float32(1)
+            if over != 1:
+                for i in range(elements):
+                    merged[head, query, i] = np.float32(merged[head, query, i] * over)
+    for head in range(merged.shape[0]):
+        for query in range(merged.shape[1]):
+            for i in range(elements):
+                value = np.float64(merged[head, query, i])
+                merged[head, query, i] = rounded(value, of[FLOOR], of[SPREAD], largest, beyond)
+
+
+@kernel
+def execute_channels(
+    channels: I64, works: I64, kinds: U8, addresses: I64, shape: I64, choices: I64, floors: I64,
+    limits: F64, powers: F32, gain: np.float32, score_scale: float, context_scale: float,
+    chunks: I64, products: I64, turns: I64, turn_of: I64, softmaxes: I64, parts: I64, moves: I64,
+    columns: I64, banks: I64, lengths: I64, owners: I64, rows: I64, memory: Codes, table: F32,
+    queries: F32, factors: F32, own_chunks: I64, issued: I32, filled: I32, moved: I32,
+    halves: I64, sets: I64, waiting: U8, buffers: F32, sums: F32, operands: F64, room: F64,
+    spare: F64, repeated: F32, singles: F32, lanes: F32, scores: F32, staged: F32, received: U8,
+    terms: F32, maxima: F32, totals: F32, contexts: F32, complete: U8,
+) -> tuple[int, int, int]:  # fmt: skip
+    """Execute what all channels of all stacks issue.
+
+    Arguments that `attacc.pim.numerics.execute_kernel.execute` has are as there, of all works or
+    channels one after the other; room is that of the largest.
+
+    Args:
+        channels: (channels, 5) see above, as the following one.
+        works: (works, 14) what channels do.
+        kinds: see `execute`.
+        addresses: see `execute`.
+        shape: see `execute`.
+        choices: see `execute`.
+        floors: see `execute`.
+        limits: see `execute`.
+        powers: see `execute`.
+        gain: see `execute`.
+        score_scale: see `execute`.
+        context_scale: see `execute`.
+        chunks: of all works, their lengths rounded.
+        products: of all works.
+        turns: of all works.
+        turn_of: of all works.
+        softmaxes: of all works.
+        parts: (softmaxes of all works,) of each context.
+        moves: (softmaxes of all works,) of each context.
+        columns: see `execute`.
+        banks: see `execute`.
+        lengths: keys of the chunks of all channels.
+        owners: of the chunks of all channels.
+        rows: of all channels, which of the rows that are kept each of their rows is.
+        memory: of all stacks.
+        table: see `execute`.
+        queries: (owners, queries, padded elements).
+        factors: (owners, queries).
+        own_chunks: room for the chunks of a channel.
+        issued: room, as all up to the following ones.
+        filled: room.
+        moved: room.
+        halves: room.
+        sets: room.
+        waiting: room.
+        buffers: room.
+        sums: room.
+        operands: room.
+        room: room.
+        spare: room.
+        repeated: room.
+        singles: room.
+        lanes: room.
+        scores: room.
+        staged: room.
+        received: room.
+        terms: room for the parts of a context.
+        maxima: (softmaxes of all channels,) output: the greatest score of each.
+        totals: (softmaxes of all channels,) output: the sum of its exponentials.
+        contexts: (softmaxes of all channels, padded elements) output.
+        complete: (softmaxes of all channels,) output: whether all of it has arrived.
+
+    Returns:
+        `OK` or what is wrong, with which channel and command.
+    """
+    for channel in range(len(channels)):
+        work = works[channels[channel, WORK]]
+        steps = slice(work[STEPS_AT], work[STEPS_END])
+        first, last = work[CHUNKS_AT], work[CHUNKS_END]
+        own_turns = slice(work[TURNS_AT], work[TURNS_END])
+        own_softmaxes = slice(work[SOFTMAXES_AT], work[SOFTMAXES_END])
+        at = channels[channel, OWN_CHUNKS_AT]
+        for chunk in range(last - first):
+            for i in range(chunks.shape[1]):
+                own_chunks[chunk, i] = chunks[first + chunk, i]
+            own_chunks[chunk, LENGTH] = lengths[at + chunk]
+        to = channels[channel, OWN_SOFTMAXES_AT]
+        end = to + work[SOFTMAXES_END] - work[SOFTMAXES_AT]
+        issued[: work[MULTIPLIES]] = 0
+        filled[: work[FILLED]] = 0
+        moved[: work[MOVED]] = 0
+        halves[:] = -1
+        sets[:] = -1
+        scores[: work[SCORES]] = 0
+        staged[: work[STAGED]] = 0
+        received[: work[RECEIVED]] = 0
+        maxima[to:end] = np.nan
+        totals[to:end] = np.nan
+        status, number = execute(
+            kinds[steps], addresses[steps], shape, choices, floors, limits, powers, gain,
+            score_scale, context_scale, own_chunks[: last - first], products[2 * first : 2 * last],
+            turns[own_turns], turn_of[first:last], softmaxes[own_softmaxes], columns, banks,
+            rows[channels[channel, ROWS_AT] : channels[channel, ROWS_END]], memory, table,
+            owners[at : at + last - first], queries, factors, issued, filled, moved, halves, sets,
+            waiting, buffers, sums, operands, room, spare, repeated, singles, lanes, scores, staged,
+            received, maxima[to:end], totals[to:end],
+        )  # fmt: skip
+        if status != OK:
+            return status, channel, number
+        merge_parts(
+            contexts.shape[1], choices[MERGE_PAIRWISE], parts[own_softmaxes],
+            softmaxes[own_softmaxes], moves[own_softmaxes], staged, received, terms,
+            contexts[to:end], complete[to:end],
+        )  # fmt: skip
+    return OK, 0, 0

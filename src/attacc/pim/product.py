@@ -1,0 +1,220 @@
+"""Products with weights on AttAcc: their program timed on the device, and costed in energy.
+
+What feed-forward co-processing asks of AttAcc (AttAcc, ASPLOS 2024). The published model takes the
+units' peak rate of reading; here every command is there, so that opening rows, refresh, writing
+activations into the vector buffers and units without a column cost what they cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from attacc.errors import EngineError
+from attacc.hardware.dram import DRAMS, DramDevice
+from attacc.hardware.placement import Placement
+from attacc.hardware.system import ResolvedSystem
+from attacc.models.precision import ElementType
+from attacc.pim.energy.dram import DRAM_ENERGIES, AttentionEnergy, attention_energy
+from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.program.interleaved import QueryPasses
+from attacc.pim.program.product import ProductLayout, ProductShape, product_program
+from attacc.pim.program.schedule import head_commands
+from attacc.pim.timing.engine import CommandCount, run
+from attacc.pim.timing.tables import resolve_timing
+from attacc.units import NS_PER_S
+
+TRIED: Final = 3
+"""Layouts of a product that are timed, of those that should be fastest."""
+
+
+@dataclass(frozen=True, slots=True)
+class StackProduct:
+    """A product of activations with weights on one stack.
+
+    Attributes:
+        shape: what the stack computes.
+        inner_ways: channels among which the inner dimension is cut.
+        segments: parts of a channel's inner dimension, one after the other.
+        columns_per_channel: of the fullest channel.
+        passes: how often the weights are read for all rows.
+        cycles: of the command clock.
+        time_ns: the same.
+        commands: how often each command issued.
+        useful_share: multiplications of the product over those that were done; the rest is
+            padding to whole accesses, parts and channels.
+        achieved_bytes_per_s: weights, counted once per row, over time; what the published model's
+            internal bandwidth stands for.
+        internal_bytes_per_s: peak at which the units can read.
+        energy: by component; no softmax, and neither refresh nor standby.
+    """
+
+    shape: ProductShape
+    inner_ways: int
+    segments: int
+    columns_per_channel: int
+    passes: int
+    cycles: int
+    time_ns: float
+    commands: tuple[CommandCount, ...]
+    useful_share: float
+    achieved_bytes_per_s: float
+    internal_bytes_per_s: float
+    energy: AttentionEnergy
+
+    @property
+    def rate(self) -> float:
+        """Achieved over peak: what of the internal bandwidth the product gets."""
+        return self.achieved_bytes_per_s / self.internal_bytes_per_s
+
+
+class AttaccProducts:
+    """Stacks that multiply activations with weights; results are remembered by shape.
+
+    Args:
+        device: one stack, with a pipeline.
+        placement: where its units sit.
+        power_limited: whether multiplies keep a cadence that limits power.
+        stacks_per_gpu: stacks that share the columns of one GPU's product.
+        rows_per_read: rows of the activations that a read of the weights serves, at most.
+    """
+
+    def __init__(
+        self,
+        device: DramDevice,
+        placement: Placement,
+        *,
+        power_limited: bool = True,
+        stacks_per_gpu: float = 1.0,
+        rows_per_read: int = 1,
+    ) -> None:
+        self.device = device
+        self.placement = placement
+        self.stacks_per_gpu = stacks_per_gpu
+        self.rows_per_read = rows_per_read
+        self._power_limited = power_limited
+        self._energies = DRAM_ENERGIES.load(device.energy)
+        self._known: dict[tuple[ProductShape, int | None], StackProduct] = {}
+
+    @classmethod
+    def of(cls, system: ResolvedSystem) -> AttaccProducts:
+        """Return those of a system.
+
+        Raises:
+            UnknownNameError: the system names a device that does not exist.
+            EngineError: it has no AttAccs.
+        """
+        if system.attacc is None:
+            raise EngineError(f"system {system.spec.name} has no AttAccs")
+        table = system.attacc.table
+        return cls(
+            DRAMS.load_name_or_file(table.dram, where=f"system {system.spec.name}: attacc.dram"),
+            table.placement,
+            power_limited=table.power_limited,
+            stacks_per_gpu=system.attacc.stacks / system.gpus,
+            rows_per_read=table.queries_per_read,
+        )
+
+    def column_grain(self, element: ElementType) -> int:
+        """Return columns that a stack computes in the time of one: its parts of a sequence."""
+        layout = HeadLayout(self.device.organization, self.placement, 1, 1, element)
+        return layout.sequence_parts
+
+    def multiply(self, shape: ProductShape, *, inner_ways: int | None = None) -> StackProduct:
+        """Time and cost a product on one stack.
+
+        Args:
+            shape: what the stack computes.
+            inner_ways: channels among which the inner dimension is cut; by default the number
+                with which the product takes least.
+
+        Raises:
+            InputError: the device models no pipeline; the weights do not fit into the banks, or
+                rows into the vector buffers; or the channels cannot be grouped so.
+        """
+        if (shape, inner_ways) not in self._known:
+            self._known[shape, inner_ways] = self._play(shape, inner_ways)
+        return self._known[shape, inner_ways]
+
+    def _play(self, shape: ProductShape, inner_ways: int | None) -> StackProduct:
+        o = self.device.organization
+        ways = [inner_ways] if inner_ways is not None else _divisors(o.channels)
+        rows_per_read = min(self.rows_per_read, shape.rows)
+        passes = QueryPasses.of(shape.rows, rows_per_read)
+        layouts = {
+            ProductLayout.of(
+                self.device,
+                self.placement,
+                shape,
+                inner_ways=each,
+                rows_per_read=rows_per_read,
+                row_kept_open=kept,
+            )
+            for each in ways
+            for kept in (False, True)
+        }
+        tables = resolve_timing(
+            self.device,
+            self.placement,
+            power_limited=self._power_limited,
+            queries_per_read=passes.most,
+        )
+        likely = sorted(
+            layouts,
+            key=lambda one: (
+                estimated_cycles(self.device, one, tables.multiply_interval),
+                one.inner_ways,
+                one.segments,
+            ),
+        )
+        played = [
+            (run(product_program(self.device, one, multiply_interval=interval), tables), one)
+            for interval in [tables.multiply_interval]
+            for one in likely[:TRIED]
+        ]
+        timed, layout = min(played, key=lambda each: each[0].cycles)
+        reads = shape.rows * shape.inner * shape.columns * shape.element.bytes
+        return StackProduct(
+            shape=shape,
+            inner_ways=layout.inner_ways,
+            segments=layout.segments,
+            columns_per_channel=layout.columns_per_channel,
+            passes=layout.passes.passes,
+            cycles=timed.cycles,
+            time_ns=timed.time_ns,
+            commands=timed.commands,
+            useful_share=layout.useful_share,
+            achieved_bytes_per_s=reads / timed.time_ns * NS_PER_S,
+            internal_bytes_per_s=self.device.internal_bytes_per_s(
+                self.placement, power_limited=self._power_limited
+            ),
+            energy=attention_energy(
+                timed,
+                replace(layout.segment, length=1),
+                0,  # heads with a softmax
+                self._energies,
+                banks_per_multiply=self.device.banks_per_command(self.placement),
+                queries_per_read=shape.rows / layout.passes.passes,
+            ),
+        )
+
+
+def estimated_cycles(device: DramDevice, layout: ProductLayout, multiply_interval: int) -> float:
+    """Return about how long a product takes, to choose which layouts to time.
+
+    Multiplies, or what goes over the bus beside them, and the rows that are opened: those of a
+    segment once if it is one, else anew for every pass.
+    """
+    segment, passes = layout.segment, layout.passes.passes
+    commands = head_commands(replace(segment, length=1))
+    per_row = len(commands.q) + segment.score_groups * len(commands.score_moves)
+    moves = layout.shape.rows * layout.segments * per_row
+    opened = layout.rows_per_segment * (1 if layout.rows_per_segment == 1 else passes)
+    timing = device.timing
+    return max(
+        layout.multiplies * multiply_interval, moves * timing["nCCDL"]
+    ) + layout.segments * opened * (timing["nRCDRD"] + timing["nRP"])
+
+
+def _divisors(number: int) -> list[int]:
+    return [ways for ways in range(1, number + 1) if number % ways == 0]

@@ -1,0 +1,312 @@
+"""The interleaved schedule: every step waits for exactly what it uses.
+
+A channel attends to its chunks one after the other, and to a chunk in as many passes as there are
+queries to share it, over those that one read of its keys and values serves. Each pass over a chunk
+is a *turn*, of a score and a context. The score of the next turn comes between the two, so that
+the softmaxes of a turn hide under multiplies of its neighbours: score of a, score of b, context
+of a, score of c, context of b, and so on. Two chunks take turns until their passes are done.
+
+Each score or context is a phase. While a phase multiplies out of one half of the vector buffers,
+the other half is filled for the next phase: with queries, or with probabilities; a context of more
+probabilities than a half holds is cut into several phases, whose partial contexts the buffer die
+adds up. A phase consists of units, each of which fills the accumulators once: the scores of 16
+keys per part, or one output slice, for every query of the pass. Accumulators are double, so that a
+unit's sums move away while the next unit multiplies.
+
+The steps are ordered by when they should be able to issue: all multiplies in order, and every
+other step at the place among them that the latencies of the pipeline suggest. Whatever the order,
+the events of `Dependences` make it correct: an event happens when all steps that signal it have
+issued, and
+
+- a multiply waits for its buffer to be filled and its accumulators to be free,
+- the move of a unit's sums waits for its multiplies, and for the moves of the unit before it, by
+  whose order it is told which sums an MVSB takes,
+- the softmax of a query waits for all scores of its turn, and for the softmax before it,
+- a fill waits for the multiplies that still use that half of the buffer, and for the softmax of
+  its query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import accumulate, pairwise
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.errors import InputError
+from attacc.hardware.dram import DramDevice, Pipeline
+from attacc.pim.mapping.balance import Assignment
+from attacc.pim.mapping.geometry import HeadLayout, allocate_chunks, check_room
+from attacc.pim.program.program import MULTIPLY, Dependences, Program
+from attacc.pim.program.schedule import head_commands
+from attacc.units import NS_PER_S
+
+I64 = npt.NDArray[np.int64]
+
+SIGNALS: Final = 3
+"""Events that a step signals at most."""
+
+SCORE_BYTES: Final = 4
+"""Bytes of a score in the softmax buffer: its lanes compute in fp32."""
+
+
+def pipeline_of(device: DramDevice) -> Pipeline:
+    """Return the device's pipeline.
+
+    Raises:
+        InputError: the device models none.
+    """
+    if device.pipeline is None:
+        raise InputError(
+            f"device {device.name} models no latencies between its commands",
+            hint="the interleaved schedule needs a device with a [pipeline] table",
+        )
+    return device.pipeline
+
+
+def chunk_grain(layout: HeadLayout) -> int:
+    """Return the keys of a chunk that fill one group of moves of every part."""
+    return layout.sequence_parts * layout.keys_per_move
+
+
+def longest_chunk(device: DramDevice, layout: HeadLayout, queries_per_read: int = 1) -> int:
+    """Return how many keys the softmax buffer lets a chunk have.
+
+    Each channel has its share of the buffer, which holds the scores of two chunks, with every
+    query of a pass.
+
+    Raises:
+        InputError: the device models no pipeline, or its buffer holds not even two scores.
+    """
+    buffer_bytes = pipeline_of(device).softmax_buffer_bytes
+    keys = int(buffer_bytes) // (2 * SCORE_BYTES * queries_per_read * device.organization.channels)
+    if keys < 1:
+        scores = "two scores" if queries_per_read == 1 else f"two times {queries_per_read} scores"
+        raise InputError(
+            f"softmax_buffer of {buffer_bytes:.0f} bytes does not hold {scores} per channel",
+            where=device.name,
+        )
+    grain = chunk_grain(layout)
+    return keys // grain * grain if keys > grain else keys
+
+
+def softmax_cycles(device: DramDevice, lengths: npt.ArrayLike) -> I64:
+    """Return how long the softmax of each chunk takes on its channel's share of the lanes.
+
+    Args:
+        device: a device with a pipeline.
+        lengths: keys of the chunks, in any shape, which the result takes.
+    """
+    pipeline = pipeline_of(device)
+    lanes = max(1, pipeline.softmax_lanes // device.organization.channels)
+    passes = pipeline.softmax_passes * -(-np.asarray(lengths, dtype=np.int64) // lanes)
+    cycles = passes / pipeline.softmax_clock_hz * NS_PER_S / device.clock_ns
+    return np.ceil(cycles).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryPasses:
+    """How the queries that share keys and values are served, few at a time.
+
+    Attributes:
+        queries: in all.
+        passes: how often keys and values are read for them.
+    """
+
+    queries: int
+    passes: int
+
+    @classmethod
+    def of(cls, queries: int, queries_per_read: int) -> QueryPasses:
+        """Return the fewest passes, which are as equal as can be.
+
+        Raises:
+            InputError: one of the numbers is below 1.
+        """
+        for name, value in (("queries", queries), ("queries_per_read", queries_per_read)):
+            if value < 1:
+                raise InputError(f"{name} = {value} must be at least 1")
+        return cls(queries, -(-queries // queries_per_read))
+
+    @property
+    def most(self) -> int:
+        """Queries of the fullest pass, the first."""
+        return -(-self.queries // self.passes)
+
+    @property
+    def each(self) -> tuple[int, ...]:
+        """Queries of every pass."""
+        least, more = divmod(self.queries, self.passes)
+        return tuple(least + (which < more) for which in range(self.passes))
+
+
+def interleaved_program(
+    device: DramDevice,
+    layout: HeadLayout,
+    assignment: Assignment,
+    *,
+    multiply_interval: int,
+    queries: int = 1,
+    queries_per_read: int = 1,
+    capacities: Sequence[Sequence[int]] | None = None,
+) -> Program:
+    """Build the program of one stack for heads of any lengths.
+
+    Neighbouring channels with chunks of the same lengths receive the same steps.
+
+    Args:
+        device: a device with a pipeline.
+        layout: placement, head_dim and element type; its length is of no account.
+        assignment: chunks of every channel.
+        multiply_interval: cycles between two multiplies, which decides where among them the other
+            steps should issue.
+        queries: query heads that share the keys and values of each head.
+        queries_per_read: how many of them a read of keys or values serves at most.
+        capacities: per channel, keys for which each chunk has room in the banks, so that it can
+            grow where it is; as long as the chunks by default.
+
+    Raises:
+        InputError: the device models no pipeline, or keys and values do not fit into the banks, or
+            a chunk or the queries of a pass not into their buffers; or a chunk has no room for its
+            keys.
+    """
+    from attacc.pim.program import interleaved_kernel  # loads Numba
+
+    o = device.organization
+    pipeline = pipeline_of(device)
+    passes = QueryPasses.of(queries, queries_per_read)
+    spacing = max(1.0, device.timing["nCCDL"] / multiply_interval)
+    groups: list[tuple[int, int, tuple[int, ...], tuple[int, ...]]] = []
+    first = 0
+    rooms = lengths = assignment.lengths
+    if capacities is not None:
+        rooms = tuple(map(tuple, capacities))
+        check_room(lengths, rooms)
+    while first < o.channels:
+        last, own = first + 1, (lengths[first], rooms[first])
+        while last < o.channels and (lengths[last], rooms[last]) == own:
+            last += 1
+        if lengths[first]:
+            groups.append((first, last, lengths[first], rooms[first]))
+        first = last
+    longest = max(map(max, filter(None, lengths)))
+    _check_buffers(device, layout, longest, passes)
+
+    places = move_places(layout)
+    part_words = pipeline.buffer_words // passes.most
+    shape = (
+        queries, passes.passes, layout.sequence_parts, layout.keys_per_move,
+        layout.elements_per_column, layout.columns_per_key, part_words,
+    )  # fmt: skip
+    own_keys = [np.array(chunks, dtype=np.int64) for _, _, chunks, _ in groups]
+    counts = [interleaved_kernel.count(keys, *shape, *map(len, places)) for keys in own_keys]
+    bounds = [0, *accumulate([count[0] for count in counts])]
+    steps = bounds[-1]
+    kind = np.empty(steps, dtype=np.uint8)
+    address = np.empty(steps, dtype=np.int64)
+    first_channel = np.empty(steps, dtype=np.int16)
+    channels = np.empty(steps, dtype=np.int16)
+    waits = np.empty(steps, dtype=np.int32)
+    signals = np.empty((steps, SIGNALS), dtype=np.int32)
+    delays = np.empty((steps, SIGNALS), dtype=np.int32)
+    most_of_a_kind = max(
+        max(fills, units, softmaxes) for _, fills, units, _, _, softmaxes in counts
+    )
+    events = interleaved_kernel.EVENTS_APART * most_of_a_kind
+    most = max(max(own) for _, _, _, own in groups)
+    multiplies = _multiplies(replace(layout, length=most))
+    for (first, last, _, own_rooms), keys, sizes, (begin, end) in zip(
+        groups, own_keys, counts, pairwise(bounds), strict=True
+    ):
+        steps, fills, units, phases, turns, softmaxes = sizes
+        regions = allocate_chunks(layout, own_rooms)
+        own = slice(begin, end)
+        interleaved_kernel.weave(
+            keys, regions.keys, regions.values,
+            softmax_cycles(device, keys), *shape,
+            pipeline.buffer_words,
+            -(-np.array(own_rooms, dtype=np.int64) // layout.sequence_parts), multiplies, *places,
+            pipeline.write_to_multiply, pipeline.multiply_to_move, pipeline.move_to_softmax,
+            pipeline.softmax_to_move, multiply_interval, spacing, int(MULTIPLY[layout.placement]),
+            np.empty((6, turns + interleaved_kernel.SPARE), dtype=np.int64),
+            np.empty((5, phases + interleaved_kernel.SPARE), dtype=np.int64),
+            np.empty((3, units + interleaved_kernel.SPARE), dtype=np.int64),
+            np.empty(fills), np.empty((2, units)), np.empty(softmaxes),
+            kind[own], address[own], waits[own], signals[own], delays[own],
+        )  # fmt: skip
+        first_channel[own] = first
+        channels[own] = last - first
+    return Program(
+        o, kind, address, first_channel, channels, Dependences(waits, signals, delays, events),
+        np.array(bounds, dtype=np.int64),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _multiplies(layout: HeadLayout) -> I64:
+    """Return where the multiplies of a head's score read, from where its keys begin."""
+    return layout.multiply_addresses(layout.score_multiplies)
+
+
+def move_places(layout: HeadLayout) -> tuple[I64, I64, I64, I64]:
+    """Return where fills with queries and with probabilities, and moves of both sums, go.
+
+    Args:
+        layout: placement, head_dim and element type; its length is of no account.
+
+    Returns:
+        Addresses of a fill with one access of a query and of probabilities, and of the moves of
+        one unit's scores and of one output slice.
+    """
+    return _places(replace(layout, length=1))
+
+
+@lru_cache(maxsize=64)
+def _places(layout: HeadLayout) -> tuple[I64, I64, I64, I64]:
+    commands = head_commands(layout)
+    # Units that hold the same part of a key share what fills them.
+    query = commands.q[:: layout.columns_per_key].copy()
+    return query, commands.probabilities, commands.score_moves, commands.context_moves
+
+
+def _check_buffers(
+    device: DramDevice, layout: HeadLayout, length: int, passes: QueryPasses
+) -> None:
+    """Raise unless the queries of a pass, and their scores for the longest chunk, have room."""
+    words = pipeline_of(device).buffer_words
+    columns = layout.columns_per_key
+    if passes.most * columns > words:
+        most = words // columns
+        dim, accesses = layout.head_dim, passes.most * columns
+        raise InputError(
+            f"{passes.most} queries of head_dim {dim} take {accesses} accesses, half a vector "
+            f"buffer holds {words}"
+            if passes.most > 1
+            else f"a query of head_dim {dim} takes {accesses} accesses, half a vector buffer "
+            f"holds {words}",
+            where=device.name,
+            hint=f"read keys and values for at most {most} queries at a time"
+            if most
+            else "use a smaller head_dim, or a device with larger buffer_words",
+        )
+    # An MVGB says by its address, within the values, which access of its half it writes.
+    per_word = -(-words // (words // passes.most))
+    room = layout.elements_per_column * columns * layout.organization.access_bytes
+    if per_word * layout.banks_in_turn > room:
+        raise InputError(
+            f"the probabilities of {passes.most} queries have no addresses of their own within "
+            f"values of head_dim {layout.head_dim}",
+            where=device.name,
+            hint="read keys and values for fewer queries at a time",
+        )
+    longest = longest_chunk(device, layout, passes.most)
+    if length > longest:
+        raise InputError(
+            f"a chunk of {length} keys leaves the softmax buffer no room for a second one",
+            where=device.name,
+            hint=f"cut heads into chunks of at most {longest} keys",
+        )

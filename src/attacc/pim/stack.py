@@ -1,0 +1,512 @@
+"""Decode attention of one AttAcc stack: its program timed on its device and costed in energy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from attacc.errors import InputError
+from attacc.hardware.dram import DramDevice
+from attacc.hardware.placement import Placement
+from attacc.hardware.system import Schedule
+from attacc.models.precision import ElementType
+from attacc.pim.energy.dram import (
+    DRAM_ENERGIES,
+    AttentionEnergy,
+    DramEnergy,
+    attention_energy,
+)
+from attacc.pim.energy.power import (
+    PowerTrace,
+    cadence_from_budget,
+    windowed_power,
+    with_power_cadence,
+)
+from attacc.pim.mapping.balance import Assignment
+from attacc.pim.mapping.geometry import HeadLayout, allocate_heads, check_capacity
+from attacc.pim.program.interleaved import QueryPasses
+from attacc.pim.program.schedule import attention_program
+from attacc.pim.timing.dealing import Dealer
+from attacc.pim.timing.engine import CommandCount, TimedRun, run
+from attacc.pim.timing.tables import TimingTables, resolve_timing
+from attacc.units import NS_PER_S
+
+MAX_WINDOW_CYCLES: Final = 10**9
+"""Command clock cycles over which power is averaged at most: about a second."""
+
+_CADENCES: Final = {
+    Placement.BANK: "nCCDAB",
+    Placement.BANKGROUP: "nCCDSB",
+    Placement.BUFFER: "nCCDPB",
+}
+"""The timing parameter that a power budget stretches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dealt:
+    """How the heads of a stack were dealt out to its channels.
+
+    Attributes:
+        chunks: runs of keys that one channel attends to by itself: heads, or parts of one.
+        longest_chunk: keys of the longest.
+        cut_heads: key/value heads that were cut into several chunks.
+        imbalance: keys of the fullest channel over the mean of all channels; 1 is perfect.
+    """
+
+    chunks: int
+    longest_chunk: int
+    cut_heads: int
+    imbalance: float
+
+
+@dataclass(frozen=True, slots=True)
+class StackAttention:
+    """Attention of a number of heads on one stack, one new query each.
+
+    Attributes:
+        device: the DRAM device's name.
+        placement: where the units sit.
+        power_limited: whether the multiplies keep a cadence that limits power.
+        power_budget_w: from which that cadence was worked out; None for the device's own.
+        schedule: order of the commands.
+        temperature_c: of the device; None for its usual rate of refresh.
+        heads: query heads on the stack.
+        kv_heads: key/value heads, each shared by as many query heads.
+        queries_per_read: query heads that a read of keys and values serves, at most.
+        passes: how often keys and values are read for all queries that share them.
+        keys: of all key/value heads.
+        shortest: keys of the shortest head.
+        longest: keys of the longest head.
+        head_dim: elements of a key.
+        element: element type of the keys and values.
+        dealt: how the heads were dealt out to channels.
+        cycles: of the command clock.
+        time_ns: the same.
+        multiply_interval: least cycles between two multiplies of a channel.
+        buffer_words: accesses of half a vector buffer that are in use at most; None where the
+            device does not model it.
+        commands: how often each command issued.
+        kv_bytes: keys and values of all heads as they are stored, without padding.
+        read_bytes: what the units read from the banks, padding and repeated reads included.
+        achieved_bytes_per_s: keys and values over time.
+        internal_bytes_per_s: peak at which the units can read.
+        external_bytes_per_s: peak of the stack's interface.
+        energy: by component; refresh and standby are not among them.
+        power: over time, refresh and standby included, where it was asked for.
+    """
+
+    device: str
+    placement: Placement
+    power_limited: bool
+    power_budget_w: float | None
+    schedule: Schedule
+    temperature_c: float | None
+    heads: int
+    kv_heads: int
+    queries_per_read: int
+    passes: int
+    keys: int
+    shortest: int
+    longest: int
+    head_dim: int
+    element: ElementType
+    dealt: Dealt
+    cycles: int
+    time_ns: float
+    multiply_interval: int
+    buffer_words: int | None
+    commands: tuple[CommandCount, ...]
+    kv_bytes: float
+    read_bytes: float
+    achieved_bytes_per_s: float
+    internal_bytes_per_s: float
+    external_bytes_per_s: float
+    energy: AttentionEnergy
+    power: PowerTrace | None
+
+    @property
+    def length(self) -> int | None:
+        """Keys of each head; None where they differ."""
+        return self.longest if self.shortest == self.longest else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What decides the commands of an attention, and their timing.
+
+    Attributes:
+        lengths: keys of each key/value head, longest first, filled up to whole columns.
+        head_dim: elements of a key.
+        element: element type of the keys and values.
+        queries: query heads that share each key/value head.
+        queries_per_read: how many of them a read serves, at most.
+        window_cycles: in which commands are counted; 0 for none.
+    """
+
+    lengths: tuple[int, ...]
+    head_dim: int
+    element: ElementType
+    queries: int
+    queries_per_read: int
+    window_cycles: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Played:
+    """A program that was timed, how its heads were dealt out, and on which device it ran."""
+
+    device: DramDevice
+    internal_bytes_per_s: float
+    multiply_interval: int
+    timed: TimedRun
+    dealt: Dealt
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """A device with units at a placement, ready to attend.
+
+    Programs are timed once per shape: lengths that fill the same columns share their commands.
+
+    Attributes:
+        device: the DRAM device.
+        placement: where the units sit.
+        power_limited: whether the multiplies keep a cadence that limits power.
+        schedule: order of the commands.
+        power_budget_w: watts from which that cadence is worked out, for the shape of the longest
+            head; None for the device's own cadence.
+        temperature_c: of the device, which decides how often it refreshes; None for its usual
+            rate.
+
+    Raises:
+        InputError: the schedule is interleaved, and the device models no pipeline; a budget
+            without a limit; or the temperature leaves no time between refreshes.
+    """
+
+    device: DramDevice
+    placement: Placement
+    power_limited: bool
+    schedule: Schedule
+    power_budget_w: float | None = None
+    temperature_c: float | None = None
+    _energies: DramEnergy = field(init=False, repr=False)
+    _multiply: str = field(init=False, repr=False)
+    _banks_per_multiply: int = field(init=False, repr=False)
+    _internal_bytes_per_s: float = field(init=False, repr=False)
+    _tables: dict[tuple[int, int | None], TimingTables] = field(
+        init=False, repr=False, default_factory=dict[tuple[int, int | None], TimingTables]
+    )
+    _dealers: dict[tuple[TimingTables, int, ElementType, int, int], Dealer] = field(
+        init=False,
+        repr=False,
+        default_factory=dict[tuple[TimingTables, int, ElementType, int, int], Dealer],
+    )
+    _played: dict[_Shape, _Played] = field(
+        init=False, repr=False, default_factory=dict[_Shape, _Played]
+    )
+
+    def __post_init__(self) -> None:
+        if self.schedule is Schedule.INTERLEAVED and self.device.pipeline is None:
+            raise InputError(
+                f"the {self.schedule} schedule needs a device with a [pipeline], which "
+                f"{self.device.name} does not have",
+                hint=f"use the {Schedule.COMPLETE} schedule, or another device, as hbm3-5.2",
+            )
+        if self.power_budget_w is not None and not self.power_limited:
+            raise InputError(
+                f"a power budget of {self.power_budget_w:g} W, but multiplies without a limit",
+                hint="limit the power, or give no budget",
+            )
+        # Looked up once: what a device names is loaded every time that it is asked for.
+        family = self.device.rule_set.families[self.placement]
+        banks = self.device.banks_per_command(self.placement)
+        object.__setattr__(self, "_energies", DRAM_ENERGIES.load(self.device.energy))
+        object.__setattr__(self, "_multiply", family.multiply)
+        object.__setattr__(self, "_banks_per_multiply", banks)
+        internal = self.device.internal_bytes_per_s(
+            self.placement, power_limited=self.power_limited
+        )
+        object.__setattr__(self, "_internal_bytes_per_s", internal)
+        self._resolve(self.device, 1)
+
+    def layout(self, length: int, head_dim: int, element: ElementType) -> HeadLayout:
+        """Return how one head lies in a channel of this stack."""
+        return HeadLayout(self.device.organization, self.placement, length, head_dim, element)
+
+    def attend(
+        self,
+        *,
+        heads: int,
+        length: int,
+        head_dim: int,
+        element: ElementType,
+        queries_per_kv_head: int = 1,
+        queries_per_read: int = 1,
+        window_ns: float | None = None,
+    ) -> StackAttention:
+        """Time and cost the attention of equal heads.
+
+        Args:
+            heads: query heads on the stack.
+            length: keys of each head.
+            head_dim: elements of a key.
+            element: element type of the keys and values.
+            queries_per_kv_head: query heads that share the keys and values of one head. They
+                stay in the channels that hold these.
+            queries_per_read: query heads that a read of keys and values serves, at most; the
+                others take further passes.
+            window_ns: over which power is averaged; None for no power over time.
+
+        Raises:
+            InputError: a size below 1; query heads that cannot share keys and values evenly; the
+                heads do not fit into the banks, or queries into the vector buffers; the budget
+                does not even suffice for standby; or the schedule cannot do what is asked
+                (`attend_to`).
+        """
+        if heads < 1:
+            raise InputError(f"heads = {heads} must be at least 1")
+        if queries_per_kv_head < 1 or heads % queries_per_kv_head:
+            raise InputError(
+                f"{heads} query heads cannot share keys and values by {queries_per_kv_head}",
+                hint="take a number of query heads that is a multiple of those that share a head",
+            )
+        layout = self.layout(length, head_dim, element)
+        kv_heads = heads // queries_per_kv_head
+        # Refused before they are listed one by one.
+        if self.schedule is Schedule.INTERLEAVED:
+            check_capacity(layout, [length], [kv_heads])
+        else:
+            allocate_heads(layout, -(-kv_heads // layout.organization.channels))
+        return self.attend_to(
+            [length] * kv_heads,
+            head_dim=head_dim,
+            element=element,
+            queries_per_kv_head=queries_per_kv_head,
+            queries_per_read=queries_per_read,
+            window_ns=window_ns,
+        )
+
+    def attend_to(
+        self,
+        lengths: Sequence[int],
+        *,
+        head_dim: int,
+        element: ElementType,
+        queries_per_kv_head: int = 1,
+        queries_per_read: int = 1,
+        window_ns: float | None = None,
+    ) -> StackAttention:
+        """Time and cost the attention of heads of any lengths.
+
+        The schedules behind barriers, complete and published, know equal heads, one query for
+        each read, and shared keys and values only where key/value heads fill every channel alike.
+
+        Args:
+            lengths: keys of each key/value head.
+            head_dim: elements of a key.
+            element: element type of the keys and values.
+            queries_per_kv_head: as in `attend`.
+            queries_per_read: as in `attend`.
+            window_ns: as in `attend`.
+
+        Raises:
+            InputError: as in `attend`.
+        """
+        if not lengths:
+            raise InputError("there are no heads to attend to", where="lengths")
+        shortest, longest = min(lengths), max(lengths)
+        layout = self.layout(shortest, head_dim, element)
+        passes = QueryPasses.of(queries_per_kv_head, queries_per_read)
+        if self.schedule is not Schedule.INTERLEAVED:
+            self._check_barriers(lengths, passes)
+        # Lengths that fill the same columns share their commands, and so the longest of them.
+        parts = layout.sequence_parts
+        rounded = -(-np.sort(np.array(lengths, dtype=np.int64))[::-1] // parts) * parts
+        shape = _Shape(
+            tuple(rounded.tolist()),
+            head_dim,
+            element,
+            passes.queries,
+            passes.most,
+            0 if window_ns is None else self._window_cycles(window_ns),
+        )
+        played = self._played.get(shape)
+        if played is None:
+            played = self._played[shape] = self._play(shape)
+        timed, device = played.timed, played.device
+        keys = sum(lengths)
+        kv_bytes = 2 * keys * head_dim * element.bytes
+        together = passes.queries / passes.passes
+        energy = attention_energy(
+            timed,
+            # A score costs the same wherever it belongs: as many heads of one key each.
+            self.layout(1, head_dim, element),
+            keys * passes.queries,
+            self._energies,
+            banks_per_multiply=self._banks_per_multiply,
+            queries_per_read=together,
+        )
+        power = None
+        if timed.windows is not None:
+            power = windowed_power(
+                timed.windows,
+                device,
+                self.placement,
+                self._energies,
+                shape.window_cycles,
+                cycles=timed.cycles,
+                budget_w=self.power_budget_w,
+                queries_per_read=together,
+                element=element,
+                softmax_pj_per_command=energy.softmax_pj / timed.count("SFM"),
+            )
+        return StackAttention(
+            device=self.device.name,
+            placement=self.placement,
+            power_limited=self.power_limited,
+            power_budget_w=self.power_budget_w,
+            schedule=self.schedule,
+            temperature_c=self.temperature_c,
+            heads=len(lengths) * passes.queries,
+            kv_heads=len(lengths),
+            queries_per_read=passes.most,
+            passes=passes.passes,
+            keys=keys,
+            shortest=shortest,
+            longest=longest,
+            head_dim=head_dim,
+            element=element,
+            dealt=played.dealt,
+            cycles=timed.cycles,
+            time_ns=timed.time_ns,
+            multiply_interval=played.multiply_interval,
+            buffer_words=self._buffer_words(shape, played.dealt),
+            commands=timed.commands,
+            kv_bytes=kv_bytes,
+            read_bytes=timed.count(self._multiply)
+            * self._banks_per_multiply
+            * device.organization.access_bytes,
+            achieved_bytes_per_s=kv_bytes / timed.time_ns * NS_PER_S,
+            internal_bytes_per_s=played.internal_bytes_per_s,
+            external_bytes_per_s=device.external_bytes_per_s,
+            energy=energy,
+            power=power,
+        )
+
+    def _check_barriers(self, lengths: Sequence[int], passes: QueryPasses) -> None:
+        """Refuse what the schedules that are ordered by barriers cannot do."""
+        hint = f"use the {Schedule.INTERLEAVED} schedule, on a device with a [pipeline]"
+        channels = self.device.organization.channels
+        if min(lengths) != max(lengths):
+            raise InputError(
+                f"the {self.schedule} schedule attends to heads of one length, not of "
+                f"{min(lengths)} to {max(lengths)} keys",
+                hint=hint,
+            )
+        if passes.most > 1:
+            raise InputError(
+                f"queries_per_read = {passes.most}: the {self.schedule} schedule reads keys and "
+                "values once for every query head",
+                hint=hint,
+            )
+        if passes.queries > 1 and len(lengths) % channels:
+            raise InputError(
+                f"the {self.schedule} schedule cannot deal out {len(lengths)} key/value heads that "
+                f"{passes.queries} query heads share each: they do not fill {channels} channels "
+                "alike",
+                hint=f"take a multiple of {channels}, or {hint}",
+            )
+
+    def _buffer_words(self, shape: _Shape, dealt: Dealt) -> int | None:
+        if self.device.pipeline is None:
+            return None
+        chunk = self.layout(dealt.longest_chunk, shape.head_dim, shape.element)
+        room = self.device.pipeline.buffer_words // shape.queries_per_read
+        words = max(chunk.columns_per_key, min(room, chunk.probability_words))
+        return shape.queries_per_read * words
+
+    def _window_cycles(self, window_ns: float) -> int:
+        cycles = window_ns / self.device.clock_ns
+        if not cycles >= 1:
+            raise InputError(
+                f"a window of {window_ns:g} ns is {cycles:.4g} cycles of the command clock",
+                hint=f"use one of at least {self.device.clock_ns:g} ns",
+            )
+        # Whatever is longer than the run is one window.
+        return round(min(cycles, MAX_WINDOW_CYCLES))
+
+    def _resolve(self, device: DramDevice, queries_per_read: int) -> TimingTables:
+        """Return the timing of the device, or of one like it with a cadence from the budget."""
+        cadence = None
+        if device is not self.device:
+            cadence = device.parameters(
+                power_limited=self.power_limited, queries_per_read=queries_per_read
+            )[_CADENCES[self.placement]]
+        if (queries_per_read, cadence) not in self._tables:
+            self._tables[queries_per_read, cadence] = resolve_timing(
+                device,
+                self.placement,
+                power_limited=self.power_limited,
+                queries_per_read=queries_per_read,
+                temperature_c=self.temperature_c,
+            )
+        return self._tables[queries_per_read, cadence]
+
+    def _dealer(self, device: DramDevice, tables: TimingTables, shape: _Shape) -> Dealer:
+        """Return who deals out heads of a shape, whatever their lengths."""
+        key = tables, shape.head_dim, shape.element, shape.queries, shape.queries_per_read
+        if key not in self._dealers:
+            layout = self.layout(1, shape.head_dim, shape.element)
+            passes = QueryPasses.of(shape.queries, shape.queries_per_read)
+            self._dealers[key] = Dealer(device, layout, tables, passes)
+        return self._dealers[key]
+
+    def _play(self, shape: _Shape) -> _Played:
+        layout = self.layout(shape.lengths[0], shape.head_dim, shape.element)
+        device, channels = self.device, self.device.organization.channels
+        if self.power_budget_w is not None:
+            cadence = cadence_from_budget(
+                device,
+                self.placement,
+                self.power_budget_w,
+                self._energies,
+                shape.queries_per_read,
+                layout=layout,
+                temperature_c=self.temperature_c,
+            )
+            device = with_power_cadence(device, cadence)
+        tables = self._resolve(device, shape.queries_per_read)
+        if self.schedule is Schedule.INTERLEAVED:
+            counts = Counter(shape.lengths)
+            check_capacity(layout, list(counts), list(counts.values()))
+            dealer = self._dealer(device, tables, shape)
+            dealt_run = dealer.play(shape.lengths, window_cycles=shape.window_cycles)
+            timed, dealt = dealt_run.timed, _dealt(dealt_run.assignment)
+        else:
+            kv_heads = len(shape.lengths)
+            longest = shape.lengths[0]
+            dealt = Dealt(kv_heads, longest, 0, -(-kv_heads // channels) * channels / kv_heads)
+            program = attention_program(
+                layout, kv_heads * shape.queries, self.schedule, shape.queries
+            )
+            timed = run(program, tables, window_cycles=shape.window_cycles)
+        internal = self._internal_bytes_per_s
+        if device is not self.device:
+            internal = device.internal_bytes_per_s(self.placement, power_limited=True)
+        return _Played(device, internal, tables.multiply_interval, timed, dealt)
+
+
+def _dealt(assignment: Assignment) -> Dealt:
+    dealt = assignment.dealt
+    # Of a cut head, all chunks but the first begin with a later key.
+    cut = dealt.head[dealt.start > 0]
+    return Dealt(
+        chunks=len(dealt.head),
+        longest_chunk=max(map(max, filter(None, dealt.lengths))),
+        cut_heads=len(set(cut.tolist())),
+        imbalance=assignment.imbalance,
+    )

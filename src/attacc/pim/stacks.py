@@ -1,0 +1,118 @@
+"""Decode attention of several stacks at once: heads dealt out to them, equal stacks timed once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from attacc.hardware.system import Schedule
+from attacc.models.precision import ElementType
+from attacc.pim.mapping.balance import assign_stacks
+from attacc.pim.program.interleaved import QueryPasses, chunk_grain, longest_chunk
+from attacc.pim.stack import Stack, StackAttention
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionOfStacks:
+    """Attention of heads that were dealt out to equal stacks.
+
+    Merging what the parts of a head that was cut over stacks yield takes neither time nor energy
+    here.
+
+    Attributes:
+        each: of every stack; None for one without heads.
+        cut_heads: key/value heads that were cut over several stacks.
+        imbalance: keys of the fullest stack over the mean of all stacks; 1 is perfect.
+    """
+
+    each: tuple[StackAttention | None, ...]
+    cut_heads: int
+    imbalance: float
+
+    @property
+    def slowest_index(self) -> int:
+        """Which stack takes longest; the first of them."""
+        times = [0.0 if one is None else one.time_ns for one in self.each]
+        return times.index(max(times))
+
+    @property
+    def slowest(self) -> StackAttention:
+        """The stack that takes longest, for which the others wait."""
+        return next(one for one in self.each[self.slowest_index :] if one is not None)
+
+    @property
+    def time_ns(self) -> float:
+        """Until all stacks are done."""
+        return self.slowest.time_ns
+
+    @property
+    def energy_pj(self) -> float:
+        """Energy of the commands of all stacks."""
+        return sum(one.energy.total_pj for one in self.each if one is not None)
+
+
+def attend_over(
+    stack: Stack,
+    lengths: Sequence[int],
+    *,
+    stacks: int,
+    head_dim: int,
+    element: ElementType,
+    queries_per_kv_head: int = 1,
+    queries_per_read: int = 1,
+    window_ns: float | None = None,
+) -> AttentionOfStacks:
+    """Time and cost the attention of heads that are dealt out to equal stacks.
+
+    With the interleaved schedule heads are dealt out by their lengths, and cut over stacks where
+    that evens them out (`assign_stacks`); behind barriers they go to the stacks in turn, whole.
+
+    Args:
+        stack: one of the stacks.
+        lengths: keys of each key/value head, of all stacks.
+        stacks: how many there are.
+        head_dim: elements of a key.
+        element: element type of the keys and values.
+        queries_per_kv_head: as in `Stack.attend`.
+        queries_per_read: as there.
+        window_ns: as there.
+
+    Raises:
+        InputError: no heads, a length below 1, or as in `Stack.attend`.
+    """
+
+    def attend(held: tuple[int, ...]) -> StackAttention:
+        return stack.attend_to(
+            held,
+            head_dim=head_dim,
+            element=element,
+            queries_per_kv_head=queries_per_kv_head,
+            queries_per_read=queries_per_read,
+            window_ns=window_ns,
+        )
+
+    if stacks == 1:
+        return AttentionOfStacks((attend(tuple(lengths)),), 0, 1.0)
+    if stack.schedule is Schedule.INTERLEAVED:
+        layout = stack.layout(max(lengths, default=1), head_dim, element)
+        together = QueryPasses.of(queries_per_kv_head, queries_per_read).most
+        dealt = assign_stacks(
+            lengths,
+            stacks=stacks,
+            channels=layout.organization.channels,
+            longest=longest_chunk(stack.device, layout, together),
+            grain=chunk_grain(layout),
+        )
+        held = [dealt.lengths(which) for which in range(stacks)]
+        parts = Counter(part.head for parts in dealt.stacks for part in parts)
+        cut = sum(number > 1 for number in parts.values())
+    else:
+        held, cut = [tuple(lengths[which::stacks]) for which in range(stacks)], 0
+    known = {one: attend(one) for one in dict.fromkeys(held) if one}
+    keys = [sum(one) for one in held]
+    return AttentionOfStacks(
+        each=tuple(known.get(one) for one in held),
+        cut_heads=cut,
+        imbalance=max(keys) * stacks / sum(keys),
+    )

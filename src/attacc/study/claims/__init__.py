@@ -1,0 +1,1 @@
+"""What this package claims, and the checks of each claim."""

@@ -1,0 +1,335 @@
+"""What attacc claims, and how each claim is checked again.
+
+A `Claim` is data: what is said, on which figures it rests, how far it may be off and why that far,
+and what it does not show. A `Check` is a claim with the functions that measure its error, by the
+package's own public interface. Claims that only the project's tests check, because their witness
+lives there, are claims too, and say so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from attacc.errors import AttaccError, DocumentError, EngineError, UnknownNameError
+
+
+class Room(StrEnum):
+    """What a claim is about; in the order of the report."""
+
+    TIMING = "timing"
+    LEGALITY = "legality"
+    NUMERICS = "numerics"
+    ENERGY = "energy and power"
+    SYSTEM = "system model"
+    GPU = "GPU model"
+    SERVING = "serving, end to end"
+    PAPERS = "papers"
+
+
+class Needs(StrEnum):
+    """What a check cannot do without."""
+
+    NOTHING = "nothing"
+    REFERENCE = "reference data"
+    TESTS = "the project's tests"
+
+
+class Unit(StrEnum):
+    """What an error is counted in."""
+
+    SHARE = "share"
+    """A part of the figure that it is held against."""
+    CASES = "cases"
+    """How many of those looked at deviate."""
+    COUNT = "count"
+    NUMBER = "number"
+    """In the unit of the figure that it is held against."""
+    WATTS = "W"
+    PICOJOULES = "pJ"
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far a claim may be off.
+
+    Attributes:
+        most: the largest error with which the claim holds.
+        unit: of it, and of what is measured.
+        reason: why that, and no other.
+    """
+
+    most: float
+    unit: Unit
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One thing that attacc claims.
+
+    Attributes:
+        id: name for programs.
+        room: what it is about.
+        statement: the claim, in one sentence.
+        data: what it is held against, with the source.
+        tolerance: how far it may be off.
+        limits: what it does not show.
+        needs: what its check cannot do without.
+        tests: the files, from the project's root, that check it further, or alone.
+    """
+
+    id: str
+    room: Room
+    statement: str
+    data: str
+    tolerance: Tolerance
+    limits: str
+    needs: Needs = Needs.NOTHING
+    tests: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One more figure that a check found on its way.
+
+    Attributes:
+        name: what it is of.
+        value: in the unit.
+        unit: its unit.
+        group: what several of them have in common; may be empty.
+    """
+
+    name: str
+    value: float
+    unit: Unit = Unit.SHARE
+    group: str = ""
+
+
+def counted(name: str, value: int) -> Figure:
+    """Return a figure that is a number of things."""
+    return Figure(name, value, Unit.COUNT)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a check found.
+
+    Attributes:
+        error: the largest, or the mean that the claim speaks of, in the unit of the tolerance.
+        cases: how many figures, runs or logs were looked at.
+        figures: more about it.
+    """
+
+    error: float
+    cases: int
+    figures: tuple[Figure, ...] = ()
+
+
+class Status(StrEnum):
+    """What became of a claim."""
+
+    HELD = "held"
+    FAILED = "failed"
+    RECORDED = "recorded"
+    """Its error was measured when coefficients were fitted, and read back here."""
+    NOT_RUN = "not run here"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A claim, and what its check found.
+
+    Attributes:
+        claim: the claim.
+        status: what became of it.
+        measured: the error, in the unit of the tolerance; None where nothing was measured.
+        cases: how many figures, runs or logs were looked at.
+        figures: more about the error.
+        reason: why nothing was measured; else empty.
+    """
+
+    claim: Claim
+    status: Status
+    measured: float | None = None
+    cases: int = 0
+    figures: tuple[Figure, ...] = ()
+    reason: str = ""
+
+    @property
+    def held(self) -> bool | None:
+        """Whether the claim held; None where that was not checked again."""
+        return {Status.HELD: True, Status.FAILED: False}.get(self.status)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceData:
+    """The reference data of the project: a folder with ``reference/golden`` and ``data/silicon``.
+
+    Attributes:
+        folder: where it is.
+    """
+
+    folder: Path
+
+    @property
+    def golden(self) -> Path:
+        """Traces and cycles of the reference controller, runs of the published system model."""
+        return self.folder / "reference" / "golden"
+
+    @property
+    def silicon(self) -> Path:
+        """Tables of measured GPU operators, and of serving runs."""
+        return self.folder / "data" / "silicon"
+
+    @classmethod
+    def at(cls, folder: Path) -> ReferenceData:
+        """Return the data in a folder.
+
+        Raises:
+            DocumentError: there is nothing of the kind in it.
+        """
+        data = cls(folder)
+        if not (data.golden.is_dir() or data.silicon.is_dir()):
+            raise DocumentError(
+                "holds neither reference/golden nor data/silicon",
+                where=str(folder),
+                hint="name the folder that holds reference/ and data/",
+            )
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A claim with what measures its error.
+
+    Attributes:
+        claim: the claim.
+        measure: measures without further data; where the claim needs the reference data, it reads
+            back what was recorded when they were at hand.
+        with_data: measures with the reference data.
+        files: what of the reference data that reads, from its folder.
+        libraries: modules of optional libraries that that imports.
+    """
+
+    claim: Claim
+    measure: Callable[[], Measured] | None = None
+    with_data: Callable[[ReferenceData], Measured] | None = None
+    files: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        able = {
+            Needs.NOTHING: self.measure is not None and self.with_data is None,
+            Needs.REFERENCE: self.with_data is not None and bool(self.files),
+            Needs.TESTS: self.measure is None and self.with_data is None and bool(self.claim.tests),
+        }
+        if not able[self.claim.needs]:
+            raise EngineError(f"claim {self.claim.id} has no check that fits what it needs")
+
+    def run(self, reference: ReferenceData | None) -> Outcome:
+        """Measure the error of the claim.
+
+        Args:
+            reference: the reference data, where they are at hand.
+        """
+        claim = self.claim
+        if claim.needs is Needs.TESTS:
+            return _not_run(claim, "by the project's tests")
+        if self.with_data is not None and reference is not None:
+            missing = [name for name in self.files if not (reference.folder / name).exists()]
+            if missing:
+                return _not_run(claim, f"the reference data lack {', '.join(missing)}")
+            absent = [name for name in self.libraries if importlib.util.find_spec(name) is None]
+            if absent:
+                return _not_run(claim, f"without {', '.join(absent)}: {_INSTALL}")
+            with_data = self.with_data
+            return _judged(claim, lambda: with_data(reference))
+        if self.measure is None:
+            return _not_run(claim, "needs the reference data: --reference")
+        outcome = _judged(claim, self.measure)
+        if claim.needs is Needs.REFERENCE and outcome.status is Status.HELD:
+            return replace(outcome, status=Status.RECORDED)
+        return outcome
+
+
+_INSTALL: Final = "pip install 'attacc[gpu]'"
+
+
+def _not_run(claim: Claim, reason: str) -> Outcome:
+    return Outcome(claim, Status.NOT_RUN, reason=reason)
+
+
+def _judged(claim: Claim, measure: Callable[[], Measured]) -> Outcome:
+    try:
+        found = measure()
+    except AttaccError as error:
+        return Outcome(claim, Status.FAILED, reason=f"the check ended with: {error}")
+    held = found.cases > 0 and found.error <= claim.tolerance.most
+    status = Status.HELD if held else Status.FAILED
+    return Outcome(claim, status, found.error, found.cases, found.figures)
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What became of claims.
+
+    Attributes:
+        version: of attacc.
+        with_reference: whether the reference data were at hand.
+        outcomes: by room, in the order of the checks.
+    """
+
+    version: str
+    with_reference: bool
+    outcomes: tuple[Outcome, ...]
+
+    def count(self, status: Status) -> int:
+        """Return how many claims ended so."""
+        return sum(outcome.status is status for outcome in self.outcomes)
+
+
+Progress = Callable[[str], None]
+
+
+def validate(
+    checks: Iterable[Check],
+    reference: ReferenceData | None,
+    progress: Progress = lambda _: None,
+) -> Validation:
+    """Check claims again.
+
+    Args:
+        checks: which.
+        reference: the reference data, where they are at hand.
+        progress: told the id of every claim before its check runs.
+    """
+    from attacc import __version__
+
+    outcomes: list[Outcome] = []
+    for check in checks:
+        progress(check.claim.id)
+        outcomes.append(check.run(reference))
+    return Validation(__version__, reference is not None, tuple(outcomes))
+
+
+def chosen(checks: Sequence[Check], ids: Iterable[str]) -> tuple[Check, ...]:
+    """Return the checks of some claims.
+
+    Args:
+        checks: to choose from.
+        ids: of the claims; without any, all.
+
+    Raises:
+        UnknownNameError: there is no claim of a name.
+    """
+    wanted = tuple(ids)
+    known = [check.claim.id for check in checks]
+    for name in wanted:
+        if name not in known:
+            raise UnknownNameError("claim", name, known, where="--claim")
+    return tuple(check for check in checks if not wanted or check.claim.id in wanted)

@@ -1,0 +1,1 @@
+"""The figures of the AttAcc papers, made again."""

@@ -1,0 +1,261 @@
+"""The AttAccs of a system: attention of a whole batch at every length it passes through.
+
+Key/value heads of all requests are dealt out evenly, whole, to the stacks, so that the fullest
+stacks hold the rounded-up share and the others one head less. A stack deals them out to its
+channels, and cuts them where that makes the fullest channel less full; the fullest one decides
+the time, since layers wait for all heads, while energy counts them all. The query heads that share
+a key/value head attend in the channels that hold it, `queries_per_read` at a time, with a pass over
+the keys and values for each such set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.errors import EngineError, InputError
+from attacc.gpu.costs import EnergyBreakdown
+from attacc.gpu.rates import AttaccRates
+from attacc.hardware.dram import DRAMS
+from attacc.hardware.system import ResolvedSystem, Schedule
+from attacc.models.architecture import ModelSpec
+from attacc.models.operators import Attention
+from attacc.pim.energy.dram import DRAM_ENERGIES
+from attacc.pim.program.interleaved import QueryPasses
+from attacc.pim.stack import Stack, StackAttention
+from attacc.units import BITS_PER_BYTE
+
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+
+MULTIPLY_BUDGET: Final = 4_000_000
+"""Multiplies per channel that a curve may simulate before it is sampled instead."""
+FEWEST_SAMPLES: Final = 9
+_GOLDEN: Final = 0.618033988749895
+
+
+@dataclass(frozen=True, slots=True)
+class AttaccAttention:
+    """Decode attention of one layer on all AttAccs.
+
+    Attributes:
+        time_ns: of the stack that finishes last.
+        energy: of all stacks together: cells and internal moves as DRAM, units as ALU.
+        softmax_ns: softmax that is not part of ``time_ns``. It hides other work, and takes no time
+            of its own, as in the published model (`published_softmax_ns`); 0 if it is part.
+    """
+
+    time_ns: float
+    energy: EnergyBreakdown
+    softmax_ns: float = 0.0
+
+
+class CurveKind(StrEnum):
+    """How attention at the lengths of a curve came about."""
+
+    EXACT = "exact"
+    """Every length's program was timed."""
+    INTERPOLATED = "interpolated"
+    """Some lengths were timed, the others lie on straight lines between them."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCurve:
+    """Attention of one layer of a batch, over the length of its keys.
+
+    Attributes:
+        kind: exact, or interpolated.
+        relative_error: estimate that bounds the error of a mean over the lengths; 0 if exact. The
+            largest deviation of a timed length from the line between its neighbours. Time rises
+            in steps, so that a single length may be off by several times as much.
+        heads_per_stack: query heads of the fullest stack.
+        passes_per_kv_head: times that the keys and values of one head are read in a step.
+    """
+
+    kind: CurveKind
+    relative_error: float
+    heads_per_stack: int
+    passes_per_kv_head: int
+    _keys_per_part: F64
+    _time_ns: F64
+    _dram_pj: F64
+    _alu_pj: F64
+    _parts: int
+
+    def at(self, length: int) -> AttaccAttention:
+        """Return attention at a length that the curve covers."""
+        x = float(-(-length // self._parts))
+        return AttaccAttention(
+            time_ns=float(np.interp(x, self._keys_per_part, self._time_ns)),
+            energy=EnergyBreakdown(
+                dram_pj=float(np.interp(x, self._keys_per_part, self._dram_pj)),
+                alu_pj=float(np.interp(x, self._keys_per_part, self._alu_pj)),
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What equal stacks hold.
+
+    Attributes:
+        kv_heads: of each.
+        simulated: the same, channels that would idle in a full round filled up.
+        weight: how many times the energy of what is simulated counts.
+    """
+
+    kv_heads: int
+    simulated: int
+    weight: float
+
+
+class Attaccs:
+    """The AttAccs of a system, ready to attend.
+
+    Args:
+        system: a system whose attention runs on AttAccs.
+
+    Raises:
+        UnknownNameError: the system names a device that does not exist.
+        InputError: the device cannot run the system's schedule.
+    """
+
+    def __init__(self, system: ResolvedSystem) -> None:
+        if system.attacc is None:
+            raise EngineError(f"system {system.spec.name} has no AttAccs")
+        table = system.attacc.table
+        device = DRAMS.load_name_or_file(
+            table.dram, where=f"system {system.spec.name}: attacc.dram"
+        )
+        self.stacks = system.attacc.stacks
+        self.stack_bytes = float(device.organization.stack_bytes)
+        self._queries_per_read = table.queries_per_read
+        try:
+            self._stack = Stack(device, table.placement, table.power_limited, table.schedule)
+        except InputError as error:
+            where = f"system {system.spec.name}: attacc.schedule"
+            raise InputError(error.message, where=where, hint=error.hint) from None
+        energy = DRAM_ENERGIES.load(device.energy)
+        cell_pj_per_bit = energy.activate + energy.cell + energy.cell_to_unit(table.placement)
+        self.rates = AttaccRates(
+            interface_bytes_per_s=device.external_bytes_per_s * table.stacks_per_device,
+            internal_bytes_per_s=device.internal_bytes_per_s(
+                table.placement, power_limited=table.power_limited
+            )
+            * table.stacks_per_device,
+            read_pj_per_byte=cell_pj_per_bit * BITS_PER_BYTE,
+            multiply_add_pj=energy.multiply_add,
+        )
+
+    def curve(self, model: ModelSpec, batch: int, lengths: Sequence[int]) -> AttentionCurve:
+        """Time and cost one layer's attention of a batch at every length that occurs.
+
+        Args:
+            model: the model.
+            batch: requests, all of the same length at a time.
+            lengths: keys that the requests attend to; at least one.
+
+        Raises:
+            InputError: the heads of a stack do not fit into its banks, or the queries that share
+                a read into the vector buffers.
+        """
+        longest = self._stack.layout(max(lengths), model.head_dim, model.precision.kv)
+        parts = longest.sequence_parts
+        shares = self._shares(batch * model.kv_heads)
+        passes = QueryPasses.of(model.group_size, self._queries_per_read).passes
+        needed: I64 = np.unique(-(-np.array(lengths, dtype=np.int64) // parts))
+        fullest = -(-max(share.simulated for share in shares) // longest.organization.channels)
+        per_run = fullest * passes * (longest.score_multiplies + longest.context_multiplies)
+        samples = max(FEWEST_SAMPLES, MULTIPLY_BUDGET // per_run)
+        exact = len(needed) <= samples
+        if not exact:
+            needed = _sampled(int(needed[0]), int(needed[-1]), samples)
+        timed = [
+            [(self._attend(model, share.simulated, keys * parts), share) for share in shares]
+            for keys in needed.tolist()
+        ]
+        x = needed.astype(np.float64)
+        time_ns = np.array([max(run.time_ns for run, _ in runs) for runs in timed])
+        return AttentionCurve(
+            kind=CurveKind.EXACT if exact else CurveKind.INTERPOLATED,
+            relative_error=0.0 if exact else _leave_one_out(x, time_ns),
+            heads_per_stack=shares[0].kv_heads * model.group_size,
+            passes_per_kv_head=passes,
+            _keys_per_part=x,
+            _time_ns=time_ns,
+            _dram_pj=np.array([sum(_dram_pj(run) * s.weight for run, s in runs) for runs in timed]),
+            _alu_pj=np.array([sum(_alu_pj(run) * s.weight for run, s in runs) for runs in timed]),
+            _parts=parts,
+        )
+
+    def _shares(self, kv_heads: int) -> list[_Share]:
+        """Deal key/value heads out to the stacks: the fullest first."""
+        least, fuller = divmod(kv_heads, self.stacks)
+        if self._stack.schedule is Schedule.INTERLEAVED:
+            shares = [
+                _Share(least + 1, least + 1, fuller),
+                _Share(least, least, self.stacks - fuller),
+            ]
+            return [share for share in shares if share.kv_heads and share.weight]
+        # Behind barriers full rounds: channels that idle in a round change neither its time nor a
+        # head's energy.
+        heads = least + (fuller > 0)
+        channels = self._stack.device.organization.channels
+        filled = -(-heads // channels) * channels
+        return [_Share(heads, filled, kv_heads / filled)]
+
+    def _attend(self, model: ModelSpec, kv_heads: int, length: int) -> StackAttention:
+        return self._stack.attend(
+            heads=kv_heads * model.group_size,
+            length=length,
+            head_dim=model.head_dim,
+            element=model.precision.kv,
+            queries_per_kv_head=model.group_size,
+            queries_per_read=self._queries_per_read,
+        )
+
+
+def _sampled(first: int, last: int, samples: int) -> I64:
+    """Return about so many whole numbers from first to last, unevenly spaced.
+
+    Time rises in steps, one per group of moves; an even spacing that is a multiple of a step
+    would see all of them at the same phase, and no error.
+    """
+    index = np.arange(samples)
+    spacing = (last - first) / (samples - 1)
+    shift = 0.8 * (index * _GOLDEN % 1 - 0.5)
+    shift[[0, -1]] = 0
+    return np.unique(np.rint(first + spacing * (index + shift)).astype(np.int64))
+
+
+def _dram_pj(run: StackAttention) -> float:
+    e = run.energy
+    return e.activate_pj + e.cell_pj + e.read_path_pj + e.move_pj
+
+
+def _alu_pj(run: StackAttention) -> float:
+    return run.energy.multiply_pj + run.energy.softmax_pj
+
+
+def _leave_one_out(x: F64, y: F64) -> float:
+    """Return how far, relatively, any inner point lies from the line between its neighbours."""
+    slope = (y[2:] - y[:-2]) / (x[2:] - x[:-2])
+    line = y[:-2] + slope * (x[1:-1] - x[:-2])
+    return float(np.max(np.abs(line / y[1:-1] - 1)))
+
+
+def query_bytes(op: Attention) -> float:
+    """Return what one GPU sends for decode attention: new queries, keys and values of a layer."""
+    queries = op.heads * op.activation.bytes
+    new_keys_and_values = 2 * op.kv_heads * op.kv.bytes
+    return op.batch * op.queries * op.head_dim * (queries + new_keys_and_values)
+
+
+def context_bytes(op: Attention) -> float:
+    """Return what one GPU gets back from decode attention: the contexts of a layer."""
+    return op.batch * op.queries * op.head_dim * op.heads * op.activation.bytes

@@ -1,0 +1,161 @@
+"""Small AttAccs, and a mirror of what a host has told them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from attacc.hardware.dram import DRAMS, DramDevice
+from attacc.hardware.link import LINKS
+from attacc.hardware.placement import Placement
+from attacc.pim.host.device import Attended, HostDevice, KvShape
+from attacc.pim.mapping.residence import ResidentChunk
+from attacc.pim.numerics.arithmetic import Arithmetic
+from attacc.pim.program.interleaved import pipeline_of
+from tests.oracle import attention as oracle
+
+F32 = npt.NDArray[np.float32]
+
+DEVICE = DRAMS.load("hbm3-5.2")
+LINK = LINKS.load("nvlink3")
+
+
+def small(channels: int, *, columns: int = 4, rows: int = 64, longest: int = 64) -> DramDevice:
+    """A stack of few channels, with short rows and a small softmax buffer."""
+    organization = DEVICE.organization.model_copy(
+        update={"channels": channels, "columns": columns, "rows": rows}
+    )
+    lanes = pipeline_of(DEVICE).softmax_lanes // DEVICE.organization.channels
+    pipeline = pipeline_of(DEVICE).model_copy(
+        update={
+            "softmax_lanes": lanes * channels,
+            "softmax_buffer_bytes": 2.0 * 4 * longest * channels,
+        }
+    )
+    return DEVICE.model_copy(update={"organization": organization, "pipeline": pipeline})
+
+
+@dataclass
+class Mirror:
+    """A host that remembers what it has appended."""
+
+    host: HostDevice
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    keys: dict[tuple[int, int], F32] = field(default_factory=dict)
+    values: dict[tuple[int, int], F32] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> KvShape:
+        return self.host.shape
+
+    def draw(self, *shape: int) -> F32:
+        return self.random.standard_normal(shape).astype(np.float32)
+
+    def append(self, request: int, tokens: int, layers: Sequence[int] | None = None) -> None:
+        for layer in range(self.shape.layers) if layers is None else layers:
+            new = [self.draw(self.shape.kv_heads, tokens, self.shape.head_dim) for _ in range(2)]
+            self.host.append(request, layer, new[0], new[1])
+            for store, one in zip((self.keys, self.values), new, strict=True):
+                before = [store[request, layer]] if (request, layer) in store else []
+                store[request, layer] = np.concatenate([*before, one], axis=1)
+
+    def free(self, request: int) -> None:
+        self.host.free(request)
+        for layer in range(self.shape.layers):
+            self.keys.pop((request, layer), None)
+            self.values.pop((request, layer), None)
+
+    def attend(self, layer: int, requests: Sequence[int]) -> tuple[Attended, F32]:
+        """What the device answers, and the queries."""
+        q = self.draw(len(requests), self.shape.heads, self.shape.head_dim)
+        return self.host.attend(layer, requests, q), q
+
+    def check(self, layer: int, requests: Sequence[int]) -> Attended:
+        """Attend, and compare every bit with the oracle, told only how heads were cut."""
+        attended, q = self.attend(layer, requests)
+        assert_same_bits(attended.context, self.expected(layer, requests, q))
+        return attended
+
+    def chunks(self, request: int, layer: int, head: int) -> list[tuple[int, int]]:
+        """First key and length of the chunks of a head."""
+        length = self.host.length(request, layer)
+        return [
+            (chunk.start, chunk.keys(length))
+            for chunk in placed(self.host, request)[head]
+            if chunk.keys(length)
+        ]
+
+    def expected(self, layer: int, requests: Sequence[int], q: F32) -> F32:
+        host, shape = self.host, self.shape
+        o = host.hardware.device.organization
+        words = pipeline_of(host.hardware.device).buffer_words
+        device = oracle.Device(
+            host.hardware.placement.value, o.pseudo_channels, o.ranks, o.bank_groups, o.banks,
+            o.access_bytes, words,
+        )  # fmt: skip
+        attention = oracle.Attention(device, numbers(host.arithmetic), shape.head_dim)
+        together = -(-shape.queries_per_kv_head // host.hardware.queries_per_read)
+        most = -(-shape.queries_per_kv_head // together)
+        answer = np.zeros((len(requests), shape.heads, shape.head_dim), dtype=np.float32)
+        for at, request in enumerate(requests):
+            for which in range(shape.heads):
+                head = which // shape.queries_per_kv_head
+                answer[at, which] = attention.attend(
+                    q[at, which].astype(np.float64),
+                    self.keys[request, layer][head].astype(np.float64),
+                    self.values[request, layer][head].astype(np.float64),
+                    self.chunks(request, layer, head),
+                    scale=1 / math.sqrt(shape.head_dim) if shape.scale is None else shape.scale,
+                    words=words // most,
+                )
+        return answer
+
+
+def host_of(
+    device: DramDevice,
+    placement: Placement,
+    shape: KvShape,
+    *,
+    devices: int = 1,
+    stacks_per_device: int = 1,
+    arithmetic: Arithmetic | None = None,
+    queries_per_read: int = 1,
+    growing_keys: int | None = None,
+    scale_margin: float = 1.25,
+) -> HostDevice:
+    host = HostDevice.of(
+        device, placement, link=LINK, devices=devices, stacks_per_device=stacks_per_device,
+        arithmetic=arithmetic, queries_per_read=queries_per_read, growing_keys=growing_keys,
+        scale_margin=scale_margin,
+    )  # fmt: skip
+    host.set_model(shape)
+    return host
+
+
+def placed(host: HostDevice, request: int) -> list[list[ResidentChunk]]:
+    """Chunks of every head of a request."""
+    return host.state.requests[request].resident.heads
+
+
+def numbers(a: Arithmetic) -> oracle.Numbers:
+    return oracle.Numbers(
+        operand=a.operand, probability=a.probability, multiplier=a.multiplier, adder=a.adder,
+        accumulator=a.accumulator, lanes=a.lanes, tree=a.tree, groups=a.groups, score=a.score,
+        context=a.context, exponential=a.exponential, table_bits=a.table_bits,
+        softmax_lanes=a.softmax_lanes, normalization=a.normalization, merge=a.merge,
+        output=a.output, overflow=a.overflow,
+    )  # fmt: skip
+
+
+def assert_same_bits(ours: F32, theirs: F32) -> None:
+    """NaN is NaN; everything else, zeros included, is equal bit by bit."""
+    assert ours.shape == theirs.shape
+    assert ours.dtype == theirs.dtype == np.float32
+    nan = np.isnan(theirs)
+    np.testing.assert_array_equal(np.isnan(ours), nan)
+    np.testing.assert_array_equal(
+        np.where(nan, np.float32(0), ours).view(np.uint32),
+        np.where(nan, np.float32(0), theirs).view(np.uint32),
+    )
