@@ -37,7 +37,8 @@ from attacc.models.huggingface import load_model
 from attacc.models.parameters import count_parameters, kv_bytes_per_token, weight_bytes
 from attacc.models.precision import ElementType
 from attacc.models.steps import decode_step
-from attacc.pim.audit.legality import CommandLog, check, read_log
+from attacc.pim.audit.legality import check
+from attacc.pim.log import CommandLog, read_log
 from attacc.pim.program.program import Program
 from attacc.pim.program.trace import format_trace, parse_trace, read_trace
 from attacc.pim.program.traffic import Traffic, read_traffic

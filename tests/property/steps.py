@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from attacc.hardware.dram import DRAMS
+from attacc.pim.log import LoggedCommand
 from attacc.pim.program.program import Dependences, Kind, Program
 from attacc.pim.program.trace import NAMES
-from attacc.pim.timing.engine import LoggedCommand
 from tests.oracle import timing as oracle
 
 ORGANIZATION = DRAMS.load("hbm3-5.2").organization

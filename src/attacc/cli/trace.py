@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from attacc.hardware.placement import Placement
     from attacc.pim.program.program import Program
     from attacc.pim.program.traffic import Traffic
-    from attacc.pim.timing.engine import LoggedCommand, ServedTraffic
+    from attacc.pim.timing.engine import ServedTraffic
     from attacc.pim.timing.tables import TimingTables
     from attacc.report.trace import RequestCounts, TraceRun, TrafficRun, Waits
 
@@ -197,11 +197,12 @@ def check(
     """
     from attacc.hardware.placement import Placement
     from attacc.pim.audit import legality
+    from attacc.pim.log import read_log
     from attacc.report.legality import CheckedLog, checked_renderable
 
     dram = options.load_device(device)
     check_source(file)
-    log = legality.read_log(file)
+    log = read_log(file)
     if placement is None:
         units = _placement_of(log.names, dram, file)
     else:
@@ -412,17 +413,8 @@ def _count(program: Program) -> RequestCounts:
 
 def _write_log(trace: _Trace, host: _Host | None, tables: TimingTables, path: Path) -> None:
     """Write the command log of a trace: one command a line, by cycle and channel."""
-    from attacc.files import write_whole
+    from attacc.pim.log import write_log
     from attacc.pim.timing.engine import run
 
     timed = run(trace.program, tables, log=True, traffic=host.traffic if host else None)
-    entries = timed.log or ()
-    data = "".join(map(_log_line, entries)).encode("ascii")
-    write_whole(path, data)
-
-
-def _log_line(entry: LoggedCommand) -> str:
-    return (
-        f"{entry.cycle}, {entry.command}, {entry.channel}, {entry.pseudo_channel}, {entry.rank}, "
-        f"{entry.bank_group}, {entry.bank}, {entry.row}, {entry.column}\n"
-    )
+    write_log(path, timed.log or ())

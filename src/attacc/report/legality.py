@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from attacc.hardware.placement import Placement
-from attacc.pim.audit.legality import LISTED, BrokenRule, IssuedCommand, Violation
+from attacc.pim.audit.legality import LISTED, BrokenRule, Violation
+from attacc.pim.log import LoggedCommand
 from attacc.report.values import count, plain_table, power_words, titled, units_at
 
 SHOWN: Final = 20
@@ -82,7 +83,7 @@ def checked_renderable(answer: CheckedLog) -> RenderableType:
     return Group(heading, "", titled("Violations, slack in cycles", table), *more, "", counts)
 
 
-def _command(command: IssuedCommand | None) -> str:
+def _command(command: LoggedCommand | None) -> str:
     if command is None:
         return "-"
     fields = (

@@ -13,13 +13,16 @@ from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
 from attacc.models.precision import ElementType
-from attacc.pim.audit.hazards import ChannelChunks, Hazard, HazardReport, check_hazards
+from attacc.pim.audit import hazards
+from attacc.pim.audit.hazards import Hazard, HazardReport, check_hazards
+from attacc.pim.log import LoggedCommand
 from attacc.pim.mapping.balance import assign
-from attacc.pim.mapping.geometry import HeadLayout, HeadRegions, allocate_heads
+from attacc.pim.mapping.geometry import ChannelChunks, HeadLayout, HeadRegions, allocate_heads
+from attacc.pim.numerics import plan
 from attacc.pim.program.interleaved import chunk_grain, interleaved_program, longest_chunk
 from attacc.pim.program.program import MULTIPLY, Kind, Program
 from attacc.pim.program.schedule import attention_program, published_regions
-from attacc.pim.timing.engine import LoggedCommand, run
+from attacc.pim.timing.engine import run
 from attacc.pim.timing.tables import resolve_timing
 
 DEVICE = DRAMS.load("hbm3-5.2")
@@ -720,3 +723,8 @@ def test_what_does_not_belong_together_is_refused(good: Played) -> None:
     fill = next(c for c in log if c.command == "WRGB")
     with pytest.raises(InputError, match="does not say which access of the vector buffer"):
         check_hazards([replace(fill, offset=-1)], device, chunks)
+
+
+def test_constants_that_two_witnesses_state_agree() -> None:
+    """Catches a buffer that one side fills and the other takes for another size."""
+    assert hazards.BUFFER_WORDS == plan.BUFFER_WORDS

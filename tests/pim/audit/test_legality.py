@@ -32,16 +32,14 @@ from attacc.hardware.system import Schedule
 from attacc.models.precision import ElementType
 from attacc.pim.audit.legality import (
     LISTED,
-    LOG_COLUMNS,
     BrokenRule,
     Check,
-    Command,
     LegalityReport,
     Violation,
     check,
     describe_rule,
-    read_log,
 )
+from attacc.pim.log import LOG_COLUMNS, LoggedCommand, read_log, write_log
 from attacc.pim.mapping.geometry import HeadLayout
 from attacc.pim.program.program import MULTIPLY
 from attacc.pim.program.schedule import attention_program
@@ -79,18 +77,20 @@ def at(
     *,
     row: int = 0,
     channel: int = 0,
-) -> Command:
+) -> LoggedCommand:
     """A command at (pseudo-channel, rank, bank group, bank)."""
-    return Command(cycle, command, channel, *place, row, 0)
+    return LoggedCommand(cycle, command, channel, *place, row, 0)
 
 
-def maintenance(cycle: int, command: str, pseudo_channel: int = 0, channel: int = 0) -> Command:
+def maintenance(
+    cycle: int, command: str, pseudo_channel: int = 0, channel: int = 0
+) -> LoggedCommand:
     """PREA or REFab as a refresh has it issued."""
-    return Command(cycle, command, channel, pseudo_channel, ANY, ANY, ANY, ANY, ANY)
+    return LoggedCommand(cycle, command, channel, pseudo_channel, ANY, ANY, ANY, ANY, ANY)
 
 
 def audit(
-    log: Iterable[Command],
+    log: Iterable[LoggedCommand],
     placement: Placement = Placement.BANK,
     device: DramDevice = DEVICE,
     *,
@@ -133,7 +133,7 @@ def commands_of(rule_set: RuleSet, placement: Placement) -> list[str]:
     return [name for name in known if name in kept or name not in others]
 
 
-def place_of(entry: Command, rule_set: RuleSet) -> tuple[int, int, int, int]:
+def place_of(entry: LoggedCommand, rule_set: RuleSet) -> tuple[int, int, int, int]:
     if entry.command in (rule_set.precharge_all, rule_set.refresh):
         return (entry.pseudo_channel, ANY, ANY, ANY)
     return (entry.pseudo_channel, entry.rank, entry.bank_group, entry.bank)
@@ -147,7 +147,7 @@ def share(one: tuple[int, ...], other: tuple[int, ...], scope: Scope) -> bool:
     )
 
 
-def naive_timing(log: list[Command], device: DramDevice) -> set[Fault]:
+def naive_timing(log: list[LoggedCommand], device: DramDevice) -> set[Fault]:
     rule_set = device.rule_set
     parameters = device.parameters(power_limited=True)
     rules: dict[str, list[tuple[Rule, int]]] = {}
@@ -178,7 +178,7 @@ def banks_covered(
     return [bank for bank in product(*map(range, sizes)) if share(bank, place, scope)]
 
 
-def naive_state(log: list[Command], placement: Placement, device: DramDevice) -> set[Fault]:
+def naive_state(log: list[LoggedCommand], placement: Placement, device: DramDevice) -> set[Fault]:
     """Buses, and the open row of every single bank, opened by the units or by ordinary traffic."""
     rule_set = device.rule_set
     family = rule_set.families[placement]
@@ -249,7 +249,7 @@ def naive_state(log: list[Command], placement: Placement, device: DramDevice) ->
     return faults
 
 
-def naive_late_refreshes(log: list[Command], device: DramDevice) -> int:
+def naive_late_refreshes(log: list[LoggedCommand], device: DramDevice) -> int:
     """How many refreshes of how many pseudo-channels came too late, or never."""
     o = device.organization
     per_bank = device.refresh.mode is RefreshMode.PER_BANK
@@ -282,7 +282,7 @@ def naive_late_refreshes(log: list[Command], device: DramDevice) -> int:
     return late
 
 
-def found_faults(log: list[Command], report: LegalityReport) -> set[Fault]:
+def found_faults(log: list[LoggedCommand], report: LegalityReport) -> set[Fault]:
     positions = {id(entry): position for position, entry in enumerate(log)}
     return {
         Fault(
@@ -296,7 +296,7 @@ def found_faults(log: list[Command], report: LegalityReport) -> set[Fault]:
     }
 
 
-def assert_as_naive(log: list[Command], placement: Placement, device: DramDevice) -> bool:
+def assert_as_naive(log: list[LoggedCommand], placement: Placement, device: DramDevice) -> bool:
     """Compare the checker with the naive statement; returns whether the log is legal."""
     report = check(log, device, placement=placement, power_limited=True, listed=sys.maxsize)
     expected = naive_timing(log, device) | naive_state(log, placement, device)
@@ -309,7 +309,7 @@ def assert_as_naive(log: list[Command], placement: Placement, device: DramDevice
 # Golden logs, and logs made from them.
 
 
-def golden_log(reference: Path, name: str, channel: int = 0) -> list[Command]:
+def golden_log(reference: Path, name: str, channel: int = 0) -> list[LoggedCommand]:
     folder = reference / "reference/golden/command_logs"
     return list(read_log(folder / f"{name}.ch{channel}.log.gz"))
 
@@ -671,7 +671,7 @@ class Gate(NamedTuple):
     def cycles(self) -> int:
         return evaluate_cycles(self.rule.latency, self.device.parameters(power_limited=True))
 
-    def log(self, distance: int, place: tuple[int, int, int, int]) -> list[Command]:
+    def log(self, distance: int, place: tuple[int, int, int, int]) -> list[LoggedCommand]:
         """The two, so many cycles apart, the second one at a place; the first as often as the
         rule's window counts, all at once.
         """
@@ -705,7 +705,7 @@ def gates() -> Iterator[Gate]:
                     yield Gate(device, placement, rule, before, after)
 
 
-def timing_of(log: list[Command], gate: Gate) -> set[tuple[str, int | None]]:
+def timing_of(log: list[LoggedCommand], gate: Gate) -> set[tuple[str, int | None]]:
     violations = audit(log, gate.placement, gate.device)
     return {(v.rule, v.slack_cycles) for v in only(violations, Check.TIMING)}
 
@@ -840,7 +840,7 @@ def test_a_multiply_needs_its_row(
     multiply = at(100, f"MAC{suffix}", row=5)
     assert audit([opened, multiply], placement) == ()
 
-    def checks(*log: Command) -> list[tuple[Check, object, object]]:
+    def checks(*log: LoggedCommand) -> list[tuple[Check, object, object]]:
         return [(v.check, v.before, v.after) for v in audit(log, placement)]
 
     assert checks(multiply) == [(Check.CLOSED_ROW, None, multiply)]
@@ -1060,12 +1060,12 @@ def test_rows_of_the_units_and_of_ordinary_traffic_exclude_each_other() -> None:
 # Refresh in time.
 
 
-def refreshes(*cycles: int) -> list[Command]:
+def refreshes(*cycles: int) -> list[LoggedCommand]:
     """Both pseudo-channels refreshed."""
     return [maintenance(cycle + pch, "REFab", pch) for cycle in cycles for pch in (0, 1)]
 
 
-def late(log: list[Command], postponed: int = 0) -> list[tuple[int | None, int | None]]:
+def late(log: list[LoggedCommand], postponed: int = 0) -> list[tuple[int | None, int | None]]:
     """Cycle of the refresh that came too late (None: never), and by how much."""
     report = check(
         log,
@@ -1153,11 +1153,11 @@ def test_all_violations_are_counted_and_the_first_of_each_rule_listed(listed: in
     assert report.total == len(every)
 
 
-def bank_refresh(cycle: int, place: tuple[int, int, int, int]) -> Command:
-    return Command(cycle, "REFsb", 0, *place, ANY, ANY)
+def bank_refresh(cycle: int, place: tuple[int, int, int, int]) -> LoggedCommand:
+    return LoggedCommand(cycle, "REFsb", 0, *place, ANY, ANY)
 
 
-def a_round(first: int, interval: int) -> list[Command]:
+def a_round(first: int, interval: int) -> list[LoggedCommand]:
     """Every bank of both pseudo-channels, in some order."""
     return [
         bank_refresh(first + i * interval + pch, (pch, rank, group, bank))
@@ -1269,9 +1269,9 @@ NARROW = [
 
 
 @st.composite
-def random_logs(draw: st.DrawFn, rule_set: RuleSet, placement: Placement) -> list[Command]:
+def random_logs(draw: st.DrawFn, rule_set: RuleSet, placement: Placement) -> list[LoggedCommand]:
     cycles = dict.fromkeys((0, 1), draw(st.integers(1, 150)))
-    log: list[Command] = []
+    log: list[LoggedCommand] = []
     names = commands_of(rule_set, placement)
     for _ in range(draw(st.integers(0, 35))):
         channel = draw(st.sampled_from((0, 0, 1)))
@@ -1283,7 +1283,7 @@ def random_logs(draw: st.DrawFn, rule_set: RuleSet, placement: Placement) -> lis
         is_maintenance = name in (rule_set.precharge_all, rule_set.refresh)
         if name == rule_set.refresh_bank:
             place = (draw(small), draw(small), draw(small))
-            log.append(Command(cycle, name, channel, pseudo_channel, *place, ANY, ANY))
+            log.append(LoggedCommand(cycle, name, channel, pseudo_channel, *place, ANY, ANY))
         elif is_maintenance and draw(st.booleans()):
             log.append(maintenance(cycle, name, pseudo_channel, channel))
         else:
@@ -1320,10 +1320,9 @@ def test_logs_are_read_as_they_are_written(reference: Path, tmp_path: Path) -> N
     packed = reference / "reference/golden/command_logs" / name
     text = gzip.decompress(packed.read_bytes()).decode()
     log = list(read_log(packed))
-    assert text == "".join(
-        ", ".join(str(value) for value in asdict(entry).values()) + "\n" for entry in log
-    )
-    assert Command(5089, "REFab", 15, 0, -1, -1, -1, -1, -1) in log
+    write_log(tmp_path / "again.log", log)
+    assert text == (tmp_path / "again.log").read_text(encoding="ascii")
+    assert LoggedCommand(5089, "REFab", 15, 0, -1, -1, -1, -1, -1) in log
     plain = tmp_path / "plain.log"
     text = "\n" + text.replace(", ", " ,").replace("\n", " \r\n\n") + ",,,,,,,,\r\n"
     plain.write_text("\ufeff" + text, newline="", encoding="utf-8")
@@ -1408,5 +1407,6 @@ def test_the_checker_shares_nothing_with_the_other_witnesses() -> None:
         "attacc.pim",
         "attacc.pim.audit",
         "attacc.pim.audit.legality",
+        "attacc.pim.log",
         "attacc.units",
     }

@@ -9,9 +9,10 @@ import pytest
 from attacc.errors import InputError
 from attacc.hardware.dram import DRAMS, DramDevice, Refresh, RefreshMode, Rule, RuleSet
 from attacc.hardware.placement import Placement
+from attacc.pim.log import LoggedCommand
 from attacc.pim.program.program import MULTIPLY, Program
 from attacc.pim.program.trace import NAMES, parse_trace
-from attacc.pim.timing.engine import LoggedCommand, run
+from attacc.pim.timing.engine import run
 from attacc.pim.timing.tables import resolve_timing
 
 COMPLETE = DRAMS.load("hbm3-5.2")

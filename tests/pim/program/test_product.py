@@ -14,8 +14,10 @@ from attacc.errors import InputError
 from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.placement import Placement
 from attacc.models.precision import ElementType
-from attacc.pim.audit.hazards import ChannelChunks, Hazard, Violation, check_hazards
+from attacc.pim.audit.hazards import Hazard, Violation, check_hazards
 from attacc.pim.audit.legality import check
+from attacc.pim.log import LoggedCommand
+from attacc.pim.mapping.geometry import ChannelChunks
 from attacc.pim.numerics.arithmetic import Arithmetic
 from attacc.pim.numerics.execute import ChannelShape, ChannelState, Machine
 from attacc.pim.numerics.issue import issued_steps
@@ -24,7 +26,7 @@ from attacc.pim.numerics.quantize import quantize
 from attacc.pim.program.interleaved import pipeline_of
 from attacc.pim.program.product import ProductLayout, ProductShape, product_program
 from attacc.pim.program.program import MULTIPLY, Dependences, Kind, Program
-from attacc.pim.timing.engine import LoggedCommand, run
+from attacc.pim.timing.engine import run
 from attacc.pim.timing.tables import TimingTables, resolve_timing
 
 I64 = npt.NDArray[np.int64]

@@ -5,6 +5,7 @@ from pathlib import Path
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
 from attacc.models.precision import ElementType
+from attacc.pim.log import LoggedCommand
 from attacc.pim.mapping.balance import assign
 from attacc.pim.mapping.geometry import HeadLayout, allocate_chunks
 from attacc.pim.program.interleaved import (
@@ -13,7 +14,7 @@ from attacc.pim.program.interleaved import (
     longest_chunk,
     softmax_cycles,
 )
-from attacc.pim.timing.engine import LoggedCommand, run
+from attacc.pim.timing.engine import run
 from attacc.pim.timing.tables import resolve_timing
 
 DOCS = Path(__file__).parents[3] / "docs" / "interleaving.md"

@@ -7,17 +7,14 @@ device's rules and organisation only. It therefore imports neither the engine no
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from attacc.errors import DocumentError, InputError, nearest_hint
-from attacc.files import read_data, rows_of, text_of
+from attacc.errors import InputError, nearest_hint
 from attacc.hardware.dram import (
     Bus,
     CommandFamily,
@@ -30,12 +27,10 @@ from attacc.hardware.dram import (
     evaluate_cycles,
 )
 from attacc.hardware.placement import Placement
+from attacc.pim.log import BARRIER, LoggedCommand
 
 if TYPE_CHECKING:
-    import polars as pl
-
-BARRIER: Final = "BARRIER"
-"""What logs call a barrier that left its queue: no DRAM command, on neither bus."""
+    pass
 
 MAX_POSTPONED: Final = 8
 """Refreshes that DRAM lets a controller owe at most: two lie at most 9 nREFI apart (DDR3, JESD79-3;
@@ -44,100 +39,11 @@ for HBM2 so implemented by the deficit mode of AMD's controller, PG313)."""
 _ANY: Final = -1
 """In the address of a maintenance command: all of them."""
 
-LOG_COLUMNS: Final = (
-    "cycle", "command", "channel", "pseudo-channel", "rank", "bank group", "bank", "row", "column",
-)  # fmt: skip
-"""The cells of a line of a command log."""
-
 LISTED: Final = 100
 """Violations of each rule that a report lists; it counts all."""
 
-_CELLS: Final = {"cycle": r"^[0-9]{1,18}$", "command": r"^[A-Za-z0-9_]+$"}
-_NUMBER: Final = r"^-?[0-9]{1,18}$"
-"""What other cells of a log may be; 18 digits are within 64 bits."""
-_EXPECTED: Final = {
-    "cycle": "a whole number from 0, of 18 digits at most",
-    "command": "a name of letters, digits and underscores",
-}
-
 _Key = tuple[int, ...]
 """An instance of a scope: the address fields that take part in it."""
-
-
-class IssuedCommand(Protocol):
-    """One command of a log; the engine's and this module's own records both are."""
-
-    @property
-    def cycle(self) -> int:
-        """When it issued, the first cycle being 1."""
-        ...
-
-    @property
-    def command(self) -> str:
-        """Its name."""
-        ...
-
-    @property
-    def channel(self) -> int:
-        """Where."""
-        ...
-
-    @property
-    def pseudo_channel(self) -> int:
-        """Where."""
-        ...
-
-    @property
-    def rank(self) -> int:
-        """Where; -1, as in the fields after it, for a maintenance command without it."""
-        ...
-
-    @property
-    def bank_group(self) -> int:
-        """Where."""
-        ...
-
-    @property
-    def bank(self) -> int:
-        """Where."""
-        ...
-
-    @property
-    def row(self) -> int:
-        """Where."""
-        ...
-
-    @property
-    def column(self) -> int:
-        """Where."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One line of a command log.
-
-    Attributes:
-        cycle: when, the first cycle being 1.
-        command: its name.
-        channel: where.
-        pseudo_channel: where.
-        rank: where; -1, as in the fields after it, for a maintenance command without it.
-        bank_group: where.
-        bank: where.
-        row: where.
-        column: where.
-    """
-
-    cycle: int
-    command: str
-    channel: int
-    pseudo_channel: int
-    rank: int
-    bank_group: int
-    bank: int
-    row: int
-    column: int
 
 
 class Check(StrEnum):
@@ -190,8 +96,8 @@ class Violation:
     check: Check
     rule: str
     scope: Scope | None
-    before: IssuedCommand | None
-    after: IssuedCommand | None
+    before: LoggedCommand | None
+    after: LoggedCommand | None
     required_cycles: int | None = None
     actual_cycles: int | None = None
     slack_cycles: int | None = None
@@ -256,7 +162,7 @@ def describe_rule(rule: Rule, cycles: int) -> str:
 
 
 def check(
-    log: Iterable[IssuedCommand],
+    log: Iterable[LoggedCommand],
     device: DramDevice,
     *,
     placement: Placement,
@@ -340,70 +246,7 @@ def check(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class CommandLog:
-    """The commands of a log that was read, in columns; each `Command` is made when it is asked for.
-
-    Attributes:
-        cells: a column for each attribute of `Command`, in its order.
-    """
-
-    cells: pl.DataFrame
-
-    def __len__(self) -> int:
-        """Return the number of commands."""
-        return len(self.cells)
-
-    def __iter__(self) -> Iterator[Command]:
-        """Yield the commands, in the order of the log."""
-        return itertools.starmap(Command, self.cells.iter_rows(buffer_size=2**13))
-
-    @property
-    def names(self) -> frozenset[str]:
-        """Names of the commands that occur."""
-        return frozenset(self.cells["command"].unique().to_list())
-
-
-def read_log(path: Path) -> CommandLog:
-    """Read a command log.
-
-    One command a line: cycle, command, channel, pseudo-channel, rank, bank group, bank, row and
-    column, separated by commas, -1 for a field that a command does not have
-    (reference/controller.md; golden/command_logs). Blank lines, and rows of empty cells as
-    spreadsheets append them, are ignored.
-
-    Args:
-        path: the file, plain or compressed with gzip.
-
-    Raises:
-        DocumentError: the file is absent, unreadable, or malformed at a line.
-    """
-    import polars as pl
-
-    where = str(path)
-    rows = rows_of(text_of(read_data(path), where=where), LOG_COLUMNS, where=where)
-    sound = rows.cells.select(
-        pl.col(name).str.contains(_CELLS.get(name, _NUMBER)) for name in LOG_COLUMNS
-    )
-    wrong = sound.select(~pl.all_horizontal(pl.all())).to_series()
-    if wrong.any():
-        row = wrong.arg_max() or 0
-        name = next(name for name in LOG_COLUMNS if not sound[name][row])
-        raise DocumentError(
-            f"{name} {rows.cells[name][row]!r:.60} is not "
-            + _EXPECTED.get(name, "a whole number, of 18 digits at most"),
-            where=f"{where}:{rows.lines[row]}",
-            hint=f"a line is {', '.join(LOG_COLUMNS)}, as in 1, ACTAB, 0, 0, 0, 0, 0, 8192, 0",
-        )
-    return CommandLog(
-        rows.cells.select(
-            pl.col(name) if name == "command" else pl.col(name).cast(pl.Int64)
-            for name in LOG_COLUMNS
-        )
-    )
-
-
-def _wrong_field(entry: IssuedCommand, name: str, value: int, size: int) -> Violation:
+def _wrong_field(entry: LoggedCommand, name: str, value: int, size: int) -> Violation:
     return Violation(Check.ADDRESS, f"{name} = {value} is not 0 to {size - 1}", None, None, entry)
 
 
@@ -551,13 +394,13 @@ class _Watch:
     def __init__(self, rule: _TimingRule, maintenance: tuple[str, str]) -> None:
         self.rule = rule
         self.window = rule.rule.window
-        self.latest: dict[_Key, list[IssuedCommand]] = {}
+        self.latest: dict[_Key, list[LoggedCommand]] = {}
         names = (*rule.rule.before, *rule.rule.after)
         self.must_search = rule.compares_below_pseudo_channel and any(
             name in names for name in maintenance
         )
 
-    def preceding(self, key: _Key) -> IssuedCommand | None:
+    def preceding(self, key: _Key) -> LoggedCommand | None:
         if self.must_search:
             meeting = [
                 one for other, held in self.latest.items() if _meet(key, other) for one in held
@@ -567,7 +410,7 @@ class _Watch:
             meeting = self.latest.get(key, ())
         return meeting[-self.window] if len(meeting) >= self.window else None
 
-    def issued(self, entry: IssuedCommand, key: _Key) -> None:
+    def issued(self, entry: LoggedCommand, key: _Key) -> None:
         held = self.latest.setdefault(key, [])
         held.append(entry)
         if len(held) > 1 and held[-2].cycle > entry.cycle:
@@ -575,11 +418,11 @@ class _Watch:
         del held[: -self.window]
 
 
-def _cycle(entry: IssuedCommand) -> int:
+def _cycle(entry: LoggedCommand) -> int:
     return entry.cycle
 
 
-def _address(entry: IssuedCommand) -> _Key:
+def _address(entry: LoggedCommand) -> _Key:
     return (entry.pseudo_channel, entry.rank, entry.bank_group, entry.bank)
 
 
@@ -606,8 +449,8 @@ class _Refreshes:
     """
 
     settled: int = 0
-    latest: IssuedCommand | None = None
-    had_turn: dict[_Key, IssuedCommand] = field(default_factory=dict[_Key, IssuedCommand])
+    latest: LoggedCommand | None = None
+    had_turn: dict[_Key, LoggedCommand] = field(default_factory=dict[_Key, LoggedCommand])
 
 
 @dataclass
@@ -631,10 +474,10 @@ class _Channel:
     number: int
     law: _Law
     found: _Findings
-    latest: IssuedCommand | None = None
-    buses: dict[Bus, IssuedCommand] = field(default_factory=dict[Bus, IssuedCommand])
-    rows: dict[_Key, IssuedCommand] = field(default_factory=dict[_Key, IssuedCommand])
-    ordinary_rows: dict[_Key, IssuedCommand] = field(default_factory=dict[_Key, IssuedCommand])
+    latest: LoggedCommand | None = None
+    buses: dict[Bus, LoggedCommand] = field(default_factory=dict[Bus, LoggedCommand])
+    rows: dict[_Key, LoggedCommand] = field(default_factory=dict[_Key, LoggedCommand])
+    ordinary_rows: dict[_Key, LoggedCommand] = field(default_factory=dict[_Key, LoggedCommand])
     refreshes: list[_Refreshes] = field(init=False)
     watches: list[_Watch] = field(init=False)
     duties: dict[tuple[str, _Key], _Duties] = field(default_factory=dict[tuple[str, _Key], _Duties])
@@ -644,7 +487,7 @@ class _Channel:
         self.refreshes = [_Refreshes() for _ in range(law.organization.pseudo_channels)]
         self.watches = [_Watch(rule, (law.precharge_all, law.refresh)) for rule in law.rules]
 
-    def replay(self, entry: IssuedCommand) -> None:
+    def replay(self, entry: LoggedCommand) -> None:
         """Judge the next command, and take it into account for those that follow.
 
         One that the device does not have, or not at that address, has no meaning to go on with.
@@ -673,7 +516,7 @@ class _Channel:
             self._replay_ordinary(entry, law.ordinary)
         self._check_timing(entry)
 
-    def _replay_ordinary(self, entry: IssuedCommand, ordinary: OrdinaryFamily) -> None:
+    def _replay_ordinary(self, entry: LoggedCommand, ordinary: OrdinaryFamily) -> None:
         key = _address(entry)
         if entry.command == ordinary.activate:
             self._check_mode(entry)
@@ -693,15 +536,15 @@ class _Channel:
         self,
         check: Check,
         rule: Callable[[], str],
-        before: IssuedCommand | None,
-        after: IssuedCommand,
+        before: LoggedCommand | None,
+        after: LoggedCommand,
         scope: Scope | None = None,
     ) -> None:
         """Report a violation; its rule is put into words only if it is listed."""
         self.found.add(check, lambda: Violation(check, rule(), scope, before, after))
 
     def _report_open(
-        self, check: Check, what: str, latest: IssuedCommand, entry: IssuedCommand, scope: Scope
+        self, check: Check, what: str, latest: LoggedCommand, entry: LoggedCommand, scope: Scope
     ) -> None:
         """Report a command that needs something closed which the latest command opened."""
         self._report(
@@ -717,8 +560,8 @@ class _Channel:
         check: Check,
         rule: str,
         scope: Scope,
-        before: IssuedCommand,
-        after: IssuedCommand,
+        before: LoggedCommand,
+        after: LoggedCommand,
         required: int,
     ) -> None:
         actual = after.cycle - before.cycle
@@ -730,7 +573,7 @@ class _Channel:
             rule if check is Check.TIMING else None,
         )
 
-    def _check_order(self, entry: IssuedCommand) -> None:
+    def _check_order(self, entry: LoggedCommand) -> None:
         latest = self.latest
         if entry.cycle < 1:
             self._report(Check.ORDER, lambda: "cycles count from 1", None, entry)
@@ -740,7 +583,7 @@ class _Channel:
             rule = "cycles of a channel never go back"
             self._report_early(Check.ORDER, rule, Scope.CHANNEL, latest, entry, 0)
 
-    def _is_known(self, entry: IssuedCommand) -> bool:
+    def _is_known(self, entry: LoggedCommand) -> bool:
         name = entry.command
         if name not in self.law.buses:
             self._report(Check.UNKNOWN_COMMAND, lambda: self._unknown(name), None, entry)
@@ -754,7 +597,7 @@ class _Channel:
     def _unknown(self, name: str) -> str:
         return f"the device has no command {name!r}: {nearest_hint(name, self.law.buses)}"
 
-    def _has_address(self, entry: IssuedCommand) -> bool:
+    def _has_address(self, entry: LoggedCommand) -> bool:
         o = self.law.organization
         least = _ANY if entry.command in (self.law.precharge_all, self.law.refresh) else 0
         least_row = _ANY if entry.command in self.law.without_row else 0
@@ -779,7 +622,7 @@ class _Channel:
                 self.found.add(Check.ADDRESS, partial(_wrong_field, entry, name, value, size))
         return False
 
-    def _check_bus(self, entry: IssuedCommand) -> None:
+    def _check_bus(self, entry: LoggedCommand) -> None:
         bus = self.law.buses[entry.command]
         latest = self.buses.get(bus)
         if latest is not None and latest.cycle == entry.cycle:
@@ -787,20 +630,20 @@ class _Channel:
             self._report_early(Check.BUS, rule, Scope.CHANNEL, latest, entry, 1)
         self.buses[bus] = entry
 
-    def _row_key(self, entry: IssuedCommand) -> _Key:
+    def _row_key(self, entry: LoggedCommand) -> _Key:
         return tuple(
             value if index in self.law.row_compared else _ANY
             for index, value in enumerate(_address(entry))
         )
 
-    def _is_open(self, latest: IssuedCommand) -> bool:
+    def _is_open(self, latest: LoggedCommand) -> bool:
         """Whether the latest row command somewhere left a row open."""
         ordinary = self.law.ordinary
         return latest.command == self.law.family.activate or (
             ordinary is not None and latest.command == ordinary.activate
         )
 
-    def _check_mode(self, entry: IssuedCommand) -> None:
+    def _check_mode(self, entry: LoggedCommand) -> None:
         """A channel works for its units or for ordinary traffic; to change, all rows are closed."""
         family = self.law.family
         units = entry.command in (family.activate, family.precharge)
@@ -811,14 +654,14 @@ class _Channel:
             self._report_open(Check.MODE, what, latest, entry, Scope.CHANNEL)
 
     def _open(
-        self, entry: IssuedCommand, rows: dict[_Key, IssuedCommand], key: _Key, scope: Scope
+        self, entry: LoggedCommand, rows: dict[_Key, LoggedCommand], key: _Key, scope: Scope
     ) -> None:
         latest = rows.get(key)
         if latest is not None and self._is_open(latest):
             self._report_open(Check.OPEN_BANK, "its banks", latest, entry, scope)
         rows[key] = entry
 
-    def _check_row(self, entry: IssuedCommand, latest: IssuedCommand | None, scope: Scope) -> None:
+    def _check_row(self, entry: LoggedCommand, latest: LoggedCommand | None, scope: Scope) -> None:
         if latest is None or not self._is_open(latest):
             rule = f"{entry.command} needs row {entry.row} open: its banks are closed"
             self._report(Check.CLOSED_ROW, lambda: rule, latest, entry, scope)
@@ -826,20 +669,20 @@ class _Channel:
             rule = f"{entry.command} needs row {entry.row} open: row {latest.row} is"
             self._report(Check.OTHER_ROW, lambda: rule, latest, entry, scope)
 
-    def _check_closed(self, entry: IssuedCommand, covered: _Key, what: str, scope: Scope) -> None:
+    def _check_closed(self, entry: LoggedCommand, covered: _Key, what: str, scope: Scope) -> None:
         for rows in (self.rows, self.ordinary_rows):
             for key, latest in rows.items():
                 if self._is_open(latest) and _meet(key, covered):
                     self._report_open(Check.REFRESH_OF_OPEN_BANK, what, latest, entry, scope)
 
-    def _replay_refresh(self, entry: IssuedCommand) -> None:
+    def _replay_refresh(self, entry: LoggedCommand) -> None:
         covered = (entry.pseudo_channel, _ANY, _ANY, _ANY)
         self._check_closed(entry, covered, "all banks", Scope.PSEUDO_CHANNEL)
         refreshes = self.refreshes[entry.pseudo_channel]
         refreshes.had_turn.clear()
         self._settle(entry, self.law.banks if self.law.per_bank else 1)
 
-    def _replay_refresh_of_bank(self, entry: IssuedCommand) -> None:
+    def _replay_refresh_of_bank(self, entry: LoggedCommand) -> None:
         key = _address(entry)
         self._check_closed(entry, key, "its bank", Scope.BANK)
         had_turn = self.refreshes[entry.pseudo_channel].had_turn
@@ -852,7 +695,7 @@ class _Channel:
             had_turn.clear()
         self._settle(entry, 1 if self.law.per_bank and earlier is None else 0)
 
-    def _settle(self, entry: IssuedCommand, worth: int) -> None:
+    def _settle(self, entry: LoggedCommand, worth: int) -> None:
         """Take a refresh into account that stands for so many of those that fall due."""
         self._expire_refreshes(entry.pseudo_channel, entry.cycle, entry)
         refreshes = self.refreshes[entry.pseudo_channel]
@@ -863,7 +706,7 @@ class _Channel:
             refreshes.latest = entry
 
     def _expire_refreshes(
-        self, pseudo_channel: int, cycle: int, entry: IssuedCommand | None
+        self, pseudo_channel: int, cycle: int, entry: LoggedCommand | None
     ) -> None:
         """Report, and forgive, every refresh that is owed for too long at a cycle."""
         refreshes = self.refreshes[pseudo_channel]
@@ -898,7 +741,7 @@ class _Channel:
     def _interval_name(self) -> str:
         return f"nREFI / {self.law.banks}" if self.law.per_bank else "nREFI"
 
-    def _check_timing(self, entry: IssuedCommand) -> None:
+    def _check_timing(self, entry: LoggedCommand) -> None:
         address = _address(entry)
         if entry.command in (self.law.precharge_all, self.law.refresh):
             # It acts on the whole pseudo-channel at least, whichever bank its address names.

@@ -293,3 +293,44 @@ def check_room(lengths: Sequence[Sequence[int]], capacities: Sequence[Sequence[i
                 raise InputError(
                     f"chunk {number} of channel {channel} has {length} keys, and room for {room}"
                 )
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelChunks:
+    """What one channel attends to.
+
+    Attributes:
+        layout: placement, head_dim and element type; its length is of no account.
+        lengths: keys of each chunk, in the order of their softmax.
+        regions: where the keys and values of each chunk begin.
+        capacities: keys for which each chunk has room: as many keys of each part lie between the
+            values of one slice and those of the next. None where chunks fill their room.
+    """
+
+    layout: HeadLayout
+    lengths: tuple[int, ...]
+    regions: HeadRegions
+    capacities: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_room([self.lengths], [self.room])
+
+    @property
+    def room(self) -> tuple[int, ...]:
+        """Keys for which each chunk has room."""
+        return self.lengths if self.capacities is None else self.capacities
+
+    @classmethod
+    def allocated(
+        cls, layout: HeadLayout, lengths: Iterable[int], capacities: Iterable[int] | None = None
+    ) -> ChannelChunks:
+        """Return chunks that lie one after the other (`allocate_chunks`).
+
+        Args:
+            layout: as the attribute.
+            lengths: as the attribute.
+            capacities: as the attribute.
+        """
+        lengths = tuple(lengths)
+        room = lengths if capacities is None else tuple(capacities)
+        return cls(layout, lengths, allocate_chunks(layout, room), room)

@@ -26,8 +26,7 @@ import numpy.typing as npt
 
 from attacc.errors import EngineError, InputError
 from attacc.hardware.placement import Placement
-from attacc.pim.audit.hazards import ChannelChunks
-from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.mapping.geometry import ChannelChunks, HeadLayout
 from attacc.pim.numerics.arithmetic import Arithmetic, Exponential, Normalization, Order
 from attacc.pim.numerics.formats import Format, Overflow
 from attacc.pim.numerics.issue import IssuedSteps

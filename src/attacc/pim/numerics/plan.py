@@ -18,9 +18,14 @@ from attacc.hardware.dram import DramDevice
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
 from attacc.models.precision import ElementType
-from attacc.pim.audit.hazards import BUFFER_WORDS, ChannelChunks
 from attacc.pim.mapping.balance import Assignment, Chunk, assign
-from attacc.pim.mapping.geometry import HeadLayout, HeadRegions, allocate_heads, check_capacity
+from attacc.pim.mapping.geometry import (
+    ChannelChunks,
+    HeadLayout,
+    HeadRegions,
+    allocate_heads,
+    check_capacity,
+)
 from attacc.pim.numerics.arithmetic import Arithmetic
 from attacc.pim.numerics.execute import (
     ChannelShape,
@@ -46,6 +51,10 @@ from attacc.pim.timing.tables import TimingTables, resolve_timing
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
+
+BUFFER_WORDS = 16
+"""Accesses of half a vector buffer, of a device that models no pipeline: as in AttAcc's units. The
+auditor of hazards states it for itself."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,9 +18,8 @@ import numpy.typing as npt
 
 from attacc.errors import EngineError
 from attacc.hardware.dram import DramDevice, Organization
-from attacc.pim.audit.hazards import ChannelChunks
 from attacc.pim.mapping.balance import Assignment, Chunk
-from attacc.pim.mapping.geometry import HeadLayout, HeadRegions
+from attacc.pim.mapping.geometry import ChannelChunks, HeadLayout, HeadRegions
 from attacc.pim.numerics.arithmetic import Arithmetic, Normalization
 from attacc.pim.numerics.execute import ChannelShape, Machine
 from attacc.pim.numerics.formats import Codes, Format, Overflow

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from attacc.errors import InputError
 from attacc.hardware.dram import Organization
+from attacc.pim.log import LoggedCommand
 from attacc.pim.program.program import MULTIPLY, AddressLayout, Kind, Program
 from attacc.pim.program.traffic import Traffic, TrafficPolicy
 from attacc.pim.timing.controllers import ControllerState, Desk, Room, Stream
@@ -48,36 +49,6 @@ class CommandCount:
 
     command: str
     count: int
-
-
-@dataclass(frozen=True, slots=True)
-class LoggedCommand:
-    """One command as a controller issued it.
-
-    Attributes:
-        cycle: when, the first cycle being 1.
-        command: its name.
-        channel: where.
-        pseudo_channel: where; -1, as the fields after it, for a command without such an address.
-        rank: where.
-        bank_group: where.
-        bank: where.
-        row: where.
-        column: where.
-        offset: byte within the column, by which the moves into a vector buffer tell its accesses
-            apart; -1 where it is not known, as in logs of the reference.
-    """
-
-    cycle: int
-    command: str
-    channel: int
-    pseudo_channel: int
-    rank: int
-    bank_group: int
-    bank: int
-    row: int
-    column: int
-    offset: int = -1
 
 
 @dataclass(frozen=True, eq=False)

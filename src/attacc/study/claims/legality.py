@@ -13,11 +13,12 @@ from attacc.hardware.dram import DRAMS, DramDevice, Rule, RuleSet, evaluate_cycl
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
 from attacc.models.precision import ElementType
-from attacc.pim.audit.hazards import ChannelChunks, check_hazards
+from attacc.pim.audit.hazards import check_hazards
 from attacc.pim.audit.legality import Check as Broken
-from attacc.pim.audit.legality import Command, check, describe_rule, read_log
+from attacc.pim.audit.legality import check, describe_rule
+from attacc.pim.log import LoggedCommand, read_log
 from attacc.pim.mapping.balance import Assignment, assign
-from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.mapping.geometry import ChannelChunks, HeadLayout
 from attacc.pim.program.interleaved import chunk_grain, interleaved_program, longest_chunk
 from attacc.pim.program.program import Program
 from attacc.pim.program.schedule import attention_program
@@ -85,10 +86,10 @@ class Gate:
         """
         everywhere = {self.device.rule_set.precharge_all, self.device.rule_set.refresh}
 
-        def at(cycle: int, name: str, where: tuple[int, int, int, int]) -> Command:
+        def at(cycle: int, name: str, where: tuple[int, int, int, int]) -> LoggedCommand:
             if name in everywhere:
-                return Command(cycle, name, 0, where[0], -1, -1, -1, -1, -1)
-            return Command(cycle, name, 0, *where, 0, 0)
+                return LoggedCommand(cycle, name, 0, where[0], -1, -1, -1, -1, -1)
+            return LoggedCommand(cycle, name, 0, *where, 0, 0)
 
         log = [at(10, self.before, (0, 0, 0, 0))] * self.rule.window
         log.append(at(10 + distance, self.after, place))
