@@ -184,6 +184,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    for number in SIGNALS:  # a shell's background command ignores some, and so would its commands
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         stopping = Stopping(Path(folder), COMMANDS)
