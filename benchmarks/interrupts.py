@@ -81,8 +81,8 @@ class Stop:
     @property
     def _in_attacc(self) -> bool:
         """Whether a traceback shows a line of attacc, or an error is told."""
-        own = (f"{os.sep}attacc{os.sep}__", f"{os.sep}attacc{os.sep}cli", "error: ")
-        shown = any(part in self.stderr for part in own)
+        own = (f"{os.sep}attacc{os.sep}__", f"{os.sep}attacc{os.sep}cli", "\nerror: ")
+        shown = any(part in "\n" + self.stderr for part in own)
         return shown or (self.exit_code == 1 and "Fatal Python error" not in self.stderr)
 
 
