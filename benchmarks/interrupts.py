@@ -81,8 +81,8 @@ class Stop:
     @property
     def _in_attacc(self) -> bool:
         """Whether a traceback shows a line of attacc, or an error is told."""
-        own = (f"{os.sep}attacc{os.sep}__", f"{os.sep}attacc{os.sep}cli", "error: ")
-        shown = any(part in self.stderr for part in own)
+        own = (f"{os.sep}attacc{os.sep}__", f"{os.sep}attacc{os.sep}cli", "\nerror: ")
+        shown = any(part in "\n" + self.stderr for part in own)
         return shown or (self.exit_code == 1 and "Fatal Python error" not in self.stderr)
 
 
@@ -184,6 +184,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    for number in SIGNALS:  # a shell's background command ignores some, and so would its commands
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         stopping = Stopping(Path(folder), COMMANDS)

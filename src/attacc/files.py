@@ -419,7 +419,7 @@ def rows_of(text: str, columns: Sequence[str], *, where: str, after: int = 0) ->
         raise DocumentError(
             f"{found} field{'s' if found > 1 else ''} in {line!r:.60}",
             where=f"{where}:{after + row + 1}",
-            hint=f"expected {len(columns)}: {','.join(columns)}",
+            hint=f"expected {len(columns)}: {','.join(columns):.400}",
         )
     lines = np.arange(after + 1, after + 1 + len(cells))
     if is_empty.any():

@@ -331,3 +331,10 @@ def test_too_large_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(tables, "MAX_TABLE_BYTES", 100)
     with pytest.raises(DocumentError, match="the most that is read"):
         read_table(written(tmp_path, f"{HEADER}\n{ROW}\n"))
+
+
+def test_a_long_header_is_quoted_in_part(tmp_path: Path) -> None:
+    """Catches a message that fills the terminal with the names of columns."""
+    with pytest.raises(DocumentError) as caught:
+        read_table(written(tmp_path, f"gpu,{'x' * 10_000}\nh200\n"))
+    assert len(str(caught.value)) < 1000
