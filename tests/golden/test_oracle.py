@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import pytest
 
+from tests import share
 from tests.oracle import schedule, timing
 
 pytestmark = pytest.mark.untraced  # the naive controllers would take three times as long
 
 PLACEMENTS: tuple[timing.Placement, ...] = ("bank", "bankgroup", "buffer")
-TRACES_PER_PLACEMENT = 10
+TRACES_PER_PLACEMENT = share.examples(__name__, 10, 4)
 # The buffer placement has only a few traces as small as the others' ten smallest.
 LONGEST_TRACE = {"bank": 4_000, "bankgroup": 4_000, "buffer": 7_000}
 LONGEST_TEXT = 20_000
@@ -88,7 +89,7 @@ def test_cycles_of_small_golden_traces(reference: Path, placement: timing.Placem
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", LOGGED)
+@pytest.mark.parametrize("name", share.cases(__name__, list(LOGGED), 3))
 def test_commands_of_logged_traces(reference: Path, name: str) -> None:
     """Errors that cancel in the cycle count (order, addresses, refresh) show line by line."""
     folder = reference / "reference/golden/command_logs"

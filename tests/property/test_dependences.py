@@ -14,6 +14,7 @@ from attacc.pim.program.interleaved import chunk_grain, interleaved_program, lon
 from attacc.pim.program.program import MULTIPLY, Kind, Program
 from attacc.pim.timing.engine import run
 from attacc.pim.timing.tables import resolve_timing
+from tests import share
 from tests.oracle import timing as oracle
 from tests.property.steps import Step, logged, oracle_requests, program_of
 
@@ -70,7 +71,7 @@ def programs(draw: st.DrawFn, placement: Placement) -> Program:
 @pytest.mark.parametrize("moves_pass_hits", [True, False])
 @pytest.mark.parametrize("placement", list(Placement))
 @given(data=st.data())
-@settings(max_examples=30)
+@settings(max_examples=share.examples(__name__, 30, 8))
 def test_kernel_and_oracle_agree_on_random_dependences(
     placement: Placement, moves_pass_hits: bool, data: st.DataObject
 ) -> None:
@@ -106,7 +107,7 @@ def test_kernel_and_oracle_agree_on_random_dependences(
     element=st.sampled_from([ElementType.FP16, ElementType.INT8]),
     power_limited=st.booleans(),
 )
-@settings(max_examples=8)
+@settings(max_examples=share.examples(__name__, 8, 4))
 def test_kernel_and_oracle_agree_on_interleaved_programs(
     placement: Placement,
     lengths: list[int],

@@ -24,6 +24,7 @@ from attacc.pim.program.program import MULTIPLY, Kind, Program
 from attacc.pim.program.schedule import attention_program, published_regions
 from attacc.pim.timing.engine import run
 from attacc.pim.timing.tables import resolve_timing
+from tests import share
 
 DEVICE = DRAMS.load("hbm3-5.2")
 REFERENCE = DRAMS.load("hbm3-5.2-asplos24")
@@ -179,7 +180,7 @@ LENGTHS = st.one_of(
     element=st.sampled_from([FP16, INT8]),
     power_limited=st.booleans(),
 )
-@settings(max_examples=25)
+@settings(max_examples=share.examples(__name__, 25, 8))
 def test_no_interleaved_program_uses_or_destroys_what_it_may_not(
     placement: Placement,
     lengths: list[int],
@@ -201,7 +202,7 @@ def test_no_interleaved_program_uses_or_destroys_what_it_may_not(
     spare=st.sampled_from([1, 16, 100, 300, 4000]),
     queries=st.integers(1, 3),
 )
-@settings(max_examples=10)
+@settings(max_examples=share.examples(__name__, 10, 4))
 def test_chunks_may_have_room_to_grow(
     placement: Placement, lengths: list[int], spare: int, queries: int
 ) -> None:
@@ -260,7 +261,7 @@ def test_whole_stacks_are_interleaved_right(
     head_dim=st.sampled_from([16, 64, 80, 128]),
     element=st.sampled_from([FP16, INT8]),
 )
-@settings(max_examples=25)
+@settings(max_examples=share.examples(__name__, 25, 8))
 def test_no_shared_read_uses_or_destroys_what_it_may_not(
     placement: Placement,
     lengths: list[int],
@@ -602,7 +603,7 @@ def test_published_single_round_is_accepted(placement: Placement, heads: int) ->
     head_dim=st.sampled_from([64, 128, 160]),
     element=st.sampled_from([FP16, INT8]),
 )
-@settings(max_examples=10)
+@settings(max_examples=share.examples(__name__, 10, 4))
 def test_complete_schedule_is_right_without_latencies_and_wrong_with_them(
     placement: Placement, heads: int, length: int, head_dim: int, element: ElementType
 ) -> None:

@@ -14,6 +14,7 @@ from attacc.pim.program.program import MULTIPLY, Program
 from attacc.pim.program.trace import NAMES, parse_trace
 from attacc.pim.timing.engine import run
 from attacc.pim.timing.tables import resolve_timing
+from tests import share
 
 COMPLETE = DRAMS.load("hbm3-5.2")
 DEVICES = {
@@ -218,7 +219,7 @@ def cannot_bind(device: DramDevice, placement: Placement) -> set[Pair]:
 
 @pytest.mark.untraced  # thousands of small runs would take twice as long
 @pytest.mark.parametrize("placement", list(Placement))
-@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("name", share.cases(__name__, list(DEVICES), 2))
 def test_a_cycle_more_on_any_rule_shows(
     name: str, placement: Placement, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from attacc.pim.program.trace import NAMES
 from attacc.pim.program.traffic import Traffic, TrafficPolicy, mixed, streaming
 from attacc.pim.timing.engine import TimedRun, run
 from attacc.pim.timing.tables import resolve_timing
+from tests import share
 from tests.oracle import timing as oracle
 from tests.oracle.traffic import (
     Arrival,
@@ -256,7 +257,7 @@ def devices(draw: st.DrawFn, placement: Placement, mode: RefreshMode) -> DramDev
 @pytest.mark.parametrize("mode", list(RefreshMode))
 @pytest.mark.parametrize("placement", list(Placement))
 @given(data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=share.examples(__name__, 60, 15))
 def test_kernel_and_oracle_agree_on_random_traffic(
     placement: Placement, mode: RefreshMode, data: st.DataObject
 ) -> None:

@@ -17,6 +17,7 @@ from attacc.pim.program.program import Program
 from attacc.pim.program.schedule import attention_program
 from attacc.pim.timing.engine import TimedRun, run
 from attacc.pim.timing.tables import resolve_timing
+from tests import share
 
 pytestmark = pytest.mark.untraced  # the legality checker would take three times as long
 
@@ -106,7 +107,7 @@ def test_every_pipelined_device_plays_the_interleaved_schedule_legally(
 
 
 @pytest.mark.parametrize("placement", [Placement.BANKGROUP, Placement.BUFFER])
-@pytest.mark.parametrize("name", PIPELINED)
+@pytest.mark.parametrize("name", share.cases(__name__, PIPELINED, 2))
 def test_every_pipelined_device_is_refreshed_bank_by_bank(name: str, placement: Placement) -> None:
     """Catches a device whose per-bank refresh starves, comes late, or hits an open bank."""
     device = device_of(name, often=False, per_bank=True)
