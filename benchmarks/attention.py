@@ -51,7 +51,7 @@ class Timing:
 def time_shape(
     placement: Placement, schedule: Schedule, heads: int, length: int, repeat: int
 ) -> Timing:
-    layout = HeadLayout(DEVICE.organization, placement, length, 128, ElementType.FP16)
+    layout = HeadLayout(DEVICE.organization, placement, 128, ElementType.FP16, length)
     tables = resolve_timing(DEVICE, placement, power_limited=True)
     builds: list[float] = []
     runs: list[float] = []

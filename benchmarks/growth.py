@@ -110,7 +110,7 @@ def attended(against: str, placement: Placement, heads: int, length: int, repeat
 def body(placement: Placement) -> Program:
     """Heads for every channel alike, without dependences: some 8,000 steps."""
     heads, length = BODIES[placement]
-    layout = HeadLayout(REFERENCE.organization, placement, length, HEAD_DIM, ElementType.FP16)
+    layout = HeadLayout(REFERENCE.organization, placement, HEAD_DIM, ElementType.FP16, length)
     return attention_program(layout, heads * REFERENCE.organization.channels, Schedule.COMPLETE)
 
 

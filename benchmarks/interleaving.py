@@ -4,7 +4,6 @@ Usage: python benchmarks/interleaving.py
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -33,7 +32,7 @@ CHANNELS = DEVICE.organization.channels
 
 
 def layout_of(placement: Placement, length: int) -> HeadLayout:
-    return HeadLayout(DEVICE.organization, placement, length, 128, ElementType.FP16)
+    return HeadLayout(DEVICE.organization, placement, 128, ElementType.FP16, length)
 
 
 def multiplies_alone(program: Program) -> Program:
@@ -73,7 +72,7 @@ def cycles_of(
     )
     passes = QueryPasses.of(queries, queries_per_read).passes
     multiplies = max(
-        sum(2 * passes * replace(layout, length=chunk.length).score_multiplies for chunk in chunks)
+        sum(2 * passes * layout.head(chunk.length).score_multiplies for chunk in chunks)
         for chunks in assignment.channels
     )
     rows = run(multiplies_alone(program), tables).cycles
@@ -128,7 +127,7 @@ def exposed() -> Iterator[str]:
 def complete() -> Iterator[str]:
     device = DRAMS.load("hbm3-5.2-asplos24")
     for placement in Placement:
-        layout = HeadLayout(device.organization, placement, 2048, 128, ElementType.FP16)
+        layout = HeadLayout(device.organization, placement, 128, ElementType.FP16, 2048)
         tables = resolve_timing(device, placement, power_limited=True)
         program = attention_program(layout, 128, Schedule.COMPLETE)
         yield f"128 heads of 2,048 keys, {placement.value}: {run(program, tables).cycles:,}"

@@ -120,7 +120,7 @@ def with_path(energies: DramEnergy, placement: Placement, *, activation: bool) -
 def assumptions() -> Iterator[AtCadence]:
     def row(name: str, *, total: bool, energies: dict[Placement, DramEnergy]) -> AtCadence:
         def power(placement: Placement, cycles: int) -> float:
-            layout = HeadLayout(DEVICE.organization, placement, 2048, 128, ElementType.FP16)
+            layout = HeadLayout(DEVICE.organization, placement, 128, ElementType.FP16, 2048)
             of = energies[placement]
             if total:
                 return sustained_power(DEVICE, placement, cycles, of, layout=layout).total_w
@@ -218,7 +218,7 @@ def explained() -> Iterator[Explained]:
 
 def runs() -> Iterator[Run]:
     """Attention of 130 heads of 3,072 keys with units per bank."""
-    layout = HeadLayout(DEVICE.organization, BANK, 3072, 128, ElementType.FP16)
+    layout = HeadLayout(DEVICE.organization, BANK, 128, ElementType.FP16, 3072)
     program = attention_program(layout, 130, Schedule.COMPLETE)
     of_budget = cadence_from_budget(DEVICE, BANK, 30.0, FGDRAM, layout=layout)
     cases = [

@@ -90,7 +90,7 @@ class Deviation:
 
 
 def layout(shape: Shape, length: int) -> HeadLayout:
-    return HeadLayout(DEVICE.organization, shape.placement, length, shape.head_dim, shape.element)
+    return HeadLayout(DEVICE.organization, shape.placement, shape.head_dim, shape.element, length)
 
 
 def read_rows(path: Path) -> list[Row]:

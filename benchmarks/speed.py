@@ -211,7 +211,7 @@ def long_contexts(repeat: int) -> Iterator[Figure]:
 
 def most_heads(placement: Placement) -> int:
     """The largest number of such heads that fit into a stack."""
-    layout = HeadLayout(DEVICE.organization, placement, LONG, HEAD_DIM, ElementType.FP16)
+    layout = HeadLayout(DEVICE.organization, placement, HEAD_DIM, ElementType.FP16, LONG)
     rows = DEVICE.organization.rows * DEVICE.organization.channels
     most = rows // (2 * layout.rows)
     while most > 1:
@@ -227,7 +227,7 @@ def most_heads(placement: Placement) -> int:
 def body() -> Program:
     """The attention of as many heads as there are channels, without dependences."""
     device = DRAMS.load("hbm3-5.2-asplos24")
-    layout = HeadLayout(device.organization, Placement.BANK, LENGTH, HEAD_DIM, ElementType.FP16)
+    layout = HeadLayout(device.organization, Placement.BANK, HEAD_DIM, ElementType.FP16, LENGTH)
     return attention_program(layout, 8 * device.organization.channels, Schedule.COMPLETE)
 
 

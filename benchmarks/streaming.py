@@ -116,7 +116,7 @@ def beside() -> Iterator[Beside]:
     o = UNITS.organization
     for placement in Placement:
         tables = resolve_timing(UNITS, placement, power_limited=True)
-        layout = HeadLayout(o, placement, LENGTH, 128, ElementType.FP16)
+        layout = HeadLayout(o, placement, 128, ElementType.FP16, LENGTH)
         assignment = assign(
             [LENGTH] * HEADS,
             channels=o.channels,
@@ -126,7 +126,7 @@ def beside() -> Iterator[Beside]:
         program = interleaved_program(
             UNITS, layout, assignment, multiply_interval=tables.multiply_interval
         )
-        prompt = HeadLayout(o, placement, PREFILL, 128, ElementType.FP16)
+        prompt = HeadLayout(o, placement, 128, ElementType.FP16, PREFILL)
         row_bytes = o.columns * o.access_bytes
         first = o.bank_bytes - 2 * prompt.rows * row_bytes
         writes = kv_writes(

@@ -50,9 +50,9 @@ class Golden(NamedTuple):
         layout = HeadLayout(
             DEVICE.organization,
             self.placement,
-            int(row["length"]),
             int(row["head_dim"]),
             ELEMENTS[row["element_bytes"]],
+            int(row["length"]),
         )
         return attention_program(layout, int(row["heads"]), Schedule.PUBLISHED)
 

@@ -28,9 +28,9 @@ def test_the_published_schedule_takes_the_golden_cycles() -> None:
         layout = HeadLayout(
             DEVICE.organization,
             placement,
-            int(row["length"]),
             int(row["head_dim"]),
             ELEMENTS[row["element_bytes"]],
+            int(row["length"]),
         )
         program = attention_program(layout, int(row["heads"]), Schedule.PUBLISHED)
         tables = resolve_timing(DEVICE, placement, power_limited=row["power_limited"] == "1")

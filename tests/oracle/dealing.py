@@ -5,12 +5,12 @@ multiply.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 
 from attacc.hardware.dram import DramDevice
 from attacc.hardware.placement import Placement
-from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.mapping.geometry import KeyLayout
 from attacc.pim.program.schedule import head_commands
 
 
@@ -29,7 +29,7 @@ class Expected:
     """
 
     device: DramDevice
-    layout: HeadLayout
+    layout: KeyLayout
     interval: int
     opening: int
     apart: int
@@ -53,7 +53,7 @@ class Expected:
 
     def multiplying(self, length: int) -> tuple[int, int]:
         """Return the cycles of the multiplies of a chunk's score and context, for one pass."""
-        one = replace(self.layout, length=length)
+        one = self.layout.head(length)
         each = 1 if one.placement is not Placement.BANKGROUP else one.organization.columns
         adds = max(0, self.opening - each * self.interval)
         keys, segment = one.keys_per_part, self.words * one.elements_per_column
@@ -86,7 +86,7 @@ class Expected:
         """Return how long a channel takes, without refresh."""
         pipeline = self.device.pipeline
         assert pipeline is not None
-        places = head_commands(replace(self.layout, length=1))
+        places = head_commands(self.layout.head(1))
         columns = self.layout.columns_per_key
         turns = [
             (length, queries)
@@ -113,7 +113,7 @@ class Expected:
                 lanes = max(lanes, ready) + queries * self.softmax(length)
                 returned[turn] = lanes + pipeline.softmax_to_move
                 continue
-            words = replace(self.layout, length=length).probability_words
+            words = self.layout.head(length).probability_words
             fill = min(words, self.words) * len(places.probabilities) * self.apart
             filled = max(returned[turn] + fill, last_context + queries * fill)
             away = ceil(words / self.words) * queries * columns * len(places.context_moves)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from attacc.hardware.dram import DramDevice
 from attacc.pim.mapping.balance import Assignment
-from attacc.pim.mapping.geometry import HeadLayout, allocate_chunks
+from attacc.pim.mapping.geometry import KeyLayout, allocate_chunks
 from attacc.pim.program.interleaved import pipeline_of, softmax_cycles
 from attacc.pim.program.program import MULTIPLY, Dependences, Kind, Program
 from attacc.pim.program.schedule import head_commands
@@ -105,7 +105,7 @@ class _Steps:
 
 def interleaved_program(
     device: DramDevice,
-    layout: HeadLayout,
+    layout: KeyLayout,
     assignment: Assignment,
     *,
     multiply_interval: int,
@@ -160,7 +160,7 @@ def _turns(lengths: Sequence[int], queries: int, queries_per_read: int) -> list[
 
 def _phases(
     device: DramDevice,
-    layout: HeadLayout,
+    layout: KeyLayout,
     lengths: Sequence[int],
     rooms: Sequence[int],
     turns: Sequence[_Turn],
@@ -172,7 +172,7 @@ def _phases(
     scores: list[_Phase] = []
     contexts: list[list[_Phase]] = []
     for at, turn in enumerate(turns):
-        chunk = replace(layout, length=turn.length)
+        chunk = layout.head(turn.length)
         keys, values = int(regions.keys[turn.chunk]), int(regions.values[turn.chunk])
         commands = head_commands(chunk)
         size = chunk.keys_per_move * chunk.columns_per_key
@@ -206,7 +206,7 @@ def _phases(
 
 def _channel_steps(
     device: DramDevice,
-    layout: HeadLayout,
+    layout: KeyLayout,
     turns: Sequence[_Turn],
     phases: Sequence[_Phase],
     interval: int,

@@ -9,7 +9,7 @@ from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.placement import Placement
 from attacc.models.precision import ElementType
 from attacc.pim.mapping.balance import assign
-from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.mapping.geometry import KeyLayout
 from attacc.pim.program.interleaved import chunk_grain, interleaved_program, longest_chunk
 from attacc.pim.program.program import MULTIPLY, Kind, Program
 from attacc.pim.timing.engine import run
@@ -116,7 +116,7 @@ def test_kernel_and_oracle_agree_on_interleaved_programs(
     power_limited: bool,
 ) -> None:
     """Catches differences on what is really run: channels of different programs, long queues."""
-    layout = HeadLayout(DEVICE.organization, placement, 1, head_dim, element)
+    layout = KeyLayout(DEVICE.organization, placement, head_dim, element)
     assignment = assign(
         lengths, channels=16, longest=longest_chunk(DEVICE, layout), grain=chunk_grain(layout)
     )

@@ -133,7 +133,7 @@ def build(
     element = options.kv_element(dtype)
     units = options.choice(Placement, placement, "--placement")
     order = options.choice(Schedule, schedule, "--schedule")
-    layout = HeadLayout(dram.organization, units, length, head_dim, element)
+    layout = HeadLayout(dram.organization, units, head_dim, element, length)
     program = attention_program(layout, heads, order)
     write_trace(program, file)
     built = BuiltTrace(

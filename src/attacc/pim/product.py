@@ -7,7 +7,7 @@ activations into the vector buffers and units without a column cost what they co
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from attacc.errors import EngineError
@@ -16,7 +16,7 @@ from attacc.hardware.placement import Placement
 from attacc.hardware.system import ResolvedSystem
 from attacc.models.precision import ElementType
 from attacc.pim.energy.dram import DRAM_ENERGIES, AttentionEnergy, attention_energy
-from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.mapping.geometry import KeyLayout
 from attacc.pim.program.interleaved import QueryPasses
 from attacc.pim.program.product import ProductLayout, ProductShape, product_program
 from attacc.pim.program.schedule import head_commands
@@ -117,7 +117,7 @@ class AttaccProducts:
 
     def column_grain(self, element: ElementType) -> int:
         """Return columns that a stack computes in the time of one: its parts of a sequence."""
-        layout = HeadLayout(self.device.organization, self.placement, 1, 1, element)
+        layout = KeyLayout(self.device.organization, self.placement, 1, element)
         return layout.sequence_parts
 
     def multiply(self, shape: ProductShape, *, inner_ways: int | None = None) -> StackProduct:
@@ -190,8 +190,8 @@ class AttaccProducts:
             ),
             energy=attention_energy(
                 timed,
-                replace(layout.segment, length=1),
-                0,  # heads with a softmax
+                layout.segment,
+                0,  # scores
                 self._energies,
                 banks_per_multiply=self.device.banks_per_command(self.placement),
                 queries_per_read=shape.rows / layout.passes.passes,
@@ -206,7 +206,7 @@ def estimated_cycles(device: DramDevice, layout: ProductLayout, multiply_interva
     segment once if it is one, else anew for every pass.
     """
     segment, passes = layout.segment, layout.passes.passes
-    commands = head_commands(replace(segment, length=1))
+    commands = head_commands(segment.head(1))
     per_row = len(commands.q) + segment.score_groups * len(commands.score_moves)
     moves = layout.shape.rows * layout.segments * per_row
     opened = layout.rows_per_segment * (1 if layout.rows_per_segment == 1 else passes)

@@ -235,7 +235,7 @@ class Stack:
 
     def layout(self, length: int, head_dim: int, element: ElementType) -> HeadLayout:
         """Return how one head lies in a channel of this stack."""
-        return HeadLayout(self.device.organization, self.placement, length, head_dim, element)
+        return HeadLayout(self.device.organization, self.placement, head_dim, element, length)
 
     def attend(
         self,
@@ -343,7 +343,6 @@ class Stack:
         together = passes.queries / passes.passes
         energy = attention_energy(
             timed,
-            # A score costs the same wherever it belongs: as many heads of one key each.
             self.layout(1, head_dim, element),
             keys * passes.queries,
             self._energies,

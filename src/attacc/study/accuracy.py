@@ -28,7 +28,7 @@ from attacc.hardware.placement import Placement
 from attacc.models.architecture import MAX_SIZE
 from attacc.models.huggingface import load_model
 from attacc.models.precision import ElementType
-from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.mapping.geometry import HeadLayout, KeyLayout
 from attacc.pim.numerics.arithmetic import Arithmetic, Normalization, Order
 from attacc.pim.numerics.formats import Floats, Format
 from attacc.pim.numerics.plan import AttentionPlan
@@ -556,7 +556,7 @@ def _one_channel(device: DramDevice, spec: AccuracySpec) -> DramDevice:
     )
 
 
-def _with_sums(device: DramDevice, spec: AccuracySpec, layout: HeadLayout) -> DramDevice:
+def _with_sums(device: DramDevice, spec: AccuracySpec, layout: KeyLayout) -> DramDevice:
     """Return the device with vector buffers for sums over as many keys as are asked for."""
     if spec.sum_keys is None:
         return device
@@ -577,10 +577,10 @@ def _check_length(device: DramDevice, spec: AccuracySpec, length: int, heads: _H
     o = device.organization
     for placement in spec.placements:
         for kv in spec.kv:
-            layout = HeadLayout(o, placement, 1, heads.head_dim, _ELEMENTS[kv])
+            layout = KeyLayout(o, placement, heads.head_dim, _ELEMENTS[kv])
             chunk = longest_chunk(device, layout, min(spec.queries_per_read, heads.queries))
             # Keys and values of every chunk begin in rows of their own.
-            rows = 2 * HeadLayout(o, placement, chunk, heads.head_dim, _ELEMENTS[kv]).rows
+            rows = 2 * HeadLayout(o, placement, heads.head_dim, _ELEMENTS[kv], chunk).rows
             most = o.rows // rows * chunk
             if length > most:
                 raise InputError(
@@ -598,7 +598,7 @@ def _rows_of(
     for placement in spec.placements:
         for kv in spec.kv:
             element = _ELEMENTS[kv]
-            layout = HeadLayout(device.organization, placement, 1, heads.head_dim, element)
+            layout = KeyLayout(device.organization, placement, heads.head_dim, element)
             if (placement, element) not in plans:
                 plans[placement, element] = AttentionPlan.of(
                     _with_sums(device, spec, layout), placement, [length], heads.head_dim, element,

@@ -7,7 +7,7 @@ What the units hold after a command is found by executing the program up to it
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -139,7 +139,7 @@ def walk_through(
     probabilities = weights / weights.sum()
     regions = plan.regions[channel]
     return Walk(
-        layout=replace(plan.layout, length=length),
+        layout=plan.layout.head(length),
         arithmetic=arithmetic,
         channels=stack.organization.channels,
         channel=channel,

@@ -304,7 +304,7 @@ def simulate_decode_step(
 ) -> OverlapComparison:
     """Compare closed forms and schedules of a decode step.
 
-    The system's own switches of the two optimisations are of no account: each choice is priced.
+    The price does not depend on the two switches of the system: each choice is priced.
 
     Args:
         step: a decode step.

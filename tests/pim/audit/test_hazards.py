@@ -17,7 +17,13 @@ from attacc.pim.audit import hazards
 from attacc.pim.audit.hazards import Hazard, HazardReport, check_hazards
 from attacc.pim.log import LoggedCommand
 from attacc.pim.mapping.balance import assign
-from attacc.pim.mapping.geometry import ChannelChunks, HeadLayout, HeadRegions, allocate_heads
+from attacc.pim.mapping.geometry import (
+    ChannelChunks,
+    HeadLayout,
+    HeadRegions,
+    KeyLayout,
+    allocate_heads,
+)
 from attacc.pim.numerics import plan
 from attacc.pim.program.interleaved import chunk_grain, interleaved_program, longest_chunk
 from attacc.pim.program.program import MULTIPLY, Kind, Program
@@ -86,7 +92,7 @@ def interleaved(
     change: Callable[[Program], Program] = lambda program: program,
 ) -> Played:
     """Play the interleaved schedule of some heads, after a change to its program."""
-    layout = HeadLayout(device.organization, placement, 1, head_dim, element)
+    layout = KeyLayout(device.organization, placement, head_dim, element)
     assignment = assign(
         lengths,
         channels=device.organization.channels,
@@ -127,7 +133,7 @@ def scheduled(
     element: ElementType = FP16,
 ) -> Played:
     """Play the published or the complete schedule of some equal heads."""
-    layout = HeadLayout(device.organization, placement, length, head_dim, element)
+    layout = HeadLayout(device.organization, placement, head_dim, element, length)
     program = attention_program(layout, heads, schedule)
     tables = resolve_timing(device, placement, power_limited=True)
     channels = device.organization.channels
@@ -275,7 +281,7 @@ def test_no_shared_read_uses_or_destroys_what_it_may_not(
     """Catches any missing dependence between queries, or passes, that share keys and values."""
     device = narrow(channels, **latencies)
     assert device.pipeline is not None
-    columns = HeadLayout(device.organization, placement, 1, head_dim, element).columns_per_key
+    columns = KeyLayout(device.organization, placement, head_dim, element).columns_per_key
     queries_per_read = min(queries_per_read, device.pipeline.buffer_words // columns)
     played = interleaved(
         device,
@@ -538,7 +544,7 @@ def test_published_schedule_is_rejected(placement: Placement) -> None:
     report = played.report()
     assert said(report) == FIRST_PUBLISHED[placement]
     # Context of the pair's first heads twice, of its second ones never (reference/attacc.md).
-    layout = played.chunks[0].layout
+    layout = played.chunks[0].layout.head(256)
     again = [v for v in report.violations if v.hazard is Hazard.REPEATED and v.channel == 0]
     assert sum(v.needs.endswith("of the context of chunk 0") for v in again) == (
         layout.context_multiplies
@@ -580,7 +586,7 @@ def test_published_softmax_does_not_wait_for_its_scores(placement: Placement) ->
 @PLACEMENTS
 def test_published_regions_of_long_heads_overlap(placement: Placement) -> None:
     """Keys of different rounds in the same rows are named, since addresses are then ambiguous."""
-    layout = HeadLayout(REFERENCE.organization, placement, 2100, 128, FP16)
+    layout = HeadLayout(REFERENCE.organization, placement, 128, FP16, 2100)
     chunks = ChannelChunks(layout, (2100, 2100), published_regions(layout, 2))
     assert said(check_hazards([], REFERENCE, [chunks] * 16)) == (
         "cycle 0, channel 0: the keys of chunk 0 and the keys of chunk 1 overlap in the banks"

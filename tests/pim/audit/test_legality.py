@@ -614,7 +614,7 @@ def test_built_programs_run_legally(
     placement: Placement, schedule: Schedule, device: DramDevice, power_limited: bool
 ) -> None:
     """Catches an engine that issues a command too early, or a checker stricter than the rules."""
-    layout = HeadLayout(device.organization, placement, 150, 96, ElementType.FP16)
+    layout = HeadLayout(device.organization, placement, 96, ElementType.FP16, 150)
     program = attention_program(layout, 18, schedule)
     tables = resolve_timing(device, placement, power_limited=power_limited)
     log = run(program, tables, log=True).log

@@ -26,11 +26,11 @@ def cost(
     head_dim: int = 64,
     element: ElementType = ElementType.FP16,
 ) -> AttentionEnergy:
-    layout = HeadLayout(DEVICE.organization, placement, length, head_dim, element)
+    layout = HeadLayout(DEVICE.organization, placement, head_dim, element, length)
     program = attention_program(layout, heads, Schedule.COMPLETE)
     timed = run(program, resolve_timing(DEVICE, placement, power_limited=True))
     banks = DEVICE.banks_per_command(placement)
-    return attention_energy(timed, layout, heads, ENERGY, banks_per_multiply=banks)
+    return attention_energy(timed, layout, heads * layout.length, ENERGY, banks_per_multiply=banks)
 
 
 def test_the_preset_names_its_sources() -> None:

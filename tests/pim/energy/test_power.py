@@ -180,7 +180,7 @@ def test_heat_doubles_refresh_and_nothing_else() -> None:
 @pytest.mark.parametrize("length", [256, 700])
 def test_moves_are_those_of_a_run(placement: Placement, length: int) -> None:
     """Catches moves per multiply that are not those that a head of this length issues."""
-    layout = HeadLayout(DEVICE.organization, placement, length, 128, ElementType.FP16)
+    layout = HeadLayout(DEVICE.organization, placement, 128, ElementType.FP16, length)
     energy = costed(placement, 16, length)[1]
     steady = sustained_power(DEVICE, placement, 6, FGDRAM, layout=layout)
     assert isclose(steady.move_w / steady.multiply_w, energy.move_pj / energy.multiply_pj)
@@ -203,7 +203,7 @@ def test_the_cadence_is_the_least_within_the_budget(
     layout = (
         None
         if length is None
-        else HeadLayout(DEVICE.organization, placement, length, 128, ElementType.FP16)
+        else HeadLayout(DEVICE.organization, placement, 128, ElementType.FP16, length)
     )
 
     def watts(cycles: int) -> float:
@@ -320,7 +320,7 @@ def test_the_buffer_die_has_no_cadence_to_stretch() -> None:
 
 @cache
 def program_of(placement: Placement, heads: int, length: int) -> Program:
-    layout = HeadLayout(DEVICE.organization, placement, length, 128, ElementType.FP16)
+    layout = HeadLayout(DEVICE.organization, placement, 128, ElementType.FP16, length)
     return attention_program(layout, heads, Schedule.COMPLETE)
 
 
@@ -333,9 +333,11 @@ def costed(
 ) -> tuple[TimedRun, AttentionEnergy]:
     tables = resolve_timing(DEVICE, placement, power_limited=True)
     timed = run(program_of(placement, heads, length), tables, window_cycles=window_cycles)
-    layout = HeadLayout(DEVICE.organization, placement, length, 128, ElementType.FP16)
+    layout = HeadLayout(DEVICE.organization, placement, 128, ElementType.FP16, length)
     banks = DEVICE.banks_per_command(placement)
-    return timed, attention_energy(timed, layout, heads, energies, banks_per_multiply=banks)
+    return timed, attention_energy(
+        timed, layout, heads * layout.length, energies, banks_per_multiply=banks
+    )
 
 
 def trace_of(
@@ -388,7 +390,7 @@ def test_windows_add_up_to_the_run(
 def test_a_run_takes_less_than_its_steady_cadence(placement: Placement) -> None:
     """Catches sustained power that is no bound: whatever delays multiplies only lowers it."""
     timed, energy = costed(placement, 32, 700)
-    layout = HeadLayout(DEVICE.organization, placement, 700, 128, ElementType.FP16)
+    layout = HeadLayout(DEVICE.organization, placement, 128, ElementType.FP16, 700)
     tables = resolve_timing(DEVICE, placement, power_limited=True)
     cycles = tables.multiply_interval
     steady = sustained_power(DEVICE, placement, cycles, FGDRAM, layout=layout)
@@ -453,15 +455,17 @@ def test_windows_are_those_of_the_run(shape: tuple[int, int], cycles: int) -> No
 def test_a_read_for_several_queries(placement: Placement) -> None:
     """Catches reads that are paid for once per query, or multiplies that are not."""
     timed, once = costed(placement, 16, 256)
-    layout = HeadLayout(DEVICE.organization, placement, 256, 128, ElementType.FP16)
+    layout = HeadLayout(DEVICE.organization, placement, 128, ElementType.FP16, 256)
     banks = DEVICE.banks_per_command(placement)
     many = attention_energy(
-        timed, layout, 16, FGDRAM, banks_per_multiply=banks, queries_per_read=2.5
+        timed, layout, 16 * layout.length, FGDRAM, banks_per_multiply=banks, queries_per_read=2.5
     )
     assert isclose(many.multiply_pj, 2.5 * once.multiply_pj)
     assert replace(many, multiply_pj=once.multiply_pj) == once
     with pytest.raises(InputError, match=r"queries_per_read = 0\.5 is less than 1"):
-        attention_energy(timed, layout, 16, FGDRAM, banks_per_multiply=1, queries_per_read=0.5)
+        attention_energy(
+            timed, layout, 16 * layout.length, FGDRAM, banks_per_multiply=1, queries_per_read=0.5
+        )
 
 
 def test_rows_are_paid_for_by_activation() -> None:

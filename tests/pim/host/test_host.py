@@ -150,7 +150,7 @@ def test_as_a_fresh_plan_of_the_same_assignment(placement: Placement) -> None:
             device.append(request, 0, keys[:, -1:], values[:, -1:])
         assignment, capacities = dealt(device, [4, 9], 0)
         plan = AttentionPlan.of_assignment(
-            DEVICE, replace(device.state.layout, length=1), assignment,
+            DEVICE, device.state.layout.head(1), assignment,
             passes=QueryPasses.of(3, 2), capacities=capacities,
         )  # fmt: skip
         stored = plan.store(

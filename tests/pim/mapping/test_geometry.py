@@ -21,7 +21,7 @@ def layout(
     head_dim: int = 128,
     element: ElementType = ElementType.FP16,
 ) -> HeadLayout:
-    return HeadLayout(HBM3, placement, length, head_dim, element)
+    return HeadLayout(HBM3, placement, head_dim, element, length)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_an_organisation_of_ones_own() -> None:
         channels=4, pseudo_channels=1, ranks=2, bank_groups=4, banks=2, rows=128, columns=16,
         access_bytes=64,
     )  # fmt: skip
-    head = HeadLayout(organization, BANK, 100, 96, ElementType.FP16)
+    head = HeadLayout(organization, BANK, 96, ElementType.FP16, 100)
     assert (head.elements_per_column, head.sequence_parts, head.dimension_parts) == (32, 8, 2)
     assert (head.keys_per_part, head.columns_per_key, head.score_multiplies) == (13, 2, 26)
     assert (head.keys_per_move, head.score_groups, head.probability_words) == (32, 1, 1)
@@ -181,7 +181,7 @@ def test_rows_are_those_of_the_length_asked_for(
     placement: Placement, head_dim: int, element: ElementType, lengths: list[int]
 ) -> None:
     """Catches rows that depend on the layout's own length."""
-    heads = [HeadLayout(HBM3, placement, length, head_dim, element) for length in lengths]
+    heads = [HeadLayout(HBM3, placement, head_dim, element, length) for length in lengths]
     assert [rows_of(heads[-1], length) for length in lengths] == [head.rows for head in heads]
     # By hand: multiplies in turn go to 1, 4 or 32 banks of 32 columns.
     in_turn = {BANK: 1, BANKGROUP: 4, BUFFER: 32}[placement]

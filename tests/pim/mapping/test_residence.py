@@ -9,15 +9,15 @@ from attacc.errors import CapacityError, InputError
 from attacc.hardware.dram import DRAMS, Organization
 from attacc.hardware.placement import Placement
 from attacc.models.precision import ElementType
-from attacc.pim.mapping.geometry import HeadLayout, rows_of
+from attacc.pim.mapping.geometry import KeyLayout, rows_of
 from attacc.pim.mapping.residence import Growth, Residence, ResidentRequest
 
 ORGANIZATION = DRAMS.load("hbm3-5.2").organization
 PLACEMENTS = pytest.mark.parametrize("placement", list(Placement))
 
 
-def layout(organization: Organization, placement: Placement = Placement.BANK) -> HeadLayout:
-    return HeadLayout(organization, placement, 1, 64, ElementType.FP16)
+def layout(organization: Organization, placement: Placement = Placement.BANK) -> KeyLayout:
+    return KeyLayout(organization, placement, 64, ElementType.FP16)
 
 
 def residence(

@@ -9,7 +9,7 @@ from attacc.errors import DocumentError, InputError
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
 from attacc.models.precision import ElementType
-from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.mapping.geometry import KeyLayout
 from attacc.pim.numerics.arithmetic import Arithmetic, Normalization
 from attacc.pim.numerics.formats import Format
 
@@ -67,11 +67,11 @@ def test_shifts_are_just_enough() -> None:
 
 
 def test_an_access_is_whole_passes_through_the_tree() -> None:
-    layout = HeadLayout(DEVICE.organization, Placement.BANK, 1, 64, ElementType.FP16)
+    layout = KeyLayout(DEVICE.organization, Placement.BANK, 64, ElementType.FP16)
     Arithmetic().check_layout(layout)
     with pytest.raises(InputError, match="lanes = 32: an access holds 16 elements"):
         Arithmetic(lanes=32).check_layout(layout)
     with pytest.raises(InputError, match="operands in fp16, keys and values are laid out as int8"):
         Arithmetic().check_layout(
-            HeadLayout(DEVICE.organization, Placement.BANK, 1, 64, ElementType.INT8)
+            KeyLayout(DEVICE.organization, Placement.BANK, 64, ElementType.INT8)
         )

@@ -281,7 +281,7 @@ def test_long_heads_cut_into_chunks_and_phases(placement: Placement) -> None:
 
 
 def _layouts(plan: AttentionPlan) -> list[HeadLayout]:
-    return [replace(plan.layout, length=one.length) for own in plan.chunks for one in own]
+    return [plan.layout.head(one.length) for own in plan.chunks for one in own]
 
 
 @PLACEMENTS

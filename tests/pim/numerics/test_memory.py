@@ -11,7 +11,7 @@ from attacc.errors import InputError
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
 from attacc.models.precision import ElementType
-from attacc.pim.mapping.geometry import HeadLayout, HeadRegions, allocate_chunks
+from attacc.pim.mapping.geometry import HeadLayout, HeadRegions, KeyLayout, allocate_chunks
 from attacc.pim.numerics.memory import BankMemory, check_regions, store_head
 
 ORGANIZATION = DRAMS.load("hbm3-5.2").organization
@@ -40,7 +40,7 @@ def test_every_element_is_where_the_mapping_says(
     placement: Placement, length: int, head_dim: int, element: ElementType
 ) -> None:
     """Catches a transposed axis, and padding that is not zero; element by element."""
-    layout = HeadLayout(ORGANIZATION, placement, length, head_dim, element)
+    layout = HeadLayout(ORGANIZATION, placement, head_dim, element, length)
     regions = allocate_chunks(layout, [5, length])
     random = np.random.default_rng(length)
     kind = np.uint16 if element is FP16 else np.uint8
@@ -90,7 +90,7 @@ def test_only_rows_in_use_are_kept() -> None:
 
 
 def test_codes_of_another_shape_are_refused() -> None:
-    layout = HeadLayout(ORGANIZATION, Placement.BANK, 20, 64, FP16)
+    layout = HeadLayout(ORGANIZATION, Placement.BANK, 64, FP16, 20)
     codes = np.ones((20, 64), dtype=np.uint16)
     memory = BankMemory(ORGANIZATION)
     with pytest.raises(InputError, match=r"values of shape \(19, 64\) for a head of 20 keys of 64"):
@@ -100,7 +100,7 @@ def test_codes_of_another_shape_are_refused() -> None:
 
 
 def test_overlapping_heads_are_refused() -> None:
-    layout = HeadLayout(ORGANIZATION, Placement.BUFFER, 1, 64, FP16)
+    layout = KeyLayout(ORGANIZATION, Placement.BUFFER, 64, FP16)
     check_regions(layout, (70, 70), allocate_chunks(layout, [70, 70]))
     regions = HeadRegions(np.array([0, 1024]), np.array([2048, 1024]))
     with pytest.raises(InputError, match="keys of chunk 1 and the values of chunk 1 overlap"):

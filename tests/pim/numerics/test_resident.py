@@ -6,7 +6,7 @@ import pytest
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
 from attacc.models.precision import ElementType
-from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.mapping.geometry import KeyLayout
 from attacc.pim.numerics import single_kernel
 from attacc.pim.numerics.arithmetic import Arithmetic
 from attacc.pim.numerics.formats import Format, Overflow
@@ -28,7 +28,7 @@ ELEMENTS = {
 def attender(operand: Format) -> Attender:
     element = ELEMENTS[operand]
     fp8 = operand if element is ElementType.FP8 else Format.E4M3
-    layout = HeadLayout(DEVICE.organization, Placement.BANK, 1, 16, element)
+    layout = KeyLayout(DEVICE.organization, Placement.BANK, 16, element)
     tables = resolve_timing(DEVICE, Placement.BANK, power_limited=True)
     arithmetic = Arithmetic.of(element, fp8=fp8)
     return Attender(DEVICE, layout, tables, QueryPasses.of(1, 1), arithmetic, 0.25)

@@ -36,7 +36,7 @@ class Shape(NamedTuple):
 
     @property
     def layout(self) -> HeadLayout:
-        return HeadLayout(HBM3, self.placement, self.length, self.head_dim, self.element)
+        return HeadLayout(HBM3, self.placement, self.head_dim, self.element, self.length)
 
     @property
     def program(self) -> Program:
@@ -239,7 +239,7 @@ def test_heads_that_do_not_fit_are_refused_with_what_does() -> None:
     At bank, 3,072 keys of 128 fp16 elements take 192 x 2 multiplies, 12 rows; keys and values of
     682 heads take 16,368 of the 16,384 rows of a bank.
     """
-    layout = HeadLayout(HBM3, Placement.BANK, 3072, 128, ElementType.FP16)
+    layout = HeadLayout(HBM3, Placement.BANK, 128, ElementType.FP16, 3072)
     fits = ROWS // 24
     assert fits == 682
     program = attention_program(layout, fits * CHANNELS, Schedule.COMPLETE)
@@ -272,7 +272,7 @@ def test_grouped_queries_read_the_same_keys_one_after_another(
 
 def test_grouped_queries_need_room_for_their_keys_once() -> None:
     """Catches a capacity that counts query heads: two per key/value head, of which 682 fit."""
-    layout = HeadLayout(HBM3, Placement.BANK, 3072, 128, ElementType.FP16)
+    layout = HeadLayout(HBM3, Placement.BANK, 128, ElementType.FP16, 3072)
     attention_program(layout, 682 * CHANNELS * 2, Schedule.COMPLETE, 2)
     with pytest.raises(InputError, match="683 heads of length 3072"):
         attention_program(layout, 682 * CHANNELS * 2 + 1, Schedule.COMPLETE, 2)

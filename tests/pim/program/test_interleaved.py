@@ -5,7 +5,6 @@ That it is right in time is for `tests/pim/audit/test_hazards.py`.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.placement import Placement
 from attacc.models.precision import ElementType
 from attacc.pim.mapping.balance import Assignment, Chunk, assign
-from attacc.pim.mapping.geometry import HeadLayout, allocate_chunks
+from attacc.pim.mapping.geometry import HeadLayout, KeyLayout, allocate_chunks
 from attacc.pim.program.interleaved import (
     chunk_grain,
     interleaved_program,
@@ -60,7 +59,7 @@ def build(
     queries: int = 1,
     queries_per_read: int = 1,
 ) -> tuple[Program, Dependences, Assignment]:
-    layout = HeadLayout(device.organization, placement, 1, head_dim, element)
+    layout = KeyLayout(device.organization, placement, head_dim, element)
     assignment = assign(
         lengths,
         channels=device.organization.channels,
@@ -120,7 +119,7 @@ def test_compiled_program_is_the_naive_one(
 ) -> None:
     """Catches any step that the compiled builder writes elsewhere, or ties otherwise."""
     device = with_pipeline(**pipeline)
-    layout = HeadLayout(device.organization, placement, 1, head_dim, element)
+    layout = KeyLayout(device.organization, placement, head_dim, element)
     most = int(device.pipeline.buffer_words) // layout.columns_per_key if device.pipeline else 1
     for queries_per_read in {1, min(2, most), most}:
         assignment = assign(
@@ -159,7 +158,7 @@ def test_compiled_program_of_chunks_with_room_is_the_naive_one(
     element: ElementType,
 ) -> None:
     """Catches values that lie as far apart as there are keys, not as there is room for."""
-    layout = HeadLayout(DEVICE.organization, placement, 1, head_dim, element)
+    layout = KeyLayout(DEVICE.organization, placement, head_dim, element)
     assignment = assign(
         lengths, channels=16, longest=longest_chunk(DEVICE, layout), grain=chunk_grain(layout)
     )
@@ -177,7 +176,7 @@ def test_compiled_program_of_chunks_with_room_is_the_naive_one(
 
 
 def test_a_chunk_without_room_for_its_keys_is_refused() -> None:
-    layout = HeadLayout(DEVICE.organization, Placement.BANK, 1, 64, FP16)
+    layout = KeyLayout(DEVICE.organization, Placement.BANK, 64, FP16)
     assignment = Assignment.of(((Chunk(0, 0, 5),), *[()] * 15))
     none: list[list[int]] = [[]] * 15
     for rooms, message in (
@@ -267,7 +266,7 @@ def test_every_command_is_there_exactly_once(
     element: ElementType,
 ) -> None:
     """Catches commands that are dropped, repeated, or sent to another channel or place."""
-    layout = HeadLayout(DEVICE.organization, placement, 1, head_dim, element)
+    layout = KeyLayout(DEVICE.organization, placement, head_dim, element)
     if max(sharing) * layout.columns_per_key > 16:
         sharing = (1,) * sum(sharing)
     program, _, assignment = build(
@@ -292,7 +291,7 @@ def test_steps_wait_only_for_earlier_ones(
     placement: Placement, queries: int, lengths: list[int], head_dim: int, element: ElementType
 ) -> None:
     """Catches an order in which a full queue waits for what is behind it, and lost signals."""
-    columns = HeadLayout(DEVICE.organization, placement, 1, head_dim, element).columns_per_key
+    columns = KeyLayout(DEVICE.organization, placement, head_dim, element).columns_per_key
     program, dependences, assignment = build(
         placement,
         lengths,
@@ -317,11 +316,11 @@ def test_steps_wait_only_for_earlier_ones(
 @given(lengths=st.lists(st.integers(1, 9000), max_size=8), head_dim=st.sampled_from([64, 80, 256]))
 def test_chunks_do_not_overlap(placement: Placement, lengths: list[int], head_dim: int) -> None:
     """Catches regions of chunks of different lengths that reach into each other."""
-    layout = HeadLayout(DEVICE.organization, placement, 1, head_dim, FP16)
+    layout = KeyLayout(DEVICE.organization, placement, head_dim, FP16)
     regions = allocate_chunks(layout, lengths)
     end = 0
     for length, keys, values in zip(lengths, regions.keys, regions.values, strict=True):
-        chunk = replace(layout, length=length)
+        chunk = layout.head(length)
         for begin in (keys, values):
             assert begin >= end
             last = int((chunk.multiply_addresses(chunk.score_multiplies) % BANK).max())
@@ -353,7 +352,7 @@ def test_program_is_deterministic() -> None:
 def test_contexts_of_many_probabilities_come_in_parts(placement: Placement, words: int) -> None:
     """Catches parts larger than half a buffer: each part moves every output slice."""
     program, _, assignment = build(placement, [4096] * 16)
-    layout = HeadLayout(DEVICE.organization, placement, 4096, 128, FP16)
+    layout = HeadLayout(DEVICE.organization, placement, 128, FP16, 4096)
     assert layout.probability_words == words
     assert assignment.imbalance == 1.0
     is_value = (program.address & (BANK - 1)) >= layout.rows * ROW_BYTES
@@ -423,7 +422,7 @@ def test_the_last_chunk_hides_under_the_one_before() -> None:
     Nine heads on one channel of sixteen cost no more than nine eighths of eight.
     """
     tables = resolve_timing(DEVICE, Placement.BANK, power_limited=True)
-    layout = HeadLayout(DEVICE.organization, Placement.BANK, 1, 128, FP16)
+    layout = KeyLayout(DEVICE.organization, Placement.BANK, 128, FP16)
     cycles: list[int] = []
     for heads in (8, 9):
         chunks = tuple(Chunk(head, 0, 2048) for head in range(heads))
@@ -456,13 +455,13 @@ def test_two_chunks_share_the_softmax_buffer(
     placement: Placement, buffer_bytes: float, longest: int
 ) -> None:
     """Catches chunks whose scores leave no room for those of a second one."""
-    layout = HeadLayout(DEVICE.organization, placement, 1, 128, FP16)
+    layout = KeyLayout(DEVICE.organization, placement, 128, FP16)
     assert longest_chunk(with_pipeline(softmax_buffer_bytes=buffer_bytes), layout) == longest
 
 
 def test_what_fits_no_buffer_or_bank_is_refused() -> None:
     """Catches programs that would overflow, and errors that do not say the way out."""
-    layout = HeadLayout(DEVICE.organization, Placement.BANK, 1, 128, FP16)
+    layout = KeyLayout(DEVICE.organization, Placement.BANK, 128, FP16)
     with pytest.raises(InputError, match=r"models no latencies.*\[pipeline\]"):
         longest_chunk(DRAMS.load("hbm3-5.2-asplos24"), layout)
     with pytest.raises(InputError, match="does not hold two scores per channel"):

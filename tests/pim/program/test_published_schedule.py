@@ -30,7 +30,7 @@ def test_text_of_the_naive_schedule(
     placement: Placement, heads: int, length: int, head_dim: int, element: ElementType
 ) -> None:
     """Catches any command that the published order drops, repeats or places otherwise."""
-    layout = HeadLayout(HBM3, placement, length, head_dim, element)
+    layout = HeadLayout(HBM3, placement, head_dim, element, length)
     text = format_trace(attention_program(layout, heads, Schedule.PUBLISHED))
     naive = oracle.published(placement.value, heads, length, head_dim, int(element.bytes))
     assert text.splitlines() == naive
@@ -38,7 +38,7 @@ def test_text_of_the_naive_schedule(
 
 def test_rounds_that_lead_beyond_the_channel_are_refused() -> None:
     """Catches addresses of another channel, which the kernel would take for banks."""
-    layout = HeadLayout(HBM3, Placement.BANK, 16, 2**16, ElementType.FP16)
+    layout = HeadLayout(HBM3, Placement.BANK, 2**16, ElementType.FP16, 16)
     attention_program(layout, 16, Schedule.PUBLISHED)
     with pytest.raises(
         InputError, match=r"published schedule of 4096 heads.*beyond the 1073741824"
@@ -51,7 +51,7 @@ def test_rounds_that_lead_beyond_the_channel_are_refused() -> None:
 @pytest.mark.parametrize("schedule", [Schedule.COMPLETE, Schedule.PUBLISHED])
 def test_no_heads_are_refused(schedule: Schedule) -> None:
     """Catches an empty program where there is a question about none."""
-    layout = HeadLayout(HBM3, Placement.BANK, 16, 64, ElementType.FP16)
+    layout = HeadLayout(HBM3, Placement.BANK, 64, ElementType.FP16, 16)
     for heads in (0, -1):
         with pytest.raises(InputError, match=f"heads = {heads} must be at least 1"):
             attention_program(layout, heads, schedule)

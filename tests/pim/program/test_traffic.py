@@ -155,7 +155,7 @@ def test_streams_of_commands_of_the_units_are_refused() -> None:
 @pytest.mark.parametrize("placement", list(Placement))
 def test_prefill_writes_what_the_multiplies_read(placement: Placement) -> None:
     """Catches a bank that one multiply reads and nobody writes, a column twice, a wrong row."""
-    layout = HeadLayout(HBM3, placement, 300, 128, ElementType.FP16)
+    layout = HeadLayout(HBM3, placement, 128, ElementType.FP16, 300)
     regions = allocate_chunks(layout, [300, 300])
     written = kv_writes(
         layout, keys=int(regions.keys[1]), values=int(regions.values[1]), first_channel=3

@@ -97,7 +97,7 @@ def outcomes() -> dict[str, object]:
         for timing in ({}, OFTEN, REOPENING)
     }
     for placement, schedule, (heads, length) in product(Placement, BARRIERED, SIZES):
-        layout = HeadLayout(DEVICE.organization, placement, length, 32, ElementType.FP16)
+        layout = HeadLayout(DEVICE.organization, placement, 32, ElementType.FP16, length)
         program = attention_program(layout, heads, schedule)
         key = f"{placement} {schedule} {heads} {length}"
         found[key] = [format_trace(program), timed(program, devices[str(OFTEN)])]
@@ -106,7 +106,7 @@ def outcomes() -> dict[str, object]:
         SHARED.model_copy(update={"refresh": Refresh(mode=RefreshMode.PER_BANK)}),
     ]
     for placement, device, host, policy in product(Placement, shared, HOST, POLICIES):
-        layout = HeadLayout(SHARED.organization, placement, 20, 32, ElementType.FP16)
+        layout = HeadLayout(SHARED.organization, placement, 32, ElementType.FP16, 20)
         program = attention_program(layout, 17, Schedule.COMPLETE)
         key = f"{placement} beside {host.bytes} bytes from {host.arrival[0]} on, {policy}"
         found[f"{key}, {device.refresh.mode}"] = timed(program, device, host, policy)

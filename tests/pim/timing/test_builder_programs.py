@@ -44,7 +44,7 @@ def test_kernel_and_oracle_agree_on_attention(
     """Catches what random programs are too short or too irregular to reach."""
     preset = DRAMS.load(name)
     device = preset.model_copy(update={"timing": preset.timing | overrides})
-    layout = HeadLayout(device.organization, placement, length, head_dim, element)
+    layout = HeadLayout(device.organization, placement, head_dim, element, length)
     program = attention_program(layout, heads, schedule)
     tables = resolve_timing(device, placement, power_limited=power_limited)
     ours = run(program, tables, log=True)

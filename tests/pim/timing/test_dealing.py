@@ -8,7 +8,7 @@ from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
 from attacc.models.precision import ElementType
 from attacc.pim.mapping.balance import Assignment, Chunk, assign, ways
-from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.mapping.geometry import KeyLayout
 from attacc.pim.program.interleaved import (
     QueryPasses,
     chunk_grain,
@@ -42,7 +42,7 @@ def dealer(
     passes = QueryPasses.of(queries, queries_per_read)
     return Dealer(
         device,
-        HeadLayout(device.organization, placement, 1, head_dim, element),
+        KeyLayout(device.organization, placement, head_dim, element),
         resolve_timing(device, placement, power_limited=True, queries_per_read=passes.most),
         passes,
     )

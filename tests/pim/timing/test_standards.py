@@ -11,7 +11,7 @@ from attacc.hardware.system import Schedule
 from attacc.models.precision import ElementType
 from attacc.pim.audit.legality import Check, check
 from attacc.pim.mapping.balance import assign
-from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.mapping.geometry import HeadLayout, KeyLayout
 from attacc.pim.program.interleaved import chunk_grain, interleaved_program, longest_chunk
 from attacc.pim.program.program import Program
 from attacc.pim.program.schedule import attention_program
@@ -47,7 +47,7 @@ def lengths_of(device: DramDevice, placement: Placement) -> list[int]:
 
 
 def interleaved(device: DramDevice, placement: Placement) -> Program:
-    layout = HeadLayout(device.organization, placement, 1, 128, ElementType.FP16)
+    layout = KeyLayout(device.organization, placement, 128, ElementType.FP16)
     assignment = assign(
         lengths_of(device, placement),
         channels=device.organization.channels,
@@ -87,7 +87,7 @@ def test_every_device_plays_the_complete_schedule_legally(name: str, placement: 
     time on every device, but not where refreshes come twice as often.
     """
     device = device_of(name, often=True)
-    layout = HeadLayout(device.organization, placement, 70, 128, ElementType.FP16)
+    layout = HeadLayout(device.organization, placement, 128, ElementType.FP16, 70)
     program = attention_program(layout, device.organization.channels + 3, Schedule.COMPLETE)
     timed = played(program, device, placement, postponed_refreshes=1)
     family = device.rule_set.families[placement]

@@ -25,7 +25,7 @@ CYCLES_PER_CHARACTER = 50
 def timeline() -> str:
     """What channel 0 does for two heads of 1,024 keys, one letter per head."""
     device = DRAMS.load("hbm3-5.2")
-    layout = HeadLayout(device.organization, Placement.BANK, LENGTH, 128, ElementType.FP16)
+    layout = HeadLayout(device.organization, Placement.BANK, 128, ElementType.FP16, LENGTH)
     assignment = assign(
         [LENGTH] * 32,
         channels=16,

@@ -31,7 +31,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
 from functools import partial
@@ -513,8 +513,8 @@ def _turns(chunks: ChannelChunks, sets: Sequence[int]) -> list[_Turn]:
         for which, queries in enumerate(sets):
             for number in pair:
                 name = f"chunk {number}" if len(sets) == 1 else f"pass {which} of chunk {number}"
-                chunk = replace(chunks.layout, length=chunks.lengths[number])
-                room = replace(chunks.layout, length=chunks.room[number])
+                chunk = chunks.layout.head(chunks.lengths[number])
+                room = chunks.layout.head(chunks.room[number])
                 turns.append(_Turn(len(turns), chunk, room, number, queries, softmaxes, name))
                 softmaxes += queries
     return turns

@@ -15,7 +15,7 @@ from attacc.documents import Presets, PresetSpec
 from attacc.errors import InputError
 from attacc.hardware.dram import Organization
 from attacc.hardware.placement import Placement
-from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.mapping.geometry import KeyLayout
 from attacc.pim.timing.engine import TimedRun
 from attacc.units import BITS_PER_BYTE, Picojoules, PicojoulesPerBit, Watts
 
@@ -179,21 +179,21 @@ def command_costs(
 
 def attention_energy(
     run: TimedRun,
-    layout: HeadLayout,
-    heads: int,
+    layout: KeyLayout,
+    scores: int,
     energy: DramEnergy,
     *,
     banks_per_multiply: int,
     queries_per_read: float = 1,
 ) -> AttentionEnergy:
-    """Cost the commands that a stack issued for a number of equal heads.
+    """Cost the commands that a stack issued for attention, and its softmax.
 
     Refresh and standby are not among them: see `attacc.pim.energy.power`.
 
     Args:
         run: the commands.
-        layout: the shape of every head.
-        heads: query heads on the stack; each has its softmax once.
+        layout: how a key lies in the banks.
+        scores: keys of all query heads: each has one score, which the softmax takes once.
         energy: energy per event.
         banks_per_multiply: banks that one multiply command reads.
         queries_per_read: queries that every column is multiplied with once it is read; a mean if
@@ -219,5 +219,5 @@ def attention_energy(
         read_path_pj=multiplies * costs.read_path_pj,
         multiply_pj=multiplies * costs.multiply_pj,
         move_pj=run.count("WRGB") * costs.write_pj + moves * costs.move_pj,
-        softmax_pj=heads * layout.length * SOFTMAX_OPERATIONS * energy.multiply_add / 2,
+        softmax_pj=scores * SOFTMAX_OPERATIONS * energy.multiply_add / 2,
     )

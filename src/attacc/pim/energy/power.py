@@ -8,7 +8,7 @@ implies stands in docs/power.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, isfinite
 from typing import Final
 
@@ -534,7 +534,7 @@ def _costs(
 def _moves_pj_per_multiply(layout: HeadLayout, costs: CommandCosts) -> float:
     """Return the energy of all moves of a head, shared out evenly to its multiplies."""
     # Groups of moves are the same for every length; the shortest head has one of each.
-    group = head_commands(replace(layout, length=layout.sequence_parts))
+    group = head_commands(layout.head(layout.sequence_parts))
     moves = (
         layout.score_groups * len(group.score_moves)
         + layout.probability_words * len(group.probabilities)

@@ -36,7 +36,7 @@ from attacc.pim.host.state import (
     chunk_growth,
     plan_for,
 )
-from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.mapping.geometry import KeyLayout
 from attacc.pim.mapping.residence import Residence
 from attacc.pim.numerics.arithmetic import Arithmetic
 from attacc.pim.numerics.resident import Attender, BankStore
@@ -168,7 +168,7 @@ class HostDevice:
                 not fit into a vector buffer.
         """
         h = self.hardware
-        layout = HeadLayout(h.device.organization, h.placement, 1, shape.head_dim, shape.element)
+        layout = KeyLayout(h.device.organization, h.placement, shape.head_dim, shape.element)
         arithmetic = self._arithmetic or Arithmetic.of(shape.element)
         passes = QueryPasses.of(shape.queries_per_kv_head, h.queries_per_read)
         tables = resolve_timing(

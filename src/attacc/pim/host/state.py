@@ -20,7 +20,7 @@ from attacc.pim.host.costs import (
     KvShape,
     LinkBytes,
 )
-from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.mapping.geometry import KeyLayout
 from attacc.pim.mapping.residence import (
     GROWING_GRAINS,
     Growth,
@@ -148,7 +148,7 @@ class HostState:
 
     Attributes:
         shape: what the host said.
-        layout: placement, head_dim and element type; its length is of no account.
+        layout: how a key lies in the banks.
         passes: how queries that share keys and values are served.
         tables: the timing of the device.
         attender: the units.
@@ -160,7 +160,7 @@ class HostState:
     """
 
     shape: KvShape
-    layout: HeadLayout
+    layout: KeyLayout
     passes: QueryPasses
     tables: TimingTables
     attender: Attender
@@ -186,13 +186,13 @@ class HostState:
 
 
 def chunk_growth(
-    device: DramDevice, layout: HeadLayout, passes: QueryPasses, growing_keys: int | None
+    device: DramDevice, layout: KeyLayout, passes: QueryPasses, growing_keys: int | None
 ) -> Growth:
     """Return how requests may grow.
 
     Args:
         device: of a stack.
-        layout: placement, head_dim and element type; its length is of no account.
+        layout: how a key lies in the banks.
         passes: how queries that share keys and values are served.
         growing_keys: for which the last chunk of a head has room at least; None for the default.
 

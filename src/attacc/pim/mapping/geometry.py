@@ -29,27 +29,32 @@ SCORE_BYTES: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class HeadLayout:
-    """One head of attention on one channel.
+class KeyLayout:
+    """How a key, or a value, of a head lies in the banks of one channel.
 
     Attributes:
         organization: the stack.
         placement: where its units sit.
-        length: keys (and values) of the head.
         head_dim: elements of a key.
         element: element type of the keys and values.
     """
 
     organization: Organization
     placement: Placement
-    length: int
     head_dim: int
     element: ElementType
 
     def __post_init__(self) -> None:
-        for name, value in (("length", self.length), ("head_dim", self.head_dim)):
-            if value < 1:
-                raise InputError(f"{name} = {value} must be at least 1")
+        if self.head_dim < 1:
+            raise InputError(f"head_dim = {self.head_dim} must be at least 1")
+
+    def head(self, length: int) -> HeadLayout:
+        """Return a head, or a chunk of one, of so many such keys and values.
+
+        Raises:
+            InputError: the length is below 1.
+        """
+        return HeadLayout(self.organization, self.placement, self.head_dim, self.element, length)
 
     @property
     def elements_per_column(self) -> int:
@@ -70,19 +75,9 @@ class HeadLayout:
         return self.organization.banks if self.placement is Placement.BANK else 1
 
     @property
-    def keys_per_part(self) -> int:
-        """Keys of the longest part."""
-        return -(-self.length // self.sequence_parts)
-
-    @property
     def columns_per_key(self) -> int:
         """Multiplies that one key of each part takes in the score."""
         return -(-self.head_dim // (self.dimension_parts * self.elements_per_column))
-
-    @property
-    def score_multiplies(self) -> int:
-        """Multiply commands of the score."""
-        return self.keys_per_part * self.columns_per_key
 
     @property
     def context_slices(self) -> int:
@@ -90,29 +85,9 @@ class HeadLayout:
         return self.columns_per_key
 
     @property
-    def context_multiplies(self) -> int:
-        """Multiply commands of the context."""
-        return self.context_slices * self.keys_per_part
-
-    @property
     def keys_per_move(self) -> int:
         """Keys of each part whose scores one group of moves carries away: a full access."""
         return self.organization.access_bytes // SCORE_BYTES
-
-    @property
-    def score_groups(self) -> int:
-        """Groups of moves that carry the scores away."""
-        return -(-self.keys_per_part // self.keys_per_move)
-
-    @property
-    def probability_words(self) -> int:
-        """Moves per part that bring the softmax output back."""
-        return -(-self.length // (self.sequence_parts * self.elements_per_column))
-
-    @property
-    def rows(self) -> int:
-        """Rows that the keys (or the values) take in every bank that they occupy."""
-        return rows_of(self, self.length)
 
     @property
     def banks_in_turn(self) -> int:
@@ -149,6 +124,52 @@ class HeadLayout:
         return bank * o.bank_bytes + column * o.access_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class HeadLayout(KeyLayout):
+    """One head of attention on one channel, or a chunk of one.
+
+    Attributes:
+        length: keys (and values) of the head.
+    """
+
+    length: int
+
+    def __post_init__(self) -> None:
+        KeyLayout.__post_init__(self)
+        if self.length < 1:
+            raise InputError(f"length = {self.length} must be at least 1")
+
+    @property
+    def keys_per_part(self) -> int:
+        """Keys of the longest part."""
+        return -(-self.length // self.sequence_parts)
+
+    @property
+    def score_multiplies(self) -> int:
+        """Multiply commands of the score."""
+        return self.keys_per_part * self.columns_per_key
+
+    @property
+    def context_multiplies(self) -> int:
+        """Multiply commands of the context."""
+        return self.context_slices * self.keys_per_part
+
+    @property
+    def score_groups(self) -> int:
+        """Groups of moves that carry the scores away."""
+        return -(-self.keys_per_part // self.keys_per_move)
+
+    @property
+    def probability_words(self) -> int:
+        """Moves per part that bring the softmax output back."""
+        return -(-self.length // (self.sequence_parts * self.elements_per_column))
+
+    @property
+    def rows(self) -> int:
+        """Rows that the keys (or the values) take in every bank that they occupy."""
+        return rows_of(self, self.length)
+
+
 @dataclass(frozen=True, eq=False)
 class HeadRegions:
     """Where keys and values of consecutive heads (or chunks of heads) of a channel begin.
@@ -162,11 +183,11 @@ class HeadRegions:
     values: I64
 
 
-def rows_of(layout: HeadLayout, length: int) -> int:
+def rows_of(layout: KeyLayout, length: int) -> int:
     """Return the rows that keys (or values) of a length take in every bank they occupy.
 
     Args:
-        layout: placement, head_dim and element type; its length is of no account.
+        layout: how a key lies in the banks.
         length: keys of a head, or of a chunk of one.
     """
     per_row_of_all_banks = layout.organization.columns * layout.banks_in_turn
@@ -174,7 +195,7 @@ def rows_of(layout: HeadLayout, length: int) -> int:
     return -(-keys_per_part * layout.columns_per_key // per_row_of_all_banks)
 
 
-def rows_of_chunks(layout: HeadLayout, lengths: Iterable[int]) -> int:
+def rows_of_chunks(layout: KeyLayout, lengths: Iterable[int]) -> int:
     """Return the rows of every bank that the keys and values of a channel's chunks take.
 
     Args:
@@ -184,14 +205,14 @@ def rows_of_chunks(layout: HeadLayout, lengths: Iterable[int]) -> int:
     return sum(2 * rows_of(layout, length) * count for length, count in Counter(lengths).items())
 
 
-def check_capacity(layout: HeadLayout, lengths: Sequence[int], counts: Sequence[int]) -> None:
+def check_capacity(layout: KeyLayout, lengths: Sequence[int], counts: Sequence[int]) -> None:
     """Refuse heads that no way of cutting and dealing out would fit into a stack.
 
     What passes may still not fit: chunks of heads begin with rows of their own, and a channel may
     get more than its share (`allocate_chunks`).
 
     Args:
-        layout: placement, head_dim and element type; its length is of no account.
+        layout: how a key lies in the banks.
         lengths: keys of heads that store their own, each length once or several times.
         counts: how many heads have each of these lengths.
 
@@ -242,11 +263,11 @@ def allocate_heads(layout: HeadLayout, heads: int) -> HeadRegions:
     return allocate_chunks(layout, [layout.length] * heads)
 
 
-def allocate_chunks(layout: HeadLayout, lengths: Sequence[int]) -> HeadRegions:
+def allocate_chunks(layout: KeyLayout, lengths: Sequence[int]) -> HeadRegions:
     """Give the chunks that one channel holds rows of their own, one after the other.
 
     Args:
-        layout: placement, head_dim and element type; its length is of no account.
+        layout: how a key lies in the banks.
         lengths: keys of each chunk.
 
     Raises:
@@ -300,14 +321,14 @@ class ChannelChunks:
     """What one channel attends to.
 
     Attributes:
-        layout: placement, head_dim and element type; its length is of no account.
+        layout: how a key lies in the banks.
         lengths: keys of each chunk, in the order of their softmax.
         regions: where the keys and values of each chunk begin.
         capacities: keys for which each chunk has room: as many keys of each part lie between the
             values of one slice and those of the next. None where chunks fill their room.
     """
 
-    layout: HeadLayout
+    layout: KeyLayout
     lengths: tuple[int, ...]
     regions: HeadRegions
     capacities: tuple[int, ...] | None = None
@@ -322,7 +343,7 @@ class ChannelChunks:
 
     @classmethod
     def allocated(
-        cls, layout: HeadLayout, lengths: Iterable[int], capacities: Iterable[int] | None = None
+        cls, layout: KeyLayout, lengths: Iterable[int], capacities: Iterable[int] | None = None
     ) -> ChannelChunks:
         """Return chunks that lie one after the other (`allocate_chunks`).
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attacc.errors import CapacityError, InputError, Shortfall
-from attacc.pim.mapping.geometry import HeadLayout, rows_of
+from attacc.pim.mapping.geometry import KeyLayout, rows_of
 
 I64 = npt.NDArray[np.int64]
 
@@ -114,7 +114,7 @@ class Residence:
     """The banks of some equal stacks, and who lies where in them.
 
     Args:
-        layout: placement, head_dim and element type; its length is of no account.
+        layout: how a key lies in the banks.
         stacks: how many there are.
         layers: of the model; all lie alike.
         heads: key/value heads of every request.
@@ -126,7 +126,7 @@ class Residence:
     """
 
     def __init__(
-        self, layout: HeadLayout, *, stacks: int, layers: int, heads: int, growth: Growth
+        self, layout: KeyLayout, *, stacks: int, layers: int, heads: int, growth: Growth
     ) -> None:
         o = layout.organization
         self._layout = layout

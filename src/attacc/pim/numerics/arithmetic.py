@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from attacc.documents import Spec
 from attacc.errors import InputError
 from attacc.models.precision import ElementType
-from attacc.pim.mapping.geometry import SCORE_BYTES, HeadLayout
+from attacc.pim.mapping.geometry import SCORE_BYTES, KeyLayout
 from attacc.pim.numerics.formats import Format, Overflow
 from attacc.units import BITS_PER_BYTE
 
@@ -183,7 +183,7 @@ class Arithmetic(Spec):
             return 0
         return max(0, math.ceil(math.log2(most / way.largest)))
 
-    def check_layout(self, layout: HeadLayout) -> None:
+    def check_layout(self, layout: KeyLayout) -> None:
         """Refuse a layout of which an access does not hold the operands as they are computed.
 
         Raises:

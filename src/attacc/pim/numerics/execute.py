@@ -18,7 +18,7 @@ alone, as `attacc.pim.audit.hazards` tells. Beyond that:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from attacc.errors import EngineError, InputError
 from attacc.hardware.placement import Placement
-from attacc.pim.mapping.geometry import ChannelChunks, HeadLayout
+from attacc.pim.mapping.geometry import ChannelChunks, KeyLayout
 from attacc.pim.numerics.arithmetic import Arithmetic, Exponential, Normalization, Order
 from attacc.pim.numerics.formats import Format, Overflow
 from attacc.pim.numerics.issue import IssuedSteps
@@ -47,7 +47,7 @@ class ChannelShape:
     The arrays are those of `attacc.pim.numerics.execute_kernel.execute`.
 
     Attributes:
-        layout: placement, head_dim and element type; its length is of no account.
+        layout: how a key lies in the banks.
         passes: how queries that share keys and values are served.
         shape: of the channel.
         chunks: of the channel.
@@ -62,7 +62,7 @@ class ChannelShape:
             contexts; moves of contexts.
     """
 
-    layout: HeadLayout
+    layout: KeyLayout
     passes: QueryPasses
     shape: I64
     chunks: I64
@@ -118,8 +118,8 @@ class ChannelShape:
             dtype=np.int64,
         )  # fmt: skip
 
-        each = [replace(layout, length=length) for length in channel.lengths]
-        rooms = [replace(layout, length=length) for length in channel.room]
+        each = [layout.head(length) for length in channel.lengths]
+        rooms = [layout.head(length) for length in channel.room]
         fills = [-(-one.probability_words // part_words) for one in each]
         chunks = np.array(
             [
@@ -129,7 +129,7 @@ class ChannelShape:
             dtype=np.int64,
         ).reshape(-1, 5)
 
-        places = MultiplyPlaces.of(replace(layout, length=max(channel.room, default=1)))
+        places = MultiplyPlaces.of(layout.head(max(channel.room, default=1)))
         furthest = np.maximum.accumulate(places.column) + 1
         rows_of = [list[int]() for _ in range(9)]
         multiplies = filled = moved = 0
@@ -249,7 +249,7 @@ class Machine:
     """
 
     arithmetic: Arithmetic
-    layout: HeadLayout
+    layout: KeyLayout
     choices: I64
     floors: I64
     limits: F64
@@ -258,12 +258,12 @@ class Machine:
     context_shift: int
 
     @classmethod
-    def of(cls, arithmetic: Arithmetic, layout: HeadLayout, buffer_words: int) -> Machine:
+    def of(cls, arithmetic: Arithmetic, layout: KeyLayout, buffer_words: int) -> Machine:
         """Return it for heads of a layout.
 
         Args:
             arithmetic: formats and orders.
-            layout: placement, head_dim and element type; its length is of no account.
+            layout: how a key lies in the banks.
             buffer_words: accesses of half a vector buffer.
 
         Raises:

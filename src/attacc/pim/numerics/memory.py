@@ -12,7 +12,7 @@ assumed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from attacc.errors import InputError
 from attacc.hardware.dram import Organization
 from attacc.hardware.placement import Placement
-from attacc.pim.mapping.geometry import HeadLayout, HeadRegions
+from attacc.pim.mapping.geometry import HeadLayout, HeadRegions, KeyLayout
 from attacc.pim.numerics.formats import Codes
 
 U8 = npt.NDArray[np.uint8]
@@ -192,7 +192,7 @@ def store_head(
         InputError: keys or values have another shape or width, or do not fit into the banks.
     """
     geometry = Geometry.of(layout.organization, layout.placement)
-    reserved = layout if capacity is None else replace(layout, length=capacity)
+    reserved = layout if capacity is None else layout.head(capacity)
     places = MultiplyPlaces.of(reserved)
     for name, codes, at in (("keys", keys, keys_at), ("values", values, values_at)):
         if codes.shape != (layout.length, layout.head_dim):
@@ -217,7 +217,7 @@ def store_head(
         memory.write(channel, at, places, geometry, read)
 
 
-def pad_elements(layout: HeadLayout, codes: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def pad_elements(layout: KeyLayout, codes: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     """Return elements with zeros behind them, to whole accesses of every bank.
 
     Args:
@@ -230,11 +230,11 @@ def pad_elements(layout: HeadLayout, codes: npt.NDArray[np.generic]) -> npt.NDAr
     return padded
 
 
-def check_regions(layout: HeadLayout, capacities: tuple[int, ...], regions: HeadRegions) -> None:
+def check_regions(layout: KeyLayout, capacities: tuple[int, ...], regions: HeadRegions) -> None:
     """Refuse keys and values that lie on top of each other, or beyond the banks of a channel.
 
     Args:
-        layout: placement, head_dim and element type; its length is of no account.
+        layout: how a key lies in the banks.
         capacities: keys for which each head has room.
         regions: where the keys and values of each begin.
 
@@ -243,7 +243,7 @@ def check_regions(layout: HeadLayout, capacities: tuple[int, ...], regions: Head
     """
     spans: list[tuple[int, int, str]] = []
     for number, capacity in enumerate(capacities):
-        places = MultiplyPlaces.of(replace(layout, length=capacity))
+        places = MultiplyPlaces.of(layout.head(capacity))
         size = (int(places.column.max()) + 1) * layout.organization.access_bytes
         for name, begins in (("keys", regions.keys), ("values", regions.values)):
             begin = int(begins[number])

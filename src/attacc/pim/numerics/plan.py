@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,8 @@ from attacc.models.precision import ElementType
 from attacc.pim.mapping.balance import Assignment, Chunk, assign
 from attacc.pim.mapping.geometry import (
     ChannelChunks,
-    HeadLayout,
     HeadRegions,
+    KeyLayout,
     allocate_heads,
     check_capacity,
 )
@@ -93,7 +93,7 @@ class AttentionPlan:
     """What a stack does to attend to heads of some lengths.
 
     Attributes:
-        layout: placement, head_dim and element type; its length is of no account.
+        layout: how a key lies in the banks.
         lengths: keys of each head.
         passes: how queries that share keys and values are served.
         buffer_words: accesses of half a vector buffer.
@@ -104,7 +104,7 @@ class AttentionPlan:
         issued: per channel, its commands; None for one without any.
     """
 
-    layout: HeadLayout
+    layout: KeyLayout
     lengths: tuple[int, ...]
     passes: QueryPasses
     buffer_words: int
@@ -145,7 +145,7 @@ class AttentionPlan:
         Raises:
             InputError: the schedule cannot do it, or something does not fit into banks or buffers.
         """
-        layout = HeadLayout(device.organization, placement, 1, head_dim, element)
+        layout = KeyLayout(device.organization, placement, head_dim, element)
         passes = QueryPasses.of(queries, queries_per_read)
         if schedule is Schedule.INTERLEAVED:
             assignment = assign(
@@ -170,7 +170,7 @@ class AttentionPlan:
     def of_assignment(
         cls,
         device: DramDevice,
-        layout: HeadLayout,
+        layout: KeyLayout,
         assignment: Assignment,
         *,
         passes: QueryPasses,
@@ -181,7 +181,7 @@ class AttentionPlan:
 
         Args:
             device: the stack.
-            layout: placement, head_dim and element type; its length is of no account.
+            layout: how a key lies in the banks.
             assignment: chunks of every channel; those of a head make up all of it.
             passes: how queries that share keys and values are served.
             capacities: per channel, keys for which each chunk has room; as many as it has by
@@ -307,7 +307,7 @@ class AttentionPlan:
                 store_head(
                     memory,
                     channel,
-                    replace(self.layout, length=length),
+                    self.layout.head(length),
                     int(regions.keys[number]),
                     int(regions.values[number]),
                     keys[head].codes[own],
@@ -390,7 +390,7 @@ class AttentionPlan:
 
 
 def _behind_barriers(
-    layout: HeadLayout, lengths: Sequence[int], passes: QueryPasses, schedule: Schedule
+    layout: KeyLayout, lengths: Sequence[int], passes: QueryPasses, schedule: Schedule
 ) -> tuple[Assignment, Program, list[ChannelChunks]]:
     """Return where the heads of a schedule behind barriers lie, and its program."""
     if not lengths or min(lengths) != max(lengths) or passes.queries > 1:
@@ -399,7 +399,7 @@ def _behind_barriers(
             hint=f"use the {Schedule.INTERLEAVED} schedule, on a device with a [pipeline]",
         )
     channels, length = layout.organization.channels, lengths[0]
-    shape = replace(layout, length=length)
+    shape = layout.head(length)
     program = attention_program(shape, len(lengths), schedule)
     rounds = -(-len(lengths) // channels)
     published = schedule is Schedule.PUBLISHED

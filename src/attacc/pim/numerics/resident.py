@@ -9,7 +9,7 @@ chunk; which rows of the banks these are, and where they are kept, is told by a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from attacc.errors import EngineError
 from attacc.hardware.dram import DramDevice, Organization
 from attacc.pim.mapping.balance import Assignment, Chunk
-from attacc.pim.mapping.geometry import ChannelChunks, HeadLayout, HeadRegions
+from attacc.pim.mapping.geometry import ChannelChunks, HeadRegions, KeyLayout
 from attacc.pim.numerics.arithmetic import Arithmetic, Normalization
 from attacc.pim.numerics.execute import ChannelShape, Machine
 from attacc.pim.numerics.formats import Codes, Format, Overflow
@@ -124,7 +124,7 @@ class Attender:
 
     Args:
         device: each stack.
-        layout: placement, head_dim and element type; its length is of no account.
+        layout: how a key lies in the banks.
         tables: the timing of the device.
         passes: how queries that share keys and values are served.
         arithmetic: of the units.
@@ -134,7 +134,7 @@ class Attender:
     def __init__(
         self,
         device: DramDevice,
-        layout: HeadLayout,
+        layout: KeyLayout,
         tables: TimingTables,
         passes: QueryPasses,
         arithmetic: Arithmetic,
@@ -199,7 +199,7 @@ class Attender:
                 room, and (layers, 2 R) which of the rows that are kept each of its rows is.
         """
         capacities = np.array([capacity for _, capacity, _ in chunks], dtype=np.int64)
-        most = MultiplyPlaces.of(replace(self.layout, length=int(capacities.max())))
+        most = MultiplyPlaces.of(self.layout.head(int(capacities.max())))
         return TokenPlaces(
             shape=self.shape,
             chunks_at=np.cumsum([0, *chunks_of_heads]),

@@ -29,7 +29,7 @@ issued, and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Final
@@ -40,7 +40,7 @@ import numpy.typing as npt
 from attacc.errors import InputError
 from attacc.hardware.dram import DramDevice, Pipeline
 from attacc.pim.mapping.balance import Assignment
-from attacc.pim.mapping.geometry import HeadLayout, allocate_chunks, check_room
+from attacc.pim.mapping.geometry import HeadLayout, KeyLayout, allocate_chunks, check_room
 from attacc.pim.program.program import MULTIPLY, Dependences, Program
 from attacc.pim.program.schedule import head_commands
 from attacc.units import NS_PER_S
@@ -68,12 +68,12 @@ def pipeline_of(device: DramDevice) -> Pipeline:
     return device.pipeline
 
 
-def chunk_grain(layout: HeadLayout) -> int:
+def chunk_grain(layout: KeyLayout) -> int:
     """Return the keys of a chunk that fill one group of moves of every part."""
     return layout.sequence_parts * layout.keys_per_move
 
 
-def longest_chunk(device: DramDevice, layout: HeadLayout, queries_per_read: int = 1) -> int:
+def longest_chunk(device: DramDevice, layout: KeyLayout, queries_per_read: int = 1) -> int:
     """Return how many keys the softmax buffer lets a chunk have.
 
     Each channel has its share of the buffer, which holds the scores of two chunks, with every
@@ -146,7 +146,7 @@ class QueryPasses:
 
 def interleaved_program(
     device: DramDevice,
-    layout: HeadLayout,
+    layout: KeyLayout,
     assignment: Assignment,
     *,
     multiply_interval: int,
@@ -160,7 +160,7 @@ def interleaved_program(
 
     Args:
         device: a device with a pipeline.
-        layout: placement, head_dim and element type; its length is of no account.
+        layout: how a key lies in the banks.
         assignment: chunks of every channel.
         multiply_interval: cycles between two multiplies, which decides where among them the other
             steps should issue.
@@ -218,7 +218,7 @@ def interleaved_program(
     )
     events = interleaved_kernel.EVENTS_APART * most_of_a_kind
     most = max(max(own) for _, _, _, own in groups)
-    multiplies = _multiplies(replace(layout, length=most))
+    multiplies = _multiplies(layout.head(most))
     for (first, last, _, own_rooms), keys, sizes, (begin, end) in zip(
         groups, own_keys, counts, pairwise(bounds), strict=True
     ):
@@ -252,17 +252,17 @@ def _multiplies(layout: HeadLayout) -> I64:
     return layout.multiply_addresses(layout.score_multiplies)
 
 
-def move_places(layout: HeadLayout) -> tuple[I64, I64, I64, I64]:
+def move_places(layout: KeyLayout) -> tuple[I64, I64, I64, I64]:
     """Return where fills with queries and with probabilities, and moves of both sums, go.
 
     Args:
-        layout: placement, head_dim and element type; its length is of no account.
+        layout: how a key lies in the banks.
 
     Returns:
         Addresses of a fill with one access of a query and of probabilities, and of the moves of
         one unit's scores and of one output slice.
     """
-    return _places(replace(layout, length=1))
+    return _places(layout.head(1))
 
 
 @lru_cache(maxsize=64)
@@ -273,9 +273,7 @@ def _places(layout: HeadLayout) -> tuple[I64, I64, I64, I64]:
     return query, commands.probabilities, commands.score_moves, commands.context_moves
 
 
-def _check_buffers(
-    device: DramDevice, layout: HeadLayout, length: int, passes: QueryPasses
-) -> None:
+def _check_buffers(device: DramDevice, layout: KeyLayout, length: int, passes: QueryPasses) -> None:
     """Raise unless the queries of a pass, and their scores for the longest chunk, have room."""
     words = pipeline_of(device).buffer_words
     columns = layout.columns_per_key

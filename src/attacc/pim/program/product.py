@@ -111,7 +111,7 @@ class ProductLayout:
             inner_ways: as the attribute; divides the channels.
             rows_per_read: rows that a read of the weights serves, at most.
             row_kept_open: whether to cut the inner dimension into so many segments that each lies
-                in one DRAM row of its banks; of no account where a row does not hold all columns.
+                in one DRAM row of its banks; unused where a row does not hold all columns.
 
         Raises:
             InputError: the device models no pipeline; the channels cannot be grouped so; half a
@@ -164,9 +164,9 @@ class ProductLayout:
         return HeadLayout(
             self.organization,
             self.placement,
-            self.columns_per_channel,
             -(-self.inner_per_channel // self.segments),
             self.shape.element,
+            self.columns_per_channel,
         )
 
     @property
@@ -215,7 +215,7 @@ def product_program(
     """
     pipeline = pipeline_of(device)
     segment = layout.segment
-    commands = head_commands(replace(segment, length=1))
+    commands = head_commands(segment.head(1))
     # Units that hold the same part of a row share what fills them.
     fill_places = commands.q[:: segment.columns_per_key]
     unit_size = segment.keys_per_move * segment.columns_per_key

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from attacc.hardware.dram import DramDevice
 from attacc.pim.mapping.balance import Assignment, ways
-from attacc.pim.mapping.geometry import HeadLayout, rows_of_chunks
+from attacc.pim.mapping.geometry import KeyLayout, rows_of_chunks
 from attacc.pim.program.interleaved import (
     QueryPasses,
     chunk_grain,
@@ -76,13 +76,13 @@ class Dealer:
 
     Attributes:
         device: a device with a pipeline.
-        layout: placement, head_dim and element type; its length is of no account.
+        layout: how a key lies in the banks.
         tables: the device, resolved for the placement and the queries of a pass.
         passes: how queries that share keys and values are served.
     """
 
     device: DramDevice
-    layout: HeadLayout
+    layout: KeyLayout
     tables: TimingTables
     passes: QueryPasses
 

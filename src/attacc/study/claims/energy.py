@@ -74,14 +74,14 @@ class _Costed:
     @classmethod
     def of(cls, placement: Placement, energies: str, window_cycles: int = 0) -> _Costed:
         device = DRAMS.load(DEVICE)
-        layout = HeadLayout(device.organization, placement, LENGTH, 128, ElementType.FP16)
+        layout = HeadLayout(device.organization, placement, 128, ElementType.FP16, LENGTH)
         program = attention_program(layout, HEADS[placement], Schedule.COMPLETE)
         tables = resolve_timing(device, placement, power_limited=True)
         timed = run(program, tables, window_cycles=window_cycles)
         energy = attention_energy(
             timed,
             layout,
-            HEADS[placement],
+            HEADS[placement] * layout.length,
             DRAM_ENERGIES.load(energies),
             banks_per_multiply=device.banks_per_command(placement),
         )

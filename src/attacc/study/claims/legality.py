@@ -175,13 +175,8 @@ class Drawn:
         """Return the shape of a number, always the same."""
         some = random.Random(f"{SEED} {device.name} {placement} {number}")  # noqa: S311 - no secret
         element = some.choice((ElementType.FP16, ElementType.INT8))
-        layout = HeadLayout(
-            device.organization,
-            placement,
-            some.randint(1, LONGEST[placement]),
-            some.choice(HEAD_DIMS),
-            element,
-        )
+        length = some.randint(1, LONGEST[placement])  # drawn first, as the recorded counts were
+        layout = HeadLayout(device.organization, placement, some.choice(HEAD_DIMS), element, length)
         lengths = [some.randint(1, LONGEST[placement]) for _ in range(some.randint(1, HEADS))]
         queries = some.choice((1, 1, 2))
         return cls(device, layout, tuple(lengths), queries, some.randint(1, queries))

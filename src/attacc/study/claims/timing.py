@@ -81,7 +81,7 @@ class AttentionShape:
     def layout(self, device: DramDevice) -> HeadLayout:
         """Return where a head lies."""
         return HeadLayout(
-            device.organization, self.placement, self.length, self.head_dim, self.element
+            device.organization, self.placement, self.head_dim, self.element, self.length
         )
 
     def program(self, device: DramDevice) -> Program:

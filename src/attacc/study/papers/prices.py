@@ -304,7 +304,7 @@ class Prices:
     def _attaccs(self, system: ResolvedSystem) -> Attaccs | None:
         if system.attacc is None:
             return None
-        # Links and capacity rules are of no account to the stacks: programs are timed once for all.
+        # Stacks do not depend on links and capacity rules: programs are timed once for all.
         table = system.attacc.table
         return self._once((_engine(table),), lambda: Attaccs(system))
 

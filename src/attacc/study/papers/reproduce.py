@@ -113,7 +113,7 @@ def chosen(papers: Iterable[Paper], ids: Iterable[str] = ()) -> tuple[ExhibitSpe
 
     Args:
         papers: whose exhibits.
-        ids: names; where there are any, papers are of no account.
+        ids: names; where there are any, papers are ignored.
 
     Raises:
         UnknownNameError: there is no exhibit of a name.
