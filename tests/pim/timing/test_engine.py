@@ -1,17 +1,28 @@
 """Small programs whose every command is timed by hand, from reference/controller.md."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from attacc.errors import InputError
 from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.placement import Placement
-from attacc.pim.program.program import Program
+from attacc.hardware.system import Schedule
+from attacc.models.precision import ElementType
+from attacc.pim.mapping.balance import Assignment, Chunk
+from attacc.pim.mapping.geometry import KeyLayout
+from attacc.pim.program.interleaved import interleaved_program
+from attacc.pim.program.program import Kind, Program
+from attacc.pim.program.schedule import attention_program
 from attacc.pim.program.trace import parse_trace
+from attacc.pim.program.traffic import Traffic, streaming
+from attacc.pim.timing.controllers import Room, Stream
 from attacc.pim.timing.engine import TimedRun, run
-from attacc.pim.timing.tables import resolve_timing
+from attacc.pim.timing.tables import Code, resolve_timing
 
 DEVICE = DRAMS.load("hbm3-5.2-asplos24")
+STREAMED = DRAMS.load("hbm3-5.2")
 BANK, BANKGROUP, BUFFER = Placement
 COLUMN, ROW, B, G, R, P, C = (1 << bit for bit in (5, 10, 24, 26, 28, 29, 30))
 """One more column, row, bank, bank group, rank, pseudo-channel, channel."""
@@ -382,3 +393,41 @@ def test_kinds_of_requests_and_commands_agree_with_the_kernels() -> None:
     assert [kernel.is_row_code(int(code)) for code in Code] == [c in ROW_CODES for c in Code]
     assert max(Code) < kernel.BARRIER
     assert np.iinfo(np.int16).max >= 1024, "channels of a stack must fit"
+
+
+@pytest.mark.parametrize("beside", [None, streaming(STREAMED.organization, Kind.LD, 2**16)])
+@pytest.mark.parametrize("schedule", [Schedule.COMPLETE, Schedule.INTERLEAVED])
+def test_what_is_told_does_not_depend_on_the_room_for_it(
+    monkeypatch: pytest.MonkeyPatch, schedule: Schedule, beside: Traffic | None
+) -> None:
+    """Catches commands that are lost, or told twice, where a log or its windows have to grow."""
+    layout = KeyLayout(STREAMED.organization, BANKGROUP, 64, ElementType.FP16)
+    tables = resolve_timing(STREAMED, BANKGROUP, power_limited=True)
+    if schedule is Schedule.COMPLETE:
+        played = attention_program(layout.head(1000), 20, schedule)
+    else:
+        chunks = Assignment.of([[Chunk(0, 0, 2000 + 16 * channel)] for channel in range(16)])
+        played = interleaved_program(
+            STREAMED, layout, chunks, multiply_interval=tables.multiply_interval
+        )
+    told: list[TimedRun] = []
+    for entries, windows in ((100, 1), (10**5, 10**4)):
+        room = partial(small_room, entries, windows)
+        monkeypatch.setattr(Room, "begun", room)
+        told.append(run(played, tables, log=True, window_cycles=97, traffic=beside))
+    small, large = told
+    assert small.log == large.log
+    assert small.windows is not None
+    assert large.windows is not None
+    assert np.array_equal(small.windows, large.windows)
+    assert small.windows.sum() == sum(count.count for count in small.commands)
+    assert len(small.windows) == -(-small.cycles // 97) > 64
+
+
+def small_room(entries: int, windows: int, _: Stream, *, log: bool, window_cycles: int) -> Room:
+    """Return room of a given size, whatever the stream."""
+    return Room(
+        np.zeros((entries if log else 0, 5), dtype=np.int64),
+        np.zeros((windows if window_cycles else 0, len(Code)), dtype=np.int64),
+        window_cycles,
+    )

@@ -122,12 +122,7 @@ def _streams(program: Program) -> Iterator[Stream]:
 
 def _log(stream: Stream, tables: TimingTables) -> tuple[I64, ControllerState]:
     """Return cycle, code, class, step and bank of everything that issues, and the state then."""
-    # Enough for most: a command for every step and class, half as many for rows and refresh.
-    room = int((stream.last - stream.first).sum(dtype=np.int64)) * 3 // 2 + 64
-    while True:
-        log = Room(np.zeros((room, 5), dtype=np.int64))
-        state = ControllerState.at_start(stream, tables)
-        state.play(stream, tables, room=log)
-        if state.logged <= room:
-            return log.log[: state.logged], state
-        room = state.logged
+    log = Room.begun(stream, log=True, window_cycles=0)
+    state = ControllerState.at_start(stream, tables)
+    state.play(stream, tables, room=log)
+    return log.log[: state.logged], state

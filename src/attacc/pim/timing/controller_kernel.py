@@ -39,6 +39,10 @@ QUEUE = 33
 
 OK = 0
 STUCK = 1
+FULL = 2
+"""The log, or the windows, need more room before the next commands."""
+MOST_AT_ONCE = 4
+"""Commands that a class may issue between two looks at the room: of each bus, and ordinary ones."""
 """No request leaves a queue any more: rows are opened and closed for ever, or nothing issues."""
 PATIENCE = 100
 """Refresh intervals without a request leaving after which that is said."""

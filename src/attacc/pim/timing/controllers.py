@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 
 import numpy as np
@@ -48,19 +48,52 @@ class Stream:
         return len(self.producers)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Room:
-    """Where the kernel writes what is told of every command.
+    """Where the kernel writes what is told of every command; it grows as it fills up.
 
     Attributes:
-        log: (k, 5) cycle, code, class, step and bank of the first k commands.
+        log: (k, 5) cycle, code, class, step and bank of the first k commands; (0, 5) if nobody
+            asks.
         windows: (windows, codes) commands of all channels by stretch of time.
         window_cycles: length of a stretch, 0 for none.
     """
 
-    log: I64 = field(default_factory=lambda: np.zeros((0, 5), dtype=np.int64))
-    windows: I64 = field(default_factory=lambda: np.zeros((0, len(Code)), dtype=np.int64))
-    window_cycles: int = 0
+    log: I64
+    windows: I64
+    window_cycles: int
+
+    @classmethod
+    def begun(cls, stream: Stream, *, log: bool, window_cycles: int) -> Room:
+        """Return room for what a stream will probably issue.
+
+        Args:
+            stream: the requests.
+            log: whether every command is kept.
+            window_cycles: length of the stretches of time by which commands are counted, or 0.
+        """
+        # A command for every step and class, and half as many for rows and refresh.
+        steps = int((stream.last - stream.first).sum(dtype=np.int64))
+        entries = steps * 3 // 2 + 64 * len(stream.width) if log else 0
+        return cls(
+            np.zeros((entries, 5), dtype=np.int64),
+            np.zeros((64 if window_cycles else 0, len(Code)), dtype=np.int64),
+            window_cycles,
+        )
+
+    def ends(self, classes: int, refresh_interval: int) -> tuple[int, int]:
+        """Return after which entry, and after which cycle, there may be too little room."""
+        from attacc.pim.timing.controller_kernel import MOST_AT_ONCE, NEVER
+
+        log_end = len(self.log) - MOST_AT_ONCE * classes if len(self.log) else NEVER
+        # Controllers wake up once in every interval between refreshes at least.
+        cycles = len(self.windows) * self.window_cycles - refresh_interval - 1
+        return log_end, cycles if self.window_cycles else NEVER
+
+    def grow(self) -> None:
+        """Double the room, and keep what is written."""
+        self.log = np.concatenate([self.log, np.zeros_like(self.log)])
+        self.windows = np.concatenate([self.windows, np.zeros_like(self.windows)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,21 +321,26 @@ class ControllerState:
         """
         from attacc.pim.timing import controller_kernel, kernel
 
-        room = room or Room()
+        room = room or Room.begun(stream, log=False, window_cycles=0)
         policy = None if desk is None else desk.policy
         several = None if len(self.width) == 1 else len(self.width)
         raises = tables.raises_alone if desk is None else tables.raises
         desk = desk or no_traffic()
-        status = kernel.run_controllers(
-            stream.keys, stream.first, stream.last, stream.signals, stream.delays, base,
-            base + len(stream.keys) if end is None else end, int(more), tables.waits,
-            raises, tables.latency, tables.window, tables.row_slot, tables.refresh_bank,
-            tables.fixed, self.clock, self.lanes, self.items, self.entries, self.times,
-            self.recent, self.open_rows, self.hits, self.awaited, self.happened, desk.arriving,
-            desk.arrival, desk.arrivals_end, policy, desk.desk, desk.queued, desk.counts,
-            desk.writing, desk.bank_rows, desk.served, self.issued, room.log,
-            room.windows, room.window_cycles, self.width, several,
-        )  # fmt: skip
+        status = controller_kernel.FULL
+        while status == controller_kernel.FULL:
+            log_end, windows_end = room.ends(len(self.width), tables.refresh_interval)
+            status = kernel.run_controllers(
+                stream.keys, stream.first, stream.last, stream.signals, stream.delays, base,
+                base + len(stream.keys) if end is None else end, int(more), tables.waits,
+                raises, tables.latency, tables.window, tables.row_slot, tables.refresh_bank,
+                tables.fixed, self.clock, self.lanes, self.items, self.entries, self.times,
+                self.recent, self.open_rows, self.hits, self.awaited, self.happened, desk.arriving,
+                desk.arrival, desk.arrivals_end, policy, desk.desk, desk.queued, desk.counts,
+                desk.writing, desk.bank_rows, desk.served, self.issued, room.log,
+                room.windows, room.window_cycles, log_end, windows_end, self.width, several,
+            )  # fmt: skip
+            if status == controller_kernel.FULL:
+                room.grow()
         if status != controller_kernel.OK:
             raise InputError(
                 f"after cycle {self.cycle} no request of the program is ever served",

@@ -131,42 +131,38 @@ def run(
     if window_cycles < 0:
         raise InputError(f"window_cycles = {window_cycles} must not be negative")
     starts = class_starts(program)
-    desks = None
     if traffic is not None:
         _check_traffic(traffic, tables)
         starts = np.union1d(starts, class_starts(traffic.requests))
     streams = _streams(program, starts, idle=traffic is not None)
-    if traffic is None:
+    desks = rooms = None
+    if traffic is not None:
+        desks = _desks(traffic, policy or TrafficPolicy(), streams, starts, tables)
+    if log or window_cycles:
+        rooms = [Room.begun(stream, log=log, window_cycles=window_cycles) for stream in streams]
+    if desks is None and rooms is None:
         states = _play(streams, tables)
     else:
-        desks = _desks(traffic, policy or TrafficPolicy(), streams, starts, tables)
         states = [ControllerState.at_start(stream, tables) for stream in streams]
-        for state, stream, desk in zip(states, streams, desks, strict=True):
-            state.play(stream, tables, desk=desk)
+        for i, (state, stream) in enumerate(zip(states, streams, strict=True)):
+            state.play(
+                stream,
+                tables,
+                room=None if rooms is None else rooms[i],
+                desk=None if desks is None else desks[i],
+            )
     cycles = max((state.cycle for state in states), default=0)
     issued = sum((state.issued_by_all for state in states), np.zeros(len(Code), dtype=np.int64))
     entries: tuple[LoggedCommand, ...] | None = None
     windows: I64 | None = None
-    if log or window_cycles:
-        # Now that it is known how much room these need.
-        rooms = [
-            Room(
-                np.zeros((state.logged if log else 0, 5), dtype=np.int64),
-                np.zeros((-(-cycles // max(1, window_cycles)), len(Code)), dtype=np.int64),
-                window_cycles,
-            )
-            for state in states
-        ]
-        again = None
-        if traffic is not None:
-            again = _desks(traffic, policy or TrafficPolicy(), streams, starts, tables)
-        for i, (stream, room) in enumerate(zip(streams, rooms, strict=True)):
-            desk = None if again is None else again[i]
-            ControllerState.at_start(stream, tables).play(stream, tables, room=room, desk=desk)
-        if log:
-            entries = _log([room.log for room in rooms], streams, again, program, traffic, tables)
-        if window_cycles:
-            windows = sum((room.windows for room in rooms), np.zeros_like(rooms[0].windows))
+    if rooms is not None and log:
+        logs = [room.log[: state.logged] for room, state in zip(rooms, states, strict=True)]
+        entries = _log(logs, streams, desks, program, traffic, tables)
+    if rooms is not None and window_cycles:
+        windows = np.zeros((-(-cycles // window_cycles), len(Code)), dtype=np.int64)
+        for room in rooms:
+            some = room.windows[: len(windows)]
+            windows[: len(some)] += some
     return TimedRun(
         cycles=cycles,
         time_ns=cycles * tables.clock_ns,

@@ -40,6 +40,7 @@ from attacc.pim.timing.controller_kernel import (
     EVENT_SHIFT,
     FIRST,
     FREE,
+    FULL,
     IN_FRONT,
     ITEM_COLUMNS,
     ITEMS,
@@ -49,6 +50,7 @@ from attacc.pim.timing.controller_kernel import (
     LEFT,
     LENGTH,
     LINK,
+    LOGGED,
     MOVES_APART,
     MOVES_YIELD,
     MULTIPLY,
@@ -400,7 +402,8 @@ def run_controllers(
     hits: I32, awaited: I32, happened: I64,
     arriving: I64, arrival: I64, arrivals_end: I64, policy: I64 | None,
     desk: I64, queued: I64, counts: I64, writing: I64, bank_rows: I64, served: I64,
-    issued: I64, log: I64, windows: I64, window_cycles: int, width: I64, several: int | None,
+    issued: I64, log: I64, windows: I64, window_cycles: int, log_end: int, windows_end: int,
+    width: I64, several: int | None,
 ) -> int:  # fmt: skip
     """Play (a piece of) a program on the controllers of one stack.
 
@@ -443,9 +446,11 @@ def run_controllers(
         served: as there.
         issued: (classes, codes) commands issued, counted up here.
         log: (k, 5) receives cycle, command, class, step (-1 for maintenance) and bank of the
-            first k commands.
+            first k commands; (0, 5) where nobody asks.
         windows: (windows, codes) commands of all channels in each stretch of time, counted up.
         window_cycles: length of such a stretch, 0 for none.
+        log_end: commands after which to return, for a longer log.
+        windows_end: cycle after which to return, for more windows.
         width: (classes,) channels of each class.
         several: None if there is a single class. For this, and for no ordinary traffic, machine
             code of their own is compiled: without what they do not need, it is faster, and ready
@@ -493,6 +498,9 @@ def run_controllers(
         if step == end and more == 1:
             clock[CYCLE], clock[STEP], clock[ENTERING] = cycle, step, entering
             return OK
+        if clock[LOGGED] > log_end or cycle > windows_end:
+            clock[CYCLE], clock[STEP], clock[ENTERING] = cycle, step, entering
+            return FULL
 
         if several is None and policy is None and lanes[0, RUNNING] >= 0:
             # With a single class there is nobody else to look at.
