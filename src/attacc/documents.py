@@ -315,16 +315,34 @@ class Presets(Generic[P]):
         folder = files(self.package) / self.folder
         return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".toml"))
 
+    def name_of(self, name: str, *, where: str | None = None) -> str:
+        """Return how a preset's name is spelt, given it in small or capital letters.
+
+        Raises:
+            UnknownNameError: there is none; proposes the nearest names.
+        """
+        names = self.names()
+        spelt = {known.lower(): known for known in names}.get(name.lower())
+        if spelt is None:
+            raise UnknownNameError(f"{self.kind} preset", name, names, where=where)
+        return spelt
+
+    def text(self, name: str, *, where: str | None = None) -> str:
+        """Return the TOML document of the preset of this name.
+
+        Raises:
+            UnknownNameError: there is none; proposes the nearest names.
+        """
+        source = files(self.package) / self.folder / f"{self.name_of(name, where=where)}.toml"
+        return source.read_text(encoding="utf-8")
+
     def load(self, name: str, *, where: str | None = None) -> P:
         """Return the preset of this name.
 
         Raises:
             UnknownNameError: there is none; proposes the nearest names.
         """
-        loaded = _load_preset(self, name)
-        if loaded is None:
-            raise UnknownNameError(f"{self.kind} preset", name, self.names(), where=where)
-        return loaded
+        return _load_preset(self, self.name_of(name, where=where))
 
     def load_name_or_file(self, name: str, *, where: str | None = None) -> P:
         """Return a preset by its name, or a document by its path (with a suffix or a slash)."""
@@ -333,11 +351,8 @@ class Presets(Generic[P]):
         return self.load(name, where=where)
 
 
-@cache
-def _load_preset(presets: Presets[P], name: str) -> P | None:
-    """Return the preset of this name; None if there is none."""
-    if name not in presets.names():
-        return None
-    source = files(presets.package) / presets.folder / f"{name}.toml"
-    document = tomllib.loads(source.read_text(encoding="utf-8"))
+@cache  # of as many as there are presets
+def _load_preset(presets: Presets[P], name: str) -> P:
+    """Return the preset whose name is spelt so."""
+    document = tomllib.loads(presets.text(name))
     return parse_document(presets.spec, document, where=f"{presets.kind} preset {name}")

@@ -44,7 +44,7 @@ def raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 
 def test_version() -> None:
     """A version that is not the distribution's would mislead bug reports."""
-    assert answer("--version") == f"attacc {__version__}\n"
+    assert answer("--version") == answer("-V") == f"attacc {__version__}\n"
 
 
 @pytest.mark.parametrize("args", [(), ("--help",), ("-h",)])

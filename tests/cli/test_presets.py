@@ -174,8 +174,8 @@ def test_field_without_a_source() -> None:
         (("modell",), ["KIND: unknown kind of preset 'modell'", "did you mean 'model'"]),
         (("models", "gpt3-175b"), ["'models'", "'model'"]),
         (("model", "gpt3-176b"), ["unknown model preset 'gpt3-176b'", "'gpt3-175b'"]),
-        (("model", "mine.toml"), ["unknown model preset 'mine.toml'", "choose from"]),
-        (("cost-model", "../published"), ["'../published'"]),
+        (("model", "mine.toml"), ["mine.toml: no such file"]),
+        (("cost-model", "../published"), ["../published: unknown file kind ''"]),
         (("gpu", ""), ["unknown GPU preset ''"]),
         (("",), ["unknown kind of preset ''"]),
     ],
@@ -186,3 +186,23 @@ def test_unknown_names(args: tuple[str, ...], parts: list[str]) -> None:
         message = refusal("presets", *args, *option)
         for part in parts:
             assert part in message
+
+
+@pytest.mark.parametrize(("kind", "name"), NAMES)
+def test_the_document_of_a_preset_is_that_preset(kind: str, name: str, tmp_path: Path) -> None:
+    """Catches a document that lost something on its way to the user's own file."""
+    path = tmp_path / f"{name}.toml"
+    path.write_text(answer("presets", kind, name.upper(), "--toml"), encoding="utf-8")
+    shown, shipped = document("presets", kind, path), document("presets", kind, name)
+    assert shown["fields"] == shipped["fields"]
+    assert EXPECTED[kind].load(name.upper()) is EXPECTED[kind].load(name)
+
+
+def test_a_document_of_several_presets_is_refused() -> None:
+    """Catches a table where a document was asked for."""
+    assert "prints the document of one preset" in refusal("presets", "gpu", "--toml")
+    assert "prints the document of one preset" in refusal(
+        "presets", "gpu", "h200", "--toml", "--json"
+    )
+    assert "unknown kind of preset" in refusal("presets", "gpus", "h200", "--toml")
+    assert "no such file" in refusal("presets", "gpu", "none.toml")

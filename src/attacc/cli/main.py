@@ -131,7 +131,10 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - the signature of a callbac
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", "-V", callback=_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Take the options before the command."""

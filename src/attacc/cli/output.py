@@ -113,6 +113,11 @@ def print_answer(answer: A, render: Callable[[A], RenderableType], *, as_json: b
         Terminal().print(render(answer))
 
 
+def print_text(text: str) -> None:
+    """Write a document of the package to stdout as it is."""
+    sys.stdout.write(text)
+
+
 def _document(answer: DataclassInstance | Sequence[DataclassInstance]) -> str:
     plain = (
         [dataclasses.asdict(record) for record in answer]

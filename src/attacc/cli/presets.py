@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, cast
 
 import typer
 
 from attacc.cli.options import Json
-from attacc.cli.output import print_answer
-from attacc.errors import UnknownNameError
+from attacc.cli.output import print_answer, print_text
+from attacc.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from attacc.documents import Presets, PresetSpec, Spec
@@ -126,24 +126,51 @@ def presets(
         str | None, typer.Argument(metavar="KIND", help="Kind of preset: " + ", ".join(KINDS))
     ] = None,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="One preset, to be shown in full.")
+        str | None,
+        typer.Argument(
+            metavar="NAME|FILE", help="One preset, or a document of that kind, shown in full."
+        ),
     ] = None,
+    toml: Annotated[
+        bool, typer.Option("--toml", help="Print the preset's own document, to start from.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """List what is shipped: models, systems and so on, with the source of every number.
 
     Without KIND all kinds, with it the presets of that kind, and with NAME every field of one.
     """
+    if toml:
+        _print_document(kind, name, json=json)
+        return
     from attacc.report.presets import kinds_renderable, preset_renderable, presets_renderable
 
     if kind is None:
         print_answer([_listed(known) for known in KINDS], kinds_renderable, as_json=json)
-    elif kind not in KINDS:
-        raise UnknownNameError("kind of preset", kind, KINDS, where="KIND")
-    elif name is None:
+        return
+    _known(kind)
+    if name is None:
         print_answer(_listed(kind), presets_renderable, as_json=json)
     else:
         print_answer(_shown(kind, name), preset_renderable, as_json=json)
+
+
+def _print_document(kind: str | None, name: str | None, *, json: bool) -> None:
+    """Print the document of a preset as it is shipped, with its comments and sources."""
+    if kind is None or name is None or json:
+        raise InputError(
+            "prints the document of one preset",
+            where="--toml",
+            hint="name the kind and the preset, without --json: "
+            "attacc presets system dgx-attacc-bank --toml",
+        )
+    _known(kind)
+    print_text(KINDS[kind].presets().text(name))
+
+
+def _known(kind: str) -> None:
+    if kind not in KINDS:
+        raise UnknownNameError("kind of preset", kind, KINDS, where="KIND")
 
 
 def _listed(kind: str) -> PresetKind:
@@ -158,16 +185,22 @@ def _listed(kind: str) -> PresetKind:
 
 
 def _shown(kind: str, name: str) -> Preset:
+    from attacc.documents import names_file, read_document
     from attacc.report.presets import Preset
 
     known = KINDS[kind].presets()
-    spec = known.load(name)
-    text = (files(known.package) / known.folder / f"{name}.toml").read_text(encoding="utf-8")
+    if names_file(name):
+        spec = cast("PresetSpec", known.load_name_or_file(name))
+        document = read_document(Path(name))
+    else:
+        name = known.name_of(name)
+        spec = known.load(name)
+        document = tomllib.loads(known.text(name))
     return Preset(
         kind=kind,
         name=name,
         description=spec.description,
-        fields=list(_fields(spec, tomllib.loads(text))),
+        fields=list(_fields(spec, document)),
     )
 
 
