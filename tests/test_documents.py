@@ -18,10 +18,12 @@ from attacc.documents import (
     parse_document,
     read_document,
 )
-from attacc.errors import DocumentError, UnknownNameError
+from attacc.errors import DocumentError, InputError, UnknownNameError
 from attacc.files import MAX_TOML_BYTES
+from attacc.hardware.dram import DRAMS
 from attacc.hardware.gpu import GPUS
 from attacc.hardware.placement import Placement
+from attacc.hardware.system import SYSTEMS
 from attacc.units import Bytes
 
 
@@ -343,3 +345,45 @@ def test_a_preset_without_its_file_name_suffix_is_no_preset() -> None:
     presets = Presets("GPU", GPUS.spec, GPUS.package, GPUS.folder)
     assert presets.names() == sorted(presets.names())
     assert all(presets.load(name).name == name for name in presets.names())
+
+
+def test_a_document_changes_a_preset_key_by_key(tmp_path: Path) -> None:
+    """Catches a table that is replaced whole, and a number whose source is still the preset's."""
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'base = "DGX-attacc-bank"\ngpus = 4\n[attacc]\nstacks_per_device = 8\n', encoding="utf-8"
+    )
+    preset, mine = SYSTEMS.load("dgx-attacc-bank"), SYSTEMS.load_name_or_file(str(path))
+    assert preset.attacc is not None
+    attacc = preset.attacc.model_copy(update={"stacks_per_device": 8})
+    told = {
+        "name": "mine",
+        "description": "dgx-attacc-bank, changed by mine.toml",
+        "sources": preset.sources | {"gpus": "mine.toml", "attacc.stacks_per_device": "mine.toml"},
+    }
+    assert mine == preset.model_copy(update={"gpus": 4, "attacc": attacc, **told})
+    path.write_text('base = "h200"\nname = "fat"\nmemory = "200 GB"\n', encoding="utf-8")
+    assert (GPUS.load_file(path).name, GPUS.load_file(path).memory_bytes) == ("fat", 200e9)
+
+
+def test_what_is_derived_follows_what_is_changed(tmp_path: Path) -> None:
+    """Catches a device whose rules keep the cycles of the preset."""
+    path = tmp_path / "fast.json"
+    path.write_text('{"base": "hbm3-5.2", "timing": {"nRCDRD": 9}}', encoding="utf-8")
+    assert DRAMS.load_file(path).timing == DRAMS.load("hbm3-5.2").timing | {"nRCDRD": 9}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base = 3", r"mine\.toml: base: 3 is no name of a preset \(choose from 2xdgx"),
+        ('base = "dgx-bass"', r"mine\.toml: base: unknown system preset 'dgx-bass' \(did you mean"),
+        ('base = "dgx-base"\ngpu_count = 3', r"mine\.toml: gpu_count: unknown key 'gpu_count'"),
+    ],
+)
+def test_what_changes_no_preset(text: str, message: str, tmp_path: Path) -> None:
+    """Catches a base that is ignored, and a message without the file's name."""
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        SYSTEMS.load_file(path)

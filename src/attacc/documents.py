@@ -23,7 +23,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from attacc.errors import DocumentError, UnknownNameError, nearest_hint
-from attacc.files import MAX_DOCUMENT_BYTES, MAX_TOML_BYTES, json_of, read_data, text_of
+from attacc.files import (
+    MAX_DOCUMENT_BYTES,
+    MAX_TOML_BYTES,
+    json_of,
+    name_as_text,
+    read_data,
+    text_of,
+)
 from attacc.units import Quantity
 
 SUFFIXES: Final = (".toml", ".json")
@@ -64,6 +71,11 @@ class PresetSpec(Spec):
     description: str = ""
     sources: dict[str, str] = Field(default_factory=dict)
 
+
+BASE: Final = "base"
+"""The key of a document of one's own that names the preset which it changes."""
+_TOLD: Final = frozenset({"name", "description", "sources"})
+"""What a document tells of itself."""
 
 S = TypeVar("S", bound=Spec)
 P = TypeVar("P", bound=PresetSpec)
@@ -346,9 +358,67 @@ class Presets(Generic[P]):
 
     def load_name_or_file(self, name: str, *, where: str | None = None) -> P:
         """Return a preset by its name, or a document by its path (with a suffix or a slash)."""
-        if names_file(name):
-            return load_document(self.spec, Path(name))
-        return self.load(name, where=where)
+        return self.load_file(Path(name)) if names_file(name) else self.load(name, where=where)
+
+    def load_file(self, path: Path) -> P:
+        """Return a document of one's own (`document`).
+
+        Raises:
+            DocumentError: the file cannot be read, or it does not keep to its specification.
+            UnknownNameError: it changes a preset that does not exist.
+        """
+        return parse_document(self.spec, self.document(path), where=str(path), folder=path.parent)
+
+    def document(self, path: Path) -> dict[str, object]:
+        """Return what a document of one's own says, with all keys of the preset that it changes.
+
+        Its key ``base`` names that preset. Every key that it has replaces the preset's, in tables
+        key by key; the others stay. Its name is the file's, unless it has one. Where it changes a
+        number, the file is the source.
+
+        Raises:
+            DocumentError: the file cannot be read, or its ``base`` is no name.
+            UnknownNameError: there is no such preset.
+        """
+        own = read_document(path)
+        if BASE not in own:
+            return own
+        base = own.pop(BASE)
+        if not isinstance(base, str):
+            raise DocumentError(
+                f"{base!r:.60} is no name of a preset",
+                where=f"{path}: {BASE}",
+                hint="choose from " + ", ".join(self.names()),
+            )
+        preset: dict[str, object] = tomllib.loads(self.text(base, where=f"{path}: {BASE}"))
+        file = name_as_text(path.name)
+        told = {
+            "name": name_as_text(path.stem),
+            "description": f"{self.name_of(base)}, changed by {file}",
+            "sources": {key: file for key in _paths(own) if key.partition(".")[0] not in _TOLD},
+        }
+        return _merged(_merged(preset, told), own)
+
+
+def _merged(document: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
+    """Return a document with some keys replaced, in tables key by key."""
+    merged = dict(document)
+    for key, value in changes.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            merged[key] = _merged(cast("dict[str, object]", old), cast("dict[str, object]", value))
+        else:
+            merged[key] = value
+    return merged
+
+
+def _paths(document: Mapping[str, object], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted paths of all keys that hold no table."""
+    for key, value in document.items():
+        if isinstance(value, dict):
+            yield from _paths(cast("dict[str, object]", value), f"{prefix}{key}.")
+        else:
+            yield prefix + key
 
 
 @cache  # of as many as there are presets

@@ -863,3 +863,15 @@ def test_published_files_are_read_right_or_refused(reference: Path) -> None:
             model.precision.kv.value,
         )
     assert read_files == PUBLISHED
+
+
+@pytest.mark.parametrize("suffix", [".toml", ".json"])
+def test_a_document_may_change_a_preset(suffix: str, tmp_path: Path) -> None:
+    """Catches a document with a base that is taken for a config.json."""
+    path = tmp_path / f"small{suffix}"
+    text = 'base = "llama-3.1-8b"\nlayers = 16\n'
+    path.write_text(text if suffix == ".toml" else '{"base": "llama-3.1-8b", "layers": 16}')
+    small, whole = load_model(str(path)), load_model("llama-3.1-8b")
+    assert (small.name, small.layers) == ("small", 16)
+    told = {name: getattr(whole, name) for name in ("name", "layers", "description", "sources")}
+    assert small.model_copy(update=told) == whole

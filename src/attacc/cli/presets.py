@@ -185,13 +185,13 @@ def _listed(kind: str) -> PresetKind:
 
 
 def _shown(kind: str, name: str) -> Preset:
-    from attacc.documents import names_file, read_document
+    from attacc.documents import names_file
     from attacc.report.presets import Preset
 
     known = KINDS[kind].presets()
     if names_file(name):
         spec = cast("PresetSpec", known.load_name_or_file(name))
-        document = read_document(Path(name))
+        document = known.document(Path(name))
     else:
         name = known.name_of(name)
         spec = known.load(name)

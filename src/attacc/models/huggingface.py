@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from attacc.documents import Spec, keys_of, load_document, parse_document, read_document
+from attacc.documents import BASE, Spec, keys_of, parse_document, read_document
 from attacc.errors import DocumentError, UnknownNameError
 from attacc.files import name_as_text
 from attacc.models.architecture import (
@@ -592,11 +592,11 @@ def load_model(name_or_path: str, *, where: str | None = None) -> ModelSpec:
         document = read_document(path)
         # Only documents of this project have a family; a config.json without model_type is
         # reported as one that lacks it.
-        if "family" in document and "model_type" not in document:
-            return parse_document(ModelSpec, document, where=str(path))
+        if {"family", BASE} & set(document) and "model_type" not in document:
+            return MODELS.load_file(path)
         return _model_from_document(document, path)
     if path.suffix == ".toml" or path.is_file():
-        return load_document(ModelSpec, path)
+        return MODELS.load_file(path)
     if "/" in name_or_path:
         raise DocumentError(
             "no such file or folder, and no model hub is asked",
