@@ -421,6 +421,7 @@ def test_every_dependence_is_needed(
     assert first.command.command == victim
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(
     ("placement", "kind", "which", "queries_per_read", "victim"),
     [

@@ -607,6 +607,7 @@ def test_the_unrepaired_faults_by_hand(fault: str, device: DramDevice) -> None:
 # Logs of the engine.
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("schedule", [Schedule.COMPLETE, Schedule.PUBLISHED])
 @pytest.mark.parametrize("placement", list(Placement))
 @pytest.mark.parametrize(("device", "power_limited"), [(DEVICE, True), (OFTEN, False)])
