@@ -79,7 +79,7 @@ def played(
 
 
 @pytest.mark.parametrize("placement", list(Placement))
-@pytest.mark.parametrize("name", DRAMS.names())
+@pytest.mark.parametrize("name", share.cases(__name__, DRAMS.names(), 4))
 def test_every_device_plays_the_complete_schedule_legally(name: str, placement: Placement) -> None:
     """Catches an organisation or a rule that programs, engine or checker cannot cope with.
 
@@ -95,7 +95,7 @@ def test_every_device_plays_the_complete_schedule_legally(name: str, placement: 
 
 
 @pytest.mark.parametrize("placement", list(Placement))
-@pytest.mark.parametrize("name", PIPELINED)
+@pytest.mark.parametrize("name", share.cases(__name__, PIPELINED, 3))
 def test_every_pipelined_device_plays_the_interleaved_schedule_legally(
     name: str, placement: Placement
 ) -> None:
