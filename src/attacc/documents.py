@@ -333,10 +333,9 @@ class Presets(Generic[P]):
         Raises:
             UnknownNameError: there is none; proposes the nearest names.
         """
-        names = self.names()
-        spelt = {known.lower(): known for known in names}.get(name.lower())
+        spelt = _spellings(self).get(name.lower())
         if spelt is None:
-            raise UnknownNameError(f"{self.kind} preset", name, names, where=where)
+            raise UnknownNameError(f"{self.kind} preset", name, self.names(), where=where)
         return spelt
 
     def text(self, name: str, *, where: str | None = None) -> str:
@@ -367,20 +366,41 @@ class Presets(Generic[P]):
             DocumentError: the file cannot be read, or it does not keep to its specification.
             UnknownNameError: it changes a preset that does not exist.
         """
-        return parse_document(self.spec, self.document(path), where=str(path), folder=path.parent)
+        return self.parse(self.document(path), path)
+
+    def parse(self, document: Mapping[str, object], path: Path) -> P:
+        """Check a complete document of a file against the specification.
+
+        Raises:
+            DocumentError: it does not keep to its specification.
+        """
+        return parse_document(self.spec, document, where=str(path), folder=path.parent)
 
     def document(self, path: Path) -> dict[str, object]:
-        """Return what a document of one's own says, with all keys of the preset that it changes.
-
-        Its key ``base`` names that preset. Every key that it has replaces the preset's, in tables
-        key by key; the others stay. Its name is the file's, unless it has one. Where it changes a
-        number, the file is the source.
+        """Return what a document of one's own says, completed by the preset that it changes.
 
         Raises:
             DocumentError: the file cannot be read, or its ``base`` is no name.
             UnknownNameError: there is no such preset.
         """
-        own = read_document(path)
+        return self.completed(read_document(path), path)
+
+    def completed(self, document: Mapping[str, object], path: Path) -> dict[str, object]:
+        """Return a document of one's own with all keys of the preset that it changes.
+
+        Its key ``base`` names that preset. Every key that it has replaces the preset's, in tables
+        key by key; the others stay. Its name is the file's, unless it has one. Where it changes a
+        number, the file is the source.
+
+        Args:
+            document: what the file says.
+            path: the file.
+
+        Raises:
+            DocumentError: its ``base`` is no name.
+            UnknownNameError: there is no such preset.
+        """
+        own = dict(document)
         if BASE not in own:
             return own
         base = own.pop(BASE)
@@ -421,7 +441,13 @@ def _paths(document: Mapping[str, object], prefix: str = "") -> Iterator[str]:
             yield prefix + key
 
 
-@cache  # of as many as there are presets
+@cache
+def _spellings(presets: Presets[P]) -> dict[str, str]:
+    """Return the names of all presets, by the same name in small letters."""
+    return {name.lower(): name for name in presets.names()}
+
+
+@cache  # one entry for each preset
 def _load_preset(presets: Presets[P], name: str) -> P:
     """Return the preset whose name is spelt so."""
     document = tomllib.loads(presets.text(name))

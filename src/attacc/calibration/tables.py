@@ -257,16 +257,12 @@ def open_table(path: Path) -> Table:
         raise DocumentError(
             f"unknown file kind {name.suffix!r}", where=str(path), hint="use .parquet or .csv"
         )
+    where = str(path)
     data = read_data(path, limit=MAX_TABLE_BYTES)
     is_parquet = data.startswith(_PARQUET)
-    frame = (
-        _parquet(data, str(path)) if is_parquet else _csv(text_of(data, where=str(path)), str(path))
-    )
-    names = [column.strip() for column in frame.columns]
-    _refuse_twice(names, str(path))
-    frame.columns = names
+    frame = _parquet(data, where) if is_parquet else _csv(text_of(data, where=where), where)
     if not frame.height:
-        raise DocumentError("has no rows", where=str(path))
+        raise DocumentError("has no rows", where=where)
     return Table(path, frame)
 
 
@@ -350,4 +346,8 @@ def _parquet(data: bytes, where: str) -> pl.DataFrame:
         )
     if done.returncode:
         raise crashed
-    return pl.read_ipc(io.BytesIO(done.stdout))
+    frame = pl.read_ipc(io.BytesIO(done.stdout))
+    names = [column.strip() for column in frame.columns]
+    _refuse_twice(names, where)
+    frame.columns = names
+    return frame

@@ -190,8 +190,8 @@ def _shown(kind: str, name: str) -> Preset:
 
     known = KINDS[kind].presets()
     if names_file(name):
-        spec = cast("PresetSpec", known.load_name_or_file(name))
         document = known.document(Path(name))
+        spec = cast("PresetSpec", known.parse(document, Path(name)))
     else:
         name = known.name_of(name)
         spec = known.load(name)

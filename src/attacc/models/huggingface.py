@@ -593,7 +593,7 @@ def load_model(name_or_path: str, *, where: str | None = None) -> ModelSpec:
         # Only documents of this project have a family; a config.json without model_type is
         # reported as one that lacks it.
         if {"family", BASE} & set(document) and "model_type" not in document:
-            return MODELS.load_file(path)
+            return MODELS.parse(MODELS.completed(document, path), path)
         return _model_from_document(document, path)
     if path.suffix == ".toml" or path.is_file():
         return MODELS.load_file(path)

@@ -307,8 +307,9 @@ def execute_channels(
 ) -> tuple[int, int, int]:  # fmt: skip
     """Execute what all channels of all stacks issue.
 
-    Arguments that `attacc.pim.numerics.execute_kernel.execute` has are as there, of all works or
-    channels one after the other; room is that of the largest.
+    Many arguments have the meaning that `attacc.pim.numerics.execute_kernel.execute` gives them.
+    Here each holds all works, or all channels, one after the other. Rooms suffice for the largest
+    work.
 
     Args:
         channels: (channels, 5) see above, as the following one.

@@ -72,9 +72,11 @@ class Room:
             log: whether every command is kept.
             window_cycles: length of the stretches of time by which commands are counted, or 0.
         """
-        # A command for every step and class, and half as many for rows and refresh.
-        steps = int((stream.last - stream.first).sum(dtype=np.int64))
-        entries = steps * 3 // 2 + 64 * len(stream.width) if log else 0
+        entries = 0
+        if log:
+            # A command for every step and class, and half as many for rows and refresh.
+            steps = int((stream.last - stream.first).sum(dtype=np.int64))
+            entries = steps * 3 // 2 + 64 * len(stream.width)
         return cls(
             np.zeros((entries, 5), dtype=np.int64),
             np.zeros((64 if window_cycles else 0, len(Code)), dtype=np.int64),

@@ -56,8 +56,8 @@ PLAYED: Final = 2
 """Ways beside the usual one that are played at most, of a long program."""
 
 SHORT: Final = 30_000
-"""Cycles of a program of which every way is played that may be the fastest: the forecast of a short
-one is wrong by more than ways differ, and playing it costs little."""
+"""Most cycles of a short program. The engine plays a short program in every way that may be the
+fastest: its forecast is wrong by more than ways differ, and playing it costs little."""
 
 FAR: Final = 0.3
 """A way that is forecast to take so much more than another is not the fastest."""
@@ -118,13 +118,13 @@ class Dealer:
             (self.forecast(way), len(way.dealt.head), way) for way in dealt if self._fits(way)
         ]
         others.sort(key=lambda other: other[:2])
-        if cycles <= SHORT:
-            bound = (1 + FAR) * min([cycles, *(expected for expected, _, _ in others)])
-        else:
+        least = min([cycles, *(expected for expected, _, _ in others)])
+        above = FAR
+        if cycles > SHORT:
             others = [other for other in others if other[0] < cycles][:PLAYED]
-            bound = (1 + MARGIN) * min([cycles, *(expected for expected, _, _ in others)])
+            above = MARGIN
         for expected, _, way in others:
-            if expected > bound:
+            if expected > (1 + above) * least:
                 break
             played = self._play(way, window_cycles)
             if played.timed.cycles < best.timed.cycles:
