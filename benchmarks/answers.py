@@ -48,6 +48,7 @@ head_level_pipelining = true
 devices = 4
 stacks_per_device = 5
 dram = "hbm3-6.0"
+heads = "whole"
 placement = "bankgroup"
 queries_per_read = 4
 link = "nvlink4"

@@ -35,7 +35,7 @@ from attacc.system.pipelined_layer import (
     OverlapComparison,
     simulate_decode_step,
 )
-from attacc.system.step import DecodePricer
+from attacc.system.step import Beside, step_costs
 
 LENGTH: Final = 3072
 """Keys half-way through an output of 2,048 tokens behind a prompt of 2,048."""
@@ -43,7 +43,7 @@ NS_PER_MS: Final = 1e6
 NS_PER_US: Final = 1e3
 CLOSE_NS: Final = 500.0
 """Parts of a shared product with smaller gaps between them are drawn as one."""
-CALIBRATED: Final = cost_model(GpuModel.CALIBRATED).for_phase(Phase.DECODE)
+CALIBRATED: Final = cost_model(GpuModel.CALIBRATED).for_steps(Phase.DECODE)
 """Products, collectives and host time as fitted to measurements."""
 RESOURCES: Final = (GPU, THERE, ATTACC, BACK)
 
@@ -94,7 +94,7 @@ class Bench:
         return published_rates(placement, power_limited=True, stacks_per_device=5)
 
     def attention(self, workload: Workload, length: int = LENGTH) -> AttaccAttention:
-        return self.attaccs.curve(workload.model, workload.batch, [length]).at(length)
+        return self.attaccs.curve(workload.model, workload.batch, [length]).at([length])
 
     def compare(
         self,
@@ -190,7 +190,7 @@ def parts_table() -> None:
         cells: list[float] = []
         parts = (replace(qkv, n=qkv.n // units), replace(projection, k=projection.k // units))
         for costs in (PublishedCostModel(), CALIBRATED):
-            times = [costs.matmul(part, bench.system.gpu).time_ns for part in parts]
+            times = [costs.matmul(part, bench.system.gpu).one.time_ns for part in parts]
             cells.extend(units * time / NS_PER_US for time in times)
         row(units, *cells)
     print("\nStep with pipelining, ms, by units: published | calibrated GPU model")
@@ -233,8 +233,8 @@ def regimes_table() -> None:
             update={"both_ways_bytes_per_s": link.both_ways_bytes_per_s / slower}
         )
         changed = replace(system, attacc=replace(system.attacc, link=slow))
-        attention = AttaccAttention(attention_us * NS_PER_US, EnergyBreakdown())
-        cost = DecodePricer(step, changed, costs).cost(attention=attention)
+        attention = AttaccAttention.one(attention_us * NS_PER_US, EnergyBreakdown())
+        cost = step_costs(step, changed, costs, Beside(attention=attention)).one
         op = {one.name: one.alone_ns / NS_PER_US for one in cost.operators}
         rates = bench.rates(Placement.BANK)
         result = simulate_decode_step(
@@ -257,8 +257,9 @@ def unit_attention_table() -> None:
             model = workload.model
             alone = model.model_copy(update={"heads": 8, "kv_heads": 8})
             heads = model.kv_heads // 8
-            whole = bench.attention(workload).time_ns / heads / NS_PER_US
-            one = bench.attaccs.curve(alone, workload.batch, [LENGTH]).at(LENGTH).time_ns
+            whole = float(bench.attention(workload).time_ns[0]) / heads / NS_PER_US
+            curve = bench.attaccs.curve(alone, workload.batch, [LENGTH])
+            one = float(curve.at([LENGTH]).time_ns[0])
             row(workload.title, placement, whole, one / NS_PER_US, one / NS_PER_US / whole)
 
 

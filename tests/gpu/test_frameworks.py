@@ -1,12 +1,7 @@
 """Time per token of serving systems, from the times of steps."""
 
 import numpy as np
-import pytest
 
-from attacc.calibration.step import decode_time, prefill_time
-from attacc.errors import InputError
-from attacc.gpu.calibrated.costs import Kernels
-from attacc.gpu.calibrated.kernels import CalibratedGpu
 from attacc.gpu.frameworks import (
     FirstTokenCoefficients,
     FrontEndCoefficients,
@@ -16,7 +11,6 @@ from attacc.gpu.frameworks import (
     latency,
     token_ns,
 )
-from attacc.models.architecture import MODELS
 
 VALUES = (5.0, 100.0, 1000.0, 400.0, 50.0, 4.0, 2000.0)
 STEPS = ServedSteps(*(np.array([value]) for value in VALUES))
@@ -78,22 +72,3 @@ def test_requests_wait_for_the_front_end() -> None:
     slow, per_token = of(1e9)
     np.testing.assert_allclose(slow + 100 * per_token, 5 * (1e9 + 2 * 100), rtol=1e-6)
     np.testing.assert_allclose((slow - alone[0]) * 3, 100 * (per_token - engine[0]))
-
-
-def test_a_step_of_a_dense_model() -> None:
-    """Catches weights read at more than the memory's bandwidth, or sums over a single GPU."""
-    model, kernels = MODELS.load("llama-3.1-8b"), Kernels(CalibratedGpu.load("h100"))
-    one = decode_time(model, kernels, batch=1, kv_length=1000, tensor_parallel=1)
-    four = decode_time(model, kernels, batch=1, kv_length=1000, tensor_parallel=4)
-    assert one.reduce_ns == 0 < four.reduce_ns
-    assert one.products_ns > 15e9 / 3352e9 * 1e9
-    assert one.products_ns / 4 < four.products_ns < one.products_ns
-    prompt = prefill_time(model, kernels, prompts=1, prompt_length=2000, tensor_parallel=1)
-    assert prompt.products_ns > 2 * 7e9 * 2000 / 989.4e12 * 1e9
-
-
-def test_experts_are_refused() -> None:
-    """Catches a mixture of experts priced as a dense model."""
-    kernels = Kernels(CalibratedGpu.load("h100"))
-    with pytest.raises(InputError, match="use a dense model"):
-        decode_time(MODELS.load("mixtral-8x7b"), kernels, batch=1, kv_length=10, tensor_parallel=1)

@@ -19,6 +19,7 @@ from attacc.models.operators import (
     Phase,
     Pointwise,
     PointwiseKind,
+    Size,
     Step,
 )
 from attacc.models.parameters import count_parameters, kv_bytes_per_token
@@ -61,7 +62,7 @@ def pointwise(operators: tuple[Operator, ...], name: str) -> Pointwise:
     return found
 
 
-def shape(op: MatMul) -> tuple[int, int, int, int]:
+def shape(op: MatMul) -> tuple[Size, Size, Size, Size]:
     return op.m, op.n, op.k, op.count
 
 
@@ -74,9 +75,9 @@ def layer_flops(step: Step) -> float:
     total = 0.0
     for op in products(step.layer):
         if isinstance(op, MatMul):
-            total += op.flops
+            total += float(op.flops)
         elif isinstance(op, Pointwise):
-            total += PUBLISHED_FLOPS[op.kind] * op.m * op.n * op.count
+            total += float(PUBLISHED_FLOPS[op.kind] * op.m * op.n * op.count)
     return total * step.layers * step.tensor_parallel
 
 
@@ -84,7 +85,12 @@ def test_decode_of_gpt3_has_the_published_shapes() -> None:
     """A shape that departs from the published model where that applies."""
     b, L, t, h, d = 18, 2049, 8, 12288, 128
     step = decode_step(MODELS.load("gpt3-175b"), batch=b, kv_length=L, tensor_parallel=t)
-    assert (step.phase, step.batch, step.tensor_parallel, step.layers) == (Phase.DECODE, b, t, 96)
+    assert (step.phase, step.decoding, step.tensor_parallel, step.layers) == (
+        Phase.DECODE,
+        b,
+        t,
+        96,
+    )
     assert names(step.layer) == [
         "qkv", "score", "softmax", "context", "projection", "all_reduce1", "norm1",
         "ff1", "activation", "ff2", "all_reduce2", "norm2",
@@ -121,7 +127,7 @@ def test_prefill_of_gpt3_has_the_published_shapes() -> None:
     b, L, t, h = 2, 64, 8, 12288
     model = MODELS.load("gpt3-175b")
     step = prefill_step(model, batch=b, prompt_length=L, tensor_parallel=t)
-    assert (step.phase, step.batch) == (Phase.PREFILL, b)
+    assert (step.phase, step.decoding) == (Phase.PREFILL, 0)
     assert shape(matmul(step.layer, "qkv")) == (b * L, 3 * h // t, h, 1)
     assert shape(matmul(step.layer, "score")) == (L, L, 128, 96 // t * b)
     assert shape(matmul(step.layer, "context")) == (L, 128, L, 96 // t * b)

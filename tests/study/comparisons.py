@@ -5,8 +5,9 @@ from functools import cache
 from typing import Any
 
 from attacc.gpu.models import GpuModel
-from attacc.study.compare import BatchChoice, Comparison, Performance, SystemResult, compare
+from attacc.study.compare import Comparison, Performance, SystemResult, compare
 from attacc.study.specification import StudySpec
+from attacc.system.pricer import BatchChoice
 
 
 @cache

@@ -8,7 +8,7 @@ from multiprocessing import active_children
 import pytest
 
 from attacc.errors import EngineError, InputError, UnknownNameError
-from attacc.gpu.costs import OperatorCost
+from attacc.gpu.costs import OperatorCosts
 from attacc.gpu.models import GpuModel, cost_model
 from attacc.gpu.published.model import PublishedCostModel
 from attacc.hardware.dram import DRAMS
@@ -23,7 +23,7 @@ from attacc.study.papers.breakdown import breakdown
 from attacc.study.papers.exhibits import Column, Exhibit, Form, Paper, deviation
 from attacc.study.papers.figures import paper_figures
 from attacc.study.papers.headline import PapersConditions, Printed, figure
-from attacc.study.papers.prices import Load, Prices
+from attacc.study.papers.platforms import Load, Pricers
 from attacc.study.papers.recorded_runs import (
     ends_of_parts,
     paper_runs,
@@ -55,7 +55,7 @@ ASKED = 0.005
 
 @pytest.fixture(scope="module")
 def setting() -> Setting:
-    return Setting(Prices(cost_model(GpuModel.PUBLISHED)))
+    return Setting(Pricers(cost_model(GpuModel.PUBLISHED)))
 
 
 def test_every_time_of_the_published_runs() -> None:
@@ -126,8 +126,8 @@ def test_prices_are_those_of_a_comparison(setting: Setting) -> None:
         results, (setting.base, setting.cpu, setting.attacc(plain)), strict=True
     ):
         batch, performance = served(result)
-        assert setting.prices.largest(platform, setting.gpt3, LONG) == batch.size
-        ours = setting.prices.serve(platform, setting.gpt3, LONG, batch.size)
+        assert setting.pricers.largest(platform, setting.gpt3, LONG) == batch.size
+        ours = setting.pricers.serve(platform, setting.gpt3, LONG, batch.size)
         assert isclose(ours.step_ms, performance.tpot_ms, rel_tol=1e-3)
         assert isclose(ours.energy_per_token_j, performance.energy_per_token_j, rel_tol=1e-3)
         assert isclose(
@@ -145,9 +145,9 @@ def test_batch_within_a_target(setting: Setting, slo_ms: float) -> None:
         assert outcome.served is not None
         assert outcome.served.step_ms <= slo_ms
         assert outcome.limit == "target"
-        most = setting.prices.largest(platform, setting.gpt3, load)
+        most = setting.pricers.largest(platform, setting.gpt3, load)
         for batch in range(outcome.served.batch + 1, min(most, outcome.served.batch + 30) + 1):
-            assert setting.prices.serve(platform, setting.gpt3, load, batch).step_ms > slo_ms
+            assert setting.pricers.serve(platform, setting.gpt3, load, batch).step_ms > slo_ms
 
 
 def test_what_cannot_be_served(setting: Setting) -> None:
@@ -161,17 +161,17 @@ def test_what_cannot_be_served(setting: Setting) -> None:
     assert (outcome.served, outcome.limit) == (None, "does not fit")
     assert not reasons.told
     with pytest.raises(InputError, match="has no AttAccs"):
-        setting.prices.curve(setting.base, setting.gpt3, LONG, 1)
+        setting.pricers.overlap(setting.base, setting.gpt3, LONG, 1)
 
 
 def test_steps_without_a_price() -> None:
     """Catches a refusal of the cost model that ends a reproduction, or that nobody is told."""
 
     class Refuses(PublishedCostModel):
-        def matmul(self, op: MatMul, gpu: GpuSpec) -> OperatorCost:
+        def matmul(self, op: MatMul, gpu: GpuSpec) -> OperatorCosts:
             raise InputError(f"no price for this {type(op).__name__}", where=gpu.name)
 
-    refusing = Setting(Prices(Refuses()))
+    refusing = Setting(Pricers(Refuses()))
     exhibit = cal2023.attention_share(refusing)
     assert exhibit.column("step_ms") == [None] * len(exhibit.rows)
     assert [note for note in exhibit.notes if "no price for this" in note] == [

@@ -68,7 +68,7 @@ def test_each_case_hides_what_the_longest_stage_covers() -> None:
             qkv_share=0.75,
             r=0.25,
         )
-        return v.transfer_ns, v.qkv_ns, v.projection_ns
+        return float(v.transfer_ns), float(v.qkv_ns), float(v.projection_ns)
 
     assert visible(attention=10.0, transfer=4.0) == (1.0, 1.5, 0.5)
     assert visible(attention=10.0, transfer=12.0) == (4.5, 1.5, 0.5)

@@ -32,7 +32,7 @@ from attacc.system.pipelined_layer import (
     simulate_decode_step,
     simulate_layers,
 )
-from attacc.system.step import DecodePricer
+from tests.pricing import step_cost
 
 COSTS = PublishedCostModel()
 RATES = published_rates(Placement.BANK, power_limited=True, stacks_per_device=5)
@@ -42,7 +42,7 @@ TIMES = st.floats(min_value=0.1, max_value=1000)
 
 
 def attention_of(time_ns: float) -> AttaccAttention:
-    return AttaccAttention(time_ns, EnergyBreakdown())
+    return AttaccAttention.one(time_ns, EnergyBreakdown())
 
 
 def gpt3(batch: int = 18) -> Step:
@@ -152,7 +152,7 @@ def test_pipelining_beats_the_closed_form_where_products_are_longest() -> None:
     """Catches the difference that the page states: r times attention and transfers hide as well."""
     step, time_ns = gpt3(), 2e4
     result = compared(time_ns, step)
-    cost = DecodePricer(step, SYSTEM, COSTS).cost(attention=attention_of(time_ns))
+    cost = step_cost(step, SYSTEM, COSTS, attention=attention_of(time_ns))
     op = {op.name: op.alone_ns for op in cost.operators}
     hidden_ns = (time_ns + op["qkv_transfer"] + op["context_transfer"]) / result.units
     closed_ns = result.pipelining.closed_form_ns - step.layers * hidden_ns

@@ -1,12 +1,13 @@
 from dataclasses import replace
 from math import isclose
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from attacc.errors import EngineError, InputError
-from attacc.gpu.costs import Bound, EnergyBreakdown
+from attacc.gpu.costs import BOUNDS, Bound, EnergyBreakdown
 from attacc.gpu.published.model import PublishedCostModel, published_rates
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import (
@@ -18,15 +19,16 @@ from attacc.hardware.system import (
     resolve_system,
 )
 from attacc.models.architecture import MODELS
-from attacc.models.operators import AllReduce, Attention, Pointwise, PointwiseKind, Step
+from attacc.models.operators import AllReduce, Attention, Phase, Pointwise, PointwiseKind, Step
 from attacc.models.precision import ElementType
-from attacc.models.steps import decode_step, prefill_step
+from attacc.models.steps import Decoding, decode_step, model_step, prefill_step
 from attacc.system.attaccs import AttaccAttention
-from attacc.system.step import DecodePricer, Group, StepCost, average, prefill_cost
+from attacc.system.step import Group, StepCost, step_costs
+from tests.pricing import step_cost
 
 MODEL = PublishedCostModel()
 RATES = published_rates(Placement.BANK, power_limited=True, stacks_per_device=5)
-ATTENTION = AttaccAttention(1e5, EnergyBreakdown(dram_pj=7.0, alu_pj=3.0))
+ATTENTION = AttaccAttention.one(1e5, EnergyBreakdown(dram_pj=7.0, alu_pj=3.0))
 GPT3 = MODELS.load("gpt3-175b")
 LLAMA3 = MODELS.load("llama-3.1-70b")
 MIXTRAL = MODELS.load("mixtral-8x7b")
@@ -53,14 +55,14 @@ def gpt3_step(batch: int = 18, kv_length: int = 3000) -> Step:
 
 
 def on_attacc(system: ResolvedSystem, step: Step, time_ns: float = 1e5) -> StepCost:
-    pricer = DecodePricer(step, system, MODEL, RATES)
-    return pricer.cost(attention=replace(ATTENTION, time_ns=time_ns))
+    attention = AttaccAttention.one(time_ns, EnergyBreakdown(dram_pj=7.0, alu_pj=3.0))
+    return step_cost(step, system, MODEL, RATES, attention=attention)
 
 
 @pytest.mark.parametrize("name", ["dgx-base", "dgx-cpu", "dgx-attacc-bank"])
 def test_a_step_is_the_sum_of_its_groups(name: str) -> None:
     """Catches an operator without a group, and energy or time that is counted twice."""
-    cost = DecodePricer(gpt3_step(), load_system(name), MODEL, RATES).cost(attention=ATTENTION)
+    cost = step_cost(gpt3_step(), load_system(name), MODEL, RATES, attention=ATTENTION)
     groups = [cost.group(group) for group in Group]
     assert groups == [cost.fc, cost.attention, cost.communication, cost.other]
     assert isclose(cost.time_ns, sum(group.time_ns for group in groups), rel_tol=1e-12)
@@ -73,7 +75,7 @@ def test_a_step_is_the_sum_of_its_groups(name: str) -> None:
 def test_operators_keep_their_order_and_count() -> None:
     """Catches an operator that is lost, moved, or run in every layer where it runs once."""
     step = gpt3_step()
-    cost = DecodePricer(step, load_system("dgx-base"), MODEL).cost()
+    cost = step_cost(step, load_system("dgx-base"), MODEL)
     kernels = [
         name
         for op in (*step.layer, *step.outside)
@@ -85,27 +87,32 @@ def test_operators_keep_their_order_and_count() -> None:
     assert {op.runs for op in cost.operators[outside:]} == {1}
 
 
-def test_any_length_from_one_pricer() -> None:
-    """Catches a length that does not reach all three attention operators."""
+def test_many_lengths_in_one_go() -> None:
+    """Catches a length that does not reach all three attention operators, or another step's."""
     system = load_system("dgx-base")
-    pricer = DecodePricer(gpt3_step(kv_length=2049), system, MODEL)
-    for length in (1, 100, 4095):
-        fresh = DecodePricer(gpt3_step(kv_length=length), system, MODEL).cost()
-        assert pricer.cost(kv_length=length) == fresh
+    lengths = (1, 100, 4095)
+    decode = Decoding(18, np.array(lengths, dtype=np.float64))
+    together = step_costs(model_step(GPT3, decode=decode, tensor_parallel=8), system, MODEL)
+    assert together.steps == 3
+    for number, length in enumerate(lengths):
+        alone = step_cost(gpt3_step(kv_length=length), system, MODEL)
+        assert together.at(number) == alone
+        assert together.time_ns[number] == alone.time_ns
+        assert isclose(together.energy.total_pj[number], alone.energy.total_pj, rel_tol=1e-14)
 
 
 def test_energy_counts_every_gpu() -> None:
     """Catches the energy of one GPU in place of the system's."""
     step = gpt3_step()
-    cost = DecodePricer(step, load_system("dgx-base"), MODEL).cost()
-    qkv = MODEL.matmul(step.layer[0], load_system("dgx-base").gpu)  # pyright: ignore[reportArgumentType]
+    cost = step_cost(step, load_system("dgx-base"), MODEL)
+    qkv = MODEL.matmul(step.layer[0], load_system("dgx-base").gpu).one  # pyright: ignore[reportArgumentType]
     assert cost.operators[0].energy == qkv.energy.times(8)
 
 
 def test_attention_on_attacc_takes_the_time_and_energy_it_was_given() -> None:
     """Catches attention that is scaled by GPUs, or softmax that is added to its time."""
-    attention = replace(ATTENTION, softmax_ns=5e4)
-    cost = DecodePricer(gpt3_step(), with_attacc(), MODEL).cost(attention=attention)
+    attention = AttaccAttention.one(1e5, EnergyBreakdown(dram_pj=7.0, alu_pj=3.0), 5e4)
+    cost = step_cost(gpt3_step(), with_attacc(), MODEL, attention=attention)
     assert isclose(cost.attention.time_ns, 96 * 1e5)
     assert cost.attention.energy == EnergyBreakdown(dram_pj=96 * 7.0, alu_pj=96 * 3.0)
     assert cost.attention.bound is Bound.MEMORY
@@ -164,22 +171,22 @@ def test_coprocessing_moves_energy_to_attacc() -> None:
 def test_prefill_hides_the_transfer_of_the_cache() -> None:
     """Catches a prefill that waits for a transfer, or does not where it is too long to hide."""
     step = prefill_step(GPT3, batch=4, prompt_length=2048, tensor_parallel=8)
-    alone = prefill_cost(step, load_system("dgx-base"), MODEL)
+    alone = step_cost(step, load_system("dgx-base"), MODEL)
     kv_bytes = 4 * 2048 * 2 * 12288 / 8 * 2
-    hidden = prefill_cost(step, with_attacc(), MODEL, kv_bytes=kv_bytes)
+    hidden = step_cost(step, with_attacc(), MODEL, kv_bytes=kv_bytes)
     assert isclose(hidden.time_ns, alone.time_ns)
     assert isclose(hidden.hidden_ns, 96 * kv_bytes / 300e9 * 1e9)
     energy = hidden.energy.link_pj - alone.energy.link_pj
     assert isclose(energy, 8 * 96 * kv_bytes * 10.4, rel_tol=1e-9)
-    slow = prefill_cost(step, with_attacc(), MODEL, kv_bytes=1e6 * kv_bytes)
+    slow = step_cost(step, with_attacc(), MODEL, kv_bytes=1e6 * kv_bytes)
     assert isclose(slow.time_ns, 96 * 1e6 * kv_bytes / 300e9 * 1e9, rel_tol=1e-2)
 
 
 def test_attention_on_cpus_is_slower_than_on_gpus() -> None:
     """Catches CPU attention priced as one GPU's share, and transfers that are not hidden."""
     step = gpt3_step()
-    cpu = DecodePricer(step, load_system("dgx-cpu"), MODEL).cost()
-    gpu = DecodePricer(step, load_system("dgx-base"), MODEL).cost()
+    cpu = step_cost(step, load_system("dgx-cpu"), MODEL)
+    gpu = step_cost(step, load_system("dgx-base"), MODEL)
     ratio = (8 * 3352) / (2 * 204.8)
     assert isclose(cpu.attention.time_ns / gpu.attention.time_ns, ratio, rel_tol=0.5)
     names = [op.name for op in cpu.operators]
@@ -190,54 +197,59 @@ def test_attention_on_cpus_is_slower_than_on_gpus() -> None:
 
 def test_the_mean_weighs_times_energies_and_bounds() -> None:
     """Catches a mean that drops an energy or reports the bound of the first step."""
-    pricer = DecodePricer(gpt3_step(), load_system("dgx-base"), MODEL)
-    short, long = pricer.cost(kv_length=10), pricer.cost(kv_length=4000)
-    mean = average([short, long], weights=[1, 3])
+    decode = Decoding(18, np.array([10.0, 4000.0]))
+    step = model_step(GPT3, decode=decode, tensor_parallel=8)
+    costs = step_costs(step, load_system("dgx-base"), MODEL)
+    short, long = costs.at(0), costs.at(1)
+    mean = costs.mean([1, 3])
     assert isclose(mean.time_ns, 0.25 * short.time_ns + 0.75 * long.time_ns)
     expected = 0.25 * short.energy.total_pj + 0.75 * long.energy.total_pj
     assert isclose(mean.energy.total_pj, expected)
-    fixed = mean.operators[0]
-    assert fixed is short.operators[0]
-    changed = replace(short.operators[1], bound=Bound.COMPUTE)
-    relabelled = replace(short, operators=(fixed, changed, *short.operators[2:]))
-    assert average([relabelled, long]).operators[1].bound is Bound.MEMORY
+    assert mean.operators[0] == short.operators[0]
+    codes = np.array([BOUNDS.index(bound) for bound in (Bound.COMPUTE, Bound.MEMORY)], np.int8)
+    changed = replace(costs.operators[1], bound=codes)
+    assert changed.mean(np.array([0.5, 0.5])).bound is Bound.MEMORY
 
 
 def test_a_step_for_other_gpus_is_refused() -> None:
     """Catches a step priced on a system that it was not built for."""
     step = decode_step(GPT3, batch=1, kv_length=1, tensor_parallel=4)
     with pytest.raises(InputError, match="split over 4 GPUs, the system has 8"):
-        DecodePricer(step, load_system("dgx-base"), MODEL)
+        step_cost(step, load_system("dgx-base"), MODEL)
     prefill = prefill_step(GPT3, batch=1, prompt_length=1, tensor_parallel=4)
     with pytest.raises(InputError, match="split over 4 GPUs, the system has 8"):
-        prefill_cost(prefill, load_system("dgx-base"), MODEL)
+        step_cost(prefill, load_system("dgx-base"), MODEL)
 
 
 def test_faults_of_the_caller_are_engine_errors() -> None:
     """Catches attention of zero time where nobody timed it, and other silent omissions."""
     step = gpt3_step()
     with pytest.raises(EngineError, match="needs the attention"):
-        DecodePricer(step, with_attacc(), MODEL).cost()
+        step_cost(step, with_attacc(), MODEL)
     with pytest.raises(EngineError, match="needs the rates"):
-        DecodePricer(step, with_attacc(coprocessing=True), MODEL)
+        step_cost(step, with_attacc(coprocessing=True), MODEL, attention=ATTENTION)
     prefill = prefill_step(GPT3, batch=1, prompt_length=8, tensor_parallel=8)
-    with pytest.raises(EngineError, match="no decode step"):
-        DecodePricer(prefill, load_system("dgx-base"), MODEL)
+    with pytest.raises(EngineError, match="no decode with one attention of each kind"):
+        step_cost(replace(prefill, phase=Phase.DECODE), load_system("dgx-base"), MODEL)
+    two = model_step(GPT3, decode=Decoding(1, np.array([1.0, 2.0])), tensor_parallel=8)
+    several = step_costs(two, load_system("dgx-base"), MODEL)
+    with pytest.raises(EngineError, match="2 steps, not one"):
+        _ = several.one
     nameless = replace(step, layer=tuple(op for op in step.layer if op.name != "projection"))
     with pytest.raises(EngineError, match="needs an operator projection"):
-        DecodePricer(nameless, with_attacc(pipelining=True), MODEL).cost(attention=ATTENTION)
+        step_cost(nameless, with_attacc(pipelining=True), MODEL, attention=ATTENTION)
     odd = Pointwise("ff1", PointwiseKind.GELU, 1, 1, 1, ElementType.FP16)
     with pytest.raises(EngineError, match="ff1 is no matrix product"):
-        DecodePricer(
+        step_cost(
             replace(step, layer=(*step.layer, odd)), with_attacc(coprocessing=True), MODEL, RATES
         )
     unlinked = replace(load_system("dgx-base"), link=None)
     assert any(isinstance(op, AllReduce) for op in step.layer)
     with pytest.raises(EngineError, match="without a link"):
-        DecodePricer(step, unlinked, MODEL)
+        step_cost(step, unlinked, MODEL)
     hostless = replace(load_system("dgx-cpu"), host=None)
     with pytest.raises(EngineError, match="without CPUs"):
-        DecodePricer(step, hostless, MODEL).cost()
+        step_cost(step, hostless, MODEL)
     lonely = replace(with_attacc(), attacc=None)
     with pytest.raises(EngineError, match="nothing but GPUs"):
-        DecodePricer(step, lonely, MODEL).cost(attention=ATTENTION)
+        step_cost(step, lonely, MODEL, attention=ATTENTION)

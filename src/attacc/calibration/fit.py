@@ -420,7 +420,7 @@ def decode_problem(data: Measurements, gpu: GpuSpec, rule: DecodeRule) -> Proble
     )
 
     def predict(values: Floats, rows: Indices) -> Floats:
-        some, times = shapes.take(rows), np.empty(rows.size)
+        some, (times, rounds) = shapes.take(rows), np.empty((2, rows.size))
         decode_times(
             some.batch,
             some.heads,
@@ -432,6 +432,7 @@ def decode_problem(data: Measurements, gpu: GpuSpec, rule: DecodeRule) -> Proble
             table,
             SPLITS,
             times,
+            rounds,
         )
         return times
 
@@ -500,6 +501,8 @@ def prefill_problem(data: Measurements, gpu: GpuSpec, rules: LibraryRules) -> Pr
             some.kv_heads,
             some.head_dim,
             some.length,
+            some.earlier,
+            some.own,
             at,
             vector,
             float(rules.packs_groups),

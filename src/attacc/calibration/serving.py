@@ -16,12 +16,11 @@ import numpy as np
 
 from attacc.calibration.check import NAMES, NOTHING, Accuracy, Group, class_rows
 from attacc.calibration.least_squares import minimise
-from attacc.calibration.step import decode_time, prefill_time
 from attacc.calibration.tables import Allowed, Reasons, Table, open_table
 from attacc.errors import InputError
 from attacc.gpu.calibrated.coefficients import CALIBRATIONS
-from attacc.gpu.calibrated.costs import Kernels
-from attacc.gpu.calibrated.kernels import CalibratedGpu, Floats
+from attacc.gpu.calibrated.costs import CalibratedCostModel
+from attacc.gpu.calibrated.kernels import Floats
 from attacc.gpu.frameworks import (
     SERVING,
     FirstTokenCoefficients,
@@ -32,12 +31,19 @@ from attacc.gpu.frameworks import (
     ServingSpec,
     TokenCoefficients,
     latency,
+    serving_series,
 )
-from attacc.models.architecture import MODELS, ModelSpec
-from attacc.models.parameters import kv_bytes_per_token, weight_bytes
+from attacc.hardware.gpu import GPUS
+from attacc.hardware.system import AttentionSite, SystemSpec, resolve_system
+from attacc.models.architecture import MODELS
 from attacc.models.precision import ElementType
 from attacc.models.sharding import valid_tensor_parallel
+from attacc.system.batches import Chunk
+from attacc.system.pricer import Pricer
+from attacc.system.step import Group as Part
+from attacc.system.step import StepCost
 from attacc.units import NS_PER_MS
+from attacc.workload.requests import fixed_lengths
 
 COLUMNS: Final = (
     "backend",
@@ -75,7 +81,7 @@ MODEL_PATHS: Final = {
     "meta-llama/Llama-3.1-70B": "llama-3.1-70b",
 }
 SYSTEMS: Final = {"a100_sxm": "a100", "h100_sxm": "h100", "h200_sxm": "h200"}
-PRODUCTS_FROM: Final = {("TRTLLM", "h200"): "h100"}
+PRODUCTS_FROM: Final = {"TRTLLM": {"h200": "h100"}}
 """TensorRT-LLM's products were not measured on an H200: those of an H100, on its data sheet."""
 WEIGHTS: Final = {"": ElementType.BF16, "fp8": ElementType.FP8, "fp8_block": ElementType.FP8}
 EIGHT_BIT_CACHE: Final = ("trtllm",)
@@ -244,10 +250,16 @@ def served(runs: Sequence[Run], kernels_of: Mapping[str, str] | None = None) -> 
     inside: list[Run] = []
     outside: list[OutsideRun] = []
     rows: list[tuple[float, ...]] = []
-    kernels: dict[tuple[str, str], Kernels] = {}
+    cost_models = {
+        library: CalibratedCostModel(
+            framework=library, serving=None, products_from=PRODUCTS_FROM.get(library)
+        )
+        for library in set(libraries.values())
+    }
     for run in runs:
         try:
-            rows.append(_steps(run, libraries, kernels))
+            costs = cost_models.get(libraries.get(run.framework, ""))
+            rows.append(_steps(run, costs))
             inside.append(run)
         except _OutsideError as error:
             outside.append(OutsideRun(run, str(error)))
@@ -255,9 +267,7 @@ def served(runs: Sequence[Run], kernels_of: Mapping[str, str] | None = None) -> 
     return Served(inside, ServedSteps(*(np.ascontiguousarray(c) for c in columns)), outside)
 
 
-def _steps(
-    run: Run, libraries: Mapping[str, str], known: dict[tuple[str, str], Kernels]
-) -> tuple[float, ...]:
+def _steps(run: Run, costs: CalibratedCostModel | None) -> tuple[float, ...]:
     if run.fault:
         raise _OutsideError(run.fault)
     if run.model is None:
@@ -266,7 +276,7 @@ def _steps(
         raise _OutsideError(f"no products in {run.quantised} were measured")
     if run.gpu not in SYSTEMS:
         raise _OutsideError(f"no calibration for {run.gpu!r}")
-    if run.framework not in libraries:
+    if costs is None:
         raise _OutsideError(f"nothing was fitted for {run.framework!r}")
     model = MODELS.load(run.model)
     if run.tensor_parallel > LARGEST_TENSOR_PARALLEL:
@@ -276,61 +286,42 @@ def _steps(
     cache = _cache(run.framework, run.dtype)
     precision = model.precision.model_copy(update={"weights": run.dtype, "kv": cache})
     model = model.model_copy(update={"precision": precision})
-    key = (run.framework, run.gpu)
-    if key not in known:
-        known[key] = _kernels(libraries[run.framework], SYSTEMS[run.gpu])
-    kernels = known[key]
-    if _capacity(model, kernels, run) < run.concurrency:
+    gpu = GPUS.load(SYSTEMS[run.gpu])
+    system = SystemSpec(
+        name=run.gpu,
+        gpu=gpu.name,
+        gpus=run.tensor_parallel,
+        memory_per_gpu_bytes=MEMORY_SHARE * gpu.memory_bytes,
+        link=gpu.link,
+        attention=AttentionSite.GPU,
+    )
+    pricer = Pricer(model, resolve_system(system), gpu_model=costs)
+    if not pricer.fits(fixed_lengths(run.prompt, run.output), run.concurrency):
         raise _OutsideError("the memory does not hold all requests at full length")
     try:
-        decode = decode_time(
-            model,
-            kernels,
-            batch=run.concurrency,
-            kv_length=run.prompt + run.output // 2,
-            tensor_parallel=run.tensor_parallel,
-        )
-        prefill = prefill_time(
-            model,
-            kernels,
-            prompts=1,
-            prompt_length=run.prompt,
-            tensor_parallel=run.tensor_parallel,
-        )
+        decode = pricer.step(decode=[run.prompt + run.output // 2] * run.concurrency)
+        prefill = pricer.step(prefill=[Chunk(run.prompt)])
     except InputError as error:
         raise _OutsideError(error.message) from None
-    operators = decode.products_ns + decode.attention_ns + decode.pointwise_ns
-    prompt = prefill.products_ns + prefill.attention_ns + prefill.pointwise_ns + prefill.reduce_ns
+    reduce_ns = decode.group(Part.COMMUNICATION).time_ns
     return (
         run.concurrency,
         run.output,
-        operators,
-        decode.launch_ns,
-        decode.reduce_ns,
-        decode.layers,
-        prompt,
+        decode.time_ns - reduce_ns,
+        _launch_ns(decode),
+        reduce_ns,
+        model.layers,
+        prefill.time_ns,
     )
+
+
+def _launch_ns(step: StepCost) -> float:
+    """Return the part of a step that is starting kernels."""
+    return sum(op.runs * op.launch_ns for op in step.operators)
 
 
 def _cache(framework: str, dtype: ElementType) -> ElementType:
     return dtype if framework in EIGHT_BIT_CACHE else ElementType.BF16
-
-
-def _kernels(library: str, gpu: str) -> Kernels:
-    calibrated = CalibratedGpu.load(gpu)
-    other = PRODUCTS_FROM.get((library, gpu))
-    return Kernels(
-        calibrated,
-        framework=library,
-        products=None if other is None else CalibratedGpu.load(other).on(calibrated.gpu),
-    )
-
-
-def _capacity(model: ModelSpec, kernels: Kernels, run: Run) -> float:
-    """Return how many requests at full length the memory holds."""
-    memory = MEMORY_SHARE * kernels.gpu.gpu.memory_bytes
-    room = memory - weight_bytes(model, run.tensor_parallel)
-    return room / (kv_bytes_per_token(model, run.tensor_parallel) * (run.prompt + run.output))
 
 
 TOKEN_STARTS: Final = (0.5, 2e3, 3e5, 1e3, 0.6, 1.0)
@@ -505,13 +496,6 @@ def _series(
         front_end=found.front_end,
     )
     return series, held_back
-
-
-def serving_series(spec: ServingSpec, version: str, dtype: ElementType) -> ServingSeries | None:
-    """Return the series of a version; else the largest one of its element type; else None."""
-    same = [series for series in spec.series if series.dtype is dtype]
-    exact = [series for series in same if series.version == version]
-    return (exact or same or [None])[-1]
 
 
 def check_serving(

@@ -117,6 +117,21 @@ class ServingSpec(PresetSpec):
 SERVING: Final = Presets("serving framework", ServingSpec, "attacc.gpu", "presets/serving")
 
 
+def serving_series(
+    spec: ServingSpec, version: str | None, dtype: ElementType
+) -> ServingSeries | None:
+    """Return the series of an element type; None if there is none.
+
+    Args:
+        spec: the framework.
+        version: of the framework; where it has no series, or None, the one of the most runs.
+        dtype: element type of the weights.
+    """
+    same = [series for series in spec.series if series.dtype is dtype]
+    exact = [series for series in same if series.version == version]
+    return (exact or same or [None])[-1]
+
+
 @dataclass(frozen=True, slots=True)
 class ServedSteps:
     """Steps of runs, arrays of one length; nanoseconds unless said otherwise.

@@ -46,6 +46,24 @@ class CapacityRule(StrEnum):
     values outside the stacks are attended to as if they were inside."""
 
 
+class Heads(StrEnum):
+    """How key/value heads are dealt out to the stacks of a system."""
+
+    CUT = "cut"
+    """Heads are cut where that makes the fullest stack less full."""
+    WHOLE = "whole"
+    """Every head lies in one stack, as in the papers."""
+
+
+class PrefillKv(StrEnum):
+    """Where the keys and values of a prompt are while its later chunks are processed."""
+
+    GPU = "gpu"
+    """They stay in GPU memory until the prefill ends, and are written to the stacks behind it."""
+    READ_BACK = "read_back"
+    """They are in the stacks alone; every later chunk reads them back over the link."""
+
+
 class CpuTable(Spec):
     """The CPUs of a system.
 
@@ -72,6 +90,9 @@ class AttaccTable(Spec):
         schedule: order of the commands.
         queries_per_read: query heads that share keys and values and are served by one read of
             them, at most; 1 is the unit of the papers.
+        heads: whether key/value heads may be cut over stacks. By default they are with the
+            interleaved schedule; the other schedules know whole heads only.
+        prefill_kv: where the keys and values of a prompt are while its later chunks are processed.
         link: name of a link preset, or a file: from each GPU to the AttAccs.
         capacity: which memory may hold what.
     """
@@ -83,8 +104,15 @@ class AttaccTable(Spec):
     power_limited: bool = True
     schedule: Schedule = Schedule.INTERLEAVED
     queries_per_read: int = Field(default=1, gt=0, le=1024)
+    heads: Heads | None = None
+    prefill_kv: PrefillKv = PrefillKv.GPU
     link: DocumentName = "nvlink3"
     capacity: CapacityRule = CapacityRule.SEPARATE
+
+    @property
+    def cuts_heads(self) -> bool:
+        """Whether key/value heads are cut over stacks."""
+        return self.heads is not Heads.WHOLE and self.schedule is Schedule.INTERLEAVED
 
 
 class SystemSpec(PresetSpec):
@@ -148,6 +176,20 @@ class SystemSpec(PresetSpec):
             raise ValueError(
                 f"attacc.queries_per_read = {table.queries_per_read} needs attacc.schedule = "
                 f'"{Schedule.INTERLEAVED}", not "{table.schedule}": write 1, or that schedule'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _heads_can_be_cut(self) -> Self:
+        table = self.attacc
+        if (
+            table is not None
+            and table.heads is Heads.CUT
+            and table.schedule is not Schedule.INTERLEAVED
+        ):
+            raise ValueError(
+                f'attacc.heads = "{Heads.CUT}" needs attacc.schedule = "{Schedule.INTERLEAVED}", '
+                f'not "{table.schedule}": write "{Heads.WHOLE}", or that schedule'
             )
         return self
 

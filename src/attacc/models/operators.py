@@ -3,6 +3,9 @@
 An operator states its work and never its cost: which device runs it, and how fast, is decided in
 ``system``. Sizes are those of one device under tensor parallelism; attention operators carry
 which part of the key/value cache they read, so that a system can place them elsewhere.
+
+A size that differs from step to step may be an array with one element for each step. The operators
+of ten thousand steps are then the same few objects as those of one step.
 """
 
 from __future__ import annotations
@@ -10,14 +13,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+from numpy.typing import NDArray
+
 from attacc.models.precision import ElementType
+
+Size = int | float | NDArray[np.float64]
+"""A size of an operator: a number, or an array with one number for each step."""
 
 
 class Phase(StrEnum):
-    """The two phases of serving a request."""
+    """What a step does for its requests."""
 
     PREFILL = "prefill"
+    """It processes prompts, or parts of them."""
     DECODE = "decode"
+    """It adds one token to each request."""
+    MIXED = "mixed"
+    """It does both, for different requests."""
 
 
 class MatMulRole(StrEnum):
@@ -62,21 +75,21 @@ class MatMul:
 
     name: str
     role: MatMulRole
-    m: int
-    n: int
-    k: int
-    count: int
+    m: Size
+    n: Size
+    k: Size
+    count: Size
     left: ElementType
     right: ElementType
     out: ElementType
 
     @property
-    def flops(self) -> float:
+    def flops(self) -> float | NDArray[np.float64]:
         """Floating-point operations, a multiply and an add counted as two."""
         return 2.0 * self.m * self.n * self.k * self.count
 
     @property
-    def bytes(self) -> float:
+    def bytes(self) -> float | NDArray[np.float64]:
         """Bytes of all operands and results, each moved once."""
         return self.count * (
             self.m * self.k * self.left.bytes
@@ -100,9 +113,9 @@ class Pointwise:
 
     name: str
     kind: PointwiseKind
-    m: int
-    n: int
-    count: int
+    m: Size
+    n: Size
+    count: Size
     element: ElementType
 
 
@@ -118,8 +131,8 @@ class AllReduce:
     """
 
     name: str
-    m: int
-    n: int
+    m: Size
+    n: Size
     element: ElementType
 
 
@@ -128,28 +141,34 @@ class Attention:
     """Attention of one layer on one device: every query of a request attends to its keys.
 
     Kernels that fuse it and models that price its products one by one see the same operator.
+    Requests of different sizes are described by means, which keep the sum of their work.
 
     Attributes:
-        phase: prefill, where queries and keys are those of the prompt, or decode.
-        batch: requests.
+        phase: prefill, where the queries are the new tokens of a prompt, or decode.
+        batch: requests; in prefill, chunks of prompts.
         heads: query heads of the device.
         kv_heads: key/value heads of the device.
         head_dim: elements of a head.
-        queries: new tokens of every request.
-        keys: tokens that every request attends to, the new ones included.
+        queries: new tokens of every request, or their mean.
+        keys: tokens that every request attends to, the new ones included; where requests differ,
+            the mean over all queries.
         activation: element type of queries and results.
         kv: element type in which keys and values are cached.
+        past: in prefill, how many of the keys were there before the chunk.
+        longest: in decode, keys of the longest request; None where all requests are alike.
     """
 
     phase: Phase
-    batch: int
+    batch: Size
     heads: int
     kv_heads: int
     head_dim: int
-    queries: int
-    keys: int
+    queries: Size
+    keys: Size
     activation: ElementType
     kv: ElementType
+    past: Size = 0
+    longest: Size | None = None
 
     @property
     def name(self) -> str:
@@ -186,7 +205,7 @@ class Attention:
         )
 
     @property
-    def _products(self) -> tuple[int, int, ElementType]:
+    def _products(self) -> tuple[Size, Size, ElementType]:
         """Return rows of a product, how many products there are, and in what type keys are read."""
         if self.phase is Phase.DECODE:
             group = self.heads // self.kv_heads
@@ -194,12 +213,12 @@ class Attention:
         return self.queries, self.batch * self.heads, self.activation
 
     @property
-    def flops(self) -> float:
+    def flops(self) -> float | NDArray[np.float64]:
         """Operations of both products, a multiply and an add counted as two; no mask saves any."""
         return 4.0 * self.batch * self.heads * self.queries * self.keys * self.head_dim
 
     @property
-    def bytes(self) -> float:
+    def bytes(self) -> float | NDArray[np.float64]:
         """Bytes of queries, keys, values and results, each moved once; scores stay inside."""
         read = self._products[2]
         queries = 2 * self.heads * self.queries * self.activation.bytes
@@ -212,11 +231,11 @@ Operator = MatMul | Pointwise | AllReduce | Attention
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a model on one device: a prefill of a batch, or one decoded token per request.
+    """One step of a model on one device, or many steps of the same operators.
 
     Attributes:
-        phase: prefill or decode.
-        batch: requests in the step.
+        phase: prefill, decode, or both.
+        decoding: requests that get a token in the step; 0 in a prefill.
         tensor_parallel: devices that share every layer.
         layers: how many times ``layer`` runs.
         layer: operators of one layer, in order.
@@ -224,7 +243,7 @@ class Step:
     """
 
     phase: Phase
-    batch: int
+    decoding: Size
     tensor_parallel: int
     layers: int
     layer: tuple[Operator, ...]

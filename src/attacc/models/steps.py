@@ -9,7 +9,10 @@ neighbours.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+import numpy as np
 
 from attacc.errors import InputError
 from attacc.models.architecture import MAX_SIZE, Activation, ModelSpec, NormKind
@@ -22,6 +25,7 @@ from attacc.models.operators import (
     Phase,
     Pointwise,
     PointwiseKind,
+    Size,
     Step,
 )
 from attacc.models.sharding import Shard, shard
@@ -32,6 +36,42 @@ _ACTIVATION = {
     Activation.SILU: PointwiseKind.SWIGLU,
 }
 _NORM = {NormKind.LAYER: PointwiseKind.LAYER_NORM, NormKind.RMS: PointwiseKind.RMS_NORM}
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """Requests that get one token each; any size may be an array with one element for each step.
+
+    Attributes:
+        requests: how many.
+        keys: keys that a request attends to, its newest included; where they differ, the mean.
+        longest: keys of the longest request; None where all are alike.
+    """
+
+    requests: Size
+    keys: Size
+    longest: Size | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilling:
+    """Parts of prompts that are processed; any size may be an array with one element for each step.
+
+    Chunks of different sizes are described by means that keep the number of tokens, and the number
+    of pairs of a query and a key.
+
+    Attributes:
+        chunks: how many.
+        new: new tokens of a chunk, or their mean.
+        keys: keys that a new token may attend to: those before the chunk and those of the chunk;
+            where chunks differ, the mean over all new tokens.
+        past: of these, the keys before the chunk.
+    """
+
+    chunks: Size
+    new: Size
+    keys: Size
+    past: Size = 0
 
 
 def decode_step(model: ModelSpec, *, batch: int, kv_length: int, tensor_parallel: int) -> Step:
@@ -53,9 +93,8 @@ def decode_step(model: ModelSpec, *, batch: int, kv_length: int, tensor_parallel
     """
     _check_size("batch", batch)
     _check_length(model, "kv_length", kv_length)
-    part = shard(model, tensor_parallel)
-    builder = _Builder(model, part, tokens=batch, sequences=batch)
-    return builder.step(Phase.DECODE, queries=1, keys=kv_length)
+    decode = Decoding(batch, kv_length)
+    return model_step(model, decode=decode, tensor_parallel=tensor_parallel)
 
 
 def prefill_step(model: ModelSpec, *, batch: int, prompt_length: int, tensor_parallel: int) -> Step:
@@ -76,12 +115,63 @@ def prefill_step(model: ModelSpec, *, batch: int, prompt_length: int, tensor_par
     """
     _check_size("batch", batch)
     _check_length(model, "prompt_length", prompt_length)
+    prefill = Prefilling(batch, prompt_length, prompt_length)
+    return model_step(model, prefill=prefill, tensor_parallel=tensor_parallel)
+
+
+def model_step(
+    model: ModelSpec,
+    *,
+    decode: Decoding | None = None,
+    prefill: Prefilling | None = None,
+    tensor_parallel: int,
+) -> Step:
+    """Return the operators of a step, or of many steps at once.
+
+    Products see all tokens of the step together; attention is apart for requests that decode and
+    for chunks of prompts. The LM head runs for one position of every request and chunk.
+
+    Args:
+        model: the model.
+        decode: requests that get a token; None for a prefill.
+        prefill: chunks of prompts; None for a decode step.
+        tensor_parallel: devices that share every layer.
+
+    Raises:
+        InputError: neither is given, or the model cannot be split over so many devices.
+    """
     part = shard(model, tensor_parallel)
-    builder = _Builder(model, part, tokens=batch * prompt_length, sequences=batch)
-    return builder.step(Phase.PREFILL, queries=prompt_length, keys=prompt_length)
+    act, kv = model.precision.activations, model.precision.kv
+    heads = part.heads, part.kv_heads, model.head_dim
+    tokens: Size = 0
+    sequences: Size = 0
+    attention: list[Attention] = []
+    if prefill is not None:
+        p = prefill
+        tokens, sequences = p.chunks * p.new, p.chunks
+        attention.append(
+            Attention(Phase.PREFILL, p.chunks, *heads, p.new, p.keys, act, kv, past=p.past)
+        )
+    if decode is not None:
+        d = decode
+        tokens, sequences = tokens + d.requests, sequences + d.requests
+        attention.append(
+            Attention(Phase.DECODE, d.requests, *heads, 1, d.keys, act, kv, longest=d.longest)
+        )
+    if not attention:
+        raise InputError("a step without requests", hint="give requests that decode, or prompts")
+    builder = _Builder(model, part, tokens, sequences)
+    return Step(
+        phase=attention[0].phase if len(attention) == 1 else Phase.MIXED,
+        decoding=0 if decode is None else decode.requests,
+        tensor_parallel=part.devices,
+        layers=model.layers,
+        layer=builder.layer(attention),
+        outside=builder.outside(),
+    )
 
 
-def active_experts(*, tokens: int, experts: int, experts_per_token: int) -> int:
+def active_experts(*, tokens: Size, experts: int, experts_per_token: int) -> Size:
     """Return the expected number of distinct experts that a batch of tokens visits.
 
     With every token choosing k of E experts at random, and independently of the others, an
@@ -95,7 +185,7 @@ def active_experts(*, tokens: int, experts: int, experts_per_token: int) -> int:
         experts_per_token: experts that a token visits, k.
     """
     left_out = (1 - experts_per_token / experts) ** tokens
-    return max(experts_per_token, round(experts * (1 - left_out)))
+    return np.maximum(experts_per_token, np.rint(experts * (1 - left_out)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,32 +201,11 @@ class _Builder:
 
     model: ModelSpec
     part: Shard
-    tokens: int
-    sequences: int
+    tokens: Size
+    sequences: Size
 
-    def step(self, phase: Phase, *, queries: int, keys: int) -> Step:
-        model, part = self.model, self.part
-        attention = Attention(
-            phase=phase,
-            batch=self.sequences,
-            heads=part.heads,
-            kv_heads=part.kv_heads,
-            head_dim=model.head_dim,
-            queries=queries,
-            keys=keys,
-            activation=model.precision.activations,
-            kv=model.precision.kv,
-        )
-        return Step(
-            phase=phase,
-            batch=self.sequences,
-            tensor_parallel=self.part.devices,
-            layers=self.model.layers,
-            layer=self._layer(attention),
-            outside=self._outside(),
-        )
-
-    def _layer(self, attention: Attention) -> tuple[Operator, ...]:
+    def layer(self, attention: Iterable[Attention]) -> tuple[Operator, ...]:
+        """Return the operators of one layer, with this attention."""
         model, part, tokens = self.model, self.part, self.tokens
         hidden, dim = model.hidden_size, model.head_dim
         context = part.heads * dim
@@ -146,7 +215,7 @@ class _Builder:
         return (
             self._fc("qkv", tokens, context + 2 * part.kv_heads * dim, hidden),
             *self._qk_norm(),
-            attention,
+            *attention,
             self._fc("projection", tokens, hidden, context),
             *reduce_attention,
             self._norm("norm1", tokens),
@@ -163,7 +232,9 @@ class _Builder:
         return (Pointwise("qk_norm", PointwiseKind.RMS_NORM, rows, self.model.head_dim, 1, act),)
 
     def _feed_forward(self) -> tuple[Operator, ...]:
-        model, rows, count = self.model, self.tokens, 1
+        model = self.model
+        rows: Size = self.tokens
+        count: Size = 1
         hidden, width = model.hidden_size, self.part.intermediate_size
         router: tuple[Operator, ...] = ()
         if model.experts:
@@ -181,7 +252,8 @@ class _Builder:
             self._fc(names[-1], rows, hidden, width, count),
         )
 
-    def _outside(self) -> tuple[Operator, ...]:
+    def outside(self) -> tuple[Operator, ...]:
+        """Return the operators that run once per step."""
         model, hidden, width = self.model, self.model.hidden_size, self.model.embedding_width
         act = model.precision.activations
         embedding = Pointwise("embedding", PointwiseKind.EMBEDDING, self.tokens, width, 1, act)
@@ -196,12 +268,12 @@ class _Builder:
             self._fc("lm_head", self.sequences, self.part.vocab_size, width),
         )
 
-    def _fc(self, name: str, m: int, n: int, k: int, count: int = 1) -> MatMul:
+    def _fc(self, name: str, m: Size, n: int, k: int, count: Size = 1) -> MatMul:
         precision = self.model.precision
         act = precision.activations
         return MatMul(name, MatMulRole.FC, m, n, k, count, act, precision.weights, act)
 
-    def _norm(self, name: str, rows: int) -> Pointwise:
+    def _norm(self, name: str, rows: Size) -> Pointwise:
         model = self.model
         kind, act = _NORM[model.norm], model.precision.activations
         return Pointwise(name, kind, rows, model.hidden_size, 1, act)

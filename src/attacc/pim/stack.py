@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Final, final
 
 import numpy as np
 
@@ -139,7 +139,8 @@ class _Shape:
     """What decides the commands of an attention, and their timing.
 
     Attributes:
-        lengths: keys of each key/value head, longest first, filled up to whole columns.
+        lengths: how many key/value heads have how many keys, filled up to whole columns: pairs of
+            keys and heads, the longest first.
         head_dim: elements of a key.
         element: element type of the keys and values.
         queries: query heads that share each key/value head.
@@ -147,12 +148,26 @@ class _Shape:
         window_cycles: in which commands are counted; 0 for none.
     """
 
-    lengths: tuple[int, ...]
+    lengths: tuple[tuple[int, int], ...]
     head_dim: int
     element: ElementType
     queries: int
     queries_per_read: int
     window_cycles: int
+
+    @property
+    def longest(self) -> int:
+        """Keys of the longest head."""
+        return self.lengths[0][0]
+
+    @property
+    def heads(self) -> int:
+        """Key/value heads."""
+        return sum(heads for _, heads in self.lengths)
+
+    def each(self) -> list[int]:
+        """Return the keys of every head, the longest first."""
+        return [keys for keys, heads in self.lengths for _ in range(heads)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,11 +181,17 @@ class _Played:
     dealt: Dealt
 
 
+REMEMBERED: Final = 4096
+"""Programs of a stack whose timing is kept; the ones not used for longest are dropped."""
+
+
+@final
 @dataclass(frozen=True, eq=False)
 class Stack:
     """A device with units at a placement, ready to attend.
 
-    Programs are timed once per shape: lengths that fill the same columns share their commands.
+    Programs are timed once per shape: lengths that fill the same columns share their commands, and
+    heads of the same lengths do in any order. `REMEMBERED` shapes are kept.
 
     Attributes:
         device: the DRAM device.
@@ -193,21 +214,6 @@ class Stack:
     schedule: Schedule
     power_budget_w: float | None = None
     temperature_c: float | None = None
-    _energies: DramEnergy = field(init=False, repr=False)
-    _multiply: str = field(init=False, repr=False)
-    _banks_per_multiply: int = field(init=False, repr=False)
-    _internal_bytes_per_s: float = field(init=False, repr=False)
-    _tables: dict[tuple[int, int | None], TimingTables] = field(
-        init=False, repr=False, default_factory=dict[tuple[int, int | None], TimingTables]
-    )
-    _dealers: dict[tuple[TimingTables, int, ElementType, int, int], Dealer] = field(
-        init=False,
-        repr=False,
-        default_factory=dict[tuple[TimingTables, int, ElementType, int, int], Dealer],
-    )
-    _played: dict[_Shape, _Played] = field(
-        init=False, repr=False, default_factory=dict[_Shape, _Played]
-    )
 
     def __post_init__(self) -> None:
         if self.schedule is Schedule.INTERLEAVED and self.device.pipeline is None:
@@ -221,17 +227,36 @@ class Stack:
                 f"a power budget of {self.power_budget_w:g} W, but multiplies without a limit",
                 hint="limit the power, or give no budget",
             )
-        # Looked up once: what a device names is loaded every time that it is asked for.
-        family = self.device.rule_set.families[self.placement]
-        banks = self.device.banks_per_command(self.placement)
-        object.__setattr__(self, "_energies", DRAM_ENERGIES.load(self.device.energy))
-        object.__setattr__(self, "_multiply", family.multiply)
-        object.__setattr__(self, "_banks_per_multiply", banks)
-        internal = self.device.internal_bytes_per_s(
-            self.placement, power_limited=self.power_limited
-        )
-        object.__setattr__(self, "_internal_bytes_per_s", internal)
+        # A temperature or an organisation that cannot be is refused here, not at the first use.
         self._resolve(self.device, 1)
+
+    @cached_property
+    def _energies(self) -> DramEnergy:
+        return DRAM_ENERGIES.load(self.device.energy)
+
+    @cached_property
+    def _multiply(self) -> str:
+        return self.device.rule_set.families[self.placement].multiply
+
+    @cached_property
+    def _banks_per_multiply(self) -> int:
+        return self.device.banks_per_command(self.placement)
+
+    @cached_property
+    def _internal_bytes_per_s(self) -> float:
+        return self.device.internal_bytes_per_s(self.placement, power_limited=self.power_limited)
+
+    @cached_property
+    def _tables(self) -> dict[tuple[int, int | None], TimingTables]:
+        return {}
+
+    @cached_property
+    def _dealers(self) -> dict[tuple[TimingTables, int, ElementType, int, int], Dealer]:
+        return {}
+
+    @cached_property
+    def _played(self) -> Callable[[_Shape], _Played]:
+        return lru_cache(maxsize=REMEMBERED)(self._play)
 
     def layout(self, length: int, head_dim: int, element: ElementType) -> HeadLayout:
         """Return how one head lies in a channel of this stack."""
@@ -325,18 +350,17 @@ class Stack:
             self._check_barriers(lengths, passes)
         # Lengths that fill the same columns share their commands, and so the longest of them.
         parts = layout.sequence_parts
-        rounded = -(-np.sort(np.array(lengths, dtype=np.int64))[::-1] // parts) * parts
+        rounded = -(-np.array(lengths, dtype=np.int64) // parts) * parts
+        keys_of, heads_of = np.unique(rounded, return_counts=True)
         shape = _Shape(
-            tuple(rounded.tolist()),
+            tuple(zip(keys_of[::-1].tolist(), heads_of[::-1].tolist(), strict=True)),
             head_dim,
             element,
             passes.queries,
             passes.most,
             0 if window_ns is None else self._window_cycles(window_ns),
         )
-        played = self._played.get(shape)
-        if played is None:
-            played = self._played[shape] = self._play(shape)
+        played = self._played(shape)
         timed, device = played.timed, played.device
         keys = sum(lengths)
         kv_bytes = 2 * keys * head_dim * element.bytes
@@ -465,7 +489,7 @@ class Stack:
         return self._dealers[key]
 
     def _play(self, shape: _Shape) -> _Played:
-        layout = self.layout(shape.lengths[0], shape.head_dim, shape.element)
+        layout = self.layout(shape.longest, shape.head_dim, shape.element)
         device, channels = self.device, self.device.organization.channels
         if self.power_budget_w is not None:
             cadence = cadence_from_budget(
@@ -480,15 +504,16 @@ class Stack:
             device = with_power_cadence(device, cadence)
         tables = self._resolve(device, shape.queries_per_read)
         if self.schedule is Schedule.INTERLEAVED:
-            counts = Counter(shape.lengths)
-            check_capacity(layout, list(counts), list(counts.values()))
+            keys_of, heads_of = zip(*shape.lengths, strict=True)
+            check_capacity(layout, keys_of, heads_of)
             dealer = self._dealer(device, tables, shape)
-            dealt_run = dealer.play(shape.lengths, window_cycles=shape.window_cycles)
+            dealt_run = dealer.play(shape.each(), window_cycles=shape.window_cycles)
             timed, dealt = dealt_run.timed, _dealt(dealt_run.assignment)
         else:
-            kv_heads = len(shape.lengths)
-            longest = shape.lengths[0]
-            dealt = Dealt(kv_heads, longest, 0, -(-kv_heads // channels) * channels / kv_heads)
+            kv_heads = shape.heads
+            dealt = Dealt(
+                kv_heads, shape.longest, 0, -(-kv_heads // channels) * channels / kv_heads
+            )
             program = attention_program(
                 layout, kv_heads * shape.queries, self.schedule, shape.queries
             )

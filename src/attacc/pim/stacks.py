@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
+from attacc.errors import InputError
 from attacc.hardware.system import Schedule
 from attacc.models.precision import ElementType
 from attacc.pim.mapping.balance import assign_stacks
@@ -23,11 +25,13 @@ class AttentionOfStacks:
     Attributes:
         each: of every stack; None for one without heads.
         cut_heads: key/value heads that were cut over several stacks.
+        parts: parts of heads, one for each head and stack that holds some of it.
         imbalance: keys of the fullest stack over the mean of all stacks; 1 is perfect.
     """
 
     each: tuple[StackAttention | None, ...]
     cut_heads: int
+    parts: int
     imbalance: float
 
     @property
@@ -62,11 +66,13 @@ def attend_over(
     queries_per_kv_head: int = 1,
     queries_per_read: int = 1,
     window_ns: float | None = None,
+    cut: bool = True,
 ) -> AttentionOfStacks:
     """Time and cost the attention of heads that are dealt out to equal stacks.
 
     With the interleaved schedule heads are dealt out by their lengths, and cut over stacks where
-    that evens them out (`assign_stacks`); behind barriers they go to the stacks in turn, whole.
+    that evens them out (`assign_stacks`). Whole heads go to the stack with the fewest keys, the
+    longest head first; behind barriers heads go to the stacks in turn, whole.
 
     Args:
         stack: one of the stacks.
@@ -75,8 +81,9 @@ def attend_over(
         head_dim: elements of a key.
         element: element type of the keys and values.
         queries_per_kv_head: as in `Stack.attend`.
-        queries_per_read: as there.
-        window_ns: as there.
+        queries_per_read: as in `Stack.attend`.
+        window_ns: over which power is averaged; None for no power over time.
+        cut: whether heads may be cut over stacks.
 
     Raises:
         InputError: no heads, a length below 1, or as in `Stack.attend`.
@@ -93,8 +100,13 @@ def attend_over(
         )
 
     if stacks == 1:
-        return AttentionOfStacks((attend(tuple(lengths)),), 0, 1.0)
-    if stack.schedule is Schedule.INTERLEAVED:
+        return AttentionOfStacks((attend(tuple(lengths)),), 0, len(lengths), 1.0)
+    parts, cut_heads = len(lengths), 0
+    if stack.schedule is not Schedule.INTERLEAVED:
+        held = [tuple(lengths[which::stacks]) for which in range(stacks)]
+    elif not cut:
+        held = _whole(lengths, stacks)
+    else:
         layout = stack.layout(max(lengths, default=1), head_dim, element)
         together = QueryPasses.of(queries_per_kv_head, queries_per_read).most
         dealt = assign_stacks(
@@ -105,14 +117,31 @@ def attend_over(
             grain=chunk_grain(layout),
         )
         held = [dealt.lengths(which) for which in range(stacks)]
-        parts = Counter(part.head for parts in dealt.stacks for part in parts)
-        cut = sum(number > 1 for number in parts.values())
-    else:
-        held, cut = [tuple(lengths[which::stacks]) for which in range(stacks)], 0
+        parts_of = Counter(part.head for parts in dealt.stacks for part in parts)
+        cut_heads = sum(number > 1 for number in parts_of.values())
+        parts = parts_of.total()
     known = {one: attend(one) for one in dict.fromkeys(held) if one}
     keys = [sum(one) for one in held]
     return AttentionOfStacks(
         each=tuple(known.get(one) for one in held),
-        cut_heads=cut,
+        cut_heads=cut_heads,
+        parts=parts,
         imbalance=max(keys) * stacks / sum(keys),
     )
+
+
+def _whole(lengths: Sequence[int], stacks: int) -> list[tuple[int, ...]]:
+    """Return the keys of the heads of each stack, every head in one stack.
+
+    Raises:
+        InputError: there are no heads.
+    """
+    if not lengths:
+        raise InputError("there are no heads to attend to", where="lengths")
+    loads = [(0, which) for which in range(stacks)]
+    held: list[list[int]] = [[] for _ in range(stacks)]
+    for length in sorted(lengths, reverse=True):
+        load, which = heappop(loads)
+        held[which].append(length)
+        heappush(loads, (load + length, which))
+    return [tuple(one) for one in held]

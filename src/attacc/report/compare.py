@@ -9,15 +9,14 @@ from rich.text import Text
 
 from attacc.gpu.models import GpuModel
 from attacc.study.compare import (
-    BatchChoice,
     Comparison,
-    Limit,
     Part,
     Performance,
     Status,
     SystemResult,
 )
 from attacc.system.attaccs import CurveKind
+from attacc.system.pricer import BatchChoice, Limit
 from attacc.workload.lengths import LengthKind
 
 LIMITS = {

@@ -11,55 +11,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
-from typing import Final
 
 from attacc.errors import CapacityError, InputError
-from attacc.gpu.costs import Bound, CostModel
-from attacc.gpu.models import GpuModel, cost_model
-from attacc.gpu.rates import AttaccRates
+from attacc.gpu.costs import Bound
+from attacc.gpu.models import cost_model
+from attacc.hardware.dram import DRAMS
 from attacc.hardware.system import CapacityRule, ResolvedSystem, load_system
-from attacc.models.architecture import ModelSpec
 from attacc.models.parameters import count_parameters, kv_bytes_per_token
 from attacc.models.precision import ElementType
-from attacc.models.sharding import valid_tensor_parallel
-from attacc.models.steps import decode_step, prefill_step
 from attacc.study.specification import StudySpec
-from attacc.system.attaccs import Attaccs, AttentionCurve, CurveKind
-from attacc.system.capacity import (
-    Content,
-    Footprint,
-    Store,
-    copies_that_fit,
-    footprint,
-    largest_batch,
-    preferred_batch,
-    stores,
+from attacc.system.attaccs import CurveKind
+from attacc.system.capacity import Store
+from attacc.system.pricer import (
+    DECODE_BINS,
+    BatchChoice,
+    DecodePrice,
+    Pricer,
+    SplitError,
 )
-from attacc.system.step import DecodePricer, Group, StepCost, average, prefill_cost
+from attacc.system.step import Group, StepCost
 from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
-from attacc.workload.lengths import (
-    LengthDistribution,
-    LengthKind,
-    condense,
-    decode_lengths,
-    prompt_lengths,
-)
+from attacc.workload.lengths import LengthDistribution, LengthKind, decode_lengths
 from attacc.workload.requests import Workload
-
-DECODE_BINS: Final = 32
-"""Lengths that represent the decode steps of mixed requests."""
-PROMPT_BINS: Final = 16
-"""Lengths that represent the prompts of mixed requests."""
-SEARCH_BINS: Final = 8
-"""Lengths at which the search for a latency target prices a batch before it is verified."""
-SEARCH_SLACK: Final = 1.02
-"""Up to how much above the target such a price is verified."""
-LARGEST_DIP: Final = {GpuModel.PUBLISHED: 1.25, GpuModel.CALIBRATED: 1.02}
-"""By what factor the step of a batch may exceed that of a larger one: tiles fit some batches better
-than smaller ones. Of twelve models on 1 to 16 GPUs, up to batch 400, also with co-processing,
-the largest factor of the published GPU model is 1.17; of twelve on 8 and 16 GPUs, up to batch 500,
-that of the calibrated one 1.007."""
 
 Progress = Callable[[str], None]
 
@@ -71,33 +44,6 @@ class Status(StrEnum):
     DOES_NOT_FIT = "does_not_fit"
     DOES_NOT_SPLIT = "does_not_split"
     MISSES_SLO = "misses_slo"
-
-
-class Limit(StrEnum):
-    """What keeps the batch from being larger."""
-
-    KV_CAPACITY = "kv_capacity"
-    ACTIVATIONS = "activations"
-    COPIES = "weight_copies"
-    LATENCY = "latency_target"
-    GIVEN = "given"
-
-
-@dataclass(frozen=True, slots=True)
-class BatchChoice:
-    """The batch of a system and why it is no larger.
-
-    Attributes:
-        size: requests in flight.
-        limit: what keeps it from being larger.
-        largest_that_fits: whatever the latency, and whatever is left for copies of weights.
-        store: the memory that one request more than fits would overflow.
-    """
-
-    size: int
-    limit: Limit
-    largest_that_fits: int
-    store: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,15 +255,17 @@ def compare(study: StudySpec, progress: Progress = lambda _: None) -> Comparison
     refusals: list[InputError] = []
     for system in systems:
         progress(system.spec.name)
-        case = _Case(system, model, workload, lengths, costs)
+        try:
+            case = _Case(Pricer(model, system, gpu_model=costs), workload, lengths)
+        except SplitError as refusal:
+            refusals.append(refusal)
+            results.append(_row(system, Status.DOES_NOT_SPLIT, reason=_reason(refusal)))
+            continue
         try:
             result = case.evaluate(study, results[0] if results else None)
         except CapacityError as refusal:
             refusals.append(refusal)
             result = case.does_not_fit(study, refusal)
-        except _SplitError as refusal:
-            refusals.append(refusal)
-            result = case.does_not_split(refusal)
         results.append(result)
     if len(refusals) == len(systems):
         raise refusals[0]
@@ -361,84 +309,61 @@ def _load_systems(names: Sequence[str]) -> list[ResolvedSystem]:
     return list(systems.values())
 
 
-class _SplitError(InputError):
-    """The model cannot be split over the GPUs of a system."""
-
-    def __init__(self, system: ResolvedSystem, model: ModelSpec) -> None:
-        super().__init__(
-            f"{system.gpus} GPUs cannot share the {model.heads} query heads and {model.kv_heads} "
-            f"key/value heads of {model.name}",
-            where=f"system {system.spec.name}: gpus",
-            hint=f"use one of {', '.join(map(str, valid_tensor_parallel(model)))}",
-        )
-
-
 def _reason(refusal: InputError) -> str:
     return f"{refusal.message} ({refusal.hint})"
 
 
-@dataclass(frozen=True, slots=True)
-class _Decode:
-    """The decode steps of a batch.
-
-    Attributes:
-        mean: over the lengths, with their weights.
-        longest_ns: the longest of them.
-        curve: attention on AttAcc; None where it runs elsewhere.
-        copied_share: share of the feed-forward weights that AttAccs multiply with.
-    """
-
-    mean: StepCost
-    longest_ns: float
-    curve: AttentionCurve | None
-    copied_share: float
+def _row(
+    system: ResolvedSystem,
+    status: Status,
+    memory: tuple[Store, ...] = (),
+    *,
+    reason: str | None = None,
+    choice: BatchChoice | None = None,
+    performance: Performance | None = None,
+) -> SystemResult:
+    attacc, host = system.attacc, system.host
+    total_bytes = system.gpu_memory_bytes
+    if attacc is not None:
+        organization = DRAMS.load_name_or_file(attacc.table.dram).organization
+        total_bytes += attacc.stacks * organization.stack_bytes
+    if host is not None:
+        total_bytes += host.memory_bytes
+    return SystemResult(
+        system=system.spec.name,
+        description=system.spec.description,
+        status=status,
+        reason=reason,
+        memory=tuple(_memory_use(store) for store in memory),
+        memory_bytes=total_bytes,
+        capacity_rule=attacc.table.capacity if attacc is not None else None,
+        batch=choice,
+        performance=performance,
+    )
 
 
 class _Case:
     """One system with the model and workload of a comparison."""
 
-    def __init__(
-        self,
-        system: ResolvedSystem,
-        model: ModelSpec,
-        workload: Workload,
-        lengths: LengthDistribution,
-        costs: CostModel,
-    ) -> None:
-        self.system = system
-        self.model = model
+    def __init__(self, pricer: Pricer, workload: Workload, lengths: LengthDistribution) -> None:
+        self.pricer = pricer
         self.workload = workload
         self.lengths = lengths
-        self.costs = costs
-        self.attaccs = Attaccs(system) if system.attacc is not None else None
-
-    @cached_property
-    def need(self) -> Footprint:
-        """What the model and workload need in memory."""
-        return footprint(self.model, self.workload, tensor_parallel=self.system.gpus)
-
-    @property
-    def _rates(self) -> AttaccRates | None:
-        return self.attaccs.rates if self.attaccs is not None else None
-
-    @property
-    def _stack_bytes(self) -> float:
-        return self.attaccs.stack_bytes if self.attaccs is not None else 0.0
 
     def evaluate(self, study: StudySpec, first: SystemResult | None) -> SystemResult:
         """Choose the batch and price it.
 
         Raises:
             CapacityError: the batch (or, with "max", a single request) does not fit.
-            _SplitError: the model cannot be split over the GPUs.
         """
-        if self.system.gpus not in valid_tensor_parallel(self.model):
-            raise _SplitError(self.system, self.model)
-        choice = self._choose(study)
+        if study.batch == "max":
+            choice = self.pricer.largest_batch(self.workload, study.slo_ms, lengths=self.lengths)
+        else:
+            choice = self.pricer.given_batch(self.workload, study.batch)
         size = max(1, choice.size)
-        decode = self._decode(size, self.lengths)
+        decode = self.pricer.decode(size, self.lengths, self.workload)
         tpot_ms = decode.mean.time_ns / NS_PER_MS
-        memory = self._memory_use(size, decode.copied_share)
+        memory = self.pricer.memory(self.workload, size, decode.copied_share)
         if study.slo_ms is not None and tpot_ms > study.slo_ms:
             reason = (
                 f"a batch of {size} takes {tpot_ms:.4g} ms per output token, more than the target "
@@ -449,143 +374,34 @@ class _Case:
         performance = self._performance(size, decode, first)
         return self._row(Status.OK, memory, choice=choice, performance=performance)
 
-    def _choose(self, study: StudySpec) -> BatchChoice:
-        """Return the batch that is asked for; 0 requests where none keeps the target."""
-        fits = largest_batch(self.need, self.system, stack_bytes=self._stack_bytes)
-        if study.batch != "max":
-            return BatchChoice(study.batch, Limit.GIVEN, fits.batch, fits.store)
-        size = preferred_batch(
-            self.need, self.system, stack_bytes=self._stack_bytes, rates=self._rates
-        )
-        if size < fits.batch:
-            limit = Limit.COPIES
-        elif fits.content is Content.KV_CACHE:
-            limit = Limit.KV_CAPACITY
-        else:
-            limit = Limit.ACTIVATIONS
-        if study.slo_ms is not None:
-            within = self._largest_within(study.slo_ms, size)
-            if within < size:
-                size, limit = within, Limit.LATENCY
-        return BatchChoice(size, limit, fits.batch, fits.store)
-
     def does_not_fit(self, study: StudySpec, refusal: CapacityError) -> SystemResult:
         """Return the row of a system that the batch does not fit into."""
-        memory = self._memory_use(1 if study.batch == "max" else study.batch)
+        memory = self.pricer.memory(self.workload, 1 if study.batch == "max" else study.batch)
         return self._row(Status.DOES_NOT_FIT, memory, reason=_reason(refusal))
-
-    def does_not_split(self, refusal: _SplitError) -> SystemResult:
-        """Return the row of a system whose GPUs cannot share the model."""
-        return self._row(Status.DOES_NOT_SPLIT, (), reason=_reason(refusal))
-
-    def _memory_use(self, batch: int, copied_share: float = 0.0) -> tuple[MemoryUse, ...]:
-        filled = stores(
-            self.need,
-            self.system,
-            batch,
-            stack_bytes=self._stack_bytes,
-            copied_share=copied_share,
-        )
-        return tuple(_memory_use(store) for store in filled)
 
     def _row(
         self,
         status: Status,
-        memory: tuple[MemoryUse, ...],
+        memory: tuple[Store, ...],
         *,
         reason: str | None = None,
         choice: BatchChoice | None = None,
         performance: Performance | None = None,
     ) -> SystemResult:
-        attacc, host = self.system.attacc, self.system.host
-        return SystemResult(
-            system=self.system.spec.name,
-            description=self.system.spec.description,
-            status=status,
+        return _row(
+            self.pricer.system,
+            status,
+            memory,
             reason=reason,
-            memory=memory,
-            memory_bytes=self.system.gpu_memory_bytes
-            + (attacc.stacks * self._stack_bytes if attacc is not None else 0.0)
-            + (host.memory_bytes if host is not None else 0.0),
-            capacity_rule=attacc.table.capacity if attacc is not None else None,
-            batch=choice,
+            choice=choice,
             performance=performance,
         )
 
-    def _largest_within(self, slo_ms: float, most: int) -> int:
-        """Return the largest batch up to ``most`` whose mean step keeps the target, 0 if none.
-
-        A longer step does not mean that all larger batches have longer ones. So bisection finds
-        where a step is far above the target, and from there every batch is looked at, downwards:
-        with few lengths, and with all of them where that comes close.
-        """
-        few = condense(self.lengths, SEARCH_BINS)
-        largest_dip = LARGEST_DIP[GpuModel(self.costs.kind)]
-
-        def keeps(batch: int, lengths: LengthDistribution, slack: float) -> bool:
-            mean = self._decode(batch, lengths).mean
-            return mean.time_ns <= slack * slo_ms * NS_PER_MS
-
-        low, high = 0, most + 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            if keeps(middle, few, largest_dip):
-                low = middle
-            else:
-                high = middle
-        for batch in range(low, 0, -1):
-            if keeps(batch, few, SEARCH_SLACK) and keeps(batch, self.lengths, 1.0):
-                return batch
-        return 0
-
-    def _decode(self, batch: int, lengths: LengthDistribution) -> _Decode:
-        """Price the decode steps of a batch, if it fits: every batch of a row comes through here.
-
-        Raises:
-            CapacityError: it does not fit.
-        """
-        step = decode_step(
-            self.model,
-            batch=batch,
-            kv_length=lengths.lengths[0],
-            tensor_parallel=self.system.gpus,
-        )
-        copies = copies_that_fit(self.need, self.system, batch, stack_bytes=self._stack_bytes)
-        pricer = DecodePricer(step, self.system, self.costs, self._rates, copies)
-        curve = None
-        if self.attaccs is not None:
-            curve = self.attaccs.curve(self.model, batch, lengths.lengths)
-        steps = [
-            pricer.cost(kv_length=length, attention=curve.at(length) if curve else None)
-            for length in lengths.lengths
-        ]
-        return _Decode(
-            mean=average(steps, lengths.weights),
-            longest_ns=max(step.time_ns for step in steps),
-            curve=curve,
-            copied_share=pricer.copied_share,
-        )
-
-    def _prefill(self) -> StepCost:
-        """Return the mean prefill of one request alone."""
-        prompts = prompt_lengths(self.workload, PROMPT_BINS)
-        token_bytes = kv_bytes_per_token(self.model, self.system.gpus) / self.model.layers
-        steps = [
-            prefill_cost(
-                prefill_step(
-                    self.model, batch=1, prompt_length=length, tensor_parallel=self.system.gpus
-                ),
-                self.system,
-                self.costs,
-                kv_bytes=token_bytes * length,
-            )
-            for length in prompts.lengths
-        ]
-        return average(steps, prompts.weights)
-
-    def _performance(self, batch: int, decode: _Decode, first: SystemResult | None) -> Performance:
+    def _performance(
+        self, batch: int, decode: DecodePrice, first: SystemResult | None
+    ) -> Performance:
         mean, curve = decode.mean, decode.curve
-        prefill = self._prefill()
+        prefill = self.pricer.prefill(self.workload)
         throughput = batch / mean.time_ns * NS_PER_S
         energy_per_token_j = mean.energy.total_pj / batch / PJ_PER_J
         speedup = energy_ratio = None

@@ -1,33 +1,36 @@
-"""The AttAccs of a system: attention of a whole batch at every length it passes through.
+"""The AttAccs of a system: decode attention of a batch, of equal or of different lengths.
 
-Key/value heads of all requests are dealt out evenly, whole, to the stacks, so that the fullest
-stacks hold the rounded-up share and the others one head less. A stack deals them out to its
-channels, and cuts them where that makes the fullest channel less full; the fullest one decides
-the time, since layers wait for all heads, while energy counts them all. The query heads that share
-a key/value head attend in the channels that hold it, `queries_per_read` at a time, with a pass over
-the keys and values for each such set.
+The key/value heads of all requests are dealt out to the stacks. A system states whether heads stay
+whole, as in the papers, or are cut where that makes the fullest stack less full. A stack deals its
+heads out to its channels, and cuts them where that makes the fullest channel less full. The stack
+that ends last decides the time, since layers wait for all heads; energy counts all stacks. The
+query heads that share a key/value head attend in the channels that hold it, `queries_per_read` at a
+time, with a pass over the keys and values for each such set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from attacc.errors import EngineError, InputError
-from attacc.gpu.costs import EnergyBreakdown
+from attacc.gpu.costs import Energies, EnergyBreakdown
 from attacc.gpu.rates import AttaccRates
-from attacc.hardware.dram import DRAMS
+from attacc.hardware.dram import DRAMS, DramDevice
+from attacc.hardware.placement import Placement
 from attacc.hardware.system import ResolvedSystem, Schedule
 from attacc.models.architecture import ModelSpec
-from attacc.models.operators import Attention
+from attacc.models.operators import Attention, Size
 from attacc.pim.energy.dram import DRAM_ENERGIES
 from attacc.pim.program.interleaved import QueryPasses
 from attacc.pim.stack import Stack, StackAttention
+from attacc.pim.stacks import attend_over
 from attacc.units import BITS_PER_BYTE
 
 F64 = npt.NDArray[np.float64]
@@ -39,20 +42,32 @@ FEWEST_SAMPLES: Final = 9
 _GOLDEN: Final = 0.618033988749895
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class AttaccAttention:
-    """Decode attention of one layer on all AttAccs.
+    """Decode attention of one layer on all AttAccs, in several steps.
+
+    Arrays have one element for each step; a single element stands for all steps.
 
     Attributes:
         time_ns: of the stack that finishes last.
         energy: of all stacks together: cells and internal moves as DRAM, units as ALU.
         softmax_ns: softmax that is not part of ``time_ns``. It hides other work, and takes no time
             of its own, as in the published model (`published_softmax_ns`); 0 if it is part.
+        extra_parts: parts of key/value heads that were cut over stacks, beyond one part a head.
+            Queries go to every part, and each part returns a context, a maximum and a sum.
     """
 
-    time_ns: float
-    energy: EnergyBreakdown
-    softmax_ns: float = 0.0
+    time_ns: F64
+    energy: Energies
+    softmax_ns: F64 | float = 0.0
+    extra_parts: F64 | float = 0.0
+
+    @classmethod
+    def one(
+        cls, time_ns: float, energy: EnergyBreakdown, softmax_ns: float = 0.0
+    ) -> AttaccAttention:
+        """Return the attention of one step, of heads that are whole."""
+        return cls(np.array([time_ns]), Energies.equal(energy), softmax_ns)
 
 
 class CurveKind(StrEnum):
@@ -85,17 +100,20 @@ class AttentionCurve:
     _time_ns: F64
     _dram_pj: F64
     _alu_pj: F64
+    _extra_parts: F64
     _parts: int
 
-    def at(self, length: int) -> AttaccAttention:
-        """Return attention at a length that the curve covers."""
-        x = float(-(-length // self._parts))
+    def at(self, lengths: Sequence[int] | I64) -> AttaccAttention:
+        """Return attention at lengths that the curve covers."""
+        x = np.ceil(np.asarray(lengths, dtype=np.float64) / self._parts)
+
+        def line(values: F64) -> F64:
+            return np.atleast_1d(np.interp(x, self._keys_per_part, values))
+
         return AttaccAttention(
-            time_ns=float(np.interp(x, self._keys_per_part, self._time_ns)),
-            energy=EnergyBreakdown(
-                dram_pj=float(np.interp(x, self._keys_per_part, self._dram_pj)),
-                alu_pj=float(np.interp(x, self._keys_per_part, self._alu_pj)),
-            ),
+            time_ns=line(self._time_ns),
+            energy=Energies.of(dram_pj=line(self._dram_pj), alu_pj=line(self._alu_pj)),
+            extra_parts=line(self._extra_parts),
         )
 
 
@@ -112,6 +130,33 @@ class _Share:
     kv_heads: int
     simulated: int
     weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class _OfStacks:
+    """What the attention of one layer takes, all stacks together."""
+
+    time_ns: float
+    dram_pj: float
+    alu_pj: float
+    extra_parts: int
+
+
+@dataclass(frozen=True)
+class _StackKey:
+    """What makes two stacks the same: all that their devices state, and how they are used."""
+
+    device: DramDevice = field(compare=False)
+    stated: str
+    placement: Placement
+    power_limited: bool
+    schedule: Schedule
+
+
+@lru_cache(maxsize=16)
+def _stack(key: _StackKey) -> Stack:
+    """Return a stack, which remembers what it timed, for all systems that have the same."""
+    return Stack(key.device, key.placement, key.power_limited, key.schedule)
 
 
 class Attaccs:
@@ -135,8 +180,17 @@ class Attaccs:
         self.stacks = system.attacc.stacks
         self.stack_bytes = float(device.organization.stack_bytes)
         self._queries_per_read = table.queries_per_read
+        self._cut = table.cuts_heads
         try:
-            self._stack = Stack(device, table.placement, table.power_limited, table.schedule)
+            self._stack = _stack(
+                _StackKey(
+                    device,
+                    device.model_dump_json(),
+                    table.placement,
+                    table.power_limited,
+                    table.schedule,
+                )
+            )
         except InputError as error:
             where = f"system {system.spec.name}: attacc.schedule"
             raise InputError(error.message, where=where, hint=error.hint) from None
@@ -175,12 +229,9 @@ class Attaccs:
         exact = len(needed) <= samples
         if not exact:
             needed = _sampled(int(needed[0]), int(needed[-1]), samples)
-        timed = [
-            [(self._attend(model, share.simulated, keys * parts), share) for share in shares]
-            for keys in needed.tolist()
-        ]
+        timed = [self._equal(model, batch, shares, keys * parts) for keys in needed.tolist()]
         x = needed.astype(np.float64)
-        time_ns = np.array([max(run.time_ns for run, _ in runs) for runs in timed])
+        time_ns = np.array([one.time_ns for one in timed])
         return AttentionCurve(
             kind=CurveKind.EXACT if exact else CurveKind.INTERPOLATED,
             relative_error=0.0 if exact else _leave_one_out(x, time_ns),
@@ -188,9 +239,62 @@ class Attaccs:
             passes_per_kv_head=passes,
             _keys_per_part=x,
             _time_ns=time_ns,
-            _dram_pj=np.array([sum(_dram_pj(run) * s.weight for run, s in runs) for runs in timed]),
-            _alu_pj=np.array([sum(_alu_pj(run) * s.weight for run, s in runs) for runs in timed]),
+            _dram_pj=np.array([one.dram_pj for one in timed]),
+            _alu_pj=np.array([one.alu_pj for one in timed]),
+            _extra_parts=np.array([float(one.extra_parts) for one in timed]),
             _parts=parts,
+        )
+
+    def attend(self, model: ModelSpec, lengths: Sequence[int]) -> AttaccAttention:
+        """Time and cost one layer's attention of requests of any lengths, exactly.
+
+        Args:
+            model: the model.
+            lengths: keys that each request attends to.
+
+        Raises:
+            InputError: as in `curve`, or the schedule knows equal heads only.
+        """
+        keys = [length for length in lengths for _ in range(model.kv_heads)]
+        one = self._over_stacks(model, keys)
+        return AttaccAttention(
+            time_ns=np.array([one.time_ns]),
+            energy=Energies.of(dram_pj=one.dram_pj, alu_pj=one.alu_pj),
+            extra_parts=float(one.extra_parts),
+        )
+
+    def _equal(
+        self, model: ModelSpec, batch: int, shares: Sequence[_Share], length: int
+    ) -> _OfStacks:
+        """Attend to equal heads."""
+        if self._cut:
+            return self._over_stacks(model, [length] * (batch * model.kv_heads))
+        runs = [(self._attend(model, share.simulated, length), share) for share in shares]
+        return _OfStacks(
+            time_ns=max(run.time_ns for run, _ in runs),
+            dram_pj=sum(_dram_pj(run) * share.weight for run, share in runs),
+            alu_pj=sum(_alu_pj(run) * share.weight for run, share in runs),
+            extra_parts=0,
+        )
+
+    def _over_stacks(self, model: ModelSpec, keys: Sequence[int]) -> _OfStacks:
+        """Attend to heads of any lengths."""
+        over = attend_over(
+            self._stack,
+            keys,
+            stacks=self.stacks,
+            head_dim=model.head_dim,
+            element=model.precision.kv,
+            queries_per_kv_head=model.group_size,
+            queries_per_read=self._queries_per_read,
+            cut=self._cut,
+        )
+        each = [run for run in over.each if run is not None]
+        return _OfStacks(
+            time_ns=over.time_ns,
+            dram_pj=sum(_dram_pj(run) for run in each),
+            alu_pj=sum(_alu_pj(run) for run in each),
+            extra_parts=over.parts - len(keys),
         )
 
     def _shares(self, kv_heads: int) -> list[_Share]:
@@ -249,13 +353,30 @@ def _leave_one_out(x: F64, y: F64) -> float:
     return float(np.max(np.abs(line / y[1:-1] - 1)))
 
 
-def query_bytes(op: Attention) -> float:
-    """Return what one GPU sends for decode attention: new queries, keys and values of a layer."""
+PARTIAL_SUM_BYTES: Final = 8
+"""What a part of a head returns beside its context: a maximum and a sum, in four bytes each."""
+
+
+def query_bytes(op: Attention, extra_parts: Size = 0.0) -> Size:
+    """Return what one GPU sends for decode attention: new queries, keys and values of a layer.
+
+    Args:
+        op: the attention of one GPU.
+        extra_parts: parts of its key/value heads beyond one a head; each needs the queries.
+    """
     queries = op.heads * op.activation.bytes
     new_keys_and_values = 2 * op.kv_heads * op.kv.bytes
-    return op.batch * op.queries * op.head_dim * (queries + new_keys_and_values)
+    again = extra_parts * (op.heads // op.kv_heads) * op.head_dim * op.activation.bytes
+    return op.batch * op.queries * op.head_dim * (queries + new_keys_and_values) + again
 
 
-def context_bytes(op: Attention) -> float:
-    """Return what one GPU gets back from decode attention: the contexts of a layer."""
-    return op.batch * op.queries * op.head_dim * op.heads * op.activation.bytes
+def context_bytes(op: Attention, extra_parts: Size = 0.0) -> Size:
+    """Return what one GPU gets back from decode attention: the contexts of a layer.
+
+    Args:
+        op: the attention of one GPU.
+        extra_parts: parts of its key/value heads beyond one a head; each returns a context.
+    """
+    each = op.head_dim * op.activation.bytes
+    again = extra_parts * (op.heads // op.kv_heads) * (each + PARTIAL_SUM_BYTES)
+    return op.batch * op.queries * op.heads * each + again

@@ -92,6 +92,8 @@ class Footprint:
         kv_head_token_bytes: key and value of one token of one head, all layers.
         tokens: tokens that a request stores.
         kv_copies: GPUs that hold a copy of one key/value head, where they outnumber the heads.
+        prefill_kv_bytes: keys and values of a prompt that stay in GPU memory until its prefill
+            ends, although attention of decode steps runs elsewhere.
     """
 
     weight_bytes: float
@@ -104,13 +106,21 @@ class Footprint:
     kv_head_token_bytes: float
     tokens: StoredTokens
     kv_copies: int = 1
+    prefill_kv_bytes: float = 0.0
 
     def kv_head_bytes(self, requests: int) -> float:
         """Return keys and values of one head of one of so many requests, all layers."""
         return self.kv_head_token_bytes * self.tokens.reserved(max(1, requests))
 
 
-def footprint(model: ModelSpec, workload: Workload, *, tensor_parallel: int) -> Footprint:
+def footprint(
+    model: ModelSpec,
+    workload: Workload,
+    *,
+    tensor_parallel: int,
+    chunk_tokens: int | None = None,
+    keeps_prefill: bool = False,
+) -> Footprint:
     """Return what the requests of a workload need.
 
     The cache holds the prompt and all output tokens but the last, whose keys and values nothing
@@ -121,6 +131,41 @@ def footprint(model: ModelSpec, workload: Workload, *, tensor_parallel: int) -> 
         model: the model.
         workload: its requests.
         tensor_parallel: GPUs that share every layer.
+        chunk_tokens: tokens of a prompt that are processed at once; None for whole prompts.
+        keeps_prefill: whether the keys and values of a prompt that comes in chunks stay in GPU
+            memory until its prefill ends, beside the memory that holds them for decode steps.
+
+    Raises:
+        InputError: the model cannot be split over so many GPUs.
+    """
+    longest = int(workload.prompt_tokens.max())
+    chunk = longest if chunk_tokens is None else min(longest, chunk_tokens)
+    return footprint_of(
+        model,
+        StoredTokens.of(final_lengths(workload)),
+        prefill_tokens=chunk,
+        kept_tokens=longest if keeps_prefill and chunk < longest else 0,
+        tensor_parallel=tensor_parallel,
+    )
+
+
+def footprint_of(
+    model: ModelSpec,
+    tokens: StoredTokens,
+    *,
+    prefill_tokens: int,
+    kept_tokens: int = 0,
+    tensor_parallel: int,
+) -> Footprint:
+    """Return what requests that store so many tokens need.
+
+    Args:
+        model: the model.
+        tokens: that a request stores.
+        prefill_tokens: tokens of a prompt that are processed at once.
+        kept_tokens: tokens of a prompt that stay in GPU memory until its prefill ends, although
+            attention of decode steps runs elsewhere.
+        tensor_parallel: GPUs that share every layer.
 
     Raises:
         InputError: the model cannot be split over so many GPUs.
@@ -128,24 +173,23 @@ def footprint(model: ModelSpec, workload: Workload, *, tensor_parallel: int) -> 
     part = shard(model, tensor_parallel)
     element = model.precision.weights.bytes
     rows = model.experts.experts_per_token / model.experts.experts if model.experts else 1.0
+    token_bytes = kv_bytes_per_token(model, tensor_parallel)
     return Footprint(
         weight_bytes=weight_bytes(model, tensor_parallel),
         feed_forward_bytes=count_parameters(model, tensor_parallel).feed_forward * element,
         feed_forward_element_bytes=element,
         feed_forward_rows_per_request=rows,
         prefill_activation_bytes=activation_bytes(
-            model,
-            tokens=int(workload.prompt_tokens.max()),
-            sequences=1,
-            tensor_parallel=tensor_parallel,
+            model, tokens=prefill_tokens, sequences=1, tensor_parallel=tensor_parallel
         ),
         activation_bytes_per_request=activation_bytes(
             model, tokens=1, sequences=1, tensor_parallel=tensor_parallel
         ),
         kv_heads=part.kv_heads,
-        kv_head_token_bytes=kv_bytes_per_token(model, tensor_parallel) / part.kv_heads,
-        tokens=StoredTokens.of(final_lengths(workload)),
+        kv_head_token_bytes=token_bytes / part.kv_heads,
+        tokens=tokens,
         kv_copies=part.kv_heads * tensor_parallel // model.kv_heads,
+        prefill_kv_bytes=kept_tokens * token_bytes,
     )
 
 
@@ -208,7 +252,8 @@ def stores(
 ) -> tuple[Store, ...]:
     """Return every memory of a system with what a batch puts into it.
 
-    Heads are dealt out to the stacks one by one, so that the fullest holds the rounded-up share.
+    Whole heads are dealt out to the stacks one by one, so that the fullest holds the rounded-up
+    share. Heads that are cut fill all stacks alike.
     Only GPUs copy key/value heads that they outnumber; CPUs and stacks store each once.
     The stacks hold the copies of weights that co-processing multiplies with, while the GPUs keep
     all weights for the prefill.
@@ -227,7 +272,7 @@ def stores(
     gpu_bytes = system.gpu.memory_bytes
     if system.host is not None:
         return (
-            Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, 0.0),
+            Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, f.prefill_kv_bytes),
             Store("memory of the CPUs", system.host.memory_bytes, 0.0, 0.0, away),
         )
     if system.attacc is None:
@@ -240,11 +285,16 @@ def stores(
         pool_bytes = gpus * gpu_bytes + stacks * stack_bytes
         weights = gpus * f.weight_bytes + copies
         name = "memory of GPUs and AttAccs together"
-        return (Store(name, pool_bytes, weights, gpus * activations, away),)
-    heads = -(-batch * f.kv_heads * gpus // f.kv_copies // stacks)
-    in_stack = heads * f.kv_head_bytes(min(batch, heads))
+        kept = gpus * f.prefill_kv_bytes
+        return (Store(name, pool_bytes, weights, gpus * activations, away + kept),)
+    every = batch * f.kv_heads * gpus // f.kv_copies
+    if system.attacc.table.cuts_heads:
+        in_stack = every * f.kv_head_bytes(batch) / stacks
+    else:
+        heads = -(-every // stacks)
+        in_stack = heads * f.kv_head_bytes(min(batch, heads))
     return (
-        Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, 0.0),
+        Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, f.prefill_kv_bytes),
         Store("memory of each AttAcc stack", stack_bytes, copies / stacks, 0.0, in_stack),
     )
 
@@ -369,15 +419,17 @@ def _useful_share(
     if rates is None:
         raise EngineError("feed-forward co-processing needs the rates of the AttAccs")
     return max(
-        coprocessed_share(
-            compute_bound=compute_bound,
-            rows=max(1.0, batch * footprint.feed_forward_rows_per_request),
-            weight_bytes=footprint.feed_forward_element_bytes,
-            peak_flops_per_s=min(system.gpu.peak_flops.values()),
-            memory_bytes_per_s=system.gpu.memory_bytes_per_s,
-            internal_bytes_per_s=rates.internal_bytes_per_s
-            * system.attacc.table.devices
-            / system.gpus,
+        float(
+            coprocessed_share(
+                compute_bound=compute_bound,
+                rows=max(1.0, batch * footprint.feed_forward_rows_per_request),
+                weight_bytes=footprint.feed_forward_element_bytes,
+                peak_flops_per_s=min(system.gpu.peak_flops.values()),
+                memory_bytes_per_s=system.gpu.memory_bytes_per_s,
+                internal_bytes_per_s=rates.internal_bytes_per_s
+                * system.attacc.table.devices
+                / system.gpus,
+            )
         )
         for compute_bound in (False, True)
     )

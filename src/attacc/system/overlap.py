@@ -2,17 +2,23 @@
 
 With r = 1 / (heads of one GPU), a = attention, x = transfers and f = qkv + projection, heads form
 a pipeline in which all but the first of each stage's parts overlap the longest stage
-(reference/system-model.md, "Overlap").
+(reference/system-model.md, "Overlap"). Times may be arrays with one element for each step.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 
-@dataclass(frozen=True, slots=True)
+Times = NDArray[np.float64]
+"""Nanoseconds, one for each step."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Visible:
-    """What is left of each stage beside the attention, in nanoseconds.
+    """What is left of each stage beside the attention, in nanoseconds, for each step.
 
     Attributes:
         transfer_ns: of the transfers.
@@ -20,27 +26,26 @@ class Visible:
         projection_ns: of the projection.
     """
 
-    transfer_ns: float
-    qkv_ns: float
-    projection_ns: float
+    transfer_ns: Times
+    qkv_ns: Times
+    projection_ns: Times
 
 
-def basic_overlap(*, attention_ns: float, transfer_ns: float, r: float) -> float:
+def basic_overlap(*, attention_ns: float | Times, transfer_ns: float | Times, r: float) -> Times:
     """Return the transfer time that attention does not hide.
 
     The transfers of all heads but one pass while attention works on other heads.
     """
-    if attention_ns > transfer_ns:
-        return r * transfer_ns
-    return transfer_ns - attention_ns * (1 - r)
+    hidden_ns = attention_ns * (1 - r)
+    return np.where(attention_ns > transfer_ns, r * transfer_ns, transfer_ns - hidden_ns)
 
 
 def head_level_pipelining(
     *,
-    attention_ns: float,
-    transfer_ns: float,
-    qkv_ns: float,
-    projection_ns: float,
+    attention_ns: float | Times,
+    transfer_ns: float | Times,
+    qkv_ns: float | Times,
+    projection_ns: float | Times,
     qkv_share: float,
     r: float,
 ) -> Visible:
@@ -57,29 +62,32 @@ def head_level_pipelining(
     """
     fc_ns = qkv_ns + projection_ns
     hidden_ns = attention_ns * (1 - r)
-    if attention_ns > fc_ns:
-        transfer_ns = basic_overlap(attention_ns=attention_ns, transfer_ns=transfer_ns, r=r)
-        return Visible(transfer_ns, r * qkv_ns, r * projection_ns)
-    if fc_ns > transfer_ns:
-        # Where one of the two is too short for its share, the other hides the rest.
-        hidden_qkv_ns = min(qkv_ns, qkv_share * hidden_ns)
-        hidden_projection_ns = min(projection_ns, hidden_ns - hidden_qkv_ns)
-        hidden_qkv_ns = hidden_ns - hidden_projection_ns
-        return Visible(
-            r * transfer_ns, qkv_ns - hidden_qkv_ns, projection_ns - hidden_projection_ns
-        )
-    return Visible(transfer_ns - hidden_ns, r * qkv_ns, r * projection_ns)
+    covers = np.asarray(attention_ns > fc_ns)
+    outlasts = np.asarray(fc_ns > transfer_ns)
+    overlapped_ns = basic_overlap(attention_ns=attention_ns, transfer_ns=transfer_ns, r=r)
+    beside_ns = np.where(outlasts, r * transfer_ns, transfer_ns - hidden_ns)
+    # Where one of the two is too short for its share, the other hides the rest.
+    of_projection_ns = np.minimum(
+        projection_ns, hidden_ns - np.minimum(qkv_ns, qkv_share * hidden_ns)
+    )
+    of_qkv_ns = hidden_ns - of_projection_ns
+    shared = ~covers & outlasts
+    return Visible(
+        np.where(covers, overlapped_ns, beside_ns),
+        np.where(shared, qkv_ns - of_qkv_ns, r * qkv_ns),
+        np.where(shared, projection_ns - of_projection_ns, r * projection_ns),
+    )
 
 
 def coprocessed_share(
     *,
-    compute_bound: bool,
-    rows: float,
+    compute_bound: bool | NDArray[np.bool_],
+    rows: float | Times,
     weight_bytes: float,
-    peak_flops_per_s: float,
-    memory_bytes_per_s: float,
+    peak_flops_per_s: float | Times,
+    memory_bytes_per_s: float | Times,
     internal_bytes_per_s: float,
-) -> float:
+) -> Times:
     """Return the share of a product's columns that AttAcc computes while the GPU does the rest.
 
     Both end together. Against a memory-bound GPU, which reads a weight once for all rows, AttAcc
@@ -95,7 +103,9 @@ def coprocessed_share(
         internal_bytes_per_s: of the AttAcc capacity that serves one GPU.
     """
     w = internal_bytes_per_s / memory_bytes_per_s
-    if compute_bound:
-        units_flops_per_s = 2 * memory_bytes_per_s * w / weight_bytes
-        return units_flops_per_s / (peak_flops_per_s + units_flops_per_s)
-    return (w / rows) / (1 + w / rows)
+    units_flops_per_s = 2 * memory_bytes_per_s * w / weight_bytes
+    return np.where(
+        compute_bound,
+        units_flops_per_s / (peak_flops_per_s + units_flops_per_s),
+        (w / rows) / (1 + w / rows),
+    )

@@ -30,12 +30,22 @@ from attacc.errors import EngineError, InputError
 from attacc.gpu.costs import CostModel
 from attacc.gpu.rates import AttaccRates
 from attacc.hardware.system import ResolvedSystem
-from attacc.models.operators import MatMul, Step
+from attacc.models.architecture import ModelSpec
+from attacc.models.operators import Attention, MatMul, Step
 from attacc.pim.product import AttaccProducts, StackProduct
 from attacc.pim.program.product import ProductShape
 from attacc.system.attaccs import AttaccAttention
 from attacc.system.operator_schedule import OperatorSchedule, Task, schedule_tasks
-from attacc.system.step import FEED_FORWARD, PROJECTION, QKV, DecodePricer, OperatorTime
+from attacc.system.step import (
+    FEED_FORWARD,
+    PROJECTION,
+    QKV,
+    Beside,
+    OperatorTime,
+    StepCost,
+    gpus_per_link,
+    step_costs,
+)
 
 GPU: Final = "GPU"
 THERE: Final = "link to AttAcc"
@@ -298,6 +308,7 @@ def simulate_decode_step(
     attention: AttaccAttention,
     rates: AttaccRates,
     *,
+    model: ModelSpec | None = None,
     products: AttaccProducts | None = None,
     units: int | None = None,
     unit_attention_ns: float | None = None,
@@ -312,19 +323,21 @@ def simulate_decode_step(
         costs: the cost model.
         attention: attention of one layer on all AttAccs.
         rates: of one AttAcc device, for the closed form of co-processing.
+        model: whose step it is, for what a framework adds to its types; None if not known.
         products: what times products on AttAcc; that of the system by default.
         units: groups of key/value heads of one GPU that form the pipeline; by default each head
             by itself. The closed forms know only that.
         unit_attention_ns: attention of one unit by itself; by default its share of the layer's.
 
     Raises:
-        InputError: as `DecodePricer`; the device cannot run products (`AttaccProducts`); or the
+        InputError: as `step_costs`; the device cannot run products (`AttaccProducts`); or the
             key/value heads of a GPU cannot be grouped so.
         EngineError: the system has no AttAccs, or the step no QKV and projection.
     """
     if products is None:
         products = AttaccProducts.of(system)
-    plan = _Plan(step, system, costs, attention, rates, products, units, unit_attention_ns)
+    beside = Beside(model=model, attention=attention, rates=rates)
+    plan = _Plan(step, system, costs, beside, products, units, unit_attention_ns)
     cases = [
         plan.case(pipelined=pipelined, shared=shared)
         for shared in (False, True)
@@ -341,33 +354,32 @@ class _Plan:
         step: Step,
         system: ResolvedSystem,
         costs: CostModel,
-        attention: AttaccAttention,
-        rates: AttaccRates,
+        beside: Beside,
         products: AttaccProducts,
         units: int | None,
         unit_attention_ns: float | None,
     ) -> None:
         if system.attacc is None:
             raise EngineError(f"system {system.spec.name} has no AttAccs")
-        costs = costs.for_phase(step.phase)
+        self._given, self._unphased = step, costs
+        costs = costs.for_steps(step.phase, beside.model)
         step = costs.as_run(step)
         self._step, self._system, self._costs = step, system, costs
-        self._attention, self._rates, self._products = attention, rates, products
+        self._beside, self._products = beside, products
         self._known: dict[tuple[str, bool], SharedProduct] = {}
         self._link = system.attacc.link
-        self._gpus_per_link = max(1.0, system.gpus / system.attacc.table.devices)
+        self._gpus_per_link = gpus_per_link(system)
         self._matmuls = {op.name: op for op in step.layer if isinstance(op, MatMul)}
         for name in (QKV, PROJECTION):
             if name not in self._matmuls:
                 raise EngineError(f"the step has no operator {name}")
-        priced = self._pricer(pipelined=False, shared=False)
-        heads = round(priced.heads * self._kv_share())
+        heads = next(op.kv_heads for op in step.layer if isinstance(op, Attention))
         self.units = heads if units is None else units
         if self.units < 1 or heads % self.units:
             raise InputError(
                 f"units = {self.units} does not divide the {heads} key/value heads of a GPU"
             )
-        cost = priced.cost(attention=attention)
+        cost = self._closed(pipelined=False, shared=False)
         # In place of the attention are itself and the transfers around it.
         layer = cost.operators[: len(step.layer) + 2]
         self._outside_ns = sum(op.runs * op.time_ns for op in cost.operators[len(layer) :])
@@ -375,23 +387,23 @@ class _Plan:
         first, last = names.index("qkv_transfer"), names.index("context_transfer")
         self._before, self._after = layer[:first], layer[last + 1 :]
         self._there_ns, self._back_ns = layer[first].alone_ns, layer[last].alone_ns
+        if beside.attention is None:
+            raise EngineError("the schedule needs the attention of one layer")
+        whole_ns = float(beside.attention.time_ns[0])
         self._unit_attention_ns = (
-            attention.time_ns / self.units if unit_attention_ns is None else unit_attention_ns
+            whole_ns / self.units if unit_attention_ns is None else unit_attention_ns
         )
 
-    def _kv_share(self) -> float:
-        """Return key/value heads over query heads, from the sizes of QKV and projection."""
-        qkv, projection = self._matmuls[QKV], self._matmuls[PROJECTION]
-        return (qkv.n - projection.k) / (2 * projection.k)
-
-    def _pricer(self, *, pipelined: bool, shared: bool) -> DecodePricer:
+    def _closed(self, *, pipelined: bool, shared: bool) -> StepCost:
+        """Return the step by the published closed forms."""
         spec = self._system.spec.model_copy(
             update={"head_level_pipelining": pipelined, "ff_coprocessing": shared}
         )
-        return DecodePricer(self._step, replace(self._system, spec=spec), self._costs, self._rates)
+        beside = Beside(attention=self._beside.attention, rates=self._beside.rates)
+        return step_costs(self._given, replace(self._system, spec=spec), self._unphased, beside).one
 
     def case(self, *, pipelined: bool, shared: bool) -> OverlapCase:
-        closed = self._pricer(pipelined=pipelined, shared=shared).cost(attention=self._attention)
+        closed = self._closed(pipelined=pipelined, shared=shared)
         by_share = self._layer(closed.operators, pipelined=pipelined, shared=shared, priced=False)
         by_price = self._layer(closed.operators, pipelined=pipelined, shared=shared, priced=True)
         schedule = simulate_layers(by_share)
@@ -442,10 +454,11 @@ class _Plan:
         )
 
     def _gpu_ns(self, op: MatMul) -> float:
-        return self._costs.matmul(op, self._system.gpu).time_ns
+        return self._costs.matmul(op, self._system.gpu).one.time_ns
 
     def _transfer_ns(self, name: str, size_bytes: float) -> float:
-        return self._costs.transfer(name, size_bytes * self._gpus_per_link, self._link).time_ns
+        size_bytes *= self._gpus_per_link
+        return self._costs.transfer(name, size_bytes, self._link).one.time_ns
 
     def _shared(self, op: OperatorTime, closed_share: float, *, priced: bool) -> SharedProduct:
         """Return the product with the columns on AttAcc with which it ends soonest."""
@@ -456,42 +469,43 @@ class _Plan:
 
     def _soonest(self, op: OperatorTime, closed_share: float, *, priced: bool) -> SharedProduct:
         product = self._matmuls[op.name]
+        rows, inner, width, repeats = (
+            int(size) for size in (product.m, product.k, product.n, product.count)
+        )
         stacks = self._products.stacks_per_gpu
         # As many columns as there are parts of a channel cost no more than one.
         grain = self._products.column_grain(product.right)
 
         def columns(grains: int) -> int:
-            return min(round(grains * grain * stacks), product.n)
+            return min(round(grains * grain * stacks), width)
 
         def gpu_ns(grains: int) -> float:
-            left = product.n - columns(grains)
+            left = width - columns(grains)
             if not priced:
-                return op.alone_ns * left / product.n
+                return op.alone_ns * left / width
             return self._gpu_ns(replace(product, n=left)) if left else 0.0
 
         def with_grains(grains: int) -> SharedProduct:
             stack = None
             if grains:
                 own = ceil(columns(grains) / stacks)
-                stack = self._products.multiply(
-                    ProductShape(product.m, product.k, own, product.right)
-                )
-            rows = product.count * product.m
-            back_bytes = rows * columns(grains) * product.out.bytes
+                stack = self._products.multiply(ProductShape(rows, inner, own, product.right))
+            there_bytes = repeats * rows * inner * product.left.bytes
+            back_bytes = repeats * rows * columns(grains) * product.out.bytes
             return SharedProduct(
                 name=op.name,
                 columns=columns(grains),
-                of_columns=product.n,
+                of_columns=width,
                 closed_form_share=closed_share,
                 gpu_ns=gpu_ns(grains),
-                there_ns=self._transfer_ns(f"{op.name}_in", rows * product.k * product.left.bytes),
+                there_ns=self._transfer_ns(f"{op.name}_in", there_bytes),
                 back_ns=self._transfer_ns(f"{op.name}_out", back_bytes),
-                repeats=product.count,
+                repeats=repeats,
                 stacks=stacks,
                 stack=stack,
             )
 
-        most = int(product.n / (grain * stacks))
+        most = int(width / (grain * stacks))
         balanced = largest_balanced(with_grains, most, round(closed_share * most))
         # A smaller product is not always a faster one, where the cost model prices its tiles.
         within = min(range(balanced + 1), key=lambda grains: (gpu_ns(grains), -grains))

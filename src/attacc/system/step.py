@@ -1,24 +1,41 @@
-"""One step of a model on a system: every operator priced, placed, overlapped and summed.
+"""Steps of a model on a system: every operator priced, placed, overlapped and summed.
 
 Operators of a layer run one after the other on every GPU at once; only what `overlap` states runs
 beside something else. Times are those of one GPU, which all GPUs share; energies are those of the
-whole system.
+whole system. One step and ten thousand take the same way: arrays have one element for each step, or
+a single one that stands for all steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, reduce
 from operator import add
 from typing import Final
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from attacc.errors import EngineError, InputError
-from attacc.gpu.costs import Bound, CostModel, EnergyBreakdown, OperatorCost
+from attacc.gpu.costs import (
+    BOUNDS,
+    Bound,
+    Codes,
+    CostModel,
+    Energies,
+    EnergyBreakdown,
+    Estimate,
+    Floats,
+    OperatorCosts,
+    noted,
+    only,
+)
 from attacc.gpu.rates import AttaccRates
 from attacc.hardware.link import LinkSpec
 from attacc.hardware.system import AttentionSite, ResolvedSystem
+from attacc.models.architecture import ModelSpec
 from attacc.models.operators import (
     AllReduce,
     Attention,
@@ -26,6 +43,7 @@ from attacc.models.operators import (
     Operator,
     Phase,
     Pointwise,
+    Size,
     Step,
 )
 from attacc.system.attaccs import AttaccAttention, context_bytes, query_bytes
@@ -64,6 +82,7 @@ class OperatorTime:
         alone_ns: what one run takes; the rest is hidden by other work, or done elsewhere.
         bound: what it waits for.
         energy: of one run, all devices together; without what GPUs draw when idle.
+        launch_ns: part of the time alone that is starting kernels.
         estimates: what of its price is scaled, assumed, or beyond what was fitted.
     """
 
@@ -74,6 +93,7 @@ class OperatorTime:
     alone_ns: float
     bound: Bound
     energy: EnergyBreakdown
+    launch_ns: float = 0.0
     estimates: tuple[str, ...] = ()
 
 
@@ -164,301 +184,421 @@ def _total_energy(operators: Iterable[OperatorTime]) -> EnergyBreakdown:
     return reduce(add, (op.energy.times(op.runs) for op in operators), NO_ENERGY)
 
 
-def average(costs: Sequence[StepCost], weights: Sequence[float] | None = None) -> StepCost:
-    """Return the mean step of several of one model on one system, as over the length of an output.
+@dataclass(frozen=True, slots=True, eq=False)
+class OperatorTimes:
+    """One operator in several steps; fields as in `OperatorTime`, arrays over the steps."""
 
-    What bounds an operator is what bounds it most of the time.
+    name: str
+    group: Group
+    runs: int
+    time_ns: Floats
+    alone_ns: Floats
+    bound: Codes
+    energy: Energies
+    launch_ns: float = 0.0
+    estimates: tuple[Estimate, ...] = ()
 
-    Args:
-        costs: at least one; all of the same operators in the same order.
-        weights: how often each occurs; once each by default.
-    """
-    shares = [1.0] * len(costs) if weights is None else list(weights)
-    total = sum(shares)
-    shares = [share / total for share in shares]
-    rows = zip(*(cost.operators for cost in costs), strict=True)
-    operators = tuple(_average_operator(row, shares) for row in rows)
-    return replace(costs[0], operators=operators)
+    def at(self, index: int) -> OperatorTime:
+        """Return the operator in one step."""
 
+        def of(values: Floats | Codes) -> float:
+            return float(values[index if values.size > 1 else 0])
 
-def _average_operator(row: Sequence[OperatorTime], shares: Sequence[float]) -> OperatorTime:
-    first = row[0]
-    if all(op is first for op in row):
-        return first
-
-    def mean(value: Callable[[OperatorTime], float]) -> float:
-        return sum(share * value(op) for op, share in zip(row, shares, strict=True))
-
-    waits: dict[Bound, float] = {}
-    for op, share in zip(row, shares, strict=True):
-        waits[op.bound] = waits.get(op.bound, 0.0) + share * op.alone_ns
-    return replace(
-        first,
-        time_ns=mean(lambda op: op.time_ns),
-        alone_ns=mean(lambda op: op.alone_ns),
-        bound=max(waits, key=lambda bound: waits[bound]),
-        energy=EnergyBreakdown(
-            dram_pj=mean(lambda op: op.energy.dram_pj),
-            l2_pj=mean(lambda op: op.energy.l2_pj),
-            l1_pj=mean(lambda op: op.energy.l1_pj),
-            register_pj=mean(lambda op: op.energy.register_pj),
-            alu_pj=mean(lambda op: op.energy.alu_pj),
-            link_pj=mean(lambda op: op.energy.link_pj),
-            static_pj=mean(lambda op: op.energy.static_pj),
-        ),
-        estimates=tuple(dict.fromkeys(note for op in row for note in op.estimates)),
-    )
-
-
-def prefill_cost(
-    step: Step, system: ResolvedSystem, costs: CostModel, *, kv_bytes: float = 0.0
-) -> StepCost:
-    """Price a prefill, which runs on the GPUs.
-
-    Where the cache is elsewhere, each layer's keys and values leave while the GPUs work on: only
-    what takes longer than the layer adds to the step.
-
-    Args:
-        step: a prefill.
-        system: the system.
-        costs: the cost model.
-        kv_bytes: keys and values of one layer that one GPU has computed; ignored where attention
-            runs on the GPUs.
-
-    Raises:
-        InputError: the step is split over another number of GPUs than the system has, or nothing
-            is known of collectives over their link.
-    """
-    _check_split(step, system)
-    costs = costs.for_phase(step.phase)
-    step = costs.as_run(step)
-    layer = [cost for op in step.layer for cost in _on_gpus(op, step.layers, system, costs)]
-    outside = [cost for op in step.outside for cost in _on_gpus(op, 1, system, costs)]
-    if system.spec.attention is not AttentionSite.GPU:
-        work_ns = sum(op.time_ns for op in layer)
-        cost = costs.transfer("kv_transfer", kv_bytes * _gpus_per_link(system), _away(system))
-        layer.append(
-            OperatorTime(
-                name=cost.name,
-                group=Group.COMMUNICATION,
-                runs=step.layers,
-                time_ns=max(0.0, cost.time_ns - work_ns),
-                alone_ns=cost.time_ns,
-                bound=cost.bound,
-                energy=cost.energy.times(system.gpus / _gpus_per_link(system)),
-            )
+        return OperatorTime(
+            self.name,
+            self.group,
+            self.runs,
+            of(self.time_ns),
+            of(self.alone_ns),
+            BOUNDS[int(of(self.bound))],
+            self.energy.at(index),
+            self.launch_ns,
+            noted(self.estimates, index),
         )
-    operators = (*layer, *outside, *_on_host(step, costs))
-    return StepCost(costs.kind, operators, _static_w(system, costs))
+
+    def mean(self, shares: Floats) -> OperatorTime:
+        """Return the mean over the steps; it waits for what it waits for most of the time."""
+
+        def of(values: Floats) -> float:
+            return float(np.sum(shares * values)) if values.size > 1 else float(values[0])
+
+        waits = np.bincount(
+            np.broadcast_to(self.bound, shares.shape),
+            weights=shares * self.alone_ns,
+            minlength=len(BOUNDS),
+        )
+        # Of bounds of equal weight, as where an operator takes no time, the first that occurs.
+        first = int(self.bound[0])
+        bound = int(waits.argmax()) if waits.max() > waits[first] else first
+        return OperatorTime(
+            self.name,
+            self.group,
+            self.runs,
+            of(self.time_ns),
+            of(self.alone_ns),
+            BOUNDS[bound],
+            EnergyBreakdown(*(of(part) for part in self.energy.parts_pj)),
+            self.launch_ns,
+            noted(self.estimates),
+        )
 
 
-class DecodePricer:
-    """Prices the decode steps of one batch on one system, at any length of the cache.
+@dataclass(frozen=True, eq=False)
+class StepCosts:
+    """Time and energy of several steps of the same operators.
 
-    What does not depend on the length is priced once.
+    Attributes:
+        steps: how many.
+        cost_model: as in `StepCost`, likewise the others.
+        operators: those of a layer in order, then those outside the layers.
+        static_w: what all GPUs together draw at any time, whatever they do.
+        copied_share: (steps,) share of the feed-forward weights that AttAccs multiply with, and
+            hold copies of: the largest over the products; 0 without co-processing.
+    """
 
-    Args:
-        step: a decode step, at any length.
-        system: the system.
-        costs: the cost model.
-        rates: rates of one AttAcc device; needed for feed-forward co-processing.
+    steps: int
+    cost_model: str
+    operators: tuple[OperatorTimes, ...]
+    static_w: float
+    copied_share: Floats
+
+    @cached_property
+    def time_ns(self) -> Floats:
+        """Durations of the steps."""
+        total = np.zeros(self.steps)
+        for op in self.operators:
+            total += op.runs * op.time_ns
+        return total
+
+    @cached_property
+    def energy(self) -> Energies:
+        """Energy of the whole system."""
+        total = Energies.of(static_pj=self.static_w * PJ_PER_NS_PER_W * self.time_ns)
+        for op in self.operators:
+            total = total + op.energy.times(op.runs)
+        return total
+
+    def at(self, index: int) -> StepCost:
+        """Return one step."""
+        operators = tuple(op.at(index) for op in self.operators)
+        return StepCost(self.cost_model, operators, self.static_w)
+
+    @property
+    def one(self) -> StepCost:
+        """The only step.
+
+        Raises:
+            EngineError: there are several.
+        """
+        if self.steps != 1:
+            raise EngineError(f"{self.steps} steps, not one")
+        return self.at(0)
+
+    def mean(self, weights: ArrayLike | None = None) -> StepCost:
+        """Return the mean step, as over the length of an output.
+
+        Args:
+            weights: how often each step occurs; once each by default.
+        """
+        counts = np.ones(self.steps) if weights is None else np.asarray(weights, dtype=np.float64)
+        shares = counts / counts.sum()
+        operators = tuple(op.mean(shares) for op in self.operators)
+        return StepCost(self.cost_model, operators, self.static_w)
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What steps need to know beside their operators.
+
+    Attributes:
+        model: whose steps they are; None where it is not known.
+        attention: decode attention of one layer on all AttAccs; None where it runs elsewhere.
+        rates: of one AttAcc device; needed for feed-forward co-processing.
         copies: share of the feed-forward weights whose copies fit into the AttAccs, which limits
             the share of the products that they take over (`attacc.system.capacity`); 1 where the
             memory for copies is not counted, as in the published model.
+        written_bytes: keys and values of one layer that one GPU computes in a prefill, and that go
+            to where attention runs.
+        read_bytes: keys and values of one layer that one GPU needs in a prefill, and that lie where
+            attention runs.
+    """
+
+    model: ModelSpec | None = None
+    attention: AttaccAttention | None = None
+    rates: AttaccRates | None = None
+    copies: float | Floats = 1.0
+    written_bytes: float | Floats = 0.0
+    read_bytes: float | Floats = 0.0
+
+
+def step_costs(
+    step: Step, system: ResolvedSystem, costs: CostModel, beside: Beside | None = None
+) -> StepCosts:
+    """Price one step, or many steps of the same operators.
+
+    A prefill runs on the GPUs. Where the cache is elsewhere, each layer's keys and values leave
+    while the GPUs work on: only what takes longer than the layer adds to the step. So do earlier
+    keys and values that the GPUs have to read back.
+
+    Args:
+        step: a decode step, a prefill, or both.
+        system: the system.
+        costs: the cost model.
+        beside: what else is known.
 
     Raises:
         InputError: the step is split over another number of GPUs than the system has, or nothing
             is known of collectives over their link.
     """
+    return _Layer(step, system, costs, beside or Beside()).price()
+
+
+class _Layer:
+    """The operators of one layer, and what is around the layers, being priced."""
 
     def __init__(
-        self,
-        step: Step,
-        system: ResolvedSystem,
-        costs: CostModel,
-        rates: AttaccRates | None = None,
-        copies: float = 1.0,
+        self, step: Step, system: ResolvedSystem, costs: CostModel, beside: Beside
     ) -> None:
-        _check_split(step, system)
-        costs = costs.for_phase(step.phase)
-        step = costs.as_run(step)
+        if step.tensor_parallel != system.gpus:
+            raise InputError(
+                f"the step is split over {step.tensor_parallel} GPUs, the system has {system.gpus}",
+                where=system.spec.name,
+                hint="build the step with the system's number of GPUs",
+            )
+        self._costs = costs.for_steps(step.phase, beside.model)
+        self._step = step = self._costs.as_run(step)
         self._system = system
-        self._costs = costs
-        self._static_w = _static_w(system, costs)
-        self._layers = step.layers
-        self._attention = _attention_operator(step)
-        place = step.layer.index(self._attention)
-        before, after = step.layer[:place], step.layer[place + 1 :]
-        self._copied_share = 0.0
-        self._before = [cost for op in before for cost in self._beside(op, rates, copies)]
-        self._after = [cost for op in after for cost in self._beside(op, rates, copies)]
-        self._outside = [cost for op in step.outside for cost in _on_gpus(op, 1, system, costs)]
-        self._outside += _on_host(step, costs)
-        self._r = 1 / self._attention.heads
-        self._qkv_share = _qkv_share(before, after)
+        self._beside = beside
+        self._copied_share: Floats = np.zeros(1)
+        self._decode = _attention_operator(step)
+        first = next(op for op in step.layer if isinstance(op, Attention))
+        place = step.layer.index(first)
+        self._ahead = step.layer[:place]
+        self._behind = [op for op in step.layer[place:] if not isinstance(op, Attention)]
 
-    @property
-    def heads(self) -> int:
-        """Query heads of one GPU."""
-        return round(1 / self._r)
+    def price(self) -> StepCosts:
+        """Return the costs."""
+        before = [cost for op in self._ahead for cost in self._product(op)]
+        after = [cost for op in self._behind for cost in self._product(op)]
+        prefill = self._prefill_attention()
+        middle: list[OperatorTimes] = []
+        if self._decode is not None:
+            before, middle, after = self._decode_attention(self._decode, before, after)
+        layer = [*before, *prefill, *middle, *after]
+        if self._step.phase is not Phase.DECODE:
+            layer += self._moved(layer)
+        outside = [cost for op in self._step.outside for cost in self._on_gpus(op, 1)]
+        operators = (*layer, *outside, *self._on_host())
+        sizes = [op.time_ns.size for op in operators]
+        return StepCosts(
+            steps=max(sizes),
+            cost_model=self._costs.kind,
+            operators=operators,
+            static_w=self._system.gpus * self._costs.static_w(self._system.gpu),
+            copied_share=np.broadcast_to(self._copied_share, (max(sizes),)),
+        )
 
-    @property
-    def copied_share(self) -> float:
-        """Share of the feed-forward weights that AttAccs multiply with, and hold copies of.
+    def _on_gpus(self, op: Operator, runs: int) -> list[OperatorTimes]:
+        system, costs = self._system, self._costs
+        match op:
+            case MatMul():
+                group, priced = Group.FC, (costs.matmul(op, system.gpu),)
+            case Attention():
+                group, priced = Group.ATTENTION, costs.attention(op, system.gpu)
+            case Pointwise():
+                group, priced = Group.OTHER, (costs.pointwise(op, system.gpu),)
+            case AllReduce():
+                if system.link is None:
+                    raise EngineError(f"{op.name} on a system without a link between its GPUs")
+                group = Group.COMMUNICATION
+                priced = (costs.all_reduce(op, system.gpu, system.link, system.gpus),)
+        return [_placed(cost, group, runs, system.gpus) for cost in priced]
 
-        The largest over the feed-forward products; 0 without co-processing.
+    def _on_host(self) -> list[OperatorTimes]:
+        """Return what the host adds, as operators during which all devices wait."""
+        host = self._costs.host(self._step)
+        if host is None:
+            return []
+        layer_ns, none = np.full(1, host.layer_ns), Energies.equal(NO_ENERGY)
+        return [
+            OperatorTimes(name, Group.OTHER, runs, ns, ns, only(Bound.LATENCY), none, 0.0, notes)
+            for name, runs, ns, notes in (
+                ("host_layer", self._step.layers, layer_ns, host.estimates),
+                ("host_step", 1, host.step_ns, host.estimates),
+            )
+        ]
+
+    def _product(self, op: Operator) -> list[OperatorTimes]:
+        """Price an operator that is no attention; AttAccs may take over a part of it."""
+        placed = self._on_gpus(op, self._step.layers)
+        shares = self._step.phase is Phase.DECODE and self._system.spec.ff_coprocessing
+        if not shares or op.name not in FEED_FORWARD:
+            return placed
+        if not isinstance(op, MatMul):
+            raise EngineError(f"{op.name} is no matrix product")
+        if self._beside.rates is None:
+            raise EngineError("feed-forward co-processing needs the rates of the AttAccs")
+        shared: list[OperatorTimes] = []
+        for alone in placed:
+            share = np.minimum(self._beside.copies, self._balanced_share(op, alone.bound))
+            self._copied_share = np.maximum(self._copied_share, share)
+            shared.append(self._coprocessed(op, alone, self._beside.rates, share))
+        return shared
+
+    def _balanced_share(self, op: MatMul, bound: Codes) -> Floats:
+        """Return the share of a product on AttAccs with which they and the GPUs end together."""
+        attacc, rates, gpus = self._system.attacc, self._beside.rates, self._system.gpus
+        if attacc is None or rates is None:
+            raise EngineError(f"system {self._system.spec.name} has no AttAccs")
+        return coprocessed_share(
+            compute_bound=bound == BOUNDS.index(Bound.COMPUTE),
+            rows=op.m,
+            weight_bytes=op.right.bytes,
+            peak_flops_per_s=self._costs.coprocessing_peak_flops_per_s(op, self._system.gpu),
+            memory_bytes_per_s=self._costs.coprocessing_bytes_per_s(op, self._system.gpu),
+            internal_bytes_per_s=rates.internal_bytes_per_s * attacc.table.devices / gpus,
+        )
+
+    def _coprocessed(
+        self, op: MatMul, placed: OperatorTimes, rates: AttaccRates, share: Floats
+    ) -> OperatorTimes:
+        """Return a feed-forward product of which AttAccs compute a share."""
+        multiply_adds = share * self._system.gpus * op.flops / 2
+        on_attacc = Energies.of(
+            dram_pj=multiply_adds * op.right.bytes * rates.read_pj_per_byte,
+            alu_pj=multiply_adds * rates.multiply_add_pj,
+        )
+        return replace(
+            placed,
+            time_ns=(1 - share) * placed.time_ns,
+            energy=placed.energy.times(1 - share) + on_attacc,
+        )
+
+    def _prefill_attention(self) -> list[OperatorTimes]:
+        prompts = [
+            op for op in self._step.layer if isinstance(op, Attention) and op.phase is Phase.PREFILL
+        ]
+        found = [cost for op in prompts for cost in self._on_gpus(op, self._step.layers)]
+        if self._step.phase is Phase.MIXED:
+            return [replace(op, name=f"prefill_{op.name}") for op in found]
+        return found
+
+    def _moved(self, layer: Sequence[OperatorTimes]) -> list[OperatorTimes]:
+        """Return keys and values that move between the GPUs and what runs decode attention.
+
+        Both directions of a link are independent, and both hide behind the work of the layer.
         """
-        return self._copied_share
+        if self._system.spec.attention is AttentionSite.GPU:
+            return []
+        work_ns = sum(op.time_ns for op in layer)
+        moved: list[OperatorTimes] = []
+        read = np.any(np.asarray(self._beside.read_bytes) > 0)
+        for name, size in (
+            ("kv_transfer", self._beside.written_bytes),
+            *([("kv_read_back", self._beside.read_bytes)] if read else []),
+        ):
+            cost = self._transfer(name, size)
+            visible_ns = np.maximum(0.0, cost.alone_ns - work_ns)
+            moved.append(replace(cost, time_ns=visible_ns))
+            work_ns = work_ns + visible_ns
+        return moved
 
-    def cost(
-        self, *, kv_length: int | None = None, attention: AttaccAttention | None = None
-    ) -> StepCost:
-        """Price one step.
-
-        Args:
-            kv_length: keys that every request attends to; by default that of the step given.
-            attention: attention of one layer at this length, where it runs on AttAcc.
-        """
-        op = self._attention if kv_length is None else replace(self._attention, keys=kv_length)
+    def _decode_attention(
+        self, op: Attention, before: list[OperatorTimes], after: list[OperatorTimes]
+    ) -> tuple[list[OperatorTimes], list[OperatorTimes], list[OperatorTimes]]:
+        """Return what is before the attention, the attention with transfers, and what is after."""
         site = self._system.spec.attention
         if site is AttentionSite.GPU:
-            middle = _on_gpus(op, self._layers, self._system, self._costs)
-            return self._assemble(self._before, middle, self._after)
+            return before, self._on_gpus(op, self._step.layers), after
+        parts: float | Floats = 0.0
         if site is AttentionSite.CPU:
-            return self._on_cpus(op)
-        if attention is None:
-            raise EngineError("attention on AttAcc needs the attention of one layer")
-        return self._on_attaccs(op, attention)
-
-    def _assemble(
-        self,
-        before: Sequence[OperatorTime],
-        middle: Sequence[OperatorTime],
-        after: Sequence[OperatorTime],
-    ) -> StepCost:
-        operators = (*before, *middle, *after, *self._outside)
-        return StepCost(self._costs.kind, operators, self._static_w)
-
-    def _on_cpus(self, op: Attention) -> StepCost:
-        host = self._system.host
-        if host is None:
-            raise EngineError("attention on CPUs of a system without CPUs")
-        cost = self._costs.cpu_attention(op, self._system.gpus, host.cpu, host.count)
-        transfers = self._transfers(op)
-        transfer_ns = sum(cost.time_ns for cost in transfers)
-        visible_ns = basic_overlap(attention_ns=cost.time_ns, transfer_ns=transfer_ns, r=self._r)
-        attention = self._elsewhere(cost.time_ns, cost.bound, cost.energy, cost.estimates)
-        middle = self._around(attention, transfers, visible_ns / transfer_ns)
-        return self._assemble(self._before, middle, self._after)
-
-    def _on_attaccs(self, op: Attention, attention: AttaccAttention) -> StepCost:
-        transfers = self._transfers(op)
-        transfer_ns = sum(cost.time_ns for cost in transfers)
-        attention_ns = attention.time_ns + attention.softmax_ns
-        before, after = self._before, self._after
-        if self._system.spec.head_level_pipelining:
+            if self._system.host is None:
+                raise EngineError("attention on CPUs of a system without CPUs")
+            host, gpus = self._system.host, self._system.gpus
+            cost = self._costs.cpu_attention(op, gpus, host.cpu, host.count)
+            busy_ns = cost.time_ns
+            attention = _placed(cost, Group.ATTENTION, self._step.layers, 1)
+        else:
+            given = self._beside.attention
+            if given is None:
+                raise EngineError("attention on AttAcc needs the attention of one layer")
+            busy_ns = given.time_ns + given.softmax_ns
+            parts = given.extra_parts / self._system.gpus
+            attention = OperatorTimes(
+                "attention",
+                Group.ATTENTION,
+                self._step.layers,
+                given.time_ns,
+                given.time_ns,
+                only(Bound.MEMORY),
+                given.energy,
+            )
+        r = 1 / op.heads
+        there = self._transfer("qkv_transfer", query_bytes(op, parts))
+        back = self._transfer("context_transfer", context_bytes(op, parts))
+        transfer_ns = there.alone_ns + back.alone_ns
+        if site is AttentionSite.ATTACC and self._system.spec.head_level_pipelining:
             qkv, projection = _named(before, QKV), _named(after, PROJECTION)
             visible = head_level_pipelining(
-                attention_ns=attention_ns,
+                attention_ns=busy_ns,
                 transfer_ns=transfer_ns,
                 qkv_ns=qkv.alone_ns,
                 projection_ns=projection.alone_ns,
-                qkv_share=self._qkv_share,
-                r=self._r,
+                qkv_share=_qkv_share(self._ahead, self._behind),
+                r=r,
             )
             visible_ns = visible.transfer_ns
             before = _replaced(before, qkv, visible.qkv_ns)
             after = _replaced(after, projection, visible.projection_ns)
         else:
-            visible_ns = basic_overlap(
-                attention_ns=attention_ns, transfer_ns=transfer_ns, r=self._r
-            )
-        middle = self._around(
-            self._elsewhere(attention.time_ns, Bound.MEMORY, attention.energy),
-            transfers,
-            visible_ns / transfer_ns,
-        )
-        return self._assemble(before, middle, after)
+            visible_ns = basic_overlap(attention_ns=busy_ns, transfer_ns=transfer_ns, r=r)
+        share = visible_ns / transfer_ns
+        there, back = (replace(op, time_ns=op.alone_ns * share) for op in (there, back))
+        return before, [there, attention, back], after
 
-    def _elsewhere(
-        self,
-        time_ns: float,
-        bound: Bound,
-        energy: EnergyBreakdown,
-        estimates: tuple[str, ...] = (),
-    ) -> OperatorTime:
-        return OperatorTime(
-            "attention", Group.ATTENTION, self._layers, time_ns, time_ns, bound, energy, estimates
-        )
-
-    def _transfers(self, op: Attention) -> tuple[OperatorCost, OperatorCost]:
-        link, gpus = _away(self._system), _gpus_per_link(self._system)
-        there = self._costs.transfer("qkv_transfer", gpus * query_bytes(op), link)
-        back = self._costs.transfer("context_transfer", gpus * context_bytes(op), link)
-        return there, back
-
-    def _around(
-        self,
-        attention: OperatorTime,
-        transfers: tuple[OperatorCost, OperatorCost],
-        visible_share: float,
-    ) -> list[OperatorTime]:
-        devices = self._system.gpus / _gpus_per_link(self._system)
-        there, back = (
-            OperatorTime(
-                cost.name,
-                Group.COMMUNICATION,
-                self._layers,
-                cost.time_ns * visible_share,
-                cost.time_ns,
-                cost.bound,
-                cost.energy.times(devices),
-                cost.estimates,
-            )
-            for cost in transfers
-        )
-        return [there, attention, back]
-
-    def _beside(self, op: Operator, rates: AttaccRates | None, copies: float) -> list[OperatorTime]:
-        placed = _on_gpus(op, self._layers, self._system, self._costs)
-        if not self._system.spec.ff_coprocessing or op.name not in FEED_FORWARD:
-            return placed
-        if not isinstance(op, MatMul):
-            raise EngineError(f"{op.name} is no matrix product")
-        if rates is None:
-            raise EngineError("feed-forward co-processing needs the rates of the AttAccs")
-        shared: list[OperatorTime] = []
-        for alone in placed:
-            share = min(copies, _balanced_share(op, alone.bound, self._system, self._costs, rates))
-            self._copied_share = max(self._copied_share, share)
-            shared.append(_coprocessed(op, alone, self._system.gpus, rates, share))
-        return shared
+    def _transfer(self, name: str, size_bytes: Size) -> OperatorTimes:
+        """Price bytes that each GPU sends to, or gets from, what runs decode attention."""
+        per_link = gpus_per_link(self._system)
+        cost = self._costs.transfer(name, per_link * size_bytes, _away(self._system))
+        devices = self._system.gpus / per_link
+        return _placed(cost, Group.COMMUNICATION, self._step.layers, devices)
 
 
-def _check_split(step: Step, system: ResolvedSystem) -> None:
-    if step.tensor_parallel != system.gpus:
-        raise InputError(
-            f"the step is split over {step.tensor_parallel} GPUs, the system has {system.gpus}",
-            where=system.spec.name,
-            hint="build the step with the system's number of GPUs",
-        )
+def _placed(cost: OperatorCosts, group: Group, runs: int, devices: float) -> OperatorTimes:
+    return OperatorTimes(
+        cost.name,
+        group,
+        runs,
+        cost.time_ns,
+        cost.time_ns,
+        cost.bound,
+        cost.energy.times(devices),
+        cost.launch_ns,
+        cost.estimates,
+    )
 
 
-def _attention_operator(step: Step) -> Attention:
+def _attention_operator(step: Step) -> Attention | None:
+    """Return decode attention; None in a prefill."""
     found = [op for op in step.layer if isinstance(op, Attention)]
-    if len(found) != 1 or found[0].phase is not Phase.DECODE:
-        raise EngineError("the step is no decode step with one attention in a layer")
-    return found[0]
+    decode = [op for op in found if op.phase is Phase.DECODE]
+    prefill = len(found) - len(decode)
+    wanted = (step.phase is not Phase.PREFILL, step.phase is not Phase.DECODE)
+    if (len(decode), prefill) != wanted:
+        raise EngineError(f"the step is no {step.phase} with one attention of each kind")
+    return decode[0] if decode else None
 
 
 def _qkv_share(before: Iterable[Operator], after: Iterable[Operator]) -> float:
-    """Return the share of QKV generation in the arithmetic before and after attention."""
-    qkv = sum(op.flops for op in before if isinstance(op, MatMul) and op.name == QKV)
-    projection = sum(op.flops for op in after if isinstance(op, MatMul) and op.name == PROJECTION)
-    return qkv / (qkv + projection) if qkv + projection else 0.0
+    """Return the share of QKV generation in the weights before and after attention."""
+    qkv = sum(op.n * op.k for op in before if isinstance(op, MatMul) and op.name == QKV)
+    projection = sum(
+        op.n * op.k for op in after if isinstance(op, MatMul) and op.name == PROJECTION
+    )
+    return float(qkv / (qkv + projection)) if qkv + projection else 0.0
 
 
-def _named(operators: Sequence[OperatorTime], name: str) -> OperatorTime:
+def _named(operators: Sequence[OperatorTimes], name: str) -> OperatorTimes:
     for op in operators:
         if op.name == name:
             return op
@@ -466,8 +606,8 @@ def _named(operators: Sequence[OperatorTime], name: str) -> OperatorTime:
 
 
 def _replaced(
-    operators: Sequence[OperatorTime], old: OperatorTime, time_ns: float
-) -> list[OperatorTime]:
+    operators: Sequence[OperatorTimes], old: OperatorTimes, time_ns: Floats
+) -> list[OperatorTimes]:
     return [replace(op, time_ns=time_ns) if op is old else op for op in operators]
 
 
@@ -479,88 +619,8 @@ def _away(system: ResolvedSystem) -> LinkSpec:
     raise EngineError(f"{system.spec.name} has nothing but GPUs")
 
 
-def _gpus_per_link(system: ResolvedSystem) -> float:
+def gpus_per_link(system: ResolvedSystem) -> float:
     """Return how many GPUs share one link to AttAcc: several where AttAccs are fewer."""
     if system.attacc is None:
         return 1.0
     return max(1.0, system.gpus / system.attacc.table.devices)
-
-
-def _on_gpus(
-    op: Operator, runs: int, system: ResolvedSystem, costs: CostModel
-) -> list[OperatorTime]:
-    match op:
-        case MatMul():
-            group, priced = Group.FC, (costs.matmul(op, system.gpu),)
-        case Attention():
-            group, priced = Group.ATTENTION, costs.attention(op, system.gpu)
-        case Pointwise():
-            group, priced = Group.OTHER, (costs.pointwise(op, system.gpu),)
-        case AllReduce():
-            if system.link is None:
-                raise EngineError(f"{op.name} on a system without a link between its GPUs")
-            group = Group.COMMUNICATION
-            priced = (costs.all_reduce(op, system.gpu, system.link, system.gpus),)
-    return [
-        OperatorTime(
-            cost.name,
-            group,
-            runs,
-            cost.time_ns,
-            cost.time_ns,
-            cost.bound,
-            cost.energy.times(system.gpus),
-            cost.estimates,
-        )
-        for cost in priced
-    ]
-
-
-def _on_host(step: Step, costs: CostModel) -> list[OperatorTime]:
-    """Return what the host adds to a step, as operators during which all devices wait."""
-    host = costs.host(step)
-    if host is None:
-        return []
-    return [
-        OperatorTime(name, Group.OTHER, runs, time_ns, time_ns, Bound.LATENCY, NO_ENERGY)
-        for name, runs, time_ns in (
-            ("host_layer", step.layers, host.layer_ns),
-            ("host_step", 1, host.step_ns),
-        )
-    ]
-
-
-def _static_w(system: ResolvedSystem, costs: CostModel) -> float:
-    return system.gpus * costs.static_w(system.gpu)
-
-
-def _balanced_share(
-    op: MatMul, bound: Bound, system: ResolvedSystem, costs: CostModel, rates: AttaccRates
-) -> float:
-    """Return the share of a product on AttAccs with which they and the GPUs end together."""
-    if system.attacc is None:
-        raise EngineError(f"system {system.spec.name} has no AttAccs")
-    return coprocessed_share(
-        compute_bound=bound is Bound.COMPUTE,
-        rows=op.m,
-        weight_bytes=op.right.bytes,
-        peak_flops_per_s=costs.coprocessing_peak_flops_per_s(op, system.gpu),
-        memory_bytes_per_s=costs.coprocessing_bytes_per_s(op, system.gpu),
-        internal_bytes_per_s=rates.internal_bytes_per_s * system.attacc.table.devices / system.gpus,
-    )
-
-
-def _coprocessed(
-    op: MatMul, placed: OperatorTime, gpus: int, rates: AttaccRates, share: float
-) -> OperatorTime:
-    """Return a feed-forward product of which AttAccs compute a share."""
-    multiply_adds = share * gpus * op.flops / 2
-    on_attacc = EnergyBreakdown(
-        dram_pj=multiply_adds * op.right.bytes * rates.read_pj_per_byte,
-        alu_pj=multiply_adds * rates.multiply_add_pj,
-    )
-    return replace(
-        placed,
-        time_ns=(1 - share) * placed.time_ns,
-        energy=placed.energy.times(1 - share) + on_attacc,
-    )

@@ -7,7 +7,8 @@ was fitted says so in its cost (`OperatorCost.estimates`). See docs/gpu-model.md
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, TypeVar
@@ -45,12 +46,30 @@ from attacc.gpu.calibrated.kernels import (
     wire_share,
 )
 from attacc.gpu.calibrated.power import Work, attention_work, gemm_work, power, power_on
-from attacc.gpu.costs import Bound, CostModel, EnergyBreakdown, HostTime, OperatorCost
-from attacc.gpu.frameworks import SERVING, TokenCoefficients
+from attacc.gpu.costs import (
+    BOUNDS,
+    MIXED,
+    PAST,
+    RAGGED,
+    Bound,
+    Codes,
+    CostModel,
+    Energies,
+    Estimate,
+    Floats,
+    HostTime,
+    OperatorCosts,
+    either,
+    only,
+    over_distinct,
+    ragged,
+)
+from attacc.gpu.frameworks import SERVING, ServingSpec, TokenCoefficients, serving_series
 from attacc.gpu.published.model import PublishedCostModel
 from attacc.hardware.cpu import CpuSpec
 from attacc.hardware.gpu import GPUS, GpuSpec
 from attacc.hardware.link import LINKS, LinkSpec
+from attacc.models.architecture import ModelSpec
 from attacc.models.operators import (
     AllReduce,
     Attention,
@@ -60,6 +79,7 @@ from attacc.models.operators import (
     Phase,
     Pointwise,
     PointwiseKind,
+    Size,
     Step,
 )
 from attacc.models.precision import ElementType
@@ -96,8 +116,10 @@ OPERANDS: Final = frozenset(
 SOFTMAX_OPERATIONS: Final = 5
 """Per score, as in the published model."""
 PJ_PER_NS_PER_W: Final = 1e3
-BOUNDS: Final = (Bound.LATENCY, Bound.COMPUTE, Bound.MEMORY)
-"""By what `gemm_times` says a product waits for."""
+WAITS: Final = np.array(
+    [BOUNDS.index(bound) for bound in (Bound.LATENCY, Bound.COMPUTE, Bound.MEMORY)], dtype=np.int8
+)
+"""Codes of `BOUNDS` by what `gemm_times` says a product waits for."""
 PUBLISHED_INSTEAD: Final = 'the published GPU model (gpu_model = "published") prices it'
 AS_BF16: Final = "as bf16 with fewer bytes, never measured"
 CONVERTS: Final = "kernels that convert weights are slower at many rows"
@@ -105,23 +127,23 @@ CONVERTS: Final = "kernels that convert weights are slower at many rows"
 S = TypeVar("S", GemmSeries, DecodeSeries, PrefillSeries)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Priced:
-    """Time of one kernel.
+    """Times of one kernel in several steps; a single element stands for all of them.
 
     Attributes:
         time_ns: alone on the GPU.
         launch_ns: part of it that is starting the kernel.
-        bound: what it waits for.
+        bound: codes of `BOUNDS`: what it waits for.
         work: what it does.
-        estimates: what of it is scaled, assumed, or outside what was fitted.
+        estimates: what of it is scaled, assumed, or outside what was fitted, in which steps.
     """
 
-    time_ns: float
+    time_ns: Floats
     launch_ns: float
-    bound: Bound
+    bound: Codes
     work: Work
-    estimates: tuple[str, ...]
+    estimates: tuple[Estimate, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +176,7 @@ def as_run(step: Step) -> Step:
             isinstance(op, MatMul)
             and isinstance(last, MatMul)
             and (last.name, op.name) == (GATE, UP)
-            and replace(op, name=GATE) == last
+            and (last.n, last.k) == (op.n, op.k)
         ):
             layer[-1] = replace(last, n=2 * last.n)
         else:
@@ -209,26 +231,33 @@ class Kernels:
         source = self.products or self.gpu
         operands = self._operands(op, source)
         series = self._series(operands.series, source.gemm)
-        shapes = GemmShapes.of(op.m, op.n * op.count, op.k)
-        times, waits = gemm_times(
-            shapes,
-            machine(self.gpu.gpu, operands.left, operands.right),
-            gemm_vector(series.coefficients, series.quantise),
-            TILES[series.library],
-        )
-        estimates = [*self._scaled, *operands.estimates]
+        at = machine(self.gpu.gpu, operands.left, operands.right)
+        vector = gemm_vector(series.coefficients, series.quantise)
+
+        def timed(sizes: tuple[Floats, ...]) -> tuple[Floats, ...]:
+            m, n, k, count = sizes
+            shapes = GemmShapes.of(m, n * count, k)
+            times, waits = gemm_times(shapes, at, vector, TILES[series.library])
+            outside = ~inside(gemm_limits(series.range, shapes))
+            return times, WAITS[waits].astype(np.float64), outside.astype(np.float64)
+
+        time_ns, codes, outside = over_distinct(timed, (op.m, op.n, op.k, op.count))
+        estimates = [Estimate.always(what) for what in (*self._scaled, *operands.estimates)]
+        sheet = self.gpu.gpu.name
         if self.products is not None:
-            estimates.append(
-                f"products on {self.gpu.gpu.name}: scaled from {self.products.scaled_from}"
-            )
-        if op.count > 1:
-            estimates.append("products of experts: as one over all columns, never measured")
-        elif not inside(gemm_limits(series.range, shapes))[0]:
-            estimates.append(f"products on {self.gpu.gpu.name}: shapes outside those fitted")
+            scaled = f"products on {sheet}: scaled from {self.products.scaled_from}"
+            estimates.append(Estimate.always(scaled))
+        several = _column(op.count) > 1
+        grouped = "products of experts: as one over all columns, never measured"
+        estimates += [
+            Estimate(grouped, several),
+            Estimate(f"products on {sheet}: shapes outside those fitted", ~several & (outside > 0)),
+        ]
+        shapes = GemmShapes(*np.broadcast_arrays(_column(op.m), _column(op.n * op.count), op.k))
         return Priced(
-            float(times[0]),
+            time_ns,
             series.coefficients.launch_ns,
-            BOUNDS[int(waits[0])],
+            codes.astype(np.int8),
             gemm_work(shapes, operands.left, operands.right),
             tuple(estimates),
         )
@@ -243,42 +272,50 @@ class Kernels:
         Raises:
             InputError: nothing is known of attention on this GPU.
         """
-        sizes = op.batch, op.heads, op.kv_heads, op.head_dim, op.keys
-        shapes = AttentionShapes(*(np.array([float(size)]) for size in sizes))
         sheet, cache = self.gpu.gpu, op.kv
+        sizes = op.batch, op.heads, op.kv_heads, op.head_dim
         if op.phase is Phase.DECODE:
+            shapes = AttentionShapes.of(*sizes, op.keys)
             decode, timer, computed = self._decode(cache)
-            time_ns = float(timer.ns(shapes)[0])
+            time_ns, rounds = timer.timed(shapes)
+            estimates = [Estimate.always(what) for what in self._scaled]
+            if op.longest is not None:
+                longest = AttentionShapes.of(*sizes, op.longest)
+                time_ns = ragged(time_ns, timer.ns(longest), rounds)
+                estimates.append(Estimate(RAGGED, _column(op.longest) > _column(op.keys)))
             launch_ns = decode.kernels[-1].coefficients.launch_ns
-            fits = inside(attention_limits(decode.range, shapes))[0]
+            fits = inside(attention_limits(decode.range, shapes))
         else:
+            shapes = AttentionShapes.of(*sizes, op.queries)
+            past = np.broadcast_to(_column(op.past), shapes.length.shape)
+            shapes = replace(shapes, past=past, within=_column(op.keys) - past)
             computed = self._computed(cache, self.gpu.prefill)
             prefill = self._series(computed, self.gpu.prefill)
             single, _, _ = self._decode(cache)
             time_ns = self._prefill_ns(prefill, single, shapes)
+            estimates = [Estimate.always(what) for what in self._scaled]
+            estimates.append(Estimate(PAST, past > 0))
             launch_ns = prefill.coefficients.launch_ns
-            fits = inside(attention_limits(prefill.range, shapes))[0]
-        estimates = [*self._scaled]
+            fits = inside(attention_limits(prefill.range, shapes))
         if computed is not cache and cache not in SIXTEEN_BITS:
-            estimates.append(f"{op.phase} attention with an {cache} cache: {AS_BF16}")
-        if not fits:
-            estimates.append(f"{op.phase} attention on {sheet.name}: shapes outside those fitted")
+            what = f"{op.phase} attention with an {cache} cache: {AS_BF16}"
+            estimates.append(Estimate.always(what))
+        what = f"{op.phase} attention on {sheet.name}: shapes outside those fitted"
+        estimates.append(Estimate(what, ~fits))
         work = attention_work(shapes, cache, prefill=op.phase is Phase.PREFILL)
-        bound = Bound.MEMORY
-        if launch_ns > time_ns / 2:
-            bound = Bound.LATENCY
-        elif work.flops[0] / sheet.peak_flops_per_s(computed) > (
-            work.dram_bytes[0] / sheet.memory_bytes_per_s
-        ):
-            bound = Bound.COMPUTE
+        arithmetic_s = work.flops / sheet.peak_flops_per_s(computed)
+        bound = either(
+            arithmetic_s > work.dram_bytes / sheet.memory_bytes_per_s, Bound.COMPUTE, Bound.MEMORY
+        )
+        bound = either(launch_ns > time_ns / 2, Bound.LATENCY, bound)
         return Priced(time_ns, launch_ns, bound, work, tuple(estimates))
 
     def pointwise(self, op: Pointwise) -> Priced:
         """Price an operator on every element by its traffic."""
         matrices = 4 if op.name in RESIDUAL_NORMS else MATRICES_MOVED[op.kind]
-        moved = matrices * float(op.m) * op.n * op.count * op.element.bytes
+        moved = matrices * _column(1.0 * op.m * op.n * op.count) * op.element.bytes
         time_ns = moved / (POINTWISE_SHARE * self.gpu.gpu.memory_bytes_per_s) * NS_PER_S
-        return Priced(time_ns, 0.0, Bound.MEMORY, _traffic(moved), ())
+        return Priced(time_ns, 0.0, only(Bound.MEMORY), _traffic(moved), ())
 
     def all_reduce(self, op: AllReduce, gpus: int, link: LinkSpec | None = None) -> Priced:
         """Price the sum of one matrix over several GPUs.
@@ -296,26 +333,28 @@ class Kernels:
             InputError: nothing is known of collectives over this link.
         """
         series = self.gpu.collective("all_reduce")
-        message = float(op.m) * op.n * op.element.bytes
-        estimates: list[str] = []
+        message = _column(1.0 * op.m * op.n * op.element.bytes)
+        estimates: list[Estimate] = []
         measured = GPUS.load_name_or_file(self.gpu.calibration.gpu).link
         if link is not None and link.name != measured:
             series = _over(series, link, measured, op.name)
-            estimates.append(f"collectives over {link.name}: scaled from {measured} by bandwidth")
+            what = f"collectives over {link.name}: scaled from {measured} by bandwidth"
+            estimates.append(Estimate.always(what))
         if gpus not in series.gpus:
             series = _among(series, gpus)
-            estimates.append(f"collectives of {gpus} GPUs: scaled, as in one NVLink domain")
-        count, size = np.array([float(gpus)]), np.array([message])
-        time_ns = float(collective_ns(series, count, size)[0])
-        if not inside(collective_limits(series, count, size))[0]:
-            estimates.append("collectives: messages outside those measured")
+            what = f"collectives of {gpus} GPUs: scaled, as in one NVLink domain"
+            estimates.append(Estimate.always(what))
+        count = np.full(message.size, float(gpus))
+        time_ns = collective_ns(series, count, message)
+        outside = ~inside(collective_limits(series, count, message))
+        estimates.append(Estimate("collectives: messages outside those measured", outside))
         fastest = max(protocol.bytes_per_s for protocol in series.protocols)
-        on_wire = message * float(wire_share(series.operation, count)[0])
+        on_wire = message * wire_share(series.operation, count)
         waits_for_data = on_wire / fastest * NS_PER_S > time_ns / 2
         return Priced(
             time_ns,
             0.0,
-            Bound.LINK if waits_for_data else Bound.LATENCY,
+            either(waits_for_data, Bound.LINK, Bound.LATENCY),
             _traffic(2 * message),
             tuple(estimates),
         )
@@ -343,7 +382,7 @@ class Kernels:
 
     def _prefill_ns(
         self, prefill: PrefillSeries, single: DecodeSeries, shapes: AttentionShapes
-    ) -> float:
+    ) -> Floats:
         """Return the time of prefill attention, also of heads that no kernel was measured with.
 
         Kernels fill smaller heads up; larger ones take the time of the largest, by their size.
@@ -351,7 +390,7 @@ class Kernels:
         dims = np.clip(shapes.head_dim, SMALLEST_DIM, LARGEST_DIM)
         filled = replace(shapes, head_dim=dims)
         time_ns = prefill_ns(prefill, single, self.gpu.gpu, filled)
-        return float((time_ns * np.maximum(1.0, shapes.head_dim / dims))[0])
+        return time_ns * np.maximum(1.0, shapes.head_dim / dims)
 
     def _operands(self, op: MatMul, source: CalibratedGpu) -> Operands:
         """Return what a product is computed from.
@@ -416,10 +455,15 @@ class Kernels:
             ) from None
 
 
-def _traffic(moved_bytes: float) -> Work:
+def _column(size: Size) -> Floats:
+    """Return a size as an array with one element for each step."""
+    return np.atleast_1d(np.asarray(size, dtype=np.float64))
+
+
+def _traffic(moved_bytes: Floats) -> Work:
     """Return the work of a kernel that does nothing but move data."""
-    none = np.zeros(1)
-    return Work(none, np.array([moved_bytes]), none, none, none)
+    none = np.zeros_like(moved_bytes)
+    return Work(none, moved_bytes, none, none, none)
 
 
 def _over(
@@ -451,12 +495,13 @@ class CalibratedCostModel(CostModel):
 
     Decode steps run as graphs of kernels, which hide part of the launches, and sum over GPUs with
     the library's own kernels; both, and what the host adds, are fitted to serving runs
-    (`attacc.gpu.frameworks`). Prefill runs kernel by kernel, with NCCL's sums.
+    (`attacc.gpu.frameworks`). Prefill, and steps with both, run kernel by kernel, with NCCL's sums.
 
     Args:
         framework: whose kernels; by default each GPU's reference library.
         serving: preset of the framework that adds its host; None for the operators alone.
-        phase: of the steps; steps price with the model `for_phase` returns.
+        products_from: another GPU's calibration for the products, where a GPU's own has none of
+            the framework: calibration -> calibration.
     """
 
     def __init__(
@@ -464,14 +509,14 @@ class CalibratedCostModel(CostModel):
         *,
         framework: str | None = None,
         serving: str | None = "vllm",
-        phase: Phase = Phase.PREFILL,
+        products_from: Mapping[str, str] | None = None,
     ) -> None:
         self._framework = framework
-        self._serving = serving
-        # What a host does hardly depends on the element types: one series stands for all, the
-        # one of the most runs.
-        token = None if serving is None else SERVING.load(serving).series[-1].token
-        self._decoding: TokenCoefficients | None = token if phase is Phase.DECODE else None
+        self._serving: ServingSpec | None = None if serving is None else SERVING.load(serving)
+        self._products_from = dict(products_from or {})
+        self._phase: Phase | None = None
+        self._token: TokenCoefficients | None = None
+        self._host_estimates: tuple[Estimate, ...] = ()
         self._published = PublishedCostModel()
         self._kernels: dict[str, Kernels] = {}
         self._powers: dict[str, tuple[PowerSpec, tuple[str, ...]]] = {}
@@ -485,58 +530,91 @@ class CalibratedCostModel(CostModel):
         """Return the operators that serving libraries run for a step."""
         return as_run(step)
 
-    def for_phase(self, phase: Phase) -> CalibratedCostModel:
-        """Return the model of decode steps, which run as graphs, or of prefill."""
-        return CalibratedCostModel(framework=self._framework, serving=self._serving, phase=phase)
+    def for_steps(self, phase: Phase, model: ModelSpec | None = None) -> CalibratedCostModel:
+        """Return the cost model for steps of a phase; the host's part is of the model's types.
+
+        Where no run of the weights' type was measured, the series of bf16 stands for it, which the
+        estimates of the host's time say.
+        """
+        chosen = copy(self)
+        chosen.runs_as(phase, model)
+        return chosen
+
+    def runs_as(self, phase: Phase, model: ModelSpec | None) -> None:
+        """Take what a framework adds to steps of a phase."""
+        self._phase, self._token, self._host_estimates = phase, None, ()
+        if self._serving is None or phase is Phase.PREFILL:
+            return
+        weights = ElementType.BF16 if model is None else model.precision.weights
+        wanted = ElementType.BF16 if weights in SIXTEEN_BITS else weights
+        notes: list[Estimate] = []
+        series = serving_series(self._serving, None, wanted)
+        if series is None:
+            what = f"host time of {self._serving.name} with {weights} weights: that of bf16"
+            notes.append(Estimate.always(what))
+            series = serving_series(self._serving, None, ElementType.BF16)
+        if series is None:
+            raise EngineError(f"no series of {self._serving.name} in bf16")
+        if phase is Phase.MIXED:
+            notes.append(Estimate.always(MIXED))
+        self._token, self._host_estimates = series.token, tuple(notes)
 
     def host(self, step: Step) -> HostTime | None:
-        """Return what the host adds to a decode step."""
-        if self._decoding is None:
+        """Return what the host adds to steps that decode."""
+        of = self._token
+        if of is None:
             return None
-        of = self._decoding
-        return HostTime(of.layer_ns, of.step_ns + of.request_ns * step.batch)
+        step_ns = _column(of.step_ns + of.request_ns * step.decoding)
+        return HostTime(of.layer_ns, step_ns, self._host_estimates)
+
+    @property
+    def _graphs(self) -> TokenCoefficients | None:
+        """What graphs of kernels save; None where kernels are started one by one."""
+        return self._token if self._phase is Phase.DECODE else None
 
     def static_w(self, gpu: GpuSpec) -> float:
         """Return the idle power of a GPU with raised clocks."""
         return self._power(gpu)[0].idle_w
 
-    def matmul(self, op: MatMul, gpu: GpuSpec) -> OperatorCost:
+    def matmul(self, op: MatMul, gpu: GpuSpec) -> OperatorCosts:
         """Price a product with weights."""
         return self._cost(op.name, self.kernels(gpu).product(op), gpu)
 
-    def attention(self, op: Attention, gpu: GpuSpec) -> tuple[OperatorCost, ...]:
+    def attention(self, op: Attention, gpu: GpuSpec) -> tuple[OperatorCosts, ...]:
         """Price attention as one fused kernel."""
         return (self._cost(op.name, self.kernels(gpu).attention(op), gpu),)
 
-    def pointwise(self, op: Pointwise, gpu: GpuSpec) -> OperatorCost:
+    def pointwise(self, op: Pointwise, gpu: GpuSpec) -> OperatorCosts:
         """Price an operator on every element by its traffic."""
         return self._cost(op.name, self.kernels(gpu).pointwise(op), gpu)
 
-    def coprocessing_peak_flops_per_s(self, op: MatMul, gpu: GpuSpec) -> float:
+    def coprocessing_peak_flops_per_s(self, op: MatMul, gpu: GpuSpec) -> Floats:
         """Return the rate that the product reaches."""
         return op.flops / self.matmul(op, gpu).time_ns * NS_PER_S
 
-    def coprocessing_bytes_per_s(self, op: MatMul, gpu: GpuSpec) -> float:
+    def coprocessing_bytes_per_s(self, op: MatMul, gpu: GpuSpec) -> Floats:
         """Return the rate at which the product gets through its weights."""
-        weights = float(op.n) * op.k * op.count * op.right.bytes
+        weights = 1.0 * op.n * op.k * op.count * op.right.bytes
         return weights / self.matmul(op, gpu).time_ns * NS_PER_S
 
-    def all_reduce(self, op: AllReduce, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCost:
+    def all_reduce(self, op: AllReduce, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCosts:
         """Price the sum of one matrix over several GPUs."""
         priced = self.kernels(gpu).all_reduce(op, gpus, link)
-        if self._decoding is not None:
-            priced = replace(priced, time_ns=priced.time_ns * self._decoding.reduce_share)
+        if self._graphs is not None:
+            priced = replace(priced, time_ns=priced.time_ns * self._graphs.reduce_share)
         cost = self._cost(op.name, priced, gpu)
-        message = float(op.m) * op.n * op.element.bytes
-        moved = message * float(wire_share("all_reduce", np.array([float(gpus)]))[0])
-        energy = EnergyBreakdown(link_pj=moved * link.energy_pj_per_byte)
+        message = _column(1.0 * op.m * op.n * op.element.bytes)
+        moved = message * wire_share("all_reduce", np.array([float(gpus)]))
+        energy = Energies.of(link_pj=moved * link.energy_pj_per_byte)
         return replace(cost, energy=cost.energy + energy)
 
-    def transfer(self, name: str, transferred_bytes: float, link: LinkSpec) -> OperatorCost:
+    def transfer(
+        self, name: str, transferred_bytes: float | Floats, link: LinkSpec
+    ) -> OperatorCosts:
         """Price moving bytes over one device's link as the published model does."""
         return self._published.transfer(name, transferred_bytes, link)
 
-    def cpu_attention(self, op: Attention, gpus: int, cpu: CpuSpec, sockets: int) -> OperatorCost:
+    def cpu_attention(self, op: Attention, gpus: int, cpu: CpuSpec, sockets: int) -> OperatorCosts:
         """Price attention on CPUs at shares of their data sheet.
 
         Raises:
@@ -550,17 +628,17 @@ class CalibratedCostModel(CostModel):
             )
         shares = CPU_CALIBRATIONS.load(cpu.name)
         assumed = f"{shares.memory_share:.0%} of the data sheet's bandwidth, assumed"
-        scores = float(op.batch) * op.heads * op.queries * op.keys
+        scores = 1.0 * op.batch * op.heads * op.queries * op.keys
         flops = gpus * (op.flops + SOFTMAX_OPERATIONS * scores)
         moved = gpus * op.bytes
-        compute_s = flops / (shares.compute_share * cpu.peak_flops_per_s * sockets)
-        memory_s = moved / (shares.memory_share * cpu.memory_bytes_per_s * sockets)
-        return OperatorCost(
+        compute_s = _column(flops / (shares.compute_share * cpu.peak_flops_per_s * sockets))
+        memory_s = _column(moved / (shares.memory_share * cpu.memory_bytes_per_s * sockets))
+        return OperatorCosts(
             op.name,
-            max(compute_s, memory_s) * NS_PER_S,
-            Bound.COMPUTE if compute_s > memory_s else Bound.MEMORY,
-            EnergyBreakdown(dram_pj=moved * cpu.memory_pj_per_byte),
-            (f"attention on {cpu.name}: {assumed}",),
+            np.maximum(compute_s, memory_s) * NS_PER_S,
+            either(compute_s > memory_s, Bound.COMPUTE, Bound.MEMORY),
+            Energies.of(dram_pj=moved * cpu.memory_pj_per_byte),
+            estimates=(Estimate.always(f"attention on {cpu.name}: {assumed}"),),
         )
 
     def kernels(self, gpu: GpuSpec) -> Kernels:
@@ -570,7 +648,10 @@ class CalibratedCostModel(CostModel):
             InputError: the GPU has no calibration.
         """
         if gpu.name not in self._kernels:
-            self._kernels[gpu.name] = Kernels(_calibrated(gpu), self._framework)
+            own = _calibrated(gpu)
+            other = self._products_from.get(own.calibration.name)
+            products = None if other is None else CalibratedGpu.load(other).on(own.gpu)
+            self._kernels[gpu.name] = Kernels(own, self._framework, products)
         return self._kernels[gpu.name]
 
     def _power(self, gpu: GpuSpec) -> tuple[PowerSpec, tuple[str, ...]]:
@@ -578,25 +659,31 @@ class CalibratedCostModel(CostModel):
             self._powers[gpu.name] = power_on(self.kernels(gpu).gpu)
         return self._powers[gpu.name]
 
-    def _cost(self, name: str, priced: Priced, gpu: GpuSpec) -> OperatorCost:
+    def _cost(self, name: str, priced: Priced, gpu: GpuSpec) -> OperatorCosts:
         time_ns = priced.time_ns
-        if self._decoding is not None:
-            time_ns -= self._decoding.graph_share * priced.launch_ns
+        if self._graphs is not None:
+            time_ns = time_ns - self._graphs.graph_share * priced.launch_ns
         spec, scaled = self._power(gpu)
-        parts = power(spec, priced.work, np.array([time_ns]))
-        idle_w, total_w = float(parts.idle_w[0]), float(parts.total_w[0])
-        wanted_w = float(parts.dynamic_w[0] + parts.memory_w[0])
+        parts = power(spec, priced.work, time_ns)
+        wanted_w = parts.dynamic_w + parts.memory_w
         # Near the board's limit the clock falls, and every part but idle power with it.
-        at_clock = (total_w - idle_w) / wanted_w * time_ns * PJ_PER_NS_PER_W
-        dram_w = spec.dram_pj_per_byte * float(priced.work.dram_bytes[0]) / time_ns * 1e-3
-        l2_w = spec.l2_pj_per_byte * float(priced.work.l2_bytes[0]) / time_ns * 1e-3
-        energy = EnergyBreakdown(
+        at_clock = (parts.total_w - parts.idle_w) / wanted_w * time_ns * PJ_PER_NS_PER_W
+        dram_w = spec.dram_pj_per_byte * priced.work.dram_bytes / time_ns * 1e-3
+        l2_w = spec.l2_pj_per_byte * priced.work.l2_bytes / time_ns * 1e-3
+        energy = Energies.of(
             dram_pj=dram_w * at_clock,
             l2_pj=l2_w * at_clock,
-            alu_pj=(float(parts.dynamic_w[0]) - spec.active_w) * at_clock,
+            alu_pj=(parts.dynamic_w - spec.active_w) * at_clock,
             static_pj=spec.active_w * at_clock,
         )
-        return OperatorCost(name, time_ns, priced.bound, energy, (*priced.estimates, *scaled))
+        return OperatorCosts(
+            name,
+            time_ns,
+            priced.bound,
+            energy,
+            priced.launch_ns,
+            (*priced.estimates, *(Estimate.always(what) for what in scaled)),
+        )
 
 
 def _calibrated(gpu: GpuSpec) -> CalibratedGpu:

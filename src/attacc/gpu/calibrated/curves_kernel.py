@@ -179,6 +179,7 @@ def decode_times(
     kernels: Floats,
     splits: Floats,
     time_ns: Floats,
+    rounds: Floats,
 ) -> int:
     """Time decode attention: one query of every head over all keys and values.
 
@@ -195,6 +196,7 @@ def decode_times(
             it divides the keys of a head (1), and that also without groups (1).
         splits: `SPLITS`.
         time_ns: the times, written.
+        rounds: blocks that a core works through one after the other, written.
 
     Returns:
         0, or 1 more than the index of a shape that no kernel takes.
@@ -232,7 +234,7 @@ def decode_times(
         dram += ramp_ns * kv_bytes / (kv_bytes + ramp_bytes)
         l2 = 2.0 * base * length[i] * dim[i] * size / (l2_core * cores)
         best = math.inf
-        best_cores = best_split = 0.0
+        best_cores = best_split = best_queue = 0.0
         for j in range(splits.size):
             parts = splits[j]
             if parts > 1.0 and (
@@ -258,7 +260,8 @@ def decode_times(
             time = max(on_cores, dram, l2) + split
             if time >= best:
                 continue
-            best, best_cores, best_split = time, on_cores, split
+            best, best_cores, best_split, best_queue = time, on_cores, split, queue
+        rounds[i] = best_queue
         time_ns[i] = launch + best_split + joined(best_cores, dram, l2, sharpness)
         if grouped > 0.0 and group > 1.0 and batch[i] > 1.0 and kv_heads[i] > 1.0:
             time_ns[i] += regroup_ns
@@ -272,19 +275,24 @@ def prefill_times(
     kv_heads: Floats,
     dim: Floats,
     length: Floats,
+    past: Floats,
+    within: Floats,
     machine: Floats,
     coefficients: Floats,
     pack: float,
     time_ns: Floats,
 ) -> int:
-    """Time causal attention of whole prompts.
+    """Time causal attention of prompts, or of chunks of them.
 
     Args:
         batch: requests.
         heads: query heads.
         kv_heads: key/value heads.
         dim: elements of a head, 64 to 256.
-        length: tokens of every prompt.
+        length: new tokens of every prompt.
+        past: keys before these.
+        within: mean over the new tokens of the length of their own chunk; equal to ``length`` where
+            all chunks are alike.
         machine: `MACHINE_FIELDS` numbers.
         coefficients: those of `PrefillCoefficients`.
         pack: 1 where the queries of a group fill the rows of a tile together, else 0.
@@ -304,9 +312,10 @@ def prefill_times(
         tiles = np.ceil(length[i] * group / high)
         blocks = batch[i] * (heads[i] / group) * tiles
         tokens = high / group
-        all_keys = np.ceil(length[i] / tile_keys) * tile_keys
-        computed = min(all_keys, length[i] / 2.0 + max(tokens, tile_keys) / 2.0)
-        read = min(length[i], length[i] / 2.0 + tokens / 2.0)
+        keys = past[i] + within[i]
+        all_keys = np.ceil(keys / tile_keys) * tile_keys
+        computed = min(all_keys, past[i] + within[i] / 2.0 + max(tokens, tile_keys) / 2.0)
+        read = min(keys, past[i] + within[i] / 2.0 + tokens / 2.0)
         wide = dim[i] / 128.0
         # The shares are those of 64, 128, 192 and 256 elements; between them, a line.
         place = min(3.0, max(0.0, dim[i] / 64.0 - 1.0))
@@ -323,7 +332,8 @@ def prefill_times(
             blocks * block / cores + longest * (last - block) * (1.0 - 1.0 / queue), last
         )
         on_cores = in_rounds if tiles == 1.0 else in_order
-        moved = batch[i] * length[i] * dim[i] * (4.0 * heads[i] + 4.0 * kv_passes * kv_heads[i])
+        moved = length[i] * heads[i] + keys * kv_passes * kv_heads[i]
+        moved *= 4.0 * batch[i] * dim[i]
         time = on_cores + moved / (bandwidth * io_share)
         time_ns[i] = launch + slowed(time, on_cores, sustained, after_ns)
     return 0

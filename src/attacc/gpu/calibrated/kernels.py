@@ -115,7 +115,10 @@ class AttentionShapes:
         heads: query heads.
         kv_heads: key/value heads.
         head_dim: elements of a head.
-        length: keys of every request (decode), or tokens of every prompt (prefill).
+        length: keys of every request (decode), or new tokens of every prompt (prefill).
+        past: in prefill, keys before the new tokens; None for none.
+        within: in prefill, the mean over the new tokens of the length of their own chunk; None
+            where all chunks are alike.
     """
 
     batch: Floats
@@ -123,6 +126,8 @@ class AttentionShapes:
     kv_heads: Floats
     head_dim: Floats
     length: Floats
+    past: Floats | None = None
+    within: Floats | None = None
 
     @classmethod
     def of(
@@ -150,7 +155,19 @@ class AttentionShapes:
             self.kv_heads[chosen],
             self.head_dim[chosen],
             self.length[chosen],
+            None if self.past is None else self.past[chosen],
+            None if self.within is None else self.within[chosen],
         )
+
+    @property
+    def earlier(self) -> Floats:
+        """Keys before the new tokens of a prefill."""
+        return np.zeros_like(self.length) if self.past is None else self.past
+
+    @property
+    def own(self) -> Floats:
+        """Mean over the new tokens of a prefill of the length of their own chunk."""
+        return self.length if self.within is None else self.within
 
 
 def _sizes(**sizes: ArrayLike) -> list[Floats]:
@@ -288,9 +305,17 @@ class DecodeTimer:
         Raises:
             InputError: no kernel takes one of the shapes.
         """
+        return self.timed(shapes)[0]
+
+    def timed(self, shapes: AttentionShapes) -> tuple[Floats, Floats]:
+        """Return times in nanoseconds, and in how many rounds each core works.
+
+        Raises:
+            InputError: no kernel takes one of the shapes.
+        """
         from attacc.gpu.calibrated.curves_kernel import SPLITS, decode_times
 
-        times = np.empty(shapes.batch.size)
+        times, rounds = np.empty((2, shapes.batch.size))
         status = decode_times(
             shapes.batch,
             shapes.heads,
@@ -302,6 +327,7 @@ class DecodeTimer:
             self.table,
             SPLITS,
             times,
+            rounds,
         )
         if status:
             i = status - 1
@@ -310,7 +336,7 @@ class DecodeTimer:
                 f"{shapes.kv_heads[i]:g} key/value heads",
                 where="heads",
             )
-        return times
+        return times, rounds
 
 
 def decode_ns(series: DecodeSeries, gpu: GpuSpec, shapes: AttentionShapes) -> Floats:
@@ -358,6 +384,8 @@ def prefill_ns(
         shapes.kv_heads,
         shapes.head_dim,
         shapes.length,
+        shapes.earlier,
+        shapes.own,
         machine(gpu, series.dtype),
         series.coefficients.vector(),
         float(series.packs_groups),
@@ -365,7 +393,9 @@ def prefill_ns(
     )
     single = shapes.length == 1
     if series.single_token_decodes and decode is not None and single.any():
-        times[single] = decode_ns(decode, gpu, shapes.take(single))
+        alone = shapes.take(single)
+        keys = alone.earlier + alone.own
+        times[single] = decode_ns(decode, gpu, replace(alone, length=keys))
     return times
 
 

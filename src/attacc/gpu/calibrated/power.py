@@ -80,8 +80,9 @@ def gemm_work(shapes: GemmShapes, element: ElementType, weights: ElementType | N
 def attention_work(shapes: AttentionShapes, cache: ElementType, *, prefill: bool) -> Work:
     """Return the work of decode attention, or of causal prefill attention."""
     queries = shapes.batch * shapes.heads * shapes.head_dim * 2 * RESULT_BYTES
-    cached = 2 * shapes.batch * shapes.kv_heads * shapes.head_dim * shapes.length
-    pairs = shapes.length**2 / 2 if prefill else shapes.length
+    keys = shapes.earlier + shapes.own if prefill else shapes.length
+    cached = 2 * shapes.batch * shapes.kv_heads * shapes.head_dim * keys
+    pairs = shapes.length * (shapes.earlier + shapes.own / 2) if prefill else shapes.length
     flops = 4 * shapes.batch * shapes.heads * pairs * shapes.head_dim
     if prefill:
         dram = queries * shapes.length + cached * RESULT_BYTES

@@ -7,14 +7,28 @@ docs/system-model.md for the equations, what they were compared with, and their 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
+import numpy as np
 from pydantic import Field
 
 from attacc.documents import Presets, PresetSpec, Spec
 from attacc.errors import InputError
-from attacc.gpu.costs import Bound, CostModel, EnergyBreakdown, OperatorCost
+from attacc.gpu.costs import (
+    PAST,
+    RAGGED,
+    Bound,
+    CostModel,
+    Energies,
+    Estimate,
+    Floats,
+    OperatorCosts,
+    either,
+    only,
+    over_distinct,
+    ragged,
+)
 from attacc.gpu.rates import AttaccRates
 from attacc.hardware.cpu import CpuSpec
 from attacc.hardware.gpu import GpuSpec
@@ -25,6 +39,7 @@ from attacc.models.operators import (
     Attention,
     MatMul,
     MatMulRole,
+    Phase,
     Pointwise,
     PointwiseKind,
 )
@@ -179,9 +194,9 @@ def published_rates(
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Tiles:
-    """Result of the tile search.
+    """Results of the tile search, arrays with one element for each step.
 
     Attributes:
         utilization: share of the cores that work.
@@ -190,10 +205,10 @@ class _Tiles:
         l1_bytes: moved between the first-level cache and the registers.
     """
 
-    utilization: float
-    dram_bytes: float
-    l2_bytes: float
-    l1_bytes: float
+    utilization: Floats
+    dram_bytes: Floats
+    l2_bytes: Floats
+    l1_bytes: Floats
 
 
 class PublishedCostModel(CostModel):
@@ -215,7 +230,7 @@ class PublishedCostModel(CostModel):
         """The name of the published constants."""
         return self.constants.name
 
-    def matmul(self, op: MatMul, gpu: GpuSpec) -> OperatorCost:
+    def matmul(self, op: MatMul, gpu: GpuSpec) -> OperatorCosts:
         """Price a matrix product: the larger of its arithmetic and its memory traffic."""
         efficiency = self.constants.efficiency
         tiles = _search(op, gpu)
@@ -223,21 +238,21 @@ class PublishedCostModel(CostModel):
         compute_s = op.flops / (efficiency.compute * peak * tiles.utilization)
         bandwidth = efficiency.memory * gpu.memory_bytes_per_s * tiles.utilization
         memory_s = tiles.dram_bytes / bandwidth
-        return OperatorCost(
+        return OperatorCosts(
             op.name,
-            max(compute_s, memory_s) * NS_PER_S,
-            Bound.COMPUTE if compute_s > memory_s else Bound.MEMORY,
+            np.maximum(compute_s, memory_s) * NS_PER_S,
+            either(compute_s > memory_s, Bound.COMPUTE, Bound.MEMORY),
             self._matmul_energy(op, tiles),
         )
 
-    def _matmul_energy(self, op: MatMul, tiles: _Tiles) -> EnergyBreakdown:
+    def _matmul_energy(self, op: MatMul, tiles: _Tiles) -> Energies:
         multiply_adds = op.flops / 2
         if self.repair_slips:
             register_bytes = multiply_adds * (op.left.bytes + op.right.bytes + op.out.bytes)
         else:
             register_bytes = 3 * multiply_adds / op.count
         energy = self.constants.energy
-        return EnergyBreakdown(
+        return Energies.of(
             dram_pj=tiles.dram_bytes * energy.dram_pj_per_byte,
             l2_pj=tiles.l2_bytes * energy.l2_pj_per_byte,
             l1_pj=tiles.l1_bytes * energy.l1_pj_per_byte,
@@ -256,7 +271,7 @@ class PublishedCostModel(CostModel):
         del op
         return gpu.memory_bytes_per_s
 
-    def pointwise(self, op: Pointwise, gpu: GpuSpec) -> OperatorCost:
+    def pointwise(self, op: Pointwise, gpu: GpuSpec) -> OperatorCosts:
         """Price an operator on every element.
 
         Its memory traffic (softmax) or a line fitted to measurements (all others), and its
@@ -264,7 +279,7 @@ class PublishedCostModel(CostModel):
         """
         constants = self.constants
         utilization = op.count / (-(-op.count // gpu.cores) * gpu.cores)
-        elements = float(op.m) * op.n * op.count
+        elements = np.atleast_1d(np.asarray(op.m * 1.0 * op.n * op.count))
         moved_bytes = MATRICES_MOVED[op.kind] * elements * op.element.bytes
         if op.kind is PointwiseKind.SOFTMAX:
             bandwidth = constants.efficiency.memory * gpu.memory_bytes_per_s * utilization
@@ -277,15 +292,13 @@ class PublishedCostModel(CostModel):
         flops = constants.flops_per_element[op.kind] * elements
         rate = constants.efficiency.compute * gpu.peak_flops_per_s(op.element) * utilization
         compute_ns = flops / rate * NS_PER_S
-        bound = Bound.LATENCY if start_ns > traffic_ns else Bound.MEMORY
-        if compute_ns > start_ns + traffic_ns:
-            bound = Bound.COMPUTE
+        moves = either(start_ns > traffic_ns, Bound.LATENCY, Bound.MEMORY)
         energy = constants.energy
-        return OperatorCost(
+        return OperatorCosts(
             op.name,
-            max(compute_ns, start_ns + traffic_ns),
-            bound,
-            EnergyBreakdown(
+            np.maximum(compute_ns, start_ns + traffic_ns),
+            either(compute_ns > start_ns + traffic_ns, Bound.COMPUTE, moves),
+            Energies.of(
                 dram_pj=moved_bytes * energy.dram_pj_per_byte,
                 l2_pj=moved_bytes * energy.l2_pj_per_byte,
                 l1_pj=moved_bytes * energy.l1_pj_per_byte,
@@ -294,15 +307,40 @@ class PublishedCostModel(CostModel):
             ),
         )
 
-    def attention(self, op: Attention, gpu: GpuSpec) -> tuple[OperatorCost, ...]:
-        """Price attention as three operators: score, softmax and context."""
+    def attention(self, op: Attention, gpu: GpuSpec) -> tuple[OperatorCosts, ...]:
+        """Price attention as three operators: score, softmax and context.
+
+        Each of the heads of a request is a block of work, which one core does at a time.
+        """
+        parts = self._attention(op, gpu)
+        if op.phase is Phase.PREFILL:
+            past = np.atleast_1d(np.asarray(op.past > 0))
+            if past.any():
+                return tuple(replace(part, estimates=(Estimate(PAST, past),)) for part in parts)
+            return parts
+        if op.longest is None:
+            return parts
+        rounds = np.ceil(op.score.count / gpu.cores)
+        differ = np.atleast_1d(np.asarray(op.longest > op.keys))
+        longest = self._attention(replace(op, keys=op.longest, longest=None), gpu)
+        return tuple(
+            replace(
+                mean,
+                time_ns=ragged(mean.time_ns, most.time_ns, rounds),
+                estimates=(Estimate(RAGGED, differ),),
+            )
+            for mean, most in zip(parts, longest, strict=True)
+        )
+
+    def _attention(self, op: Attention, gpu: GpuSpec) -> tuple[OperatorCosts, ...]:
+        """Price attention of requests that are all alike."""
         return (
             self.matmul(op.score, gpu),
             self.pointwise(op.softmax, gpu),
             self.matmul(op.context, gpu),
         )
 
-    def all_reduce(self, op: AllReduce, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCost:
+    def all_reduce(self, op: AllReduce, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCosts:
         """Price the sum of one matrix over several GPUs: as many steps as there are other GPUs.
 
         In each step, one part of the matrix crosses every link.
@@ -315,60 +353,65 @@ class PublishedCostModel(CostModel):
                 where="link",
                 hint="use an NVLink, or a link of your own with a table [collective]",
             )
-        matrix_bytes = op.m * op.n * op.element.bytes
+        matrix_bytes = np.atleast_1d(np.asarray(op.m * op.n * op.element.bytes, dtype=np.float64))
         part_bytes = matrix_bytes / gpus
         start_ns = link.collective.start_ns
         data_ns = link.collective.ns_per_byte * part_bytes
         wire_ns = part_bytes / link.bytes_per_s * NS_PER_S
-        bound = Bound.LATENCY if start_ns > max(data_ns, wire_ns) else Bound.LINK
-        return OperatorCost(
+        return OperatorCosts(
             op.name,
-            (gpus - 1) * max(start_ns + data_ns, wire_ns),
-            bound,
-            EnergyBreakdown(link_pj=matrix_bytes * link.energy_pj_per_byte),
+            (gpus - 1) * np.maximum(start_ns + data_ns, wire_ns),
+            either(start_ns > np.maximum(data_ns, wire_ns), Bound.LATENCY, Bound.LINK),
+            Energies.of(link_pj=matrix_bytes * link.energy_pj_per_byte),
         )
 
-    def transfer(self, name: str, transferred_bytes: float, link: LinkSpec) -> OperatorCost:
+    def transfer(
+        self, name: str, transferred_bytes: float | Floats, link: LinkSpec
+    ) -> OperatorCosts:
         """Price moving bytes over one device's link at its full bandwidth, without latency."""
-        return OperatorCost(
+        moved_bytes = np.atleast_1d(np.asarray(transferred_bytes, dtype=np.float64))
+        return OperatorCosts(
             name,
-            transferred_bytes / link.bytes_per_s * NS_PER_S,
-            Bound.LINK,
-            EnergyBreakdown(link_pj=transferred_bytes * link.energy_pj_per_byte),
+            moved_bytes / link.bytes_per_s * NS_PER_S,
+            only(Bound.LINK),
+            Energies.of(link_pj=moved_bytes * link.energy_pj_per_byte),
         )
 
-    def cpu_attention(self, op: Attention, gpus: int, cpu: CpuSpec, sockets: int) -> OperatorCost:
+    def cpu_attention(self, op: Attention, gpus: int, cpu: CpuSpec, sockets: int) -> OperatorCosts:
         """Price attention on the CPUs with the efficiencies of the GPUs' kernels.
 
         The published release has no formula for CPUs. Every operand of the products is read from
-        memory once; scores stay in the caches. Of the energy, only the memory's is counted.
+        memory once; scores stay in the caches. Of the energy, only the memory's is counted. Work
+        is taken as shared out evenly, whatever the lengths.
         """
         score, softmax, context = op.score, op.softmax, op.context
-        scores = float(softmax.m) * softmax.n * softmax.count
+        scores = 1.0 * softmax.m * softmax.n * softmax.count
         softmax_flops = self.constants.flops_per_element[softmax.kind] * scores * gpus
         flops = score.flops * gpus + softmax_flops + context.flops * gpus
         operand_bytes = score.bytes * gpus + context.bytes * gpus
         efficiency = self.constants.efficiency
         compute_s = flops / (efficiency.compute * cpu.peak_flops_per_s * sockets)
         memory_s = operand_bytes / (efficiency.memory * cpu.memory_bytes_per_s * sockets)
-        return OperatorCost(
+        return OperatorCosts(
             "attention",
-            max(compute_s, memory_s) * NS_PER_S,
-            Bound.COMPUTE if compute_s > memory_s else Bound.MEMORY,
-            EnergyBreakdown(dram_pj=operand_bytes * cpu.memory_pj_per_byte),
+            np.atleast_1d(np.maximum(compute_s, memory_s) * NS_PER_S),
+            either(compute_s > memory_s, Bound.COMPUTE, Bound.MEMORY),
+            Energies.of(dram_pj=operand_bytes * cpu.memory_pj_per_byte),
         )
 
 
 def _search(op: MatMul, gpu: GpuSpec) -> _Tiles:
     # Imported here: it loads Numba.
-    from attacc.gpu.published.tiles import search_tiles
+    from attacc.gpu.published.tiles import search_all
 
-    return _Tiles(
-        *search_tiles(
-            float(op.m),
-            float(op.n),
-            float(op.k),
-            float(op.count),
+    def search(sizes: tuple[Floats, ...]) -> tuple[Floats, ...]:
+        m, n, k, count = sizes
+        found = np.empty((4, m.size))
+        search_all(
+            m,
+            n,
+            k,
+            count,
             op.left.bytes,
             op.right.bytes,
             op.out.bytes,
@@ -376,8 +419,11 @@ def _search(op: MatMul, gpu: GpuSpec) -> _Tiles:
             float(gpu.cores),
             gpu.l1_bytes,
             gpu.l2_bytes,
+            found,
         )
-    )
+        return tuple(found)
+
+    return _Tiles(*over_distinct(search, (op.m, op.n, op.k, op.count)))
 
 
 def published_softmax_ns(
@@ -397,4 +443,4 @@ def published_softmax_ns(
     widths = 2 / softmax.element.bytes
     operations_s = 5 * scores / (rates.interface_bytes_per_s * widths)
     moves_s = 2 * scores * softmax.element.bytes / rates.interface_bytes_per_s
-    return max(operations_s, moves_s) * NS_PER_S
+    return float(np.maximum(operations_s, moves_s)) * NS_PER_S

@@ -10,6 +10,7 @@ import math
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attacc.compiled import kernel
 
@@ -118,3 +119,41 @@ def search_tiles(
         l1_traffic,
         traffic(REGISTER_SIDE, REGISTER_SIDE, m, n, k, left, right, out) * count,
     )
+
+
+@kernel
+def search_all(
+    m: NDArray[np.float64],
+    n: NDArray[np.float64],
+    k: NDArray[np.float64],
+    count: NDArray[np.float64],
+    left: float,
+    right: float,
+    out: float,
+    tiles_in_parallel: int,
+    cores: float,
+    l1_bytes: float,
+    l2_bytes: float,
+    found: NDArray[np.float64],
+) -> None:
+    """Choose the tiles of many products.
+
+    Args:
+        m: as in `search_tiles`, likewise the others; arrays of one length.
+        n: columns.
+        k: inner dimensions.
+        count: independent products.
+        left: bytes of one element of the left matrix.
+        right: bytes of one element of the right matrix.
+        out: bytes of one element of the result.
+        tiles_in_parallel: 1 if the tiles of one product run on different cores, else 0.
+        cores: of the GPU.
+        l1_bytes: first-level cache of one core.
+        l2_bytes: second-level cache.
+        found: (4, products) what `search_tiles` returns, written.
+    """
+    for i in range(m.size):
+        found[0, i], found[1, i], found[2, i], found[3, i] = search_tiles(
+            m[i], n[i], k[i], count[i], left, right, out, tiles_in_parallel, cores, l1_bytes,
+            l2_bytes,
+        )  # fmt: skip

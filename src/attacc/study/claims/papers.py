@@ -14,7 +14,7 @@ from attacc.study.papers.asplos2024 import SWITCHES, Condition, conditions
 from attacc.study.papers.exhibits import deviation
 from attacc.study.papers.figures import PaperFigure, paper_figures
 from attacc.study.papers.headline import CLOSE, PapersConditions, Printed, figure
-from attacc.study.papers.prices import Prices
+from attacc.study.papers.platforms import Pricers
 from attacc.study.papers.recorded_runs import ends_of_parts, paper_runs, published_cycles, times_of
 from attacc.study.papers.setting import LONG, Reasons, Setting
 
@@ -43,7 +43,7 @@ class _Papers:
 
 @cache
 def _papers() -> _Papers:
-    setting, reasons = Setting(Prices(cost_model(GpuModel.PUBLISHED))), Reasons()
+    setting, reasons = Setting(Pricers(cost_model(GpuModel.PUBLISHED))), Reasons()
     return _Papers(setting, reasons, PapersConditions(setting, reasons), conditions(setting))
 
 

@@ -18,7 +18,7 @@ from attacc.study.papers.exhibits import (
     Series,
     deviation,
 )
-from attacc.study.papers.prices import Load, Platform, Served, Subject
+from attacc.study.papers.platforms import Load, Platform, Served, Subject
 from attacc.study.papers.recorded_runs import PaperRun, paper_runs
 from attacc.study.papers.setting import (
     LOADS,
@@ -225,7 +225,7 @@ def papers_batches(setting: Setting) -> Exhibit:
             served, on_own = (
                 reasons.attempt(
                     f"{one.label}, {condition.subject.label}",
-                    lambda one=one, batch=batch, condition=condition: setting.prices.serve(
+                    lambda one=one, batch=batch, condition=condition: setting.pricers.serve(
                         one, condition.subject, condition.load, batch
                     ),
                 )
@@ -333,7 +333,7 @@ def placements(setting: Setting) -> Exhibit:
                 platform = setting.attacc(variant)
                 served = reasons.attempt(
                     f"{start.label}, {placement}",
-                    lambda platform=platform: setting.prices.serve(platform, subject, load, batch),
+                    lambda platform=platform: setting.pricers.serve(platform, subject, load, batch),
                 )
                 attention.append(None if served is None else served.attention_ms)
                 rows.append(
@@ -391,7 +391,7 @@ def optimisations(setting: Setting) -> Exhibit:
             platform = setting.attacc(switches.of(PUBLISHED_STACK))
             served = reasons.attempt(
                 f"{platform.label}, {condition.subject.label}",
-                lambda platform=platform, condition=condition: setting.prices.serve(
+                lambda platform=platform, condition=condition: setting.pricers.serve(
                     platform, condition.subject, condition.load, condition.batch
                 ),
             )

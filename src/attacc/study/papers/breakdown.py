@@ -16,7 +16,7 @@ from attacc.study.papers.exhibits import (
     Series,
     deviation,
 )
-from attacc.study.papers.prices import Platform, Served
+from attacc.study.papers.platforms import Platform, Served
 from attacc.study.papers.recorded_runs import PaperRun
 from attacc.study.papers.setting import LONG, PUBLISHED_STACK, Reasons, Setting
 
@@ -35,7 +35,7 @@ def breakdown(setting: Setting) -> Exhibit:
         for platform, run in _systems(setting, condition):
             served = reasons.attempt(
                 f"{platform.label}, {condition.subject.label}",
-                lambda platform=platform, run=run, condition=condition: setting.prices.serve(
+                lambda platform=platform, run=run, condition=condition: setting.pricers.serve(
                     platform, condition.subject, condition.load, run.run.batch
                 ),
             )

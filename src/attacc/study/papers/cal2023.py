@@ -23,7 +23,7 @@ from attacc.study.papers.exhibits import (
     deviation,
 )
 from attacc.study.papers.figures import paper_figures
-from attacc.study.papers.prices import Load, Served
+from attacc.study.papers.platforms import Load, Served
 from attacc.study.papers.setting import (
     LOADS,
     LONG,
@@ -127,7 +127,7 @@ def _points(
     peak, ridge = _roof(gpu)
     for op in _products(step):
         if op.name in names:
-            per_byte = op.flops / op.bytes
+            per_byte = float(op.flops / op.bytes)
             share = min(1.0, per_byte / ridge)
             yield _Point(phase, op.name, batch, length, per_byte, share * peak, share)
 
@@ -221,12 +221,12 @@ def attention_share(setting: Setting) -> Exhibit:
     lines: list[Series] = []
     for length in lengths:
         load = Load(length - 1, 2)
-        most = setting.prices.largest(setting.base, setting.gpt3, load)
+        most = setting.pricers.largest(setting.base, setting.gpt3, load)
         shares: list[float | None] = []
         for batch in batches:
             served = reasons.attempt(
                 setting.base.label,
-                lambda load=load, batch=batch: setting.prices.serve(
+                lambda load=load, batch=batch: setting.pricers.serve(
                     setting.base, setting.gpt3, load, batch
                 ),
             )

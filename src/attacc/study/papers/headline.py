@@ -27,7 +27,7 @@ from attacc.study.papers.exhibits import (
     deviation,
 )
 from attacc.study.papers.figures import paper_figures
-from attacc.study.papers.prices import Platform, Served
+from attacc.study.papers.platforms import Platform, Served
 from attacc.study.papers.recorded_runs import PaperRun
 from attacc.study.papers.setting import (
     LONG,
@@ -135,14 +135,14 @@ class PapersConditions(Source):
 
     def batch_limit(self) -> int | None:
         """Return the largest batch of GPT-3 on DGX_Base."""
-        return self.setting.prices.largest(self.setting.base, self.setting.gpt3, LONG)
+        return self.setting.pricers.largest(self.setting.base, self.setting.gpt3, LONG)
 
     def serve(self, platform: Platform, condition: Condition, batch: int) -> Rate | None:
         """Return what a platform does with a batch."""
         return _rate(
             self.reasons.attempt(
                 f"{platform.label}, {condition.subject.label}",
-                lambda: self.setting.prices.serve(
+                lambda: self.setting.pricers.serve(
                     platform, condition.subject, condition.load, batch
                 ),
             )
@@ -174,7 +174,7 @@ class OwnConditions(Source):
 
     def batch_limit(self) -> int | None:
         """Return the largest batch of GPT-3 on DGX_Base."""
-        return self.setting.prices.largest(self.setting.base, self.setting.gpt3, LONG)
+        return self.setting.pricers.largest(self.setting.base, self.setting.gpt3, LONG)
 
     def _best(self, platform: Platform, condition: Condition) -> Rate | None:
         return _rate(
@@ -304,7 +304,7 @@ def _separate(setting: Setting, known: Iterable[Condition]) -> str:
     """Say which batches the separate capacity rule leaves."""
     own = setting.attacc(BOTH.of(OWN_STACK))
     sizes = [
-        f"{setting.prices.largest(own, c.subject, c.load)} of {c.subject.label} "
+        f"{setting.pricers.largest(own, c.subject, c.load)} of {c.subject.label} "
         f"where the papers have {c.batch}"
         for c in known
         if c.load == LONG

@@ -19,7 +19,7 @@ from attacc.study.papers import sensitivity as sensitivity
 from attacc.study.papers.breakdown import breakdown
 from attacc.study.papers.exhibits import Exhibit, Paper
 from attacc.study.papers.headline import headline
-from attacc.study.papers.prices import Prices
+from attacc.study.papers.platforms import Pricers
 from attacc.study.papers.runs import runs
 from attacc.study.papers.schedules import schedules
 from attacc.study.papers.setting import Setting
@@ -147,7 +147,7 @@ def reproduce(
         InputError: the GPU model cannot price steps at all.
     """
     wanted = tuple(specs)
-    setting = Setting(Prices(cost_model(gpu_model)))
+    setting = Setting(Pricers(cost_model(gpu_model)))
     apart = tuple(spec for spec in wanted if spec.alone) if second_process else ()
     if len(apart) in (0, len(wanted)):
         made = _make(wanted, setting, progress)
@@ -205,9 +205,9 @@ def _make_quietly(name: str, gpu_model: GpuModel) -> Made:
 
 def make_alone(name: str, gpu_model: GpuModel) -> Made:
     """Make one exhibit, as in another process."""
-    setting = Setting(Prices(cost_model(gpu_model)))
+    setting = Setting(Pricers(cost_model(gpu_model)))
     exhibit = next(spec for spec in EXHIBITS if spec.id == name).make(setting)
-    return Made(exhibit, setting.prices.estimates)
+    return Made(exhibit, setting.pricers.estimates)
 
 
 def _make(specs: Iterable[ExhibitSpec], setting: Setting, progress: Progress) -> dict[str, Made]:
@@ -215,5 +215,5 @@ def _make(specs: Iterable[ExhibitSpec], setting: Setting, progress: Progress) ->
     for spec in specs:
         progress(spec.id)
         exhibit = spec.make(setting)
-        made[spec.id] = Made(exhibit, setting.prices.estimates)
+        made[spec.id] = Made(exhibit, setting.pricers.estimates)
     return made

@@ -16,7 +16,7 @@ from attacc.study.papers.exhibits import (
     Series,
     deviation,
 )
-from attacc.study.papers.prices import Load, Subject
+from attacc.study.papers.platforms import Load, Subject
 from attacc.study.papers.setting import OWN_STACK, Reasons, Setting
 from attacc.system.pipelined_layer import OverlapCase, OverlapComparison
 from attacc.units import NS_PER_MS
@@ -120,7 +120,7 @@ def _compared(
     platform = setting.attacc(OWN_STACK)
     return reasons.attempt(
         f"{platform.label}, {subject.label}",
-        lambda: setting.prices.overlap(platform, subject, load, batch),
+        lambda: setting.pricers.overlap(platform, subject, load, batch),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from attacc.hardware.link import LINKS
 from attacc.study.papers.asplos2024 import Case, sensitivity
 from attacc.study.papers.exhibits import Column, Exhibit, Form
-from attacc.study.papers.prices import Load, Subject
+from attacc.study.papers.platforms import Load, Subject
 from attacc.study.papers.setting import LONG, OWN_STACK, PUBLISHED_STACK, Setting
 
 GROUPS: Final = (1, 2, 4, 8)

@@ -19,7 +19,7 @@ from attacc.hardware.system import (
 )
 from attacc.models.architecture import MODELS
 from attacc.models.precision import ElementType, Precision
-from attacc.study.papers.prices import Load, Platform, Prices, Served, Subject
+from attacc.study.papers.platforms import Load, Platform, Pricers, Served, Subject
 
 INT8: Final = Precision(weights=ElementType.INT8, activations=ElementType.INT8, kv=ElementType.INT8)
 LONG: Final = Load(2048, 2048)
@@ -118,10 +118,10 @@ class Setting:
     """Platforms and models, priced by one cost model.
 
     Attributes:
-        prices: what the platforms take.
+        pricers: what batches take on the platforms.
     """
 
-    prices: Prices
+    pricers: Pricers
     _variants: dict[Variant, Platform] = field(
         init=False, repr=False, default_factory=dict[Variant, Platform]
     )
@@ -220,12 +220,13 @@ def best(
     slo_ms: float | None = None,
 ) -> Outcome:
     """Return the largest batch that fits and keeps a latency target."""
-    prices = setting.prices
-    most = prices.largest(platform, subject, load)
+    pricers = setting.pricers
+    most = pricers.largest(platform, subject, load)
     if most == 0:
         return Outcome(None, "does not fit")
     try:
-        served = prices.within(platform, subject, load, slo_ms)
+        size = pricers.largest(platform, subject, load, slo_ms)
+        served = pricers.serve(platform, subject, load, size) if size else None
     except InputError as error:
         reasons.tell(f"{platform.label}, {subject.label}", error)
         return Outcome(None, "no price")

@@ -7,11 +7,13 @@ intermediate size is 8/3 of the hidden size, so its sizes may be fractions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
-from attacc.gpu.costs import EnergyBreakdown
+import numpy as np
+
+from attacc.gpu.costs import Energies
 from attacc.gpu.published.model import PublishedCostModel, published_rates, published_softmax_ns
 from attacc.gpu.rates import AttaccRates
 from attacc.hardware.placement import Placement
@@ -31,11 +33,12 @@ from attacc.models.operators import (
     Phase,
     Pointwise,
     PointwiseKind,
+    Size,
     Step,
 )
 from attacc.models.precision import ElementType
 from attacc.system.attaccs import AttaccAttention
-from attacc.system.step import DecodePricer, StepCost, average, prefill_cost
+from attacc.system.step import Beside, StepCost, step_costs
 
 CLOCK_NS: Final = 0.769
 STACKS_PER_DEVICE: Final = 5
@@ -134,16 +137,20 @@ class PublishedRun:
         )
         return resolve_system(spec)
 
-    def step(self, phase: Phase, length: int) -> Step:
-        """Return a decode step at this length of the cache, or a prefill of this many tokens."""
+    def step(self, phase: Phase, length: Size) -> Step:
+        """Return a decode step at this length of the cache, or a prefill of this many tokens.
+
+        Args:
+            phase: decode or prefill.
+            length: tokens; an array for many steps.
+        """
         m = self.shape
         per_gpu, heads, element = m.hidden // self.gpus, m.heads // self.gpus, ELEMENT[self.word]
-        rows = self.batch * (length if phase is Phase.PREFILL else 1)
-        queries = length if phase is Phase.PREFILL else 1
+        queries: Size = length if phase is Phase.PREFILL else 1
+        rows = self.batch * queries
 
         def fc(name: str, n: float, k: float) -> MatMul:
-            sizes = rows, cast(int, n), cast(int, k), 1
-            return MatMul(name, MatMulRole.FC, *sizes, element, element, element)
+            return MatMul(name, MatMulRole.FC, rows, n, k, 1, element, element, element)
 
         def norm(name: str) -> Pointwise:
             return Pointwise(name, PointwiseKind.LAYER_NORM, rows, m.hidden, 1, element)
@@ -161,21 +168,29 @@ class PublishedRun:
             norm("norm1"),
             fc("ff1", width, m.hidden),
             *([fc("ff2", width, m.hidden)] if gated else []),
-            Pointwise("activation", m.activation, rows, cast(int, width), 1, element),
+            Pointwise("activation", m.activation, rows, width, 1, element),
             fc("ff3" if gated else "ff2", m.hidden, width),
             AllReduce("all_reduce2", rows, m.hidden, element),
             norm("norm2"),
         ]
-        return Step(phase, self.batch, self.gpus, m.layers, tuple(layer), ())
+        decoding = self.batch if phase is Phase.DECODE else 0
+        return Step(phase, decoding, self.gpus, m.layers, tuple(layer), ())
 
-    def attention(self, cycles: int, length: int, rates: AttaccRates) -> AttaccAttention | None:
-        """Return attention of one layer from the cycles of one stack."""
+    def attention(
+        self, cycles: Mapping[int, int], lengths: Sequence[int], rates: AttaccRates
+    ) -> AttaccAttention | None:
+        """Return attention of one layer at several lengths, from the cycles of one stack."""
         if not self.placement:
             return None
         count, element = self.shape.heads // self.gpus * self.batch, ELEMENT[self.word]
-        softmax = Pointwise("softmax", PointwiseKind.SOFTMAX, 1, length, count, element)
-        softmax_ns = published_softmax_ns(softmax, rates)
-        return AttaccAttention(cycles * CLOCK_NS, EnergyBreakdown(), softmax_ns)
+        softmax_ns = [
+            published_softmax_ns(
+                Pointwise("softmax", PointwiseKind.SOFTMAX, 1, length, count, element), rates
+            )
+            for length in lengths
+        ]
+        time_ns = np.array([cycles[length] for length in lengths]) * CLOCK_NS
+        return AttaccAttention(time_ns, Energies.of(), np.array(softmax_ns))
 
     def rates(self) -> AttaccRates:
         """Return the rates of one AttAcc, in the release's rounder figures."""
@@ -190,8 +205,7 @@ def prefill_of(run: PublishedRun) -> StepCost:
 
     The release leaves out the transfer of keys and values; here it is hidden.
     """
-    step = run.step(Phase.PREFILL, run.prompt)
-    return prefill_cost(step, run.system(), _as_published())
+    return step_costs(run.step(Phase.PREFILL, run.prompt), run.system(), _as_published()).one
 
 
 def decode_of(
@@ -206,14 +220,10 @@ def decode_of(
     """
     if weights is None:
         weights = dict.fromkeys(range(run.prompt + 1, run.prompt + run.output), 1.0)
-    rates = run.rates()
-    step = run.step(Phase.DECODE, run.prompt + 1)
-    pricer = DecodePricer(step, run.system(), _as_published(), rates)
-    costs = [
-        pricer.cost(kv_length=n, attention=run.attention(cycles.get(n, 0), n, rates))
-        for n in weights
-    ]
-    return average(costs, list(weights.values()))
+    rates, lengths = run.rates(), list(weights)
+    step = run.step(Phase.DECODE, np.array(lengths, dtype=np.float64))
+    beside = Beside(attention=run.attention(cycles, lengths, rates), rates=rates)
+    return step_costs(step, run.system(), _as_published(), beside).mean(list(weights.values()))
 
 
 def _as_published() -> PublishedCostModel:

@@ -1,0 +1,547 @@
+"""The only way to a price: what any batch costs on a system, and whether it fits.
+
+`Pricer.step` prices one step: requests of any lengths that decode, chunks of prompts, or both.
+`Pricer.steps` prices any number of steps in one go, the same way. Batches of equal requests that
+decode through a distribution of lengths, as comparisons and the papers need them, are many steps
+with a mean. What fits is decided by `attacc.system.capacity`, with the pricer's model and system.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property, lru_cache
+from typing import Final
+
+import numpy as np
+
+from attacc.errors import CapacityError, InputError
+from attacc.gpu.costs import CostModel, Energies, Floats
+from attacc.gpu.models import GpuModel, cost_model
+from attacc.hardware.system import AttentionSite, PrefillKv, ResolvedSystem
+from attacc.models.architecture import ModelSpec
+from attacc.models.operators import Step
+from attacc.models.parameters import kv_bytes_per_token
+from attacc.models.sharding import valid_tensor_parallel
+from attacc.models.steps import model_step
+from attacc.system.attaccs import AttaccAttention, Attaccs, AttentionCurve
+from attacc.system.batches import PHASES, Batches, Chunk, Ints
+from attacc.system.capacity import (
+    Content,
+    Footprint,
+    Store,
+    StoredTokens,
+    check_batch,
+    copies_that_fit,
+    footprint,
+    footprint_of,
+    largest_batch,
+    preferred_batch,
+    stores,
+)
+from attacc.system.step import Beside, StepCost, StepCosts, step_costs
+from attacc.units import NS_PER_MS
+from attacc.workload.lengths import (
+    LengthDistribution,
+    condense,
+    decode_lengths,
+    prompt_lengths,
+)
+from attacc.workload.requests import Workload
+
+DECODE_BINS: Final = 32
+"""Lengths that represent the decode steps of mixed requests."""
+PROMPT_BINS: Final = 16
+"""Lengths that represent the prompts of mixed requests."""
+SEARCH_BINS: Final = 8
+"""Lengths at which the search for a latency target prices a batch before it is verified."""
+SEARCH_SLACK: Final = 1.02
+"""Up to how much above the target such a price is verified."""
+SEARCH_BLOCK: Final = 256
+"""Batches that the search prices in one go."""
+LARGEST_DIP: Final = {"published": 1.25, "calibrated": 1.02}
+"""By what factor the step of a batch may exceed that of a larger one: tiles fit some batches better
+than smaller ones. Of twelve models on 1 to 16 GPUs, up to batch 400, also with co-processing,
+the largest factor of the published GPU model is 1.17; of twelve on 8 and 16 GPUs, up to batch 500,
+that of the calibrated one 1.007."""
+REMEMBERED: Final = 4096
+"""Single steps whose prices a pricer keeps; the ones not used for longest are dropped."""
+
+
+class SplitError(InputError):
+    """The model cannot be split over the GPUs of a system."""
+
+
+class Limit(StrEnum):
+    """What keeps the batch from being larger."""
+
+    KV_CAPACITY = "kv_capacity"
+    ACTIVATIONS = "activations"
+    COPIES = "weight_copies"
+    LATENCY = "latency_target"
+    GIVEN = "given"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchChoice:
+    """The batch of a system and why it is no larger.
+
+    Attributes:
+        size: requests in flight.
+        limit: what keeps it from being larger.
+        largest_that_fits: whatever the latency, and whatever is left for copies of weights.
+        store: the memory that one request more than fits would overflow.
+    """
+
+    size: int
+    limit: Limit
+    largest_that_fits: int
+    store: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecodePrice:
+    """The decode steps of a batch of equal requests, over a distribution of lengths.
+
+    Attributes:
+        mean: over the lengths, with their weights.
+        longest_ns: the longest of the steps.
+        curve: attention on AttAcc; None where it runs elsewhere.
+        copied_share: share of the feed-forward weights that AttAccs multiply with.
+    """
+
+    mean: StepCost
+    longest_ns: float
+    curve: AttentionCurve | None
+    copied_share: float
+
+
+@dataclass(frozen=True, eq=False)
+class PricedSteps:
+    """Prices of several steps, in the order in which they were given.
+
+    Attributes:
+        steps: how many.
+        groups: steps of one phase, by their numbers, with their costs.
+        attention_error: estimate that bounds the relative error of attention on AttAcc in any of
+            the steps, where lengths were interpolated; 0 where every program was timed.
+    """
+
+    steps: int
+    groups: tuple[tuple[Ints, StepCosts], ...]
+    attention_error: float
+
+    @cached_property
+    def time_ns(self) -> Floats:
+        """(steps,) durations."""
+        found = np.empty(self.steps)
+        for chosen, costs in self.groups:
+            found[chosen] = costs.time_ns
+        return found
+
+    @cached_property
+    def energy(self) -> Energies:
+        """Energy of the whole system, for each step."""
+        parts = [costs.energy.parts_pj for _, costs in self.groups]
+        found = np.empty((parts[0].shape[0], self.steps))
+        for (chosen, _), own in zip(self.groups, parts, strict=True):
+            found[:, chosen] = own
+        return Energies(found)
+
+    def at(self, index: int) -> StepCost:
+        """Return one step with its operators."""
+        for chosen, costs in self.groups:
+            place = np.flatnonzero(chosen == index)
+            if place.size:
+                return costs.at(int(place[0]))
+        raise InputError(f"there are {self.steps} steps, no number {index}", where="index")
+
+
+class Pricer:
+    """Prices steps of one model on one system, and decides what fits.
+
+    Args:
+        model: the model.
+        system: the system.
+        gpu_model: what prices the GPUs: "calibrated" (real ones), "published" (the papers'), or a
+            cost model.
+
+    Raises:
+        SplitError: the model cannot be split over the GPUs.
+        InputError: the device of the AttAccs cannot run the system's schedule.
+    """
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        system: ResolvedSystem,
+        *,
+        gpu_model: GpuModel | str | CostModel = GpuModel.CALIBRATED,
+    ) -> None:
+        if system.gpus not in valid_tensor_parallel(model):
+            raise SplitError(
+                f"{system.gpus} GPUs cannot share the {model.heads} query heads and "
+                f"{model.kv_heads} key/value heads of {model.name}",
+                where=f"system {system.spec.name}: gpus",
+                hint=f"use one of {', '.join(map(str, valid_tensor_parallel(model)))}",
+            )
+        self.model: Final = model
+        self.system: Final = system
+        self.costs: Final = (
+            gpu_model if isinstance(gpu_model, CostModel) else cost_model(GpuModel(gpu_model))
+        )
+        self.attaccs: Final = Attaccs(system) if system.attacc is not None else None
+        self._one = lru_cache(maxsize=REMEMBERED)(self._price_one)
+        self._curve = lru_cache(maxsize=REMEMBERED)(self._time_curve)
+
+    def step(self, *, decode: Sequence[int] = (), prefill: Sequence[Chunk] = ()) -> StepCost:
+        """Price one step.
+
+        Args:
+            decode: keys that each decoding request attends to, its newest included.
+            prefill: chunks of prompts.
+
+        Raises:
+            InputError: neither is given, a length is out of range or exceeds the model's window,
+                or the cost model knows nothing of an operator.
+            CapacityError: feed-forward products are shared with AttAccs, which leave no memory
+                beside so many requests.
+        """
+        lengths = tuple(sorted(Counter(decode).items()))
+        return self._one(lengths, tuple(prefill))
+
+    def _price_one(
+        self, lengths: tuple[tuple[int, int], ...], chunks: tuple[Chunk, ...]
+    ) -> StepCost:
+        decode = [length for length, count in lengths for _ in range(count)]
+        return self.steps(Batches.of([(decode, chunks)])).at(0)
+
+    def steps(self, batches: Batches) -> PricedSteps:
+        """Price any number of steps.
+
+        Args:
+            batches: what each of them processes.
+
+        Raises:
+            InputError: as in `step`.
+            CapacityError: as in `step`.
+        """
+        groups: list[tuple[Ints, StepCosts]] = []
+        error = 0.0
+        for phase in range(len(PHASES)):
+            chosen = np.flatnonzero(batches.phases == phase)
+            if not chosen.size:
+                continue
+            own = batches.take(chosen)
+            attention = None
+            if own.requests.any() and self.attaccs is not None:
+                attention, relative = self._attention(own)
+                error = max(error, relative)
+            groups.append((chosen, self._price(own, attention, self._copies(own))))
+        return PricedSteps(len(batches), tuple(groups), error)
+
+    def decode(
+        self, batch: int, lengths: LengthDistribution, workload: Workload | None = None
+    ) -> DecodePrice:
+        """Price the decode steps of equal requests, at every length of a distribution.
+
+        Args:
+            batch: requests.
+            lengths: keys that all of them attend to at a time.
+            workload: what decides the memory that is left for copies of weights; None where the
+                memory for copies is not counted, as in the papers.
+
+        Raises:
+            CapacityError: the workload's requests do not fit.
+            InputError: as in `step`.
+        """
+        copies = 1.0
+        if workload is not None:
+            copies = copies_that_fit(
+                self.need(workload), self.system, batch, stack_bytes=self.stack_bytes
+            )
+        keys = np.asarray(lengths.lengths, dtype=np.int64)
+        curve, attention = None, None
+        if self.attaccs is not None:
+            curve = self.curve(batch, lengths.lengths)
+            attention = curve.at(keys)
+        priced = self._price(Batches.equal(batch, keys), attention, copies)
+        return DecodePrice(
+            mean=priced.mean(lengths.weights),
+            longest_ns=float(priced.time_ns.max()),
+            curve=curve,
+            copied_share=float(priced.copied_share.max()),
+        )
+
+    def prefill(self, workload: Workload) -> StepCost:
+        """Return the mean prefill of one request alone."""
+        prompts = prompt_lengths(workload, PROMPT_BINS)
+        batches = Batches.of(((), (Chunk(length),)) for length in prompts.lengths)
+        return self._price(batches, None, 1.0).mean(prompts.weights)
+
+    def decode_operators(self, batch: int, kv_length: int) -> Step:
+        """Return the operators of a decode step, before any is priced."""
+        return self._operators(Batches.equal(batch, kv_length))
+
+    def curve(self, batch: int, lengths: Iterable[int]) -> AttentionCurve:
+        """Return attention of one layer on the AttAccs, over the lengths of equal requests.
+
+        Raises:
+            InputError: the system has no AttAccs, or they cannot hold the heads.
+        """
+        return self._curve(batch, tuple(lengths))
+
+    def _time_curve(self, batch: int, lengths: tuple[int, ...]) -> AttentionCurve:
+        if self.attaccs is None:
+            raise InputError(f"system {self.system.spec.name} has no AttAccs")
+        return self.attaccs.curve(self.model, batch, lengths)
+
+    @property
+    def stack_bytes(self) -> float:
+        """Memory of one AttAcc stack; 0 without."""
+        return self.attaccs.stack_bytes if self.attaccs is not None else 0.0
+
+    def need(self, workload: Workload, *, chunk_tokens: int | None = None) -> Footprint:
+        """Return what the requests of a workload need in memory.
+
+        Args:
+            workload: the requests.
+            chunk_tokens: tokens that a prefill processes at once; None for whole prompts.
+        """
+        return footprint(
+            self.model,
+            workload,
+            tensor_parallel=self.system.gpus,
+            chunk_tokens=chunk_tokens,
+            keeps_prefill=self._keeps_prefill,
+        )
+
+    @property
+    def _keeps_prefill(self) -> bool:
+        """Whether prompts stay in GPU memory until their prefill ends, beside where they go."""
+        table = self.system.spec.attacc
+        return table is not None and table.prefill_kv is PrefillKv.GPU
+
+    def fits(self, workload: Workload, batch: int) -> bool:
+        """Return whether a batch fits, copies of weights apart."""
+        try:
+            check_batch(self.need(workload), self.system, batch, stack_bytes=self.stack_bytes)
+        except CapacityError:
+            return False
+        return True
+
+    def memory(
+        self, workload: Workload, batch: int, copied_share: float = 0.0
+    ) -> tuple[Store, ...]:
+        """Return every memory of the system with what a batch puts into it, whether it fits or not.
+
+        Args:
+            workload: the requests.
+            batch: how many are in flight.
+            copied_share: share of the feed-forward weights of which the AttAccs hold copies.
+        """
+        return stores(
+            self.need(workload),
+            self.system,
+            batch,
+            stack_bytes=self.stack_bytes,
+            copied_share=copied_share,
+        )
+
+    def largest_batch(
+        self,
+        workload: Workload,
+        slo_ms: float | None = None,
+        *,
+        lengths: LengthDistribution | None = None,
+    ) -> BatchChoice:
+        """Return the largest batch that fits and keeps a latency target.
+
+        With feed-forward co-processing, copies of weights get the memory that they have use for
+        (`attacc.system.capacity.preferred_batch`).
+
+        Args:
+            workload: the requests.
+            slo_ms: longest acceptable mean decode step; None for any.
+            lengths: at which steps are priced; by default `DECODE_BINS` at most.
+
+        Returns:
+            The choice; its size is 0 where no batch keeps the target.
+
+        Raises:
+            CapacityError: not even one request fits.
+        """
+        need = self.need(workload)
+        fits = largest_batch(need, self.system, stack_bytes=self.stack_bytes)
+        rates = self.attaccs.rates if self.attaccs is not None else None
+        size = preferred_batch(need, self.system, stack_bytes=self.stack_bytes, rates=rates)
+        if size < fits.batch:
+            limit = Limit.COPIES
+        elif fits.content is Content.KV_CACHE:
+            limit = Limit.KV_CAPACITY
+        else:
+            limit = Limit.ACTIVATIONS
+        if slo_ms is not None:
+            over = decode_lengths(workload, DECODE_BINS) if lengths is None else lengths
+            within = self._largest_within(workload, over, slo_ms, size)
+            if within < size:
+                size, limit = within, Limit.LATENCY
+        return BatchChoice(size, limit, fits.batch, fits.store)
+
+    def given_batch(self, workload: Workload, batch: int) -> BatchChoice:
+        """Return a batch that was asked for, as a choice.
+
+        Raises:
+            CapacityError: not even one request fits.
+        """
+        fits = largest_batch(self.need(workload), self.system, stack_bytes=self.stack_bytes)
+        return BatchChoice(batch, Limit.GIVEN, fits.batch, fits.store)
+
+    def _largest_within(
+        self, workload: Workload, lengths: LengthDistribution, slo_ms: float, most: int
+    ) -> int:
+        """Return the largest batch up to ``most`` whose mean step keeps the target, 0 if none.
+
+        A longer step does not mean that all larger batches have longer ones. So bisection finds
+        where a step is far above the target, and from there every batch is looked at, downwards:
+        with few lengths, many batches in one go, and with all of them where that comes close.
+        """
+        few = condense(lengths, SEARCH_BINS)
+        slo_ns = slo_ms * NS_PER_MS
+
+        def mean_ns(batch: int, over: LengthDistribution) -> float:
+            return self.decode(batch, over, workload).mean.time_ns
+
+        if mean_ns(most, lengths) <= slo_ns:
+            return most
+        far_ns = LARGEST_DIP.get(self.costs.kind, max(LARGEST_DIP.values())) * slo_ns
+        low, high = 0, most
+        while high - low > 1:
+            middle = (low + high) // 2
+            if mean_ns(middle, few) <= far_ns:
+                low = middle
+            else:
+                high = middle
+        while low > 0:
+            first = max(1, low - SEARCH_BLOCK + 1)
+            means = self._about(workload, few, first, low)
+            for batch in range(low, first - 1, -1):
+                close = means[batch - first] <= SEARCH_SLACK * slo_ns
+                if close and mean_ns(batch, lengths) <= slo_ns:
+                    return batch
+            low = first - 1
+        return 0
+
+    def _about(
+        self, workload: Workload, lengths: LengthDistribution, first: int, last: int
+    ) -> Floats:
+        """Return about what the mean steps of consecutive batches take, in nanoseconds.
+
+        Attention on AttAccs lies on a line between that of the first and the last batch.
+        """
+        sizes, keys = np.arange(first, last + 1), np.asarray(lengths.lengths, dtype=np.int64)
+        batches = Batches.equal(np.repeat(sizes, keys.size), np.tile(keys, sizes.size))
+        attention = None
+        if self.attaccs is not None:
+            low, high = (self.curve(size, lengths.lengths).at(keys) for size in (first, last))
+            share = np.linspace(0.0, 1.0, sizes.size)[:, None]
+            line = (1 - share) * low.time_ns + share * high.time_ns
+            attention = replace(low, time_ns=line.ravel(), energy=Energies.of())
+            attention = replace(attention, extra_parts=0.0)
+        copies: float | Floats = 1.0
+        if self.system.spec.ff_coprocessing:
+            need, at = self.need(workload), self.stack_bytes
+            each = [copies_that_fit(need, self.system, s, stack_bytes=at) for s in sizes.tolist()]
+            copies = np.repeat(each, keys.size)
+        priced = self._price(batches, attention, copies)
+        return priced.time_ns.reshape(sizes.size, keys.size) @ np.asarray(lengths.weights)
+
+    def _price(
+        self, batches: Batches, attention: AttaccAttention | None, copies: float | Floats
+    ) -> StepCosts:
+        """Price steps of one phase."""
+        token_bytes = kv_bytes_per_token(self.model, self.system.gpus) / self.model.layers
+        keeps = self._keeps_prefill or self.system.spec.attention is not AttentionSite.ATTACC
+        read = batches.cached_tokens if keeps else batches.past_tokens
+        beside = Beside(
+            model=self.model,
+            attention=attention,
+            rates=self.attaccs.rates if self.attaccs is not None else None,
+            copies=copies,
+            written_bytes=token_bytes * batches.new_tokens,
+            read_bytes=token_bytes * read,
+        )
+        priced = step_costs(self._operators(batches), self.system, self.costs, beside)
+        if priced.steps == len(batches):
+            return priced
+        return replace(
+            priced,
+            steps=len(batches),
+            copied_share=np.broadcast_to(priced.copied_share, (len(batches),)),
+        )
+
+    def _operators(self, batches: Batches) -> Step:
+        window = self.model.sliding_window
+        longest = int(max(batches.longest.max(), (batches.past + batches.new).max(initial=0)))
+        if window is not None and longest > window:
+            raise InputError(
+                f"{longest} tokens exceed the sliding window of {self.model.name}, beyond which "
+                "its attention is not full",
+                where="lengths",
+                hint=f"use at most {window} tokens",
+            )
+        return model_step(
+            self.model,
+            decode=batches.decoding(),
+            prefill=batches.prefilling(),
+            tensor_parallel=self.system.gpus,
+        )
+
+    def _attention(self, batches: Batches) -> tuple[AttaccAttention, float]:
+        """Return attention on AttAccs of every step, and a bound of its error.
+
+        Steps of equal requests share a curve over their lengths for each number of requests; steps
+        of unequal ones are timed one by one.
+        """
+        assert self.attaccs is not None  # noqa: S101 - `steps` asks only then
+        time_ns, parts, error = np.empty(len(batches)), np.empty(len(batches)), 0.0
+        energy = Energies(np.zeros((Energies.of().parts_pj.shape[0], len(batches))))
+        equal = batches.shortest == batches.longest
+        alike: list[tuple[Ints, AttaccAttention]] = []
+        for requests in np.unique(batches.requests[equal]).tolist():
+            chosen = np.flatnonzero(equal & (batches.requests == requests))
+            keys = batches.longest[chosen].astype(np.int64)
+            curve = self.curve(int(requests), np.unique(keys).tolist())
+            error = max(error, curve.relative_error)
+            alike.append((chosen, curve.at(keys)))
+        for step in np.flatnonzero(~equal).tolist():
+            found = self.attaccs.attend(self.model, batches.lengths_of(step))
+            alike.append((np.array([step]), found))
+        for chosen, found in alike:
+            time_ns[chosen], parts[chosen] = found.time_ns, found.extra_parts
+            energy.parts_pj[:, chosen] = found.energy.parts_pj
+        return AttaccAttention(time_ns, energy, extra_parts=parts), error
+
+    def _copies(self, batches: Batches) -> float | Floats:
+        """Return the share of the weights whose copies fit beside the requests of each step."""
+        if not self.system.spec.ff_coprocessing or not batches.requests.any():
+            return 1.0
+        each: list[float] = []
+        for requests, keys, longest, chunk in zip(
+            batches.requests.tolist(),
+            batches.keys.tolist(),
+            batches.longest.tolist(),
+            batches.new_tokens.tolist(),
+            strict=True,
+        ):
+            need = footprint_of(
+                self.model,
+                StoredTokens(keys / requests, 0.0, int(longest)),
+                prefill_tokens=max(1, int(chunk)),
+                tensor_parallel=self.system.gpus,
+            )
+            copies = copies_that_fit(need, self.system, int(requests), stack_bytes=self.stack_bytes)
+            each.append(copies)
+        return np.array(each)

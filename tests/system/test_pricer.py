@@ -1,0 +1,371 @@
+"""Any batch's price: ragged, in chunks, mixed, many at once; and what fits."""
+
+from math import isclose
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attacc.documents import parse_document
+from attacc.errors import CapacityError, InputError
+from attacc.gpu.models import GpuModel
+from attacc.hardware.system import (
+    SYSTEMS,
+    Heads,
+    ResolvedSystem,
+    Schedule,
+    SystemSpec,
+    load_system,
+    resolve_system,
+)
+from attacc.models.architecture import MODELS
+from attacc.models.operators import Phase
+from attacc.pim.stack import Stack
+from attacc.system.batches import PHASES, Batches, Chunk
+from attacc.system.pricer import Limit, Pricer, SplitError
+from attacc.system.step import Group
+from attacc.workload.requests import fixed_lengths
+
+LLAMA = MODELS.load("llama-3.1-70b")
+SMALL = MODELS.load("llama-3.1-8b")
+GPT3 = MODELS.load("gpt3-175b")
+BOTH = pytest.mark.parametrize("gpu_model", list(GpuModel))
+
+
+def attacc(**table: Any) -> ResolvedSystem:
+    """A system of the presets' devices whose keys differ as stated."""
+    document = SYSTEMS.load("dgx-attacc-bank").model_dump(mode="json")
+    document["attacc"] |= {"heads": None} | table
+    del document["memory_per_gpu_bytes"]
+    return resolve_system(parse_document(SystemSpec, document, where="mine"))
+
+
+lengths = st.lists(st.integers(1, 6000), min_size=1, max_size=40)
+chunk = st.builds(Chunk, new=st.integers(1, 3000), past=st.integers(0, 5000))
+
+
+@settings(max_examples=60)
+@given(
+    steps=st.lists(
+        st.tuples(st.just([]) | lengths, st.lists(chunk, max_size=3)).filter(any),
+        min_size=1,
+        max_size=8,
+    ),
+    gpu_model=st.sampled_from(GpuModel),
+)
+def test_many_steps_cost_what_each_costs(
+    steps: list[tuple[list[int], list[Chunk]]], gpu_model: GpuModel
+) -> None:
+    """Catches a step that gets another's sums, phase or place when many are priced at once."""
+    pricer = Pricer(SMALL, load_system("dgx-base"), gpu_model=gpu_model)
+    together = pricer.steps(Batches.of(steps))
+    for number, (decode, prefill) in enumerate(steps):
+        alone = pricer.step(decode=decode, prefill=prefill)
+        assert isclose(together.time_ns[number], alone.time_ns, rel_tol=1e-12)
+        assert isclose(together.energy.total_pj[number], alone.energy.total_pj, rel_tol=1e-12)
+        assert together.at(number) == alone
+
+
+@settings(max_examples=60)
+@given(steps=st.lists(st.tuples(lengths, st.lists(chunk, max_size=3)), min_size=1, max_size=5))
+def test_sums_over_requests(steps: list[tuple[list[int], list[Chunk]]]) -> None:
+    """Catches a sum that runs into the next step, against sums in Python."""
+    batches = Batches.of(steps)
+    for number, (decode, prefill) in enumerate(steps):
+        assert batches.requests[number] == len(decode)
+        assert batches.keys[number] == sum(decode)
+        assert (batches.shortest[number], batches.longest[number]) == (min(decode), max(decode))
+        assert batches.chunks[number] == len(prefill)
+        assert batches.new_tokens[number] == sum(one.new for one in prefill)
+        assert batches.past_tokens[number] == sum(one.past for one in prefill)
+        phase = Phase.MIXED if prefill else Phase.DECODE
+        assert PHASES[batches.phases[number]] is phase
+        assert sorted(batches.lengths_of(number)) == sorted(decode)
+        work = batches.take(np.array([number])).prefilling()
+        if work is not None:
+            tokens = work.chunks * work.new
+            pairs = sum(one.new * (one.past + one.new) for one in prefill)
+            assert isclose(float(tokens), sum(one.new for one in prefill), rel_tol=1e-12)
+            assert isclose(float(tokens * work.keys), pairs, rel_tol=1e-12)
+
+
+@settings(max_examples=100)
+@given(
+    lengths=lengths,
+    gpu_model=st.sampled_from(GpuModel),
+    model=st.sampled_from([LLAMA, GPT3]),
+    system=st.sampled_from(["dgx-base", "dgx-cpu"]),
+)
+def test_unequal_lengths_lie_between_the_mean_and_the_longest(
+    lengths: list[int], gpu_model: GpuModel, model: Any, system: str
+) -> None:
+    """Catches a ragged batch cheaper than its sum of work, or dearer than its longest request."""
+    pricer = Pricer(model, load_system(system), gpu_model=gpu_model)
+    ragged = pricer.step(decode=lengths)
+    count = len(lengths)
+    longest = pricer.step(decode=[max(lengths)] * count)
+    # The mean need not be whole: its price lies between those of its neighbours.
+    below, above = sum(lengths) // count, -(-sum(lengths) // count)
+    least = min(pricer.step(decode=[mean] * count).attention.time_ns for mean in (below, above))
+    slack = 1 + 1e-9
+    assert least <= ragged.attention.time_ns * slack
+    assert ragged.attention.time_ns <= max(longest.attention.time_ns, least) * slack
+    unequal = min(lengths) != max(lengths)
+    told = any("unequal lengths" in note for note in ragged.estimates)
+    assert told is (unequal and system == "dgx-base")
+
+
+@BOTH
+def test_equal_lengths_are_no_estimate(gpu_model: GpuModel) -> None:
+    """Catches equal requests that are priced as ragged ones: the price changes, or a note shows."""
+    pricer = Pricer(LLAMA, load_system("dgx-base"), gpu_model=gpu_model)
+    listed = pricer.step(decode=[3000] * 17)
+    at_once = pricer.steps(Batches.equal(17, [3000, 100])).at(0)
+    assert listed == at_once
+    assert not any("unequal" in note for note in listed.estimates)
+
+
+@BOTH
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_prompt_in_chunks(gpu_model: GpuModel, parts: int) -> None:
+    """Catches past tokens that cost nothing, and chunks that attend to what comes after them."""
+    pricer = Pricer(SMALL, load_system("dgx-base"), gpu_model=gpu_model)
+    size = 8192 // parts
+    whole = pricer.step(prefill=[Chunk(8192)])
+    chunks = [pricer.step(prefill=[Chunk(size, past=size * part)]) for part in range(parts)]
+    times = [step.attention.time_ns for step in chunks]
+    assert times == sorted(times)
+    # Later chunks attend to more keys: the last one to about twice those of a middle one.
+    assert times[-1] > 1.3 * times[0]
+    assert 0.5 < sum(times) / whole.attention.time_ns < 2
+    assert not any("earlier keys" in note for note in chunks[0].estimates)
+    assert any("earlier keys" in note for note in chunks[-1].estimates)
+
+
+@BOTH
+def test_a_chunk_of_one_token_reads_its_past(gpu_model: GpuModel) -> None:
+    """Catches the last token of a prompt that attends to itself alone."""
+    pricer = Pricer(SMALL, load_system("dgx-base"), gpu_model=gpu_model)
+    short, long = (
+        pricer.step(prefill=[Chunk(1, past=past)]).attention.time_ns for past in (10, 100_000)
+    )
+    assert long > 2 * short
+
+
+@BOTH
+def test_a_mixed_step(gpu_model: GpuModel) -> None:
+    """Catches weights that are read once for each kind of request, and attention of one kind."""
+    pricer = Pricer(LLAMA, load_system("dgx-base"), gpu_model=gpu_model)
+    decode, prefill = [2000] * 30, [Chunk(512, past=1024)]
+    mixed = pricer.step(decode=decode, prefill=prefill)
+    apart = pricer.step(decode=decode), pricer.step(prefill=prefill)
+    assert mixed.fc.time_ns < 0.99 * sum(step.fc.time_ns for step in apart)
+    assert isclose(
+        mixed.attention.time_ns,
+        sum(step.attention.time_ns for step in apart),
+        rel_tol=0.1,  # Graphs of kernels save a part of the launches of decode steps.
+    )
+    kinds = {op.name.startswith("prefill_") for op in mixed.operators if op.group == "attention"}
+    assert kinds == {True, False}
+    hosts = [op.name for op in mixed.operators if op.name.startswith("host")]
+    assert hosts == (["host_layer", "host_step"] if gpu_model == "calibrated" else [])
+
+
+def test_a_mixed_step_on_attaccs() -> None:
+    """Catches a chunk whose keys stay behind, and decode attention that goes to the GPUs."""
+    pricer = Pricer(LLAMA, attacc(), gpu_model="published")
+    mixed = pricer.step(decode=[3000, 40, 900], prefill=[Chunk(256, past=64)])
+    names = [op.name for op in mixed.operators]
+    assert [name for name in names if "transfer" in name] == [
+        "qkv_transfer",
+        "context_transfer",
+        "kv_transfer",
+    ]
+    assert "kv_read_back" not in names
+    alone = pricer.step(decode=[3000, 40, 900])
+    attention = next(op for op in mixed.operators if op.name == "attention")
+    assert attention == next(op for op in alone.operators if op.name == "attention")
+
+
+def test_what_later_chunks_read_back() -> None:
+    """Catches past keys that are free although they lie in the stacks, or read back twice."""
+
+    def read_back_ns(chunk: Chunk, **table: Any) -> float:
+        step = Pricer(LLAMA, attacc(**table), gpu_model="published").step(prefill=[chunk])
+        return sum(op.alone_ns for op in step.operators if op.name == "kv_read_back")
+
+    in_stacks: dict[str, Any] = {"prefill_kv": "read_back"}
+    assert read_back_ns(Chunk(100, past=900)) == 0
+    bytes_per_gpu = 900 * 2 * 128 * 2  # One of eight key/value heads, in 16 bits.
+    expected_ns = bytes_per_gpu / 300e9 * 1e9
+    assert isclose(read_back_ns(Chunk(100, past=900), **in_stacks), expected_ns)
+    # A prefix that another request left lies in the stacks alone.
+    assert isclose(read_back_ns(Chunk(100, past=900, cached=900)), expected_ns)
+    assert isclose(read_back_ns(Chunk(100, past=900, cached=450)), expected_ns / 2)
+
+
+def test_prompts_in_chunks_need_memory_until_they_are_done() -> None:
+    """Catches a prompt that lies in the stacks and in GPU memory, and is counted once."""
+    workload = fixed_lengths(30_000, 100)
+    kept, read = (
+        Pricer(LLAMA, attacc(prefill_kv=where), gpu_model="published")
+        for where in ("gpu", "read_back")
+    )
+    token_bytes = 2 * 128 * 2 * 80  # One of eight key/value heads on each GPU, all layers.
+    assert kept.need(workload, chunk_tokens=512).prefill_kv_bytes == 30_000 * token_bytes
+    assert kept.need(workload).prefill_kv_bytes == 0
+    assert read.need(workload, chunk_tokens=512).prefill_kv_bytes == 0
+
+
+def test_a_single_long_request_uses_every_stack() -> None:
+    """Catches heads that stay whole where cutting them pays: 8 heads on 40 stacks.
+
+    The papers' systems keep heads whole and stay as they were.
+    """
+    cut, whole = (
+        Pricer(LLAMA, attacc(heads=heads), gpu_model="published") for heads in ("cut", "whole")
+    )
+    step, slow = (pricer.step(decode=[32_768]) for pricer in (cut, whole))
+    assert slow.attention.time_ns > 4 * step.attention.time_ns
+    moved, less = (
+        sum(op.energy.link_pj for op in one.operators if op.name == "context_transfer")
+        for one in (step, slow)
+    )
+    assert moved > less, "every part of a head returns a context"
+    assert load_system("dgx-attacc-bank").spec.attacc is not None
+    paper = Pricer(LLAMA, load_system("dgx-attacc-bank"), gpu_model="published")
+    assert paper.step(decode=[32_768]).attention == slow.attention
+
+
+@settings(max_examples=10)
+@given(
+    lengths=st.lists(st.integers(1, 3000), min_size=1, max_size=12),
+    heads=st.sampled_from(Heads),
+    queries=st.sampled_from([1, 4]),
+)
+def test_ragged_attention_is_that_of_the_stacks(
+    lengths: list[int], heads: Heads, queries: int
+) -> None:
+    """Catches a stack that is left out: the slowest of any deal takes at least a fair share."""
+    system = attacc(heads=heads, queries_per_read=queries)
+    pricer = Pricer(LLAMA, system, gpu_model="published")
+    assert pricer.attaccs is not None
+    found = pricer.attaccs.attend(LLAMA, lengths)
+    one = Stack(
+        pricer.attaccs._stack.device,  # pyright: ignore[reportPrivateUsage]
+        pricer.attaccs._stack.placement,  # pyright: ignore[reportPrivateUsage]
+        power_limited=True,
+        schedule=Schedule.INTERLEAVED,
+    )
+    everything = [length for length in lengths for _ in range(8)]
+    alone = one.attend_to(
+        everything,
+        head_dim=128,
+        element=LLAMA.precision.kv,
+        queries_per_kv_head=8,
+        queries_per_read=queries,
+    )
+    longest = one.attend_to(
+        [max(lengths)],
+        head_dim=128,
+        element=LLAMA.precision.kv,
+        queries_per_kv_head=8,
+        queries_per_read=queries,
+    )
+    time_ns = float(found.time_ns[0])
+    assert alone.time_ns / 40 <= time_ns <= alone.time_ns * 1.001
+    if heads is Heads.WHOLE:
+        assert time_ns >= longest.time_ns * 0.999
+        assert found.extra_parts == 0
+
+
+def test_ragged_and_equal_steps_in_one_go_on_attaccs() -> None:
+    """Catches attention of one step in another's place."""
+    pricer = Pricer(LLAMA, attacc(), gpu_model="published")
+    steps: list[tuple[list[int], list[Chunk]]] = [
+        ([500] * 4, []), ([10, 3000], []), ([500] * 8, [Chunk(10)]), ([700] * 4, []), ([5], []),
+    ]  # fmt: skip
+    together = pricer.steps(Batches.of(steps))
+    for number, (decode, prefill) in enumerate(steps):
+        assert together.at(number) == pricer.step(decode=decode, prefill=prefill)
+    assert together.attention_error == 0
+
+
+def test_copies_leave_the_requests_their_room() -> None:
+    """Catches a single step that shares products with more copies than fit beside its requests."""
+    spec = attacc(stacks_per_device=1).spec.model_copy(update={"ff_coprocessing": True})
+    pricer = Pricer(LLAMA, resolve_system(spec), gpu_model="published")
+    few, many = (pricer.step(decode=[length] * 4).fc for length in (100, 90_000))
+    assert few.time_ns < many.time_ns
+    with pytest.raises(CapacityError, match="largest batch that fits"):
+        pricer.step(decode=[110_000] * 4)
+
+
+def test_remembered_steps_are_those_of_the_same_requests() -> None:
+    """Catches a price that is remembered for too many, or for a list in another order only."""
+    pricer = Pricer(SMALL, load_system("dgx-base"), gpu_model="published")
+    first = pricer.step(decode=[3, 1, 2])
+    assert pricer.step(decode=[1, 2, 3]) is first
+    assert pricer.step(decode=[1, 2, 4]) is not first
+    assert pricer.step(decode=[1, 2, 3], prefill=[Chunk(1)]) is not first
+
+
+@pytest.mark.parametrize(
+    ("decode", "prefill", "message"),
+    [
+        ([], [], "step 0 has no requests"),
+        ([0], [], "decode: 0 is out of range"),
+        ([1, -5], [], "decode: -5 is out of range"),
+        ([2**24 + 1], [], "decode: 16777217 is out of range"),
+        ([], [Chunk(0)], "new: 0 is out of range"),
+        ([], [Chunk(1, past=-1)], "past: -1 is out of range"),
+        ([], [Chunk(1, past=5, cached=6)], "cached: 6 tokens are cached, of 5 past tokens"),
+    ],
+)
+def test_requests_that_cannot_be(decode: list[int], prefill: list[Chunk], message: str) -> None:
+    """Catches a price of nothing, and of less than nothing."""
+    pricer = Pricer(SMALL, load_system("dgx-base"))
+    with pytest.raises(InputError, match=message):
+        pricer.step(decode=decode, prefill=prefill)
+
+
+def test_models_and_systems_that_do_not_go_together() -> None:
+    """Catches a model split unevenly, a window that is left out, heads cut behind barriers."""
+    with pytest.raises(SplitError, match="8 GPUs cannot share the 12 query heads"):
+        Pricer(GPT3.model_copy(update={"heads": 12, "kv_heads": 12}), load_system("dgx-base"))
+    narrow = Pricer(SMALL.model_copy(update={"sliding_window": 100}), load_system("dgx-base"))
+    with pytest.raises(InputError, match="101 tokens exceed the sliding window"):
+        narrow.step(decode=[101])
+    with pytest.raises(InputError, match="110 tokens exceed the sliding window"):
+        narrow.step(prefill=[Chunk(60, past=50)])
+    with pytest.raises(InputError, match=r'attacc.heads = "cut" needs attacc.schedule'):
+        attacc(heads="cut", schedule="complete")
+    barriers = attacc(schedule="complete").spec.attacc
+    assert barriers is not None
+    assert not barriers.cuts_heads
+
+
+def test_the_largest_batch() -> None:
+    """Catches a search that stops early: every batch above is too slow, by the same prices."""
+    pricer = Pricer(SMALL, load_system("dgx-base"), gpu_model="published")
+    workload = fixed_lengths(1000, 100)
+    most = pricer.largest_batch(workload)
+    assert pricer.fits(workload, most.size)
+    assert not pricer.fits(workload, most.size + 1)
+    within = pricer.largest_batch(workload, slo_ms=5.0)
+    assert within.limit is Limit.LATENCY
+    keys = np.arange(1001, 1100)
+    sizes = np.arange(1, 1200)
+    batches = Batches.equal(np.repeat(sizes, keys.size), np.tile(keys, sizes.size))
+    means_ms = pricer.steps(batches).time_ns.reshape(sizes.size, keys.size).mean(axis=1) / 1e6
+    assert within.size == sizes[means_ms <= 5.0].max()
+    assert pricer.largest_batch(workload, slo_ms=1e-3).size == 0
+
+
+def test_a_step_is_made_of_its_groups() -> None:
+    """Catches an operator of a mixed step that no group counts."""
+    step = Pricer(LLAMA, attacc()).step(decode=[100, 2000], prefill=[Chunk(50, 10, 10)])
+    assert isclose(step.time_ns, sum(step.group(group).time_ns for group in Group))
+    assert "steps that prefill and decode: sums of both, never measured" in step.estimates
