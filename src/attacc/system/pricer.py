@@ -404,9 +404,10 @@ class Pricer:
     ) -> int:
         """Return the largest batch up to ``most`` whose mean step keeps the target, 0 if none.
 
-        A longer step does not mean that all larger batches have longer ones. So bisection finds
-        where a step is far above the target, and from there every batch is looked at, downwards:
-        with few lengths, many batches in one go, and with all of them where that comes close.
+        A longer step does not mean that all larger batches have longer ones. So doubling and
+        bisection find where a step is far above the target, and from there every batch is looked
+        at, downwards: with few lengths, many batches in one go, and with all of them where that
+        comes close.
         """
         few = condense(lengths, SEARCH_BINS)
         slo_ns = slo_ms * NS_PER_MS
@@ -414,16 +415,20 @@ class Pricer:
         def mean_ns(batch: int, over: LengthDistribution) -> float:
             return self.decode(batch, over, workload).mean.time_ns
 
-        if mean_ns(most, lengths) <= slo_ns:
-            return most
         far_ns = LARGEST_DIP.get(self.costs.kind, max(LARGEST_DIP.values())) * slo_ns
-        low, high = 0, most
+        # Large batches take long to time on AttAccs: none is, far beyond the target.
+        low, high = 0, 1
+        while high <= most and mean_ns(high, few) <= far_ns:
+            low, high = high, 2 * high
+        high = min(high, most + 1)
         while high - low > 1:
             middle = (low + high) // 2
             if mean_ns(middle, few) <= far_ns:
                 low = middle
             else:
                 high = middle
+        if low == most and mean_ns(most, lengths) <= slo_ns:
+            return most
         while low > 0:
             first = max(1, low - SEARCH_BLOCK + 1)
             means = self._about(workload, few, first, low)
