@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -23,9 +22,7 @@ from attacc.cli.output import print_answer
 from attacc.errors import InputError
 
 if TYPE_CHECKING:
-    from attacc.pim.stack import StackAttention
     from attacc.pim.stacks import AttentionOfStacks
-    from attacc.report.attention import AttentionReport, PowerReport, TradeReport, TradeRow
 
 ALL: Final = "all"
 """What ``--queries-per-read`` says to have every choice compared."""
@@ -126,7 +123,8 @@ def attention(
     from attacc.hardware.system import Schedule
     from attacc.pim.stack import Stack
     from attacc.pim.stacks import attend_over
-    from attacc.report.attention import attention_renderable, trade_renderable
+    from attacc.report.attention import attention_renderable, reads_renderable
+    from attacc.study.reads import compare_reads
 
     asked, sharing = _heads(heads, length, lengths, lengths_file, kv_heads, queries_per_kv_head)
     together = _queries_per_read(queries_per_read)
@@ -153,9 +151,9 @@ def attention(
         )
 
     if together is None:
-        print_answer(_trade(attend, sharing), trade_renderable, as_json=json)
+        print_answer(compare_reads(attend, sharing), reads_renderable, as_json=json)
     else:
-        print_answer(_report(attend(together)), attention_renderable, as_json=json)
+        print_answer(attend(together), attention_renderable, as_json=json)
 
 
 def _heads(
@@ -232,150 +230,3 @@ def _queries_per_read(text: str) -> int | None:
     if text == ALL:
         return None
     return options.size("--queries-per-read", word=ALL)(text)
-
-
-def _report(result: AttentionOfStacks) -> AttentionReport:
-    from attacc.report.attention import (
-        AttentionReport,
-        EnergyReport,
-        StackReport,
-        StacksReport,
-    )
-    from attacc.units import NS_PER_S, PJ_PER_J
-
-    slowest = result.slowest
-    energy = slowest.energy
-    several = None
-    if len(result.each) > 1:
-        several = StacksReport(
-            count=len(result.each),
-            slowest=result.slowest_index,
-            imbalance=result.imbalance,
-            cut_heads=result.cut_heads,
-            energy_pj=result.energy_pj,
-            each=tuple(
-                StackReport(0, 0, 0, 0, 0.0, 0.0)
-                if one is None
-                else StackReport(
-                    one.heads, one.keys, one.dealt.chunks, one.cycles, one.time_ns,
-                    one.energy.total_pj,
-                )
-                for one in result.each
-            ),
-        )  # fmt: skip
-    return AttentionReport(
-        device=slowest.device,
-        placement=slowest.placement,
-        power_limited=slowest.power_limited,
-        power_budget_w=slowest.power_budget_w,
-        temperature_c=slowest.temperature_c,
-        schedule=slowest.schedule,
-        heads=slowest.heads,
-        kv_heads=slowest.kv_heads,
-        queries_per_read=slowest.queries_per_read,
-        passes=slowest.passes,
-        length=slowest.length,
-        shortest_length=slowest.shortest,
-        longest_length=slowest.longest,
-        keys=slowest.keys,
-        head_dim=slowest.head_dim,
-        dtype=slowest.element,
-        chunks=slowest.dealt.chunks,
-        cut_heads=slowest.dealt.cut_heads,
-        imbalance=slowest.dealt.imbalance,
-        multiply_interval_cycles=slowest.multiply_interval,
-        buffer_accesses=slowest.buffer_words,
-        cycles=slowest.cycles,
-        time_ns=slowest.time_ns,
-        kv_bytes=slowest.kv_bytes,
-        read_bytes=slowest.read_bytes,
-        achieved_bytes_per_s=slowest.achieved_bytes_per_s,
-        internal_peak_bytes_per_s=slowest.internal_bytes_per_s,
-        external_peak_bytes_per_s=slowest.external_bytes_per_s,
-        achieved_over_internal_peak=slowest.achieved_bytes_per_s / slowest.internal_bytes_per_s,
-        achieved_over_external_peak=slowest.achieved_bytes_per_s / slowest.external_bytes_per_s,
-        commands={entry.command: entry.count for entry in slowest.commands},
-        energy=EnergyReport(
-            activate_pj=energy.activate_pj,
-            cell_pj=energy.cell_pj,
-            read_path_pj=energy.read_path_pj,
-            multiply_pj=energy.multiply_pj,
-            move_pj=energy.move_pj,
-            softmax_pj=energy.softmax_pj,
-            total_pj=energy.total_pj,
-        ),
-        average_power_w=energy.total_pj / PJ_PER_J / (slowest.time_ns / NS_PER_S),
-        power=_power(slowest),
-        stacks=several,
-    )
-
-
-def _power(result: StackAttention) -> PowerReport | None:
-    from attacc.report.attention import PowerReport
-
-    power = result.power
-    if power is None:
-        return None
-    window_ns = power.window_cycles * result.time_ns / result.cycles
-    return PowerReport(
-        window_ns=window_ns,
-        mean_w=power.mean_w,
-        standby_w=power.background_pj / power.energy_pj * power.mean_w,
-        peak_w=power.peak_w,
-        peak_at_ns=power.peak_window * window_ns,
-        budget_w=power.budget_w,
-        above_budget_share=None
-        if power.budget_w is None
-        else (power.excess.time_share if power.excess is not None else 0.0),
-        windows_w=tuple(power.power_w.tolist()),
-    )
-
-
-def _trade(attend: Callable[[int], AttentionOfStacks], sharing: int) -> TradeReport:
-    """Compare 1, 2, 4, ... queries per read, and all that share keys and values."""
-    from attacc.report.attention import Refusal, TradeReport
-
-    first = _report(attend(1))
-    powers = [1 << bit for bit in range(sharing.bit_length()) if 1 << bit < sharing]
-    rows: list[TradeRow] = []
-    refused: list[Refusal] = []
-    for queries in (*powers, sharing):
-        try:
-            rows.append(_row(_report(attend(queries))))
-        except InputError as error:
-            hint = f" ({error.hint})" if error.hint else ""
-            refused.append(Refusal(queries, f"{error.message}{hint}"))
-    return TradeReport(
-        device=first.device,
-        placement=first.placement,
-        power_limited=first.power_limited,
-        power_budget_w=first.power_budget_w,
-        temperature_c=first.temperature_c,
-        schedule=first.schedule,
-        stacks=1 if first.stacks is None else first.stacks.count,
-        heads=first.heads,
-        kv_heads=first.kv_heads,
-        shortest_length=first.shortest_length,
-        longest_length=first.longest_length,
-        head_dim=first.head_dim,
-        dtype=first.dtype,
-        rows=tuple(rows),
-        refused=tuple(refused),
-    )
-
-
-def _row(report: AttentionReport) -> TradeRow:
-    from attacc.report.attention import TradeRow
-
-    return TradeRow(
-        queries_per_read=report.queries_per_read,
-        passes=report.passes,
-        buffer_accesses=report.buffer_accesses,
-        multiply_interval_cycles=report.multiply_interval_cycles,
-        cycles=report.cycles,
-        time_ns=report.time_ns,
-        read_bytes=report.read_bytes,
-        energy_pj=report.energy.total_pj,
-        mean_power_w=None if report.power is None else report.power.mean_w,
-        peak_power_w=None if report.power is None else report.power.peak_w,
-    )

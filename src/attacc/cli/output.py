@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 from attacc.compiled import NOT_KEPT, told_of_compilation
 from attacc.errors import AttaccError, InputError, printable
 from attacc.files import no_such_file
+from attacc.results import Result
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance, ReadableBuffer
@@ -118,12 +119,14 @@ def print_text(text: str) -> None:
     sys.stdout.write(text)
 
 
-def _document(answer: DataclassInstance | Sequence[DataclassInstance]) -> str:
-    plain = (
-        [dataclasses.asdict(record) for record in answer]
-        if isinstance(answer, Sequence)
-        else dataclasses.asdict(answer)
+def _plain(record: object) -> object:
+    return (
+        record.to_dict() if isinstance(record, Result) else dataclasses.asdict(cast("Any", record))
     )
+
+
+def _document(answer: DataclassInstance | Sequence[DataclassInstance]) -> str:
+    plain = [_plain(one) for one in answer] if isinstance(answer, Sequence) else _plain(answer)
     try:
         return json.dumps(plain, indent=2, allow_nan=False) + "\n"
     except ValueError:

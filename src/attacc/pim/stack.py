@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
-from typing import Final, final
+from typing import Any, Final, final
 
 import numpy as np
 
@@ -33,7 +33,8 @@ from attacc.pim.program.schedule import attention_program
 from attacc.pim.timing.dealing import Dealer
 from attacc.pim.timing.engine import CommandCount, TimedRun, run
 from attacc.pim.timing.tables import TimingTables, resolve_timing
-from attacc.units import NS_PER_S
+from attacc.results import Result, flat
+from attacc.units import NS_PER_S, PJ_PER_J
 
 MAX_WINDOW_CYCLES: Final = 10**9
 """Command clock cycles over which power is averaged at most: about a second."""
@@ -64,7 +65,7 @@ class Dealt:
 
 
 @dataclass(frozen=True, slots=True)
-class StackAttention:
+class StackAttention(Result):
     """Attention of a number of heads on one stack, one new query each.
 
     Attributes:
@@ -132,6 +133,65 @@ class StackAttention:
     def length(self) -> int | None:
         """Keys of each head; None where they differ."""
         return self.longest if self.shortest == self.longest else None
+
+    @property
+    def achieved_over_internal_peak(self) -> float:
+        """Keys and values over time, over what the units can read."""
+        return self.achieved_bytes_per_s / self.internal_bytes_per_s
+
+    @property
+    def achieved_over_external_peak(self) -> float:
+        """The same over the interface's peak; above 1, the stack beats any reader outside of it."""
+        return self.achieved_bytes_per_s / self.external_bytes_per_s
+
+    @property
+    def average_power_w(self) -> float:
+        """Energy of the commands over time; neither refresh nor standby is part of it."""
+        return self.energy.total_pj / PJ_PER_J / (self.time_ns / NS_PER_S)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, under the names of the command line's JSON."""
+        parts = asdict(self.energy) | {"total_pj": self.energy.total_pj}
+        return {
+            "device": self.device,
+            "placement": self.placement,
+            "power_limited": self.power_limited,
+            "power_budget_w": self.power_budget_w,
+            "temperature_c": self.temperature_c,
+            "schedule": self.schedule,
+            "heads": self.heads,
+            "kv_heads": self.kv_heads,
+            "queries_per_read": self.queries_per_read,
+            "passes": self.passes,
+            "length": self.length,
+            "shortest_length": self.shortest,
+            "longest_length": self.longest,
+            "keys": self.keys,
+            "head_dim": self.head_dim,
+            "dtype": self.element,
+            "chunks": self.dealt.chunks,
+            "cut_heads": self.dealt.cut_heads,
+            "imbalance": self.dealt.imbalance,
+            "multiply_interval_cycles": self.multiply_interval,
+            "buffer_accesses": self.buffer_words,
+            "cycles": self.cycles,
+            "time_ns": self.time_ns,
+            "kv_bytes": self.kv_bytes,
+            "read_bytes": self.read_bytes,
+            "achieved_bytes_per_s": self.achieved_bytes_per_s,
+            "internal_peak_bytes_per_s": self.internal_bytes_per_s,
+            "external_peak_bytes_per_s": self.external_bytes_per_s,
+            "achieved_over_internal_peak": self.achieved_over_internal_peak,
+            "achieved_over_external_peak": self.achieved_over_external_peak,
+            "commands": {entry.command: entry.count for entry in self.commands},
+            "energy": parts,
+            "average_power_w": self.average_power_w,
+            "power": None if self.power is None else self.power.to_dict(self.time_ns / self.cycles),
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row: the figures of the stack."""
+        return [flat(self.to_dict())]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from typing import Any
 
 from attacc.errors import InputError
 from attacc.hardware.system import Schedule
@@ -13,10 +14,11 @@ from attacc.models.precision import ElementType
 from attacc.pim.mapping.balance import assign_stacks
 from attacc.pim.program.interleaved import QueryPasses, chunk_grain, longest_chunk
 from attacc.pim.stack import Stack, StackAttention
+from attacc.results import Result
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionOfStacks:
+class AttentionOfStacks(Result):
     """Attention of heads that were dealt out to equal stacks.
 
     Merging what the parts of a head that was cut over stacks yield takes neither time nor energy
@@ -54,6 +56,40 @@ class AttentionOfStacks:
     def energy_pj(self) -> float:
         """Energy of the commands of all stacks."""
         return sum(one.energy.total_pj for one in self.each if one is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the slowest stack, and all of them where there are several."""
+        several = None
+        if len(self.each) > 1:
+            several = {
+                "count": len(self.each),
+                "slowest": self.slowest_index,
+                "imbalance": self.imbalance,
+                "cut_heads": self.cut_heads,
+                "energy_pj": self.energy_pj,
+                "each": self.rows(),
+            }
+        return self.slowest.to_dict() | {"stacks": several}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each stack; zeros for one without heads.
+
+        A head that was cut over stacks counts in each of them.
+        """
+        return [
+            dict.fromkeys(("heads", "keys", "chunks", "cycles"), 0)
+            | {"time_ns": 0.0, "energy_pj": 0.0}
+            if one is None
+            else {
+                "heads": one.heads,
+                "keys": one.keys,
+                "chunks": one.dealt.chunks,
+                "cycles": one.cycles,
+                "time_ns": one.time_ns,
+                "energy_pj": one.energy.total_pj,
+            }
+            for one in self.each
+        ]
 
 
 def attend_over(

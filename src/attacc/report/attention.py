@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from attacc.hardware.placement import Placement
-from attacc.hardware.system import Schedule
-from attacc.models.precision import ElementType
+from attacc.pim.energy.dram import AttentionEnergy
+from attacc.pim.stack import Dealt, StackAttention
+from attacc.pim.stacks import AttentionOfStacks
 from attacc.report.values import (
     command_table,
     count,
@@ -24,295 +23,49 @@ from attacc.report.values import (
     titled,
     units_at,
 )
+from attacc.study.reads import Reads
 
 
-@dataclass(frozen=True, slots=True)
-class EnergyReport:
-    """Energy of the attention of one stack, by component.
-
-    Attributes:
-        activate_pj: opening rows.
-        cell_pj: reading cells.
-        read_path_pj: from the banks to the units.
-        multiply_pj: multiplies and adds of the units.
-        move_pj: queries, scores, probabilities and contexts between units, buffer die and host.
-        softmax_pj: operations of the softmax.
-        total_pj: sum of all components.
-    """
-
-    activate_pj: float
-    cell_pj: float
-    read_path_pj: float
-    multiply_pj: float
-    move_pj: float
-    softmax_pj: float
-    total_pj: float
-
-
-@dataclass(frozen=True, slots=True)
-class PowerReport:
-    """Power of a stack over the time of its attention, standby and refresh included.
-
-    Attributes:
-        window_ns: over which power is averaged; the last window may be shorter.
-        mean_w: over all the time.
-        standby_w: what the stack takes without any command.
-        peak_w: of the window that takes most.
-        peak_at_ns: when it begins.
-        budget_w: of the stack, if there is one.
-        above_budget_share: of the time, the windows above the budget; None without one.
-        windows_w: of every window.
-    """
-
-    window_ns: float
-    mean_w: float
-    standby_w: float
-    peak_w: float
-    peak_at_ns: float
-    budget_w: float | None
-    above_budget_share: float | None
-    windows_w: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StackReport:
-    """One of several stacks; zeros for one without heads.
-
-    Attributes:
-        heads: query heads; a head that was cut over stacks counts in each.
-        keys: of its key/value heads.
-        chunks: runs of keys that a channel attends to by itself.
-        cycles: of the command clock.
-        time_ns: the same in nanoseconds.
-        energy_pj: of its commands.
-    """
-
-    heads: int
-    keys: int
-    chunks: int
-    cycles: int
-    time_ns: float
-    energy_pj: float
-
-
-@dataclass(frozen=True, slots=True)
-class StacksReport:
-    """All of several stacks.
-
-    Attributes:
-        count: how many.
-        slowest: which one the others wait for, from 0.
-        imbalance: keys of the fullest stack over the mean; 1 is perfect.
-        cut_heads: key/value heads that were cut over several stacks.
-        energy_pj: of the commands of all stacks.
-        each: of every stack.
-    """
-
-    count: int
-    slowest: int
-    imbalance: float
-    cut_heads: int
-    energy_pj: float
-    each: tuple[StackReport, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionReport:
-    """Decode attention of one stack, one new query each; of several, the slowest one.
-
-    Attributes:
-        device: the DRAM device's name.
-        placement: where the units sit.
-        power_limited: whether the multiplies keep a cadence that limits power.
-        power_budget_w: from which that cadence was worked out; None for the device's own.
-        temperature_c: of the stack; None for the usual rate of refresh.
-        schedule: order of the commands.
-        heads: query heads on the stack.
-        kv_heads: heads of keys and values, each shared by as many query heads.
-        queries_per_read: query heads that a read of keys and values serves, at most.
-        passes: how often keys and values are read for all query heads that share them.
-        length: keys of each head; None where they differ.
-        shortest_length: keys of the shortest head.
-        longest_length: keys of the longest head.
-        keys: of all heads of keys and values.
-        head_dim: elements of a key.
-        dtype: element type of the keys and values.
-        chunks: runs of keys that one channel attends to by itself: heads, or parts of one.
-        cut_heads: heads of keys and values that were cut into several chunks.
-        imbalance: keys of the fullest channel over the mean of all channels; 1 is perfect.
-        multiply_interval_cycles: least cycles between two multiplies of a channel.
-        buffer_accesses: of half a vector buffer, how many accesses are in use at most; None where
-            the device does not model it.
-        cycles: of the command clock.
-        time_ns: the same in nanoseconds.
-        kv_bytes: keys and values of all heads, each counted once.
-        read_bytes: what the units read from the banks, padding included.
-        achieved_bytes_per_s: keys and values over time.
-        internal_peak_bytes_per_s: at which the units can read their banks.
-        external_peak_bytes_per_s: of the stack's interface.
-        achieved_over_internal_peak: ratio.
-        achieved_over_external_peak: ratio; above 1, the stack beats any reader outside of it.
-        commands: command -> how often it issued, over all channels.
-        energy: of the commands, by component.
-        average_power_w: that energy over time.
-        power: over time, standby and refresh included.
-        stacks: all stacks, where there are several.
-    """
-
-    device: str
-    placement: Placement
-    power_limited: bool
-    power_budget_w: float | None
-    temperature_c: float | None
-    schedule: Schedule
-    heads: int
-    kv_heads: int
-    queries_per_read: int
-    passes: int
-    length: int | None
-    shortest_length: int
-    longest_length: int
-    keys: int
-    head_dim: int
-    dtype: ElementType
-    chunks: int
-    cut_heads: int
-    imbalance: float
-    multiply_interval_cycles: int
-    buffer_accesses: int | None
-    cycles: int
-    time_ns: float
-    kv_bytes: float
-    read_bytes: float
-    achieved_bytes_per_s: float
-    internal_peak_bytes_per_s: float
-    external_peak_bytes_per_s: float
-    achieved_over_internal_peak: float
-    achieved_over_external_peak: float
-    commands: dict[str, int]
-    energy: EnergyReport
-    average_power_w: float
-    power: PowerReport | None
-    stacks: StacksReport | None
-
-
-@dataclass(frozen=True, slots=True)
-class TradeRow:
-    """Attention where a read of keys and values serves some number of queries.
-
-    Attributes:
-        queries_per_read: at most.
-        passes: how often keys and values are read for all query heads that share them.
-        buffer_accesses: as in `AttentionReport`.
-        multiply_interval_cycles: as there.
-        cycles: of the command clock.
-        time_ns: the same in nanoseconds.
-        read_bytes: what the units read from the banks, padding included.
-        energy_pj: of the commands.
-        mean_power_w: standby and refresh included.
-        peak_power_w: of the window that takes most.
-    """
-
-    queries_per_read: int
-    passes: int
-    buffer_accesses: int | None
-    multiply_interval_cycles: int
-    cycles: int
-    time_ns: float
-    read_bytes: float
-    energy_pj: float
-    mean_power_w: float | None
-    peak_power_w: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A number of queries per read that is impossible.
-
-    Attributes:
-        queries_per_read: which.
-        reason: why, and what would be possible.
-    """
-
-    queries_per_read: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class TradeReport:
-    """What serving several queries with each read costs and saves; the fields of `AttentionReport`.
-
-    Attributes:
-        device: as there.
-        placement: as there.
-        power_limited: as there.
-        power_budget_w: as there.
-        temperature_c: as there.
-        schedule: as there.
-        stacks: how many there are; rows tell of the slowest.
-        heads: as there.
-        kv_heads: as there.
-        shortest_length: as there.
-        longest_length: as there.
-        head_dim: as there.
-        dtype: as there.
-        rows: 1, 2, 4, ... queries per read, and all that share keys and values.
-        refused: of these, the impossible ones.
-    """
-
-    device: str
-    placement: Placement
-    power_limited: bool
-    power_budget_w: float | None
-    temperature_c: float | None
-    schedule: Schedule
-    stacks: int
-    heads: int
-    kv_heads: int
-    shortest_length: int
-    longest_length: int
-    head_dim: int
-    dtype: ElementType
-    rows: tuple[TradeRow, ...]
-    refused: tuple[Refusal, ...]
-
-
-def attention_renderable(report: AttentionReport) -> RenderableType:
+def attention_renderable(attention: AttentionOfStacks) -> RenderableType:
     """Return the times, bandwidths, energies and commands of one attention."""
-    r = report
+    one = attention.slowest
     return Group(
-        *_title(r, r.stacks.count if r.stacks else 1),
+        *_title(one, len(attention.each)),
         facts(
-            ("time", time(r.time_ns), f"{count(r.cycles)} cycles of the command clock"),
-            *_sharing(r),
-            ("fullest channel", f"{r.imbalance:.3f}", _dealt(r)),
-            ("keys and values", scaled(r.kv_bytes, "B"), "of all heads, each counted once"),
+            ("time", time(one.time_ns), f"{count(one.cycles)} cycles of the command clock"),
+            *_sharing(one),
+            ("fullest channel", f"{one.dealt.imbalance:.3f}", _dealt(one.dealt)),
+            ("keys and values", scaled(one.kv_bytes, "B"), "of all heads, each counted once"),
             (
                 "read from banks",
-                scaled(r.read_bytes, "B"),
+                scaled(one.read_bytes, "B"),
                 "columns that the units read, padding included",
             ),
-            ("achieved", scaled(r.achieved_bytes_per_s, "B/s"), "keys and values over time"),
+            ("achieved", scaled(one.achieved_bytes_per_s, "B/s"), "keys and values over time"),
             (
                 "internal peak",
-                scaled(r.internal_peak_bytes_per_s, "B/s"),
-                f"of the units at their banks; achieved {percent(r.achieved_over_internal_peak)}",
+                scaled(one.internal_bytes_per_s, "B/s"),
+                f"of the units at their banks; achieved {percent(one.achieved_over_internal_peak)}",
             ),
             (
                 "external peak",
-                scaled(r.external_peak_bytes_per_s, "B/s"),
-                f"of the interface; achieved {percent(r.achieved_over_external_peak)}",
+                scaled(one.external_bytes_per_s, "B/s"),
+                f"of the interface; achieved {percent(one.achieved_over_external_peak)}",
             ),
-            ("energy", energy(r.energy.total_pj), f"{scaled(r.average_power_w, 'W')} on average"),
-            *_power(r.power),
+            (
+                "energy",
+                energy(one.energy.total_pj),
+                f"{scaled(one.average_power_w, 'W')} on average",
+            ),
+            *_power(one),
         ),
-        *_all_stacks(r.stacks),
-        _energy_table(r.energy),
-        command_table(r.commands),
+        *_all_stacks(attention),
+        _energy_table(one.energy),
+        command_table({entry.command: entry.count for entry in one.commands}),
     )
 
 
-def trade_renderable(report: TradeReport) -> RenderableType:
+def reads_renderable(reads: Reads) -> RenderableType:
     """Return a row for every number of queries per read."""
     table = plain_table()
     for column in (
@@ -325,7 +78,7 @@ def trade_renderable(report: TradeReport) -> RenderableType:
         "mean\npower",
     ):
         table.add_column(column, justify="right", no_wrap=True)
-    for row in report.rows:
+    for row in reads.choices:
         table.add_row(
             count(row.queries_per_read),
             "" if row.buffer_accesses is None else count(row.buffer_accesses),
@@ -335,18 +88,18 @@ def trade_renderable(report: TradeReport) -> RenderableType:
             energy(row.energy_pj),
             "" if row.mean_power_w is None else scaled(row.mean_power_w, "W"),
         )
-    refused = (Text(f"{one.queries_per_read}: {one.reason}") for one in report.refused)
-    return Group(*_title(report, report.stacks), table, *refused)
+    refused = (Text(f"{one.queries_per_read}: {one.reason}") for one in reads.refused)
+    return Group(*_title(reads.first.slowest, len(reads.first.each)), table, *refused)
 
 
-def _title(r: AttentionReport | TradeReport, stacks: int) -> tuple[Text, Text]:
+def _title(r: StackAttention, stacks: int) -> tuple[Text, Text]:
     """Return what attends to what, and where."""
     heads = _heads(r.heads)
     if r.kv_heads != r.heads:
         heads = f"{count(r.heads)} query heads sharing {_heads(r.kv_heads)}"
-    lengths = count(r.longest_length)
-    if r.shortest_length != r.longest_length:
-        lengths = f"{count(r.shortest_length)} to {lengths}"
+    lengths = count(r.longest)
+    if r.shortest != r.longest:
+        lengths = f"{count(r.shortest)} to {lengths}"
     power = power_words(limited=r.power_limited)
     if r.power_budget_w is not None:
         power = f"within {scaled(r.power_budget_w, 'W')}"
@@ -354,7 +107,7 @@ def _title(r: AttentionReport | TradeReport, stacks: int) -> tuple[Text, Text]:
     return (
         Text.assemble(
             (f"Attention of {heads}", "bold"),
-            f" with {lengths} keys and values of {r.head_dim} {r.dtype} elements each",
+            f" with {lengths} keys and values of {r.head_dim} {r.element} elements each",
         ),
         Text(
             f"on {'one stack' if stacks == 1 else f'the slowest of {count(stacks)} stacks'} of "
@@ -367,7 +120,7 @@ def _heads(number: int) -> str:
     return "1 head" if number == 1 else f"{count(number)} heads"
 
 
-def _sharing(r: AttentionReport) -> tuple[tuple[str, str, str], ...]:
+def _sharing(r: StackAttention) -> tuple[tuple[str, str, str], ...]:
     if r.kv_heads == r.heads:
         return ()
     remark = f"queries each, in {count(r.passes)} passes"
@@ -376,49 +129,51 @@ def _sharing(r: AttentionReport) -> tuple[tuple[str, str, str], ...]:
     return (("a read serves", count(r.queries_per_read), remark),)
 
 
-def _dealt(r: AttentionReport) -> str:
+def _dealt(r: Dealt) -> str:
     cut = f"; {_heads(r.cut_heads)} cut, {count(r.chunks)} chunks in all" if r.cut_heads else ""
     return f"keys over the mean of all channels{cut}"
 
 
-def _power(power: PowerReport | None) -> tuple[tuple[str, str, str], ...]:
+def _power(one: StackAttention) -> tuple[tuple[str, str, str], ...]:
+    power = one.power
     if power is None:
         return ()
+    window_ns = power.window_cycles * one.time_ns / one.cycles
     remark = (
         f"standby and refresh included; peak {scaled(power.peak_w, 'W')} in windows of "
-        f"{time(power.window_ns)}"
+        f"{time(window_ns)}"
     )
-    if power.budget_w is not None and power.above_budget_share is not None:
-        remark += (
-            f"; above {scaled(power.budget_w, 'W')} for {percent(power.above_budget_share)} of the "
-            "time"
-        )
+    if power.budget_w is not None:
+        above = power.excess.time_share if power.excess is not None else 0.0
+        remark += f"; above {scaled(power.budget_w, 'W')} for {percent(above)} of the time"
     return (("power", scaled(power.mean_w, "W"), remark),)
 
 
-def _all_stacks(stacks: StacksReport | None) -> tuple[RenderableType, ...]:
-    if stacks is None:
+def _all_stacks(attention: AttentionOfStacks) -> tuple[RenderableType, ...]:
+    if len(attention.each) == 1:
         return ()
     table = plain_table()
     for column in ("stacks", "heads", "keys", "chunks", "cycles", "energy"):
         table.add_column(column, justify="right")
-    for one, number in Counter(stacks.each).items():
+    equal = Counter(tuple(row.items()) for row in attention.rows())
+    for items, number in equal.items():
+        row = dict(items)
         table.add_row(
             count(number),
-            count(one.heads),
-            count(one.keys),
-            count(one.chunks),
-            count(one.cycles),
-            energy(one.energy_pj),
+            count(row["heads"]),
+            count(row["keys"]),
+            count(row["chunks"]),
+            count(row["cycles"]),
+            energy(row["energy_pj"]),
         )
     table.add_section()
-    table.add_row(count(stacks.count), "", "", "", "", energy(stacks.energy_pj))
-    cut = f", {_heads(stacks.cut_heads)} cut over stacks" if stacks.cut_heads else ""
-    title = f"All stacks: the fullest has {stacks.imbalance:.3f} times the mean of keys{cut}"
+    table.add_row(count(len(attention.each)), "", "", "", "", energy(attention.energy_pj))
+    cut = f", {_heads(attention.cut_heads)} cut over stacks" if attention.cut_heads else ""
+    title = f"All stacks: the fullest has {attention.imbalance:.3f} times the mean of keys{cut}"
     return (titled(title, table),)
 
 
-def _energy_table(parts: EnergyReport) -> RenderableType:
+def _energy_table(parts: AttentionEnergy) -> RenderableType:
     table = plain_table()
     table.add_column("component")
     table.add_column("energy", justify="right")

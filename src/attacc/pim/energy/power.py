@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, isfinite
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -197,6 +197,33 @@ class PowerTrace:
     def peak_window(self) -> int:
         """The first window that takes most."""
         return int(self.power_w.argmax())
+
+    def to_dict(self, clock_ns: float) -> dict[str, Any]:
+        """Return it as plain values.
+
+        Args:
+            clock_ns: of the command clock.
+
+        Returns:
+            ``window_ns`` over which power is averaged; ``mean_w``; ``standby_w``, what the stack
+            takes without any command; ``peak_w`` of the window that takes most; ``peak_at_ns``,
+            when it begins; ``budget_w``; ``above_budget_share`` of the time, None without a
+            budget; ``windows_w`` of every window.
+        """
+        window_ns = self.window_cycles * clock_ns
+        above = None
+        if self.budget_w is not None:
+            above = self.excess.time_share if self.excess is not None else 0.0
+        return {
+            "window_ns": window_ns,
+            "mean_w": self.mean_w,
+            "standby_w": self.background_pj / self.energy_pj * self.mean_w,
+            "peak_w": self.peak_w,
+            "peak_at_ns": self.peak_window * window_ns,
+            "budget_w": self.budget_w,
+            "above_budget_share": above,
+            "windows_w": tuple(self.power_w.tolist()),
+        }
 
 
 def background_w(device: DramDevice, energies: DramEnergy) -> float:

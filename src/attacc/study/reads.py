@@ -1,0 +1,126 @@
+"""What serving several queries with each read of keys and values costs and saves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from attacc.errors import InputError
+from attacc.pim.stacks import AttentionOfStacks
+from attacc.results import Result
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Attention where a read of keys and values serves some number of queries.
+
+    Attributes:
+        queries_per_read: queries that a read serves, at most.
+        passes: how often keys and values are read for all query heads that share them.
+        buffer_accesses: accesses of half a vector buffer that are in use at most; None where the
+            device does not model it.
+        multiply_interval_cycles: least cycles between two multiplies of a channel.
+        cycles: of the command clock.
+        time_ns: the same in nanoseconds.
+        read_bytes: what the units read from the banks, padding included.
+        energy_pj: of the commands.
+        mean_power_w: standby and refresh included; None where power was not asked for.
+        peak_power_w: of the window that takes most.
+    """
+
+    queries_per_read: int
+    passes: int
+    buffer_accesses: int | None
+    multiply_interval_cycles: int
+    cycles: int
+    time_ns: float
+    read_bytes: float
+    energy_pj: float
+    mean_power_w: float | None
+    peak_power_w: float | None
+
+    @classmethod
+    def of(cls, attention: AttentionOfStacks) -> Read:
+        """Return the figures of the slowest stack."""
+        one = attention.slowest
+        return cls(
+            queries_per_read=one.queries_per_read,
+            passes=one.passes,
+            buffer_accesses=one.buffer_words,
+            multiply_interval_cycles=one.multiply_interval,
+            cycles=one.cycles,
+            time_ns=one.time_ns,
+            read_bytes=one.read_bytes,
+            energy_pj=one.energy.total_pj,
+            mean_power_w=None if one.power is None else one.power.mean_w,
+            peak_power_w=None if one.power is None else one.power.peak_w,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A number of queries per read that is impossible.
+
+    Attributes:
+        queries_per_read: which.
+        reason: why, and what would be possible.
+    """
+
+    queries_per_read: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reads(Result):
+    """Attention of the same heads, with one, several or all queries served by a read.
+
+    Attributes:
+        first: with one query for each read.
+        choices: 1, 2, 4, ... queries per read, and all that share keys and values.
+        refused: of these, the impossible ones.
+    """
+
+    first: AttentionOfStacks
+    choices: tuple[Read, ...]
+    refused: tuple[Refusal, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what all choices share, and a row for each of them."""
+        shared = self.first.slowest.to_dict()
+        before = ("device", "placement", "power_limited", "power_budget_w", "temperature_c")
+        after = ("heads", "kv_heads", "shortest_length", "longest_length", "head_dim", "dtype")
+        return {
+            **{key: shared[key] for key in (*before, "schedule")},
+            "stacks": len(self.first.each),
+            **{key: shared[key] for key in after},
+            "rows": self.rows(),
+            "refused": [asdict(one) for one in self.refused],
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each number of queries per read."""
+        return [asdict(choice) for choice in self.choices]
+
+
+def compare_reads(attend: Callable[[int], AttentionOfStacks], sharing: int) -> Reads:
+    """Compare 1, 2, 4, ... queries per read, and all that share keys and values.
+
+    Args:
+        attend: attends with so many queries for each read.
+        sharing: query heads that share keys and values.
+
+    Raises:
+        InputError: one query for each read is impossible, too.
+    """
+    first = attend(1)
+    powers = [1 << bit for bit in range(sharing.bit_length()) if 1 << bit < sharing]
+    found: list[Read] = []
+    refused: list[Refusal] = []
+    for queries in (*powers, sharing):
+        try:
+            found.append(Read.of(attend(queries)))
+        except InputError as error:
+            hint = f" ({error.hint})" if error.hint else ""
+            refused.append(Refusal(queries, f"{error.message}{hint}"))
+    return Reads(first, tuple(found), tuple(refused))
