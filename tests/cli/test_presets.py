@@ -20,7 +20,7 @@ import attacc.hardware.system
 import attacc.models.architecture
 import attacc.pim.energy.dram
 import attacc.workload.synthetic
-from attacc.cli.presets import KINDS
+from attacc.cli.presets import KIND_NAMES
 from attacc.documents import Presets
 from attacc.report import presets as records
 from tests.cli.console import answer, document, refusal
@@ -67,7 +67,7 @@ def written(kind: str, name: str) -> dict[str, object]:
 def test_every_kind_is_listed() -> None:
     """A kind of preset that the command does not know, or lists under another's name."""
     kinds = document("presets")
-    assert [kind["kind"] for kind in kinds] == list(EXPECTED) == list(KINDS)
+    assert [kind["kind"] for kind in kinds] == list(EXPECTED) == list(KIND_NAMES)
     text = answer("presets")
     for kind in kinds:
         assert list(kind) == ["kind", "description", "presets"]

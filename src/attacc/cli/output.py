@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
@@ -146,19 +146,6 @@ def complain(message: str, *, hint: str | None = None) -> None:
     if hint:
         text.append_text(Text.assemble(("\nhint: ", "bold"), printable(hint)))
     Terminal(stderr=True, wraps=False).print(text)
-
-
-def progress(items: Iterable[T], *, total: int, doing: str) -> Iterable[T]:
-    """Go through items behind a progress bar on stderr, where that is a terminal."""
-    if total < 2 or not sys.stderr.isatty():
-        return items
-    from attacc.report.terminal import bar
-
-    def shown() -> Iterator[T]:
-        with bar(shown=True) as progress:
-            yield from progress.track(items, total=total, description=doing)
-
-    return shown()
 
 
 @contextmanager

@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from attacc.hardware.placement import Placement
-from attacc.pim.audit.legality import LISTED, BrokenRule, Violation
+from attacc.pim.audit.legality import LISTED
 from attacc.pim.log import LoggedCommand
 from attacc.report.values import count, plain_table, power_words, titled, units_at
+from attacc.study.command_traces import CheckedLog
 
 SHOWN: Final = 20
 """Violations that the table lists; the JSON document has more of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedLog:
-    """One command log audited.
-
-    Attributes:
-        file: the log.
-        device: the DRAM device's name.
-        placement: whose commands were expected.
-        power_limited: which cadence of multiplies was.
-        legal: whether it breaks no rule.
-        commands: length of the log.
-        channels: channels that occur in it.
-        last_cycle: its last cycle.
-        violations: broken rules in the order of the log, the first `LISTED` of each.
-        total: violations, those that are not listed too.
-        broken: how often each rule is broken.
-    """
-
-    file: str
-    device: str
-    placement: Placement
-    power_limited: bool
-    legal: bool
-    commands: int
-    channels: tuple[int, ...]
-    last_cycle: int
-    violations: tuple[Violation, ...]
-    total: int
-    broken: tuple[BrokenRule, ...]
 
 
 def checked_renderable(answer: CheckedLog) -> RenderableType:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 from rich.console import Group, RenderableType
@@ -11,68 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attacc.report.values import plain_table
-
-
-@dataclass(frozen=True, slots=True)
-class PresetName:
-    """One preset in a list.
-
-    Attributes:
-        name: what options and documents call it.
-        description: one sentence.
-    """
-
-    name: str
-    description: str
-
-
-@dataclass(frozen=True, slots=True)
-class PresetKind:
-    """All presets of a kind.
-
-    Attributes:
-        kind: its name on the command line.
-        description: what a preset of this kind describes.
-        presets: by name.
-    """
-
-    kind: str
-    description: str
-    presets: list[PresetName]
-
-
-@dataclass(frozen=True, slots=True)
-class PresetField:
-    """One field of a preset.
-
-    Attributes:
-        field: its name in a document, the tables it lies in before it, as in "timing.nRCD".
-        value: as written in a document: a quantity is text with its unit.
-        is_default: the preset leaves it to the specification.
-        source: where the value comes from; None for defaults.
-    """
-
-    field: str
-    value: object
-    is_default: bool
-    source: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """One preset in full.
-
-    Attributes:
-        kind: its kind's name on the command line.
-        name: what options and documents call it.
-        description: one sentence.
-        fields: all of them.
-    """
-
-    kind: str
-    name: str
-    description: str
-    fields: list[PresetField]
+from attacc.study.shipped import Preset, PresetKind
 
 
 def kinds_renderable(kinds: Sequence[PresetKind]) -> RenderableType:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from pathlib import PurePath
 from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from attacc.hardware.placement import Placement
 from attacc.report.values import (
     command_table,
     count,
@@ -21,6 +19,7 @@ from attacc.report.values import (
     titled,
     units_at,
 )
+from attacc.study.command_traces import BuiltTrace, RequestCounts, TraceRun, TrafficRun
 
 _MEANINGS: Final = {
     "wrgb": "write a part of the query into the vector buffers",
@@ -31,124 +30,6 @@ _MEANINGS: Final = {
     "barrier": "later multiplies and moves wait for all before it",
 }
 """What each kind of request asks for, in the order in which a head needs them."""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestCounts:
-    """Requests of a trace by kind, over all channels, under the names of the golden table.
-
-    Attributes:
-        mac: multiplies (MACAB, MACSB or MACPB).
-        softmax: softmax (SFM).
-        mvgb: moves of probabilities to the vector buffers (MVGB).
-        mvsb: moves of scores and contexts to the softmax buffers (MVSB).
-        wrgb: writes of queries into the vector buffers (WRGB).
-        barrier: barriers.
-    """
-
-    mac: int
-    softmax: int
-    mvgb: int
-    mvsb: int
-    wrgb: int
-    barrier: int
-
-    @property
-    def total(self) -> int:
-        """Requests of all kinds: lines of the trace."""
-        return sum(getattr(self, field.name) for field in fields(self))
-
-
-@dataclass(frozen=True, slots=True)
-class Waits:
-    """How long loads, or stores, waited from their arrival until their RD or WR issued.
-
-    Attributes:
-        requests: how many, over all channels.
-        mean_wait_ns: of all; one of several channels waits for the last of them.
-        p99_wait_ns: which 99 of 100 do not exceed.
-    """
-
-    requests: int
-    mean_wait_ns: float
-    p99_wait_ns: float
-
-
-@dataclass(frozen=True, slots=True)
-class TrafficRun:
-    """Ordinary traffic played beside a trace.
-
-    Attributes:
-        file: the traffic.
-        bytes: that it moved.
-        bytes_per_s: the same over the time from the first arrival to the last RD or WR.
-        reads: None if there were none.
-        writes: likewise.
-    """
-
-    file: str
-    bytes: int
-    bytes_per_s: float
-    reads: Waits | None
-    writes: Waits | None
-
-
-@dataclass(frozen=True, slots=True)
-class TraceRun:
-    """One text trace played on a device.
-
-    Attributes:
-        file: the trace.
-        device: the DRAM device's name.
-        placement: that of the multiplies in the trace.
-        power_limited: whether the multiplies keep the cadence of the power budget.
-        cycles: of the command clock, until the last command has issued.
-        time_ns: the same in nanoseconds.
-        requests: what was asked of the controllers, by kind.
-        commands: what they issued: command -> how often, over all channels.
-        parse_s: wall time of reading the file, compilation excluded.
-        simulate_s: wall time of playing it, compilation excluded.
-        traffic: ordinary traffic beside it; None for none.
-    """
-
-    file: str
-    device: str
-    placement: Placement
-    power_limited: bool
-    cycles: int
-    time_ns: float
-    requests: RequestCounts
-    commands: dict[str, int]
-    parse_s: float
-    simulate_s: float
-    traffic: TrafficRun | None
-
-
-@dataclass(frozen=True, slots=True)
-class BuiltTrace:
-    """A text trace written.
-
-    Attributes:
-        file: where.
-        device: the DRAM device's name.
-        placement: where the units sit.
-        schedule: order of the commands.
-        heads: heads on the stack.
-        length: keys of each head.
-        head_dim: elements of a key.
-        dtype: element type of the keys and values.
-        requests: what the trace holds, by kind.
-    """
-
-    file: str
-    device: str
-    placement: Placement
-    schedule: str
-    heads: int
-    length: int
-    head_dim: int
-    dtype: str
-    requests: RequestCounts
 
 
 def run_renderable(runs: list[TraceRun]) -> RenderableType:
