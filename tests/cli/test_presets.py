@@ -23,6 +23,7 @@ import attacc.workload.synthetic
 from attacc.cli.presets import KIND_NAMES
 from attacc.documents import Presets
 from attacc.report import presets as records
+from attacc.study import shipped
 from tests.cli.console import answer, document, refusal
 
 EXPECTED: Final[dict[str, Presets[Any]]] = {
@@ -160,8 +161,8 @@ def test_defaults_of_the_specification() -> None:
 
 def test_field_without_a_source() -> None:
     """A preset need not name sources; the table then leaves the place empty."""
-    field = records.PresetField("cores", 3, is_default=False, source=None)
-    preset = records.Preset("gpu", "mine", "a GPU", [field])
+    field = shipped.PresetField("cores", 3, is_default=False, source=None)
+    preset = shipped.Preset("gpu", "mine", "a GPU", [field])
     console = Console(width=80, file=io.StringIO())
     with console.capture() as captured:
         console.print(records.preset_renderable(preset))

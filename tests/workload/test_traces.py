@@ -6,12 +6,13 @@ import json
 import string
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from attacc.errors import AttaccError, DocumentError
-from attacc.workload.requests import Request, WorkloadKind
+from attacc.errors import AttaccError, DocumentError, InputError
+from attacc.workload.requests import Request, Requests, WorkloadKind
 from attacc.workload.traces import load_workload
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens"
@@ -280,3 +281,55 @@ def check_read_or_refused(path: Path) -> None:
         refusal = str(error)
     assert refusal.startswith(f"{path}:") != bool(requests)
     assert all(r.prompt_tokens > 0 and r.output_tokens > 0 for r in requests)
+
+
+# Arrivals, order and shared prefixes.
+
+
+def test_requests_keep_their_order_and_arrivals(tmp_path: Path) -> None:
+    """Catches requests that are sorted by length, and times that lose their fractions or zones."""
+    lines = [
+        "2023-11-16 18:15:46.6805900,20,3",
+        "2023-11-16 18:15:46.1805900,5,7",
+        "2023-11-16 19:15:46.1805900+01:00,9,1",
+        "2023-11-17 18:15:46.6805900,1,1",
+    ]
+    path = written(tmp_path, "\n".join([HEADER, *lines]).encode())
+    requests = Requests.from_trace(path)
+    assert requests.prompt_tokens.tolist() == [20, 5, 9, 1]
+    assert requests.output_tokens.tolist() == [3, 7, 1, 1]
+    assert requests.arrival_s is not None
+    np.testing.assert_allclose(requests.arrival_s, [0.5, 0.0, 0.0, 86400.5], atol=1e-6)
+    assert requests.prefix_hashes is None
+    assert requests.workload().prompt_tokens.tolist() == [1, 5, 9, 20]
+
+
+def test_requests_keep_shared_prefixes(tmp_path: Path) -> None:
+    """Catches blocks of another request, and milliseconds that are taken for seconds."""
+    lines = [
+        '{"timestamp": 1500, "input_length": 600, "output_length": 2, "hash_ids": [7, 8]}',
+        '{"timestamp": 500, "input_length": 700, "output_length": 3, "hash_ids": [7, 9]}',
+        '{"timestamp": 500, "input_length": 1, "output_length": 1}',
+    ]
+    requests = Requests.from_trace(written(tmp_path, "\n".join(lines).encode(), "t.jsonl"))
+    assert requests.prefix_hashes == ((7, 8), (7, 9), ())
+    assert requests.arrival_s is not None
+    assert requests.arrival_s.tolist() == [1.0, 0.0, 0.0]
+    bad = lines[0].replace("8]", '"8"]')
+    with pytest.raises(DocumentError, match="hash_ids has '8', which is no id of a block"):
+        Requests.from_trace(written(tmp_path, bad.encode(), "u.jsonl"))
+
+
+def test_requests_that_are_made() -> None:
+    """Catches a sample that is sorted, or another one for the same seed."""
+    fixed = Requests.fixed(100, 7, count=3)
+    assert len(fixed) == 3
+    assert fixed.workload().total_requests == 3
+    one, same, other = (
+        Requests.synthetic("azure-conv-2023", count=50, seed=seed) for seed in (1, 1, 2)
+    )
+    assert one.prompt_tokens.tolist() == same.prompt_tokens.tolist()
+    assert one.prompt_tokens.tolist() != other.prompt_tokens.tolist()
+    assert one.prompt_tokens.tolist() != sorted(one.prompt_tokens.tolist())
+    with pytest.raises(InputError, match="count: 0 is out of range"):
+        Requests.fixed(1, 1, count=0)

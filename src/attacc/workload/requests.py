@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -166,6 +167,96 @@ class Workload:
     def max_final_tokens(self) -> int:
         """Tokens of the longest request, prompt and output."""
         return int(self.final_tokens.max())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Requests:
+    """Requests one by one, in the order of their source.
+
+    Attributes:
+        name: a preset's name, a file's name, or the lengths.
+        kind: where they come from.
+        source: the same in words, for reports.
+        prompt_tokens: (requests,) tokens of each prompt.
+        output_tokens: (requests,) tokens that each request generates.
+        arrival_s: (requests,) seconds from the first arrival; None where the source has no times.
+        prefix_hashes: (requests,) ids of the blocks of each prompt, equal where prompts begin
+            alike; None where the source has none.
+    """
+
+    name: str
+    kind: WorkloadKind
+    source: str
+    prompt_tokens: I64
+    output_tokens: I64
+    arrival_s: npt.NDArray[np.float64] | None = None
+    prefix_hashes: tuple[tuple[int, ...], ...] | None = None
+
+    @classmethod
+    def fixed(cls, prompt: int, output: int, count: int = 1) -> Requests:
+        """Return equal requests.
+
+        Args:
+            prompt: tokens of every prompt, Lin in the papers.
+            output: tokens generated for each, Lout in the papers.
+            count: how many.
+
+        Raises:
+            InputError: a number is out of range.
+        """
+        for name, value in (("prompt", prompt), ("output", output), ("count", count)):
+            _check_tokens(name, value)
+        return cls(
+            name=f"{prompt}+{output}",
+            kind=WorkloadKind.FIXED,
+            source=f"every request has {prompt} prompt and {output} output tokens",
+            prompt_tokens=np.full(count, prompt, dtype=np.int64),
+            output_tokens=np.full(count, output, dtype=np.int64),
+        )
+
+    @classmethod
+    def from_trace(cls, path: str | Path) -> Requests:
+        """Read a recorded trace (`attacc.workload.traces`).
+
+        Args:
+            path: Azure CSV or Mooncake JSONL, plain or compressed with gzip.
+
+        Raises:
+            DocumentError: the file cannot be read, or a line is malformed.
+        """
+        from attacc.workload.traces import read_requests
+
+        return read_requests(Path(path))
+
+    @classmethod
+    def synthetic(cls, name: str | Path, *, count: int | None = None, seed: int = 0) -> Requests:
+        """Sample requests from a fitted distribution of lengths (`attacc.workload.synthetic`).
+
+        Args:
+            name: of a workload preset, or a file.
+            count: how many; None for the number that comparisons take.
+            seed: of the sample.
+
+        Raises:
+            UnknownNameError: there is no such preset.
+            InputError: a number is out of range.
+        """
+        from attacc.workload.synthetic import SAMPLED_REQUESTS, sampled
+
+        return sampled(str(name), requests=SAMPLED_REQUESTS if count is None else count, seed=seed)
+
+    def __len__(self) -> int:
+        return len(self.prompt_tokens)
+
+    def workload(self) -> Workload:
+        """Return distinct lengths and how often each occurs: what decides batches and steps."""
+        return Workload.of_lengths(
+            self.prompt_tokens,
+            self.output_tokens,
+            name=self.name,
+            kind=self.kind,
+            source=self.source,
+        )
 
 
 def fixed_lengths(prompt: int, output: int) -> Workload:

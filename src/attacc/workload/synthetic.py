@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from attacc.documents import Presets, PresetSpec, Spec
 from attacc.errors import InputError
 from attacc.models.architecture import MAX_SIZE, Size
-from attacc.workload.requests import Workload, WorkloadKind
+from attacc.workload.requests import Requests, Workload, WorkloadKind
 
 QUANTILES: Final = (
     *(0.0, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55),
@@ -83,10 +83,29 @@ WORKLOADS: Final = Presets("workload", SyntheticSpec, "attacc.workload", "preset
 """The synthetic workloads shipped with the package."""
 
 
+SAMPLED_REQUESTS: Final = 10_000
+"""How many requests a comparison samples."""
+
+
 def synthetic(
-    name_or_path: str, requests: int = 10_000, seed: int = 0, *, where: str | None = None
+    name_or_path: str,
+    requests: int = SAMPLED_REQUESTS,
+    seed: int = 0,
+    *,
+    where: str | None = None,
 ) -> Workload:
-    """Sample a synthetic workload.
+    """Sample a synthetic workload, and count the lengths; arguments are those of `sampled`."""
+    return sampled(name_or_path, requests, seed, where=where).workload()
+
+
+def sampled(
+    name_or_path: str,
+    requests: int = SAMPLED_REQUESTS,
+    seed: int = 0,
+    *,
+    where: str | None = None,
+) -> Requests:
+    """Sample the requests of a synthetic workload, in the order of the draws.
 
     Both lengths are sampled stratified (one draw in each of n intervals of equal probability,
     Latin hypercube), paired by the copula, and interpolated linearly between quantiles. So even
@@ -114,12 +133,12 @@ def synthetic(
     rows, columns = _cells(np.array(spec.lengths.copula, dtype=np.int64), requests, random)
     prompts = _sampled(rows, spec.lengths.prompt_tokens, spec.lengths.probabilities, random)
     outputs = _sampled(columns, spec.lengths.output_tokens, spec.lengths.probabilities, random)
-    return Workload.of_lengths(
-        prompts,
-        outputs,
+    return Requests(
         name=spec.name,
         kind=WorkloadKind.SYNTHETIC,
         source=f"{requests} requests sampled with seed {seed} from {spec.name}: {spec.description}",
+        prompt_tokens=prompts,
+        output_tokens=outputs,
     )
 
 

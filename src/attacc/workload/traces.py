@@ -7,8 +7,8 @@ Two formats are read, plain or compressed with gzip, and told apart by what the 
 - Mooncake traces (kvcache-ai/Mooncake, FAST'25): one JSON object per line with timestamp (ms),
   input_length, output_length and, where given, hash_ids (blocks of shared prefixes).
 
-Arrival times and shared prefixes are checked for form but only the lengths are kept, in columns.
-Formats that are known but not read are named, with what has to be kept of them.
+Lengths, arrival times and shared prefixes are kept, in the order of the file. Formats that are
+known but not read are named, with what has to be kept of them.
 """
 
 from __future__ import annotations
@@ -17,19 +17,23 @@ import math
 import re
 from array import array
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attacc.errors import DocumentError
 from attacc.files import MAX_DOCUMENT_BYTES, Rows, header_of, json_of, read_data, rows_of, text_of
 from attacc.models.architecture import MAX_SIZE
-from attacc.workload.requests import I64, Workload, WorkloadKind
+from attacc.units import MS_PER_S
+from attacc.workload.requests import I64, Requests, Workload, WorkloadKind
 
 if TYPE_CHECKING:
     import polars as pl
+
+F64 = NDArray[np.float64]
 
 AZURE_COLUMNS: Final = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 MOONCAKE_KEYS: Final = ("timestamp", "input_length", "output_length", "hash_ids")
@@ -39,6 +43,7 @@ _FORMATS: Final = (
     f"expected the Azure CSV (first line {','.join(AZURE_COLUMNS)}) or the Mooncake JSONL "
     '(lines such as {"timestamp": 0, "input_length": 6758, "output_length": 500})'
 )
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SLICE: Final = 2**16
 """Rows of which Python objects exist at once."""
 
@@ -58,6 +63,18 @@ _HEAD: Final = 2**16
 
 
 def load_workload(path: Path) -> Workload:
+    """Read the lengths of a trace's requests, and how often each occurs.
+
+    Args:
+        path: the trace, plain or compressed with gzip.
+
+    Raises:
+        DocumentError: as in `read_requests`.
+    """
+    return read_requests(path).workload()
+
+
+def read_requests(path: Path) -> Requests:
     """Read the requests of a trace.
 
     Args:
@@ -71,18 +88,34 @@ def load_workload(path: Path) -> Workload:
     text = text_of(read_data(path), where=where)
     start = re.search(r"\S", text)
     if start and start.group() in "{[":
-        lengths, source = _mooncake_lengths(text, where), "trace in the Mooncake format"
+        read, told = _mooncake, "trace in the Mooncake format"
     else:
-        lengths, source = _azure_lengths(text, where), "trace in the Azure format"
-    if not len(lengths[0]):
+        read, told = _azure, "trace in the Azure format"
+    columns = read(text, where)
+    if not len(columns.prompts):
         raise DocumentError("holds no requests", where=where, hint=_FORMATS)
-    return Workload.of_lengths(
-        *lengths, name=path.name, kind=WorkloadKind.TRACE, source=f"{source}, {path.name}"
+    return Requests(
+        name=path.name,
+        kind=WorkloadKind.TRACE,
+        source=f"{told}, {path.name}",
+        prompt_tokens=columns.prompts,
+        output_tokens=columns.outputs,
+        arrival_s=columns.times_s - columns.times_s.min(),
+        prefix_hashes=columns.hashes,
     )
 
 
-def _azure_lengths(text: str, where: str) -> tuple[I64, I64]:
-    """Return prompt and output lengths of every row of an Azure trace."""
+class _Columns(NamedTuple):
+    """What the lines of a trace say."""
+
+    prompts: I64
+    outputs: I64
+    times_s: F64
+    hashes: tuple[tuple[int, ...], ...] | None
+
+
+def _azure(text: str, where: str) -> _Columns:
+    """Return every row of an Azure trace."""
     header, line = header_of(text, where=where)
     at = f"{where}:{line}"
     if set(header) <= {""}:
@@ -112,7 +145,7 @@ def _azure_lengths(text: str, where: str) -> tuple[I64, I64]:
     time, prompt, output = (rows.cells[column] for column in AZURE_COLUMNS)
     prompts, outputs = _tokens_of_text(prompt), _tokens_of_text(output)
     wrong = np.flatnonzero((prompts < 1) | (outputs < 1))
-    _check_dates(time, rows, int(wrong[0]) if len(wrong) else len(time) - 1, where)
+    times_s = _dates(time, rows, int(wrong[0]) if len(wrong) else len(time) - 1, where)
     if len(wrong):
         row = int(wrong[0])
         name, values = (
@@ -121,22 +154,31 @@ def _azure_lengths(text: str, where: str) -> tuple[I64, I64]:
         value: str = values[row]
         number = int(value) if _DIGITS.fullmatch(value) else value
         raise _not_tokens(number, name, f"{where}:{rows.lines[row]}")
-    return prompts, outputs
+    return _Columns(prompts, outputs, times_s, None)
 
 
-def _check_dates(column: pl.Series, rows: Rows, last: int, where: str) -> None:
-    """Refuse the first row, up to a last one, that has no date and time."""
+def _dates(column: pl.Series, rows: Rows, last: int, where: str) -> F64:
+    """Return dates and times in seconds, up to those of a last row.
+
+    Raises:
+        DocumentError: a row has none.
+    """
+    seconds = array("d")
     for start in range(0, last + 1, _SLICE):
         texts: list[str] = column[start : min(start + _SLICE, last + 1)].to_list()
         for row, text in enumerate(texts, start):
             try:
-                datetime.fromisoformat(text)
+                time = datetime.fromisoformat(text)
             except ValueError:
                 raise DocumentError(
                     f"{column.name} {text!r:.60} is not a date and time",
                     where=f"{where}:{rows.lines[row]}",
                     hint="expected one such as 2023-11-16 18:15:46.6805900",
                 ) from None
+            # A time without a zone is taken as one of UTC, so that no clock is set back.
+            at = time if time.tzinfo else time.replace(tzinfo=UTC)
+            seconds.append((at - _EPOCH).total_seconds())
+    return np.frombuffer(seconds, dtype=np.float64)
 
 
 def _tokens_of_text(column: pl.Series) -> I64:
@@ -162,22 +204,30 @@ def _lines_of(text: str) -> Iterator[tuple[int, str]]:
         start, number = end + 1, number + 1
 
 
-def _mooncake_lengths(text: str, where: str) -> tuple[I64, I64]:
-    """Return prompt and output lengths of every line of a Mooncake trace."""
+def _mooncake(text: str, where: str) -> _Columns:
+    """Return every line of a Mooncake trace."""
     if text.lstrip().startswith("["):
         _refuse_other_json(text, where)
-    prompts, outputs = array("q"), array("q")
+    prompts, outputs, times_s = array("q"), array("q"), array("d")
+    hashes: list[tuple[int, ...]] = []
     for number, line in _lines_of(text):
         at = f"{where}:{number}"
         try:
-            prompt, output = _mooncake_request(json_of(line, where=at), at)
+            request = _mooncake_request(json_of(line, where=at), at)
         except DocumentError as error:
             if not prompts:
                 _refuse_other_json(text, where)
             raise error from None
-        prompts.append(prompt)
-        outputs.append(output)
-    return np.frombuffer(prompts, dtype=np.int64), np.frombuffer(outputs, dtype=np.int64)
+        prompts.append(request.prompt)
+        outputs.append(request.output)
+        times_s.append(request.time_ms / MS_PER_S)
+        hashes.append(request.hashes)
+    return _Columns(
+        np.frombuffer(prompts, dtype=np.int64),
+        np.frombuffer(outputs, dtype=np.int64),
+        np.frombuffer(times_s, dtype=np.float64),
+        tuple(hashes) if any(hashes) else None,
+    )
 
 
 def _refuse_other_json(text: str, where: str) -> None:
@@ -207,7 +257,16 @@ def _refuse_other_json(text: str, where: str) -> None:
     )
 
 
-def _mooncake_request(value: object, where: str) -> tuple[int, int]:
+class _MooncakeRequest(NamedTuple):
+    """What one line of a Mooncake trace says."""
+
+    prompt: int
+    output: int
+    time_ms: float
+    hashes: tuple[int, ...]
+
+
+def _mooncake_request(value: object, where: str) -> _MooncakeRequest:
     if not isinstance(value, dict):
         raise DocumentError(f"{_shown(value)} is not an object", where=where, hint=_FORMATS)
     record = cast(dict[str, object], value)
@@ -223,15 +282,25 @@ def _mooncake_request(value: object, where: str) -> tuple[int, int]:
         raise DocumentError(
             f"timestamp {_shown(time)} is not a time", where=where, hint="expected ms, 0 or more"
         )
-    if not isinstance(record.get("hash_ids", []), list):
+    hashes = record.get("hash_ids", [])
+    if not isinstance(hashes, list):
         raise DocumentError(
             f"hash_ids {_shown(record['hash_ids'])} is not a list",
             where=where,
             hint="leave it out, or list the ids of the prompt's blocks",
         )
-    return (
+    for block in cast(list[object], hashes):
+        if type(block) is not int or not -(2**63) <= block < 2**63:
+            raise DocumentError(
+                f"hash_ids has {_shown(block)}, which is no id of a block",
+                where=where,
+                hint="expected whole numbers of 64 bits",
+            )
+    return _MooncakeRequest(
         _tokens(record["input_length"], "input_length", where),
         _tokens(record["output_length"], "output_length", where),
+        float(cast(float, time)),
+        tuple(cast(list[int], hashes)),
     )
 
 
