@@ -1,22 +1,109 @@
 """attacc: attention computed inside the memory, from a DRAM command to a user's latency.
 
-The rooms, in reading order; imports point only towards the start of this list:
-``models`` (what must be computed), ``workload`` (requests), ``hardware`` (what exists),
-``mapping`` (where data goes), ``program`` (which commands are issued), ``timing`` (when they
-happen), ``energy`` (what they cost), ``system`` (GPUs and AttAccs together), ``study``
-(comparisons), ``report`` (rendering), ``integrations`` (other people's software on modelled
-devices) and ``cli``.
+The public face, ``import attacc as aa``. Names are loaded when they are first used.
+
+- ``load_model``, ``load_system``, ``load_device``, ``presets``: what is modelled, by name, file or
+  document.
+- ``Requests``: what is served.
+- ``Pricer``, ``Chunk``, ``Batches``: what a step costs on a system, and what fits.
+- ``compare``: systems with and without attention in memory, on one model and its requests.
+- ``Stack``, ``HostDevice``: one stack that attends; AttAccs as a host sees them.
+- ``accuracy``, ``reproduce``, ``validate``: errors of attention by format; the papers' figures; the
+  package's own claims.
+- ``attach``: a model of transformers whose attention runs on AttAccs (with the torch extra).
+
+Every answer has ``to_dict()``, the command line's JSON, and ``to_frame()``, a Polars table. Errors
+are those of ``attacc.errors``. Further public modules: ``attacc.attention`` (several stacks,
+queries that share reads), ``attacc.trace`` (command traces and logs).
 """
 
 from __future__ import annotations
 
-__version__: str
+TYPE_CHECKING = False  # what ``typing`` has: nothing is loaded before signals are watched
+if TYPE_CHECKING:
+    from typing import Final
+
+    from attacc.hardware.dram import load_device
+    from attacc.hardware.system import load_system
+    from attacc.integrations.huggingface_attention import attach
+    from attacc.models.huggingface import load_model
+    from attacc.pim.host.device import HostDevice
+    from attacc.pim.stack import Stack
+    from attacc.study.accuracy import accuracy
+    from attacc.study.claims.registry import check_claims as validate
+    from attacc.study.compare import compare
+    from attacc.study.papers.reproduce import reproduce_papers as reproduce
+    from attacc.study.shipped import presets
+    from attacc.system.batches import Batches, Chunk
+    from attacc.system.pricer import Pricer
+    from attacc.workload.requests import Requests
+
+    __version__: str
+
+__all__ = [
+    "Batches",
+    "Chunk",
+    "HostDevice",
+    "Pricer",
+    "Requests",
+    "Stack",
+    "__version__",
+    "accuracy",
+    "attach",
+    "compare",
+    "load_device",
+    "load_model",
+    "load_system",
+    "presets",
+    "reproduce",
+    "validate",
+]
+
+_PLACES: Final = {
+    "Batches": ("attacc.system.batches", "Batches"),
+    "Chunk": ("attacc.system.batches", "Chunk"),
+    "HostDevice": ("attacc.pim.host.device", "HostDevice"),
+    "Pricer": ("attacc.system.pricer", "Pricer"),
+    "Requests": ("attacc.workload.requests", "Requests"),
+    "Stack": ("attacc.pim.stack", "Stack"),
+    "accuracy": ("attacc.study.accuracy", "accuracy"),
+    "attach": ("attacc.integrations.huggingface_attention", "attach"),
+    "compare": ("attacc.study.compare", "compare"),
+    "load_device": ("attacc.hardware.dram", "load_device"),
+    "load_model": ("attacc.models.huggingface", "load_model"),
+    "load_system": ("attacc.hardware.system", "load_system"),
+    "presets": ("attacc.study.shipped", "presets"),
+    "reproduce": ("attacc.study.papers.reproduce", "reproduce_papers"),
+    "validate": ("attacc.study.claims.registry", "check_claims"),
+}
+"""Where each public name lives: module and name."""
 
 
-def __getattr__(name: str) -> str:
-    """Look the version up when it is asked for: that loads more than the command line's start."""
-    if name != "__version__":
+def __getattr__(name: str) -> object:
+    """Load a public name when it is first used."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("attacc")
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib.metadata import version
+    from importlib import import_module
 
-    return version("attacc")
+    module, own = _PLACES[name]
+    try:
+        found = getattr(import_module(module), own)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "attacc":
+            raise
+        from attacc.errors import InputError
+
+        raise InputError(
+            f"attacc.{name} needs {error.name}, which is not installed",
+            hint='pip install "attacc[torch]"',
+        ) from None
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

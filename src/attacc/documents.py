@@ -22,7 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from attacc.errors import DocumentError, UnknownNameError, nearest_hint
+from attacc.errors import DocumentError, InputError, UnknownNameError, nearest_hint
 from attacc.files import (
     MAX_DOCUMENT_BYTES,
     MAX_TOML_BYTES,
@@ -48,6 +48,18 @@ _TOML_MARKS: Final = re.compile(r"[=,{}\[\]\n]")
 """What a key without texts cannot hold."""
 _OUTSIDE: Final = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 """What pydantic calls a number that is outside its range."""
+_NOT: Final = {
+    "int": ("no whole number", "write a number without quotation marks and without a point"),
+    "float": ("no number", "write a number without quotation marks"),
+    "finite": ("no finite number", "write a number"),
+    "string": ("no text", "put it in quotation marks"),
+    "bool": ("neither true nor false", "write true or false, without quotation marks"),
+    "tuple": ("no list", "write [..., ...]"),
+    "list": ("no list", "write [..., ...]"),
+    "dict": ("no table", "write a table of keys and values"),
+    "model": ("no table", "write a table of keys and values"),
+}
+"""What a value is not, and the way out, by the first word of pydantic's kind of fault."""
 
 
 class Spec(BaseModel):
@@ -208,16 +220,30 @@ def _document_error(
         message = f"missing key {location[-1]!r}"
         hint = f"add {location[-1]} = ..."
     else:
-        message = fault["msg"].removeprefix("Value error, ")
-        value = repr(fault["input"])
-        if fault["type"] != "value_error" and not isinstance(fault["input"], dict):
-            message += f", not {value:.80}"
-        info = _place(spec, location)[1]
-        if fault["type"] in _OUTSIDE and info is not None:
-            hint = " or ".join(f"use {numbers}" for numbers in ranges_of(info))
+        message, hint = _in_words(fault, _place(spec, location)[1])
     if others:
         message += f"; {others} more fault{'s' if others > 1 else ''} in this document"
     return DocumentError(message, where=f"{where}: {field}" if field else where, hint=hint)
+
+
+def _in_words(fault: ErrorDetails, info: FieldInfo | None) -> tuple[str, str | None]:
+    """Return what is wrong with a value, and the way out."""
+    kind, value = fault["type"], f"{fault['input']!r:.80}"
+    if kind == "value_error":
+        return fault["msg"].removeprefix("Value error, "), None
+    if kind in _OUTSIDE:
+        ranges = () if info is None else ranges_of(info)
+        return f"{value} is out of range", " or ".join(f"use {one}" for one in ranges) or None
+    if kind in ("enum", "literal_error"):
+        choices = re.findall(r"'([^']*)'", str(fault.get("ctx", {}).get("expected", "")))
+        return f"{value} is unknown", nearest_hint(str(fault["input"]), choices)
+    wrong, way_out = _NOT.get(kind.partition("_")[0], (None, None))
+    if kind.endswith("too_short"):
+        wrong, way_out = "too short", "give at least one character or entry"
+    if wrong is not None:
+        shown = "a table" if isinstance(fault["input"], dict) else value
+        return f"{shown} is {wrong}", way_out
+    return f"{fault['msg']}, not {value}", None
 
 
 def keys_of(spec: type[BaseModel]) -> list[str]:
@@ -359,6 +385,50 @@ class Presets(Generic[P]):
         """Return a preset by its name, or a document by its path (with a suffix or a slash)."""
         return self.load_file(Path(name)) if names_file(name) else self.load(name, where=where)
 
+    def load_any(
+        self,
+        source: str | Path | Mapping[str, object] | P,
+        changes: Mapping[str, object] | None = None,
+        *,
+        where: str | None = None,
+    ) -> P:
+        """Return a document by its name, path or content, with some of its keys changed.
+
+        Args:
+            source: a preset's name, a path, a document as a mapping (with ``base``, if it changes
+                a preset), or a specification that is loaded already.
+            changes: key -> value, as a document would have them; keys of tables with a dot, as in
+                "attacc.stacks_per_device", or as mappings.
+            where: the option or argument that the source came from, for messages.
+
+        Raises:
+            DocumentError: a file is malformed, or the document does not keep to its specification.
+            UnknownNameError: there is no such preset.
+            InputError: a specification that is loaded already is to be changed.
+        """
+        if isinstance(source, self.spec):
+            if changes:
+                raise InputError(
+                    f"a {self.kind} that is loaded already is not changed",
+                    where=where,
+                    hint="give its name, its file, or a document",
+                )
+            return source
+        if isinstance(source, str | Path) and not changes:
+            return self.load_name_or_file(str(source), where=where)
+        at, folder = where or self.kind, None
+        if isinstance(source, Mapping):
+            document = self.completed(source, Path(at))
+        elif names_file(str(source)):
+            at, folder = str(source), Path(str(source)).parent
+            document = self.document(Path(str(source)))
+        else:
+            document = tomllib.loads(self.text(str(source), where=where))
+        own = _nested(changes or {})
+        told = dict.fromkeys(_paths(own), "changed by hand")
+        document = _merged(_merged(document, {"sources": told} if told else {}), own)
+        return parse_document(self.spec, document, where=at, folder=folder)
+
     def load_file(self, path: Path) -> P:
         """Return a document of one's own (`document`).
 
@@ -418,6 +488,18 @@ class Presets(Generic[P]):
             "sources": {key: file for key in _paths(own) if key.partition(".")[0] not in _TOLD},
         }
         return _merged(_merged(preset, told), own)
+
+
+def _nested(changes: Mapping[str, object]) -> dict[str, object]:
+    """Return changes with a table for each part of a dotted key."""
+    nested: dict[str, object] = {}
+    for key, value in changes.items():
+        *tables, last = key.split(".")
+        change: dict[str, object] = {last: value}
+        for table in reversed(tables):
+            change = {table: change}
+        nested = _merged(nested, change)
+    return nested
 
 
 def _merged(document: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:

@@ -17,7 +17,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from enum import StrEnum
+from typing import Final, TypeVar
+
+E = TypeVar("E", bound=StrEnum)
 
 MOST_QUOTED: Final = 80
 """Most characters of a name that a message quotes."""
@@ -138,7 +141,7 @@ def printable(text: str, *, keep: str = "") -> str:
 
 def nearest_hint(name: str, choices: Iterable[str]) -> str:
     """Return "did you mean ...? choose from ..." for a name that is not among the choices."""
-    options = sorted(choices)
+    options = sorted(map(str, choices))  # of enumerations: their values
     lowered = [option.lower() for option in options]
     near = difflib.get_close_matches(name.lower(), lowered, n=2, cutoff=0.6)
     close = [
@@ -146,3 +149,21 @@ def nearest_hint(name: str, choices: Iterable[str]) -> str:
     ]
     listed = "choose from " + ", ".join(options) if options else "there are none"
     return f"did you mean {' or '.join(map(repr, close))}? {listed}" if close else listed
+
+
+def member(choices: type[E], name: E | str, *, where: str | None = None) -> E:
+    """Return the member of an enumeration that a name stands for.
+
+    Args:
+        choices: the enumeration.
+        name: of a member, or the member.
+        where: the option or argument that the name came from.
+
+    Raises:
+        UnknownNameError: there is none of this name.
+    """
+    names = [str(choice) for choice in choices]
+    if name not in names:
+        kind = (where or choices.__name__.lower()).replace("_", " ")
+        raise UnknownNameError(kind, str(name), names, where=where)
+    return choices(name)

@@ -27,14 +27,14 @@ class Result(abc.ABC):
         return dataclasses.asdict(cast("DataclassInstance", self))
 
     @abc.abstractmethod
-    def rows(self) -> list[dict[str, Any]]:
+    def table_rows(self) -> list[dict[str, Any]]:
         """Return the rows of its table: column -> value."""
 
     def to_frame(self) -> pl.DataFrame:
         """Return its table."""
         import polars as pl
 
-        return pl.DataFrame(self.rows(), infer_schema_length=None, strict=False)
+        return pl.DataFrame(self.table_rows(), infer_schema_length=None, strict=False)
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook."""

@@ -45,7 +45,7 @@ from attacc.pim.program.traffic import Traffic, read_traffic
 from attacc.pim.timing.engine import run
 from attacc.pim.timing.tables import TimingTables, resolve_timing
 from attacc.study.accuracy import RecordedHeads
-from attacc.study.compare import compare
+from attacc.study.compare import compare_study
 from attacc.study.specification import StudySpec, WorkloadTable, load_study
 from attacc.units import UNITS, parse_quantity
 from attacc.workload.requests import Workload
@@ -150,7 +150,7 @@ _TWO: Final = ("dgx-base", "dgx-attacc-bank")
 
 
 def _compared(study: StudySpec) -> None:
-    comparison = compare(study)
+    comparison = compare_study(study)
     for system in comparison.systems:
         if system.performance is not None:
             check_finite(system.performance)

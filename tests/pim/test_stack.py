@@ -26,12 +26,13 @@ PIPELINED = DRAMS.load("hbm3-5.2")
 BANK, BANKGROUP, BUFFER = Placement
 FP16 = ElementType.FP16
 STACKS = {
-    (placement, schedule): Stack(DEVICE, placement, True, schedule)
+    (placement, schedule): Stack(DEVICE, placement, power_limited=True, schedule=schedule)
     for placement in Placement
     for schedule in (Schedule.COMPLETE, Schedule.PUBLISHED)
 }
 INTERLEAVED = {
-    placement: Stack(PIPELINED, placement, True, Schedule.INTERLEAVED) for placement in Placement
+    placement: Stack(PIPELINED, placement, power_limited=True, schedule=Schedule.INTERLEAVED)
+    for placement in Placement
 }
 
 
@@ -70,10 +71,10 @@ def counts(found: StackAttention) -> dict[str, int]:
 
 def test_the_published_schedule_takes_the_golden_cycles() -> None:
     """Catches a stack that hands its device, cadence or schedule on wrongly."""
-    stack = Stack(DEVICE, BANK, True, Schedule.PUBLISHED)
+    stack = Stack(DEVICE, BANK, power_limited=True, schedule=Schedule.PUBLISHED)
     found = stack.attend(heads=1, length=17, head_dim=64, element=ElementType.FP16)
     assert found.cycles == 105
-    fast = Stack(DEVICE, BANK, False, Schedule.PUBLISHED)
+    fast = Stack(DEVICE, BANK, power_limited=False, schedule=Schedule.PUBLISHED)
     found = fast.attend(heads=1, length=200, head_dim=128, element=ElementType.FP16)
     assert found.cycles == 293
 
@@ -85,7 +86,7 @@ def test_lengths_that_fill_the_same_columns_take_the_same_commands(
 ) -> None:
     """Catches a shape that is timed as another one, and a length that leaves its columns."""
     device = PIPELINED if schedule is Schedule.INTERLEAVED else DEVICE
-    stack = Stack(device, placement, True, schedule)
+    stack = Stack(device, placement, power_limited=True, schedule=schedule)
 
     def one(stack: Stack, length: int) -> StackAttention:
         return stack.attend(heads=20, length=length, head_dim=128, element=FP16)
@@ -96,7 +97,7 @@ def test_lengths_that_fill_the_same_columns_take_the_same_commands(
         assert (found.cycles, found.commands) == (full.cycles, full.commands)
         assert found.kv_bytes < full.kv_bytes
         assert found.energy.softmax_pj < full.energy.softmax_pj
-        again = one(Stack(device, placement, True, schedule), length)
+        again = one(Stack(device, placement, power_limited=True, schedule=schedule), length)
         assert again == found, "a remembered result and a fresh one differ"
     assert one(stack, 6 * parts + 1).cycles > full.cycles
 
@@ -159,7 +160,14 @@ def test_results_tell_what_was_asked() -> None:
         3, 40, 96, ElementType.INT8,
     )  # fmt: skip
     assert (found.temperature_c, found.power_budget_w, found.power) == (None, None, None)
-    hot = Stack(PIPELINED, BANK, True, Schedule.INTERLEAVED, power_budget_w=50, temperature_c=95)
+    hot = Stack(
+        PIPELINED,
+        BANK,
+        power_limited=True,
+        schedule=Schedule.INTERLEAVED,
+        power_budget_w=50,
+        temperature_c=95,
+    )
     found = interleaved([40, 50], queries=6, queries_per_read=4, stack=hot)
     assert (found.temperature_c, found.power_budget_w) == (95, 50)
     assert (found.heads, found.kv_heads, found.queries_per_read, found.passes) == (12, 2, 3, 2)
@@ -344,7 +352,7 @@ def test_the_device_needs_a_pipeline() -> None:
     with pytest.raises(
         InputError, match=r"needs a device with a \[pipeline\].*asplos24.*complete schedule"
     ):
-        Stack(DEVICE, BANK, True, Schedule.INTERLEAVED)
+        Stack(DEVICE, BANK, power_limited=True, schedule=Schedule.INTERLEAVED)
 
 
 # Power and temperature.
@@ -375,7 +383,13 @@ def test_a_power_budget_stretches_the_cadence() -> None:
     """Catches a budget that is not kept, or kept by more than it asks for."""
     layout = INTERLEAVED[BANK].layout(2048, 128, FP16)
     for budget_w in (20.0, 30.0, 45.0, 500.0):
-        stack = Stack(PIPELINED, BANK, True, Schedule.INTERLEAVED, power_budget_w=budget_w)
+        stack = Stack(
+            PIPELINED,
+            BANK,
+            power_limited=True,
+            schedule=Schedule.INTERLEAVED,
+            power_budget_w=budget_w,
+        )
         found = interleaved([2048] * 32, stack=stack, window_ns=1000)
         cadence = cadence_from_budget(
             PIPELINED, BANK, budget_w, DRAM_ENERGIES.load(PIPELINED.energy), layout=layout
@@ -387,13 +401,21 @@ def test_a_power_budget_stretches_the_cadence() -> None:
         share = PIPELINED.internal_bytes_per_s(BANK, power_limited=True)
         assert isclose(found.internal_bytes_per_s, share * 6 / cadence.cycles)
     with pytest.raises(InputError, match="budget of 30 W, but multiplies without a limit"):
-        Stack(PIPELINED, BANK, False, Schedule.INTERLEAVED, power_budget_w=30)
+        Stack(
+            PIPELINED, BANK, power_limited=False, schedule=Schedule.INTERLEAVED, power_budget_w=30
+        )
 
 
 def test_a_hot_stack_refreshes_twice_as_often() -> None:
     """Catches a temperature that does not reach the controllers."""
     warm, hot = (
-        Stack(PIPELINED, BANK, True, Schedule.INTERLEAVED, temperature_c=temperature)
+        Stack(
+            PIPELINED,
+            BANK,
+            power_limited=True,
+            schedule=Schedule.INTERLEAVED,
+            temperature_c=temperature,
+        )
         for temperature in (85, 86)
     )
     times = [interleaved([4096] * 128, stack=stack) for stack in (warm, hot)]

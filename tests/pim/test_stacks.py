@@ -12,8 +12,12 @@ from attacc.models.precision import ElementType
 from attacc.pim.stack import Stack, StackAttention
 from attacc.pim.stacks import AttentionOfStacks, attend_over
 
-STACK = Stack(DRAMS.load("hbm3-5.2"), Placement.BANK, True, Schedule.INTERLEAVED)
-BARRIERS = Stack(DRAMS.load("hbm3-5.2-asplos24"), Placement.BANK, True, Schedule.COMPLETE)
+STACK = Stack(
+    DRAMS.load("hbm3-5.2"), Placement.BANK, power_limited=True, schedule=Schedule.INTERLEAVED
+)
+BARRIERS = Stack(
+    DRAMS.load("hbm3-5.2-asplos24"), Placement.BANK, power_limited=True, schedule=Schedule.COMPLETE
+)
 FP16 = ElementType.FP16
 
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from attacc.report.compare import comparison_tables
-from attacc.study.compare import Comparison, SystemResult, compare
+from attacc.study.compare import Comparison, SystemResult, compare_study
 from attacc.study.specification import DEFAULT_SYSTEMS
 from attacc.system.attaccs import CurveKind
 from tests.study.comparisons import default_comparison, published_comparison, served, study
@@ -89,7 +89,7 @@ def test_notes_say_what_is_estimated(model: str) -> None:
 def test_notes_of_mixed_requests_experts_and_grouped_queries() -> None:
     """Catches a note that is missing where it matters."""
     systems = ["dgx-base", "dgx-attacc-bank"]
-    mixed = compare(
+    mixed = compare_study(
         study(
             model="mixtral-8x7b", workload={"synthetic": "azure-code-2023"}, systems=systems,
             batch=4,
@@ -110,7 +110,7 @@ def test_notes_of_mixed_requests_experts_and_grouped_queries() -> None:
 def test_rows_without_figures_say_why() -> None:
     """Catches figures of a system that has none, and a reason that is lost."""
     systems = ["dgx-base", "2xdgx", "dgx-cpu", "dgx-attacc-bank"]
-    comparison = compare(
+    comparison = compare_study(
         study(
             model="opt-66b", workload={"prompt": 2048, "output": 4}, systems=systems, batch=130,
             slo_ms=60,
@@ -129,14 +129,14 @@ def test_rows_without_figures_say_why() -> None:
 
 def test_no_figures_no_breakdown() -> None:
     """Catches an empty table."""
-    text = rendered(compare(study(workload=SHORT, systems=["dgx-base"], slo_ms=1)))
+    text = rendered(compare_study(study(workload=SHORT, systems=["dgx-base"], slo_ms=1)))
     assert "Mean decode step" not in text
     assert "above target" in text
 
 
 def test_a_target_is_named_as_what_limits_the_batch() -> None:
     """Catches a limit without what would fit otherwise, and a column that grows too wide."""
-    comparison = compare(study(workload=SHORT, systems=["dgx-base"], slo_ms=40))
+    comparison = compare_study(study(workload=SHORT, systems=["dgx-base"], slo_ms=40))
     batch, _ = served(comparison.systems[0])
     text = rendered(comparison)
     assert "TPOT target" in text
@@ -178,7 +178,7 @@ def test_wide_figures_are_not_cut_off(published: Comparison) -> None:
 def test_notes_of_the_calibrated_model() -> None:
     """Catches figures of one GPU model under the other's name, or a scaling that is not told."""
     document = {"workload": SHORT, "systems": ["dgx-base", "2xdgx"], "batch": 2}
-    text = rendered(compare(study(**document)))
+    text = rendered(compare_study(study(**document)))
     words = " ".join(text.split())
     assert "are estimates of the calibrated GPU model (--gpu-model published" in words
     assert "Energy: of GPUs, idle too, links and memory." in words
@@ -189,6 +189,6 @@ def test_notes_of_the_calibrated_model() -> None:
         "- energy on a100a: power scaled from h200 by board power and peak rate",
         "- collectives of 16 GPUs: scaled, as in one NVLink domain",
     ]
-    published = " ".join(rendered(compare(study(**document, gpu_model="published"))).split())
+    published = " ".join(rendered(compare_study(study(**document, gpu_model="published"))).split())
     assert "are estimates of the published system model." in published
     assert "Scaled or assumed" not in published

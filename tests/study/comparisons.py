@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 from attacc.gpu.models import GpuModel
-from attacc.study.compare import Comparison, Performance, SystemResult, compare
+from attacc.study.compare import Comparison, Performance, SystemResult, compare_study
 from attacc.study.specification import StudySpec
 from attacc.system.pricer import BatchChoice
 
@@ -13,13 +13,13 @@ from attacc.system.pricer import BatchChoice
 @cache
 def default_comparison() -> Comparison:
     """What ``attacc compare`` compares without arguments; made once for all tests."""
-    return compare(StudySpec())
+    return compare_study(StudySpec())
 
 
 @cache
 def published_comparison() -> Comparison:
     """The same with the papers' model of GPUs; made once for all tests."""
-    return compare(StudySpec(gpu_model=GpuModel.PUBLISHED))
+    return compare_study(StudySpec(gpu_model=GpuModel.PUBLISHED))
 
 
 def study(**document: Any) -> StudySpec:
@@ -29,7 +29,7 @@ def study(**document: Any) -> StudySpec:
 
 def rows(**document: Any) -> tuple[SystemResult, ...]:
     """Return the systems of a comparison."""
-    return compare(study(**document)).systems
+    return compare_study(study(**document)).systems
 
 
 def served(result: SystemResult) -> tuple[BatchChoice, Performance]:

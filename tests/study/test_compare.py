@@ -26,7 +26,7 @@ from attacc.models.operators import MatMul, MatMulRole
 from attacc.models.parameters import count_parameters
 from attacc.models.steps import decode_step, prefill_step
 from attacc.pim.stack import Stack
-from attacc.study.compare import Comparison, Status, SystemResult, compare
+from attacc.study.compare import Comparison, Status, SystemResult, compare_study
 from attacc.study.specification import DEFAULT_SYSTEMS, StudySpec
 from attacc.system.attaccs import AttaccAttention, Attaccs, AttentionCurve, CurveKind
 from attacc.system.capacity import footprint, stores
@@ -237,7 +237,7 @@ def test_a_step_takes_at_least_what_its_memory_traffic_takes(either: Comparison)
 def test_progress_names_every_system_before_it_is_priced() -> None:
     """Catches a progress bar that stands still."""
     told: list[str] = []
-    compare(study(workload=SHORT, batch=1, systems=["dgx-base", "2xdgx"]), told.append)
+    compare_study(study(workload=SHORT, batch=1, systems=["dgx-base", "2xdgx"]), told.append)
     assert told == ["dgx-base", "2xdgx"]
 
 
@@ -677,7 +677,7 @@ def test_every_model_shipped_can_be_compared(model: str, gpu_model: GpuModel) ->
     """Catches a model whose heads, experts, norms or sizes some part cannot deal with."""
     weights = {"weights": "int8"} if model in NEEDS_INT8 else {}
     systems = ["dgx-base", "dgx-cpu", "dgx-attacc-bank", "dgx-attacc-bankgroup"]
-    comparison = compare(
+    comparison = compare_study(
         study(
             model=model, workload=SHORT, systems=systems, batch=8, precision=weights,
             gpu_model=gpu_model,
@@ -766,7 +766,7 @@ def test_element_types_count_where_they_are_stored(
     precision: dict[str, str], weights: float, kv: float
 ) -> None:
     """Catches an element type that changes the wrong memory, or none."""
-    comparison = compare(
+    comparison = compare_study(
         study(
             model="llama-2-7b", workload=SHORT, systems=["dgx-base", "dgx-attacc-bank"], batch=8,
             precision=precision,
@@ -839,8 +839,8 @@ def test_equal_requests_of_a_trace_are_as_fixed_ones(tmp_path: Path) -> None:
     line = '{"timestamp": 0, "input_length": 300, "output_length": 20}\n'
     trace.write_text(line * 5, encoding="utf-8")
     systems = ["dgx-base", "dgx-attacc-bank"]
-    traced = compare(study(workload={"trace": str(trace)}, systems=systems))
-    fixed = compare(study(workload={"prompt": 300, "output": 20}, systems=systems))
+    traced = compare_study(study(workload={"trace": str(trace)}, systems=systems))
+    fixed = compare_study(study(workload={"prompt": 300, "output": 20}, systems=systems))
     assert traced.systems == fixed.systems
     assert traced.workload.requests == 5
     assert (traced.workload.name, fixed.workload.requests) == ("equal.jsonl", 1)
@@ -849,9 +849,9 @@ def test_equal_requests_of_a_trace_are_as_fixed_ones(tmp_path: Path) -> None:
 def test_mixed_requests_lie_between_the_shortest_and_the_longest() -> None:
     """Catches a mixture that is priced or stored as one of its extremes."""
     systems = ["dgx-base", "dgx-cpu", "dgx-attacc-bank"]
-    mixed = compare(study(workload={"synthetic": "azure-conv-2023"}, systems=systems))
-    short = compare(study(workload={"prompt": 100, "output": 100}, systems=systems))
-    long = compare(study(workload={"prompt": 14000, "output": 1000}, systems=systems))
+    mixed = compare_study(study(workload={"synthetic": "azure-conv-2023"}, systems=systems))
+    short = compare_study(study(workload={"prompt": 100, "output": 100}, systems=systems))
+    long = compare_study(study(workload={"prompt": 14000, "output": 1000}, systems=systems))
     assert mixed.workload.length_kind == "estimate"
     assert mixed.workload.requests == 10_000
     for few, some, many in zip(long.systems, mixed.systems, short.systems, strict=True):
@@ -864,7 +864,7 @@ def test_a_seed_makes_the_same_requests_again() -> None:
 
     def made(seed: int) -> Comparison:
         workload = {"synthetic": "azure-code-2023", "seed": seed}
-        return compare(study(workload=workload, systems=["dgx-attacc-bank"]))
+        return compare_study(study(workload=workload, systems=["dgx-attacc-bank"]))
 
     assert made(3) == made(3)
     assert made(3) != made(4)
@@ -873,7 +873,7 @@ def test_a_seed_makes_the_same_requests_again() -> None:
 def test_outputs_too_long_to_price_every_step_are_estimated() -> None:
     """Catches a million steps that are priced one by one."""
     workload = {"prompt": 10, "output": 2**20}
-    comparison = compare(study(model="llama-2-7b", workload=workload, systems=["dgx-base"]))
+    comparison = compare_study(study(model="llama-2-7b", workload=workload, systems=["dgx-base"]))
     assert comparison.workload.length_kind == "estimate"
     assert isclose(comparison.workload.mean_kv_tokens, 10 + 2**19, rel_tol=1e-12)
     _, p = served(comparison.systems[0])
@@ -899,7 +899,7 @@ def test_recorded_traces(
     # GPT-3 has no room for the longest prompts of Mooncake: 126,000 tokens take 594 GB.
     model = "llama-3.1-70b" if "mooncake" in name else "gpt3-175b"
     systems = ["dgx-base", "dgx-attacc-bank"]
-    comparison = compare(
+    comparison = compare_study(
         study(model=model, workload={"trace": str(trace)}, systems=systems, gpu_model="published")
     )
     assert comparison.workload.requests == requests
@@ -918,7 +918,7 @@ def test_unknown_systems_are_refused_before_anything_is_priced() -> None:
     """Catches minutes of work before a slip of the pen is noticed."""
     told: list[str] = []
     with pytest.raises(UnknownNameError, match="systems: unknown system preset 'dgx-bsae'"):
-        compare(study(systems=["dgx-base", "dgx-bsae"]), told.append)
+        compare_study(study(systems=["dgx-base", "dgx-bsae"]), told.append)
     assert told == []
 
 
@@ -927,7 +927,7 @@ def test_two_systems_of_one_name_are_refused(tmp_path: Path) -> None:
     copy = tmp_path / "copy.toml"
     copy.write_text('name = "dgx-base"\ngpu = "h100"\ngpus = 1\nattention = "gpu"\n')
     with pytest.raises(InputError, match="is a second system called 'dgx-base'"):
-        compare(study(systems=["dgx-base", str(copy)]))
+        compare_study(study(systems=["dgx-base", str(copy)]))
 
 
 def test_the_default_study_is_the_default() -> None:
@@ -944,7 +944,7 @@ def test_key_value_heads_are_copied_on_gpus_only(tmp_path: Path) -> None:
         '"vocab_size": 32000, "hidden_act": "silu", "torch_dtype": "float16"}',
         encoding="utf-8",
     )
-    comparison = compare(
+    comparison = compare_study(
         study(
             model=str(config), workload={"prompt": 1024, "output": 1025}, batch=10,
             systems=["dgx-base", "dgx-cpu", "dgx-attacc-bank"],
@@ -960,8 +960,8 @@ def test_key_value_heads_are_copied_on_gpus_only(tmp_path: Path) -> None:
 def test_the_calibrated_gpu_model_prices_every_part_but_attacc() -> None:
     """Catches systems priced by different models, or estimates that get lost on the way."""
     document = {"workload": SHORT, "systems": ["dgx-base", "dgx-attacc-bank"], "batch": 8}
-    published = compare(study(**document, gpu_model="published"))
-    calibrated = compare(study(**document))
+    published = compare_study(study(**document, gpu_model="published"))
+    calibrated = compare_study(study(**document))
     assert (published.cost_model, published.estimates) == ("published", ())
     assert calibrated.cost_model == "calibrated"
     scaled = {

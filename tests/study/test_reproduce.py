@@ -16,7 +16,7 @@ from attacc.hardware.gpu import GpuSpec
 from attacc.hardware.link import LINKS
 from attacc.models.operators import MatMul
 from attacc.models.parameters import kv_bytes_per_token, weight_bytes
-from attacc.study.compare import compare
+from attacc.study.compare import compare_study
 from attacc.study.papers import asplos2024 as asplos2024
 from attacc.study.papers import cal2023 as cal2023
 from attacc.study.papers.breakdown import breakdown
@@ -120,7 +120,7 @@ def test_headline_figures(setting: Setting) -> None:
 def test_prices_are_those_of_a_comparison(setting: Setting) -> None:
     """Catches a step that differs from what attacc compare prices at every length."""
     names = ["dgx-base", "dgx-cpu", "dgx-attacc-bank"]
-    results = compare(study(systems=names, gpu_model="published")).systems
+    results = compare_study(study(systems=names, gpu_model="published")).systems
     plain = replace(OWN_STACK, pipelining=False, coprocessing=False)
     for result, platform in zip(
         results, (setting.base, setting.cpu, setting.attacc(plain)), strict=True

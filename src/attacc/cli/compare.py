@@ -76,7 +76,7 @@ def compare(
     """
     from attacc.documents import parse_document
     from attacc.report.compare import comparison_tables
-    from attacc.study.compare import compare as run_comparison
+    from attacc.study.compare import compare_study
     from attacc.study.specification import StudySpec, load_study
 
     base = load_study(study) if study is not None else StudySpec()
@@ -109,7 +109,7 @@ def compare(
         document["batch"] = _batch(batch)
     spec = parse_document(StudySpec, document, where="command line")
     with progress_bar("comparing", len(spec.systems)) as progress:
-        comparison = run_comparison(spec, progress)
+        comparison = compare_study(spec, progress)
     print_answer(comparison, comparison_tables, as_json=json)
 
 

@@ -12,6 +12,7 @@ import ast
 from collections.abc import Mapping
 from enum import StrEnum
 from math import ceil, isfinite, prod
+from pathlib import Path
 from typing import Annotated, Final, Self
 
 from pydantic import Field, model_validator
@@ -540,3 +541,20 @@ def parameters_of(expression: str) -> set[str]:
     """Return the timing parameters that a well-formed latency expression names."""
     nodes = ast.walk(ast.parse(expression, mode="eval"))
     return {node.id for node in nodes if isinstance(node, ast.Name)} - {"max"}
+
+
+def load_device(
+    source: str | Path | Mapping[str, object] | DramDevice, **changes: object
+) -> DramDevice:
+    """Load a DRAM device.
+
+    Args:
+        source: a preset's name, a path, a document as a mapping, or what is loaded already.
+        changes: keys of the document to change, as in ``**{"timing.nRCDRD": 20}``.
+
+    Raises:
+        DocumentError: a file, or the document, is malformed.
+        UnknownNameError: there is no such preset.
+        InputError: a device that is loaded already is to be changed.
+    """
+    return DRAMS.load_any(source, changes)

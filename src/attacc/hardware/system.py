@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Final, Self
 
 from pydantic import Field, model_validator
@@ -270,18 +272,42 @@ class ResolvedSystem:
 SYSTEMS: Final = Presets("system", SystemSpec, "attacc.hardware", "presets/system")
 
 
-def load_system(name: str, *, where: str | None = None) -> ResolvedSystem:
-    """Load a system by its preset's name or its file's path, and every preset it names.
+Source = str | Path | Mapping[str, object] | SystemSpec | ResolvedSystem
+"""What stands for a system: a preset's name, a path, a document, or what is loaded already."""
+
+
+def load_system(source: Source, **changes: object) -> ResolvedSystem:
+    """Load a system, and every preset it names.
 
     Args:
-        name: name or path.
+        source: a preset's name, a path, a document as a mapping, or what is loaded already.
+        changes: keys of the document to change: ``gpus=4``, ``attacc={"devices": 4}``, or with a
+            dot, as in ``**{"attacc.devices": 4}``.
+
+    Raises:
+        DocumentError: a file, or the document, is malformed.
+        UnknownNameError: there is no such preset, or none that the system names.
+        InputError: a system that is loaded already is to be changed.
+    """
+    return changed_system(source, changes)
+
+
+def changed_system(
+    source: Source, changes: Mapping[str, object] | None = None, *, where: str | None = None
+) -> ResolvedSystem:
+    """Load a system as `load_system` does.
+
+    Args:
+        source: as in `load_system`, likewise its changes.
+        changes: key -> value.
         where: the option or field that the name came from, for messages.
 
     Raises:
-        DocumentError: a file is malformed.
-        UnknownNameError: there is no such preset, or none that the system names.
+        InputError: as in `load_system`.
     """
-    return resolve_system(SYSTEMS.load_name_or_file(name, where=where))
+    if isinstance(source, ResolvedSystem):
+        return replace(source, spec=SYSTEMS.load_any(source.spec, changes, where=where))
+    return resolve_system(SYSTEMS.load_any(source, changes, where=where))
 
 
 def resolve_system(spec: SystemSpec) -> ResolvedSystem:

@@ -560,7 +560,14 @@ def _name_of(path: Path) -> str:
     return folder.name
 
 
-def load_model(name_or_path: str, *, where: str | None = None) -> ModelSpec:
+def load_model(
+    source: str | Path | Mapping[str, object] | ModelSpec,
+    *,
+    weights: ElementType | str | None = None,
+    activations: ElementType | str | None = None,
+    kv: ElementType | str | None = None,
+    where: str | None = None,
+) -> ModelSpec:
     """Return a model by the name of its preset (which comes first), or from a file or folder.
 
     A file is a TOML (or JSON) document of `ModelSpec`, or a Hugging Face ``config.json``, which
@@ -568,14 +575,33 @@ def load_model(name_or_path: str, *, where: str | None = None) -> ModelSpec:
     asked for a name.
 
     Args:
-        name_or_path: a preset's name, or a path: anything with a slash, the suffix of a
-            document, or the name of an existing folder.
+        source: a preset's name, or a path: anything with a slash, the suffix of a document, or
+            the name of an existing folder; a document as a mapping; or a model that is loaded
+            already.
+        weights: element type of the parameters; None for the model's own, likewise the others.
+        activations: of what flows between operators.
+        kv: of the key/value cache.
         where: the option or field that the name came from, for messages.
 
     Raises:
         UnknownNameError: there is no such preset or model family.
         DocumentError: the file cannot be read or is malformed.
+        InputError: an element type is of no use where it is asked for.
     """
+    if isinstance(source, str | Path):
+        model = _load(str(source), where)
+    else:
+        model = MODELS.load_any(source, where=where)
+    asked = {"weights": weights, "activations": activations, "kv": kv}
+    changes = {name: str(element) for name, element in asked.items() if element is not None}
+    if not changes:
+        return model
+    document = {name: str(element) for name, element in model.precision} | changes
+    precision = parse_document(Precision, document, where="precision")
+    return model.model_copy(update={"precision": precision})
+
+
+def _load(name_or_path: str, where: str | None) -> ModelSpec:
     path = Path(name_or_path)
     if name_or_path in MODELS.names():
         return MODELS.load(name_or_path, where=where)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import FrozenInstanceError, asdict, dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any, Final, final
 
 import numpy as np
 
-from attacc.errors import InputError
-from attacc.hardware.dram import DramDevice
+from attacc.errors import InputError, member
+from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
 from attacc.models.precision import ElementType
@@ -189,7 +190,7 @@ class StackAttention(Result):
             "power": None if self.power is None else self.power.to_dict(self.time_ns / self.cycles),
         }
 
-    def rows(self) -> list[dict[str, Any]]:
+    def table_rows(self) -> list[dict[str, Any]]:
         """Return one row: the figures of the stack."""
         return [flat(self.to_dict())]
 
@@ -246,15 +247,14 @@ REMEMBERED: Final = 4096
 
 
 @final
-@dataclass(frozen=True, eq=False)
 class Stack:
     """A device with units at a placement, ready to attend.
 
     Programs are timed once per shape: lengths that fill the same columns share their commands, and
     heads of the same lengths do in any order. `REMEMBERED` shapes are kept.
 
-    Attributes:
-        device: the DRAM device.
+    Args:
+        device: the DRAM device: a preset's name, a path, or one that is loaded already.
         placement: where the units sit.
         power_limited: whether the multiplies keep a cadence that limits power.
         schedule: order of the commands.
@@ -264,6 +264,7 @@ class Stack:
             rate.
 
     Raises:
+        UnknownNameError: there is no such device, placement or schedule.
         InputError: the schedule is interleaved, and the device models no pipeline; a budget
             without a limit; or the temperature leaves no time between refreshes.
     """
@@ -272,10 +273,27 @@ class Stack:
     placement: Placement
     power_limited: bool
     schedule: Schedule
-    power_budget_w: float | None = None
-    temperature_c: float | None = None
+    power_budget_w: float | None
+    temperature_c: float | None
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        device: DramDevice | str | Path = "hbm3-5.2",
+        placement: Placement | str = Placement.BANK,
+        *,
+        power_limited: bool = True,
+        schedule: Schedule | str = Schedule.INTERLEAVED,
+        power_budget_w: float | None = None,
+        temperature_c: float | None = None,
+    ) -> None:
+        vars(self).update(
+            device=DRAMS.load_any(device, where="device"),
+            placement=member(Placement, placement, where="placement"),
+            power_limited=power_limited,
+            schedule=member(Schedule, schedule, where="schedule"),
+            power_budget_w=power_budget_w,
+            temperature_c=temperature_c,
+        )
         if self.schedule is Schedule.INTERLEAVED and self.device.pipeline is None:
             raise InputError(
                 f"the {self.schedule} schedule needs a device with a [pipeline], which "
@@ -289,6 +307,12 @@ class Stack:
             )
         # A temperature or an organisation that cannot be is refused here, not at the first use.
         self._resolve(self.device, 1)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise FrozenInstanceError(f"{name} of a stack cannot be changed: make another stack")
+
+    def __repr__(self) -> str:
+        return f"Stack({self.device.name!r}, {str(self.placement)!r})"
 
     @cached_property
     def _energies(self) -> DramEnergy:
@@ -327,8 +351,8 @@ class Stack:
         *,
         heads: int,
         length: int,
-        head_dim: int,
-        element: ElementType,
+        head_dim: int = 128,
+        element: ElementType | str = ElementType.FP16,
         queries_per_kv_head: int = 1,
         queries_per_read: int = 1,
         window_ns: float | None = None,
@@ -359,7 +383,8 @@ class Stack:
                 f"{heads} query heads cannot share keys and values by {queries_per_kv_head}",
                 hint="take a number of query heads that is a multiple of those that share a head",
             )
-        layout = self.layout(length, head_dim, element)
+        kind = member(ElementType, element, where="element")
+        layout = self.layout(length, head_dim, kind)
         kv_heads = heads // queries_per_kv_head
         # Refused before they are listed one by one.
         if self.schedule is Schedule.INTERLEAVED:
@@ -369,7 +394,7 @@ class Stack:
         return self.attend_to(
             [length] * kv_heads,
             head_dim=head_dim,
-            element=element,
+            element=kind,
             queries_per_kv_head=queries_per_kv_head,
             queries_per_read=queries_per_read,
             window_ns=window_ns,
@@ -379,8 +404,8 @@ class Stack:
         self,
         lengths: Sequence[int],
         *,
-        head_dim: int,
-        element: ElementType,
+        head_dim: int = 128,
+        element: ElementType | str = ElementType.FP16,
         queries_per_kv_head: int = 1,
         queries_per_read: int = 1,
         window_ns: float | None = None,
@@ -403,6 +428,7 @@ class Stack:
         """
         if not lengths:
             raise InputError("there are no heads to attend to", where="lengths")
+        element = member(ElementType, element, where="element")
         shortest, longest = min(lengths), max(lengths)
         layout = self.layout(shortest, head_dim, element)
         passes = QueryPasses.of(queries_per_kv_head, queries_per_read)

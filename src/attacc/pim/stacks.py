@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any
 
-from attacc.errors import InputError
+from attacc.errors import InputError, member
 from attacc.hardware.system import Schedule
 from attacc.models.precision import ElementType
 from attacc.pim.mapping.balance import assign_stacks
@@ -67,11 +67,11 @@ class AttentionOfStacks(Result):
                 "imbalance": self.imbalance,
                 "cut_heads": self.cut_heads,
                 "energy_pj": self.energy_pj,
-                "each": self.rows(),
+                "each": self.table_rows(),
             }
         return self.slowest.to_dict() | {"stacks": several}
 
-    def rows(self) -> list[dict[str, Any]]:
+    def table_rows(self) -> list[dict[str, Any]]:
         """Return a row for each stack; zeros for one without heads.
 
         A head that was cut over stacks counts in each of them.
@@ -98,7 +98,7 @@ def attend_over(
     *,
     stacks: int,
     head_dim: int,
-    element: ElementType,
+    element: ElementType | str,
     queries_per_kv_head: int = 1,
     queries_per_read: int = 1,
     window_ns: float | None = None,
@@ -124,6 +124,7 @@ def attend_over(
     Raises:
         InputError: no heads, a length below 1, or as in `Stack.attend`.
     """
+    element = member(ElementType, element, where="element")
 
     def attend(held: tuple[int, ...]) -> StackAttention:
         return stack.attend_to(

@@ -155,7 +155,7 @@ def _all_stacks(attention: AttentionOfStacks) -> tuple[RenderableType, ...]:
     table = plain_table()
     for column in ("stacks", "heads", "keys", "chunks", "cycles", "energy"):
         table.add_column(column, justify="right")
-    equal = Counter(tuple(row.items()) for row in attention.rows())
+    equal = Counter(tuple(row.items()) for row in attention.table_rows())
     for items, number in equal.items():
         row = dict(items)
         table.add_row(

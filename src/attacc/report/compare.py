@@ -125,6 +125,7 @@ def _short_reason(result: SystemResult) -> str:
         Status.DOES_NOT_FIT: "does not fit",
         Status.DOES_NOT_SPLIT: "cannot split",
         Status.MISSES_SLO: "above target",
+        Status.REFUSED: "not possible",
     }[result.status]
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 from html import escape
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from attacc import __version__
 from attacc.errors import InputError
 from attacc.files import write_whole
 from attacc.report.reproduce import heading, written
@@ -81,7 +81,7 @@ def page(reproduction: Reproduction) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>
 <body>
 <h1>{title}</h1>
-<p>attacc {escape(__version__)}; GPU model: {escape(reproduction.gpu_model)}. Deviation: ours over
+<p>attacc {escape(version("attacc"))}; GPU model: {escape(reproduction.gpu_model)}. Deviation: ours over
 the paper's value, less one. A dash: no figure, for a reason that the notes tell.</p>
 <ul>
 {estimates}

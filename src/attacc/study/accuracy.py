@@ -12,16 +12,16 @@ import math
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from attacc.documents import Spec
+from attacc.documents import Spec, parse_document
 from attacc.errors import DocumentError, InputError
 from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.placement import Placement
@@ -34,6 +34,7 @@ from attacc.pim.numerics.formats import Floats, Format
 from attacc.pim.numerics.plan import AttentionPlan
 from attacc.pim.numerics.quantize import Quantized, check_finite, quantize
 from attacc.pim.program.interleaved import SCORE_BYTES, longest_chunk, pipeline_of
+from attacc.results import Result, flat
 from attacc.study.specification import DEFAULT_MODEL
 
 F32 = npt.NDArray[np.float32]
@@ -323,7 +324,7 @@ class AccuracyReach:
 
 
 @dataclass(frozen=True, slots=True)
-class AccuracyResult:
+class AccuracyResult(Result):
     """What `measure_accuracy` found.
 
     Attributes:
@@ -348,6 +349,10 @@ class AccuracyResult:
     rows: tuple[AccuracyRow, ...]
     reach: tuple[AccuracyReach, ...]
 
+    def table_rows(self) -> list[dict[str, Any]]:
+        """Return a row for each distribution, length, placement, format and accumulator."""
+        return [flat(asdict(row)) for row in self.rows]
+
 
 def exact_attention(queries: F64, keys: Floats, values: Floats, scale: float) -> tuple[F64, F64]:
     """Attend in float64.
@@ -370,6 +375,20 @@ def exact_attention(queries: F64, keys: Floats, values: Floats, scale: float) ->
     for at in blocks:
         context += weights[:, at] @ values[at].astype(np.float64)
     return context, 1 / np.square(weights).sum(axis=1)
+
+
+def accuracy(*, progress: Progress | None = None, **asked: object) -> AccuracyResult:
+    """Tell the error of attention on a device against exact attention, by length and format.
+
+    Args:
+        progress: told how far it is.
+        asked: fields of `AccuracySpec`, as in ``lengths=[1024], kv=["fp16"]``; the others have
+            their defaults.
+
+    Raises:
+        InputError: a field is unknown or out of range, or as in `measure_accuracy`.
+    """
+    return measure_accuracy(parse_document(AccuracySpec, asked, where="accuracy"), progress)
 
 
 def measure_accuracy(spec: AccuracySpec, progress: Progress | None = None) -> AccuracyResult:

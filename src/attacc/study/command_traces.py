@@ -123,7 +123,7 @@ class TraceRun(Result):
     simulate_s: float
     traffic: TrafficRun | None
 
-    def rows(self) -> list[dict[str, Any]]:
+    def table_rows(self) -> list[dict[str, Any]]:
         """Return one row: the figures of the trace."""
         return [flat(self.to_dict())]
 
@@ -154,7 +154,7 @@ class BuiltTrace(Result):
     dtype: str
     requests: RequestCounts
 
-    def rows(self) -> list[dict[str, Any]]:
+    def table_rows(self) -> list[dict[str, Any]]:
         """Return one row: the figures of the trace."""
         return [flat(self.to_dict())]
 
@@ -189,7 +189,7 @@ class CheckedLog(Result):
     total: int
     broken: tuple[BrokenRule, ...]
 
-    def rows(self) -> list[dict[str, Any]]:
+    def table_rows(self) -> list[dict[str, Any]]:
         """Return a row for each violation that is listed."""
         return [flat(asdict(violation)) for violation in self.violations]
 

@@ -8,31 +8,36 @@ they empty, and a step is priced at lengths that represent what a slot sees over
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
-from attacc.errors import CapacityError, InputError
+from attacc.documents import parse_document
+from attacc.errors import CapacityError, DocumentError, InputError, UnknownNameError
 from attacc.gpu.costs import Bound
-from attacc.gpu.models import cost_model
+from attacc.gpu.models import GpuModel, cost_model
 from attacc.hardware.dram import DRAMS
-from attacc.hardware.system import CapacityRule, ResolvedSystem, load_system
+from attacc.hardware.system import CapacityRule, ResolvedSystem, changed_system
+from attacc.models.architecture import ModelSpec
+from attacc.models.huggingface import load_model
 from attacc.models.parameters import count_parameters, kv_bytes_per_token
 from attacc.models.precision import ElementType
-from attacc.study.specification import StudySpec
+from attacc.results import Result, flat
+from attacc.study.specification import (
+    DEFAULT_MODEL,
+    DEFAULT_SYSTEMS,
+    DEFAULT_TOKENS,
+    StudySpec,
+)
 from attacc.system.attaccs import CurveKind
 from attacc.system.capacity import Store
-from attacc.system.pricer import (
-    DECODE_BINS,
-    BatchChoice,
-    DecodePrice,
-    Pricer,
-    SplitError,
-)
+from attacc.system.pricer import DECODE_BINS, BatchChoice, DecodePrice, Pricer, SplitError
 from attacc.system.step import Group, StepCost
 from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
 from attacc.workload.lengths import LengthDistribution, LengthKind, decode_lengths
-from attacc.workload.requests import Workload
+from attacc.workload.requests import Requests, Workload
 
 Progress = Callable[[str], None]
 
@@ -44,6 +49,7 @@ class Status(StrEnum):
     DOES_NOT_FIT = "does_not_fit"
     DOES_NOT_SPLIT = "does_not_split"
     MISSES_SLO = "misses_slo"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +217,7 @@ class WorkloadSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Result):
     """Systems compared on one model and workload.
 
     Attributes:
@@ -234,38 +240,120 @@ class Comparison:
         notes = (s.performance.estimates for s in self.systems if s.performance is not None)
         return tuple(dict.fromkeys(note for some in notes for note in some))
 
+    def table_rows(self) -> list[dict[str, Any]]:
+        """Return a row for each system: its figures, and what each part adds to the step."""
+        rows: list[dict[str, Any]] = []
+        for system in self.systems:
+            row = flat(asdict(system))
+            if system.performance is not None:
+                parts = system.performance.breakdown
+                row |= {f"performance.{part.name}_ms": part.time_ms for part in parts}
+            rows.append(row)
+        return rows
 
-def compare(study: StudySpec, progress: Progress = lambda _: None) -> Comparison:
-    """Make a comparison.
+
+def compare(
+    model: str | Path | Mapping[str, object] | ModelSpec = DEFAULT_MODEL,
+    requests: Requests | Workload | tuple[int, int] = (DEFAULT_TOKENS, DEFAULT_TOKENS),
+    systems: Sequence[str | Path | Mapping[str, object] | ResolvedSystem] = DEFAULT_SYSTEMS,
+    *,
+    batch: int | str = "max",
+    slo_ms: float | None = None,
+    gpu_model: GpuModel | str = GpuModel.CALIBRATED,
+    progress: Progress = lambda _: None,
+) -> Comparison:
+    """Compare systems on one model and its requests.
+
+    A system that cannot do what is asked becomes a row with the reason.
+
+    Args:
+        model: a preset's name, a file, a document, or a model that is loaded (`load_model` changes
+            its element types).
+        requests: requests, or prompt and output tokens of equal ones.
+        systems: presets' names, files, documents, or systems that are loaded; the first is what
+            the others are compared with.
+        batch: requests in flight, or "max" for as many as fit and keep the latency target.
+        slo_ms: longest acceptable mean time per output token, in milliseconds.
+        gpu_model: what prices the GPUs: "calibrated" (real ones) or "published" (the papers').
+        progress: told the name of every system before it is priced.
+
+    Raises:
+        InputError: something that is named does not exist or is malformed, or no system can do
+            what is asked.
+    """
+    if isinstance(requests, tuple):
+        requests = Requests.fixed(*requests)
+    asked = {"batch": batch, "slo_ms": slo_ms, "gpu_model": str(gpu_model)}
+    given = {name: value for name, value in asked.items() if value is not None}
+    checked = parse_document(StudySpec, given, where="compare")
+    return _compare(
+        load_model(model, where="model"),
+        requests if isinstance(requests, Workload) else requests.workload(),
+        _load_systems(systems),
+        _Asked(checked.batch, checked.slo_ms, checked.gpu_model),
+        progress,
+    )
+
+
+def compare_study(
+    study: StudySpec,
+    progress: Progress = lambda _: None,
+    *,
+    changes: Mapping[str, object] | None = None,
+) -> Comparison:
+    """Make the comparison that a study document describes.
 
     Args:
         study: what to compare.
         progress: told the name of every system before it is priced.
+        changes: keys of all systems to change (`changed_system`).
 
     Raises:
-        InputError: something that the study names does not exist or is malformed, or no system
-            can split the model over its GPUs and hold it and the batch.
+        InputError: as in `compare`.
     """
-    model = study.load_model()
-    workload = study.load_workload()
-    systems = _load_systems(study.systems)
+    asked = _Asked(study.batch, study.slo_ms, study.gpu_model)
+    systems = _load_systems(study.systems, changes or {})
+    return _compare(study.load_model(), study.load_workload(), systems, asked, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is asked of every system.
+
+    Attributes:
+        batch: requests in flight, or "max".
+        slo_ms: longest acceptable mean time per output token.
+        gpu_model: what prices the GPUs.
+    """
+
+    batch: int | str
+    slo_ms: float | None
+    gpu_model: GpuModel
+
+
+def _compare(
+    model: ModelSpec,
+    workload: Workload,
+    systems: Sequence[ResolvedSystem],
+    asked: _Asked,
+    progress: Progress,
+) -> Comparison:
     lengths = decode_lengths(workload, DECODE_BINS)
-    costs = cost_model(study.gpu_model)
+    costs = cost_model(asked.gpu_model)
     results: list[SystemResult] = []
     refusals: list[InputError] = []
     for system in systems:
         progress(system.spec.name)
+        first = results[0] if results else None
+        case: _Case | None = None
         try:
             case = _Case(Pricer(model, system, gpu_model=costs), workload, lengths)
-        except SplitError as refusal:
+            result = case.evaluate(asked, first)
+        except (DocumentError, UnknownNameError):
+            raise
+        except InputError as refusal:
             refusals.append(refusal)
-            results.append(_row(system, Status.DOES_NOT_SPLIT, reason=_reason(refusal)))
-            continue
-        try:
-            result = case.evaluate(study, results[0] if results else None)
-        except CapacityError as refusal:
-            refusals.append(refusal)
-            result = case.does_not_fit(study, refusal)
+            result = _refused(system, case, asked, refusal)
         results.append(result)
     if len(refusals) == len(systems):
         raise refusals[0]
@@ -290,27 +378,43 @@ def compare(study: StudySpec, progress: Progress = lambda _: None) -> Comparison
             lengths.kind,
         ),
         cost_model=costs.kind,
-        slo_ms=study.slo_ms,
+        slo_ms=asked.slo_ms,
         systems=tuple(results),
     )
 
 
-def _load_systems(names: Sequence[str]) -> list[ResolvedSystem]:
+def _load_systems(
+    sources: Sequence[str | Path | Mapping[str, object] | ResolvedSystem],
+    changes: Mapping[str, object] | None = None,
+) -> list[ResolvedSystem]:
     systems: dict[str, ResolvedSystem] = {}
-    for name in names:
-        system = load_system(name, where="systems")
+    for source in sources:
+        system = changed_system(source, changes, where="systems")
         if system.spec.name in systems:
             raise InputError(
-                f"{name} is a second system called {system.spec.name!r}",
+                f"{source} is a second system called {system.spec.name!r}",
                 where="systems",
                 hint="give it a name of its own",
             )
         systems[system.spec.name] = system
+    if not systems:
+        raise InputError("there are no systems to compare", where="systems", hint="name one")
     return list(systems.values())
 
 
+def _refused(
+    system: ResolvedSystem, case: _Case | None, asked: _Asked, refusal: InputError
+) -> SystemResult:
+    """Return the row of a system that cannot do what is asked."""
+    if isinstance(refusal, SplitError):
+        return _row(system, Status.DOES_NOT_SPLIT, reason=_reason(refusal))
+    if case is not None and isinstance(refusal, CapacityError):
+        return case.does_not_fit(asked, refusal)
+    return _row(system, Status.REFUSED, reason=_reason(refusal))
+
+
 def _reason(refusal: InputError) -> str:
-    return f"{refusal.message} ({refusal.hint})"
+    return f"{refusal.message} ({refusal.hint})" if refusal.hint else refusal.message
 
 
 def _row(
@@ -350,33 +454,35 @@ class _Case:
         self.workload = workload
         self.lengths = lengths
 
-    def evaluate(self, study: StudySpec, first: SystemResult | None) -> SystemResult:
+    def evaluate(self, asked: _Asked, first: SystemResult | None) -> SystemResult:
         """Choose the batch and price it.
 
         Raises:
             CapacityError: the batch (or, with "max", a single request) does not fit.
         """
-        if study.batch == "max":
-            choice = self.pricer.largest_batch(self.workload, study.slo_ms, lengths=self.lengths)
+        if isinstance(asked.batch, str):
+            choice = self.pricer.largest_batch(self.workload, asked.slo_ms, lengths=self.lengths)
         else:
-            choice = self.pricer.given_batch(self.workload, study.batch)
+            choice = self.pricer.given_batch(self.workload, asked.batch)
         size = max(1, choice.size)
         decode = self.pricer.decode(size, self.lengths, self.workload)
         tpot_ms = decode.mean.time_ns / NS_PER_MS
         memory = self.pricer.memory(self.workload, size, decode.copied_share)
-        if study.slo_ms is not None and tpot_ms > study.slo_ms:
+        if asked.slo_ms is not None and tpot_ms > asked.slo_ms:
             reason = (
                 f"a batch of {size} takes {tpot_ms:.4g} ms per output token, more than the target "
-                f"of {study.slo_ms:g} ms"
+                f"of {asked.slo_ms:g} ms"
             )
-            asked = choice if choice.size else None
-            return self._row(Status.MISSES_SLO, memory, reason=reason, choice=asked)
+            kept = choice if choice.size else None
+            return self._row(Status.MISSES_SLO, memory, reason=reason, choice=kept)
         performance = self._performance(size, decode, first)
         return self._row(Status.OK, memory, choice=choice, performance=performance)
 
-    def does_not_fit(self, study: StudySpec, refusal: CapacityError) -> SystemResult:
+    def does_not_fit(self, asked: _Asked, refusal: CapacityError) -> SystemResult:
         """Return the row of a system that the batch does not fit into."""
-        memory = self.pricer.memory(self.workload, 1 if study.batch == "max" else study.batch)
+        memory = self.pricer.memory(
+            self.workload, 1 if isinstance(asked.batch, str) else asked.batch
+        )
         return self._row(Status.DOES_NOT_FIT, memory, reason=_reason(refusal))
 
     def _row(

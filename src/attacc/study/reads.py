@@ -94,11 +94,11 @@ class Reads(Result):
             **{key: shared[key] for key in (*before, "schedule")},
             "stacks": len(self.first.each),
             **{key: shared[key] for key in after},
-            "rows": self.rows(),
+            "rows": self.table_rows(),
             "refused": [asdict(one) for one in self.refused],
         }
 
-    def rows(self) -> list[dict[str, Any]]:
+    def table_rows(self) -> list[dict[str, Any]]:
         """Return a row for each number of queries per read."""
         return [asdict(choice) for choice in self.choices]
 

@@ -40,7 +40,7 @@ class PresetKind(Result):
     description: str
     presets: list[PresetName]
 
-    def rows(self) -> list[dict[str, Any]]:
+    def table_rows(self) -> list[dict[str, Any]]:
         """Return a row for each preset."""
         return [asdict(preset) for preset in self.presets]
 
@@ -78,7 +78,7 @@ class Preset(Result):
     description: str
     fields: list[PresetField]
 
-    def rows(self) -> list[dict[str, Any]]:
+    def table_rows(self) -> list[dict[str, Any]]:
         """Return a row for each field, its value as text."""
         return [asdict(field) | {"value": str(field.value)} for field in self.fields]
 
@@ -296,3 +296,19 @@ def _source(field: str, sources: Mapping[str, str]) -> str | None:
         if key in sources:
             return sources[key]
     return sources.get("default")
+
+
+def presets(kind: str | None = None, name: str | None = None) -> PresetKind | Preset | list[str]:
+    """Return what is shipped.
+
+    Args:
+        kind: of preset, as in "system"; None for the names of all kinds.
+        name: of one preset, or a file: every field with its source; None for all of the kind.
+
+    Raises:
+        UnknownNameError: there is no such kind, or preset.
+        DocumentError: the file is absent or malformed.
+    """
+    if kind is None:
+        return list(KINDS)
+    return listed(kind) if name is None else shown(kind, name)

@@ -14,13 +14,12 @@ from attacc.documents import (
     folder_of,
     load_document,
     names_file,
-    parse_document,
 )
 from attacc.errors import InputError, nearest_hint
 from attacc.gpu.models import GpuModel
 from attacc.models.architecture import MAX_SIZE, MODELS, ModelSpec
 from attacc.models.huggingface import load_model
-from attacc.models.precision import ElementType, Precision
+from attacc.models.precision import ElementType
 from attacc.workload.requests import Workload, fixed_lengths
 from attacc.workload.synthetic import synthetic
 from attacc.workload.traces import load_workload
@@ -139,11 +138,14 @@ class StudySpec(Spec):
             InputError: there is no such model, its file is malformed, or an element type is of
                 no use where it is asked for.
         """
-        model = load_model(self.model, where="model")
-        changes = {name: element for name, element in self.precision if element is not None}
-        document = dict(model.precision) | changes
-        precision = parse_document(Precision, document, where="precision")
-        return model.model_copy(update={"precision": precision})
+        types = self.precision
+        return load_model(
+            self.model,
+            weights=types.weights,
+            activations=types.activations,
+            kv=types.kv,
+            where="model",
+        )
 
     def load_workload(self) -> Workload:
         """Load or make the requests.

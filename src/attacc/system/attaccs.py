@@ -156,7 +156,7 @@ class _StackKey:
 @lru_cache(maxsize=16)
 def _stack(key: _StackKey) -> Stack:
     """Return a stack, which remembers what it timed, for all systems that have the same."""
-    return Stack(key.device, key.placement, key.power_limited, key.schedule)
+    return Stack(key.device, key.placement, power_limited=key.power_limited, schedule=key.schedule)
 
 
 class Attaccs:

@@ -9,19 +9,21 @@ with a mean. What fits is decided by `attacc.system.capacity`, with the pricer's
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from attacc.errors import CapacityError, InputError
+from attacc.errors import CapacityError, InputError, member
 from attacc.gpu.costs import CostModel, Energies, Floats
 from attacc.gpu.models import GpuModel, cost_model
-from attacc.hardware.system import AttentionSite, PrefillKv, ResolvedSystem
+from attacc.hardware.system import AttentionSite, PrefillKv, ResolvedSystem, changed_system
 from attacc.models.architecture import ModelSpec
+from attacc.models.huggingface import load_model
 from attacc.models.operators import Step
 from attacc.models.parameters import kv_bytes_per_token
 from attacc.models.sharding import valid_tensor_parallel
@@ -49,7 +51,7 @@ from attacc.workload.lengths import (
     decode_lengths,
     prompt_lengths,
 )
-from attacc.workload.requests import Workload
+from attacc.workload.requests import Requests, Workload
 
 DECODE_BINS: Final = 32
 """Lengths that represent the decode steps of mixed requests."""
@@ -163,23 +165,25 @@ class Pricer:
     """Prices steps of one model on one system, and decides what fits.
 
     Args:
-        model: the model.
-        system: the system.
+        model: the model: a preset's name, a file, a document, or one that is loaded.
+        system: the system, likewise.
         gpu_model: what prices the GPUs: "calibrated" (real ones), "published" (the papers'), or a
             cost model.
 
     Raises:
+        UnknownNameError: there is no such model, system or GPU model.
         SplitError: the model cannot be split over the GPUs.
         InputError: the device of the AttAccs cannot run the system's schedule.
     """
 
     def __init__(
         self,
-        model: ModelSpec,
-        system: ResolvedSystem,
+        model: str | Path | Mapping[str, object] | ModelSpec,
+        system: str | Path | Mapping[str, object] | ResolvedSystem,
         *,
         gpu_model: GpuModel | str | CostModel = GpuModel.CALIBRATED,
     ) -> None:
+        model, system = load_model(model, where="model"), changed_system(system, where="system")
         if system.gpus not in valid_tensor_parallel(model):
             raise SplitError(
                 f"{system.gpus} GPUs cannot share the {model.heads} query heads and "
@@ -190,7 +194,9 @@ class Pricer:
         self.model: Final = model
         self.system: Final = system
         self.costs: Final = (
-            gpu_model if isinstance(gpu_model, CostModel) else cost_model(GpuModel(gpu_model))
+            gpu_model
+            if isinstance(gpu_model, CostModel)
+            else cost_model(member(GpuModel, gpu_model, where="gpu_model"))
         )
         self.attaccs: Final = Attaccs(system) if system.attacc is not None else None
         self._one = lru_cache(maxsize=REMEMBERED)(self._price_one)
@@ -324,8 +330,9 @@ class Pricer:
         table = self.system.spec.attacc
         return table is not None and table.prefill_kv is PrefillKv.GPU
 
-    def fits(self, workload: Workload, batch: int) -> bool:
+    def fits(self, requests: Requests | Workload, batch: int) -> bool:
         """Return whether a batch fits, copies of weights apart."""
+        workload = requests.workload() if isinstance(requests, Requests) else requests
         try:
             check_batch(self.need(workload), self.system, batch, stack_bytes=self.stack_bytes)
         except CapacityError:
@@ -352,7 +359,7 @@ class Pricer:
 
     def largest_batch(
         self,
-        workload: Workload,
+        requests: Requests | Workload,
         slo_ms: float | None = None,
         *,
         lengths: LengthDistribution | None = None,
@@ -363,8 +370,8 @@ class Pricer:
         (`attacc.system.capacity.preferred_batch`).
 
         Args:
-            workload: the requests.
-            slo_ms: longest acceptable mean decode step; None for any.
+            requests: what is served.
+            slo_ms: longest acceptable mean decode step, in milliseconds; None for any.
             lengths: at which steps are priced; by default `DECODE_BINS` at most.
 
         Returns:
@@ -373,6 +380,7 @@ class Pricer:
         Raises:
             CapacityError: not even one request fits.
         """
+        workload = requests.workload() if isinstance(requests, Requests) else requests
         need = self.need(workload)
         fits = largest_batch(need, self.system, stack_bytes=self.stack_bytes)
         rates = self.attaccs.rates if self.attaccs is not None else None

@@ -35,7 +35,7 @@ def test_the_default_is_the_papers() -> None:
         ({"multiplier": "fp32"}, "adder fp16 does not hold every value of multiplier fp32"),
         ({"accumulator": "bf16"}, "accumulator bf16 does not hold every value of adder fp16"),
         ({"lanes": 12}, "lanes = 12 is not a power of two"),
-        ({"lanes": 0}, "greater than or equal to 1"),
+        ({"lanes": 0}, "is out of range"),
         ({"multiplier": "fp64"}, "fp64"),
         ({"accumulater": "fp32"}, "unknown key 'accumulater'.*did you mean 'accumulator'"),
     ],

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from attacc.errors import EngineError, InputError
+from attacc.errors import EngineError, InputError, member
 from attacc.hardware.dram import DRAMS, DramDevice
-from attacc.hardware.link import LinkSpec
+from attacc.hardware.link import LINKS, LinkSpec
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import AttaccPool, Schedule
 from attacc.pim.energy.dram import DRAM_ENERGIES, attention_energy
@@ -96,10 +97,10 @@ class HostDevice:
     @classmethod
     def of(
         cls,
-        device: DramDevice,
-        placement: Placement,
+        device: DramDevice | str | Path = "hbm3-5.2",
+        placement: Placement | str = Placement.BANK,
         *,
-        link: LinkSpec,
+        link: LinkSpec | str | Path = "nvlink3",
         devices: int = 1,
         stacks_per_device: int = 1,
         arithmetic: Arithmetic | None = None,
@@ -108,9 +109,18 @@ class HostDevice:
         growing_keys: int | None = None,
         scale_margin: float = SCALE_MARGIN,
     ) -> HostDevice:
-        """Return AttAccs of some stacks; arguments are those of `AttaccHardware` and the class."""
+        """Return AttAccs of some stacks; arguments are those of `AttaccHardware` and the class.
+
+        The DRAM device and the link may be names of presets, paths, or loaded already.
+        """
         hardware = AttaccHardware(
-            device, placement, devices, stacks_per_device, link, queries_per_read, power_limited
+            DRAMS.load_any(device, where="device"),
+            member(Placement, placement, where="placement"),
+            devices,
+            stacks_per_device,
+            LINKS.load_any(link, where="link"),
+            queries_per_read,
+            power_limited,
         )
         return cls(hardware, arithmetic, growing_keys=growing_keys, scale_margin=scale_margin)
 

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
 from attacc.study.claims import energy, gpu, legality, numerics, papers, serving, system, timing
-from attacc.study.claims.validation import Check, Room
+from attacc.study.claims.validation import (
+    Check,
+    Progress,
+    ReferenceData,
+    Room,
+    Validation,
+    chosen,
+    validate,
+)
 
 
 def all_checks() -> tuple[Check, ...]:
@@ -20,3 +31,25 @@ def all_checks() -> tuple[Check, ...]:
     )
     rooms = list(Room)
     return tuple(sorted(checks, key=lambda check: rooms.index(check.claim.room)))
+
+
+def check_claims(
+    claims: Iterable[str] = (),
+    *,
+    reference: str | Path | None = None,
+    progress: Progress = lambda _: None,
+) -> Validation:
+    """Check again what attacc claims: data, tolerance, measured error and limits of each claim.
+
+    Args:
+        claims: ids of claims; without any, all.
+        reference: folder of the reference data; without it, claims that need them are read back
+            or skipped, saying so.
+        progress: told the id of every claim before its check runs.
+
+    Raises:
+        UnknownNameError: there is no claim of a name.
+        InputError: there are no reference data in the folder.
+    """
+    data = None if reference is None else ReferenceData.at(Path(reference))
+    return validate(chosen(all_checks(), claims), data, progress)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from attacc.errors import AttaccError, DocumentError, EngineError, UnknownNameError
+from attacc.results import Result, flat
 
 
 class Room(StrEnum):
@@ -275,7 +276,7 @@ def _judged(claim: Claim, measure: Callable[[], Measured]) -> Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Validation:
+class Validation(Result):
     """What became of claims.
 
     Attributes:
@@ -291,6 +292,10 @@ class Validation:
     def count(self, status: Status) -> int:
         """Return how many claims ended so."""
         return sum(outcome.status is status for outcome in self.outcomes)
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """Return a row for each claim."""
+        return [flat(asdict(outcome)) for outcome in self.outcomes]
 
 
 Progress = Callable[[str], None]
@@ -308,13 +313,13 @@ def validate(
         reference: the reference data, where they are at hand.
         progress: told the id of every claim before its check runs.
     """
-    from attacc import __version__
+    from importlib.metadata import version
 
     outcomes: list[Outcome] = []
     for check in checks:
         progress(check.claim.id)
         outcomes.append(check.run(reference))
-    return Validation(__version__, reference is not None, tuple(outcomes))
+    return Validation(version("attacc"), reference is not None, tuple(outcomes))
 
 
 def chosen(checks: Sequence[Check], ids: Iterable[str]) -> tuple[Check, ...]:

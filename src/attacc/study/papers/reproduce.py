@@ -8,11 +8,12 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import active_children, get_context
-from typing import Final
+from typing import Any, Final
 
 from attacc.compiled import told_of_compilation
-from attacc.errors import UnknownNameError
+from attacc.errors import UnknownNameError, member
 from attacc.gpu.models import GpuModel, cost_model
+from attacc.results import Result
 from attacc.study.papers import asplos2024 as asplos2024
 from attacc.study.papers import cal2023 as cal2023
 from attacc.study.papers import sensitivity as sensitivity
@@ -28,7 +29,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Reproduction:
+class Reproduction(Result):
     """Exhibits made with one GPU model.
 
     Attributes:
@@ -40,6 +41,15 @@ class Reproduction:
     gpu_model: GpuModel
     exhibits: tuple[Exhibit, ...]
     estimates: tuple[str, ...]
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """Return a row for each row of every exhibit: its exhibit, and its cells by column."""
+        return [
+            {"exhibit": exhibit.id}
+            | {column.key: cell for column, cell in zip(exhibit.columns, row, strict=True)}
+            for exhibit in self.exhibits
+            for row in exhibit.rows
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +135,29 @@ def chosen(papers: Iterable[Paper], ids: Iterable[str] = ()) -> tuple[ExhibitSpe
             raise UnknownNameError("exhibit", name, known, where="--exhibit")
     wanted = set(papers)
     return tuple(spec for spec in EXHIBITS if (spec.id in names if names else spec.paper in wanted))
+
+
+def reproduce_papers(
+    papers: Iterable[Paper | str] = tuple(Paper),
+    *,
+    exhibits: Iterable[str] = (),
+    gpu_model: GpuModel | str = GpuModel.PUBLISHED,
+    progress: Progress = lambda _: None,
+) -> Reproduction:
+    """Make the figures of the AttAcc papers again, the papers' values beside ours.
+
+    Args:
+        papers: "cal2023", "asplos2024", or both.
+        exhibits: names of exhibits; where there are any, papers are ignored.
+        gpu_model: what prices the GPUs: "published" or "calibrated".
+        progress: told the name of every exhibit before it is made.
+
+    Raises:
+        UnknownNameError: there is no such paper, exhibit or GPU model.
+    """
+    wanted = [member(Paper, paper, where="papers") for paper in papers]
+    specs = chosen(wanted, exhibits)
+    return reproduce(specs, member(GpuModel, gpu_model, where="gpu_model"), progress)
 
 
 def reproduce(

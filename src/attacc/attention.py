@@ -1,0 +1,6 @@
+"""Public: attention of several stacks, and of queries that share reads of keys and values."""
+
+from attacc.pim.stacks import AttentionOfStacks, attend_over
+from attacc.study.reads import Read, Reads, compare_reads
+
+__all__ = ["AttentionOfStacks", "Read", "Reads", "attend_over", "compare_reads"]
