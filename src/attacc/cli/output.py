@@ -111,7 +111,7 @@ def print_answer(answer: A, render: Callable[[A], RenderableType], *, as_json: b
     else:
         from attacc.report.terminal import Terminal
 
-        Terminal().print(render(answer))
+        Terminal().show(render(answer))
 
 
 def print_text(text: str) -> None:

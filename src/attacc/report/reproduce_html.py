@@ -81,8 +81,8 @@ def page(reproduction: Reproduction) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>
 <body>
 <h1>{title}</h1>
-<p>attacc {escape(version("attacc"))}; GPU model: {escape(reproduction.gpu_model)}. Deviation: ours over
-the paper's value, less one. A dash: no figure, for a reason that the notes tell.</p>
+<p>attacc {escape(version("attacc"))}; GPU model: {escape(reproduction.gpu_model)}. Deviation: ours
+over the paper's value, less one. A dash: no figure, for a reason that the notes tell.</p>
 <ul>
 {estimates}
 </ul>
