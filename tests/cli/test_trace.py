@@ -113,7 +113,7 @@ def test_details_of_one_trace(short: Path) -> None:
     got = document("trace", "run", short)[0]
     text = answer("trace", "run", short, "--no-power-limit")
     assert "short.trace on hbm3-5.2-asplos24" in text
-    assert "one GEMV unit per bank, without a power limit" in text
+    assert "one GEMV unit per bank, cadence without a power limit" in text
     for label in (*REQUEST_KEYS, "ACTAB", "MACAB", "REFab", "simulated"):
         assert label in text
     assert f"{got['cycles']:,}" in answer("trace", "run", short)
@@ -123,7 +123,7 @@ def test_table_of_many_traces(short: Path) -> None:
     """Totals over the wrong rows."""
     got = document("trace", "run", short)[0]
     text = answer("trace", "run", short, short)
-    assert "2 traces on hbm3-5.2-asplos24, within the power limit" in text
+    assert "2 traces on hbm3-5.2-asplos24, cadence of the power limit" in text
     rows = [line.split() for line in text.splitlines()]
     assert [row[2] for row in rows if row[:1] == ["short"]] == [str(got["cycles"])] * 2
     assert [row[1] for row in rows if row[:1] == ["all"]] == [str(2 * got["cycles"])]

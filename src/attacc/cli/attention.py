@@ -17,6 +17,7 @@ from attacc.cli.options import (
     PlacementName,
     PowerLimit,
     ScheduleName,
+    Settings,
 )
 from attacc.cli.output import print_answer
 from attacc.errors import InputError
@@ -113,6 +114,7 @@ def attention(
         ),
     ] = None,
     schedule: ScheduleName = "interleaved",
+    settings: Settings = None,
     json: Json = False,
 ) -> None:
     """Tell time, bandwidth, energy and power of decode attention on one stack, or on several.
@@ -130,7 +132,7 @@ def attention(
     together = _queries_per_read(queries_per_read)
     element = options.kv_element(dtype)
     stack = Stack(
-        options.load_device(device),
+        options.load_device(device, settings),
         options.choice(Placement, placement, "--placement"),
         power_limited=power_limit,
         schedule=options.choice(Schedule, schedule, "--schedule"),

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from attacc.cli.options import number, size
+from attacc.cli.options import Settings, changes, number, size
 from attacc.cli.options import seed as parse_seed
 from attacc.cli.output import print_answer, progress_bar
 
@@ -68,6 +68,7 @@ def compare(
         int | None,
         typer.Option(parser=parse_seed, metavar="N", help="Seed of a workload preset."),
     ] = None,
+    settings: Settings = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Compare systems on one model and workload.
@@ -109,7 +110,7 @@ def compare(
         document["batch"] = _batch(batch)
     spec = parse_document(StudySpec, document, where="command line")
     with progress_bar("comparing", len(spec.systems)) as progress:
-        comparison = compare_study(spec, progress)
+        comparison = compare_study(spec, progress, changes=changes(settings))
     print_answer(comparison, comparison_tables, as_json=json)
 
 

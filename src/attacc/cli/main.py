@@ -114,7 +114,6 @@ def _unless_stopped(play: Callable[[], Any]) -> Any:
 app = typer.Typer(
     cls=CommandLine,
     help="What does it buy to run the attention of large language models inside the memory?",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

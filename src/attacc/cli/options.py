@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+import tomllib
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -222,13 +223,47 @@ def kv_element(name: str) -> ElementType:
     return ElementType(name)
 
 
-def load_device(name: str) -> DramDevice:
-    """Return the DRAM device that ``--device`` names.
+def load_device(name: str, settings: list[str] | None = None) -> DramDevice:
+    """Return the DRAM device that ``--device`` names, with the keys that ``--set`` changes.
 
     Raises:
         UnknownNameError: there is no such preset.
-        DocumentError: the file is malformed.
+        DocumentError: the file is malformed, or a change is.
+        InputError: a setting has no key, or no value.
     """
     from attacc.hardware.dram import DRAMS
 
-    return DRAMS.load_name_or_file(name, where="--device")
+    return DRAMS.load_any(name, changes(settings), where="--device")
+
+
+def changes(settings: list[str] | None) -> dict[str, object]:
+    """Return the keys that ``--set KEY=VALUE`` changes, and their values as TOML has them.
+
+    Raises:
+        InputError: a setting has no key, or no value.
+    """
+    found: dict[str, object] = {}
+    for setting in settings or ():
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip() or not text.strip():
+            raise InputError(
+                f"{setting!r:.80} is no setting",
+                where="--set",
+                hint="write KEY=VALUE, as in attacc.stacks_per_device=8",
+            )
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()  # text, which TOML has in quotation marks
+        found[key.strip()] = value
+    return found
+
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key, as in attacc.stacks_per_device=8; repeat the option for several.",
+    ),
+]

@@ -17,7 +17,6 @@ from attacc.report.values import (
     facts,
     percent,
     plain_table,
-    power_words,
     scaled,
     time,
     titled,
@@ -100,9 +99,13 @@ def _title(r: StackAttention, stacks: int) -> tuple[Text, Text]:
     lengths = count(r.longest)
     if r.shortest != r.longest:
         lengths = f"{count(r.shortest)} to {lengths}"
-    power = power_words(limited=r.power_limited)
+    cadence = f"a multiply every {count(r.multiply_interval)} cycles"
+    watts = scaled(r.average_power_w if r.power is None else r.power.mean_w, "W")
+    power = f"{cadence}, {watts} on average"
     if r.power_budget_w is not None:
-        power = f"within {scaled(r.power_budget_w, 'W')}"
+        power += f" of {scaled(r.power_budget_w, 'W')}"
+    elif not r.power_limited:
+        power += ", without a power limit"
     hot = "" if r.temperature_c is None else f", at {r.temperature_c:g} degrees Celsius"
     return (
         Text.assemble(

@@ -100,5 +100,5 @@ def units_at(placement: Placement) -> str:
 
 
 def power_words(*, limited: bool) -> str:
-    """Say whether multiplies keep to the stack's power budget."""
-    return "within the power limit" if limited else "without a power limit"
+    """Say which cadence multiplies keep."""
+    return "cadence of the power limit" if limited else "cadence without a power limit"

@@ -388,8 +388,18 @@ def _load_systems(
     changes: Mapping[str, object] | None = None,
 ) -> list[ResolvedSystem]:
     systems: dict[str, ResolvedSystem] = {}
+    left = set(changes or {})
     for source in sources:
-        system = changed_system(source, changes, where="systems")
+        system = changed_system(source, where="systems")
+        tables = {"attacc": system.attacc, "cpu": system.host}
+        own = {
+            key: value
+            for key, value in (changes or {}).items()
+            if tables.get(key.partition(".")[0], system) is not None
+        }
+        if own:
+            system = changed_system(source, own, where="systems")
+            left -= own.keys()
         if system.spec.name in systems:
             raise InputError(
                 f"{source} is a second system called {system.spec.name!r}",
@@ -397,6 +407,13 @@ def _load_systems(
                 hint="give it a name of its own",
             )
         systems[system.spec.name] = system
+    if systems and left:
+        key = min(left)
+        raise InputError(
+            f"no system has a table [{key.partition('.')[0]}]",
+            where=key,
+            hint="name a system that has it",
+        )
     if not systems:
         raise InputError("there are no systems to compare", where="systems", hint="name one")
     return list(systems.values())

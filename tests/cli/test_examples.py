@@ -1,0 +1,43 @@
+"""The commands of the README, with the files that they name."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli.console import invoke
+
+ROOT = Path(__file__).parents[2]
+SKIPPED = ("generate", "reproduce", "validate")
+"""Commands that take minutes, or an extra: they have tests of their own."""
+
+
+def commands() -> list[str]:
+    """Lines of the README's shell blocks that run this package, in order."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith("attacc ")]
+
+
+def test_the_readmes_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a command of the README that fails, or a file that it names and that is not there."""
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    found = [shlex.split(line)[1:] for line in commands()]
+    run = [args for args in found if args[0] not in SKIPPED]
+    assert len(run) > 10
+    for args in run:
+        result = invoke(*args)
+        assert result.exit_code == 0, (args, result.output)
+        assert result.stdout
+
+
+def test_every_example_is_named(tmp_path: Path) -> None:
+    """Catches a file among the examples that no command of the README uses, directly or not."""
+    del tmp_path
+    named = " ".join(commands()) + (ROOT / "examples" / "study.toml").read_text(encoding="utf-8")
+    for path in (ROOT / "examples").iterdir():
+        assert path.name == "README.md" or path.name in named
