@@ -1,5 +1,9 @@
 """What all commands share when they answer."""
 
+import json
+import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,3 +57,17 @@ def test_an_absent_source_proposes_what_is_near(tmp_path: Path) -> None:
     assert "choose from" in str(no_such_file(tmp_path / "gpu.toml", (".toml",)))
     (tmp_path / "more.toml").touch()
     assert "choose from" not in str(no_such_file(tmp_path / "gpu.toml", (".toml",)))
+
+
+def test_progress_off_a_terminal() -> None:
+    """Catches minutes without a word where stderr is a file, and a word on stdout."""
+    code = (
+        "import sys; from attacc.cli import entry, output; output.HEARTBEAT_S = 0.02; "
+        "sys.argv = ['attacc', 'compare', '--json']; entry.run()"
+    )
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["systems"]
+    lines = done.stderr.splitlines()
+    assert any(re.fullmatch(r"attacc: comparing dgx-\S+, \d of 7, \d+ s", line) for line in lines)

@@ -13,7 +13,7 @@ import typer
 
 from attacc.cli import options
 from attacc.cli.options import DEFAULT_DEVICE, Device, Json
-from attacc.cli.output import check_source, check_target, print_answer
+from attacc.cli.output import HEARTBEAT, check_source, check_target, print_answer
 from attacc.errors import InputError
 
 if TYPE_CHECKING:
@@ -217,6 +217,7 @@ def _progress() -> Generator[Progress]:
         task = shown.add_task("attending")
 
         def show(done: int, keys: int) -> None:
+            HEARTBEAT.tell(f"attending to {keys:,} keys, {done:,} done")
             shown.update(task, completed=done, total=keys)
 
         yield show

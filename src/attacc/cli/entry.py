@@ -115,9 +115,11 @@ def run() -> None:
         SIGNALS.watch()
         _keep_standard_descriptors()
         from attacc.cli.main import app
+        from attacc.cli.output import HEARTBEAT
 
         try:
-            app()
+            with HEARTBEAT.beating():
+                app()
         finally:
             SIGNALS.ignore()
     except BaseException:

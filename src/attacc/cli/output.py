@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
+from threading import Event, Thread
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar, cast
 
 from attacc.compiled import NOT_KEPT, told_of_compilation
 from attacc.errors import AttaccError, InputError, printable
@@ -166,6 +168,7 @@ def compilation_shown() -> Generator[None]:
         said.add(what)
 
     def compiling() -> None:
+        HEARTBEAT.tell("compiling for this machine, which is kept for the next time")
         if sys.stderr.isatty() and "not kept" not in said:
             say("compiling", "compiling for this machine, which is kept for the next time ...")
 
@@ -174,6 +177,45 @@ def compilation_shown() -> Generator[None]:
 
     with told_of_compilation(compiling, not_kept):
         yield
+
+
+HEARTBEAT_S: Final = 5.0
+"""Between two lines of progress, where stderr is no terminal."""
+
+
+class Heartbeat:
+    """Says on stderr what a command is doing, every few seconds, where that is no terminal."""
+
+    def __init__(self) -> None:
+        self._doing = "working"
+        self._ended = Event()
+
+    def tell(self, doing: str) -> None:
+        """Take note of what the command is doing."""
+        self._doing = doing
+
+    @contextmanager
+    def beating(self) -> Generator[None]:
+        """Say it until the block ends."""
+        if sys.stderr.isatty():
+            yield
+            return
+        self._ended.clear()
+        thread = Thread(target=self._say, args=(monotonic(),), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+
+    def _say(self, begin: float) -> None:
+        while not self._ended.wait(HEARTBEAT_S):
+            doing = printable(self._doing)
+            sys.stderr.write(f"attacc: {doing}, {monotonic() - begin:.0f} s\n")
+            sys.stderr.flush()
+
+
+HEARTBEAT: Final = Heartbeat()
 
 
 def check_source(path: Path) -> None:
@@ -244,6 +286,7 @@ def progress_bar(title: str, total: int) -> Generator[Callable[[str], None]]:
 
         def show(name: str) -> None:
             nonlocal done
+            HEARTBEAT.tell(f"{title} {name}, {done + 1} of {total}")
             progress.update(task, description=name, completed=done)
             done += 1
 
