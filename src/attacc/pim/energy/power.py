@@ -374,7 +374,7 @@ def cadence_from_budget(
         energies: energy per event.
         queries_per_read: queries that every column is multiplied with once it is read.
         layout: as for `sustained_power`.
-        temperature_c: as there.
+        temperature_c: as in `sustained_power`.
 
     Raises:
         InputError: the budget is not positive, does not pay for standby and refresh, or pays for
@@ -482,8 +482,8 @@ def windowed_power(
         cycles: of the whole run; the last window may be shorter than the others.
         budget_w: what the stack may take.
         queries_per_read: as for `command_energies`; likewise the following ones.
-        element: as there.
-        softmax_pj_per_command: as there.
+        element: as in `command_energies`.
+        softmax_pj_per_command: as in `command_energies`.
 
     Raises:
         InputError: windows of less than one cycle, or windows that are not those of the run; a

@@ -356,7 +356,7 @@ class ChannelState:
             memory: the banks of the stack, holding keys and values.
             channel: which.
             queries: as of `execute_channel`.
-            score_factors: as there.
+            score_factors: as in `execute_channel`.
             commands: how many of them; None for all.
 
         Raises:

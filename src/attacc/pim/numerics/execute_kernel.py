@@ -876,7 +876,7 @@ def merge_parts(
         softmaxes: see `execute`.
         places: (softmaxes,) moves of each context.
         staged: as `execute` has left it; likewise the following one.
-        received: as there.
+        received: as `execute` has left it.
         terms: (most parts,) room.
         contexts: (softmaxes, whole) output.
         complete: (softmaxes,) output: whether all of it has arrived.

@@ -75,10 +75,10 @@ def played_steps(program: Program, tables: TimingTables) -> PlayedSteps:
 
     Args:
         program: as of `issued_steps`.
-        tables: as there.
+        tables: as in `issued_steps`.
 
     Raises:
-        InputError: as there.
+        InputError: as in `issued_steps`.
     """
     check_program(program, tables)
     result: list[IssuedSteps] = []

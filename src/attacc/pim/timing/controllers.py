@@ -28,7 +28,7 @@ class Stream:
         width: (classes,) channels of each class.
         steps: (n,) their places in the program.
         signals: see `Dependences`; likewise the following one.
-        delays: as there.
+        delays: see `Dependences`.
         producers: (events + 1,) of each channel of the stream.
     """
 

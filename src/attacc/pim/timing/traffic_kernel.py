@@ -246,24 +246,24 @@ def ordinary_cycle(
         bank_rows: (classes, banks) open rows in ordinary mode, -1 for none.
         served: (requests,) receives the cycle of each request's RD or WR.
         waits: see `attacc.pim.timing.kernel.run_controllers`, as for all that follow.
-        raises: as there.
-        latency: as there.
-        window: as there.
-        row_slot: as there.
-        refresh_bank: as there.
-        fixed: as there.
-        clock: as there.
-        lanes: as there.
-        items: as there.
-        times: as there.
-        recent: as there.
-        open_rows: as there.
-        hits: as there.
-        issued: as there.
-        log: as there; the step of request i is -2 - i.
-        windows: as there.
-        window_cycles: as there.
-        width: as there.
+        raises: as in `run_controllers`.
+        latency: as in `run_controllers`.
+        window: as in `run_controllers`.
+        row_slot: as in `run_controllers`.
+        refresh_bank: as in `run_controllers`.
+        fixed: as in `run_controllers`.
+        clock: as in `run_controllers`.
+        lanes: as in `run_controllers`.
+        items: as in `run_controllers`.
+        times: as in `run_controllers`.
+        recent: as in `run_controllers`.
+        open_rows: as in `run_controllers`.
+        hits: as in `run_controllers`.
+        issued: as in `run_controllers`.
+        log: as in `run_controllers`; the step of request i is -2 - i.
+        windows: as in `run_controllers`.
+        window_cycles: as in `run_controllers`.
+        width: as in `run_controllers`.
 
     Returns:
         Whether that was all: False in PIM mode, in which the units' commands are to issue.
