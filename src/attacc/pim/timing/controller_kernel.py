@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -133,45 +135,167 @@ MOVES_APART = 6
 """Least cycles between two moves or softmaxes of a pseudo-channel."""
 
 
+class Requests(NamedTuple):
+    """What enters: steps of a stream.
+
+    Attributes:
+        keys: (n,) key of each step's request.
+        first: (n,) first class of channels that a step goes to.
+        last: (n,) one past the last class.
+        signals: (n, k) events that a step helps to make when it issues, 0 for none.
+        delays: (n, k) cycles until that takes effect.
+    """
+
+    keys: I64
+    first: I32
+    last: I32
+    signals: I32
+    delays: I32
+
+
+class Rules(NamedTuple):
+    """The device, as `attacc.pim.timing.tables.TimingTables` has it.
+
+    Attributes:
+        waits: (codes, banks, width) gates that hold a command back.
+        raises: (codes, banks, width) gates that a command raises.
+        latency: (codes, width) by how much.
+        window: (codes, width) how many such commands a gate counts.
+        row_slot: (banks,) which open row is the bank's.
+        refresh_bank: (refreshes,) bank of each refresh in turn.
+        fixed: numbers of the device, by the constants above.
+    """
+
+    waits: I32
+    raises: I32
+    latency: I64
+    window: I32
+    row_slot: I32
+    refresh_bank: I32
+    fixed: I64
+
+
+class State(NamedTuple):
+    """All that is needed to go on.
+
+    Attributes:
+        clock: what is kept of the stack, by the constants above.
+        lanes: (classes, columns) what is kept of each class, by the constants above.
+        items: (classes, QUEUE, columns) items of each queue, by the constants above.
+        entries: (classes, QUEUE, columns) entries of each queue, by the constants above.
+        times: (classes, slots) cycles before which gates hold commands back.
+        recent: (classes, slots, widest window) the last such cycles of windows.
+        open_rows: (classes, row slots) -1 for none.
+        hits: (classes, banks of a pseudo-channel) queued multiplies on open rows.
+        awaited: (classes, events) steps that an event still waits for.
+        happened: (classes, events) cycle in which it happens, as far as is known.
+        issued: (classes, codes) commands issued so far.
+        width: (classes,) channels of each class.
+    """
+
+    clock: I64
+    lanes: I64
+    items: I64
+    entries: I64
+    times: I64
+    recent: I64
+    open_rows: I64
+    hits: I32
+    awaited: I32
+    happened: I64
+    issued: I64
+    width: I64
+
+
+class Traffic(NamedTuple):
+    """Ordinary traffic: what arrives, and what is kept of it.
+
+    Attributes:
+        arriving: (requests,) keys, of one class after the other.
+        arrival: (requests,) cycles.
+        arrivals_end: (classes,) one past the last request of each class.
+        desk: (classes, columns) by the constants of `attacc.pim.timing.traffic_kernel`.
+        queued: (classes, 2 pseudo-channels, entries, columns) reads and writes of each
+            pseudo-channel, by age.
+        counts: (classes, 2 pseudo-channels) their numbers.
+        writing: (classes, pseudo-channels) 1 where writes are served.
+        bank_rows: (classes, banks) open rows in ordinary mode, -1 for none.
+        served: (requests,) receives the cycle of each request's RD or WR.
+    """
+
+    arriving: I64
+    arrival: I64
+    arrivals_end: I64
+    desk: I64
+    queued: I64
+    counts: I64
+    writing: I64
+    bank_rows: I64
+    served: I64
+
+
+class Record(NamedTuple):
+    """Where to write what is told of every command.
+
+    Attributes:
+        log: (k, 5) receives cycle, command, class, step (-1 for maintenance) and bank of the first
+            k commands; (0, 5) where nobody asks.
+        windows: (windows, codes) commands of all channels in each stretch of time, counted up.
+        window_cycles: length of such a stretch, 0 for none.
+        log_end: commands after which to return, for a longer log.
+        windows_end: cycle after which to return, for more windows.
+    """
+
+    log: I64
+    windows: I64
+    window_cycles: int
+    log_end: int
+    windows_end: int
+
+
 @inlined
-def ready_cycle(code: int, bank: int, waits: I32, times: I64, c: int) -> int:
+def ready_cycle(code: int, bank: int, rules: Rules, state: State, c: int) -> int:
     """Return the first cycle in which no gate of channel class c holds the command back."""
     ready = 0
-    for i in range(waits.shape[2]):
-        where = waits[code, bank, i]
+    for i in range(rules.waits.shape[2]):
+        where = rules.waits[code, bank, i]
         if where < 0:
             break
-        ready = max(ready, times[c, where])
+        ready = max(ready, state.times[c, where])
     return ready
 
 
 @inlined
 def raise_gates(
-    code: int, bank: int, cycle: int, raises: I32, latency: I64, window: I32, times: I64,
-    recent: I64, c: int,
-) -> None:  # fmt: skip
+    code: int,
+    bank: int,
+    cycle: int,
+    rules: Rules,
+    state: State,
+    c: int,
+) -> None:
     """Hold back the followers of a command that issues in this cycle."""
-    for i in range(raises.shape[2]):
-        where = raises[code, bank, i]
+    for i in range(rules.raises.shape[2]):
+        where = rules.raises[code, bank, i]
         if where < 0:
             break
-        free = cycle + latency[code, i]
-        if window[code, i] > 1:
+        free = cycle + rules.latency[code, i]
+        if rules.window[code, i] > 1:
             # The window-th last such command decides: the oldest of those remembered.
-            for j in range(window[code, i] - 1, 0, -1):
-                recent[c, where, j] = recent[c, where, j - 1]
-            recent[c, where, 0] = free
-            free = recent[c, where, window[code, i] - 1]
-        times[c, where] = max(times[c, where], free)
+            for j in range(rules.window[code, i] - 1, 0, -1):
+                state.recent[c, where, j] = state.recent[c, where, j - 1]
+            state.recent[c, where, 0] = free
+            free = state.recent[c, where, rules.window[code, i] - 1]
+        state.times[c, where] = max(state.times[c, where], free)
 
 
 @inlined
-def next_code(key: int, row_slot: I32, open_rows: I64, c: int) -> int:
+def next_code(key: int, rules: Rules, state: State, c: int) -> int:
     """Return the next command of a request: what a multiply needs first, or the request."""
     code = key & CODE_MASK
     if code != MULTIPLY:
         return code
-    open_row = open_rows[c, row_slot[(key >> CODE_BITS) & BANK_MASK]]
+    open_row = state.open_rows[c, rules.row_slot[(key >> CODE_BITS) & BANK_MASK]]
     if open_row == (key >> ROW_SHIFT) & ROW_MASK:
         return MULTIPLY
     return ACTIVATE if open_row < 0 else PRECHARGE
@@ -191,42 +315,49 @@ def is_move_code(code: int) -> bool:
 
 @inlined
 def note_rows(
-    items: I64, lanes: I64, row_slot: I32, open_rows: I64, bank_mask: int,
-    hits: I32, c: int,
-) -> None:  # fmt: skip
+    state: State,
+    rules: Rules,
+    bank_mask: int,
+    c: int,
+) -> None:
     """See again, after rows opened or closed, what multiplies need, and which find theirs open.
 
     ``bank_mask`` leaves of a bank's number its place in the pseudo-channel.
     """
-    for bank in range(hits.shape[1]):
-        hits[c, bank] = 0
-    for i in range(lanes[c, ITEMS]):
-        key = items[c, i, KEY]
+    for bank in range(state.hits.shape[1]):
+        state.hits[c, bank] = 0
+    for i in range(state.lanes[c, ITEMS]):
+        key = state.items[c, i, KEY]
         if key & CODE_MASK == MULTIPLY:
-            code = next_code(key, row_slot, open_rows, c)
-            if code != items[c, i, NEXT]:
-                items[c, i, NEXT] = code
-                items[c, i, BOUND] = 0
+            code = next_code(key, rules, state, c)
+            if code != state.items[c, i, NEXT]:
+                state.items[c, i, NEXT] = code
+                state.items[c, i, BOUND] = 0
             if code == MULTIPLY:
                 bank = (key >> CODE_BITS) & BANK_MASK
-                hits[c, bank & bank_mask] += items[c, i, LEFT]
+                state.hits[c, bank & bank_mask] += state.items[c, i, LEFT]
 
 
 @inlined
 def record(
-    cycle: int, code: int, c: int, step: int, bank: int, clock: I64, log: I64,
-    issued: I64, windows: I64, window_cycles: int, width: I64,
-) -> None:  # fmt: skip
+    cycle: int,
+    code: int,
+    c: int,
+    step: int,
+    bank: int,
+    state: State,
+    room: Record,
+) -> None:
     """Count a command, and write it into the log if that has room for it."""
-    entry = clock[LOGGED]
-    clock[LOGGED] = entry + 1
-    if entry < len(log):
-        log[entry, 0] = cycle
-        log[entry, 1] = code
-        log[entry, 2] = c
-        log[entry, 3] = step
-        log[entry, 4] = bank
+    entry = state.clock[LOGGED]
+    state.clock[LOGGED] = entry + 1
+    if entry < len(room.log):
+        room.log[entry, 0] = cycle
+        room.log[entry, 1] = code
+        room.log[entry, 2] = c
+        room.log[entry, 3] = step
+        room.log[entry, 4] = bank
     if code != BARRIER:
-        issued[c, code] += 1
-        if window_cycles > 0:
-            windows[(cycle - 1) // window_cycles, code] += width[c]
+        state.issued[c, code] += 1
+        if room.window_cycles > 0:
+            room.windows[(cycle - 1) // room.window_cycles, code] += state.width[c]

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from attacc.errors import InputError
 from attacc.pim.timing.tables import Code, TimingTables
+
+if TYPE_CHECKING:
+    from attacc.pim.timing.controller_kernel import State
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
@@ -328,19 +332,35 @@ class ControllerState:
         several = None if len(self.width) == 1 else len(self.width)
         raises = tables.raises_alone if desk is None else tables.raises
         desk = desk or no_traffic()
+        requests = controller_kernel.Requests(
+            stream.keys, stream.first, stream.last, stream.signals, stream.delays
+        )
+        rules = controller_kernel.Rules(
+            tables.waits, raises, tables.latency, tables.window, tables.row_slot,
+            tables.refresh_bank, tables.fixed,
+        )  # fmt: skip
+        traffic = controller_kernel.Traffic(
+            desk.arriving, desk.arrival, desk.arrivals_end, desk.desk, desk.queued, desk.counts,
+            desk.writing, desk.bank_rows, desk.served,
+        )  # fmt: skip
+        last = base + len(stream.keys) if end is None else end
         status = controller_kernel.FULL
         while status == controller_kernel.FULL:
             log_end, windows_end = room.ends(len(self.width), tables.refresh_interval)
             status = kernel.run_controllers(
-                stream.keys, stream.first, stream.last, stream.signals, stream.delays, base,
-                base + len(stream.keys) if end is None else end, int(more), tables.waits,
-                raises, tables.latency, tables.window, tables.row_slot, tables.refresh_bank,
-                tables.fixed, self.clock, self.lanes, self.items, self.entries, self.times,
-                self.recent, self.open_rows, self.hits, self.awaited, self.happened, desk.arriving,
-                desk.arrival, desk.arrivals_end, policy, desk.desk, desk.queued, desk.counts,
-                desk.writing, desk.bank_rows, desk.served, self.issued, room.log,
-                room.windows, room.window_cycles, log_end, windows_end, self.width, several,
-            )  # fmt: skip
+                requests,
+                base,
+                last,
+                int(more),
+                rules,
+                self._named(),
+                traffic,
+                policy,
+                controller_kernel.Record(
+                    room.log, room.windows, room.window_cycles, log_end, windows_end
+                ),
+                several,
+            )
             if status == controller_kernel.FULL:
                 room.grow()
         if status != controller_kernel.OK:
@@ -350,6 +370,15 @@ class ControllerState:
                 hint="its timing lets rows close again before they are read (see nRAS and nRCD), "
                 "or a step waits for what only a later one produces",
             )
+
+    def _named(self) -> State:
+        """Return the state as the kernel takes it."""
+        from attacc.pim.timing.controller_kernel import State
+
+        return State(
+            self.clock, self.lanes, self.items, self.entries, self.times, self.recent,
+            self.open_rows, self.hits, self.awaited, self.happened, self.issued, self.width,
+        )  # fmt: skip
 
     def split(self, classes: I64, width: I64) -> ControllerState:
         """Return the state with classes of channels split that will be told apart from now on.
