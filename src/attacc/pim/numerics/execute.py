@@ -389,25 +389,53 @@ class ChannelState:
             totals=np.full(softmaxes, np.nan, dtype=np.float32),
         )
         factors = (score_factors.astype(np.float64) * 2.0**machine.score_shift).astype(np.float32)
-        status, number = k.execute(
-            issued.kind[:commands], issued.address[:commands], shape.shape, machine.choices,
-            machine.floors, machine.limits, machine.powers, np.float32(a.gain),
-            2.0**-machine.score_shift, 2.0**-machine.context_shift, shape.chunks, shape.products,
-            shape.turns, shape.turn_of, shape.softmaxes, shape.places.column, shape.places.bank,
-            memory.slots[channel],
-            memory.accesses(channel, layout.element.bits).reshape(
-                -1, geometry.banks * layout.elements_per_column
-            ),
-            a.operand.table, np.arange(chunks), pad_elements(layout, queries).astype(np.float32),
-            factors,
-            np.zeros(multiplies, dtype=np.int32), np.zeros(filled, dtype=np.int32),
-            np.zeros(moved, dtype=np.int32), state.halves, state.sets,
-            np.zeros((2, unit_of_work), dtype=np.uint8), state.buffers, state.sums,
-            np.empty(lanes), np.empty(lanes), np.empty(lanes), np.empty(lanes, dtype=np.float32),
-            np.empty((4, lanes), dtype=np.float32), np.zeros(a.softmax_lanes, dtype=np.float32),
-            state.scores, state.parts, state.arrived, state.maxima,
-            state.totals,
+        numbers = k.Numbers(
+            shape.shape, machine.choices, machine.floors, machine.limits, machine.powers
+        )
+        plan = k.Plan(
+            shape.chunks, shape.products, shape.turns, shape.turn_of, shape.softmaxes,
+            shape.places.column, shape.places.bank,
         )  # fmt: skip
+        accesses = memory.accesses(channel, layout.element.bits)
+        data = k.Data(
+            rows=memory.slots[channel],
+            memory=accesses.reshape(-1, geometry.banks * layout.elements_per_column),
+            table=a.operand.table,
+            owners=np.arange(chunks),
+            queries=pad_elements(layout, queries).astype(np.float32),
+            factors=factors,
+        )
+        space = k.Space(
+            issued=np.zeros(multiplies, dtype=np.int32),
+            filled=np.zeros(filled, dtype=np.int32),
+            moved=np.zeros(moved, dtype=np.int32),
+            halves=state.halves,
+            sets=state.sets,
+            waiting=np.zeros((2, unit_of_work), dtype=np.uint8),
+            buffers=state.buffers,
+            sums=state.sums,
+            operands=np.empty(lanes),
+            room=np.empty(lanes),
+            spare=np.empty(lanes),
+            repeated=np.empty(lanes, dtype=np.float32),
+            singles=np.empty((4, lanes), dtype=np.float32),
+            lanes=np.zeros(a.softmax_lanes, dtype=np.float32),
+            scores=state.scores,
+            staged=state.parts,
+            received=state.arrived,
+        )
+        status, number = k.execute(
+            issued.kind[:commands],
+            issued.address[:commands],
+            numbers,
+            np.float32(a.gain),
+            2.0**-machine.score_shift,
+            2.0**-machine.context_shift,
+            plan,
+            data,
+            space,
+            k.Yields(state.maxima, state.totals),
+        )
         if status != k.OK:
             name = Kind(int(issued.kind[number])).name
             raise InputError(

@@ -8,6 +8,7 @@ in which set of accumulators is told in `attacc.pim.numerics.execute`.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +84,121 @@ still use it; when it was taken; multiplies that have been summed up in order.""
 
 TAGS = 1 << 30
 """More than the phases, or the units of work, of any turn."""
+
+
+class Numbers(NamedTuple):
+    """The channel and its arithmetic.
+
+    Attributes:
+        shape: of the channel, by the constants above.
+        choices: of the arithmetic, by the constants above.
+        floors: (6, 2) floor and spread of every rounding.
+        limits: (6, 2) largest value, and what is beyond.
+        powers: table of the exponential.
+    """
+
+    shape: I64
+    choices: I64
+    floors: I64
+    limits: F64
+    powers: F32
+
+
+class Plan(NamedTuple):
+    """What is attended to, and in which order.
+
+    Attributes:
+        chunks: (chunks, 5) by the constants above, like those that follow.
+        products: (2 * chunks, 9) in the order of where they begin.
+        turns: (turns, 4).
+        turn_of: (chunks, passes) the turn of every pass.
+        softmaxes: (softmaxes, 4).
+        columns: accesses, from where keys or values begin, that consecutive multiplies read.
+        banks: their banks, among those of a unit.
+    """
+
+    chunks: I64
+    products: I64
+    turns: I64
+    turn_of: I64
+    softmaxes: I64
+    columns: I64
+    banks: I64
+
+
+class Data(NamedTuple):
+    """What is computed on.
+
+    Attributes:
+        rows: (rows of a bank,) which of the rows that are kept each is.
+        memory: (rows that are kept * columns, banks * elements of an access) what it holds.
+        table: value of every code.
+        owners: (chunks,) which of the following belong to each.
+        queries: (owners, queries, elements) from outside, padded to whole accesses.
+        factors: (owners, queries) by which the softmax multiplies scores.
+    """
+
+    rows: I64
+    memory: Codes
+    table: F32
+    owners: I64
+    queries: F32
+    factors: F32
+
+
+class Space(NamedTuple):
+    """What a channel keeps while it executes, and where it computes.
+
+    Attributes:
+        issued: zero on entry: how often each multiply has issued.
+        filled: zero on entry: how often each access of each place has been written.
+        moved: zero on entry: how often each place has moved.
+        halves: (2, 4) -1 on entry: what the halves of the vector buffers hold.
+        sets: (2, 4) -1 on entry: what the sets of accumulators hold.
+        waiting: (2, multiplies of a unit of work) room.
+        buffers: (2, accesses, units * elements) zero on entry: the vector buffers.
+        sums: (2, queries of a pass, units * elements) zero on entry: the accumulators, scores key
+            by key, contexts unit by unit.
+        operands: (units * elements,) room.
+        room: (units * elements,) room.
+        spare: (units * elements,) room.
+        repeated: (units * elements,) room.
+        singles: (4, units * elements) room.
+        lanes: (softmax lanes,) room.
+        scores: zero on entry: the softmax buffer.
+        staged: zero on entry: parts of contexts that have reached the buffer die.
+        received: zero on entry: which of them have.
+    """
+
+    issued: I32
+    filled: I32
+    moved: I32
+    halves: I64
+    sets: I64
+    waiting: U8
+    buffers: F32
+    sums: F32
+    operands: F64
+    room: F64
+    spare: F64
+    repeated: F32
+    singles: F32
+    lanes: F32
+    scores: F32
+    staged: F32
+    received: U8
+
+
+class Yields(NamedTuple):
+    """What softmaxes yield.
+
+    Attributes:
+        maxima: (softmaxes,) the greatest score of each.
+        totals: (softmaxes,) the sum of its exponentials.
+    """
+
+    maxima: F32
+    totals: F32
 
 
 @kernel
@@ -592,107 +708,140 @@ def move_context(
 
 @kernel
 def move(
-    product: int, rank: int, group: int, bank: int, score_scale: float, context_scale: float,
-    shape: I64, choices: I64, floors: I64, limits: F64, chunks: I64, products: I64, turns: I64,
-    turn_of: I64, softmaxes: I64, moved: I32, sets: I64, terms: F64, sums: F32, singles: F32,
-    scores: F32, staged: F32, received: U8,
-) -> None:  # fmt: skip
+    product: int,
+    rank: int,
+    group: int,
+    bank: int,
+    score_scale: float,
+    context_scale: float,
+    numbers: Numbers,
+    plan: Plan,
+    space: Space,
+) -> None:
     """MVSB: move the next sums of a place to the buffer die; of those never made, nothing."""
-    chunk, of_context = products[product, CHUNK], products[product, IS_CONTEXT]
-    placement = shape[PLACEMENT]
+    chunk, of_context = plan.products[product, CHUNK], plan.products[product, IS_CONTEXT]
+    placement = numbers.shape[PLACEMENT]
     if placement == BUFFER:
         rank, group, bank = 0, 0, 0
     elif placement == BANKGROUP:
         bank = 0
-    works = -(-chunks[chunk, KEYS] // shape[PER_MOVE])
-    place = rank * shape[GROUPS] + group
+    works = -(-plan.chunks[chunk, KEYS] // numbers.shape[PER_MOVE])
+    place = rank * numbers.shape[GROUPS] + group
     if of_context:
-        works = chunks[chunk, FILLS] * shape[PER_KEY]
-        place = rank * shape[BANKS] + bank if placement == BANK else rank
-    at = products[product, MOVED] + place
-    before = moved[at] % (works * shape[ALL_QUERIES])
-    moved[at] += 1
+        works = plan.chunks[chunk, FILLS] * numbers.shape[PER_KEY]
+        place = rank * numbers.shape[BANKS] + bank if placement == BANK else rank
+    at = plan.products[product, MOVED] + place
+    before = space.moved[at] % (works * numbers.shape[ALL_QUERIES])
+    space.moved[at] += 1
     which = 0
-    turn = turn_of[chunk, 0]
-    while before >= works * turns[turn, TURN_QUERIES]:
-        before -= works * turns[turn, TURN_QUERIES]
+    turn = plan.turn_of[chunk, 0]
+    while before >= works * plan.turns[turn, TURN_QUERIES]:
+        before -= works * plan.turns[turn, TURN_QUERIES]
         which += 1
-        turn = turn_of[chunk, which]
-    work, query = before // turns[turn, TURN_QUERIES], before % turns[turn, TURN_QUERIES]
+        turn = plan.turn_of[chunk, which]
+    work, query = before // plan.turns[turn, TURN_QUERIES], before % plan.turns[turn, TURN_QUERIES]
     tag = int((2 * turn + of_context) * TAGS + work)
-    holder = 1 if sets[1, TAG] == tag else 0
-    if sets[holder, TAG] != tag:
+    holder = 1 if space.sets[1, TAG] == tag else 0
+    if space.sets[holder, TAG] != tag:
         return
-    sets[holder, LEFT] -= 1
-    number = turns[turn, TURN_SOFTMAX] + query
+    space.sets[holder, LEFT] -= 1
+    number = plan.turns[turn, TURN_SOFTMAX] + query
     if of_context:
         move_context(
-            holder, query, work, rank, bank, softmaxes[number, STAGED_AT], context_scale, shape,
-            choices, floors, limits, terms, sums, singles, staged,
-        )  # fmt: skip
-        received[softmaxes[number, RECEIVED_AT] + work * products[product, PLACES] + place] = 1
+            holder,
+            query,
+            work,
+            rank,
+            bank,
+            plan.softmaxes[number, STAGED_AT],
+            context_scale,
+            numbers.shape,
+            numbers.choices,
+            numbers.floors,
+            numbers.limits,
+            space.spare,
+            space.sums,
+            space.singles,
+            space.staged,
+        )
+        space.received[
+            plan.softmaxes[number, RECEIVED_AT] + work * plan.products[product, PLACES] + place
+        ] = 1
     else:
         move_scores(
-            holder, query, work, place, chunks[chunk, LENGTH], softmaxes[number, SCORES_AT],
-            score_scale, shape, choices, floors, limits, terms, sums, scores,
-        )  # fmt: skip
+            holder,
+            query,
+            work,
+            place,
+            plan.chunks[chunk, LENGTH],
+            plan.softmaxes[number, SCORES_AT],
+            score_scale,
+            numbers.shape,
+            numbers.choices,
+            numbers.floors,
+            numbers.limits,
+            space.spare,
+            space.sums,
+            space.scores,
+        )
 
 
 @kernel
 def multiply(
-    clock: int, product: int, x: int, shape: I64, choices: I64, floors: I64, limits: F64,
-    chunks: I64, products: I64, turns: I64, turn_of: I64, columns: I64, banks: I64, rows: I64,
-    memory: Codes, table: F32, issued: I32, halves: I64, sets: I64, waiting: U8, buffers: F32,
-    sums: F32, operands: F64, room: F64, spare: F64, repeated: F32, singles: F32,
+    clock: int, product: int, x: int, numbers: Numbers, plan: Plan, data: Data, space: Space,
 ) -> int:  # fmt: skip
     """Do one multiply, and those that have waited for it; or let it wait for those before it."""
-    width, per_key, part_words = shape[WIDTH], shape[PER_KEY], shape[PART_WORDS]
-    chunk, of_context = products[product, CHUNK], products[product, IS_CONTEXT]
-    keys = chunks[chunk, KEYS]
+    width, per_key, part_words = (
+        numbers.shape[WIDTH],
+        numbers.shape[PER_KEY],
+        numbers.shape[PART_WORDS],
+    )
+    chunk, of_context = plan.products[product, CHUNK], plan.products[product, IS_CONTEXT]
+    keys = plan.chunks[chunk, KEYS]
     away = 0
     if of_context:
         # Slices lie apart by the keys for which there is room.
-        output, first = x // chunks[chunk, ROOM], x % chunks[chunk, ROOM]
+        output, first = x // plan.chunks[chunk, ROOM], x % plan.chunks[chunk, ROOM]
         if first >= keys:
             return NOWHERE
-        away = output * (chunks[chunk, ROOM] - keys)
+        away = output * (plan.chunks[chunk, ROOM] - keys)
         x -= away
     if x >= keys * per_key:
         return NOWHERE
-    at = products[product, ISSUED] + x
-    turn = int(turn_of[chunk, issued[at] % shape[PASSES]])
-    issued[at] += 1
-    queries = turns[turn, TURN_QUERIES]
+    at = plan.products[product, ISSUED] + x
+    turn = int(plan.turn_of[chunk, space.issued[at] % numbers.shape[PASSES]])
+    space.issued[at] += 1
+    queries = plan.turns[turn, TURN_QUERIES]
     if of_context:
         output, fill = x // keys, x % keys // (part_words * width)
         first = fill * part_words * width
         work = fill * per_key + output
         begin = output * keys + first
         size = min(part_words * width, keys - first)
-        per_query = min(part_words, chunks[chunk, WORDS] - fill * part_words)
-        half = take(turn * TAGS + 1 + fill, size * per_key, clock, halves)
+        per_query = min(part_words, plan.chunks[chunk, WORDS] - fill * part_words)
+        half = take(turn * TAGS + 1 + fill, size * per_key, clock, space.halves)
     else:
-        work = x // per_key // shape[PER_MOVE]
-        begin = work * shape[PER_MOVE] * per_key
-        size = min(shape[PER_MOVE], keys - work * shape[PER_MOVE]) * per_key
+        work = x // per_key // numbers.shape[PER_MOVE]
+        begin = work * numbers.shape[PER_MOVE] * per_key
+        size = min(numbers.shape[PER_MOVE], keys - work * numbers.shape[PER_MOVE]) * per_key
         per_query = per_key
-        half = take(turn * TAGS, keys * per_key, clock, halves)
-    halves[half, LEFT] -= 1
+        half = take(turn * TAGS, keys * per_key, clock, space.halves)
+    space.halves[half, LEFT] -= 1
     tag = int((2 * turn + of_context) * TAGS + work)
-    moves = products[product, PLACES] * queries
-    fresh = sets[0, TAG] != tag and sets[1, TAG] != tag
-    holder = take(tag, int(moves), clock, sets)
+    moves = plan.products[product, PLACES] * queries
+    fresh = space.sets[0, TAG] != tag and space.sets[1, TAG] != tag
+    holder = take(tag, int(moves), clock, space.sets)
     ready = x - begin
-    done = sets[holder, DONE]
+    done = space.sets[holder, DONE]
     if ready < done == size:
         fresh = True
-        sets[holder, LEFT] = moves
+        space.sets[holder, LEFT] = moves
         done = 0
     if fresh:
         for i in range(size):
-            waiting[holder, i] = 0
+            space.waiting[holder, i] = 0
     if ready > done:
-        waiting[holder, ready] = 1
+        space.waiting[holder, ready] = 1
         return OK
     if ready < done:
         # In place of the product that was there: from the start of its sum.
@@ -701,161 +850,227 @@ def multiply(
         else:
             ready = 0
         for i in range(ready + 1, done):
-            waiting[holder, i] = 1
+            space.waiting[holder, i] = 1
     while True:
         place = away + begin + ready
-        access = products[product, BEGIN] // shape[ACCESS_BYTES] + columns[place]
-        if choices[SINGLE]:
-            bank = int(banks[place])
-            read_single(access, bank, shape, choices, rows, memory, table, singles)
+        access = plan.products[product, BEGIN] // numbers.shape[ACCESS_BYTES] + plan.columns[place]
+        if numbers.choices[SINGLE]:
+            bank = int(plan.banks[place])
+            read_single(
+                access,
+                bank,
+                numbers.shape,
+                numbers.choices,
+                data.rows,
+                data.memory,
+                data.table,
+                space.singles,
+            )
             if of_context:
                 multiply_values_single(
-                    ready == 0, ready % width, half, ready // width, per_query, holder, queries,
-                    shape, choices, limits, singles, buffers, sums,
-                )  # fmt: skip
+                    ready == 0,
+                    ready % width,
+                    half,
+                    ready // width,
+                    per_query,
+                    holder,
+                    queries,
+                    numbers.shape,
+                    numbers.choices,
+                    numbers.limits,
+                    space.singles,
+                    space.buffers,
+                    space.sums,
+                )
             else:
                 multiply_keys_single(
-                    ready % per_key == 0, ready // per_key, half, ready % per_key, holder, queries,
-                    shape, choices, limits, singles, buffers, sums,
-                )  # fmt: skip
+                    ready % per_key == 0,
+                    ready // per_key,
+                    half,
+                    ready % per_key,
+                    holder,
+                    queries,
+                    numbers.shape,
+                    numbers.choices,
+                    numbers.limits,
+                    space.singles,
+                    space.buffers,
+                    space.sums,
+                )
             ready += 1
-            sets[holder, DONE] = ready
-            if ready >= size or not waiting[holder, ready]:
+            space.sets[holder, DONE] = ready
+            if ready >= size or not space.waiting[holder, ready]:
                 break
             continue
-        read_column(access, int(banks[place]), shape, rows, memory, table, operands)
+        read_column(
+            access,
+            int(plan.banks[place]),
+            numbers.shape,
+            data.rows,
+            data.memory,
+            data.table,
+            space.operands,
+        )
         if of_context:
             multiply_values(
-                ready == 0, ready % width, half, ready // width, per_query, holder, queries, shape,
-                floors, limits, operands, room, buffers, repeated, sums,
-            )  # fmt: skip
+                ready == 0,
+                ready % width,
+                half,
+                ready // width,
+                per_query,
+                holder,
+                queries,
+                numbers.shape,
+                numbers.floors,
+                numbers.limits,
+                space.operands,
+                space.room,
+                space.buffers,
+                space.repeated,
+                space.sums,
+            )
         else:
             key, word = ready // per_key, ready % per_key
             multiply_keys(
-                word == 0, key, half, word, holder, queries, shape, choices, floors, limits,
-                operands, room, spare, buffers, sums,
-            )  # fmt: skip
+                word == 0,
+                key,
+                half,
+                word,
+                holder,
+                queries,
+                numbers.shape,
+                numbers.choices,
+                numbers.floors,
+                numbers.limits,
+                space.operands,
+                space.room,
+                space.spare,
+                space.buffers,
+                space.sums,
+            )
         ready += 1
-        sets[holder, DONE] = ready
-        if ready >= size or not waiting[holder, ready]:
+        space.sets[holder, DONE] = ready
+        if ready >= size or not space.waiting[holder, ready]:
             break
     return OK
 
 
 @kernel
 def execute(
-    kinds: U8, addresses: I64, shape: I64, choices: I64, floors: I64, limits: F64, powers: F32,
-    gain: np.float32, score_scale: float, context_scale: float, chunks: I64, products: I64,
-    turns: I64, turn_of: I64, softmaxes: I64, columns: I64, banks: I64, rows: I64, memory: Codes,
-    table: F32, owners: I64, queries: F32, factors: F32, issued: I32, filled: I32, moved: I32,
-    halves: I64, sets: I64, waiting: U8, buffers: F32, sums: F32, operands: F64, room: F64,
-    spare: F64, repeated: F32, singles: F32, lanes: F32, scores: F32, staged: F32, received: U8,
-    maxima: F32, totals: F32,
-) -> tuple[int, int]:  # fmt: skip
+    kinds: U8,
+    addresses: I64,
+    numbers: Numbers,
+    gain: np.float32,
+    score_scale: float,
+    context_scale: float,
+    plan: Plan,
+    data: Data,
+    space: Space,
+    yields: Yields,
+) -> tuple[int, int]:
     """Execute the commands of a channel in order.
 
     Args:
         kinds: (n,) of each command.
         addresses: (n,) byte address of each, below the channel.
-        shape: see above, as the following one.
-        choices: of the arithmetic.
-        floors: (6, 2) floor and spread of every rounding.
-        limits: (6, 2) largest value, and what is beyond.
-        powers: table of the exponential.
+        numbers: the channel and its arithmetic.
         gain: by which probabilities are multiplied.
         score_scale: by which scores are multiplied for their way.
         context_scale: by which parts of a context are.
-        chunks: (chunks, 5) see above, as the following ones.
-        products: (2 * chunks, 9) in the order of where they begin.
-        turns: (turns, 4).
-        turn_of: (chunks, passes) the turn of every pass.
-        softmaxes: (softmaxes, 4).
-        columns: accesses, from where keys or values begin, that consecutive multiplies read.
-        banks: their banks, among those of a unit.
-        rows: (rows of a bank,) which of the rows that are kept each is.
-        memory: (rows that are kept * columns, banks * elements of an access) what it holds.
-        table: value of every code.
-        owners: (chunks,) which of the following belong to each.
-        queries: (owners, queries, elements) from outside, padded to whole accesses.
-        factors: (owners, queries) by which the softmax multiplies scores.
-        issued: zero on entry: how often each multiply has issued.
-        filled: zero on entry: how often each access of each place has been written.
-        moved: zero on entry: how often each place has moved.
-        halves: (2, 4) -1 on entry: what the halves of the vector buffers hold.
-        sets: (2, 4) -1 on entry: what the sets of accumulators hold.
-        waiting: (2, multiplies of a unit of work) room.
-        buffers: (2, accesses, units * elements) zero on entry: the vector buffers.
-        sums: (2, queries of a pass, units * elements) zero on entry: the accumulators, scores key
-            by key, contexts unit by unit.
-        operands: (units * elements,) room, as the following three.
-        room: likewise.
-        spare: likewise.
-        repeated: likewise.
-        singles: (4, units * elements) room.
-        lanes: (softmax lanes,) room.
-        scores: zero on entry: the softmax buffer.
-        staged: zero on entry: parts of contexts that have reached the buffer die.
-        received: zero on entry: which of them have.
-        maxima: (softmaxes,) output: the greatest score.
-        totals: (softmaxes,) output: the sum of exponentials.
+        plan: what is attended to.
+        data: what is computed on.
+        space: what is kept meanwhile.
+        yields: what softmaxes yield, written.
 
     Returns:
         `OK` or what is wrong, and with which command.
     """
-    placement, all_banks = shape[PLACEMENT], shape[BANKS]
-    groups, ranks = shape[GROUPS], shape[RANKS]
+    placement, all_banks = numbers.shape[PLACEMENT], numbers.shape[BANKS]
+    groups, ranks = numbers.shape[GROUPS], numbers.shape[RANKS]
     done = 0
     for clock in range(len(kinds)):
         kind = kinds[clock]
         if kind == SFM:
-            number = done % len(softmaxes)
+            number = done % len(plan.softmaxes)
             done += 1
-            turn = softmaxes[number, SOFTMAX_TURN]
-            chunk = turns[turn, TURN_CHUNK]
-            query = turns[turn, TURN_QUERY] + number - turns[turn, TURN_SOFTMAX]
-            factor = np.float32(factors[owners[chunk], query])
+            turn = plan.softmaxes[number, SOFTMAX_TURN]
+            chunk = plan.turns[turn, TURN_CHUNK]
+            query = plan.turns[turn, TURN_QUERY] + number - plan.turns[turn, TURN_SOFTMAX]
+            factor = np.float32(data.factors[data.owners[chunk], query])
             softmax(
-                number, chunks[chunk, LENGTH], factor, gain, choices, floors, limits, powers,
-                softmaxes[number, SCORES_AT], lanes, scores, maxima, totals,
-            )  # fmt: skip
+                number,
+                plan.chunks[chunk, LENGTH],
+                factor,
+                gain,
+                numbers.choices,
+                numbers.floors,
+                numbers.limits,
+                numbers.powers,
+                plan.softmaxes[number, SCORES_AT],
+                space.lanes,
+                space.scores,
+                yields.maxima,
+                yields.totals,
+            )
             continue
         address = addresses[clock]
-        in_bank = address & ((1 << shape[BANK_BIT]) - 1)
-        bank = (address >> shape[BANK_BIT]) & (all_banks - 1)
-        group = (address >> shape[GROUP_BIT]) & (groups - 1)
-        rank = (address >> shape[RANK_BIT]) & (ranks - 1)
-        product = find(in_bank, products)
+        in_bank = address & ((1 << numbers.shape[BANK_BIT]) - 1)
+        bank = (address >> numbers.shape[BANK_BIT]) & (all_banks - 1)
+        group = (address >> numbers.shape[GROUP_BIT]) & (groups - 1)
+        rank = (address >> numbers.shape[RANK_BIT]) & (ranks - 1)
+        product = find(in_bank, plan.products)
         if product < 0:
             return NOWHERE, clock
-        offset = in_bank - products[product, BEGIN]
+        offset = in_bank - plan.products[product, BEGIN]
         status = OK
         if kind == WRGB:
             status = write_query(
-                clock, product, offset, bank, shape, chunks, products, turns, turn_of, owners,
-                queries, filled, halves, buffers,
-            )  # fmt: skip
+                clock,
+                product,
+                offset,
+                bank,
+                numbers.shape,
+                plan.chunks,
+                plan.products,
+                plan.turns,
+                plan.turn_of,
+                data.owners,
+                data.queries,
+                space.filled,
+                space.halves,
+                space.buffers,
+            )
         elif kind == MVGB:
             status = return_probabilities(
-                clock, product, offset, rank, group, shape, chunks, products, turns, turn_of,
-                softmaxes, filled, halves, scores, buffers,
-            )  # fmt: skip
+                clock,
+                product,
+                offset,
+                rank,
+                group,
+                numbers.shape,
+                plan.chunks,
+                plan.products,
+                plan.turns,
+                plan.turn_of,
+                plan.softmaxes,
+                space.filled,
+                space.halves,
+                space.scores,
+                space.buffers,
+            )
         elif kind == MVSB:
             move(
-                product, rank, group, bank, score_scale, context_scale, shape, choices, floors,
-                limits, chunks, products, turns, turn_of, softmaxes, moved, sets, spare, sums,
-                singles, scores, staged, received,
+                product, rank, group, bank, score_scale, context_scale, numbers, plan, space,
             )  # fmt: skip
         else:
-            x = offset // shape[ACCESS_BYTES]
+            x = offset // numbers.shape[ACCESS_BYTES]
             if placement == BANKGROUP:
-                row, column = x // shape[COLUMNS], x % shape[COLUMNS]
-                x = (row * all_banks + bank) * shape[COLUMNS] + column
+                row, column = x // numbers.shape[COLUMNS], x % numbers.shape[COLUMNS]
+                x = (row * all_banks + bank) * numbers.shape[COLUMNS] + column
             elif placement == BUFFER:
                 x = ((x * all_banks + bank) * ranks + rank) * groups + group
             status = multiply(
-                clock, product, x, shape, choices, floors, limits, chunks, products, turns,
-                turn_of, columns, banks, rows, memory, table, issued, halves, sets, waiting,
-                buffers, sums, operands, room, spare, repeated, singles,
+                clock, product, x, numbers, plan, data, space,
             )  # fmt: skip
         if status != OK:
             return status, clock

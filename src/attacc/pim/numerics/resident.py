@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ from attacc.pim.numerics.memory import Geometry, MultiplyPlaces
 from attacc.pim.numerics.quantize import check_finite, quantize
 from attacc.pim.program.interleaved import QueryPasses, interleaved_program, pipeline_of
 from attacc.pim.timing.tables import TimingTables
+
+if TYPE_CHECKING:
+    from attacc.pim.numerics.execute_kernel import Space
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
@@ -300,14 +303,34 @@ class Attender:
         )  # fmt: skip
         if status != k.OK:
             self._refuse(queries, "queries")
+        from attacc.pim.numerics.execute_kernel import Data, Numbers, Plan, Yields
+
         status, channel, number = k.execute_channels(
-            plan.channels, plan.works, plan.kinds, plan.addresses, plan.shape, machine.choices,
-            machine.floors, machine.limits, machine.powers, self._gain,
-            1 / self._score_factor, 1 / self._context_factor, plan.chunks, plan.products,
-            plan.turns, plan.turn_of, plan.softmaxes, plan.parts, plan.moves, plan.columns,
-            plan.banks, lengths, plan.owners, rows, store.accesses(layout.element.bits),
-            a.operand.table, room.queries, room.factors, *room.scratch, room.maxima, room.totals,
-            room.contexts, room.complete,
+            plan.channels,
+            plan.works,
+            plan.kinds,
+            plan.addresses,
+            Numbers(plan.shape, machine.choices, machine.floors, machine.limits, machine.powers),
+            self._gain,
+            1 / self._score_factor,
+            1 / self._context_factor,
+            Plan(
+                plan.chunks, plan.products, plan.turns, plan.turn_of, plan.softmaxes,
+                plan.columns, plan.banks,
+            ),
+            plan.parts,
+            plan.moves,
+            lengths,
+            Data(
+                rows, store.accesses(layout.element.bits), a.operand.table, plan.owners,
+                room.queries, room.factors,
+            ),
+            room.own_chunks,
+            room.space,
+            room.terms,
+            Yields(room.maxima, room.totals),
+            room.contexts,
+            room.complete,
         )  # fmt: skip
         if status != k.OK or not room.complete.all():
             raise EngineError(f"command {number} of channel {channel} of a plan means nothing")
@@ -322,30 +345,6 @@ class Attender:
         return merged
 
 
-class Scratch(NamedTuple):
-    """Room of `attacc.pim.numerics.resident_kernel.execute_channels`, by its names."""
-
-    own_chunks: I64
-    issued: I32
-    filled: I32
-    moved: I32
-    halves: I64
-    sets: I64
-    waiting: U8
-    buffers: F32
-    sums: F32
-    operands: F64
-    room: F64
-    spare: F64
-    repeated: F32
-    singles: F32
-    lanes: F32
-    scores: F32
-    staged: F32
-    received: U8
-    terms: F32
-
-
 @dataclass(frozen=True, eq=False)
 class PlanRoom:
     """What the kernel works in.
@@ -353,7 +352,9 @@ class PlanRoom:
     Attributes:
         queries: (owners, queries, padded elements).
         factors: (owners, queries).
-        scratch: for a channel.
+        own_chunks: for the chunks of a channel.
+        space: for a channel.
+        terms: for the parts of a context.
         maxima: its output; likewise the following ones.
         totals: likewise.
         contexts: likewise.
@@ -364,7 +365,9 @@ class PlanRoom:
 
     queries: F32
     factors: F32
-    scratch: Scratch
+    own_chunks: I64
+    space: Space
+    terms: F32
     maxima: F32
     totals: F32
     contexts: F32
@@ -541,37 +544,39 @@ def _room(
     part_keys = int(shape[k.PART_WORDS]) * layout.elements_per_column
     unit_of_work = max(part_keys, layout.keys_per_move * layout.columns_per_key)
     queries, most = attender.passes.queries, attender.passes.most
-    scratch = Scratch(
-        np.zeros((max(len(one.chunks) for one in shapes), 5), dtype=np.int64),
-        np.zeros(multiplies, dtype=np.int32),
-        np.zeros(filled, dtype=np.int32),
-        np.zeros(moved, dtype=np.int32),
-        np.zeros((2, 4), dtype=np.int64),
-        np.zeros((2, 4), dtype=np.int64),
-        np.zeros((2, unit_of_work), dtype=np.uint8),
-        np.zeros((2, int(shape[k.BUFFER_WORDS]), lanes), dtype=np.float32),
-        np.zeros((2, most, lanes), dtype=np.float32),
-        np.zeros(lanes),
-        np.zeros(lanes),
-        np.zeros(lanes),
-        np.zeros(lanes, dtype=np.float32),
-        np.zeros((4, lanes), dtype=np.float32),
-        np.zeros(machine.arithmetic.softmax_lanes, dtype=np.float32),
-        np.zeros(scores, dtype=np.float32),
-        np.zeros(staged, dtype=np.float32),
-        np.zeros(received, dtype=np.uint8),
-        np.zeros(max(int(one.parts.max()) for one in shapes), dtype=np.float32),
+    space = k.Space(
+        issued=np.zeros(multiplies, dtype=np.int32),
+        filled=np.zeros(filled, dtype=np.int32),
+        moved=np.zeros(moved, dtype=np.int32),
+        halves=np.zeros((2, 4), dtype=np.int64),
+        sets=np.zeros((2, 4), dtype=np.int64),
+        waiting=np.zeros((2, unit_of_work), dtype=np.uint8),
+        buffers=np.zeros((2, int(shape[k.BUFFER_WORDS]), lanes), dtype=np.float32),
+        sums=np.zeros((2, most, lanes), dtype=np.float32),
+        operands=np.zeros(lanes),
+        room=np.zeros(lanes),
+        spare=np.zeros(lanes),
+        repeated=np.zeros(lanes, dtype=np.float32),
+        singles=np.zeros((4, lanes), dtype=np.float32),
+        lanes=np.zeros(machine.arithmetic.softmax_lanes, dtype=np.float32),
+        scores=np.zeros(scores, dtype=np.float32),
+        staged=np.zeros(staged, dtype=np.float32),
+        received=np.zeros(received, dtype=np.uint8),
     )
+    most_chunks = max(len(one.chunks) for one in shapes)
+    most_parts = max(int(one.parts.max()) for one in shapes)
     return PlanRoom(
-        np.zeros((owners, queries, whole), dtype=np.float32),
-        np.zeros((owners, queries), dtype=np.float32),
-        scratch,
-        np.zeros(softmaxes, dtype=np.float32),
-        np.zeros(softmaxes, dtype=np.float32),
-        np.zeros((softmaxes, whole), dtype=np.float32),
-        np.zeros(softmaxes, dtype=np.uint8),
-        np.zeros((owners, queries), dtype=np.float32),
-        np.zeros((owners, queries), dtype=np.float32),
+        queries=np.zeros((owners, queries, whole), dtype=np.float32),
+        factors=np.zeros((owners, queries), dtype=np.float32),
+        own_chunks=np.zeros((most_chunks, 5), dtype=np.int64),
+        space=space,
+        terms=np.zeros(most_parts, dtype=np.float32),
+        maxima=np.zeros(softmaxes, dtype=np.float32),
+        totals=np.zeros(softmaxes, dtype=np.float32),
+        contexts=np.zeros((softmaxes, whole), dtype=np.float32),
+        complete=np.zeros(softmaxes, dtype=np.uint8),
+        above=np.zeros((owners, queries), dtype=np.float32),
+        below=np.zeros((owners, queries), dtype=np.float32),
     )
 
 

@@ -21,6 +21,11 @@ from attacc.pim.numerics.execute_kernel import (
     PLACEMENT,
     STRIDE,
     WIDTH,
+    Data,
+    Numbers,
+    Plan,
+    Space,
+    Yields,
     execute,
     merge_parts,
 )
@@ -296,18 +301,29 @@ def merge_heads(
 
 @kernel
 def execute_channels(
-    channels: I64, works: I64, kinds: U8, addresses: I64, shape: I64, choices: I64, floors: I64,
-    limits: F64, powers: F32, gain: np.float32, score_scale: float, context_scale: float,
-    chunks: I64, products: I64, turns: I64, turn_of: I64, softmaxes: I64, parts: I64, moves: I64,
-    columns: I64, banks: I64, lengths: I64, owners: I64, rows: I64, memory: Codes, table: F32,
-    queries: F32, factors: F32, own_chunks: I64, issued: I32, filled: I32, moved: I32,
-    halves: I64, sets: I64, waiting: U8, buffers: F32, sums: F32, operands: F64, room: F64,
-    spare: F64, repeated: F32, singles: F32, lanes: F32, scores: F32, staged: F32, received: U8,
-    terms: F32, maxima: F32, totals: F32, contexts: F32, complete: U8,
-) -> tuple[int, int, int]:  # fmt: skip
+    channels: I64,
+    works: I64,
+    kinds: U8,
+    addresses: I64,
+    numbers: Numbers,
+    gain: np.float32,
+    score_scale: float,
+    context_scale: float,
+    plan: Plan,
+    parts: I64,
+    moves: I64,
+    lengths: I64,
+    data: Data,
+    own_chunks: I64,
+    space: Space,
+    terms: F32,
+    yields: Yields,
+    contexts: F32,
+    complete: U8,
+) -> tuple[int, int, int]:
     """Execute what all channels of all stacks issue.
 
-    Many arguments have the meaning that `attacc.pim.numerics.execute_kernel.execute` gives them.
+    Arguments have the meaning that `attacc.pim.numerics.execute_kernel.execute` gives them.
     Here each holds all works, or all channels, one after the other. Rooms suffice for the largest
     work.
 
@@ -316,51 +332,19 @@ def execute_channels(
         works: (works, 14) what channels do.
         kinds: see `execute`.
         addresses: see `execute`.
-        shape: see `execute`.
-        choices: see `execute`.
-        floors: see `execute`.
-        limits: see `execute`.
-        powers: see `execute`.
+        numbers: see `execute`.
         gain: see `execute`.
         score_scale: see `execute`.
         context_scale: see `execute`.
-        chunks: of all works, their lengths rounded.
-        products: of all works.
-        turns: of all works.
-        turn_of: of all works.
-        softmaxes: of all works.
+        plan: of all works, the lengths of chunks rounded.
         parts: (softmaxes of all works,) of each context.
         moves: (softmaxes of all works,) of each context.
-        columns: see `execute`.
-        banks: see `execute`.
         lengths: keys of the chunks of all channels.
-        owners: of the chunks of all channels.
-        rows: of all channels, which of the rows that are kept each of their rows is.
-        memory: of all stacks.
-        table: see `execute`.
-        queries: (owners, queries, padded elements).
-        factors: (owners, queries).
+        data: rows and owners of all channels, the memory of all stacks.
         own_chunks: room for the chunks of a channel.
-        issued: room, as all up to the following ones.
-        filled: room.
-        moved: room.
-        halves: room.
-        sets: room.
-        waiting: room.
-        buffers: room.
-        sums: room.
-        operands: room.
-        room: room.
-        spare: room.
-        repeated: room.
-        singles: room.
-        lanes: room.
-        scores: room.
-        staged: room.
-        received: room.
+        space: room.
         terms: room for the parts of a context.
-        maxima: (softmaxes of all channels,) output: the greatest score of each.
-        totals: (softmaxes of all channels,) output: the sum of its exponentials.
+        yields: (softmaxes of all channels,) output.
         contexts: (softmaxes of all channels, padded elements) output.
         complete: (softmaxes of all channels,) output: whether all of it has arrived.
 
@@ -375,35 +359,45 @@ def execute_channels(
         own_softmaxes = slice(work[SOFTMAXES_AT], work[SOFTMAXES_END])
         at = channels[channel, OWN_CHUNKS_AT]
         for chunk in range(last - first):
-            for i in range(chunks.shape[1]):
-                own_chunks[chunk, i] = chunks[first + chunk, i]
+            for i in range(plan.chunks.shape[1]):
+                own_chunks[chunk, i] = plan.chunks[first + chunk, i]
             own_chunks[chunk, LENGTH] = lengths[at + chunk]
         to = channels[channel, OWN_SOFTMAXES_AT]
         end = to + work[SOFTMAXES_END] - work[SOFTMAXES_AT]
-        issued[: work[MULTIPLIES]] = 0
-        filled[: work[FILLED]] = 0
-        moved[: work[MOVED]] = 0
-        halves[:] = -1
-        sets[:] = -1
-        scores[: work[SCORES]] = 0
-        staged[: work[STAGED]] = 0
-        received[: work[RECEIVED]] = 0
-        maxima[to:end] = np.nan
-        totals[to:end] = np.nan
+        space.issued[: work[MULTIPLIES]] = 0
+        space.filled[: work[FILLED]] = 0
+        space.moved[: work[MOVED]] = 0
+        space.halves[:] = -1
+        space.sets[:] = -1
+        space.scores[: work[SCORES]] = 0
+        space.staged[: work[STAGED]] = 0
+        space.received[: work[RECEIVED]] = 0
+        yields.maxima[to:end] = np.nan
+        yields.totals[to:end] = np.nan
+        own_plan = Plan(
+            own_chunks[: last - first], plan.products[2 * first : 2 * last], plan.turns[own_turns],
+            plan.turn_of[first:last], plan.softmaxes[own_softmaxes], plan.columns, plan.banks,
+        )  # fmt: skip
+        own_data = Data(
+            data.rows[channels[channel, ROWS_AT] : channels[channel, ROWS_END]], data.memory,
+            data.table, data.owners[at : at + last - first], data.queries, data.factors,
+        )  # fmt: skip
         status, number = execute(
-            kinds[steps], addresses[steps], shape, choices, floors, limits, powers, gain,
-            score_scale, context_scale, own_chunks[: last - first], products[2 * first : 2 * last],
-            turns[own_turns], turn_of[first:last], softmaxes[own_softmaxes], columns, banks,
-            rows[channels[channel, ROWS_AT] : channels[channel, ROWS_END]], memory, table,
-            owners[at : at + last - first], queries, factors, issued, filled, moved, halves, sets,
-            waiting, buffers, sums, operands, room, spare, repeated, singles, lanes, scores, staged,
-            received, maxima[to:end], totals[to:end],
+            kinds[steps], addresses[steps], numbers, gain, score_scale, context_scale, own_plan,
+            own_data, space, Yields(yields.maxima[to:end], yields.totals[to:end]),
         )  # fmt: skip
         if status != OK:
             return status, channel, number
         merge_parts(
-            contexts.shape[1], choices[MERGE_PAIRWISE], parts[own_softmaxes],
-            softmaxes[own_softmaxes], moves[own_softmaxes], staged, received, terms,
-            contexts[to:end], complete[to:end],
-        )  # fmt: skip
+            contexts.shape[1],
+            numbers.choices[MERGE_PAIRWISE],
+            parts[own_softmaxes],
+            plan.softmaxes[own_softmaxes],
+            moves[own_softmaxes],
+            space.staged,
+            space.received,
+            terms,
+            contexts[to:end],
+            complete[to:end],
+        )
     return OK, 0, 0

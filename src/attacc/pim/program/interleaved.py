@@ -37,6 +37,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from attacc.compiled import plain
 from attacc.errors import InputError
 from attacc.hardware.dram import DramDevice, Pipeline
 from attacc.pim.mapping.balance import Assignment
@@ -219,6 +220,19 @@ def interleaved_program(
     events = interleaved_kernel.EVENTS_APART * most_of_a_kind
     most = max(max(own) for _, _, _, own in groups)
     multiplies = _multiplies(layout.head(most))
+    spare = interleaved_kernel.SPARE
+    common = plain(interleaved_kernel.Shape(*shape, pipeline.buffer_words))
+    sites = plain(interleaved_kernel.Sites(multiplies, *places))
+    times = plain(
+        interleaved_kernel.Times(
+            pipeline.write_to_multiply,
+            pipeline.multiply_to_move,
+            pipeline.move_to_softmax,
+            pipeline.softmax_to_move,
+            multiply_interval,
+            spacing,
+        )
+    )
     for (first, last, _, own_rooms), keys, sizes, (begin, end) in zip(
         groups, own_keys, counts, pairwise(bounds), strict=True
     ):
@@ -226,18 +240,35 @@ def interleaved_program(
         regions = allocate_chunks(layout, own_rooms)
         own = slice(begin, end)
         interleaved_kernel.weave(
-            keys, regions.keys, regions.values,
-            softmax_cycles(device, keys), *shape,
-            pipeline.buffer_words,
-            -(-np.array(own_rooms, dtype=np.int64) // layout.sequence_parts), multiplies, *places,
-            pipeline.write_to_multiply, pipeline.multiply_to_move, pipeline.move_to_softmax,
-            pipeline.softmax_to_move, multiply_interval, spacing, int(MULTIPLY[layout.placement]),
-            np.empty((6, turns + interleaved_kernel.SPARE), dtype=np.int64),
-            np.empty((5, phases + interleaved_kernel.SPARE), dtype=np.int64),
-            np.empty((3, units + interleaved_kernel.SPARE), dtype=np.int64),
-            np.empty(fills), np.empty((2, units)), np.empty(softmaxes),
-            kind[own], address[own], waits[own], signals[own], delays[own],
-        )  # fmt: skip
+            plain(
+                interleaved_kernel.Chunks(
+                    lengths=keys,
+                    keys=regions.keys,
+                    values=regions.values,
+                    busy=softmax_cycles(device, keys),
+                    strides=-(-np.array(own_rooms, dtype=np.int64) // layout.sequence_parts),
+                )
+            ),
+            common,
+            sites,
+            times,
+            int(MULTIPLY[layout.placement]),
+            plain(
+                interleaved_kernel.Room(
+                    turns=np.empty((6, turns + spare), dtype=np.int64),
+                    phases=np.empty((5, phases + spare), dtype=np.int64),
+                    units=np.empty((3, units + spare), dtype=np.int64),
+                    fill_places=np.empty(fills),
+                    move_places=np.empty((2, units)),
+                    softmax_places=np.empty(softmaxes),
+                )
+            ),
+            plain(
+                interleaved_kernel.Steps(
+                    kind[own], address[own], waits[own], signals[own], delays[own]
+                )
+            ),
+        )
         first_channel[own] = first
         channels[own] = last - first
     return Program(

@@ -11,6 +11,7 @@ the multiply.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,124 @@ The next one of a kind is `EVENTS_APART` later, so that channels which begin ali
 
 SPARE = 3
 """Places beyond the last turn, phase and unit, so that the next ones can be asked for."""
+
+
+class Shape(NamedTuple):
+    """What all chunks of a channel have in common.
+
+    Attributes:
+        queries: queries that share each chunk.
+        passes: how often a chunk is read for them.
+        sequence_parts: parts of the sequence that lie side by side.
+        keys_per_move: keys of each part whose scores move together.
+        elements: elements of an access.
+        columns: multiplies per key of each part, and output slices.
+        part_words: accesses of probabilities that each query has in half a vector buffer.
+        buffer_words: accesses of half a vector buffer.
+    """
+
+    queries: int
+    passes: int
+    sequence_parts: int
+    keys_per_move: int
+    elements: int
+    columns: int
+    part_words: int
+    buffer_words: int
+
+
+class Chunks(NamedTuple):
+    """The chunks of a channel.
+
+    Attributes:
+        lengths: (chunks,) keys of each chunk.
+        keys: (chunks,) where its keys begin.
+        values: (chunks,) where its values begin.
+        busy: (chunks,) cycles that the softmax of one query takes.
+        strides: (chunks,) keys of each part for which an output slice of its values has room.
+    """
+
+    lengths: I64
+    keys: I64
+    values: I64
+    busy: I64
+    strides: I64
+
+
+class Sites(NamedTuple):
+    """Addresses, from where a chunk's keys or values begin.
+
+    Attributes:
+        multiplies: of the multiplies of the chunk with most room.
+        query_places: of the units to be filled with different parts of a query.
+        probability_places: of those to be filled with different probabilities.
+        score_moves: of the moves of one unit's scores.
+        context_moves: of the moves of one output slice.
+    """
+
+    multiplies: I64
+    query_places: I64
+    probability_places: I64
+    score_moves: I64
+    context_moves: I64
+
+
+class Times(NamedTuple):
+    """Latencies in cycles, as `attacc.hardware.dram.Pipeline` has them.
+
+    Attributes:
+        write_to_multiply: from a write of a buffer to a multiply that uses it.
+        multiply_to_move: from a multiply to the move of its sum.
+        move_to_softmax: from a move of scores to their softmax.
+        softmax_to_move: from a softmax to the move of its probabilities.
+        interval: from one multiply to the next.
+        spacing: multiplies from one move to the next.
+    """
+
+    write_to_multiply: int
+    multiply_to_move: int
+    move_to_softmax: int
+    softmax_to_move: int
+    interval: int
+    spacing: float
+
+
+class Room(NamedTuple):
+    """Where `weave` works.
+
+    Attributes:
+        turns: (6, turns + `SPARE`) what turns are.
+        phases: (5, phases + `SPARE`) what phases are.
+        units: (3, units + `SPARE`) what units are.
+        fill_places: (events to be filled,) where the first fill of each stands.
+        move_places: (2, units) where the first move would stand, and where the last one has to.
+        softmax_places: (softmaxes,) where each stands.
+    """
+
+    turns: I64
+    phases: I64
+    units: I64
+    fill_places: F64
+    move_places: F64
+    softmax_places: F64
+
+
+class Steps(NamedTuple):
+    """Columns of `attacc.pim.program.program.Program`, to be written.
+
+    Attributes:
+        kinds: (steps,).
+        addresses: (steps,).
+        waits: (steps,).
+        signals: (steps, 3).
+        delays: (steps, 3).
+    """
+
+    kinds: U8
+    addresses: I64
+    waits: I32
+    signals: I32
+    delays: I32
 
 
 @kernel
@@ -231,64 +350,60 @@ def suggest_places(
 
 @kernel
 def weave(
-    lengths: I64, keys: I64, values: I64, busy: I64, queries: int, passes: int,
-    sequence_parts: int, keys_per_move: int, elements: int, columns: int, part_words: int,
-    buffer_words: int, strides: I64, multiplies: I64, query_places: I64, probability_places: I64,
-    score_moves: I64, context_moves: I64, write_to_multiply: int, multiply_to_move: int,
-    move_to_softmax: int, softmax_to_move: int, interval: int, spacing: float, multiply: int,
-    turns: I64, phases: I64, units: I64, fill_places: F64, move_places: F64, softmax_places: F64,
-    kinds: U8, addresses: I64, waits: I32, signals: I32, delays: I32,
-) -> int:  # fmt: skip
+    chunks: Chunks,
+    shape: Shape,
+    sites: Sites,
+    times: Times,
+    multiply: int,
+    room: Room,
+    steps: Steps,
+) -> int:
     """Write all steps of a channel.
 
     Args:
-        lengths: (chunks,) keys of each chunk.
-        keys: (chunks,) where its keys begin.
-        values: (chunks,) where its values begin.
-        busy: (chunks,) cycles that the softmax of one query takes.
-        queries: queries that share each chunk.
-        passes: how often a chunk is read for them.
-        sequence_parts: parts of the sequence that lie side by side.
-        keys_per_move: keys of each part whose scores move together.
-        elements: elements of an access.
-        columns: multiplies per key of each part, and output slices.
-        part_words: accesses of probabilities that each query has in half a vector buffer.
-        buffer_words: accesses of half a vector buffer.
-        strides: (chunks,) keys of each part for which an output slice of its values has room.
-        multiplies: addresses of the multiplies of the chunk with most room, from where it begins.
-        query_places: addresses of the units to be filled with different parts of a query.
-        probability_places: addresses of those to be filled with different probabilities.
-        score_moves: addresses of the moves of one unit's scores.
-        context_moves: addresses of the moves of one output slice.
-        write_to_multiply: cycles, as the following three of `attacc.hardware.dram.Pipeline`.
-        multiply_to_move: cycles.
-        move_to_softmax: cycles.
-        softmax_to_move: cycles.
-        interval: cycles from one multiply to the next.
-        spacing: multiplies from one move to the next.
+        chunks: the chunks.
+        shape: what they have in common.
+        sites: addresses.
+        times: latencies.
         multiply: kind of the multiplies.
-        turns: (6, turns + `SPARE`) room for what they are; likewise the following five.
-        phases: (5, phases + `SPARE`) room.
-        units: (3, units + `SPARE`) room.
-        fill_places: (events to be filled,) room.
-        move_places: (2, units) room.
-        softmax_places: (softmaxes,) room.
-        kinds: (steps,) output, as the following ones: columns of
-            `attacc.pim.program.program.Program`.
-        addresses: (steps,) output.
-        waits: (steps,) output.
-        signals: (steps, 3) output.
-        delays: (steps, 3) output.
+        room: where to work.
+        steps: the steps, written.
 
     Returns:
         The number of steps.
     """
-    all_turns = take_turns(lengths, queries, passes, sequence_parts * elements, part_words, turns)
-    all_phases = order_phases(all_turns, part_words, columns, turns, phases)
+    # They come as plain tuples (`attacc.compiled.plain`).
+    chunks, shape, sites, times = Chunks(*chunks), Shape(*shape), Sites(*sites), Times(*times)
+    room, steps = Room(*room), Steps(*steps)
+    kinds, addresses, waits, signals, delays = steps
+    turns, phases, units, fill_places, move_places, softmax_places = room
+    keys, values, busy = chunks.keys, chunks.values, chunks.busy
+    write_to_multiply, multiply_to_move = times.write_to_multiply, times.multiply_to_move
+    move_to_softmax, softmax_to_move = times.move_to_softmax, times.softmax_to_move
+    spacing = times.spacing
+    multiplies, query_places, probability_places, score_moves, context_moves = sites
+    all_turns = take_turns(
+        chunks.lengths,
+        shape.queries,
+        shape.passes,
+        shape.sequence_parts * shape.elements,
+        shape.part_words,
+        turns,
+    )
+    all_phases = order_phases(all_turns, shape.part_words, shape.columns, turns, phases)
     total = cut_units(
-        all_phases, lengths, sequence_parts, keys_per_move, elements, columns, part_words, strides,
-        turns, phases, units,
-    )  # fmt: skip
+        all_phases,
+        chunks.lengths,
+        shape.sequence_parts,
+        shape.keys_per_move,
+        shape.elements,
+        shape.columns,
+        shape.part_words,
+        chunks.strides,
+        turns,
+        phases,
+        units,
+    )
     all_units = phases[PHASE_UNIT, all_phases]
     softmaxes = turns[TURN_SOFTMAX, all_turns]
 
@@ -299,10 +414,25 @@ def weave(
         fills += turns[TURN_QUERIES, phases[PHASE_TURN, k]] if returns else 1
 
     suggest_places(
-        total, busy, multiply_to_move, move_to_softmax, softmax_to_move, interval, spacing,
-        len(probability_places), len(score_moves), len(context_moves), all_phases, all_units,
-        turns, phases, units, fill_places, move_places, softmax_places,
-    )  # fmt: skip
+        total,
+        busy,
+        multiply_to_move,
+        move_to_softmax,
+        softmax_to_move,
+        times.interval,
+        spacing,
+        len(probability_places),
+        len(score_moves),
+        len(context_moves),
+        all_phases,
+        all_units,
+        turns,
+        phases,
+        units,
+        fill_places,
+        move_places,
+        softmax_places,
+    )
 
     # The next move, softmax and fill, and where they stand.
     step = 0
@@ -384,7 +514,8 @@ def weave(
             move_at = none
             if move_unit < all_units:
                 move_at = min(
-                    move_places[0, move_unit] + spacing * moved, move_places[1, move_unit]
+                    move_places[0, move_unit] + spacing * moved,
+                    move_places[1, move_unit],
                 )
         elif softmax_at == place:
             chunk = turns[TURN_CHUNK, softmax_turn]
@@ -418,7 +549,7 @@ def weave(
             else:
                 kinds[step] = MVGB
                 places = len(probability_places)
-                slot = part * buffer_words + fill_query * words + fill_word
+                slot = part * shape.buffer_words + fill_query * words + fill_word
                 addresses[step] = values[chunk] + probability_places[fill_which] + slot
             waits[step] = FILL + EVENTS_APART * fill_event
             # All units of a phase use what fills the buffer. Those after the second wait for the

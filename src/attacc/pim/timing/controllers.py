@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from attacc.compiled import plain
 from attacc.errors import InputError
 from attacc.pim.timing.tables import Code, TimingTables
 
@@ -332,17 +333,19 @@ class ControllerState:
         several = None if len(self.width) == 1 else len(self.width)
         raises = tables.raises_alone if desk is None else tables.raises
         desk = desk or no_traffic()
-        requests = controller_kernel.Requests(
-            stream.keys, stream.first, stream.last, stream.signals, stream.delays
+        requests = plain(
+            controller_kernel.Requests(
+                stream.keys, stream.first, stream.last, stream.signals, stream.delays
+            )
         )
-        rules = controller_kernel.Rules(
+        rules = plain(controller_kernel.Rules(
             tables.waits, raises, tables.latency, tables.window, tables.row_slot,
             tables.refresh_bank, tables.fixed,
-        )  # fmt: skip
-        traffic = controller_kernel.Traffic(
+        ))  # fmt: skip
+        traffic = plain(controller_kernel.Traffic(
             desk.arriving, desk.arrival, desk.arrivals_end, desk.desk, desk.queued, desk.counts,
             desk.writing, desk.bank_rows, desk.served,
-        )  # fmt: skip
+        ))  # fmt: skip
         last = base + len(stream.keys) if end is None else end
         status = controller_kernel.FULL
         while status == controller_kernel.FULL:
@@ -353,11 +356,13 @@ class ControllerState:
                 last,
                 int(more),
                 rules,
-                self._named(),
+                plain(self._named()),
                 traffic,
                 policy,
-                controller_kernel.Record(
-                    room.log, room.windows, room.window_cycles, log_end, windows_end
+                plain(
+                    controller_kernel.Record(
+                        room.log, room.windows, room.window_cycles, log_end, windows_end
+                    )
                 ),
                 several,
             )

@@ -443,6 +443,9 @@ def run_controllers(
     Returns:
         A status.
     """
+    # They come as plain tuples (`attacc.compiled.plain`).
+    requests, rules, state = Requests(*requests), Rules(*rules), State(*state)
+    traffic, room = Traffic(*traffic), Record(*room)
     classes = 1 if several is None else len(state.lanes)
     bank_mask = rules.fixed[BANKS_PER_PSEUDO_CHANNEL] - 1
     refresh_interval = rules.fixed[REFRESH_INTERVAL]
