@@ -1,4 +1,5 @@
-"""What another split, order or accumulator buys in accuracy, as the table of docs/accuracy.md.
+"""What another split, order or accumulator buys in accuracy, as the table of
+docs/model/accuracy.md.
 
     python benchmarks/accuracy.py [--lengths N,N,...]
 

@@ -1,4 +1,4 @@
-"""The tables of docs/interleaving.md and docs/mapping.md, from runs of the code.
+"""The tables of docs/model/interleaving.md and docs/model/mapping.md, from runs of the code.
 
 Usage: python benchmarks/interleaving.py
 """

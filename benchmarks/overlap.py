@@ -1,4 +1,4 @@
-"""The tables and the figure of docs/overlap.md: closed forms beside schedules.
+"""The tables and the figure of docs/model/overlap.md: closed forms beside schedules.
 
     python benchmarks/overlap.py [--figure FILE.svg]
 

@@ -1,6 +1,6 @@
 """Sustained power of a stack under every published assumption, and what budgets would mean.
 
-Prints the tables of docs/power.md: power at a cadence, cadences from budgets, and the budgets
+Prints the tables of docs/model/power.md: power at a cadence, cadences from budgets, and the budgets
 that the published cadences would follow from.
 
     python benchmarks/power.py [--json]

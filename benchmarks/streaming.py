@@ -1,6 +1,6 @@
 """Ordinary traffic: bandwidth of streams per standard, write draining, prefill beside decode.
 
-Prints the figures of docs/traffic.md, and asserts nothing.
+Prints the figures of docs/model/traffic.md, and asserts nothing.
 
     python benchmarks/streaming.py [--json]
 """

@@ -1,4 +1,4 @@
-"""Prints docs/walk-through.md, or writes it.
+"""Prints docs/model/walk-through.md, or writes it.
 
 python benchmarks/walk_through.py [--write]
 """
@@ -13,7 +13,7 @@ import typer
 from attacc.report.walkthrough import walk_page
 from attacc.study.walkthrough import walk_through
 
-PAGE: Final = Path(__file__).parents[1] / "docs" / "walk-through.md"
+PAGE: Final = Path(__file__).parents[1] / "docs" / "model" / "walk-through.md"
 
 
 def main(

@@ -182,7 +182,7 @@ def test_a_system_that_cannot_do_the_job_becomes_a_row() -> None:
         aa.compare("llama-3.1-8b", (64, 4), [unknown], batch=1)
 
 
-PAGES = [ROOT / "docs" / "pricer.md", ROOT / "README.md"]
+PAGES = [ROOT / "docs" / "model" / "pricer.md", ROOT / "README.md"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -90,7 +90,7 @@ def test_ranges_are_found_wherever_they_are_written() -> None:
 def test_every_dimension_has_a_range_that_its_fields_keep_to() -> None:
     """Catches a dimension without a range, and a field whose range is wider or of nothing."""
     assert RANGES.keys() == UNITS.keys()
-    page = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     for least, most in RANGES.values():
         assert f"| {least} | {most} |" in page
     found = [

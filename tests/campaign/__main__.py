@@ -3,7 +3,7 @@
 ::
 
     python -m tests.campaign --results FILE [--count N] [--seed S] [--reader NAME ...]
-    python -m tests.campaign --results FILE --page docs/campaign.md
+    python -m tests.campaign --results FILE --page docs/evidence/campaign.md
     python -m tests.campaign --reader NAME --seed S --replay NUMBER
 
 The first plays inputs and adds what became of them to a JSON file, readers that it holds already

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from attacc.study.specification import StudySpec, WorkloadTable, load_study
 from tests.cli.console import answer, check_refusal, document, invoke, refusal
 
-PAGE: Final = (Path(__file__).parents[2] / "docs" / "cli-compare.md").read_text(encoding="utf-8")
+PAGE: Final = (Path(__file__).parents[2] / "docs" / "reference" / "cli-compare.md").read_text(
+    encoding="utf-8"
+)
 SHORT: Final = ("--prompt", "64", "--output", "4", "--batch", "2")
 BASE: Final = ("--system", "dgx-base")
 

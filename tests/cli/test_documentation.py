@@ -25,7 +25,7 @@ def without_wall_times(value: object) -> object:
     return value
 
 
-@pytest.mark.parametrize(("page", "fewest"), [("cli.md", 7), ("gqa.md", 3)])
+@pytest.mark.parametrize(("page", "fewest"), [("reference/cli.md", 7), ("model/gqa.md", 3)])
 def test_examples(page: str, fewest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key renamed, or a figure changed, that the documentation still tells otherwise."""
     monkeypatch.chdir(tmp_path)

@@ -448,7 +448,7 @@ def test_quantisation_that_is_not_read_is_refused(
         (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(DocumentError, match=message) as error:
         read(tmp_path, tiny_llama() | change)
-    assert "describe the model in a TOML document (docs/models.md)" in str(error.value)
+    assert "describe the model in a TOML document (docs/howto/models.md)" in str(error.value)
 
 
 def test_only_files_of_the_same_model_are_read(tmp_path: Path) -> None:
@@ -560,7 +560,7 @@ def test_key_that_contradicts_the_family_is_refused(
     """
     with pytest.raises(DocumentError, match=key) as error:
         read(tmp_path, EXAMPLES[family] | {key: value})
-    assert "TOML document (docs/models.md)" in str(error.value) or "remove the key" in str(
+    assert "TOML document (docs/howto/models.md)" in str(error.value) or "remove the key" in str(
         error.value
     )
 
@@ -642,7 +642,7 @@ def test_unknown_family_is_refused(tmp_path: Path, family: str) -> None:
         read(tmp_path, config)
     message = str(error.value)
     assert "did you mean" not in message
-    assert "describe the model in a TOML document (docs/models.md)" in message
+    assert "describe the model in a TOML document (docs/howto/models.md)" in message
     assert ", ".join(sorted(FAMILIES)) in message
 
 

@@ -1,7 +1,7 @@
 """Attention as the device computes it, in plain NumPy: no commands, no addresses, no buffers.
 
-Follows the order of operations of docs/numerics.md, of one chunk after the other. Rounds by its own
-means: a number is a whole multiple of the distance of its neighbours.
+Follows the order of operations of docs/model/numerics.md, of one chunk after the other. Rounds by
+its own means: a number is a whole multiple of the distance of its neighbours.
 """
 
 from collections.abc import Sequence

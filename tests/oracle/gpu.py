@@ -1,4 +1,4 @@
-"""The equations of docs/gpu-model.md, one shape at a time, in the plainest Python.
+"""The equations of docs/model/gpu-model.md, one shape at a time, in the plainest Python.
 
 Coefficients come by name, times are in nanoseconds, rates in bytes per nanosecond. Nothing here
 is compiled, and no choice is cut short: every tile and every division of the work is tried.

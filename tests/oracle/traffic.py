@@ -1,4 +1,4 @@
-"""A channel that serves its units and the host, stepped cycle by cycle (docs/traffic.md).
+"""A channel that serves its units and the host, stepped cycle by cycle (docs/model/traffic.md).
 
 Written from that page and reference/controller.md, as plainly as possible. Of the package it uses
 the device's rules as data, and the evaluation of a latency expression, nothing else.

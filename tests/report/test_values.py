@@ -46,5 +46,5 @@ def test_every_placement_has_words() -> None:
 
 def test_power_words() -> None:
     """The two the wrong way round."""
-    assert values.power_words(limited=True).startswith("within")
-    assert values.power_words(limited=False).startswith("without")
+    assert values.power_words(limited=True).endswith("of the power limit")
+    assert values.power_words(limited=False).endswith("without a power limit")

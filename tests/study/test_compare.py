@@ -983,7 +983,7 @@ def test_the_calibrated_gpu_model_prices_every_part_but_attacc() -> None:
 
 def test_both_gpu_models_in_the_documentation(default: Comparison, published: Comparison) -> None:
     """Catches a page whose figures are no longer those of the two models: a regression test."""
-    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "model" / "compare.md").read_text(encoding="utf-8")
     table = page[page.index("## Two GPU models") : page.index("## Which batch")]
     shown = [
         [cell.strip(" `") for cell in line.split("|")[1:-1]]

@@ -31,7 +31,7 @@ from attacc.study.claims.validation import (
 )
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "validation.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "evidence" / "validation.md").read_text(encoding="utf-8")
 CHECKS = {check.claim.id: check for check in all_checks()}
 CLAIM = Claim("a", Room.TIMING, "It is so.", "figures", Tolerance(0.1, Unit.SHARE, "why"), "more")
 QUICK = (
@@ -70,7 +70,7 @@ def cells_of(page: str) -> dict[str, list[str]]:
 
 def test_the_page_states_every_claim() -> None:
     """Catches a claim added, dropped or worded otherwise since the page was generated: run
-    attacc validate --reference ../shared -o docs/validation.md
+    attacc validate --reference ../shared -o docs/evidence/validation.md
     """
     stated = cells_of(PAGE)
     assert list(stated) == list(CHECKS)

@@ -9,7 +9,7 @@ from attacc.pim.program.program import Kind
 from attacc.report.walkthrough import walk_page
 from attacc.study.walkthrough import walk_through
 
-PAGE = Path(__file__).parents[2] / "docs" / "walk-through.md"
+PAGE = Path(__file__).parents[2] / "docs" / "model" / "walk-through.md"
 
 
 def test_page() -> None:

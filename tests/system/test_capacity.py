@@ -79,7 +79,7 @@ def test_a_request_keeps_every_token_but_the_last() -> None:
 def test_largest_batches_of_the_systems_of_the_papers(
     system: str, model: str, batch: int, store: str
 ) -> None:
-    """Catches a change of what counts; figures checked by hand in docs/system-model.md."""
+    """Catches a change of what counts; figures checked by hand in docs/model/system-model.md."""
     resolved = load_system(system)
     limit = largest_batch(of(model, resolved.gpus), resolved, stack_bytes=STACK_BYTES)
     assert (limit.batch, limit.store, limit.content) == (batch, store, Content.KV_CACHE)

@@ -1,7 +1,7 @@
 """Predicting what was not measured: another GPU from its data sheet, or larger products.
 
 To predict a GPU from others, its coefficients have to be told from theirs. Three rules are
-compared (docs/gpu-model.md):
+compared (docs/model/gpu-model.md):
 
 - ``all``: one set of coefficients, fitted to all other GPUs together. Shares of the data sheet and
   launches are the same on every GPU; what a core takes in per nanosecond grows with its peak rate,

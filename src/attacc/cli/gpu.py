@@ -26,7 +26,7 @@ Measured = Annotated[
     list[Path],
     typer.Argument(
         metavar="MEASURED...",
-        help="Tables of measured operators: Parquet or CSV (docs/gpu-model.md).",
+        help="Tables of measured operators: Parquet or CSV (docs/model/gpu-model.md).",
     ),
 ]
 

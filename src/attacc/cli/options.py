@@ -147,7 +147,10 @@ DType = Annotated[
     typer.Option(metavar="fp16|bf16|fp8|int8", help="Element type of keys and values."),
 ]
 Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document (docs/cli.md) and nothing else.")
+    bool,
+    typer.Option(
+        "--json", help="Print one JSON document (docs/reference/cli.md) and nothing else."
+    ),
 ]
 
 

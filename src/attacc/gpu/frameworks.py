@@ -1,7 +1,7 @@
 """Time to first token and time per output token of serving systems, from the times of steps.
 
 What a framework adds to the calibrated operators is a handful of coefficients per framework,
-version and element type, fitted to runs at constant concurrency (docs/gpu-model.md).
+version and element type, fitted to runs at constant concurrency (docs/model/gpu-model.md).
 """
 
 from __future__ import annotations

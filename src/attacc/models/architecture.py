@@ -185,5 +185,5 @@ def divisors(number: int) -> list[int]:
 MODELS: Final = Presets("model", ModelSpec, "attacc.models", "presets")
 """The models shipped with the package."""
 
-AS_DOCUMENT: Final = "describe the model in a TOML document (docs/models.md)"
+AS_DOCUMENT: Final = "describe the model in a TOML document (docs/howto/models.md)"
 """The way out for models that another project's file describes in a form that is not read."""

@@ -612,7 +612,7 @@ def _load(name_or_path: str, where: str | None) -> ModelSpec:
             f"is {_NO_DESCRIPTIONS[path.suffix.lower()]}, which is not read",
             where=str(path),
             hint="give the config.json of the model, or its folder, or a TOML document "
-            "(docs/models.md), or a preset's name",
+            "(docs/howto/models.md), or a preset's name",
         )
     if path.suffix == ".json":
         document = read_document(path)

@@ -81,7 +81,8 @@ _KV: Final = {
 # Keys (null, as to the first) of a table that leaves the weights alone.
 _NO_WEIGHTS: Final = {"quant_algo", "kv_cache_scheme", "kv_cache_quant_algo"}
 _EXCLUSIONS: Final = ("ignore", "ignored_layers", "exclude_modules", "modules_to_not_convert")
-# Parts whose type the model does not keep apart (docs/models.md, "What is stored"): embeddings,
+# Parts whose type the model does not keep apart (docs/howto/models.md, "What is stored"):
+# embeddings,
 # head, norms and routers. An exclusion of anything else makes the precision a mixed one.
 _MINOR: Final = re.compile(
     r"(re:)?[\W_]*([\w*]+\\?\.)*"

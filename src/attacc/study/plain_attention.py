@@ -1,4 +1,4 @@
-"""Attention in the order of docs/numerics.md, in plain NumPy: no commands, addresses or buffers.
+"""Attention in the order of docs/model/numerics.md, in NumPy: no commands and no buffers.
 
 Sums and products of fp16 are NumPy's own half precision, those of other formats its float32. Of
 the project it takes only the rounding of 8-bit formats and bf16, and the powers of two by which

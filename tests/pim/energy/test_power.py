@@ -98,7 +98,7 @@ def test_other_commands_by_hand(
 def test_an_ordinary_access_travels_between_cells_and_host() -> None:
     """Catches ordinary traffic that is free, or at the price of all banks of a multiply.
 
-    0.11 + 0.44 + 1.01 + 1.23 + 0.50 + 0.30 = 3.59 pJ for each of 256 bits (docs/energy.md).
+    0.11 + 0.44 + 1.01 + 1.23 + 0.50 + 0.30 = 3.59 pJ for each of 256 bits (docs/model/energy.md).
     """
     for access in ("RD", "WR"):
         assert isclose(cost_of(access, BANK), 256 * 3.59)
@@ -232,7 +232,7 @@ def test_the_cadence_is_the_least_within_the_budget(
     ],
 )
 def test_budgets_of_the_documentation(placement: Placement, budget_w: float, cycles: int) -> None:
-    """Catches figures of docs/power.md that no longer hold."""
+    """Catches figures of docs/model/power.md that no longer hold."""
     assert cadence_from_budget(DEVICE, placement, budget_w, FGDRAM).cycles == cycles
 
 

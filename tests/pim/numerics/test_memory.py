@@ -1,4 +1,4 @@
-"""Where keys and values are written: by hand, and against the formulas of docs/mapping.md."""
+"""Where keys and values are written: by hand, and against the formulas of docs/model/mapping.md."""
 
 from itertools import product
 

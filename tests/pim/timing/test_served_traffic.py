@@ -261,7 +261,7 @@ def devices(draw: st.DrawFn, placement: Placement, mode: RefreshMode) -> DramDev
 def test_kernel_and_oracle_agree_on_random_traffic(
     placement: Placement, mode: RefreshMode, data: st.DataObject
 ) -> None:
-    """Catches any departure from docs/traffic.md: modes, directions, choice, refresh, entry."""
+    """Catches any departure from docs/model/traffic.md: modes, choice, refresh, entry."""
     device = data.draw(devices(placement, mode))
     policy = data.draw(policies())
     steps = data.draw(programs(placement, SMALL))

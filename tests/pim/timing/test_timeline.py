@@ -1,4 +1,4 @@
-"""The timeline of docs/interleaving.md is that of a real run."""
+"""The timeline of docs/model/interleaving.md is that of a real run."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from attacc.pim.program.interleaved import (
 from attacc.pim.timing.engine import run
 from attacc.pim.timing.tables import resolve_timing
 
-DOCS = Path(__file__).parents[3] / "docs" / "interleaving.md"
+DOCS = Path(__file__).parents[3] / "docs" / "model" / "interleaving.md"
 LENGTH = 1024
 CYCLES_PER_CHARACTER = 50
 

@@ -2,8 +2,8 @@
 
 A document describes one GPU. For each operator it holds series: one library (a framework, its
 version, an element type), with the coefficients fitted to its measured times, the shapes they were
-fitted to, and the error that cross-validation left. The equations are in docs/gpu-model.md; the
-fields below are the coefficients in the order in which the kernels take them.
+fitted to, and the error that cross-validation left. The equations are in docs/model/gpu-model.md;
+the fields below are the coefficients in the order in which the kernels take them.
 """
 
 from __future__ import annotations
@@ -220,7 +220,13 @@ class Library(Spec):
 
 
 class GemmRange(Spec):
-    """Shapes that a series is stated for: smallest and largest."""
+    """Shapes that a series is stated for.
+
+    Attributes:
+        m: smallest and largest number of rows.
+        n: smallest and largest number of columns.
+        k: smallest and largest inner dimension.
+    """
 
     m: tuple[Extent, Extent]
     n: tuple[Extent, Extent]
@@ -228,7 +234,15 @@ class GemmRange(Spec):
 
 
 class AttentionRange(Spec):
-    """Shapes that a series is stated for: smallest and largest, and the head dimensions."""
+    """Shapes that a series is stated for.
+
+    Attributes:
+        batch: smallest and largest number of requests.
+        heads: smallest and largest number of query heads.
+        group: smallest and largest number of query heads that share a key/value head.
+        length: smallest and largest number of keys, or of tokens of a prompt.
+        head_dims: sizes of a head.
+    """
 
     batch: tuple[Extent, Extent]
     heads: tuple[Extent, Extent]

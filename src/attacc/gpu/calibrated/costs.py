@@ -2,7 +2,7 @@
 
 `Kernels` prices the operators of one library on one GPU; `CalibratedCostModel` prices whole steps
 with them: what the host adds, energy, and transfers. Whatever is scaled, assumed or outside what
-was fitted says so in its cost (`OperatorCost.estimates`). See docs/gpu-model.md.
+was fitted says so in its cost (`OperatorCost.estimates`). See docs/model/gpu-model.md.
 """
 
 from __future__ import annotations

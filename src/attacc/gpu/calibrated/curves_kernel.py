@@ -1,6 +1,7 @@
 """Times of GPU kernels from their shapes, compiled: one call for any number of operators.
 
-Every function here is an equation of docs/gpu-model.md. Coefficients come as flat arrays, in the
+Every function here is an equation of docs/model/gpu-model.md. Coefficients come as flat arrays, in
+the
 order of the fields of the coefficient records in `attacc.gpu.calibrated.coefficients`. Times are in
 nanoseconds, rates in bytes (and operations) per nanosecond.
 """

@@ -1,8 +1,8 @@
 """The calibrated GPU model: times of any number of operators at once, from their shapes.
 
 Tiles and rounds over cores, traffic of memory and second-level cache, and launches, with the
-coefficients of a `CalibrationSpec` (docs/gpu-model.md). No measured time is looked up: a shape
-between, or beyond, those measured is computed like every other.
+coefficients of a `CalibrationSpec` (docs/model/gpu-model.md). No measured time is looked up: a
+shape between, or beyond, those measured is computed like every other.
 """
 
 from __future__ import annotations

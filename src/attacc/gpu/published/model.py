@@ -2,7 +2,7 @@
 
 Formulas and constants of the system model that AttAcc's authors released, from its restatement in
 reference/system-model.md, extended to separate element types per operand and to embeddings. See
-docs/system-model.md for the equations, what they were compared with, and their limits.
+docs/model/system-model.md for the equations, what they were compared with, and their limits.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Power is the energy of the commands (`attacc.pim.energy.dram`), of refresh and of standby, over
 time. The cadence presets of a device ("power_limited") rest on a statement of AttAcc's authors
 about IDD7; `cadence_from_budget` is the alternative: watts and energies in, cycles out. What either
-implies stands in docs/power.md.
+implies stands in docs/model/power.md.
 """
 
 from __future__ import annotations

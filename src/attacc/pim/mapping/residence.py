@@ -28,7 +28,7 @@ I64 = npt.NDArray[np.int64]
 
 GROWING_GRAINS: Final = 4
 """Grains for which the last chunk of a head has room at least. A chunk more costs some 80 cycles,
-53 keys' worth of multiplies at bank (docs/mapping.md): 5 % of four grains of 256 keys."""
+53 keys' worth of multiplies at bank (docs/model/mapping.md): 5 % of four grains of 256 keys."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -510,8 +510,8 @@ def merge_chunks(
     """Merge the chunks of each head to its attention, exactly but for rounding in fp32.
 
     With m the greatest score of a head, the chunk c counts with e**(m_c - m) times its context,
-    and the total likewise (docs/mapping.md, chunks). A head of one chunk, whose context is already
-    divided, stays as it is.
+    and the total likewise (docs/model/mapping.md, chunks). A head of one chunk, whose context is
+    already divided, stays as it is.
 
     Args:
         parts: of all chunks.

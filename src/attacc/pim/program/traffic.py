@@ -1,7 +1,7 @@
 """Ordinary traffic: loads and stores of the host, which arrive beside the units' program.
 
-What the controllers make of it is in docs/traffic.md. Ordinary traffic has no dependences: the
-host knows what it may ask for, and when.
+What the controllers make of it is in docs/model/traffic.md. Ordinary traffic has no dependences:
+the host knows what it may ask for, and when.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _refuse_first(wrong: npt.NDArray[np.bool_], values: npt.NDArray[np.integer],
 
 @dataclass(frozen=True, slots=True)
 class TrafficPolicy:
-    """When a channel serves ordinary traffic, and in which direction (docs/traffic.md).
+    """When a channel serves ordinary traffic, and in which direction (docs/model/traffic.md).
 
     Attributes:
         queue: requests that wait in each pseudo-channel and direction.
@@ -170,7 +170,7 @@ def kv_writes(
     """Return the stores by which prefill fills the keys and values of a head, or chunk of one.
 
     Every access that the units' multiplies of the head read is written once, padding included
-    (docs/mapping.md), first all keys, then all values, in the order of the multiplies.
+    (docs/model/mapping.md), first all keys, then all values, in the order of the multiplies.
 
     Args:
         layout: shape and place of the head.

@@ -1,6 +1,6 @@
 """Ordinary reads and writes of one channel, beside the units' commands, compiled.
 
-The policy is that of docs/traffic.md. Constants and small functions are shared with
+The policy is that of docs/model/traffic.md. Constants and small functions are shared with
 `attacc.pim.timing.kernel`, which calls `ordinary_cycle` first in every cycle of a channel.
 """
 

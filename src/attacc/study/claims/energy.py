@@ -221,7 +221,8 @@ def _checks() -> Iterable[Check]:
             id="energy-steady-power",
             room=Room.ENERGY,
             statement="The mean power of a run's multiplies, rows and moves is that of a steady "
-            "cadence n, P(n) of docs/power.md, times the share of the run that its multiplies "
+            "cadence n, P(n) of docs/model/power.md, times the share of the run that its "
+            "multiplies "
             "take at n cycles each.",
             data="the same runs; P(n) from the energies of single commands, without refresh and "
             "standby",
@@ -260,7 +261,8 @@ def _checks() -> Iterable[Check]:
             tolerance=Tolerance(
                 BUDGET_W, Unit.WATTS, "below the budget it does not bind, at it or above it would"
             ),
-            limits="Does not tell which of the published figures is off (docs/power.md has the "
+            limits="Does not tell which of the published figures is off (docs/model/power.md "
+            "has the "
             "candidates), nor what a stack with units takes: there is no public measurement.",
             tests=("tests/pim/energy/test_power.py",),
         ),

@@ -276,7 +276,7 @@ def _checks() -> Iterable[Check]:
                 0.10, Unit.SHARE, "the goal for the GPU that coefficients were fitted to"
             ),
             limits="Two GPUs with the same cores. vLLM's attention, measured in another version, "
-            "is off by more than 20 % (docs/gpu-model.md); no Blackwell GPU was measured.",
+            "is off by more than 20 % (docs/model/gpu-model.md); no Blackwell GPU was measured.",
             needs=Needs.REFERENCE,
             tests=("tests/calibration/test_reference.py",),
         ),

@@ -375,7 +375,7 @@ def _checks() -> Iterable[Check]:
             data="the same programs; checked by attacc.pim.audit.hazards, which knows heads, "
             "latencies and buffers, and no dependences of the program",
             tolerance=Tolerance(0, Unit.CASES, "one wrong operand makes a wrong context"),
-            limits="Latencies between commands are assumed (docs/interleaving.md).",
+            limits="Latencies between commands are assumed (docs/model/interleaving.md).",
             tests=("tests/pim/audit/test_hazards.py", "tests/pim/program/test_interleaved.py"),
         ),
         measure=interleaved_has_no_hazard,

@@ -116,7 +116,8 @@ def _checks() -> Iterable[Check]:
             statement="fp16 arithmetic loses no more than exact attention does whose inputs are "
             "rounded to bf16.",
             data="attention in float64; heads of 128, 1,024 and 8,192 keys of 128 elements, scores "
-            f"of standard deviation 1 and 4, eight contexts each, seed {SEED} (docs/accuracy.md)",
+            f"of standard deviation 1 and 4, eight contexts each, seed {SEED} "
+            f"(docs/model/accuracy.md)",
             tolerance=Tolerance(
                 1.0,
                 Unit.SHARE,
@@ -132,7 +133,8 @@ def _checks() -> Iterable[Check]:
         Claim(
             id="numerics-walk-through",
             room=Room.NUMERICS,
-            statement="The head that docs/walk-through.md follows through banks, buffers and units "
+            statement="The head that docs/model/walk-through.md follows through banks, buffers "
+            "and units "
             "ends near the exact context, and its first sum is that of the adder tree by hand.",
             data="attention in float64 of 32 keys of 8 elements, and the first unit's sum added "
             "up level by level",

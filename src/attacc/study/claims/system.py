@@ -214,7 +214,9 @@ def _checks() -> Iterable[Check]:
             data="small cases by hand; a tile search over both sides of both tiles as witness of "
             "the compiled one",
             tolerance=Tolerance(
-                0, Unit.CASES, "the equations are stated (docs/system-model.md): equal, or wrong"
+                0,
+                Unit.CASES,
+                "the equations are stated (docs/model/system-model.md): equal, or wrong",
             ),
             limits="Shows that the stated equations are computed, not that they are a machine's.",
             needs=Needs.TESTS,
@@ -232,10 +234,10 @@ def _checks() -> Iterable[Check]:
             room=Room.SYSTEM,
             statement="Where attention takes longest, head-level pipelining as a schedule of "
             "operators takes exactly the time of the published closed form.",
-            data="random layers; the schedule of docs/overlap.md",
+            data="random layers; the schedule of docs/model/overlap.md",
             tolerance=Tolerance(0, Unit.CASES, "the two are equal by their equations"),
             limits="Where transfers or products with weights take longest, the two differ: "
-            "docs/overlap.md shows both.",
+            "docs/model/overlap.md shows both.",
             needs=Needs.TESTS,
             tests=(
                 "tests/system/test_pipelined_layer.py",
@@ -256,7 +258,8 @@ def _published() -> Iterable[Check]:
             data=f"130 runs, 20 times of each: six models, A100a and H100, 8 and 16 GPUs, 8 and 16 "
             f"bits, three placements, all optimisations ({SYSTEM_RUNS})",
             tolerance=PRINTED,
-            limits="Its slips kept, as released; what they cost, docs/system-model.md tells. A "
+            limits="Its slips kept, as released; what they cost, docs/model/system-model.md "
+            "tells. A "
             "published model, not a machine: it misses measured products by 33 to 40 % on average "
             "(reference/attacc.md).",
             needs=Needs.REFERENCE,

@@ -330,7 +330,8 @@ def _checks() -> Iterable[Check]:
             "to the same channels and addresses.",
             data="220 traces (reference/golden/traces)",
             tolerance=EXACT,
-            limits="Of the published schedule only; what is wrong with it, docs/program.md tells.",
+            limits="Of the published schedule only; what is wrong with it, "
+            "docs/model/program.md tells.",
             needs=Needs.REFERENCE,
             tests=("tests/golden/test_golden_traces.py",),
         ),
@@ -369,7 +370,8 @@ def _checks() -> Iterable[Check]:
                 "bankgroup, about 7 % at buffer",
             ),
             limits="A published figure, not an oracle, and a sample of its shapes. Single rows are "
-            "off by up to 50 %, where that build repeats the softmax: docs/timing.md has all rows, "
+            "off by up to 50 %, where that build repeats the softmax: docs/model/timing.md has "
+            "all rows, "
             "and the reason.",
             needs=Needs.REFERENCE,
         ),
@@ -382,7 +384,7 @@ def _checks() -> Iterable[Check]:
             room=Room.TIMING,
             statement="Streams of reads, and of writes, come near the bandwidth that no order of "
             "accesses exceeds, on every device preset with ordinary traffic.",
-            data=f"the bound from each standard's timing and organisation (docs/traffic.md); "
+            data=f"the bound from each standard's timing and organisation (docs/model/traffic.md); "
             f"streams of {REFRESHES} refresh intervals",
             tolerance=Tolerance(
                 0.03,

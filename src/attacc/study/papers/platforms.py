@@ -2,8 +2,8 @@
 
 As in a comparison (`attacc.study.compare`), the requests of a batch decode in lockstep, through
 every length of the cache. Here a step is priced at `LENGTHS` lengths with the mean of all, and
-attention on AttAcc is timed at those: docs/reproduce.md tells what that costs in accuracy. All
-prices are those of `attacc.system.pricer`.
+attention on AttAcc is timed at those: docs/evidence/reproduce.md tells what that costs in
+accuracy. All prices are those of `attacc.system.pricer`.
 """
 
 from __future__ import annotations

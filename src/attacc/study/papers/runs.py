@@ -212,7 +212,7 @@ def runs() -> Exhibit:
             (
                 "(a) cycles of the engine for the published schedule on the papers' stack: the "
                 "published cycles come from a build that was never released, whose last odd round "
-                "repeats the softmax (docs/timing.md)."
+                "repeats the softmax (docs/model/timing.md)."
             ),
             (
                 "(b) cycles of the engine for this project's schedule on the stack with latencies "

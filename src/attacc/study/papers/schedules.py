@@ -103,7 +103,7 @@ def schedules(setting: Setting) -> Exhibit:
                 "their share."
             ),
             "Off by: over the closed form. On AttAcc: columns of each feed-forward product.",
-            "Where and why the two differ: docs/overlap.md.",
+            "Where and why the two differ: docs/model/overlap.md.",
             (
                 f"Not simulated, since products of so many rows take too long to time: "
                 f"{', '.join(left_out)} requests."

@@ -48,7 +48,7 @@ def groups(setting: Setting) -> Exhibit:
             (
                 "The papers' unit serves one query per read of keys and values, and so reads them "
                 "once for every query head of a group; GPUs read them once. One read for a group "
-                "is an extension of this project (docs/gqa.md)."
+                "is an extension of this project (docs/model/gqa.md)."
             ),
         ),
     )
