@@ -51,6 +51,9 @@ PATIENCE = 100
 
 NEVER = 2**62
 
+ROW_BUS = 1
+COLUMN_BUS = 2
+
 # Columns of what is kept of each class of channels.
 LENGTH = 0
 """Requests in the queue, barriers among them."""

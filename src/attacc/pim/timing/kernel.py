@@ -33,6 +33,7 @@ from attacc.pim.timing.controller_kernel import (
     BEHIND,
     BOUND,
     CODE_BITS,
+    COLUMN_BUS,
     CYCLE,
     DUE,
     ENTERING,
@@ -70,6 +71,7 @@ from attacc.pim.timing.controller_kernel import (
     REFRESH_PER_BANK,
     REFRESHED,
     REFRESHES_PER_INTERVAL,
+    ROW_BUS,
     ROW_MASK,
     ROW_SHIFT,
     RUNNING,
@@ -372,8 +374,6 @@ def multiply_again(
     base: int,
     requests: Requests,
     rules: Rules,
-    multiply_interval: int,
-    bank_mask: int,
     state: State,
     room: Record,
     c: int,
@@ -384,13 +384,14 @@ def multiply_again(
         Whether the class sleeps until the following one. If not, it may issue a row command in
         this cycle.
     """
+    multiply_interval = rules.fixed[MULTIPLY_INTERVAL]
     i = state.lanes[c, RUNNING]
     bank = (state.items[c, i, KEY] >> CODE_BITS) & BANK_MASK
     at = state.entries[c, state.items[c, i, FIRST], STEP_OF]
     raise_gates(MULTIPLY, bank, cycle, rules, state, c)
     state.clock[PROGRESS] = cycle
     state.lanes[c, MULTIPLY_FROM] = cycle + multiply_interval
-    state.hits[c, bank & bank_mask] -= 1
+    state.hits[c, bank & (rules.fixed[BANKS_PER_PSEUDO_CHANNEL] - 1)] -= 1
     gone = leave(i, state, c)
     effect = signal(at - base, cycle, requests, state, c)
     record(cycle, MULTIPLY, c, at, bank, state, room)
@@ -409,6 +410,268 @@ def multiply_again(
         bound = before
     state.lanes[c, WAKE] = bound
     return True
+
+
+@inlined
+def enter_alone(
+    step: int,
+    end: int,
+    base: int,
+    cycle: int,
+    requests: Requests,
+    rules: Rules,
+    state: State,
+) -> int:
+    """Let steps enter, in order, until the queue of the only class is full.
+
+    Returns:
+        The step that enters next.
+    """
+    bank_mask = rules.fixed[BANKS_PER_PSEUDO_CHANNEL] - 1
+    while step < end and state.lanes[0, LENGTH] < QUEUE:
+        enter(int(requests.keys[step - base]), step, cycle + 1, state, rules, bank_mask, 0)
+        step += 1
+    return step
+
+
+@inlined
+def enter_several(
+    step: int,
+    entering: int,
+    end: int,
+    base: int,
+    cycle: int,
+    requests: Requests,
+    rules: Rules,
+    state: State,
+) -> tuple[int, int]:
+    """Let steps enter, in order, until a class that the next one goes to has its queue full.
+
+    Args:
+        step: that enters next.
+        entering: class at which it goes on; -1 if it has entered nowhere.
+        end: step before which to stop.
+        base: number of the first step of the requests.
+        cycle: now.
+        requests: the steps.
+        rules: the device.
+        state: of the controllers.
+
+    Returns:
+        The step that enters next, and the class at which it goes on.
+    """
+    bank_mask = rules.fixed[BANKS_PER_PSEUDO_CHANNEL] - 1
+    while step < end:
+        key = int(requests.keys[step - base])
+        beyond = requests.last[step - base]
+        if entering < 0:
+            entering = int(requests.first[step - base])
+        while entering < beyond and state.lanes[entering, LENGTH] < QUEUE:
+            enter(key, step, cycle + 1, state, rules, bank_mask, entering)
+            entering += 1
+        if entering < beyond:
+            break
+        step += 1
+        entering = -1
+    return step, entering
+
+
+@inlined
+def fall_due(cycle: int, classes: int, rules: Rules, state: State) -> None:
+    """Make refreshes fall due in every class, which wakes up."""
+    state.clock[NEXT_REFRESH] += rules.fixed[REFRESH_INTERVAL]
+    for c in range(classes):
+        state.lanes[c, RUNNING] = -1
+        state.lanes[c, DUE] += rules.fixed[REFRESHES_PER_INTERVAL]
+        state.lanes[c, WAKE] = cycle
+
+
+@inlined
+def refresh(cycle: int, rules: Rules, state: State, room: Record, c: int) -> None:
+    """Issue the command by which a refresh that is due goes on, or sleep until it may issue."""
+    code, bank = maintenance(state, rules, c)
+    ready = ready_cycle(code, bank, rules, state, c)
+    if ready > cycle:
+        state.lanes[c, WAKE] = ready
+        return
+    if code == REFRESH:
+        state.lanes[c, DUE] -= 1
+        state.lanes[c, REFRESHED] += 1
+    else:
+        if code == PRECHARGE_ALL:
+            for r in range(state.open_rows.shape[1]):
+                state.open_rows[c, r] = -1
+        else:
+            state.open_rows[c, rules.row_slot[bank]] = -1
+        note_rows(state, rules, rules.fixed[BANKS_PER_PSEUDO_CHANNEL] - 1, c)
+    state.lanes[c, WAKE] = cycle + 1
+    raise_gates(code, bank, cycle, rules, state, c)
+    record(cycle, code, c, -1, bank, state, room)
+
+
+@inlined
+def serve(
+    i: int,
+    cycle: int,
+    base: int,
+    may_run: int,
+    soonest: int,
+    oldest_yielding: int,
+    next_multiply: int,
+    requests: Requests,
+    rules: Rules,
+    state: State,
+    c: int,
+) -> int:
+    """Take a request whose column command issues out of its queue, with what follows from that.
+
+    Args:
+        i: its item.
+        cycle: now.
+        base: number of the first step of the requests.
+        may_run: 1 if a run of multiplies may begin with it.
+        soonest: a lower bound of the cycle in which another command may issue.
+        oldest_yielding: the step of the oldest of those that yield to row hits.
+        next_multiply: the step of the next multiply of another item.
+        requests: the steps.
+        rules: the device.
+        state: of the controllers.
+        c: the class.
+
+    Returns:
+        The bound, as it is afterwards.
+    """
+    multiply_interval = rules.fixed[MULTIPLY_INTERVAL]
+    code = state.items[c, i, NEXT]
+    yielding = oldest_yielding < NEVER
+    at = state.entries[c, state.items[c, i, FIRST], STEP_OF]
+    where = (state.items[c, i, KEY] >> CODE_BITS) & (rules.fixed[BANKS_PER_PSEUDO_CHANNEL] - 1)
+    state.clock[PROGRESS] = cycle
+    gone = leave(i, state, c)
+    if code == MULTIPLY:
+        state.hits[c, where] -= 1
+        state.lanes[c, MULTIPLY_FROM] = cycle + multiply_interval
+        if yielding and state.hits[c, where] == 0:
+            soonest = cycle  # nothing yields to it any longer
+    if (
+        yielding
+        and state.lanes[c, ITEMS] > 0
+        and state.items[c, head_item(state, c), AGE] == oldest_yielding
+    ):
+        soonest = cycle  # the head yields to none
+    soonest = min(soonest, signal(at - base, cycle, requests, state, c))
+    if not gone and soonest > cycle:
+        bound = item_ready(i, state, rules, c)
+        state.items[c, i, BOUND] = bound
+        if (
+            code == MULTIPLY
+            and may_run == 1
+            and bound < soonest
+            and state.items[c, i, AGE] < next_multiply
+            and (bound <= cycle + multiply_interval or next_multiply == NEVER)
+        ):
+            state.lanes[c, RUNNING] = i
+            state.lanes[c, RUNS_BEFORE] = soonest
+            state.lanes[c, RUNS_WHILE_OLDER] = min(oldest_yielding, next_multiply)
+            state.lanes[c, RUNS_ALONE] = 1 if next_multiply == NEVER else 0
+        soonest = min(soonest, bound)
+    return soonest
+
+
+@inlined
+def issue(
+    cycle: int,
+    base: int,
+    taken: int,
+    may_run: int,
+    requests: Requests,
+    rules: Rules,
+    state: State,
+    room: Record,
+    c: int,
+) -> int:
+    """Issue the best command of a queue, if any may issue, and tell when to look at it again.
+
+    Args:
+        cycle: now.
+        base: number of the first step of the requests.
+        taken: the bus that the first command of this cycle took; 0 for the first.
+        may_run: 1 if a run of multiplies may begin.
+        requests: the steps.
+        rules: the device.
+        state: of the controllers.
+        room: where to write what is told of every command.
+        c: the class.
+
+    Returns:
+        The bus that is taken after it; 0 if the cycle has no further command.
+    """
+    bank_mask = rules.fixed[BANKS_PER_PSEUDO_CHANNEL] - 1
+    multiply_interval = rules.fixed[MULTIPLY_INTERVAL]
+    if state.lanes[c, BARRIERS] > 0 and state.lanes[c, IN_FRONT] == 0:
+        pop_barrier(state, c)
+        state.clock[PROGRESS] = cycle
+    if state.lanes[c, LENGTH] == 0:
+        return 0
+    if state.lanes[c, IN_FRONT] == 0:
+        # A command of neither bus, which leaves its queue and ends the cycle.
+        at = pop_barrier(state, c)
+        record(cycle, BARRIER, c, at, 0, state, room)
+        state.lanes[c, WAKE] = cycle + 1
+        state.clock[PROGRESS] = cycle
+        return 0
+    i, soonest, oldest_yielding, next_multiply = select(
+        cycle,
+        state,
+        rules,
+        bank_mask,
+        rules.fixed[MOVES_YIELD],
+        multiply_interval,
+        rules.fixed[MOVES_APART],
+        c,
+    )
+    if i < 0:
+        state.lanes[c, WAKE] = min(state.lanes[c, WAKE], soonest)
+        return 0  # in the first pass, the second one would choose the same
+    key = state.items[c, i, KEY]
+    code = state.items[c, i, NEXT]
+    bank = (key >> CODE_BITS) & BANK_MASK
+    bus = ROW_BUS if is_row_code(code) else COLUMN_BUS
+    if bus == taken:
+        state.lanes[c, WAKE] = cycle + 1
+        return 0
+    at = state.entries[c, state.items[c, i, FIRST], STEP_OF]
+    raise_gates(code, bank, cycle, rules, state, c)
+    if bus == ROW_BUS:
+        row = (key >> ROW_SHIFT) & ROW_MASK
+        state.open_rows[c, rules.row_slot[bank]] = row if code == ACTIVATE else -1
+        note_rows(state, rules, bank_mask, c)
+        soonest = cycle
+    else:
+        soonest = serve(
+            i,
+            cycle,
+            base,
+            may_run if taken == 0 else 0,
+            soonest,
+            oldest_yielding,
+            next_multiply,
+            requests,
+            rules,
+            state,
+            c,
+        )
+    if next_multiply < NEVER:
+        after = multiply_interval if code == MULTIPLY else 0 if bus == ROW_BUS else 1
+        soonest = min(soonest, cycle + after)
+    record(cycle, code, c, at, bank, state, room)
+    if taken != 0:
+        state.lanes[c, WAKE] = cycle + 1
+        return 0
+    if soonest > cycle and (state.lanes[c, IN_FRONT] > 0 or state.lanes[c, BARRIERS] == 0):
+        state.lanes[c, WAKE] = soonest  # no second command
+        return 0
+    return bus
 
 
 @kernel
@@ -447,51 +710,16 @@ def run_controllers(
     requests, rules, state = Requests(*requests), Rules(*rules), State(*state)
     traffic, room = Traffic(*traffic), Record(*room)
     classes = 1 if several is None else len(state.lanes)
-    bank_mask = rules.fixed[BANKS_PER_PSEUDO_CHANNEL] - 1
-    refresh_interval = rules.fixed[REFRESH_INTERVAL]
-    moves_yield = rules.fixed[MOVES_YIELD]
-    moves_apart = rules.fixed[MOVES_APART]
-    multiply_interval = rules.fixed[MULTIPLY_INTERVAL]
     cycle = state.clock[CYCLE]
     step = state.clock[STEP]
     entering = state.clock[ENTERING]
-    taken = False
+    runs = 1 if policy is None else 0
+    taken = 0
     while True:
-        # Requests enter in trace order until the next one's queue is full.
-        while step < end:
-            key = int(requests.keys[step - base])
-            if several is None:
-                if state.lanes[0, LENGTH] >= QUEUE:
-                    break
-                enter(
-                    key,
-                    step,
-                    cycle + 1,
-                    state,
-                    rules,
-                    bank_mask,
-                    0,
-                )
-                step += 1
-                continue
-            beyond = requests.last[step - base]
-            if entering < 0:
-                entering = int(requests.first[step - base])
-            while entering < beyond and state.lanes[entering, LENGTH] < QUEUE:
-                enter(
-                    key,
-                    step,
-                    cycle + 1,
-                    state,
-                    rules,
-                    bank_mask,
-                    entering,
-                )
-                entering += 1
-            if entering < beyond:
-                break
-            step += 1
-            entering = -1
+        if several is None:
+            step = enter_alone(step, end, base, cycle, requests, rules, state)
+        else:
+            step, entering = enter_several(step, entering, end, base, cycle, requests, rules, state)
         if step == end and more == 1:
             state.clock[CYCLE], state.clock[STEP], state.clock[ENTERING] = cycle, step, entering
             return OK
@@ -504,195 +732,45 @@ def run_controllers(
             following = state.lanes[0, WAKE]
             if following < state.lanes[0, RUNS_BEFORE] and following < state.clock[NEXT_REFRESH]:
                 cycle = following
-                if multiply_again(
-                    cycle,
-                    base,
-                    requests,
-                    rules,
-                    multiply_interval,
-                    bank_mask,
-                    state,
-                    room,
-                    0,
-                ):
+                if multiply_again(cycle, base, requests, rules, state, room, 0):
                     continue
-                taken = True  # the bus of column commands, in this cycle
+                taken = COLUMN_BUS
                 state.lanes[0, WAKE] = cycle
 
         cycle = state.clock[NEXT_REFRESH]
         for c in range(classes):
             cycle = min(cycle, state.lanes[c, WAKE])
-        if cycle - state.clock[PROGRESS] > PATIENCE * refresh_interval:
+        if cycle - state.clock[PROGRESS] > PATIENCE * rules.fixed[REFRESH_INTERVAL]:
             state.clock[CYCLE] = cycle
             return STUCK
         if cycle == state.clock[NEXT_REFRESH]:
-            state.clock[NEXT_REFRESH] += refresh_interval
-            for c in range(classes):
-                state.lanes[c, RUNNING] = -1
-                state.lanes[c, DUE] += rules.fixed[REFRESHES_PER_INTERVAL]
-                state.lanes[c, WAKE] = cycle
+            fall_due(cycle, classes, rules, state)
 
         for c in range(classes):
             if state.lanes[c, WAKE] > cycle:
                 continue
-            if policy is not None and ordinary_cycle(
-                cycle,
-                c,
-                traffic,
-                policy,
-                rules,
-                state,
-                room,
-            ):
+            if policy is not None and ordinary_cycle(cycle, c, traffic, policy, rules, state, room):
                 continue
             state.lanes[c, WAKE] = NEVER
-            first_was_row = False
-            begin = 0
-            if taken:
-                begin = 1
-                taken = False
-            elif (
+            if (
                 several is not None
                 and state.lanes[c, RUNNING] >= 0
                 and cycle < state.lanes[c, RUNS_BEFORE]
             ):
-                if multiply_again(
-                    cycle,
-                    base,
-                    requests,
-                    rules,
-                    multiply_interval,
-                    bank_mask,
-                    state,
-                    room,
-                    c,
-                ):
+                if multiply_again(cycle, base, requests, rules, state, room, c):
                     continue
-                begin = 1
+                taken = COLUMN_BUS
             state.lanes[c, RUNNING] = -1
-            # Two passes: at most one row command and one column command.
-            for attempt in range(begin, 2):
-                at = -1
-                soonest = cycle  # lower bound of when another command may issue
-                if attempt == 0 and state.lanes[c, DUE] > 0:
-                    # Maintenance goes first.
-                    first_was_row = True
-                    code, bank = maintenance(state, rules, c)
-                    ready = ready_cycle(code, bank, rules, state, c)
-                    if ready > cycle:
-                        state.lanes[c, WAKE] = ready
-                        continue
-                    if code == REFRESH:
-                        state.lanes[c, DUE] -= 1
-                        state.lanes[c, REFRESHED] += 1
-                    else:
-                        if code == PRECHARGE_ALL:
-                            for r in range(state.open_rows.shape[1]):
-                                state.open_rows[c, r] = -1
-                        else:
-                            state.open_rows[c, rules.row_slot[bank]] = -1
-                        note_rows(state, rules, bank_mask, c)
-                    state.lanes[c, WAKE] = cycle + 1
-                    raise_gates(code, bank, cycle, rules, state, c)
-                else:
-                    if state.lanes[c, BARRIERS] > 0 and state.lanes[c, IN_FRONT] == 0:
-                        pop_barrier(state, c)
-                        state.clock[PROGRESS] = cycle
-                    if state.lanes[c, LENGTH] == 0:
-                        break
-                    if state.lanes[c, IN_FRONT] == 0:
-                        # A command of neither bus, which leaves its queue and ends the cycle.
-                        at = pop_barrier(state, c)
-                        record(
-                            cycle,
-                            BARRIER,
-                            c,
-                            at,
-                            0,
-                            state,
-                            room,
-                        )
-                        state.lanes[c, WAKE] = cycle + 1
-                        state.clock[PROGRESS] = cycle
-                        break
-                    i, soonest, oldest_yielding, next_multiply = select(
-                        cycle,
-                        state,
-                        rules,
-                        bank_mask,
-                        moves_yield,
-                        multiply_interval,
-                        moves_apart,
-                        c,
-                    )
-                    yielding = oldest_yielding < NEVER
-                    if i < 0:
-                        state.lanes[c, WAKE] = min(state.lanes[c, WAKE], soonest)
-                        break  # in the first pass, the second one would choose the same
-                    key = state.items[c, i, KEY]
-                    code = state.items[c, i, NEXT]
-                    bank = (key >> CODE_BITS) & BANK_MASK
-                    is_row = is_row_code(code)
-                    if attempt == 0:
-                        first_was_row = is_row
-                    elif is_row == first_was_row:
-                        state.lanes[c, WAKE] = cycle + 1  # the bus is taken
-                        break
-                    at = state.entries[c, state.items[c, i, FIRST], STEP_OF]
-                    raise_gates(code, bank, cycle, rules, state, c)
-                    if is_row:
-                        row = (key >> ROW_SHIFT) & ROW_MASK
-                        state.open_rows[c, rules.row_slot[bank]] = row if code == ACTIVATE else -1
-                        note_rows(state, rules, bank_mask, c)
-                        soonest = cycle
-                    else:
-                        state.clock[PROGRESS] = cycle
-                        gone = leave(i, state, c)
-                        if code == MULTIPLY:
-                            where = bank & bank_mask
-                            state.hits[c, where] -= 1
-                            state.lanes[c, MULTIPLY_FROM] = cycle + multiply_interval
-                            if yielding and state.hits[c, where] == 0:
-                                soonest = cycle  # nothing yields to it any longer
-                        if (
-                            yielding
-                            and state.lanes[c, ITEMS] > 0
-                            and state.items[c, head_item(state, c), AGE] == oldest_yielding
-                        ):
-                            soonest = cycle  # the head yields to none
-                        effect = signal(at - base, cycle, requests, state, c)
-                        soonest = min(soonest, effect)
-                        if not gone and soonest > cycle:
-                            bound = item_ready(i, state, rules, c)
-                            state.items[c, i, BOUND] = bound
-                            if (
-                                code == MULTIPLY
-                                and attempt == 0
-                                and policy is None
-                                and bound < soonest
-                                and state.items[c, i, AGE] < next_multiply
-                                and (bound <= cycle + multiply_interval or next_multiply == NEVER)
-                            ):
-                                state.lanes[c, RUNNING] = i
-                                state.lanes[c, RUNS_BEFORE] = soonest
-                                state.lanes[c, RUNS_WHILE_OLDER] = min(
-                                    oldest_yielding, next_multiply
-                                )
-                                state.lanes[c, RUNS_ALONE] = 1 if next_multiply == NEVER else 0
-                            soonest = min(soonest, bound)
-                    if next_multiply < NEVER:
-                        after = multiply_interval if code == MULTIPLY else 0 if is_row else 1
-                        soonest = min(soonest, cycle + after)
-                    if attempt == 1:
-                        state.lanes[c, WAKE] = cycle + 1
-                record(cycle, code, c, at, bank, state, room)
-                if (
-                    soonest > cycle
-                    and attempt == 0
-                    and (state.lanes[c, IN_FRONT] > 0 or state.lanes[c, BARRIERS] == 0)
-                ):
-                    state.lanes[c, WAKE] = soonest  # no second command
+            # At most one row command and one column command; maintenance goes first.
+            for _ in range(2):
+                if taken == 0 and state.lanes[c, DUE] > 0:
+                    refresh(cycle, rules, state, room, c)
+                    taken = ROW_BUS
+                    continue
+                taken = issue(cycle, base, taken, runs, requests, rules, state, room, c)
+                if taken == 0:
                     break
+            taken = 0
             if policy is not None:
                 state.lanes[c, WAKE] = min(state.lanes[c, WAKE], traffic.desk[c, DEADLINE])
                 if state.lanes[c, LENGTH] == 0 and traffic.desk[c, WAITING] > 0:

@@ -16,6 +16,7 @@ from attacc.pim.timing.controller_kernel import (
     BANKS_PER_PSEUDO_CHANNEL,
     CODE_BITS,
     CODE_MASK,
+    COLUMN_BUS,
     DUE,
     LENGTH,
     NEVER,
@@ -26,6 +27,7 @@ from attacc.pim.timing.controller_kernel import (
     REFRESH,
     REFRESH_PER_BANK,
     REFRESHED,
+    ROW_BUS,
     ROW_MASK,
     ROW_SHIFT,
     WAKE,
@@ -45,9 +47,6 @@ I64 = npt.NDArray[np.int64]
 
 PIM = 0
 ORDINARY = 1
-
-ROW_BUS = 1
-COLUMN_BUS = 2
 
 # Columns of what is kept of each class of channels.
 NEXT_ARRIVAL = 0
