@@ -661,7 +661,7 @@ def simulate_dependent(
     moves_yield: bool,
     device: Device = REFERENCE,
 ) -> Result:
-    """Run programs of channels that are fed independently; each ends by itself.
+    """Run programs of channels that are fed independently, and refreshed until the last has ended.
 
     Args:
         requests: per channel, in order.
@@ -670,12 +670,13 @@ def simulate_dependent(
         moves_yield: whether row hits go before ready moves, as in the reference.
         device: its rules, refresh and banks.
     """
-    log: list[Command] = []
-    cycles = 1
-    for number, own in requests.items():
-        channel = DependentChannel(
-            number, placement, timing, own, moves_yield=moves_yield, device=device
-        )
-        cycles = max(cycles, channel.run())
-        log += channel.log
-    return Result(cycles, log)
+    channels = [
+        DependentChannel(number, placement, timing, own, moves_yield=moves_yield, device=device)
+        for number, own in requests.items()
+    ]
+    ends = [channel.run() for channel in channels]
+    cycles = max(ends, default=1)
+    for channel, end in zip(channels, ends, strict=True):
+        for now in range(end + 1, cycles + 1):
+            channel.tick(now)
+    return Result(cycles, [command for channel in channels for command in channel.log])

@@ -325,7 +325,7 @@ def simulate_shared(
         policy: of ordinary traffic.
         power_limited: which cadence of multiplies counts.
         one_entrance: whether one full queue holds up all channels, which then end together.
-            Otherwise each channel is fed and ends by itself.
+            Otherwise each channel is fed by itself, and refreshed until the last has ended.
         limit: cycles after which it is said that this never ends.
         channel_type: what a channel is.
 
@@ -348,7 +348,12 @@ def simulate_shared(
     if one_entrance:
         cycles = _run_together(channels, requests, limit)
     else:
-        cycles = max((_run_alone(channel, limit) for channel in channels), default=1)
+        ends = [_run_alone(channel, limit) for channel in channels]
+        cycles = max(ends, default=1)
+        for channel, end in zip(channels, ends, strict=True):
+            if channel.log:
+                for now in range(end + 1, cycles + 1):
+                    channel.tick(now)
     served: dict[int, int] = {}
     for channel in channels:
         for place, cycle in channel.served.items():

@@ -286,6 +286,25 @@ def test_kernel_and_oracle_agree_on_random_traffic(
     assert report.violations == ()
 
 
+def test_a_channel_that_is_done_is_refreshed_until_the_last_is() -> None:
+    """Catches rows that lose what they hold while another channel still works."""
+    device = HBM3.model_copy(
+        update={"organization": SMALL, "timing": HBM3.timing | {"nREFI": 700, "nRFC": 200}}
+    )
+    tables = resolve_timing(device, Placement.BANK, power_limited=True)
+    row = 1 << AddressLayout.of(SMALL).row
+    rows = [Step(Kind.MACAB, row * (i % 2), 0, 1) for i in range(100)]
+    steps = [Step(Kind.MACAB, 0, 1, 1), *rows]
+    timed = run(program_of(steps, SMALL, one_entrance=False), tables, log=True)
+    assert timed.log is not None
+    assert [c.cycle for c in timed.log if c.channel == 1 and c.command == "MACAB"][-1] < 100
+    refreshes = [c.cycle for c in timed.log if c.channel == 1 and c.command == "REFab"]
+    assert len(refreshes) == 2 * (timed.cycles // 700)
+    assert max(c.cycle for c in timed.log) == timed.cycles
+    report = legality.check(timed.log, device, placement=Placement.BANK, power_limited=True)
+    assert report.violations == ()
+
+
 NOTHING = columns_of([], HBM3.organization, None)
 STANDARDS = [name for name in DRAMS.names() if DRAMS.load(name).rules == "hbm-pim"]
 BANK = Placement.BANK

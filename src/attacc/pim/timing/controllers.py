@@ -309,6 +309,7 @@ class ControllerState:
         base: int = 0,
         end: int | None = None,
         more: bool = False,
+        until: int = 0,
         room: Room | None = None,
         desk: Desk | None = None,
     ) -> None:
@@ -320,6 +321,8 @@ class ControllerState:
             base: number of the stream's first step among all that entered.
             end: number of the step before which to stop; the stream's last by default.
             more: stop as soon as that step would enter, rather than play to the end.
+            until: cycle up to which rows are still refreshed, for a stream that was played to its
+                end; 0 to end with the last command.
             room: where to write what is told of every command.
             desk: ordinary traffic beside them; from the first request on, or never.
 
@@ -355,6 +358,7 @@ class ControllerState:
                 base,
                 last,
                 int(more),
+                until,
                 rules,
                 plain(self._named()),
                 traffic,

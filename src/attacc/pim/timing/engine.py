@@ -114,6 +114,9 @@ def run(
 ) -> TimedRun:
     """Play a program on the controllers of one stack.
 
+    A channel whose part has ended is refreshed until the last one's has. One that receives nothing
+    stays out altogether.
+
     Args:
         program: requests, of the placement that the tables were resolved for.
         tables: the device, resolved for a placement and a cadence.
@@ -140,18 +143,20 @@ def run(
         desks = _desks(traffic, policy or TrafficPolicy(), streams, starts, tables)
     if log or window_cycles:
         rooms = [Room.begun(stream, log=log, window_cycles=window_cycles) for stream in streams]
+    beside = [
+        (None if rooms is None else rooms[i], None if desks is None else desks[i])
+        for i in range(len(streams))
+    ]
     if desks is None and rooms is None:
         states = _play(streams, tables)
     else:
         states = [ControllerState.at_start(stream, tables) for stream in streams]
-        for i, (state, stream) in enumerate(zip(states, streams, strict=True)):
-            state.play(
-                stream,
-                tables,
-                room=None if rooms is None else rooms[i],
-                desk=None if desks is None else desks[i],
-            )
+        for state, stream, (room, desk) in zip(states, streams, beside, strict=True):
+            state.play(stream, tables, room=room, desk=desk)
     cycles = max((state.cycle for state in states), default=0)
+    for state, stream, (room, desk) in zip(states, streams, beside, strict=True):
+        if state.cycle < cycles and state.issued_by_all.any():
+            state.play(stream, tables, until=cycles, room=room, desk=desk)
     issued = sum((state.issued_by_all for state in states), np.zeros(len(Code), dtype=np.int64))
     entries: tuple[LoggedCommand, ...] | None = None
     windows: I64 | None = None

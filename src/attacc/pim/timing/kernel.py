@@ -680,6 +680,7 @@ def run_controllers(
     base: int,
     end: int,
     more: int,
+    until: int,
     rules: Rules,
     state: State,
     traffic: Traffic,
@@ -694,6 +695,8 @@ def run_controllers(
         base: number of the first step of these; k must be 0 if steps before it are queued.
         end: number of the step before which to stop entering.
         more: 1 to return once that step would enter, to be called again; 0 to end the program.
+        until: 0 to end with the last command; or, once that has issued, the cycle up to which rows
+            are still refreshed.
         rules: the device.
         state: of the controllers; goes on.
         traffic: ordinary traffic; goes on.
@@ -740,7 +743,10 @@ def run_controllers(
         cycle = state.clock[NEXT_REFRESH]
         for c in range(classes):
             cycle = min(cycle, state.lanes[c, WAKE])
-        if cycle - state.clock[PROGRESS] > PATIENCE * rules.fixed[REFRESH_INTERVAL]:
+        if until > 0 and cycle > until:
+            state.clock[CYCLE] = until
+            return OK
+        if until == 0 and cycle - state.clock[PROGRESS] > PATIENCE * rules.fixed[REFRESH_INTERVAL]:
             state.clock[CYCLE] = cycle
             return STUCK
         if cycle == state.clock[NEXT_REFRESH]:
@@ -776,7 +782,7 @@ def run_controllers(
                 if state.lanes[c, LENGTH] == 0 and traffic.desk[c, WAITING] > 0:
                     state.lanes[c, WAKE] = min(state.lanes[c, WAKE], cycle + 1)
 
-        if step == end:
+        if step == end and until == 0:
             left = 0
             for c in range(classes):
                 left += state.lanes[c, LENGTH] + state.lanes[c, DUE]
