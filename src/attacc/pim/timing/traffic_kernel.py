@@ -229,6 +229,140 @@ def choose(
     return row_q, row_place, row_code, soonest
 
 
+@inlined
+def next_refresh_command(mode: int, traffic: Traffic, rules: Rules, state: State, c: int) -> int:
+    """Return the command by which a refresh that is due goes on."""
+    if rules.fixed[REFRESH_PER_BANK] == 1:
+        bank = int(rules.refresh_bank[state.lanes[c, REFRESHED] % len(rules.refresh_bank)])
+        if mode == PIM and state.open_rows[c, rules.row_slot[bank]] >= 0:
+            return PRECHARGE
+        closing = mode == ORDINARY and traffic.bank_rows[c, bank] >= 0
+        return PRECHARGE_BANK if closing else REFRESH
+    open_rows = any_open(state.open_rows, c) if mode == PIM else any_open(traffic.bank_rows, c)
+    return PRECHARGE_ALL if open_rows else REFRESH
+
+
+@inlined
+def maintain(
+    code: int, bank: int, mode: int, traffic: Traffic, rules: Rules, state: State, c: int
+) -> None:
+    """Note the rows that a precharge closes, or that a refresh has issued."""
+    if code == REFRESH:
+        state.lanes[c, DUE] -= 1
+        state.lanes[c, REFRESHED] += 1
+    elif code == PRECHARGE_BANK:
+        traffic.bank_rows[c, bank] = -1
+    elif code == PRECHARGE:
+        state.open_rows[c, rules.row_slot[bank]] = -1
+    elif mode == PIM:
+        for r in range(state.open_rows.shape[1]):
+            state.open_rows[c, r] = -1
+    else:
+        for b in range(traffic.bank_rows.shape[1]):
+            traffic.bank_rows[c, b] = -1
+    if mode == PIM:
+        note_rows(state, rules, rules.fixed[BANKS_PER_PSEUDO_CHANNEL] - 1, c)
+
+
+@inlined
+def change_mode(
+    cycle: int,
+    deadline: int,
+    traffic: Traffic,
+    rules: Rules,
+    state: State,
+    room: Record,
+    c: int,
+) -> bool:
+    """Close the rows that a change of mode needs closed, and change it once none is open.
+
+    Returns:
+        Whether the cycle ends with that.
+    """
+    mode = traffic.desk[c, MODE]
+    closing = any_open(state.open_rows, c) if mode == PIM else any_open(traffic.bank_rows, c)
+    if closing:
+        code = PRECHARGE_ALL
+        bank = int(rules.refresh_bank[state.lanes[c, REFRESHED] % len(rules.refresh_bank)])
+        if state.lanes[c, DUE] > 0:
+            code = next_refresh_command(mode, traffic, rules, state, c)
+        ready = ready_cycle(code, bank, rules, state, c)
+        if ready > cycle:
+            state.lanes[c, WAKE] = min(ready, deadline)
+            return True
+        maintain(code, bank, mode, traffic, rules, state, c)
+        raise_gates(code, bank, cycle, rules, state, c)
+        record(cycle, code, c, -1, bank, state, room)
+        state.lanes[c, WAKE] = cycle + 1
+        if any_open(state.open_rows, c) if mode == PIM else any_open(traffic.bank_rows, c):
+            return True
+    else:
+        state.lanes[c, WAKE] = NEVER
+    traffic.desk[c, MODE] = ORDINARY if mode == PIM else PIM
+    traffic.desk[c, SINCE] = cycle
+    traffic.desk[c, CHANGING] = 0
+    return closing
+
+
+@inlined
+def leave_queue(q: int, place: int, cycle: int, traffic: Traffic, state: State, c: int) -> None:
+    """Take a request that is served out of its queue."""
+    state.clock[PROGRESS] = cycle
+    traffic.served[traffic.queued[c, q, place, REQUEST]] = cycle
+    traffic.counts[c, q] -= 1
+    traffic.desk[c, WAITING] -= 1
+    for i in range(place, traffic.counts[c, q]):
+        traffic.queued[c, q, i, REQUEST] = traffic.queued[c, q, i + 1, REQUEST]
+        traffic.queued[c, q, i, ENTERED] = traffic.queued[c, q, i + 1, ENTERED]
+
+
+@inlined
+def serve_host(
+    cycle: int,
+    deadline: int,
+    traffic: Traffic,
+    rules: Rules,
+    state: State,
+    room: Record,
+    c: int,
+) -> int:
+    """Issue at most one command on each bus in ordinary mode; return when to look again."""
+    wake = deadline
+    free = ROW_BUS | COLUMN_BUS
+    for attempt in range(2):
+        if attempt == 0 and state.lanes[c, DUE] > 0:
+            free = COLUMN_BUS
+            step = -1
+            bank = int(rules.refresh_bank[state.lanes[c, REFRESHED] % len(rules.refresh_bank)])
+            code = next_refresh_command(ORDINARY, traffic, rules, state, c)
+            ready = ready_cycle(code, bank, rules, state, c)
+            if ready > cycle:
+                wake = min(wake, ready)
+                continue
+            maintain(code, bank, ORDINARY, traffic, rules, state, c)
+        else:
+            q, place, code, soonest = choose(cycle, free, traffic, rules, state, c)
+            if q < 0:
+                wake = min(wake, soonest)
+                break
+            request = int(traffic.queued[c, q, place, REQUEST])
+            key = int(traffic.arriving[request])
+            bank = (key >> CODE_BITS) & BANK_MASK
+            step = -2 - request
+            free = COLUMN_BUS
+            if code == ACTIVATE_BANK:
+                traffic.bank_rows[c, bank] = (key >> ROW_SHIFT) & ROW_MASK
+            elif code == PRECHARGE_BANK:
+                traffic.bank_rows[c, bank] = -1
+            else:
+                free = ROW_BUS
+                leave_queue(q, place, cycle, traffic, state, c)
+        raise_gates(code, bank, cycle, rules, state, c)
+        record(cycle, code, c, step, bank, state, room)
+        wake = cycle + 1
+    return wake
+
+
 @kernel
 def ordinary_cycle(
     cycle: int,
@@ -253,127 +387,20 @@ def ordinary_cycle(
     Returns:
         Whether that was all: False in PIM mode, in which the units' commands are to issue.
     """
-    banks_per_pseudo_channel = rules.fixed[BANKS_PER_PSEUDO_CHANNEL]
-    deadline = take_arrivals(
-        cycle,
-        traffic,
-        policy,
-        banks_per_pseudo_channel,
-        c,
-    )
+    deadline = take_arrivals(cycle, traffic, policy, rules.fixed[BANKS_PER_PSEUDO_CHANNEL], c)
     if traffic.desk[c, WAITING] == 0 and state.lanes[c, LENGTH] == 0 and deadline < NEVER:
         state.clock[PROGRESS] = cycle  # nothing to do before more arrives
     deadline = min(deadline, decide_directions(cycle, policy, traffic, c))
     if traffic.desk[c, CHANGING] == 0:
         again = decide_mode(cycle, state.lanes[c, LENGTH], policy, traffic, c)
         deadline = min(deadline, again)
-    per_bank = rules.fixed[REFRESH_PER_BANK] == 1
     if traffic.desk[c, CHANGING] == 1:
-        in_pim = traffic.desk[c, MODE] == PIM
-        if any_open(state.open_rows, c) if in_pim else any_open(traffic.bank_rows, c):
-            code = PRECHARGE_ALL
-            bank = int(rules.refresh_bank[state.lanes[c, REFRESHED] % len(rules.refresh_bank)])
-            if state.lanes[c, DUE] > 0 and per_bank:
-                code = REFRESH
-                if in_pim and state.open_rows[c, rules.row_slot[bank]] >= 0:
-                    code = PRECHARGE
-                elif not in_pim and traffic.bank_rows[c, bank] >= 0:
-                    code = PRECHARGE_BANK
-            ready = ready_cycle(code, bank, rules, state, c)
-            if ready > cycle:
-                state.lanes[c, WAKE] = min(ready, deadline)
-                return True
-            if code == REFRESH:
-                state.lanes[c, DUE] -= 1
-                state.lanes[c, REFRESHED] += 1
-            for r in range(state.open_rows.shape[1]):
-                if in_pim and (
-                    code == PRECHARGE_ALL or (code == PRECHARGE and r == rules.row_slot[bank])
-                ):
-                    state.open_rows[c, r] = -1
-            for b in range(traffic.bank_rows.shape[1]):
-                if not in_pim and (code == PRECHARGE_ALL or (code == PRECHARGE_BANK and b == bank)):
-                    traffic.bank_rows[c, b] = -1
-            if in_pim:
-                note_rows(state, rules, banks_per_pseudo_channel - 1, c)
-            raise_gates(code, bank, cycle, rules, state, c)
-            record(cycle, code, c, -1, bank, state, room)
-            if not (any_open(state.open_rows, c) if in_pim else any_open(traffic.bank_rows, c)):
-                traffic.desk[c, MODE] = ORDINARY if in_pim else PIM
-                traffic.desk[c, SINCE] = cycle
-                traffic.desk[c, CHANGING] = 0
-            state.lanes[c, WAKE] = cycle + 1
+        if change_mode(cycle, deadline, traffic, rules, state, room, c):
             return True
-        traffic.desk[c, MODE] = ORDINARY if in_pim else PIM
-        traffic.desk[c, SINCE] = cycle
-        traffic.desk[c, CHANGING] = 0
-        state.lanes[c, WAKE] = NEVER
         # When the mode just entered is to be left again is decided in the next cycle.
         deadline = cycle + 1
     traffic.desk[c, DEADLINE] = deadline
     if traffic.desk[c, MODE] == PIM:
         return False
-
-    wake = deadline
-    first_was_row = False
-    for attempt in range(2):
-        if attempt == 0 and state.lanes[c, DUE] > 0:
-            first_was_row = True
-            bank = int(rules.refresh_bank[state.lanes[c, REFRESHED] % len(rules.refresh_bank)])
-            code = REFRESH
-            if per_bank and traffic.bank_rows[c, bank] >= 0:
-                code = PRECHARGE_BANK
-            elif not per_bank and any_open(traffic.bank_rows, c):
-                code = PRECHARGE_ALL
-            ready = ready_cycle(code, bank, rules, state, c)
-            if ready > cycle:
-                wake = min(wake, ready)
-                continue
-            if code == REFRESH:
-                state.lanes[c, DUE] -= 1
-                state.lanes[c, REFRESHED] += 1
-            elif code == PRECHARGE_BANK:
-                traffic.bank_rows[c, bank] = -1
-            else:
-                for b in range(traffic.bank_rows.shape[1]):
-                    traffic.bank_rows[c, b] = -1
-            step = -1
-        else:
-            free = ROW_BUS | COLUMN_BUS
-            if attempt == 1:
-                free = COLUMN_BUS if first_was_row else ROW_BUS
-            q, place, code, soonest = choose(
-                cycle,
-                free,
-                traffic,
-                rules,
-                state,
-                c,
-            )
-            if q < 0:
-                wake = min(wake, soonest)
-                if attempt == 0:
-                    break
-                continue
-            request = int(traffic.queued[c, q, place, REQUEST])
-            key = int(traffic.arriving[request])
-            bank = (key >> CODE_BITS) & BANK_MASK
-            step = -2 - request
-            first_was_row = code in (ACTIVATE_BANK, PRECHARGE_BANK)
-            if code == ACTIVATE_BANK:
-                traffic.bank_rows[c, bank] = (key >> ROW_SHIFT) & ROW_MASK
-            elif code == PRECHARGE_BANK:
-                traffic.bank_rows[c, bank] = -1
-            else:
-                state.clock[PROGRESS] = cycle
-                traffic.served[request] = cycle
-                traffic.counts[c, q] -= 1
-                traffic.desk[c, WAITING] -= 1
-                for i in range(place, traffic.counts[c, q]):
-                    traffic.queued[c, q, i, REQUEST] = traffic.queued[c, q, i + 1, REQUEST]
-                    traffic.queued[c, q, i, ENTERED] = traffic.queued[c, q, i + 1, ENTERED]
-        raise_gates(code, bank, cycle, rules, state, c)
-        record(cycle, code, c, step, bank, state, room)
-        wake = cycle + 1
-    state.lanes[c, WAKE] = wake
+    state.lanes[c, WAKE] = serve_host(cycle, deadline, traffic, rules, state, room, c)
     return True
