@@ -11,7 +11,9 @@ from tests.integrations import models as small
 torch = small.torch
 
 from attacc.errors import CapacityError, InputError
-from attacc.integrations.huggingface_attention import DeviceCache, Session, attach
+from attacc.integrations.huggingface_attention import attach
+from attacc.integrations.huggingface_cache import DeviceCache
+from attacc.integrations.huggingface_session import Session
 from attacc.models.precision import ElementType
 from attacc.pim.host.costs import AppendCost
 from attacc.pim.host.device import HostDevice

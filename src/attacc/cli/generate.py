@@ -15,8 +15,8 @@ from attacc.errors import InputError, UnknownNameError, printable
 
 if TYPE_CHECKING:
     from attacc.integrations.generation import Sampling, Token
-    from attacc.integrations.huggingface_attention import Session
     from attacc.integrations.huggingface_models import LanguageModel
+    from attacc.integrations.huggingface_session import Session
     from attacc.models.precision import ElementType
     from attacc.pim.numerics.arithmetic import Arithmetic
     from attacc.report.generate import GeneratedStep

@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from attacc.errors import InputError
-from attacc.integrations.huggingface_attention import Session
+from attacc.integrations.huggingface_session import Session
 
 _ROWS: Final = 4
 """Windows at a time; the scores of 256 tokens for a vocabulary of 49,152 take 50 MB each."""

@@ -15,8 +15,8 @@ import torch
 from transformers import TextStreamer
 
 from attacc.errors import InputError
-from attacc.integrations.huggingface_attention import Session, Step
 from attacc.integrations.huggingface_models import LanguageModel
+from attacc.integrations.huggingface_session import Session, Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,501 @@
+"""A model of transformers that is attached to a modelled AttAcc: what it did, and what that cost.
+
+A pass of new tokens comes layer by layer, first to the cache, then to the attention. The session
+puts the two together, writes keys and values to the device, and attends on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from inspect import signature
+from types import TracebackType
+from typing import Any, Final, Self, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel, masking_utils
+from transformers.integrations import sdpa_attention
+
+from attacc.errors import CapacityError, EngineError, InputError, Shortfall
+from attacc.integrations.huggingface_cache import DeviceCache, Handed, unsupported
+from attacc.models.precision import ElementType
+from attacc.pim.host.costs import AppendCost, AttendCost, KvShape, LinkBytes
+from attacc.pim.host.device import HostDevice
+
+F32 = npt.NDArray[np.float32]
+
+# Of these, transformers leaves arguments or results without types.
+_SDPA: Final[Any] = sdpa_attention
+_MASKS: Final[Any] = masking_utils
+
+_CACHE_ARGUMENTS: Final = ("cache", "past_key_values")
+"""What models call their key/value cache: since transformers 5.24, and before."""
+
+NAME: Final = "attacc"
+"""What ``attn_implementation`` is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """What prefill on the host wrote to the device.
+
+    Attributes:
+        requests: whose prompts.
+        tokens: of all of them, without padding.
+        appended: writing their keys and values, of all layers.
+    """
+
+    requests: int
+    tokens: int
+    appended: AppendCost
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One decode step: a token of each request, through all layers.
+
+    Attributes:
+        requests: how many.
+        keys: that the tokens attended to, their own included, summed over requests.
+        attention: attending in all layers.
+        appended: writing keys and values of the tokens before.
+    """
+
+    requests: int
+    keys: int
+    attention: AttendCost
+    appended: AppendCost
+
+    @property
+    def link(self) -> LinkBytes:
+        """Bytes that crossed the links: queries, keys and values, and contexts."""
+        return self.attention.link + self.appended.link
+
+    @property
+    def link_ns(self) -> float:
+        """Time on the links."""
+        return self.attention.link_ns + self.appended.link_ns
+
+    @property
+    def link_pj(self) -> float:
+        """Energy of the links."""
+        return self.attention.link_pj + self.appended.link_pj
+
+
+@dataclass(slots=True)
+class _Forward:
+    """A pass of new tokens through the model.
+
+    Attributes:
+        tokens: of each row, padding included.
+        length: of each row afterwards, padding included.
+        padding: tokens at the start of each row that are none; None for no padding.
+        mask: what every layer's attention is to be handed.
+        layers: how many have attended.
+        attention: of the layers so far, per token; empty in prefill.
+        appended: of the layers so far, per token; all tokens at once in prefill.
+    """
+
+    tokens: int
+    length: int
+    padding: tuple[int, ...] | None
+    mask: torch.Tensor | None
+    layers: int = 0
+    attention: list[list[AttendCost]] = field(default_factory=list[list[AttendCost]])
+    appended: list[list[AppendCost]] = field(default_factory=list[list[AppendCost]])
+
+    @property
+    def is_prefill(self) -> bool:
+        """Whether the host attends: several tokens, and none before them."""
+        return self.tokens > 1 and self.tokens == self.length
+
+
+class Session:
+    """A model attached to a device; made by `attach`, and used as a context manager.
+
+    Attributes:
+        prefills: every prefill so far.
+        steps: every decode step so far.
+    """
+
+    def __init__(self, model: PreTrainedModel, device: HostDevice, element: ElementType) -> None:
+        self.prefills: list[Prefill] = []
+        self.steps: list[Step] = []
+        self._model: Any = model
+        self._device = device
+        self._element = element
+        self._config: Any = self._model.config.get_text_config(decoder=True)
+        self._layers = int(self._config.num_hidden_layers)
+        self._cache_argument = _cache_argument(model)
+        self._before: str | None = None
+        self._shape: KvShape | None = None
+        self._forward: _Forward | None = None
+        self._other_mask: torch.Tensor | None = None
+        self._handed: Handed | None = None
+        self._next_request = 0
+        self._open: set[int] = set()
+
+    def __enter__(self) -> Self:
+        model = self._model
+        if model.config.is_encoder_decoder:
+            raise unsupported("cross-attention of an encoder and a decoder")
+        if not model._can_set_attn_implementation():  # noqa: SLF001 - there is no public name
+            raise InputError(
+                f"{type(model).__name__} does not compute its attention through transformers' "
+                "interface",
+                hint="use a model that takes attn_implementation, as Llama, Qwen, GPT-2 or OPT do",
+            )
+        if id(self._config) in _ATTACHED:
+            raise InputError(
+                "the model is attached to a device already", hint="leave that session first"
+            )
+        self._before = self._config._attn_implementation  # noqa: SLF001 - nor here
+        _ATTACHED[id(self._config)] = self
+        model.set_attn_implementation(NAME)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._free_all()
+        # Who loaded the model with this attention has had no other.
+        before = "sdpa" if self._before in (NAME, None) else self._before
+        self._model.set_attn_implementation(before)
+        del _ATTACHED[id(self._config)]
+
+    @property
+    def device(self) -> HostDevice:
+        """The device that the model is attached to."""
+        return self._device
+
+    def cache(self) -> DeviceCache:
+        """Return a cache for new requests, to be handed to `forward`.
+
+        Every row of the batch that first comes with it becomes a request of the device. Caches
+        are independent of each other, and share the device.
+        """
+        return DeviceCache(self, self._layers)
+
+    def forward(self, tokens: torch.Tensor, cache: DeviceCache, **arguments: Any) -> Any:
+        """Call the model with new tokens and a cache of this session.
+
+        The model gets the cache under the name that its version of transformers has for it.
+
+        Args:
+            tokens: (batch, tokens), after those that came with this cache before.
+            cache: of this session.
+            arguments: others of the model.
+
+        Returns:
+            What the model returns.
+
+        Raises:
+            InputError: whatever the device cannot compute.
+        """
+        return self._model(tokens, **{self._cache_argument: cache}, **arguments)
+
+    def generate(self, *inputs: torch.Tensor, **arguments: Any) -> Any:
+        """Call the model's own ``generate`` with a new cache of this session."""
+        cache = self.cache()
+        try:
+            return self._model.generate(*inputs, **{self._cache_argument: cache}, **arguments)
+        finally:
+            cache.free()
+
+    def check_room(self, tokens: int) -> None:
+        """Refuse tokens that the device has no room for, before the first of them is computed.
+
+        Args:
+            tokens: that a single request is to have on top; after a first pass of the model.
+
+        Raises:
+            CapacityError: their keys and values are more than the free memory. Where a head's
+                memory is rounded up, the device may refuse them later yet.
+        """
+        shape = self._shape
+        if shape is None:
+            raise EngineError("room is asked for before the model has passed any token")
+        heads = shape.layers * shape.kv_heads
+        needed = tokens * heads * 2 * shape.head_dim * shape.element.bytes
+        if needed > self._device.free_bytes:
+            raise CapacityError(
+                Shortfall("memory of the AttAccs", needed, self._device.free_bytes),
+                where=None,
+                hint="ask for fewer tokens, or take more stacks",
+            )
+
+    def reset(self) -> None:
+        """Free every request on the device, and forget steps and prefills."""
+        self.prefills.clear()
+        self.steps.clear()
+        self._free_all()
+
+    def free(self, requests: Sequence[int]) -> None:
+        """Free those of some requests that are still open."""
+        for request in requests:
+            if request in self._open:
+                self._open.discard(request)
+                # One whose first keys were refused is not there.
+                if request in self._device.requests:
+                    self._device.free(request)
+
+    def hand_over(self, handed: Handed) -> None:
+        """Take keys and values from a cache; the attention of the same layer comes for them.
+
+        Raises:
+            InputError: nobody came for those before.
+        """
+        self._all_fetched()
+        self._handed = handed
+
+    def mask(
+        self,
+        *,
+        batch: int,
+        tokens: int,
+        length: int,
+        padding_mask: torch.Tensor | None,
+        **arguments: Any,
+    ) -> torch.Tensor | None:
+        """Begin a pass of new tokens, and return the mask for its layers.
+
+        Args:
+            batch: rows.
+            tokens: new ones of each.
+            length: of each row afterwards.
+            padding_mask: (batch, length); false at padding.
+            arguments: of transformers' function that makes masks.
+
+        Raises:
+            InputError: not every token is to attend to all before it and itself.
+        """
+        self._all_fetched()
+        if arguments["mask_function"] is not _MASKS.causal_mask_function or arguments.get(
+            "use_vmap"
+        ):
+            # Some models make masks that none of their layers uses: who is handed it is refused.
+            self._other_mask = torch.empty(0)
+            return self._other_mask
+        forward = _Forward(tokens, length, _left_padding(padding_mask, batch, length), None)
+        if forward.is_prefill:
+            forward.mask = _MASKS.sdpa_mask(
+                batch_size=batch,
+                q_length=tokens,
+                kv_length=length,
+                attention_mask=padding_mask,
+                **arguments,
+            )
+        else:
+            forward.attention = [[] for _ in range(tokens)]
+        forward.appended = [[] for _ in range(1 if forward.is_prefill else tokens)]
+        self._forward = forward
+        return forward.mask
+
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scale: float,
+    ) -> torch.Tensor:
+        """Attend for one layer.
+
+        Args:
+            module: of the layer.
+            query: (batch, heads, tokens, head_dim).
+            key: (batch, kv_heads, tokens, head_dim), of the new tokens alone.
+            value: likewise.
+            mask: as the layer got it.
+            scale: of the scores.
+
+        Returns:
+            The context, (batch, tokens, heads, head_dim).
+        """
+        handed, self._handed = self._handed, None
+        if handed is None or key is not handed.keys or value is not handed.values:
+            raise InputError(
+                "keys and values do not come from a cache of this session",
+                hint="call session.forward(tokens, session.cache()), or session.generate",
+            )
+        cache, layer, forward = handed.cache, handed.layer, self._forward
+        if forward is None or mask is not forward.mask:
+            raise unsupported(self._named(mask))
+        if forward.layers != layer or cache.get_seq_length(layer) != forward.length:
+            raise unsupported(f"layer {layer} after {forward.layers} others, or without some")
+        if layer == 0:
+            cache.begin()
+        self._set_model(query, key, value, scale)
+        requests, padding = cache.open(forward.padding, len(query))
+        keys, values = _float32(key), _float32(value)
+        if forward.is_prefill:
+            forward.appended[0] += [
+                self._device.append(
+                    request, layer, keys[row, :, padding[row] :], values[row, :, padding[row] :]
+                )
+                for row, request in enumerate(requests)
+            ]
+            context, _ = _SDPA.sdpa_attention_forward(
+                module, query, key, value, mask, scaling=scale
+            )
+        else:
+            queries = _float32(query)
+            context = query.new_empty((len(query), forward.tokens, *query.shape[1::2]))
+            for token in range(forward.tokens):
+                forward.appended[token] += [
+                    self._device.append(
+                        request,
+                        layer,
+                        keys[row, :, token : token + 1],
+                        values[row, :, token : token + 1],
+                    )
+                    for row, request in enumerate(requests)
+                ]
+                attended = self._device.attend(layer, requests, queries[:, :, token])
+                forward.attention[token].append(attended.cost)
+                context[:, token] = torch.as_tensor(attended.context)
+        forward.layers += 1
+        if forward.layers == self._layers:
+            cache.end()
+            self._record(forward, requests, padding)
+        return context
+
+    def open_requests(self, count: int) -> tuple[int, ...]:
+        """Return numbers that no request of this session has had."""
+        requests = tuple(range(self._next_request, self._next_request + count))
+        self._next_request += count
+        self._open.update(requests)
+        return requests
+
+    def _free_all(self) -> None:
+        self._forward = self._handed = None
+        self.free(sorted(self._open))
+
+    def _set_model(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> None:
+        if key.shape[-1] != value.shape[-1]:
+            raise unsupported(
+                f"keys of {key.shape[-1]} and values of {value.shape[-1]} elements a head"
+            )
+        shape = KvShape(
+            layers=self._layers,
+            kv_heads=key.shape[1],
+            queries_per_kv_head=query.shape[1] // key.shape[1],
+            head_dim=key.shape[-1],
+            element=self._element,
+            scale=scale,
+        )
+        if self._shape is None:
+            self._device.set_model(shape)
+            self._shape = shape
+        elif shape != self._shape:
+            raise unsupported("layers that differ in their heads, or in the scale of their scores")
+
+    def _named(self, mask: torch.Tensor | None) -> str:
+        """Say which mask a layer has that is not the causal one."""
+        if mask is None or mask is not self._other_mask:
+            return "a mask that was made elsewhere"
+        chunk = getattr(self._config, "attention_chunk_size", None)
+        if chunk is not None:
+            return f"attention within chunks of {chunk} tokens"
+        return "a mask other than the causal one: packed sequences, or a mask of the model's own"
+
+    def _record(
+        self, forward: _Forward, requests: tuple[int, ...], padding: tuple[int, ...]
+    ) -> None:
+        """Keep what a pass has cost."""
+        self._forward = None
+        rows = len(requests)
+        if forward.is_prefill:
+            tokens = rows * forward.tokens - sum(padding)
+            self.prefills.append(Prefill(rows, tokens, AppendCost.total(forward.appended[0])))
+            return
+        each = zip(forward.attention, forward.appended, strict=True)
+        for length, (attention, appended) in enumerate(
+            each, start=forward.length - forward.tokens + 1
+        ):
+            keys = rows * length - sum(padding)
+            self.steps.append(
+                Step(rows, keys, AttendCost.total(attention), AppendCost.total(appended))
+            )
+
+    def _all_fetched(self) -> None:
+        if self._handed is not None:
+            layer, self._handed = self._handed.layer, None
+            raise InputError(
+                f"the attention of layer {layer} did not come through transformers' interface",
+                hint="the model has an attention of its own, perhaps by an option of its config",
+            )
+
+
+_ATTACHED: Final[dict[int, Session]] = {}
+"""Session of every attached model, by identity of its configuration.
+
+transformers' tables of functions are global, and a configuration is all that a mask function gets.
+"""
+
+
+def _cache_argument(model: PreTrainedModel) -> str:
+    """Return the name under which a model takes a key/value cache.
+
+    Raises:
+        InputError: it takes none.
+    """
+    names = signature(model.forward).parameters
+    for name in _CACHE_ARGUMENTS:
+        if name in names:
+            return name
+    raise InputError(
+        f"{type(model).__name__} takes no key/value cache (it has no argument "
+        f"{' or '.join(_CACHE_ARGUMENTS)})",
+        hint="use a decoder-only model that writes text, as Llama, Qwen, GPT-2 or OPT do",
+    )
+
+
+def session_of(config: object) -> Session:
+    """Return the session of a model by its configuration.
+
+    Raises:
+        InputError: the model is attached to no device.
+    """
+    try:
+        return _ATTACHED[id(config)]
+    except KeyError:
+        raise InputError(
+            f'attn_implementation="{NAME}", but the model is attached to no device',
+            hint="call the model inside of: with attach(model, device) as session",
+        ) from None
+
+
+def _left_padding(mask: torch.Tensor | None, batch: int, length: int) -> tuple[int, ...] | None:
+    """Return tokens of padding at the start of each row; None for none.
+
+    Raises:
+        InputError: there is padding elsewhere, or nothing else.
+    """
+    if mask is None or bool(mask.all()):
+        return None
+    if mask.shape != (batch, length):
+        raise EngineError(f"a mask of {tuple(mask.shape)} for {batch} rows of {length} tokens")
+    padding = length - mask.sum(dim=1)
+    at_start = torch.arange(length, device=mask.device)[None, :] >= padding[:, None]
+    if not torch.equal(at_start, mask.bool()):
+        raise InputError(
+            "attention_mask hides tokens that are not at the start of a row",
+            where="attention_mask",
+            hint='pad on the left: padding_side="left" of the tokenizer',
+        )
+    if int(padding.max()) == length:
+        raise InputError("a row is nothing but padding", where="attention_mask")
+    return tuple(cast("list[int]", cast("Any", padding).tolist()))
+
+
+def _float32(tensor: torch.Tensor) -> F32:
+    return cast("F32", tensor.detach().to("cpu", torch.float32).numpy())
