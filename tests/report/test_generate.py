@@ -7,12 +7,8 @@ import pytest
 from rich.console import Console
 
 from attacc.hardware.placement import Placement
-from attacc.report.generate import (
-    Generated,
-    GeneratedStep,
-    PrefillReport,
-    generated_renderable,
-)
+from attacc.report.generate import generated_renderable
+from attacc.study.generated import Generated, GeneratedPrefill, GeneratedStep
 
 STEP = GeneratedStep(
     token=7,
@@ -48,7 +44,7 @@ ANSWER = Generated(
     text="so",
     tokens=3,
     ended=True,
-    prefill=PrefillReport(37, 852_480, 1.0, 0, 1.25),
+    prefill=GeneratedPrefill(37, 852_480, 1.0, 0, 1.25),
     steps=(STEP, replace(STEP, keys=41, bank_read_bytes=6_635_520, read_over_link=72.0)),
 )
 
@@ -89,3 +85,10 @@ def test_what_it_ran_on() -> None:
 def test_no_steps() -> None:
     """A mean of nothing."""
     assert "none was attended from" in rendered(replace(ANSWER, steps=(), ended=False))
+
+
+def test_a_table_has_a_row_for_each_token() -> None:
+    """Catches a notebook that shows the text's parameters and none of its costs."""
+    frame = ANSWER.to_frame()
+    assert frame["keys"].to_list() == [40, 41]
+    assert ANSWER.to_dict()["prefill"]["bytes_in"] == 852_480

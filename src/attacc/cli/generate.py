@@ -14,12 +14,8 @@ from attacc.cli.output import print_answer
 from attacc.errors import InputError, UnknownNameError, printable
 
 if TYPE_CHECKING:
-    from attacc.integrations.generation import Sampling, Token
-    from attacc.integrations.huggingface_models import LanguageModel
-    from attacc.integrations.huggingface_session import Session
     from attacc.models.precision import ElementType
     from attacc.pim.numerics.arithmetic import Arithmetic
-    from attacc.report.generate import GeneratedStep
 
 MOST_TOKENS: Final = 2**20
 _NEEDED: Final = ("torch", "transformers", "gguf")
@@ -130,7 +126,7 @@ def generate(
     from attacc.hardware.link import LINKS
     from attacc.hardware.placement import Placement
     from attacc.pim.host.device import HostDevice
-    from attacc.report.generate import Generated, PrefillReport, generated_renderable
+    from attacc.report.generate import generated_renderable
 
     element, arithmetic = _arithmetic(kv, accumulate)
     if temperature < 0:
@@ -148,48 +144,26 @@ def generate(
         power_limited=power_limit,
     )
     _check_installed()
-    from attacc.integrations.generation import Sampling, threads_of_host
-    from attacc.integrations.huggingface_attention import attach
+    from attacc.integrations.generation import Sampling, write_text
     from attacc.integrations.huggingface_models import HostType, load_language_model
 
     host_type = options.choice(HostType, host_dtype, "--host-dtype")
-    sampling = Sampling(temperature, seed)
     if sys.stderr.isatty():
         sys.stderr.write(f"loading {model} ...\n")
-    loaded = load_language_model(model, host_type)
-    given = loaded.prompt(prompt, chat=chat)
-    with threads_of_host(threads), attach(loaded.model, attacc, element=element) as session:
-        text, tokens = _write(
-            loaded, session, given, most=max_tokens, sampling=sampling, aloud=not json
-        )
-        prefill = session.prefills[0].appended if session.prefills else None
-    answer = Generated(
-        model=loaded.name,
-        host_dtype=loaded.host_type,
-        device=attacc.hardware.device.name,
-        placement=attacc.hardware.placement,
-        devices=devices,
-        stacks_per_device=stacks,
-        link=attacc.hardware.link.name,
-        power_limited=power_limit,
-        queries_per_read=queries_per_read,
+    answer = write_text(
+        load_language_model(model, host_type),
+        attacc,
+        prompt,
+        tokens=max_tokens,
+        sampling=Sampling(temperature, seed),
         kv=kv,
-        accumulate=attacc.arithmetic.accumulator,
-        temperature=temperature,
-        seed=seed,
-        prompt=prompt,
-        text=text,
-        tokens=len(tokens),
-        ended=tokens[-1].number in loaded.ends,
-        prefill=PrefillReport(
-            tokens=len(given),
-            bytes_in=0 if prefill is None else prefill.link.inward,
-            link_ns=0.0 if prefill is None else prefill.link_ns,
-            saturated=0 if prefill is None else prefill.saturated,
-            host_wall_s=tokens[0].wall_s,
-        ),
-        steps=tuple(_steps(loaded, given, tokens)),
+        element=element,
+        chat=chat,
+        threads=threads,
+        take=None if json else _say,
     )
+    if not json:
+        sys.stdout.write("\n")
     print_answer(answer, generated_renderable, as_json=json)
 
 
@@ -245,64 +219,7 @@ def _arithmetic(kv: str, accumulate: str | None) -> tuple[ElementType, Arithmeti
     return element, arithmetic
 
 
-def _write(
-    loaded: LanguageModel,
-    session: Session,
-    given: list[int],
-    *,
-    most: int,
-    sampling: Sampling,
-    aloud: bool,
-) -> tuple[str, list[Token]]:
-    """Write text, aloud to stdout as it comes, and return it with its tokens."""
-    from attacc.integrations.generation import Pieces, generate
-
-    pieces: list[str] = []
-
-    def take(piece: str) -> None:
-        pieces.append(piece)
-        if aloud:
-            sys.stdout.write(printable(piece, keep="\n\t"))
-            sys.stdout.flush()
-
-    written = Pieces(loaded, take)
-    tokens: list[Token] = []
-    for token in generate(loaded, session, given, tokens=most, sampling=sampling):
-        tokens.append(token)
-        written.put(token.number)
-    written.end()
-    if aloud:
-        sys.stdout.write("\n")
-    return "".join(pieces), tokens
-
-
-def _steps(loaded: LanguageModel, given: list[int], tokens: list[Token]) -> list[GeneratedStep]:
-    """Return what the attention of every token has cost."""
-    from attacc.report.generate import GeneratedStep
-
-    # A step attends from the token before the one that it yields.
-    attending = [given[-1], *(token.number for token in tokens)]
-    steps: list[GeneratedStep] = []
-    for number, token in zip(attending, tokens, strict=False):
-        step = token.step
-        if step is not None:
-            cost, link = step.attention, step.link
-            steps.append(
-                GeneratedStep(
-                    token=number,
-                    text=loaded.text_of(number),
-                    keys=step.keys,
-                    cycles=cost.cycles,
-                    time_ns=cost.time_ns,
-                    energy_pj=cost.energy_pj,
-                    link_ns=step.link_ns,
-                    link_pj=step.link_pj,
-                    bytes_in=link.inward,
-                    bytes_out=link.outward,
-                    bank_read_bytes=cost.bank_read_bytes,
-                    read_over_link=cost.bank_read_bytes / link.total,
-                    saturated=step.appended.saturated,
-                    host_wall_s=token.wall_s,
-                )
-            )
-    return steps
+def _say(piece: str) -> None:
+    """Write a piece of text to stdout as it comes."""
+    sys.stdout.write(printable(piece, keep="\n\t"))
+    sys.stdout.flush()

@@ -15,8 +15,12 @@ import torch
 from transformers import TextStreamer
 
 from attacc.errors import InputError
+from attacc.integrations.huggingface_attention import attach
 from attacc.integrations.huggingface_models import LanguageModel
 from attacc.integrations.huggingface_session import Session, Step
+from attacc.models.precision import ElementType
+from attacc.pim.host.device import HostDevice
+from attacc.study.generated import Generated, GeneratedPrefill, GeneratedStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,112 @@ class Pieces(TextStreamer):
         """Pass a piece on; transformers' name and signature."""
         if text:
             self._take(text)
+
+
+def write_text(
+    language_model: LanguageModel,
+    device: HostDevice,
+    prompt: str,
+    *,
+    tokens: int,
+    sampling: Sampling,
+    kv: str = "fp16",
+    element: ElementType = ElementType.FP16,
+    chat: bool = True,
+    threads: int | None = None,
+    take: Callable[[str], None] | None = None,
+) -> Generated:
+    """Have a model write text with its attention on a device, and return what that cost.
+
+    Args:
+        language_model: loaded.
+        device: whatever it held is freed.
+        prompt: what the model is to answer, or to continue.
+        tokens: to write at most.
+        sampling: how they are chosen.
+        kv: name of the format of keys and values.
+        element: its type.
+        chat: whether to ask in the model's template for conversations.
+        threads: of torch; None for as many as it has.
+        take: takes each piece of the text as it is written.
+
+    Raises:
+        InputError: whatever the device cannot compute.
+        CapacityError: keys and values do not fit into the device.
+    """
+    pieces: list[str] = []
+
+    def keep(piece: str) -> None:
+        pieces.append(piece)
+        if take is not None:
+            take(piece)
+
+    given = language_model.prompt(prompt, chat=chat)
+    session = attach(language_model.model, device, element=element)
+    with threads_of_host(threads), session:
+        text = Pieces(language_model, keep)
+        written: list[Token] = []
+        for token in generate(language_model, session, given, tokens=tokens, sampling=sampling):
+            written.append(token)
+            text.put(token.number)
+        text.end()
+        prefill = session.prefills[0].appended if session.prefills else None
+    hardware = device.hardware
+    return Generated(
+        model=language_model.name,
+        host_dtype=language_model.host_type,
+        device=hardware.device.name,
+        placement=hardware.placement,
+        devices=hardware.devices,
+        stacks_per_device=hardware.stacks_per_device,
+        link=hardware.link.name,
+        power_limited=hardware.power_limited,
+        queries_per_read=hardware.queries_per_read,
+        kv=kv,
+        accumulate=device.arithmetic.accumulator,
+        temperature=sampling.temperature,
+        seed=sampling.seed,
+        prompt=prompt,
+        text="".join(pieces),
+        tokens=len(written),
+        ended=written[-1].number in language_model.ends,
+        prefill=GeneratedPrefill(
+            tokens=len(given),
+            bytes_in=0 if prefill is None else prefill.link.inward,
+            link_ns=0.0 if prefill is None else prefill.link_ns,
+            saturated=0 if prefill is None else prefill.saturated,
+            host_wall_s=written[0].wall_s,
+        ),
+        steps=tuple(_steps(language_model, given, written)),
+    )
+
+
+def _steps(
+    language_model: LanguageModel, given: list[int], tokens: list[Token]
+) -> Iterator[GeneratedStep]:
+    """Yield what the attention of every token has cost."""
+    # A step attends from the token before the one that it yields.
+    attending = [given[-1], *(token.number for token in tokens)]
+    for number, token in zip(attending, tokens, strict=False):
+        step = token.step
+        if step is not None:
+            cost, link = step.attention, step.link
+            yield GeneratedStep(
+                token=number,
+                text=language_model.text_of(number),
+                keys=step.keys,
+                cycles=cost.cycles,
+                time_ns=cost.time_ns,
+                energy_pj=cost.energy_pj,
+                link_ns=step.link_ns,
+                link_pj=step.link_pj,
+                bytes_in=link.inward,
+                bytes_out=link.outward,
+                bank_read_bytes=cost.bank_read_bytes,
+                read_over_link=cost.bank_read_bytes / link.total,
+                saturated=step.appended.saturated,
+                host_wall_s=token.wall_s,
+            )
 
 
 def _chooser(sampling: Sampling) -> Callable[[torch.Tensor], int]:

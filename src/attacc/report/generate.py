@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from attacc.hardware.placement import Placement
 from attacc.report.values import (
     count,
     energy,
@@ -20,112 +18,8 @@ from attacc.report.values import (
     titled,
     units_at,
 )
+from attacc.study.generated import Generated, GeneratedStep
 from attacc.units import NS_PER_S
-
-
-@dataclass(frozen=True, slots=True)
-class GeneratedStep:
-    """Attention of one token, in all layers.
-
-    Attributes:
-        token: its number in the vocabulary.
-        text: that it stands for, by itself.
-        keys: that it attended to, its own included.
-        cycles: of the stacks' command clock, layer after layer, each of the slowest stack.
-        time_ns: the same.
-        energy_pj: of commands and units of all stacks; refresh and standby are not among them.
-        link_ns: on the link: queries and new keys and values inwards, contexts outwards.
-        link_pj: energy of the same.
-        bytes_in: into the AttAccs, over the link.
-        bytes_out: out of them.
-        bank_read_bytes: that the units read from the banks.
-        read_over_link: these over the bytes on the link, both ways.
-        saturated: new elements of keys and values that were cut down to the scale of an 8-bit
-            format.
-        host_wall_s: wall time of the whole step on this machine, simulation included.
-    """
-
-    token: int
-    text: str
-    keys: int
-    cycles: int
-    time_ns: float
-    energy_pj: float
-    link_ns: float
-    link_pj: float
-    bytes_in: int
-    bytes_out: int
-    bank_read_bytes: int
-    read_over_link: float
-    saturated: int
-    host_wall_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class PrefillReport:
-    """The prompt, computed on the host.
-
-    Attributes:
-        tokens: of the prompt.
-        bytes_in: keys and values of all layers, into the AttAccs.
-        link_ns: of these on the link.
-        saturated: elements that were cut down to the scale of an 8-bit format.
-        host_wall_s: wall time on this machine, first use of compiled kernels included.
-    """
-
-    tokens: int
-    bytes_in: int
-    link_ns: float
-    saturated: int
-    host_wall_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """A text that was written with attention on AttAccs.
-
-    Attributes:
-        model: name of its file or folder.
-        host_dtype: of weights and activations on the host.
-        device: the DRAM device's name.
-        placement: where the units sit.
-        devices: AttAccs.
-        stacks_per_device: stacks of each.
-        link: name of the link between host and each AttAcc.
-        power_limited: whether multiplies keep the cadence of the power budget.
-        queries_per_read: queries that a read serves at most.
-        kv: format of keys and values in the banks.
-        accumulate: format of the units' sums.
-        temperature: that tokens were drawn with; 0 for the likeliest ones.
-        seed: of the draws.
-        prompt: as given.
-        text: what was written.
-        tokens: that were written, the one that ended the text included.
-        ended: whether the model ended its text.
-        prefill: the prompt.
-        steps: attention of each token but the last, which nothing attends from. A prompt of one
-            token has one more, of its own.
-    """
-
-    model: str
-    host_dtype: str
-    device: str
-    placement: Placement
-    devices: int
-    stacks_per_device: int
-    link: str
-    power_limited: bool
-    queries_per_read: int
-    kv: str
-    accumulate: str
-    temperature: float
-    seed: int
-    prompt: str
-    text: str
-    tokens: int
-    ended: bool
-    prefill: PrefillReport
-    steps: tuple[GeneratedStep, ...]
 
 
 def generated_renderable(answer: Generated) -> RenderableType:
