@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -218,12 +219,21 @@ def _document_error(
         hint = nearest_hint(location[-1], keys_of(_place(spec, location[:-1])[0]))
     elif fault["type"] == "missing":
         message = f"missing key {location[-1]!r}"
-        hint = f"add {location[-1]} = ..."
+        hint = f"add {location[-1]} = {_values_of(_place(spec, location)[1])}"
     else:
         message, hint = _in_words(fault, _place(spec, location)[1])
     if others:
         message += f"; {others} more fault{'s' if others > 1 else ''} in this document"
     return DocumentError(message, where=f"{where}: {field}" if field else where, hint=hint)
+
+
+def _values_of(info: FieldInfo | None) -> str:
+    """Return the values that a key may have, for a hint; three dots where there are too many."""
+    annotation = None if info is None else info.annotation
+    for one in (annotation, *get_args(annotation)):
+        if isinstance(one, type) and issubclass(one, Enum):
+            return " or ".join(f'"{member.value}"' for member in one)
+    return "..."
 
 
 def _in_words(fault: ErrorDetails, info: FieldInfo | None) -> tuple[str, str | None]:

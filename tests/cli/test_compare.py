@@ -461,6 +461,7 @@ def test_options_that_are_refused(options: tuple[str, ...], message: str) -> Non
         ),
         ('attention = "attacc"', 'attention = "gpu"', "the table [attacc] is of no use"),
         ('name = "mine"\n', "", "missing key 'name'"),
+        ('attention = "attacc"\n', "", 'hint: add attention = "gpu" or "cpu" or "attacc"'),
     ],
 )
 def test_system_files_that_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
