@@ -383,7 +383,7 @@ def test_kinds_of_requests_and_commands_agree_with_the_kernels() -> None:
     """Catches a number that one file changed and another one did not."""
     from attacc.pim.program import schedule_kernel
     from attacc.pim.program.program import Kind
-    from attacc.pim.timing import kernel
+    from attacc.pim.timing import controller_kernel as kernel
     from attacc.pim.timing.tables import ROW_CODES, Code
 
     for name in ("BARRIER", "WRGB", "MVSB", "MVGB", "SFM"):

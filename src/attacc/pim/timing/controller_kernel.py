@@ -364,3 +364,33 @@ def record(
         state.issued[c, code] += 1
         if room.window_cycles > 0:
             room.windows[(cycle - 1) // room.window_cycles, code] += state.width[c]
+
+
+@inlined
+def maintenance(state: State, rules: Rules, c: int) -> tuple[int, int]:
+    """Return the command by which a refresh that is due goes on, and its bank address.
+
+    An all-bank refresh needs all rows of the channel closed, that of a bank the row of it.
+    """
+    bank = int(rules.refresh_bank[state.lanes[c, REFRESHED] % len(rules.refresh_bank)])
+    if rules.fixed[REFRESH_PER_BANK] == 1:
+        return (PRECHARGE if state.open_rows[c, rules.row_slot[bank]] >= 0 else REFRESH), bank
+    for r in range(state.open_rows.shape[1]):
+        if state.open_rows[c, r] >= 0:
+            return PRECHARGE_ALL, bank
+    return REFRESH, bank
+
+
+@inlined
+def maintain(code: int, bank: int, state: State, rules: Rules, c: int) -> None:
+    """Note the rows of the units that a precharge closes, or that a refresh has issued."""
+    if code == REFRESH:
+        state.lanes[c, DUE] -= 1
+        state.lanes[c, REFRESHED] += 1
+        return
+    if code == PRECHARGE_ALL:
+        for r in range(state.open_rows.shape[1]):
+            state.open_rows[c, r] = -1
+    else:
+        state.open_rows[c, rules.row_slot[bank]] = -1
+    note_rows(state, rules, rules.fixed[BANKS_PER_PSEUDO_CHANNEL] - 1, c)

@@ -62,14 +62,9 @@ from attacc.pim.timing.controller_kernel import (
     NEXT_REFRESH,
     OK,
     PATIENCE,
-    PRECHARGE,
-    PRECHARGE_ALL,
     PROGRESS,
     QUEUE,
-    REFRESH,
     REFRESH_INTERVAL,
-    REFRESH_PER_BANK,
-    REFRESHED,
     REFRESHES_PER_INTERVAL,
     ROW_BUS,
     ROW_MASK,
@@ -89,6 +84,8 @@ from attacc.pim.timing.controller_kernel import (
     Traffic,
     is_move_code,
     is_row_code,
+    maintain,
+    maintenance,
     next_code,
     note_rows,
     raise_gates,
@@ -327,21 +324,6 @@ def pop_barrier(state: State, c: int) -> int:
 
 
 @inlined
-def maintenance(state: State, rules: Rules, c: int) -> tuple[int, int]:
-    """Return the command by which a refresh that is due goes on, and its bank address.
-
-    An all-bank refresh needs all rows of the channel closed, that of a bank the row of it.
-    """
-    bank = int(rules.refresh_bank[state.lanes[c, REFRESHED] % len(rules.refresh_bank)])
-    if rules.fixed[REFRESH_PER_BANK] == 1:
-        return (PRECHARGE if state.open_rows[c, rules.row_slot[bank]] >= 0 else REFRESH), bank
-    for r in range(state.open_rows.shape[1]):
-        if state.open_rows[c, r] >= 0:
-            return PRECHARGE_ALL, bank
-    return REFRESH, bank
-
-
-@inlined
 def signal(
     step: int,
     cycle: int,
@@ -494,16 +476,7 @@ def refresh(cycle: int, rules: Rules, state: State, room: Record, c: int) -> Non
     if ready > cycle:
         state.lanes[c, WAKE] = ready
         return
-    if code == REFRESH:
-        state.lanes[c, DUE] -= 1
-        state.lanes[c, REFRESHED] += 1
-    else:
-        if code == PRECHARGE_ALL:
-            for r in range(state.open_rows.shape[1]):
-                state.open_rows[c, r] = -1
-        else:
-            state.open_rows[c, rules.row_slot[bank]] = -1
-        note_rows(state, rules, rules.fixed[BANKS_PER_PSEUDO_CHANNEL] - 1, c)
+    maintain(code, bank, state, rules, c)
     state.lanes[c, WAKE] = cycle + 1
     raise_gates(code, bank, cycle, rules, state, c)
     record(cycle, code, c, -1, bank, state, room)

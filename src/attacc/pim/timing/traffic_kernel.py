@@ -20,7 +20,6 @@ from attacc.pim.timing.controller_kernel import (
     DUE,
     LENGTH,
     NEVER,
-    PRECHARGE,
     PRECHARGE_ALL,
     PRECHARGE_BANK,
     PROGRESS,
@@ -36,7 +35,8 @@ from attacc.pim.timing.controller_kernel import (
     Rules,
     State,
     Traffic,
-    note_rows,
+    maintain,
+    maintenance,
     raise_gates,
     ready_cycle,
     record,
@@ -230,38 +230,25 @@ def choose(
 
 
 @inlined
-def next_refresh_command(mode: int, traffic: Traffic, rules: Rules, state: State, c: int) -> int:
-    """Return the command by which a refresh that is due goes on."""
+def host_maintenance(traffic: Traffic, rules: Rules, state: State, c: int) -> tuple[int, int]:
+    """Return what `maintenance` does, of the rows that are open in ordinary mode."""
+    bank = int(rules.refresh_bank[state.lanes[c, REFRESHED] % len(rules.refresh_bank)])
     if rules.fixed[REFRESH_PER_BANK] == 1:
-        bank = int(rules.refresh_bank[state.lanes[c, REFRESHED] % len(rules.refresh_bank)])
-        if mode == PIM and state.open_rows[c, rules.row_slot[bank]] >= 0:
-            return PRECHARGE
-        closing = mode == ORDINARY and traffic.bank_rows[c, bank] >= 0
-        return PRECHARGE_BANK if closing else REFRESH
-    open_rows = any_open(state.open_rows, c) if mode == PIM else any_open(traffic.bank_rows, c)
-    return PRECHARGE_ALL if open_rows else REFRESH
+        return (PRECHARGE_BANK if traffic.bank_rows[c, bank] >= 0 else REFRESH), bank
+    return (PRECHARGE_ALL if any_open(traffic.bank_rows, c) else REFRESH), bank
 
 
 @inlined
-def maintain(
-    code: int, bank: int, mode: int, traffic: Traffic, rules: Rules, state: State, c: int
-) -> None:
-    """Note the rows that a precharge closes, or that a refresh has issued."""
+def maintain_host(code: int, bank: int, traffic: Traffic, state: State, c: int) -> None:
+    """Do what `maintain` does, to the rows that are open in ordinary mode."""
     if code == REFRESH:
         state.lanes[c, DUE] -= 1
         state.lanes[c, REFRESHED] += 1
     elif code == PRECHARGE_BANK:
         traffic.bank_rows[c, bank] = -1
-    elif code == PRECHARGE:
-        state.open_rows[c, rules.row_slot[bank]] = -1
-    elif mode == PIM:
-        for r in range(state.open_rows.shape[1]):
-            state.open_rows[c, r] = -1
     else:
         for b in range(traffic.bank_rows.shape[1]):
             traffic.bank_rows[c, b] = -1
-    if mode == PIM:
-        note_rows(state, rules, rules.fixed[BANKS_PER_PSEUDO_CHANNEL] - 1, c)
 
 
 @inlined
@@ -282,15 +269,20 @@ def change_mode(
     mode = traffic.desk[c, MODE]
     closing = any_open(state.open_rows, c) if mode == PIM else any_open(traffic.bank_rows, c)
     if closing:
-        code = PRECHARGE_ALL
-        bank = int(rules.refresh_bank[state.lanes[c, REFRESHED] % len(rules.refresh_bank)])
-        if state.lanes[c, DUE] > 0:
-            code = next_refresh_command(mode, traffic, rules, state, c)
+        if mode == PIM:
+            code, bank = maintenance(state, rules, c)
+        else:
+            code, bank = host_maintenance(traffic, rules, state, c)
+        if state.lanes[c, DUE] == 0:
+            code = PRECHARGE_ALL
         ready = ready_cycle(code, bank, rules, state, c)
         if ready > cycle:
             state.lanes[c, WAKE] = min(ready, deadline)
             return True
-        maintain(code, bank, mode, traffic, rules, state, c)
+        if mode == PIM:
+            maintain(code, bank, state, rules, c)
+        else:
+            maintain_host(code, bank, traffic, state, c)
         raise_gates(code, bank, cycle, rules, state, c)
         record(cycle, code, c, -1, bank, state, room)
         state.lanes[c, WAKE] = cycle + 1
@@ -333,13 +325,12 @@ def serve_host(
         if attempt == 0 and state.lanes[c, DUE] > 0:
             free = COLUMN_BUS
             step = -1
-            bank = int(rules.refresh_bank[state.lanes[c, REFRESHED] % len(rules.refresh_bank)])
-            code = next_refresh_command(ORDINARY, traffic, rules, state, c)
+            code, bank = host_maintenance(traffic, rules, state, c)
             ready = ready_cycle(code, bank, rules, state, c)
             if ready > cycle:
                 wake = min(wake, ready)
                 continue
-            maintain(code, bank, ORDINARY, traffic, rules, state, c)
+            maintain_host(code, bank, traffic, state, c)
         else:
             q, place, code, soonest = choose(cycle, free, traffic, rules, state, c)
             if q < 0:
