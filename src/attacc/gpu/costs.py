@@ -199,7 +199,7 @@ class Estimate:
 
     Attributes:
         what: in words.
-        holds: of which steps.
+        holds: the steps that it is true of.
     """
 
     what: str

@@ -263,7 +263,7 @@ def stores(
         system: the system.
         batch: requests.
         stack_bytes: memory of one AttAcc stack, where there are any.
-        copied_share: share of the feed-forward weights of which the AttAccs hold copies.
+        copied_share: share of the feed-forward weights that the AttAccs hold copies of.
     """
     f, gpus = footprint, system.gpus
     activations = f.prefill_activation_bytes + batch * f.activation_bytes_per_request

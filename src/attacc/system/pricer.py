@@ -347,7 +347,7 @@ class Pricer:
         Args:
             workload: the requests.
             batch: how many are in flight.
-            copied_share: share of the feed-forward weights of which the AttAccs hold copies.
+            copied_share: share of the feed-forward weights that the AttAccs hold copies of.
         """
         return stores(
             self.need(workload),

@@ -462,7 +462,7 @@ class _Layer:
     def _coprocessed(
         self, op: MatMul, placed: OperatorTimes, rates: AttaccRates, share: Floats
     ) -> OperatorTimes:
-        """Return a feed-forward product of which AttAccs compute a share."""
+        """Return a feed-forward product that AttAccs compute a share of."""
         multiply_adds = share * self._system.gpus * op.flops / 2
         on_attacc = Energies.of(
             dram_pj=multiply_adds * op.right.bytes * rates.read_pj_per_byte,

@@ -1,6 +1,6 @@
 """Ordinary traffic: loads and stores of the host, which arrive beside the units' program.
 
-What the controllers make of it is in docs/model/traffic.md. Ordinary traffic has no dependences:
+How controllers serve it is described in docs/model/traffic.md. Ordinary traffic has no dependences:
 the host knows what it may ask for, and when.
 """
 

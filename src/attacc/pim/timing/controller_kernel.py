@@ -211,7 +211,7 @@ class State(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """Ordinary traffic: what arrives, and what is kept of it.
+    """Ordinary traffic: the requests that arrive, and the state of their queues and banks.
 
     Attributes:
         arriving: (requests,) keys, of one class after the other.

@@ -369,7 +369,7 @@ def ordinary_cycle(
     Args:
         cycle: now.
         c: the class.
-        traffic: what arrives, and what is kept of it.
+        traffic: the requests that arrive, and the state of their queues and banks.
         policy: numbers by the constants above.
         rules: the device.
         state: of the controllers.
