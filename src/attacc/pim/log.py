@@ -2,8 +2,8 @@
 
 A line of the text form is one command: cycle, name, channel, pseudo-channel, rank, bank group,
 bank, row and column, separated by commas, with -1 for a field that a command does not have
-(reference/controller.md; golden/command_logs). Controllers write logs and auditors read them; this
-module is what both know.
+(reference/controller.md; golden/command_logs). Controllers write logs and auditors read them; both
+import this module and not each other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 BARRIER: Final = "BARRIER"
-"""What logs call a barrier that left its queue: no DRAM command, on neither bus."""
+"""Name in logs of a barrier that left its queue. It is no DRAM command and uses no bus."""
 
 LOG_COLUMNS: Final = (
     "cycle", "command", "channel", "pseudo-channel", "rank", "bank group", "bank", "row", "column",
@@ -30,7 +30,7 @@ LOG_COLUMNS: Final = (
 
 _CELLS: Final = {"cycle": r"^[0-9]{1,18}$", "command": r"^[A-Za-z0-9_]+$"}
 _NUMBER: Final = r"^-?[0-9]{1,18}$"
-"""What other cells of a log may be; 18 digits are within 64 bits."""
+"""Pattern of the other cells of a log; numbers of 18 digits fit into 64 bits."""
 _EXPECTED: Final = {
     "cycle": "a whole number from 0, of 18 digits at most",
     "command": "a name of letters, digits and underscores",
@@ -42,16 +42,17 @@ class LoggedCommand:
     """One command as a controller issued it.
 
     Attributes:
-        cycle: when, the first cycle being 1.
-        command: its name.
-        channel: where.
-        pseudo_channel: where; -1, as the fields after it, for a command without such an address.
-        rank: where.
-        bank_group: where.
-        bank: where.
-        row: where.
-        column: where.
-        offset: byte within the column, by which the moves into a vector buffer tell its accesses
+        cycle: cycle in which it issued; the first cycle is 1.
+        command: name of the command.
+        channel: channel that it was addressed to.
+        pseudo_channel: pseudo-channel of its address; -1 for a command without one, likewise in
+            the following fields.
+        rank: rank of its address.
+        bank_group: bank group of its address.
+        bank: bank of its address.
+        row: row of its address.
+        column: column of its address.
+        offset: byte within the column, by which moves into a vector buffer tell its accesses
             apart; -1 where it is not known, as in logs of the reference.
     """
 
@@ -69,10 +70,10 @@ class LoggedCommand:
 
 @dataclass(frozen=True, eq=False)
 class CommandLog:
-    """The commands of a log that was read, in columns; each is made when it is asked for.
+    """The commands of a log file, in columns. Iterating makes one `LoggedCommand` at a time.
 
     Attributes:
-        cells: a column for each attribute of `LoggedCommand`, in its order.
+        cells: a column for each attribute of `LoggedCommand`, in the same order.
     """
 
     cells: pl.DataFrame
@@ -87,17 +88,15 @@ class CommandLog:
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of the commands that occur."""
+        """Names of the commands in the log."""
         return frozenset(self.cells["command"].unique().to_list())
 
 
 def read_log(path: Path) -> CommandLog:
     """Read a command log.
 
-    One command a line: cycle, command, channel, pseudo-channel, rank, bank group, bank, row and
-    column, separated by commas, -1 for a field that a command does not have
-    (reference/controller.md; golden/command_logs). Blank lines, and rows of empty cells as
-    spreadsheets append them, are ignored.
+    The form of a line is that of this module. Blank lines, and rows of empty cells such as
+    spreadsheets append, are ignored.
 
     Args:
         path: the file, plain or compressed with gzip.

@@ -1,8 +1,8 @@
 """Products with weights on AttAcc: their program timed on the device, and costed in energy.
 
-What feed-forward co-processing asks of AttAcc (AttAcc, ASPLOS 2024). The published model takes the
-units' peak rate of reading; here every command is there, so that opening rows, refresh, writing
-activations into the vector buffers and units without a column cost what they cost.
+Feed-forward co-processing uses such products (AttAcc, ASPLOS 2024). The published model takes the
+units' peak rate of reading. Here every command is timed, so that the opening of rows, refresh,
+writing activations into the vector buffers, and units without a column cost time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from attacc.pim.timing.tables import resolve_timing
 from attacc.units import NS_PER_S
 
 TRIED: Final = 3
-"""Layouts of a product that are timed, of those that should be fastest."""
+"""Layouts of a product that are timed: those with the best estimates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +33,20 @@ class StackProduct:
     """A product of activations with weights on one stack.
 
     Attributes:
-        shape: what the stack computes.
+        shape: the product that the stack computes.
         inner_ways: channels among which the inner dimension is cut.
         segments: parts of a channel's inner dimension, one after the other.
-        columns_per_channel: of the fullest channel.
+        columns_per_channel: columns of the fullest channel.
         passes: how often the weights are read for all rows.
-        cycles: of the command clock.
-        time_ns: the same.
+        cycles: duration in cycles of the command clock.
+        time_ns: duration in nanoseconds.
         commands: how often each command issued.
-        useful_share: multiplications of the product over those that were done; the rest is
+        useful_share: multiplications of the product over those that were done; the others are
             padding to whole accesses, parts and channels.
-        achieved_bytes_per_s: weights, counted once per row, over time; what the published model's
-            internal bandwidth stands for.
-        internal_bytes_per_s: peak at which the units can read.
-        energy: by component; no softmax, and neither refresh nor standby.
+        achieved_bytes_per_s: bytes of weights, counted once per row, over time; comparable with
+            the published model's internal bandwidth.
+        internal_bytes_per_s: peak rate at which the units can read.
+        energy: energy by component, without softmax, refresh and standby.
     """
 
     shape: ProductShape
@@ -64,7 +64,7 @@ class StackProduct:
 
     @property
     def rate(self) -> float:
-        """Achieved over peak: what of the internal bandwidth the product gets."""
+        """Achieved rate over peak rate of reading the weights."""
         return self.achieved_bytes_per_s / self.internal_bytes_per_s
 
 
@@ -72,7 +72,7 @@ class AttaccProducts:
     """Stacks that multiply activations with weights; results are remembered by shape.
 
     Args:
-        device: one stack, with a pipeline.
+        device: the DRAM device of one stack; it must have a pipeline.
         placement: where its units sit.
         power_limited: whether multiplies keep a cadence that limits power.
         stacks_per_gpu: stacks that share the columns of one GPU's product.
@@ -98,11 +98,11 @@ class AttaccProducts:
 
     @classmethod
     def of(cls, system: ResolvedSystem) -> AttaccProducts:
-        """Return those of a system.
+        """Return the stacks of a system.
 
         Raises:
             UnknownNameError: the system names a device that does not exist.
-            EngineError: it has no AttAccs.
+            EngineError: the system has no AttAccs.
         """
         if system.attacc is None:
             raise EngineError(f"system {system.spec.name} has no AttAccs")
@@ -116,7 +116,7 @@ class AttaccProducts:
         )
 
     def column_grain(self, element: ElementType) -> int:
-        """Return columns that a stack computes in the time of one: its parts of a sequence."""
+        """Return how many columns a stack computes at a time: the parts of a sequence."""
         layout = KeyLayout(self.device.organization, self.placement, 1, element)
         return layout.sequence_parts
 
@@ -124,9 +124,9 @@ class AttaccProducts:
         """Time and cost a product on one stack.
 
         Args:
-            shape: what the stack computes.
+            shape: the product that the stack computes.
             inner_ways: channels among which the inner dimension is cut; by default the number
-                with which the product takes least.
+                with which the product is fastest.
 
         Raises:
             InputError: the device models no pipeline; the weights do not fit into the banks, or
@@ -200,10 +200,10 @@ class AttaccProducts:
 
 
 def estimated_cycles(device: DramDevice, layout: ProductLayout, multiply_interval: int) -> float:
-    """Return about how long a product takes, to choose which layouts to time.
+    """Return about how many cycles a product takes, to choose which layouts to time.
 
-    Multiplies, or what goes over the bus beside them, and the rows that are opened: those of a
-    segment once if it is one, else anew for every pass.
+    The estimate adds the multiplies, or the moves if these take longer, to the opening of rows. A
+    segment of one row opens it once; a segment of several rows opens them anew for every pass.
     """
     segment, passes = layout.segment, layout.passes.passes
     commands = head_commands(segment.head(1))

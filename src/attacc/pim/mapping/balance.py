@@ -1,12 +1,12 @@
-"""Which channel attends to what: heads cut into chunks, and chunks dealt out to channels.
+"""Which channel attends to which keys: heads are cut into chunks, and chunks dealt to channels.
 
 A chunk is a run of keys and values of one head that one channel attends to by itself. A head is
 cut where it exceeds what the buffers of a channel hold, where a stack has fewer heads than
-channels, and where that evens out the channels. The softmax of a cut head is merged exactly from
-its chunks: each yields its maximum, its sum and its context, which are rescaled to the common
-maximum and added.
+channels, and where a cut evens out the channels. The softmax of a cut head is merged exactly from
+its chunks: each chunk yields its maximum, its sum and its context. Sums and contexts are rescaled
+to the common maximum and added.
 
-Heads are dealt out to stacks in the same way: whole, unless a head is long for a stack.
+Heads are dealt out to stacks in the same way. A head stays whole unless it exceeds a stack's share.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ I64 = npt.NDArray[np.int64]
 _WAYS: Final = (
     (4, 1), (1, 2), (2, 8), (4, 8), (None, 2), (1, None), (3, 8), (None, None),
 )  # fmt: skip
-"""Ways to deal heads out: quarters of a channel's fair share that a chunk may have, None for as
-many keys as the buffers hold; quarters of a grain that a chunk counts for, None for channels that
-are not evened out. The first is that of `assign`; the others are those of 35 that gained most on
-random heads, one after the other."""
+"""Ways to deal heads out, as pairs. The first number is the longest chunk at first, in quarters of
+a channel's fair share; None stands for as many keys as the buffers hold. The second number is what
+a chunk counts for besides its keys, in quarters of a grain; None stands for channels that are not
+evened out. The first way is that of `assign`. The others were chosen one by one out of 35 ways,
+each as the one that gained most on random heads."""
 
 
 class Chunk(NamedTuple):
@@ -50,12 +51,12 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class DealtChunks:
-    """Chunks in the bins that they are dealt out to: channels, or stacks.
+    """Chunks that are dealt out to bins. A bin is a channel or a stack.
 
     Attributes:
-        head: (chunks,) heads, bin by bin, in each the longest chunk first.
-        start: (chunks,) first keys.
-        lengths: per bin, keys of its chunks.
+        head: (chunks,) head of each chunk, bin by bin, in each bin the longest chunk first.
+        start: (chunks,) first key of each chunk.
+        lengths: per bin, the number of keys of each chunk.
     """
 
     head: I64
@@ -64,7 +65,7 @@ class DealtChunks:
 
     @classmethod
     def of(cls, bins: Sequence[Sequence[Chunk]]) -> DealtChunks:
-        """Return chunks that are listed by bin, as they are."""
+        """Return chunks that are listed by bin, in the given order."""
         chunks = [chunk for own in bins for chunk in own]
         head = np.array([chunk.head for chunk in chunks], dtype=np.int64)
         start = np.array([chunk.start for chunk in chunks], dtype=np.int64)
@@ -72,7 +73,7 @@ class DealtChunks:
 
     @cached_property
     def bins(self) -> tuple[tuple[Chunk, ...], ...]:
-        """Per bin, its chunks."""
+        """Per bin, the chunks."""
         places = zip(self.head.tolist(), self.start.tolist(), strict=True)
         return tuple(
             [tuple([Chunk(*next(places), length) for length in own]) for own in self.lengths]
@@ -85,7 +86,7 @@ class DealtChunks:
 
     @property
     def imbalance(self) -> float:
-        """Keys of the fullest bin over their mean: 1 is perfect."""
+        """Keys of the fullest bin over the mean of all bins: 1 is perfect."""
         return max(self.keys) * len(self.keys) / sum(self.keys)
 
 
@@ -97,7 +98,7 @@ class Assignment:
 
     @classmethod
     def of(cls, channels: Sequence[Sequence[Chunk]]) -> Assignment:
-        """Return chunks that are listed by channel, as they are."""
+        """Return chunks that are listed by channel, in the given order."""
         return cls(DealtChunks.of(channels))
 
     @property
@@ -117,7 +118,7 @@ class Assignment:
 
     @property
     def imbalance(self) -> float:
-        """Keys of the fullest channel over their mean: 1 is perfect."""
+        """Keys of the fullest channel over the mean of all channels: 1 is perfect."""
         return self.dealt.imbalance
 
 
@@ -139,33 +140,34 @@ class StackAssignment:
 
     @property
     def imbalance(self) -> float:
-        """Keys of the fullest stack over their mean: 1 is perfect."""
+        """Keys of the fullest stack over the mean of all stacks: 1 is perfect."""
         return self.dealt.imbalance
 
     def lengths(self, stack: int) -> tuple[int, ...]:
-        """Return what one stack attends to, as the lengths that `assign` takes."""
+        """Return the keys of each head or part on one stack, as `assign` takes them."""
         return self.dealt.lengths[stack]
 
 
 def assign(lengths: Sequence[int], *, channels: int, longest: int, grain: int) -> Assignment:
-    """Cut heads into chunks and deal these out to channels.
+    """Cut heads into chunks and deal the chunks out to channels.
 
-    The longest chunk goes to the least loaded channel, and so on. Then the last chunks of those
-    channels that remain too full are cut, and shared out to the others, if all channels end up
-    sooner. A chunk counts as its keys and a quarter of the grain: it opens rows of its own.
+    Chunks are dealt longest first, each to the least loaded channel. Then the last chunks of
+    channels that remain too full are cut, and shared out to the others, if all channels then
+    finish sooner. A chunk counts as its keys and a quarter of the grain, because it opens rows of
+    its own.
 
-    No channel counts for more than the mean of this first deal by more than 1.5 grains.
+    No channel's load exceeds the mean load of the first deal by more than 1.5 grains.
 
     Args:
         lengths: keys of every head of the stack.
         channels: channels of the stack.
         longest: keys that a chunk may have at most.
-        grain: keys below which cutting does not pay: a multiple of this is where cuts fall.
+        grain: keys below which cutting does not pay; cuts fall on its multiples.
 
     Raises:
-        InputError: no heads, or one of no keys.
+        InputError: there are no heads, or a head has no keys.
     """
-    # A head longer than a channel's fair share is cut down to it.
+    # A head longer than a channel's fair share is cut down to that share.
     limit = min(longest, _share(lengths, channels, grain))
     return Assignment(_deal(_cut(lengths, limit, grain), channels, grain, grain // 4))
 
@@ -175,19 +177,19 @@ def ways(
 ) -> Iterator[Assignment]:
     """Yield ways to deal heads out to channels: `assign` first, and then others, all different.
 
-    They differ in how long a chunk may be to begin with: as the buffers allow, a fair share of a
-    channel, or a part of it; and in what a chunk counts for in addition to its keys: a quarter of
-    the grain, a half, or two; or channels are not evened out. Which one is fastest depends on the
-    device (`attacc.pim.timing.dealing`).
+    The ways differ in how long a chunk may be at first (as the buffers allow, a fair share of a
+    channel, or a part of that share). They also differ in what a chunk counts for in addition to
+    its keys (a quarter of the grain, a half, or two grains; or channels are not evened out). Which
+    way is fastest depends on the device (`attacc.pim.timing.dealing`).
 
     Args:
-        lengths: as for `assign`, likewise the others.
+        lengths: keys of every head of the stack.
         channels: channels of the stack.
         longest: keys that a chunk may have at most.
         grain: keys below which cutting does not pay.
 
     Raises:
-        InputError: no heads, or one of no keys.
+        InputError: there are no heads, or a head has no keys.
     """
     share = _share(lengths, channels, grain)
     seen: set[tuple[tuple[int, ...], ...]] = set()
@@ -208,10 +210,10 @@ def assign_stacks(
 ) -> StackAssignment:
     """Deal the heads of a system out to its stacks, as `assign` does to channels.
 
-    Heads stay whole, unless they exceed a stack's fair share or cutting evens out the stacks. They
-    are cut where it gives all channels of a stack whole grains, so that each can have a part.
-    No stack counts for more than the mean of the first deal by more than 1.5 grains of all its
-    channels.
+    Heads stay whole, unless they exceed a stack's fair share or cutting evens out the stacks. Cuts
+    fall on multiples of the grain times the channels, so that every channel of a stack can have
+    whole grains of a part. No stack's load exceeds the mean load of the first deal by more than
+    1.5 of these multiples.
 
     Args:
         lengths: keys of every head of the system.
@@ -221,7 +223,7 @@ def assign_stacks(
         grain: as for `assign`.
 
     Raises:
-        InputError: no heads, or one of no keys.
+        InputError: there are no heads, or a head has no keys.
     """
     grain = min(grain, longest)
     whole = channels * grain
@@ -230,10 +232,10 @@ def assign_stacks(
 
 
 def _share(lengths: Sequence[int], bins: int, grain: int) -> int:
-    """Return the fair share of a bin in whole grains.
+    """Return the fair share of a bin, rounded up to whole grains.
 
     Raises:
-        InputError: no heads, or one of no keys.
+        InputError: there are no heads, or a head has no keys.
     """
     if not lengths:
         raise InputError("there are no heads to attend to", where="lengths")
@@ -260,7 +262,7 @@ class _Chunks:
 
 
 def _cut(lengths: Sequence[int], limit: int, grain: int) -> _Chunks:
-    """Return heads, those that exceed a limit cut as evenly as whole grains allow."""
+    """Return heads as chunks; heads above a limit are cut as evenly as whole grains allow."""
     keys = np.array(lengths, dtype=np.int64)
     if keys.max() <= limit:
         order = np.argsort(-keys, kind="stable")
@@ -284,11 +286,12 @@ def _deal(
 
     Args:
         cut: the chunks.
-        bins: how many there are.
-        grain: where cuts fall.
-        overhead: what a chunk counts for in addition to its keys; None for a quarter of the grain,
-            and bins that are not evened out.
-        first: what it counts for in the first deal, before bins are evened out; as much by default.
+        bins: the number of bins.
+        grain: cuts fall on its multiples.
+        overhead: what a chunk counts for in addition to its keys. None stands for a quarter of the
+            grain, and bins that are not evened out.
+        first: what a chunk counts for in addition to its keys in the first deal, before bins are
+            evened out; `overhead` by default.
     """
     from attacc.pim.mapping import balance_kernel  # loads Numba
 
@@ -311,7 +314,7 @@ def _deal(
     ends = bounds.tolist()
     keys_of = chunks[2, laid].tolist()
     own = [tuple(keys_of[begin:end]) for begin, end in pairwise(ends)]
-    # Those that do the same become neighbours.
+    # Bins with equal work become neighbours, so that they can be simulated once.
     ranks = sorted(range(bins), key=own.__getitem__, reverse=True)
     if ranks != list(range(bins)):
         laid = np.concatenate([laid[ends[which] : ends[which + 1]] for which in ranks])

@@ -1,4 +1,4 @@
-"""Deals chunks out to bins, and evens these out, compiled; what it does is told in `balance`.
+"""Compiled kernels that deal chunks out to bins and even the bins out; see `balance`.
 
 The naive twin is in the tests' oracle.
 """
@@ -13,22 +13,22 @@ from attacc.compiled import inlined, kernel
 I64 = npt.NDArray[np.int64]
 
 GIVER, TAKER, KEYS = range(3)
-"""Of a move, whose keys come from the end of the giver's last chunk."""
+"""Columns of a move. Its keys come from the end of the giver's last chunk."""
 
 HEAD, START, LENGTH, BIN = range(4)
-"""Of a chunk; its bin is where it goes."""
+"""Rows of the chunks' array; BIN is the bin to which a chunk goes."""
 
 
 @kernel
 def deal(count: int, chunks: I64, overhead: int, loads: I64, last: I64) -> int:
-    """Give each chunk to the least loaded bin, the first of several.
+    """Give each chunk to the least loaded bin; of equal ones, to the first.
 
     Args:
-        count: chunks.
-        chunks: (4, room) their heads, first keys and keys, in the order in which they are dealt
-            out; receives their bins.
+        count: number of chunks.
+        chunks: (4, room) heads, first keys and numbers of keys of the chunks, in the order in which
+            they are dealt out; receives the bins.
         overhead: what a chunk counts for in addition to its keys.
-        loads: (bins,) zeros; receives what bins count for.
+        loads: (bins,) zeros; receives the load of each bin.
         last: (bins,) receives the last chunk of those bins that have one.
 
     Returns:
@@ -52,13 +52,13 @@ def shed(
     chunks: I64, loads: I64, last: I64, emptiest: I64, level: int, grain: int, overhead: int,
     moves: I64,
 ) -> int:  # fmt: skip
-    """Write which keys have to move so that no bin exceeds a level.
+    """Write which keys have to move so that no bin's load exceeds a level.
 
-    Keys are taken from the end of a bin's last chunk, without which it would be below the mean.
-    What moves goes to the ``emptiest`` bins first.
+    Keys are taken from the end of a bin's last chunk; without this chunk the bin would be below
+    the mean. The keys go to the ``emptiest`` bins first.
 
     Returns:
-        The number of moves; 0 if that does not work out.
+        The number of moves; 0 if no moves reach the level.
     """
     count = 0
     place = 0
@@ -70,7 +70,7 @@ def shed(
         length = chunks[LENGTH, last[giver]]
         left = length - max(0, length - (loads[giver] - level)) // grain * grain
         while left > 0:
-            # All of it, or what leaves whole grains.
+            # All the keys that are left, or so many that whole grains remain.
             piece = left - max(0, -((room - left - overhead) // grain)) * grain
             if piece > 0:
                 moves[count, GIVER] = giver
@@ -95,24 +95,25 @@ def even_out(
     count: int, chunks: I64, loads: I64, last: I64, emptiest: I64, low: int, high: int,
     grain: int, overhead: int, moves: I64,
 ) -> int:  # fmt: skip
-    """Cut the last chunks of bins that are too full, and share them out, if all are done sooner.
+    """Cut the last chunks of bins that are too full, and share them out, if all finish sooner.
 
-    What is shed at one level can be shed at any higher one: the lowest is found to within little.
+    If a level can be reached, every higher level can be reached, too. So bisection finds the lowest
+    level, to within an eighth of a grain.
 
     Args:
-        count: chunks.
+        count: number of chunks.
         chunks: (4, count + 2 bins) as `deal` leaves them; receives the parts that move.
-        loads: (bins,) what bins count for.
-        last: (bins,) their last chunks.
+        loads: (bins,) load of each bin.
+        last: (bins,) last chunk of each bin.
         emptiest: (bins,) all bins, the least loaded first.
         low: lowest level to be tried.
-        high: highest.
-        grain: where cuts fall.
+        high: highest level to be tried.
+        grain: cuts fall on its multiples.
         overhead: what a part counts for in addition to its keys.
-        moves: (2 bins, 3) room.
+        moves: (2 bins, 3) working space.
 
     Returns:
-        The number of chunks now.
+        The number of chunks after the cuts.
     """
     lowest = -1
     while low <= high - grain // 8:
@@ -142,7 +143,7 @@ def even_out(
 
 @inlined
 def comes_first(chunks: I64, one: int, other: int) -> bool:
-    """Return whether a chunk belongs before another: the longer, of equal ones the earlier keys."""
+    """Return whether a chunk goes before another: the longer one; of equal ones, earlier keys."""
     if chunks[LENGTH, one] != chunks[LENGTH, other]:
         return chunks[LENGTH, one] > chunks[LENGTH, other]
     if chunks[HEAD, one] != chunks[HEAD, other]:
@@ -152,14 +153,14 @@ def comes_first(chunks: I64, one: int, other: int) -> bool:
 
 @kernel
 def lay_out(count: int, chunks: I64, bounds: I64, ends: I64, order: I64) -> int:
-    """Write the chunks of every bin, one bin after the other, in each the longest first.
+    """Write the chunks of every bin, one bin after the other, in each bin the longest first.
 
     Args:
-        count: chunks.
-        chunks: (4, room) with their bins.
-        bounds: (bins + 1,) zeros; receives where each bin begins, and the end of the last.
-        ends: (bins,) room.
-        order: (count,) receives the chunks.
+        count: number of chunks.
+        chunks: (4, room) the chunks with their bins.
+        bounds: (bins + 1,) zeros; receives where each bin begins, and the end of the last bin.
+        ends: (bins,) working space.
+        order: (count,) receives the numbers of the chunks.
 
     Returns:
         The number of chunks.

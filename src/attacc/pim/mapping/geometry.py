@@ -25,7 +25,7 @@ from attacc.units import BITS_PER_BYTE
 I64 = npt.NDArray[np.int64]
 
 SCORE_BYTES: Final = 2
-"""Bytes of one score on its way to the softmax: the accumulators hold fp16."""
+"""Bytes of one score that moves to the softmax: it is sent in 16 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class KeyLayout:
             raise InputError(f"head_dim = {self.head_dim} must be at least 1")
 
     def head(self, length: int) -> HeadLayout:
-        """Return a head, or a chunk of one, of so many such keys and values.
+        """Return the layout of a head, or of a chunk of one, with a number of keys and values.
 
         Raises:
             InputError: the length is below 1.
@@ -63,7 +63,7 @@ class KeyLayout:
 
     @property
     def sequence_parts(self) -> int:
-        """Parts into which the sequence is cut: units that hold different keys."""
+        """Parts into which the sequence is cut, one for each unit or group of units."""
         o = self.organization
         if self.placement is Placement.BUFFER:
             return o.pseudo_channels
@@ -81,12 +81,12 @@ class KeyLayout:
 
     @property
     def context_slices(self) -> int:
-        """Slices of the output, each finished before the next one."""
+        """Slices of the output; a slice is finished before the next one begins."""
         return self.columns_per_key
 
     @property
     def keys_per_move(self) -> int:
-        """Keys of each part whose scores one group of moves carries away: a full access."""
+        """Keys of each part whose scores one group of moves carries away: they fill an access."""
         return self.organization.access_bytes // SCORE_BYTES
 
     @property
@@ -105,7 +105,7 @@ class KeyLayout:
         return self.organization.columns if self.placement is Placement.BANKGROUP else 1
 
     def multiply_addresses(self, count: int) -> I64:
-        """Return the byte addresses, below the channel, of the first multiplies from row 0.
+        """Return the byte addresses, below the channel, of the first `count` multiplies from row 0.
 
         Bank: columns in order. Bankgroup: a row of 32 columns, then the next bank. Buffer: the
         bank groups of both ranks in turn, then the next bank, then the next column.
@@ -161,12 +161,12 @@ class HeadLayout(KeyLayout):
 
     @property
     def probability_words(self) -> int:
-        """Moves per part that bring the softmax output back."""
+        """Moves per part that return the softmax output to the vector buffers."""
         return -(-self.length // (self.sequence_parts * self.elements_per_column))
 
     @property
     def rows(self) -> int:
-        """Rows that the keys (or the values) take in every bank that they occupy."""
+        """Rows that the keys (or the values) take in every bank that holds them."""
         return rows_of(self, self.length)
 
 
@@ -184,7 +184,7 @@ class HeadRegions:
 
 
 def rows_of(layout: KeyLayout, length: int) -> int:
-    """Return the rows that keys (or values) of a length take in every bank they occupy.
+    """Return the rows that keys (or values) of a length take in every bank that holds them.
 
     Args:
         layout: how a key lies in the banks.
@@ -208,16 +208,16 @@ def rows_of_chunks(layout: KeyLayout, lengths: Iterable[int]) -> int:
 def check_capacity(layout: KeyLayout, lengths: Sequence[int], counts: Sequence[int]) -> None:
     """Refuse heads that no way of cutting and dealing out would fit into a stack.
 
-    What passes may still not fit: chunks of heads begin with rows of their own, and a channel may
-    get more than its share (`allocate_chunks`).
+    Heads that pass this check may still not fit: chunks of heads begin with rows of their own, and
+    a channel may get more than its share (`allocate_chunks`).
 
     Args:
         layout: how a key lies in the banks.
-        lengths: keys of heads that store their own, each length once or several times.
+        lengths: keys of key/value heads; a length may occur several times.
         counts: how many heads have each of these lengths.
 
     Raises:
-        InputError: the rows of all banks do not suffice.
+        InputError: all rows of the stack together do not suffice.
     """
     o = layout.organization
     rows = [2 * rows_of(layout, length) for length in lengths]
@@ -227,7 +227,7 @@ def check_capacity(layout: KeyLayout, lengths: Sequence[int], counts: Sequence[i
     if len(lengths) == 1:
         which = f"{sum(counts)} heads of length {lengths[0]}"
         each = rows[0]
-        # Heads that fit into a channel are not cut as long as there are more of them than channels.
+        # A head that fits into a channel is not cut as long as heads outnumber the channels.
         fits = o.rows // each * o.channels if each <= o.rows else o.rows * o.channels // each
         hint = f"at most {fits} such heads fit into a stack"
     else:
@@ -240,7 +240,7 @@ def check_capacity(layout: KeyLayout, lengths: Sequence[int], counts: Sequence[i
 
 
 def allocate_heads(layout: HeadLayout, heads: int) -> HeadRegions:
-    """Give the heads that one channel holds rows of their own, without overlap.
+    """Give each head of one channel rows of its own.
 
     Args:
         layout: the shape of every head.
@@ -264,7 +264,7 @@ def allocate_heads(layout: HeadLayout, heads: int) -> HeadRegions:
 
 
 def allocate_chunks(layout: KeyLayout, lengths: Sequence[int]) -> HeadRegions:
-    """Give the chunks that one channel holds rows of their own, one after the other.
+    """Give each chunk of one channel rows of its own, one chunk after the other.
 
     Args:
         layout: how a key lies in the banks.
@@ -294,11 +294,11 @@ def allocate_chunks(layout: KeyLayout, lengths: Sequence[int]) -> HeadRegions:
 
 
 def check_room(lengths: Sequence[Sequence[int]], capacities: Sequence[Sequence[int]]) -> None:
-    """Refuse chunks that have less room than keys.
+    """Refuse chunks that have more keys than room.
 
     Args:
         lengths: per channel, keys of each chunk.
-        capacities: per channel, keys for which each has room.
+        capacities: per channel, keys for which each chunk has room.
 
     Raises:
         InputError: a chunk exceeds its room, or numbers of channels or chunks differ; says which.
@@ -318,14 +318,15 @@ def check_room(lengths: Sequence[Sequence[int]], capacities: Sequence[Sequence[i
 
 @dataclass(frozen=True, eq=False)
 class ChannelChunks:
-    """What one channel attends to.
+    """The chunks that one channel attends to.
 
     Attributes:
         layout: how a key lies in the banks.
         lengths: keys of each chunk, in the order of their softmax.
         regions: where the keys and values of each chunk begin.
-        capacities: keys for which each chunk has room: as many keys of each part lie between the
-            values of one slice and those of the next. None where chunks fill their room.
+        capacities: keys for which each chunk has room. The values of one slice and those of the
+            next are as far apart as the room, not the length, says. None where chunks fill their
+            room.
     """
 
     layout: KeyLayout
@@ -345,12 +346,12 @@ class ChannelChunks:
     def allocated(
         cls, layout: KeyLayout, lengths: Iterable[int], capacities: Iterable[int] | None = None
     ) -> ChannelChunks:
-        """Return chunks that lie one after the other (`allocate_chunks`).
+        """Return chunks that lie one after the other in the rows (`allocate_chunks`).
 
         Args:
-            layout: as the attribute.
-            lengths: as the attribute.
-            capacities: as the attribute.
+            layout: how a key lies in the banks.
+            lengths: keys of each chunk.
+            capacities: keys for which each chunk has room; None for as many as it has.
         """
         lengths = tuple(lengths)
         room = lengths if capacities is None else tuple(capacities)

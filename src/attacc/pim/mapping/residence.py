@@ -1,14 +1,14 @@
-"""Where the keys and values of growing requests lie: nothing that is stored ever moves.
+"""Where the keys and values of growing requests lie. Stored keys and values never move.
 
-A request comes with the keys of its prompt and grows token by token. All of its layers lie alike,
-in rows of their own: the same chunks in the same channels. Heads are dealt out to stacks and then
-to channels, least loaded first, and cut in whole grains where they exceed the level to which all
-channels could be filled alike. The last chunk of a head grows up to the keys for which rows are
-reserved; then another one opens, on the least loaded channel of its stack.
+A request begins with the keys of its prompt and grows token by token. All of its layers have the
+same chunks in the same channels, each layer in rows of its own. Heads are dealt out to stacks and
+then to channels, least loaded first. A head is cut in whole grains where it exceeds the level to
+which all channels could be filled evenly. The last chunk of a head grows up to the keys for which
+rows are reserved. Then another chunk opens, on the least loaded channel of its stack.
 
-Rows are handed out one by one, the lowest free one first, and need not be neighbours: a command
-names rows as the chunk numbers them, and its controller knows where they are. What issues when is
-the same, as timing only asks whether two rows are one.
+Rows are handed out one by one, the lowest free row first, and need not be neighbours. A command
+names rows by their numbers within the chunk, and its controller has a table of the real rows.
+Timing does not change, because it depends only on whether two rows are the same.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from attacc.pim.mapping.geometry import KeyLayout, rows_of
 I64 = npt.NDArray[np.int64]
 
 GROWING_GRAINS: Final = 4
-"""Grains for which the last chunk of a head has room at least. A chunk more costs some 80 cycles,
-53 keys' worth of multiplies at bank (docs/model/mapping.md): 5 % of four grains of 256 keys."""
+"""Least room of the last chunk of a head, in grains. One more chunk costs some 80 cycles, as much
+as the multiplies of 53 keys at bank (docs/model/mapping.md): 5 % of four grains of 256 keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class Growth:
     Attributes:
         longest: keys that a chunk may have at most.
         grain: keys below which cutting does not pay.
-        growing: keys for which the last chunk of a head has room at least, as long as there is.
-        quantum: keys by which the length of a chunk makes a difference to its commands.
+        growing: least room of the last chunk of a head, in keys, as long as the banks have room.
+        quantum: the commands of a chunk change with its length only at multiples of so many keys.
     """
 
     longest: int
@@ -60,12 +60,12 @@ class ResidentChunk:
     """A run of keys of one head in one channel, in all layers.
 
     Attributes:
-        head: of the request.
-        start: first key.
-        capacity: keys for which there is room.
-        stack: where.
-        channel: of the stack.
-        rows: (layers, 2 R) rows of every bank, of the keys and then of the values.
+        head: key/value head of the request.
+        start: first key of the chunk.
+        capacity: keys for which the chunk has room.
+        stack: stack that holds it.
+        channel: channel of that stack.
+        rows: (layers, 2 R) rows of every bank: those of the keys, then those of the values.
     """
 
     head: int
@@ -77,17 +77,17 @@ class ResidentChunk:
 
     @property
     def end(self) -> int:
-        """One past the last key for which there is room."""
+        """One past the last key for which the chunk has room."""
         return self.start + self.capacity
 
     def keys(self, length: int) -> int:
-        """Return how many keys it has of a head of some length."""
+        """Return how many keys of a head of this length lie in the chunk."""
         return min(max(0, length - self.start), self.capacity)
 
 
 @dataclass(slots=True, eq=False)
 class ResidentRequest:
-    """What a request has been given.
+    """The chunks that a request has been given.
 
     Attributes:
         heads: per key/value head, its chunks in order of their keys.
@@ -111,17 +111,17 @@ class ResidentRequest:
 
 
 class Residence:
-    """The banks of some equal stacks, and who lies where in them.
+    """The banks of equal stacks, and which request has which rows of them.
 
     Args:
         layout: how a key lies in the banks.
-        stacks: how many there are.
-        layers: of the model; all lie alike.
+        stacks: the number of stacks.
+        layers: layers of the model; all have the same chunks.
         heads: key/value heads of every request.
         growth: how requests may grow.
 
     Attributes:
-        free_rows: (stacks, channels) rows of every bank that nobody has.
+        free_rows: (stacks, channels) free rows of every bank.
         loads: (stacks, channels) keys of one layer, and a quarter of a grain for each chunk.
     """
 
@@ -149,7 +149,7 @@ class Residence:
 
     @property
     def free_bytes(self) -> int:
-        """Bytes that nobody has."""
+        """Bytes of all free rows."""
         return int(self.free_rows.sum()) * self.row_bytes
 
     @property
@@ -158,12 +158,12 @@ class Residence:
         return self.free_rows.size * self._layout.organization.rows * self.row_bytes
 
     def grow(self, request: ResidentRequest | None, length: int, *, name: str) -> ResidentRequest:
-        """Give a request room for more keys; nothing changes where there is not enough.
+        """Give a request room for more keys. If there is not enough room, nothing changes.
 
         Args:
-            request: what it has; None for a new one.
+            request: the request; None for a new one.
             length: keys of its longest layer from now on.
-            name: of the request, for messages.
+            name: name of the request, for messages.
 
         Raises:
             CapacityError: there is not enough room; says how much is missing.
@@ -184,7 +184,7 @@ class Residence:
         return grown
 
     def free(self, request: ResidentRequest) -> None:
-        """Take back everything that a request has."""
+        """Take back all rows of a request."""
         for chunk in request.chunks():
             rows = self._returned[chunk.stack][chunk.channel]
             rows.extend(chunk.rows.ravel().tolist())
@@ -193,7 +193,7 @@ class Residence:
             self.loads[chunk.stack, chunk.channel] -= self._overhead + chunk.keys(request.length)
 
     def _take(self, chunk: ResidentChunk) -> I64:
-        """Take the rows of a chunk in all layers, the lowest that are free."""
+        """Take the rows of a chunk in all layers, the lowest free rows first."""
         at = chunk.stack, chunk.channel
         returned = self._returned[chunk.stack][chunk.channel]
         needed = self._layers * self._rows(chunk.capacity)
@@ -207,22 +207,22 @@ class Residence:
         return np.array(rows, dtype=np.int64).reshape(self._layers, -1)
 
     def _rows(self, capacity: int) -> int:
-        """Return the rows of a chunk in one layer: of keys and of values."""
+        """Return how many rows a chunk takes in one layer, for keys and values together."""
         return 2 * rows_of(self._layout, capacity)
 
     def _room_of(self, rows: int) -> int:
-        """Return the keys for which some rows of a channel have room in all layers."""
+        """Return for how many keys of all layers a number of rows of a channel has room."""
         layout, o = self._layout, self._layout.organization
         each = rows // (2 * self._layers)
         keys = each * o.columns * layout.banks_in_turn // layout.columns_per_key
         room = min(keys * layout.sequence_parts, self._growth.longest)
-        # So that the next chunk begins where a group of moves does.
+        # The next chunk then begins where a group of moves begins.
         grain = self._growth.grain if room >= self._growth.grain else self._growth.quantum
         return room // grain * grain
 
     def _added(self, request: ResidentRequest, length: int, name: str) -> list[ResidentChunk]:
-        """Return the chunks that give a request room, of which nothing has been taken yet."""
-        # What is reserved for growing must not be what leaves no room for keys.
+        """Return the chunks that would give a request room; their rows are not taken yet."""
+        # Reserves for growing must not use up the room for keys.
         trial = self._deal(request, length, self._growth.growing)
         if trial.missing:
             trial = self._deal(request, length, 1)
@@ -243,17 +243,17 @@ class Residence:
         )
 
     def _deal(self, request: ResidentRequest, length: int, growing: int) -> _Trial:
-        """Deal out what the heads of a request lack.
+        """Deal out the keys for which the heads of a request have no room yet.
 
         Args:
-            request: what it has.
+            request: the request with its chunks.
             length: keys of each head.
-            growing: keys for which the last chunk of a head has room at least.
+            growing: least room of the last chunk of a head, in keys.
         """
         trial = _Trial(self.loads.copy(), self.free_rows.copy())
         starts = [chunks[-1].end if chunks else 0 for chunks in request.heads]
         short = [head for head, start in enumerate(starts) if start < length]
-        # To stacks: the least loaded one, or that which has the head already.
+        # A head goes to the stack that already has it, or else to the least loaded one.
         of_stack = trial.loads.sum(axis=1)
         wanted: dict[int, list[int]] = {}
         for head in short:
@@ -269,7 +269,7 @@ class Residence:
                 if self._cut(trial, stack, head, starts[head], length, level, growing) < length:
                     trial.undo(before)
                     left.append(head)
-        # To any other stack as a whole, or else to several.
+        # A head that does not fit there goes to another stack as a whole, or else to several.
         for head in left:
             stacks = np.argsort(trial.loads.sum(axis=1), kind="stable").tolist()
             for stack in stacks:
@@ -287,7 +287,7 @@ class Residence:
         return trial
 
     def _level(self, trial: _Trial, stack: int, lengths: Sequence[int]) -> int:
-        """Return the level to which all channels of a stack would be filled, in whole grains."""
+        """Return the load of every channel if a stack were filled evenly, in whole grains."""
         loads, grain = trial.loads[stack], self._growth.grain
         total = int(loads.sum()) + sum(lengths) + self._overhead * len(lengths)
         return -(-total // (len(loads) * grain)) * grain
@@ -295,7 +295,7 @@ class Residence:
     def _cut(
         self, trial: _Trial, stack: int, head: int, at: int, end: int, level: int, growing: int
     ) -> int:
-        """Deal keys of a head out to the channels of a stack; return the first that has no room."""
+        """Deal keys of a head out to channels of a stack; return the first key without room."""
         g = self._growth
         while at < end:
             order = np.argsort(trial.loads[stack], kind="stable").tolist()
@@ -313,7 +313,7 @@ class Residence:
                     return at
             capacity = keys
             if at + keys == end:
-                # Whole rows: what they hold besides serves nobody else.
+                # The last chunk gets whole rows, since no other chunk could use the rest of a row.
                 rows = self._layers * self._rows(max(keys, growing))
                 capacity = max(keys, min(self._room_of(rows), rooms[channel]))
             chunk = ResidentChunk(head, at, capacity, stack, channel)
@@ -322,7 +322,7 @@ class Residence:
         return at
 
     def _piece(self, trial: _Trial, stack: int, channel: int, left: int, level: int) -> int:
-        """Return how many of some keys a channel should have."""
+        """Return how many of the keys that are left a channel should get."""
         g = self._growth
         below = level - int(trial.loads[stack, channel]) - self._overhead
         return min(left, g.longest, max(g.grain, below // g.grain * g.grain))
@@ -330,13 +330,13 @@ class Residence:
 
 @dataclass(slots=True, eq=False)
 class _Trial:
-    """Chunks on trial.
+    """Chunks that are dealt out on trial, before their rows are taken.
 
     Attributes:
-        loads: as of `Residence`; likewise the following one.
-        rows: that are free.
-        chunks: so far.
-        taken: load and rows of each.
+        loads: (stacks, channels) loads as in `Residence`, with the chunks of the trial.
+        rows: (stacks, channels) rows that would remain free.
+        chunks: the chunks so far.
+        taken: load and rows of each chunk.
         missing: keys for which no room was found.
     """
 
@@ -347,18 +347,18 @@ class _Trial:
     missing: int = 0
 
     def add(self, chunk: ResidentChunk, load: int, rows: int) -> None:
-        """Add one."""
+        """Add a chunk with its load and rows."""
         self.chunks.append(chunk)
         self.taken.append((load, rows))
         self.loads[chunk.stack, chunk.channel] += load
         self.rows[chunk.stack, chunk.channel] -= rows
 
     def mark(self) -> int:
-        """Return how many there are."""
+        """Return the number of chunks so far, for `undo`."""
         return len(self.chunks)
 
     def undo(self, count: int) -> None:
-        """Go back to so many."""
+        """Remove the last chunks until `count` are left."""
         while len(self.chunks) > count:
             chunk, (load, rows) = self.chunks.pop(), self.taken.pop()
             self.loads[chunk.stack, chunk.channel] -= load
