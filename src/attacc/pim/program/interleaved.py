@@ -1,26 +1,27 @@
-"""The interleaved schedule: every step waits for exactly what it uses.
+"""The interleaved schedule: every step waits for exactly the data and buffers that it uses.
 
-A channel attends to its chunks one after the other, and to a chunk in as many passes as there are
-queries to share it, over those that one read of its keys and values serves. Each pass over a chunk
-is a *turn*, of a score and a context. The score of the next turn comes between the two, so that
-the softmaxes of a turn hide under multiplies of its neighbours: score of a, score of b, context
-of a, score of c, context of b, and so on. Two chunks take turns until their passes are done.
+A channel attends to its chunks one after the other. The queries that share a chunk are served in
+passes; one read of the keys and values serves all queries of a pass. Each pass over a chunk is a
+*turn*, which consists of a score and a context. The score of the next turn comes between the two,
+so that the softmaxes of a turn are hidden under multiplies of its neighbours: score of a, score of
+b, context of a, score of c, context of b, and so on. Two chunks alternate until all their passes
+have been served.
 
-Each score or context is a phase. While a phase multiplies out of one half of the vector buffers,
-the other half is filled for the next phase: with queries, or with probabilities; a context of more
-probabilities than a half holds is cut into several phases, whose partial contexts the buffer die
-adds up. A phase consists of units, each of which fills the accumulators once: the scores of 16
-keys per part, or one output slice, for every query of the pass. Accumulators are double, so that a
-unit's sums move away while the next unit multiplies.
+Each score or context is a phase. While the multiplies of a phase read one half of the vector
+buffers, the other half is filled for the next phase, with queries or with probabilities. A context
+of more probabilities than a half holds is cut into several phases, and the buffer die adds up
+their partial contexts. A phase consists of units. Each unit fills the accumulators once: with the
+scores of 16 keys per part, or with one output slice, for every query of the pass. There are two
+sets of accumulators, so that a unit's sums move away while the next unit multiplies.
 
-The steps are ordered by when they should be able to issue: all multiplies in order, and every
-other step at the place among them that the latencies of the pipeline suggest. Whatever the order,
-the events of `Dependences` make it correct: an event happens when all steps that signal it have
-issued, and
+The steps are ordered by the time at which they should be able to issue: all multiplies in order,
+and every other step at the place among them that the latencies of the pipeline suggest. This order
+only affects speed. The events of `Dependences` make the program correct: an event happens when all
+steps that signal it have issued, and
 
 - a multiply waits for its buffer to be filled and its accumulators to be free,
-- the move of a unit's sums waits for its multiplies, and for the moves of the unit before it, by
-  whose order it is told which sums an MVSB takes,
+- the move of a unit's sums waits for the unit's multiplies, and for the moves of the unit before
+  it, because only the order tells which sums an MVSB takes,
 - the softmax of a query waits for all scores of its turn, and for the softmax before it,
 - a fill waits for the multiplies that still use that half of the buffer, and for the softmax of
   its query.
@@ -59,7 +60,7 @@ def pipeline_of(device: DramDevice) -> Pipeline:
     """Return the device's pipeline.
 
     Raises:
-        InputError: the device models none.
+        InputError: the device has no pipeline.
     """
     if device.pipeline is None:
         raise InputError(
@@ -75,9 +76,9 @@ def chunk_grain(layout: KeyLayout) -> int:
 
 
 def longest_chunk(device: DramDevice, layout: KeyLayout, queries_per_read: int = 1) -> int:
-    """Return how many keys the softmax buffer lets a chunk have.
+    """Return the most keys of a chunk whose scores fit into the softmax buffer.
 
-    Each channel has its share of the buffer, which holds the scores of two chunks, with every
+    Each channel has an equal share of the buffer. A share holds the scores of two chunks for every
     query of a pass.
 
     Raises:
@@ -96,11 +97,11 @@ def longest_chunk(device: DramDevice, layout: KeyLayout, queries_per_read: int =
 
 
 def softmax_cycles(device: DramDevice, lengths: npt.ArrayLike) -> I64:
-    """Return how long the softmax of each chunk takes on its channel's share of the lanes.
+    """Return the command clock cycles of each chunk's softmax on its channel's share of the lanes.
 
     Args:
         device: a device with a pipeline.
-        lengths: keys of the chunks, in any shape, which the result takes.
+        lengths: keys of the chunks, an array of any shape; the result has the same shape.
     """
     pipeline = pipeline_of(device)
     lanes = max(1, pipeline.softmax_lanes // device.organization.channels)
@@ -111,11 +112,11 @@ def softmax_cycles(device: DramDevice, lengths: npt.ArrayLike) -> I64:
 
 @dataclass(frozen=True, slots=True)
 class QueryPasses:
-    """How the queries that share keys and values are served, few at a time.
+    """How the queries that share keys and values are divided into passes.
 
     Attributes:
-        queries: in all.
-        passes: how often keys and values are read for them.
+        queries: number of queries.
+        passes: number of passes; each reads the keys and values once.
     """
 
     queries: int
@@ -123,7 +124,7 @@ class QueryPasses:
 
     @classmethod
     def of(cls, queries: int, queries_per_read: int) -> QueryPasses:
-        """Return the fewest passes, which are as equal as can be.
+        """Return the fewest passes, with queries divided as equally as possible.
 
         Raises:
             InputError: one of the numbers is below 1.
@@ -163,16 +164,16 @@ def interleaved_program(
         device: a device with a pipeline.
         layout: how a key lies in the banks.
         assignment: chunks of every channel.
-        multiply_interval: cycles between two multiplies, which decides where among them the other
-            steps should issue.
+        multiply_interval: cycles between two multiplies; it decides the places of the other steps
+            among the multiplies.
         queries: query heads that share the keys and values of each head.
-        queries_per_read: how many of them a read of keys or values serves at most.
+        queries_per_read: query heads that a read of keys or values serves at most.
         capacities: per channel, keys for which each chunk has room in the banks, so that it can
-            grow where it is; as long as the chunks by default.
+            grow in place; by default its number of keys.
 
     Raises:
-        InputError: the device models no pipeline, or keys and values do not fit into the banks, or
-            a chunk or the queries of a pass not into their buffers; or a chunk has no room for its
+        InputError: the device has no pipeline; keys and values do not fit into the banks; a chunk
+            or the queries of a pass do not fit into their buffers; or a chunk has less room than
             keys.
     """
     from attacc.pim.program import interleaved_kernel  # loads Numba
@@ -279,19 +280,19 @@ def interleaved_program(
 
 @lru_cache(maxsize=64)
 def _multiplies(layout: HeadLayout) -> I64:
-    """Return where the multiplies of a head's score read, from where its keys begin."""
+    """Return the addresses of a head's score multiplies, relative to the head's first key."""
     return layout.multiply_addresses(layout.score_multiplies)
 
 
 def move_places(layout: KeyLayout) -> tuple[I64, I64, I64, I64]:
-    """Return where fills with queries and with probabilities, and moves of both sums, go.
+    """Return the addresses of fills (queries, probabilities) and of moves (scores, slices).
 
     Args:
         layout: how a key lies in the banks.
 
     Returns:
-        Addresses of a fill with one access of a query and of probabilities, and of the moves of
-        one unit's scores and of one output slice.
+        Four arrays: addresses of the fills with one access of a query, of the fills with one access
+        of probabilities, of the moves of one unit's scores, and of the moves of one output slice.
     """
     return _places(layout.head(1))
 
@@ -299,7 +300,7 @@ def move_places(layout: KeyLayout) -> tuple[I64, I64, I64, I64]:
 @lru_cache(maxsize=64)
 def _places(layout: HeadLayout) -> tuple[I64, I64, I64, I64]:
     commands = head_commands(layout)
-    # Units that hold the same part of a key share what fills them.
+    # Units that hold the same part of a key share their fills.
     query = commands.q[:: layout.columns_per_key].copy()
     return query, commands.probabilities, commands.score_moves, commands.context_moves
 
@@ -322,7 +323,7 @@ def _check_buffers(device: DramDevice, layout: KeyLayout, length: int, passes: Q
             if most
             else "use a smaller head_dim, or a device with larger buffer_words",
         )
-    # An MVGB says by its address, within the values, which access of its half it writes.
+    # The address of an MVGB, within the values, says which access of its half it writes.
     per_word = -(-words // (words // passes.most))
     room = layout.elements_per_column * columns * layout.organization.access_bytes
     if per_word * layout.banks_in_turn > room:

@@ -1,22 +1,22 @@
 """The program of a matrix product on one stack: activations times weights, row by row.
 
-Weights lie in the banks like the keys of a head (`attacc.pim.mapping.geometry`), each column of the
-matrix being a "key" of the product's inner dimension, and each row of the activations a "query":
-the score half of attention, without softmax or context. The stack's columns and inner dimension are
-dealt out to its channels as a grid (`ProductLayout`). A channel's part of the inner dimension is
-cut into *segments*: at least so that half a vector buffer holds one. The buffer die adds up the
-partial sums of segments and of the channels that share columns; as with cut heads, that takes no
-time.
+Weights lie in the banks like the keys of a head (`attacc.pim.mapping.geometry`). Each column of the
+matrix is a "key" whose dimension is the product's inner dimension, and each row of the activations
+is a "query". The program is the score half of attention, without softmax or context. The stack's
+columns and inner dimension are dealt out to its channels as a grid (`ProductLayout`). A channel's
+part of the inner dimension is cut into *segments*, each of which fits half a vector buffer. The
+buffer die adds up the partial sums of segments and of the channels that share columns. As with cut
+heads, adding takes no time.
 
-A segment is multiplied with all rows before the next one is. Where its weights lie in one DRAM row,
-that stays open for all rows of the activations, unlike the keys of attention, which serve a single
-query.
+A segment is multiplied with all rows of the activations before the next segment begins. Where the
+weights of a segment lie in one DRAM row, that row stays open for all rows of the activations. In
+attention a key serves a single query.
 
-For each segment, and each set of rows that a read of the weights serves, there is a *phase*: its
-activations fill one half of the vector buffers while the phase before multiplies out of the other;
-its *units*, 16 columns of each part, fill the accumulators in turn, and move. What waits for what
-is as in the interleaved schedule (`attacc.pim.program.interleaved`); a few phases also wait so that
-a refresh that is due finds a moment to close the row.
+For each segment, and each set of rows that a read of the weights serves, there is a *phase*. Its
+activations fill one half of the vector buffers while the multiplies of the phase before read the
+other half. Its *units*, 16 columns of each part, fill the accumulators in turn, and then their sums
+move. Steps wait for each other as in the interleaved schedule (`attacc.pim.program.interleaved`). A
+few phases also wait so that a refresh that is due can close the row.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 
 PAUSES_PER_REFRESH: Final = 2
-"""How often, in the time from one refresh to the next, multiplies leave room for a precharge."""
+"""How often multiplies leave room for a precharge between one refresh and the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class ProductShape:
     """A product of activations with weights, as far as one stack computes it.
 
     Attributes:
-        rows: of the activations.
-        inner: inner dimension, m: rows of the weights.
-        columns: of the weights, on this stack.
+        rows: rows of the activations.
+        inner: inner dimension, which is the number of rows of the weights.
+        columns: columns of the weights on this stack.
         element: element type of the weights.
     """
 
@@ -78,8 +78,8 @@ class ProductLayout:
         organization: the stack.
         placement: where its units sit.
         shape: the product.
-        inner_ways: channels among which the inner dimension is cut, and whose sums are added;
-            the others hold other columns.
+        inner_ways: channels among which the inner dimension is cut, and whose sums are added; each
+            such group of channels holds its own columns.
         segments: parts of a channel's inner dimension, one after the other.
         passes: how rows share reads of the weights.
     """
@@ -108,15 +108,15 @@ class ProductLayout:
             device: a device with a pipeline.
             placement: where its units sit.
             shape: the product.
-            inner_ways: as the attribute; divides the channels.
-            rows_per_read: rows that a read of the weights serves, at most.
+            inner_ways: channels among which the inner dimension is cut; a divisor of the channels.
+            rows_per_read: rows of the activations that a read of the weights serves at most.
             row_kept_open: whether to cut the inner dimension into so many segments that each lies
                 in one DRAM row of its banks; unused where a row does not hold all columns.
 
         Raises:
-            InputError: the device models no pipeline; the channels cannot be grouped so; half a
-                vector buffer does not hold an access of so many rows; or the weights do not fit
-                into the banks.
+            InputError: the device has no pipeline; the channels cannot be grouped by `inner_ways`;
+                half a vector buffer does not hold an access of each of `rows_per_read` rows; or
+                the weights do not fit into the banks.
         """
         o = device.organization
         words = pipeline_of(device).buffer_words
@@ -155,12 +155,12 @@ class ProductLayout:
 
     @property
     def inner_per_channel(self) -> int:
-        """Part of the inner dimension of the fullest channel."""
+        """Length of the fullest channel's part of the inner dimension."""
         return -(-self.shape.inner // self.inner_ways)
 
     @cached_property
     def segment(self) -> HeadLayout:
-        """The weights of one segment: as many keys as there are columns."""
+        """Layout of the weights of one segment: each column is a key."""
         return HeadLayout(
             self.organization,
             self.placement,
@@ -176,9 +176,9 @@ class ProductLayout:
 
     @property
     def regions(self) -> HeadRegions:
-        """Where the weights of each segment begin, as keys; the values' places stay unused.
+        """Where the weights of each segment begin, as keys.
 
-        Those lie behind all weights, apart from each other, for who asks for both.
+        The regions of values stay unused. They lie behind all weights, without overlap.
         """
         o = self.organization
         begins = np.arange(2 * self.segments, dtype=np.int64)
@@ -205,18 +205,18 @@ def product_program(
     """Build the program of one stack for a matrix product.
 
     Args:
-        device: a device with a pipeline, that of the layout.
-        layout: of the weights.
-        multiply_interval: cycles between two multiplies, which decides where among them the other
-            steps should stand.
+        device: the device of the layout; it must have a pipeline.
+        layout: how the weights lie in the channels.
+        multiply_interval: cycles between two multiplies; it decides the places of the other steps
+            among the multiplies.
 
     Raises:
-        InputError: the device models no pipeline.
+        InputError: the device has no pipeline.
     """
     pipeline = pipeline_of(device)
     segment = layout.segment
     commands = head_commands(segment.head(1))
-    # Units that hold the same part of a row share what fills them.
+    # Units that hold the same part of a row share their fills.
     fill_places = commands.q[:: segment.columns_per_key]
     unit_size = segment.keys_per_move * segment.columns_per_key
     of_phase = segment.score_multiplies  # multiplies of each phase
@@ -229,11 +229,11 @@ def product_program(
     begins = phase_of_unit * of_phase + unit % units_of_phase * unit_size
     begins = np.append(begins, np.full(2, phases * of_phase))
 
-    # Events from 1: a unit may begin; its multiplies are done; the half of the buffer of a phase,
-    # from the third on, is free to be filled.
+    # Events, numbered from 1: a unit may begin; a unit's multiplies have ended; the half of the
+    # buffer of a phase (from the third on) may be filled.
     begun, done, free = 1, 1 + units, 1 + 2 * units
 
-    # Refresh waits for row hits, which in a row that stays open never end: at times, a phase waits
+    # Refresh waits for row hits, and these never end in a row that stays open. So a few phases wait
     # until the banks could be precharged.
     pause_after = device.timing["nRTPL"] + 1
     stretch = max(1, device.timing["nREFI"] // PAUSES_PER_REFRESH)
@@ -297,7 +297,7 @@ def product_program(
             _if(own + 1 < units, done + own + 1),
             np.zeros_like(own),
         ),
-        # A set of accumulators is taken again after its last move, not with it.
+        # A set of accumulators is free in the cycle after its last move, not in the same cycle.
         delays=(1, 0, 0),
     )
     # At the same place moves come first, then fills.
@@ -314,28 +314,28 @@ def product_program(
 
 
 def _counted(counts: I64) -> tuple[I64, I64]:
-    """Return, for so many things of each owner, the owner and the number among its things."""
+    """Return each item's owner and its number within the owner, given the owners' counts."""
     owner = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
     starts = np.cumsum(counts) - counts
     return owner, np.arange(len(owner), dtype=np.int64) - starts[owner]
 
 
 def _if(there: npt.NDArray[np.bool_], event: I64) -> I64:
-    """Return events where there are any, 0 elsewhere."""
+    """Return the events where `there` is true, and 0 (no event) elsewhere."""
     return np.where(there, event, 0)
 
 
 @dataclass(frozen=True, eq=False)
 class _Steps:
-    """Steps of a channel.
+    """Steps of a channel, with the columns of `attacc.pim.program.program.Program`.
 
     Attributes:
-        kind: (n,) as the following ones of `attacc.pim.program.program.Program`.
-        address: (n,).
-        place: (n,) where among the multiplies they should stand.
-        waits: (n,).
-        signals: (n, 3).
-        delays: (n, 3).
+        kind: (n,) kind of each step.
+        address: (n,) byte address below the channel.
+        place: (n,) place of the step among the multiplies, as a number of multiplies.
+        waits: (n,) event that the step waits for, 0 for none.
+        signals: (n, 3) events that the step signals, 0 for none.
+        delays: (n, 3) cycles until each signal takes effect.
     """
 
     kind: npt.NDArray[np.uint8]
@@ -356,7 +356,7 @@ class _Steps:
         signals: tuple[I64, I64, I64],
         delays: tuple[int, int, int],
     ) -> _Steps:
-        """Return steps of one kind, each of whose signals takes effect after the same time."""
+        """Return steps of one kind, with the same delays of their signals."""
         return cls(
             np.full(len(address), kind, dtype=np.uint8),
             address,
@@ -368,7 +368,7 @@ class _Steps:
 
     @classmethod
     def sorted(cls, parts: Sequence[_Steps]) -> _Steps:
-        """Return all steps by their places; at the same place, in the order given."""
+        """Return all steps sorted by place; at the same place, in the given order of `parts`."""
         order = np.argsort(np.concatenate([part.place for part in parts]), kind="stable")
         return cls(
             np.concatenate([part.kind for part in parts])[order],

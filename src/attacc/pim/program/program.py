@@ -51,16 +51,17 @@ MULTIPLY: Final = {
 
 @dataclass(frozen=True, eq=False)
 class Dependences:
-    """Which steps of a program use what others produce.
+    """Which steps of a program use the results of which others, as events.
 
-    An event happens on a channel when all steps that signal it have issued there, each with its
-    delay; a step does not issue before the event that it waits for. Events are numbered from 1.
+    An event happens on a channel when all steps that signal it have issued there and their delays
+    have passed. A step does not issue before the event that it waits for. Events are numbered from
+    1.
 
     Attributes:
         waits: (n,) event that a step waits for, 0 for none.
-        signals: (n, k) events that a step helps to make, 0 for none.
-        delays: (n, k) clock cycles from its issue until that takes effect.
-        events: how many there are.
+        signals: (n, k) events that a step signals, 0 for none.
+        delays: (n, k) clock cycles from the step's issue until each signal takes effect.
+        events: number of events.
     """
 
     waits: I32
@@ -79,9 +80,9 @@ class Program:
         address: (n,) byte address of each step, below the channel.
         first_channel: (n,) first channel that the step goes to.
         channels: (n,) number of neighbouring channels that the step goes to.
-        dependences: what waits for what; None for a program that is ordered by its barriers.
-            Channels of a program with dependences are fed each by itself.
-        known_runs: `runs`, from a builder that knows them.
+        dependences: which step waits for which; None for a program that is ordered by barriers.
+            Each channel of a program with dependences receives its steps by itself.
+        known_runs: the value of `runs`, if the builder knows it.
     """
 
     organization: Organization
@@ -103,7 +104,7 @@ class Program:
 
     @cached_property
     def runs(self) -> I64:
-        """Where runs of steps that go to the same channels begin, and the end of the last."""
+        """First step of each run of steps to the same channels, and the end of the last run."""
         if self.known_runs is not None:
             return self.known_runs
         first, channels = self.first_channel, self.channels
@@ -113,7 +114,7 @@ class Program:
 
     @cached_property
     def kinds(self) -> frozenset[Kind]:
-        """Kinds of requests that occur."""
+        """Kinds of requests that occur in the program."""
         present = self.kind.tobytes()
         return frozenset([kind for kind in Kind if kind in present])
 
@@ -122,7 +123,7 @@ class Program:
         return int(self.channels[self.kind == kind].sum(dtype=np.int64))
 
     def counts(self) -> dict[Kind, int]:
-        """Return the number of requests of every kind that occurs, over all channels."""
+        """Return, for every kind that occurs, its number of requests over all channels."""
         totals = np.bincount(self.kind, weights=self.channels, minlength=len(Kind))
         return {kind: int(totals[kind]) for kind in Kind if totals[kind]}
 
@@ -130,7 +131,7 @@ class Program:
         """Return the placement that the program's multiplies belong to; bank if it has none.
 
         Raises:
-            InputError: it mixes the multiplies of several placements.
+            InputError: the program mixes the multiplies of several placements.
         """
         present = [p for p, kind in MULTIPLY.items() if kind in self.kinds]
         if len(present) > 1:
@@ -182,6 +183,6 @@ class AddressLayout:
 
 @lru_cache(maxsize=64)
 def _address_layout(sizes: tuple[int, ...]) -> AddressLayout:
-    """Return it for the sizes of its fields, each a power of two."""
+    """Return the layout for the sizes of the fields; each size is a power of two."""
     positions = list(accumulate(size.bit_length() - 1 for size in sizes))
     return AddressLayout(*positions)

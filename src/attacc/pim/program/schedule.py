@@ -1,11 +1,11 @@
-"""Schedules: in which order the commands of all heads of a stack are issued.
+"""Schedules ordered by barriers: the order of the commands of all heads of a stack.
 
-Heads go to channels in rounds, one head per channel; two rounds are in flight, so that the
-softmax of one hides under the multiplies of the other.
+Heads go to channels in rounds, one head per channel. Two rounds are in flight, so that the softmax
+of one round is hidden under the multiplies of the other.
 
-``published`` is the order of the released trace generator, drops and repetitions included
-(reference/schedule.md). ``complete`` issues every command of every head exactly once, and keeps
-the keys and values of all heads in memory without overlap.
+``published`` is the order of the released trace generator, with the commands that it drops or
+repeats (reference/schedule.md). ``complete`` issues every command of every head exactly once, and
+keeps the keys and values of all heads in memory without overlap.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ I64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class HeadCommands:
-    """Addresses of the commands of one head, from where its keys or its values begin.
+    """Addresses of the commands of one head, relative to the first byte of its keys or values.
 
     Attributes:
-        q: slices of the query into the vector buffers.
+        q: writes of slices of the query into the vector buffers (WRGB).
         score: multiplies with keys.
-        score_moves: one group of moves of scores to the softmax.
-        probabilities: moves of the softmax output back to the vector buffers.
+        score_moves: one group of moves of scores to the softmax (MVSB).
+        probabilities: moves of the softmax output back to the vector buffers (MVGB).
         context: multiplies with values.
-        context_moves: moves of one output slice.
+        context_moves: moves of one output slice (MVSB).
     """
 
     q: I64
@@ -51,7 +51,7 @@ def head_commands(layout: HeadLayout) -> HeadCommands:
     at = AddressLayout.of(o)
 
     def grid(*counts_and_units: tuple[int, int]) -> I64:
-        """Sum one multiple of each unit, the last one varying fastest."""
+        """Return all sums of one multiple of each unit; the last unit varies fastest."""
         addresses = np.zeros(1, dtype=np.int64)
         for count, unit in counts_and_units:
             steps = np.arange(count, dtype=np.int64) * unit
@@ -87,12 +87,12 @@ def attention_program(
     Args:
         layout: the shape of every head.
         heads: query heads on the stack; head h goes to channel h mod channels.
-        schedule: in which order.
+        schedule: order of the commands, complete or published.
         queries_per_kv_head: consecutive rounds that read the same keys and values.
 
     Raises:
-        InputError: no heads, or their keys and values do not fit into the banks, or (published)
-            its fixed distances between rounds lead beyond the channel.
+        InputError: there are no heads; their keys and values do not fit into the banks; or the
+            fixed distances between rounds of the published schedule lead beyond the channel.
     """
     if heads < 1:
         raise InputError(f"heads = {heads} must be at least 1")
@@ -120,7 +120,7 @@ def attention_program(
 def published_regions(layout: HeadLayout, rounds: int) -> HeadRegions:
     """Return where the published schedule puts the keys and values of rounds of heads.
 
-    They are a fixed distance apart, whatever their length: longer ones overlap.
+    Rounds are a fixed distance apart, whatever the length of the heads, so long heads overlap.
     """
     pitch = -(-4096 * layout.head_dim // 64)
     keys = np.arange(rounds, dtype=np.int64) * pitch
@@ -134,7 +134,7 @@ def _weave(
 
     commands = head_commands(layout)
     groups, slices = layout.score_groups, layout.context_slices
-    # Every command of a round twice over, a barrier and two cut steps per group and slice.
+    # Room for every command of a round twice, and a barrier and two cut steps per group and slice.
     room = len(channels) * 2 * (
         len(commands.q)
         + len(commands.score)

@@ -2,8 +2,8 @@
 
 A head's commands come as address lists relative to where its keys or values begin: slices of q
 (WRGB), multiplies of the score, moves of scores (MVSB), softmax (SFM), moves of probabilities
-(MVGB), multiplies of the context, and moves of the context (MVSB). What the two schedules do with
-them is told in `attacc.pim.program.schedule`.
+(MVGB), multiplies of the context, and moves of the context (MVSB). `attacc.pim.program.schedule`
+describes the two schedules.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def published_context(
     per_slice: int, context_moves: I64, probabilities: I64, all_channels: int, at: int, kinds: U8,
     addresses: I64, firsts: I16, counts: I16,
 ) -> int:  # fmt: skip
-    """Append the context of a round, with the softmax of another woven in, where not -1."""
+    """Append the context of a round; weave in the softmax of another round, if it is not -1."""
     slices = len(context) // per_slice
     for j in range(slices + 1):
         if j < slices:
@@ -155,22 +155,22 @@ def weave_published(
 
     Args:
         multiply: kind of the multiplies.
-        channels: (rounds,) channels that hold a head of the round, from channel 0.
-        keys: (rounds,) where the keys of the round begin.
-        values: (rounds,) where its values begin.
+        channels: (rounds,) number of channels, from channel 0, that hold a head of the round.
+        keys: (rounds,) first byte of the round's keys.
+        values: (rounds,) first byte of the round's values.
         q: addresses of the slices of q.
         score: addresses of the score's multiplies.
         per_group: multiplies of the score between two groups of moves.
         score_moves: addresses of one group of moves.
-        probabilities: addresses of the probabilities' way back.
+        probabilities: addresses of the moves that return probabilities.
         context: addresses of the context's multiplies.
         per_slice: multiplies of one output slice.
         context_moves: addresses of the moves of one output slice.
         all_channels: channels of the stack; each of them gets every barrier.
-        kinds: output, as the following ones: the columns of `attacc.pim.program.program.Program`.
-        addresses: output.
-        firsts: output.
-        counts: output.
+        kinds: output, the column `kind` of `attacc.pim.program.program.Program`.
+        addresses: output, the column `address`.
+        firsts: output, the column `first_channel`.
+        counts: output, the column `channels`.
 
     Returns:
         The number of steps.
@@ -207,7 +207,7 @@ def weave_published(
                 addresses, firsts, counts,
             )  # fmt: skip
             at = emit(BARRIER, 0, 0, all_channels, at, kinds, addresses, firsts, counts)
-        # In a pair this is meant for round i + 1, yet repeats round i.
+        # In a pair this should be the context of round i + 1, but the generator repeats round i.
         at = published_context(
             i, -1, multiply, channels, values, context, per_slice, context_moves, probabilities,
             all_channels, at, kinds, addresses, firsts, counts,
@@ -229,9 +229,9 @@ def complete_score(
 ) -> int:  # fmt: skip
     """Append the score of a round of heads.
 
-    Scores move in the segment after the multiplies that made them. Woven in: q of round ``q_of``,
-    and the softmax of round ``softmax_of`` (in the segment after its last scores have moved),
-    whose probabilities return in later segments.
+    Scores move in the segment after the multiplies that made them. Two things are woven in: q of
+    round ``q_of``, and the softmax of round ``softmax_of`` in the segment after its last scores
+    have moved. The probabilities of that softmax return in later segments.
     """
     groups = -(-len(score) // per_group)
     segments = groups + 1
@@ -239,7 +239,7 @@ def complete_score(
     if softmax_of >= 0:
         segments = max(segments, softmax_at + 2)
     return_from = max(softmax_at + 1, groups // 2)
-    # The last segment has no multiplies to hide the return, unless there is no other left.
+    # The last segment has no multiplies that hide the return; it is used only if no other is left.
     return_to = max(groups, return_from + 1)
     for j in range(segments):
         if j < groups:
@@ -266,7 +266,7 @@ def complete_score(
                 WRGB, q, share(len(q), j, groups), share(len(q), j + 1, groups), keys[q_of],
                 channels[q_of], at, kinds, addresses, firsts, counts,
             )  # fmt: skip
-        # The moves of the last scores run under what follows, unless a softmax is due.
+        # The moves of the last scores run under the following commands, unless a softmax is due.
         if j < segments - 1 or softmax_of >= 0:
             at = emit(BARRIER, 0, 0, barrier, at, kinds, addresses, firsts, counts)
     return at
@@ -280,8 +280,9 @@ def complete_context(
 ) -> int:  # fmt: skip
     """Append the context of a round of heads.
 
-    Woven in: q of round ``q_of``, and the softmax of round ``softmax_of``, whose scores have
-    moved before, in the first segment; its probabilities return in later ones.
+    Two things are woven in: q of round ``q_of``, and in the first segment the softmax of round
+    ``softmax_of``, whose scores have moved before. The probabilities of that softmax return in
+    later segments.
     """
     slices = len(context) // per_slice
     return_from = max(1, slices // 2)
@@ -311,7 +312,7 @@ def complete_context(
                 WRGB, q, share(len(q), j, slices), share(len(q), j + 1, slices), keys[q_of],
                 channels[q_of], at, kinds, addresses, firsts, counts,
             )  # fmt: skip
-        # The moves of the last slice run under what follows, unless probabilities are due there.
+        # The moves of the last slice run under later commands, unless probabilities are due there.
         if j < slices or softmax_of >= 0 or q_of >= 0:
             at = emit(BARRIER, 0, 0, barrier, at, kinds, addresses, firsts, counts)
     return at
@@ -326,8 +327,8 @@ def weave_complete(
     """Append the complete schedule of all rounds; arguments as of `weave_published`.
 
     A pair of rounds (i, i + 1): score of i with q of i + 1; score of i + 1 with the softmax of i;
-    context of i with the softmax of i + 1; context of i + 1 with q of i + 2. What depends on
-    something is issued behind a barrier after it.
+    context of i with the softmax of i + 1; context of i + 1 with q of i + 2. A barrier separates
+    each command from the commands that it depends on.
     """
     rounds = len(channels)
     at = emit_list(WRGB, q, 0, len(q), keys[0], channels[0], 0, kinds, addresses, firsts, counts)

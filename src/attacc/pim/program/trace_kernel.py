@@ -42,14 +42,14 @@ def parse_lines(
     Args:
         text: (bytes,) the file.
         names: (kinds, width) ASCII names, zero-padded.
-        name_lengths: (kinds,) their lengths.
-        kinds: (kinds,) what each name stands for.
+        name_lengths: (kinds,) lengths of the names.
+        kinds: (kinds,) kind that each name stands for.
         channel_bit: position of the channel in an address.
         end_bit: first bit beyond an address.
-        kind: output, as the following ones, of at least as many entries as lines.
-        address: output.
-        first_channel: output.
-        channels: output.
+        kind: output; it and the following outputs have at least as many entries as lines.
+        address: output, the column `address` of the program.
+        first_channel: output, the column `first_channel`.
+        channels: output, the column `channels`.
 
     Returns:
         Status, number of steps, and the line at which parsing stopped (from 1).

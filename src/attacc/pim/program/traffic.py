@@ -1,7 +1,7 @@
 """Ordinary traffic: loads and stores of the host, which arrive beside the units' program.
 
-How controllers serve it is described in docs/model/traffic.md. Ordinary traffic has no dependences:
-the host knows what it may ask for, and when.
+docs/model/traffic.md describes how controllers serve ordinary traffic. It has no dependences: the
+host decides what to request in which cycle.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from attacc.pim.program.trace import parse_trace
 I64 = npt.NDArray[np.int64]
 
 MAX_ARRIVAL_CYCLES: Final = 10**10
-"""Seconds at any clock: a later arrival is a mistake, and idle stacks refresh until it comes."""
+"""Latest arrival, seconds at any clock. A later one is surely a mistake, and would take long to
+simulate, since idle stacks refresh until it arrives."""
 
 MAX_QUEUE: Final = 64
 
@@ -36,8 +37,8 @@ class Traffic:
     Attributes:
         requests: steps of `Kind.LD` and `Kind.ST`, without dependences. A step on several channels
             arrives at each of them.
-        arrival: (n,) cycle in which each step arrives, not decreasing; the first cycle is 1, and
-            what arrives before it is there from the start.
+        arrival: (n,) cycle in which each step arrives, not decreasing. The first cycle is 1; a
+            step with an earlier arrival is there from the start.
     """
 
     requests: Program
@@ -80,7 +81,7 @@ class Traffic:
 
 
 def _refuse_first(wrong: npt.NDArray[np.bool_], values: npt.NDArray[np.integer], what: str) -> None:
-    """Raise InputError for the first step that is wrong, if any is."""
+    """Raise InputError for the first step that is wrong, if there is one."""
     if np.any(wrong):
         step = int(np.argmax(wrong))
         raise InputError(f"{int(values[step])} is not {what}", where=f"traffic: step {step}")
@@ -91,10 +92,10 @@ class TrafficPolicy:
     """When a channel serves ordinary traffic, and in which direction (docs/model/traffic.md).
 
     Attributes:
-        queue: requests that wait in each pseudo-channel and direction.
-        write_high: queued writes from which a pseudo-channel writes.
-        write_low: queued writes at which it reads again, if there is something to read.
-        patience: cycles from when a request entered its queue until the units are interrupted.
+        queue: entries of the queue of each pseudo-channel and direction.
+        write_high: queued writes at which a pseudo-channel begins to write.
+        write_low: queued writes at which it returns to reads, if reads are queued.
+        patience: cycles that a request waits in its queue before the units are interrupted.
         turn: cycles after which ordinary traffic is interrupted for the units.
     """
 
@@ -117,12 +118,13 @@ class TrafficPolicy:
 
 
 def streaming(organization: Organization, kind: Kind, bytes_per_channel: int) -> Traffic:
-    """Return loads or stores of one region after the other at the peak of the interface.
+    """Return loads or stores of a region of every channel at the peak of the interface.
 
-    All channels at once. Consecutive accesses go to the pseudo-channels, the bank groups and the
-    ranks in turn, so that the short distances between columns suffice; each bank group is read
-    row by row, the next row in its next bank. Bank groups begin at different columns, so that
-    rows open one after the other rather than all at once; the first row's missing part comes last.
+    All channels work at once. Consecutive accesses go to the pseudo-channels, the bank groups and
+    the ranks in turn, so that the short distances between columns suffice. Each bank group is
+    accessed row by row, with the next row in its next bank. Bank groups begin at different columns,
+    so that rows open one after the other rather than all at once. The part of the first row that
+    is left out at first comes last.
 
     Args:
         organization: the stack.
@@ -174,11 +176,11 @@ def kv_writes(
 
     Args:
         layout: shape and place of the head.
-        keys: first byte, in every bank, of the keys, as `attacc.pim.mapping.geometry.HeadRegions`
-            has it.
+        keys: first byte, in every bank, of the keys, as in
+            `attacc.pim.mapping.geometry.HeadRegions`.
         values: first byte of the values.
-        first_channel: where the head lies.
-        channels: neighbouring channels that hold such a head each.
+        first_channel: first channel that holds such a head.
+        channels: number of neighbouring channels that hold such a head each.
     """
     o = layout.organization
     fields = AddressLayout.of(o)
@@ -220,16 +222,16 @@ def mixed(
 
     Args:
         organization: the stack.
-        requests: how many.
-        seed: of the random numbers; equal seeds give equal traffic.
-        writes: share of the stores.
-        locality: probability that a request goes to the next column of the row that the one
-            before it used, instead of a random place.
-        cycles_per_request: mean time between two arrivals, exponentially distributed; 0 for all
-            at once.
+        requests: number of requests.
+        seed: seed of the random numbers; equal seeds give equal traffic.
+        writes: share of stores.
+        locality: probability that a request goes to the next column of the row of the request
+            before it, instead of a random place.
+        cycles_per_request: mean cycles between two arrivals, exponentially distributed; with 0
+            all requests arrive at once.
 
     Raises:
-        InputError: a share is not 0 to 1, or a number is negative.
+        InputError: a share is not within 0 to 1, or a number is negative.
     """
     for name, share in (("writes", writes), ("locality", locality)):
         if not 0 <= share <= 1:
@@ -313,7 +315,7 @@ def read_traffic(path: Path, organization: Organization) -> Traffic:
 
 
 def _arrival(word: bytes, earliest: int, *, where: str) -> int:
-    """Return the cycle that the third word of a line tells."""
+    """Return the cycle of arrival in the third word of a line."""
     text = word.decode("ascii", "replace")
     if not (word.isdigit() and len(word) <= len(str(MAX_ARRIVAL_CYCLES))):
         raise DocumentError(
