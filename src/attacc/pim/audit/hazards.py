@@ -1,8 +1,8 @@
-"""Proves of a command log that no command used what was not there, or destroyed what was needed.
+"""Proves that no command of a log used data before they arrived, or overwrote data still needed.
 
-The checker knows what commands mean, and nothing of why they issued when they did: it reads a log,
-never the program's own `attacc.pim.program.program.Dependences`. From the address of a command
-follows what it does to which chunk (reference/attacc.md, mapping of one head):
+The checker knows only the meaning of commands. It reads a log, never the program's own
+`attacc.pim.program.program.Dependences`. The address of a command tells what the command does to
+which chunk (reference/attacc.md, mapping of one head):
 
 - a WRGB into the keys of a chunk writes one access of a query into a half of the vector buffers;
 - a multiply of keys uses one access of the query of every bank, and sums up scores of 16 keys per
@@ -12,18 +12,18 @@ follows what it does to which chunk (reference/attacc.md, mapping of one head):
 - an MVGB into values writes one access of probabilities of a rank and bank group into a half of
   the vector buffers;
 - a multiply of values uses one access of probabilities of every part, and sums up a slice of the
-  output over the keys whose probabilities one half of the buffer holds: again a unit;
+  output over the keys whose probabilities one half of the buffer holds; this, too, is a unit;
 - an MVSB from values carries away the next unit's slice of one rank (and bank).
 
-Where queries share keys and values, these are read in as few *passes* as there must be, each for
-as many queries: queries, probabilities and sums are then there once per query of the pass. Which
-pass a command belongs to follows from how often its like has been issued; chunks have their
-softmaxes two chunks at a time, pass by pass, query by query.
+Where queries share keys and values, the fewest possible *passes* read these. Queries,
+probabilities and sums then exist once per query of the pass. The number of earlier commands of its
+kind tells which pass a command belongs to. Softmaxes alternate between two chunks, pass by pass,
+query by query.
 
-Data are there some cycles after the command that makes them (`attacc.hardware.dram.Pipeline`). An
-operand may be read from its buffer as late as the sums of its multiply are done, so only then may
-it be overwritten; the scores of a chunk take their place in the softmax buffer from the first of
-them to the last probability, which replaces them.
+Data arrive some cycles after the command that makes them (`attacc.hardware.dram.Pipeline`). An
+operand may be read from its buffer until the sums of its multiply are done, so it must not be
+overwritten before. The scores of a chunk occupy the softmax buffer from the arrival of the first
+score to the return of the last probability; probabilities take the place of scores.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from attacc.pim.mapping.geometry import ChannelChunks, HeadLayout
 from attacc.units import NS_PER_S
 
 BUFFER_WORDS: Final = 16
-"""Accesses of half a vector buffer, of a device that models no pipeline: as in AttAcc's units."""
+"""Accesses of half a vector buffer of a device without a pipeline: as in AttAcc's units."""
 SOFTMAX_BUFFER_BYTES: Final = 512 * 1024
-"""Of a stack that models no pipeline: as on AttAcc's buffer die (reference/attacc.md)."""
+"""Softmax buffer of a stack without a pipeline: as on AttAcc's die (reference/attacc.md)."""
 SCORE_BYTES: Final = 4
 """Bytes of a score in the softmax buffer, in fp32."""
 ACCUMULATOR_SETS: Final = 2
@@ -56,7 +56,7 @@ BUFFER_HALVES: Final = 2
 
 
 class Hazard(StrEnum):
-    """What can be wrong with a command."""
+    """Kinds of faults of a command."""
 
     OVERLAP = "overlap in the banks"
     NOWHERE = "belongs to nothing"
@@ -69,15 +69,15 @@ class Hazard(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing that is wrong.
+    """One fault of a log.
 
     Attributes:
-        hazard: of which sort.
-        command: the command; None for what never issued, and for data that overlap.
-        channel: where.
-        cycle: when; for what never issued, the last cycle of the log.
-        needs: what the command needed, or what is missing.
-        ready: first cycle in which that is there; None for never.
+        hazard: kind of the fault.
+        command: the command; None for a command that never issued, and for data that overlap.
+        channel: channel of the fault.
+        cycle: cycle of the fault; the last cycle of the log for a command that never issued.
+        needs: the data or buffer that the command needed, or the result that is missing.
+        ready: first cycle in which these would be available; None for never.
     """
 
     hazard: Hazard
@@ -88,7 +88,7 @@ class Violation:
     ready: int | None
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Return the fault in one line."""
         where = f"cycle {self.cycle}, channel {self.channel}"
         if self.command is None:
             return f"{where}: {self.needs} {self.hazard}"
@@ -102,11 +102,11 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class HazardReport:
-    """What a log was found to do.
+    """The result of checking a log.
 
     Attributes:
-        commands: how many were checked, of those that move or use data.
-        violations: what is wrong, in order of time.
+        commands: number of commands that were checked; these move or use data.
+        violations: the faults, in order of time.
     """
 
     commands: int
@@ -118,7 +118,7 @@ class HazardReport:
         return self.violations[0] if self.violations else None
 
     def count(self, hazard: Hazard) -> int:
-        """Return how many violations are of one sort."""
+        """Return how many violations are of one kind."""
         return sum(violation.hazard is hazard for violation in self.violations)
 
 
@@ -137,11 +137,11 @@ def check_hazards(
 
     Args:
         log: every command of the stack.
-        device: its latencies and buffers; one without a pipeline has no latencies, and the buffers
-            of AttAcc's units.
-        channels: what each channel attends to.
+        device: the device with its latencies and buffers. A device without a pipeline has no
+            latencies, and the buffers of AttAcc's units.
+        channels: the chunks of each channel.
         queries: queries that share the keys and values of each chunk.
-        queries_per_read: how many of them a read serves at most.
+        queries_per_read: queries that a read serves at most.
 
     Raises:
         InputError: a number of queries is below 1; the log, the device and the channels do not
@@ -198,22 +198,22 @@ _FILLS: Final = ("WRGB", "MVGB")
 _MOVES: Final = (*_FILLS, "MVSB", "SFM")
 
 _Place = tuple[int, ...]
-"""Which of the units or moves of a channel that act by themselves."""
+"""Address of units that are filled, or sums that are moved, by one command."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    """Latencies in cycles, and what the buffers of one channel hold.
+    """Latencies in cycles, and sizes of the buffers of one channel.
 
     Attributes:
-        write: from a WRGB or MVGB to a multiply.
-        multiply: from a multiply to an MVSB.
-        move: from an MVSB to the softmax.
-        output: from the end of a softmax to an MVGB.
-        pass_cycles: of one lane's one pass over one score.
+        write: cycles from a WRGB or MVGB to a multiply.
+        multiply: cycles from a multiply to an MVSB.
+        move: cycles from an MVSB to the softmax.
+        output: cycles from the end of a softmax to an MVGB.
+        pass_cycles: cycles of one pass of one lane over one score.
         lanes: softmax lanes.
         words: accesses of half a vector buffer.
-        scores: that the softmax buffer holds.
+        scores: scores that the softmax buffer holds.
     """
 
     write: int
@@ -251,15 +251,15 @@ class _Limits:
 
 @dataclass(slots=True, eq=False)
 class _Fill:
-    """What one half of the vector buffers holds at a time: queries, or some probabilities.
+    """The content of one half of the vector buffers: queries, or some probabilities.
 
     Attributes:
-        name: of what.
+        name: name of the content, for messages.
         words: accesses per unit, query by query.
-        per_query: of these, accesses of each query.
-        uses: multiplies that have not used it yet.
+        per_query: accesses of each query.
+        uses: number of multiplies that have not used it yet.
         used: cycle of the last use.
-        written: per access, which units received it when.
+        written: per access, the cycle in which each unit received it.
     """
 
     name: str
@@ -273,28 +273,28 @@ class _Fill:
         self.written = [{} for _ in range(self.words)]
 
     def ready(self, word: int, places: int, latency: int) -> int | None:
-        """Return when all units have an access."""
+        """Return the cycle in which all units have an access; None for never."""
         cycles = self.written[word].values()
         return max(cycles) + latency if len(cycles) == places else None
 
     def of_all_queries(self, word: int) -> range:
-        """Return the accesses that are for each query what one is for the first."""
+        """Return, for every query, the access that corresponds to this one of the first query."""
         return range(word, self.words, self.per_query)
 
     def free(self, latency: int) -> int | None:
-        """Return when it may be overwritten; None for never."""
+        """Return the cycle from which the content may be overwritten; None for never."""
         return None if self.uses else self.used + latency
 
 
 @dataclass(slots=True, eq=False)
 class _Sums:
-    """What one set of accumulators sums up: 16 scores per part, or an output slice.
+    """The sums of one set of accumulators: 16 scores per part, or an output slice.
 
     Attributes:
-        name: of what.
-        multiplies: that have not issued yet.
-        last: cycle of the last one that has issued, 0 for none.
-        moved: cycle of its last move; None if some never issue.
+        name: name of the sums, for messages.
+        multiplies: number of multiplies that have not issued yet.
+        last: cycle of the last multiply that has issued, 0 for none.
+        moved: cycle of the last move of the sums; None if some never issue.
     """
 
     name: str
@@ -308,13 +308,13 @@ class _Turn:
     """One pass over one chunk.
 
     Attributes:
-        place: among the turns of the channel.
+        place: place among the turns of the channel.
         chunk: shape of the chunk.
-        room: its shape if it had all the keys for which it has room.
-        number: its place among the chunks of the channel.
-        queries: of the pass.
-        first_softmax: place of its first query among the softmaxes of the channel.
-        name: of which pass over what.
+        room: shape of the chunk if it had all the keys for which it has room.
+        number: place of the chunk among the chunks of the channel.
+        queries: number of queries of the pass.
+        first_softmax: place of the turn's first query among the softmaxes of the channel.
+        name: name of the pass and the chunk, for messages.
     """
 
     place: int
@@ -327,27 +327,28 @@ class _Turn:
 
     @property
     def scores(self) -> int:
-        """Scores in the softmax buffer."""
+        """Number of scores of the turn in the softmax buffer."""
         return self.queries * self.chunk.length
 
 
 class _Product:
-    """The score or the context of a turn: data in the banks times what the buffers hold.
+    """The score or the context of a turn: data in the banks times operands in the buffers.
 
     Attributes:
-        turn: whose.
-        chunk: shape of its chunk.
-        sets: queries, each with sums of its own.
-        name: of what.
-        data: what lies in the banks.
-        begin: first byte, in every bank, of its keys or values.
+        turn: the turn.
+        chunk: shape of the turn's chunk.
+        sets: number of queries; each query has sums of its own.
+        name: name of the product, for messages.
+        data: the data in the banks, keys or values, for messages.
+        begin: first byte, in every bank, of the keys or values.
         end: one past the last byte.
-        multiplied: when each multiply issued; 0 for not yet.
-        fills: what the vector buffers hold for it, one after the other.
-        fill_places: units that are filled by themselves; all others receive what these do.
+        multiplied: cycle in which each multiply issued; 0 for not yet.
+        fills: contents of the vector buffers for the product, one after the other.
+        fill_places: number of units that are filled by commands of their own; every other unit
+            receives the same data as one of these.
         sums: units of work, in the order in which they move.
-        moves: per place that moves sums by itself, when it moved.
-        move_places: how many such places there are.
+        moves: per place whose sums move by a command of their own, the cycles of its moves.
+        move_places: number of such places.
     """
 
     def __init__(self, turn: _Turn, begin: int, *, kind: str, data: str, count: int):
@@ -359,7 +360,7 @@ class _Product:
         self.name = f"{kind} of {turn.name}"
         self.data = f"the {data} of chunk {turn.number}"
         self.begin = begin
-        # What is reserved for it ends where the last multiply of a chunk without room left would.
+        # The reserved bytes end where the last multiply of a full chunk would end.
         in_bank = chunk.multiply_addresses(turn.room.score_multiplies) % o.bank_bytes
         self.end = begin + int(in_bank.max()) + o.access_bytes
         self.multiplied = [0] * count
@@ -370,11 +371,11 @@ class _Product:
         self.move_places = 1
 
     def multiply_number(self, command: LoggedCommand, offset: int) -> int:
-        """Return which multiply it is, from where it reads; too large a number for none."""
+        """Return the number of the multiply at an address; too large a number for none."""
         return self.place_number(command, offset)
 
     def place_number(self, command: LoggedCommand, offset: int) -> int:
-        """Return which of the places of consecutive multiplies is meant."""
+        """Return the number of the place, among those of consecutive multiplies, of an address."""
         o = self.chunk.organization
         column = offset // o.access_bytes
         match self.chunk.placement:
@@ -389,11 +390,11 @@ class _Product:
                 return (column * o.banks + command.bank) * groups + group
 
     def moved(self) -> int | None:
-        """Return when all sums have moved; None for never."""
+        """Return the cycle in which all sums have moved; None for never."""
         return self.moved_unit(len(self.sums) - 1)
 
     def moved_unit(self, unit: int) -> int | None:
-        """Return when the sums of a unit of work have moved, for all queries; None for never."""
+        """Return when a unit's sums have moved for all queries, as a cycle; None for never."""
         last = (unit + 1) * self.sets
         cycles = [cycles[last - 1] for cycles in self.moves.values() if len(cycles) >= last]
         return max(cycles) if len(cycles) == self.move_places else None
@@ -428,7 +429,7 @@ class _Score(_Product):
         return (command.bank,) if self.chunk.placement is Placement.BANK else ()
 
     def move_place(self, command: LoggedCommand) -> _Place:
-        """Return whose scores an MVSB moves."""
+        """Return the place of the units whose scores an MVSB moves."""
         if self.chunk.placement is Placement.BUFFER:
             return ()
         return (command.rank, command.bank_group)
@@ -440,7 +441,7 @@ class _Score(_Product):
 
 
 class _Context(_Product):
-    """Values times the probabilities, as many of them at a time as half a buffer holds.
+    """Values times probabilities, where half a buffer holds some of the probabilities at a time.
 
     Attributes:
         half: accesses of each query that half a buffer holds.
@@ -477,7 +478,7 @@ class _Context(_Product):
         return (command.rank, command.bank_group)
 
     def move_place(self, command: LoggedCommand) -> _Place:
-        """Return whose slice an MVSB moves."""
+        """Return the place of the units whose slice an MVSB moves."""
         match self.chunk.placement:
             case Placement.BANK:
                 return (command.rank, command.bank)
@@ -487,7 +488,7 @@ class _Context(_Product):
                 return ()
 
     def multiply_number(self, command: LoggedCommand, offset: int) -> int:
-        """Return which multiply it is: slices lie apart by the keys for which there is room."""
+        """Return the number of the multiply; the room of the chunk separates its slices."""
         output, p = divmod(self.place_number(command, offset), self.turn.room.keys_per_part)
         keys = self.chunk.keys_per_part
         return output * keys + p if p < keys else len(self.multiplied)
@@ -503,8 +504,8 @@ def _turns(chunks: ChannelChunks, sets: Sequence[int]) -> list[_Turn]:
     """Return the turns of a channel in the order of their softmaxes.
 
     Args:
-        chunks: what the channel attends to.
-        sets: queries of every pass.
+        chunks: the chunks of the channel.
+        sets: number of queries of every pass.
     """
     turns: list[_Turn] = []
     softmaxes = 0
@@ -521,7 +522,7 @@ def _turns(chunks: ChannelChunks, sets: Sequence[int]) -> list[_Turn]:
 
 
 class _Channel:
-    """Checks one channel: first notes when everything happened, then judges every command."""
+    """Checks one channel: first notes when each command issued, then judges every command."""
 
     def __init__(
         self, number: int, chunks: ChannelChunks, limits: _Limits, sets: Sequence[int]
@@ -535,7 +536,7 @@ class _Channel:
         keys, values = chunks.regions.keys.tolist(), chunks.regions.values.tolist()
         self.scores = [_Score(turn, keys[turn.number]) for turn in self.turns]
         self.contexts = [_Context(turn, values[turn.number], half) for turn in self.turns]
-        # What the keys, or the values, of each chunk are used for, pass by pass.
+        # Products that use the keys, or the values, of each chunk, pass by pass.
         self.products: list[list[_Score | _Context]] = [
             [product for product in products if product.turn.number == chunk]
             for products in (self.scores, self.contexts)
@@ -550,7 +551,7 @@ class _Channel:
         self.violations: list[Violation] = []
 
     def check(self, issued: Sequence[LoggedCommand], last: int) -> list[Violation]:
-        """Return what is wrong with the commands of the channel, in order of time."""
+        """Return the faults of the channel's commands, in order of time."""
         for (before, *_), (after, *_) in pairwise(self.products):
             if after.begin < before.end:
                 text = f"{before.data} and {after.data}"
@@ -572,12 +573,12 @@ class _Channel:
         self.violations.append(Violation(hazard, command, self.number, command.cycle, needs, ready))
 
     def _await(self, command: LoggedCommand, needs: str, ready: int | None) -> None:
-        """Note that a command came before what it needs, if it did."""
+        """Note a violation if a command came before the cycle in which its need is ready."""
         if ready is None or command.cycle < ready:
             self._say(Hazard.EARLY, command, needs, ready)
 
     def _note(self, command: LoggedCommand) -> Callable[[], None]:
-        """Note what a command does; return how it is judged once all times are known."""
+        """Note what a command does; return the function that judges it when all times are known."""
         if command.command == "SFM":
             if len(self.softmaxes) == len(self.softmax_turns):
                 return partial(self._say, Hazard.REPEATED, command, "all chunks had their softmax")
@@ -753,7 +754,7 @@ class _Channel:
             self._await(command, f"the lanes that {self._query(which - 1)} occupies", ready)
 
     def _query(self, which: int) -> str:
-        """Say whose softmax it is."""
+        """Return the name of the query and the turn of a softmax."""
         turn = self.softmax_turns[which]
         query = f"query {which - turn.first_softmax} of " if turn.queries > 1 else ""
         return query + turn.name

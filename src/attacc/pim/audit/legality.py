@@ -1,8 +1,8 @@
 """Audits a command log: which rules of its device does it break?
 
-A witness beside the compiled controllers and their naive oracle. It decides nothing: it replays
-the commands that somebody else chose, in the order and at the cycles given, and knows the
-device's rules and organisation only. It therefore imports neither the engine nor its tables.
+The audit is a witness beside the compiled controllers and their naive oracle. It decides nothing:
+it replays the commands of a log in the given order and cycles, and knows only the device's rules
+and organisation. It therefore imports neither the engine nor its tables.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ if TYPE_CHECKING:
     pass
 
 MAX_POSTPONED: Final = 8
-"""Refreshes that DRAM lets a controller owe at most: two lie at most 9 nREFI apart (DDR3, JESD79-3;
-for HBM2 so implemented by the deficit mode of AMD's controller, PG313)."""
+"""Most refreshes that a controller may postpone: two refreshes are at most 9 nREFI apart (DDR3,
+JESD79-3; the deficit mode of AMD's HBM2 controller, PG313, does the same)."""
 
 _ANY: Final = -1
-"""In the address of a maintenance command: all of them."""
+"""Field in the address of a maintenance command: all ranks, bank groups or banks."""
 
 LISTED: Final = 100
-"""Violations of each rule that a report lists; it counts all."""
+"""Violations of each rule that a report lists; all are counted."""
 
 _Key = tuple[int, ...]
 """An instance of a scope: the address fields that take part in it."""
 
 
 class Check(StrEnum):
-    """What a violation is a violation of."""
+    """Kinds of rules that a log can break."""
 
     TIMING = "timing"
     """A timing rule of the device: too early."""
@@ -60,11 +60,11 @@ class Check(StrEnum):
     OPEN_BANK = "open_bank"
     """An activate of banks that are open."""
     MODE = "mode"
-    """An ordinary row command where the units have rows open, or the other way round."""
+    """An ordinary row command while the units have rows open, or the other way round."""
     REFRESH_OF_OPEN_BANK = "refresh_of_open_bank"
     """A refresh of a pseudo-channel with an open bank, or of a bank that is open."""
     REPEATED_REFRESH = "repeated_refresh"
-    """A refresh of a bank that has had its turn, before all others of its pseudo-channel had."""
+    """A second refresh of a bank before every other bank of its pseudo-channel was refreshed."""
     LATE_REFRESH = "late_refresh"
     """A refresh that came too late, or never."""
     UNKNOWN_COMMAND = "unknown_command"
@@ -74,7 +74,7 @@ class Check(StrEnum):
     ADDRESS = "address"
     """An address that the device does not have."""
     ORDER = "order"
-    """A cycle that lies before the one of the command before it."""
+    """A cycle before the cycle of the previous command of the channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +84,13 @@ class Violation:
     Attributes:
         check: what kind of rule.
         rule: the rule in words; for timing, its commands, latency expression and resolved cycles.
-        scope: where the two commands meet; None where that is no matter of a scope.
+        scope: scope at which the two commands meet; None for rules without a scope.
         before: the command that made the other one illegal; None if there is none.
         after: the illegal command; None for a refresh that never came.
-        required_cycles: cycles that must lie between the two, at least; for a late refresh, from
-            when it fell due, at most. None where the fault is not one of time.
-        actual_cycles: cycles that do.
-        slack_cycles: by how much that misses, always negative.
+        required_cycles: least cycles between the two commands; for a late refresh, the most cycles
+            after it fell due. None where the fault is not about time.
+        actual_cycles: cycles between the two in the log.
+        slack_cycles: cycles by which the rule is missed, always negative.
     """
 
     check: Check
@@ -109,8 +109,8 @@ class BrokenRule:
 
     Attributes:
         check: what kind of rule.
-        rule: for timing, the rule in words; None where all of a kind are counted together.
-        count: how often.
+        rule: for timing, the rule in words; None where all faults of a kind are counted together.
+        count: number of violations.
     """
 
     check: Check
@@ -124,14 +124,14 @@ class LegalityReport:
 
     Attributes:
         device: the device's name.
-        placement: whose commands were expected.
-        power_limited: which cadence of multiplies was.
-        commands: length of the log.
-        channels: channels that occur in it.
-        last_cycle: its last cycle; 0 if it is empty.
-        violations: in the order of the log, refreshes that never came at the end; the first of
-            each rule, as many as were asked for.
-        broken: every rule that is broken, in the order in which that first happens.
+        placement: the placement whose commands were expected.
+        power_limited: whether the power-limited cadence of multiplies was expected.
+        commands: number of commands in the log.
+        channels: channels that occur in the log.
+        last_cycle: last cycle of the log; 0 if it is empty.
+        violations: the first violations of each rule, up to the wanted number, in the order of the
+            log; refreshes that never came are at the end.
+        broken: every broken rule, in the order of its first violation.
     """
 
     device: str
@@ -150,7 +150,7 @@ class LegalityReport:
 
     @property
     def total(self) -> int:
-        """Violations, those that are not listed too."""
+        """Number of violations, including those that are not listed."""
         return sum(rule.count for rule in self.broken)
 
 
@@ -179,18 +179,19 @@ def check(
 
     Args:
         log: the commands.
-        device: whose rules count.
+        device: the device with its rules.
         placement: where the units of the stack sit.
-        power_limited: which cadence of multiplies counts.
-        postponed_refreshes: how many refreshes of a pseudo-channel may be owed when the next one
-            falls due. Each falls due at a multiple of nREFI, and must issue before the next
-            (0), or so many intervals later. Refreshes of one bank: at a multiple of nREFI divided
-            by the banks of a pseudo-channel, and within as many cycles.
-        queries_per_read: queries by which a unit multiplies each access, at a cadence that it can
-            keep.
-        temperature_c: of the device, which decides how often it needs a refresh; None: not hot.
-        listed: violations of each rule that the report lists, the first ones. All are counted;
-            memory grows with those that are listed only.
+        power_limited: whether multiplies must keep the power-limited cadence.
+        postponed_refreshes: number of refreshes of a pseudo-channel that may be owed when the next
+            one falls due. A refresh falls due at each multiple of nREFI. With 0 it must issue
+            before the next one falls due, else so many intervals later. A refresh of one bank falls
+            due at each multiple of nREFI divided by the banks of a pseudo-channel, and must issue
+            within as many cycles.
+        queries_per_read: queries by which a unit multiplies each access; the cadence depends on it.
+        temperature_c: temperature of the device, which decides how often it needs a refresh; None
+            for a device that is not hot.
+        listed: number of first violations of each rule that the report lists. All violations are
+            counted; memory grows with the listed ones only.
 
     Raises:
         InputError: the device has no commands for the placement, cannot multiply by so many
@@ -251,7 +252,7 @@ def _wrong_field(entry: LoggedCommand, name: str, value: int, size: int) -> Viol
 
 
 class _Findings:
-    """The violations of a log: all counted, the first of each rule listed."""
+    """The violations of a log: all are counted, and the first of each rule are listed."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -259,7 +260,7 @@ class _Findings:
         self.counts: Counter[tuple[Check, str | None]] = Counter()
 
     def add(self, check: Check, make: Callable[[], Violation], rule: str | None = None) -> None:
-        """Count a violation, which is made only if it is listed."""
+        """Count a violation; its object is made only if it is listed."""
         self.add_all(check, 1, lambda _: make(), rule)
 
     def add_all(
@@ -273,7 +274,7 @@ class _Findings:
 
 @dataclass(frozen=True)
 class _TimingRule:
-    """A rule with its latency resolved, the fields (of four) that its scope compares, in words."""
+    """A rule with its latency in cycles, the fields that its scope compares, and its words."""
 
     rule: Rule
     cycles: int
@@ -292,22 +293,22 @@ class _TimingRule:
 
 @dataclass(frozen=True)
 class _Law:
-    """What a log is measured against: a device, resolved for a placement and a cadence.
+    """The rules that a log must keep: a device, resolved for a placement and a cadence.
 
     Attributes:
-        organization: what addresses may be.
+        organization: the organisation that limits addresses.
         buses: the bus of every command that the device has.
         foreign: commands of other placements.
         family: the commands of this placement.
-        ordinary: those of reads and writes, if the device has any.
-        row_compared: the fields (of four) that tell apart which banks share an open row.
-        precharge_all: closes all banks of a channel.
-        refresh: refreshes a pseudo-channel.
-        refresh_bank: refreshes a bank, if the device has that.
+        ordinary: the commands of ordinary reads and writes, if the device has any.
+        row_compared: the address fields (of four) that are equal in banks that share an open row.
+        precharge_all: the command that closes all banks of a channel.
+        refresh: the command that refreshes a pseudo-channel.
+        refresh_bank: the command that refreshes a bank, if the device has one.
         without_row: commands that need no row and no column in their address.
-        rules: every timing rule; those on commands of other placements never meet any.
-        per_bank: whether refreshes of one bank fall due, or those of a pseudo-channel.
-        banks: of a pseudo-channel.
+        rules: every timing rule; rules about commands of other placements never apply.
+        per_bank: whether refreshes of single banks fall due, rather than of pseudo-channels.
+        banks: number of banks of a pseudo-channel.
         refresh_interval: cycles from one refresh of a pseudo-channel that falls due to the next.
         refresh_deadline: cycles from when a refresh falls due within which it must issue.
     """
@@ -382,13 +383,14 @@ def _compared(scope: Scope) -> tuple[int, ...]:
 class _Watch:
     """One timing rule in one channel: the latest preceding commands per instance of its scope.
 
-    Of all preceding commands on an instance, the one with the highest cycle leaves the fewest
-    cycles to a following one, and the rule asks the same of all: if that pair keeps the rule, so
-    do all others. A rule is therefore reported once per following command, with that pair. For a
-    rule with a window it is the pair with the last but so many, by cycle.
+    Of all preceding commands on an instance, the one with the highest cycle is nearest to a
+    following command. If this pair keeps the rule, all other pairs do. A rule is therefore reported
+    once per following command, with this pair. A rule with a window of k takes the preceding
+    command with the k-th highest cycle.
 
-    A maintenance command meets every instance below its pseudo-channel. Only rules that compare
-    such fields need to search for those, and only where a maintenance command takes part.
+    A maintenance command acts on every instance below its pseudo-channel. Only rules that compare
+    fields below the pseudo-channel have to search for these instances, and only where a maintenance
+    command takes part.
     """
 
     def __init__(self, rule: _TimingRule, maintenance: tuple[str, str]) -> None:
@@ -432,7 +434,7 @@ def _meet(one: _Key, other: _Key) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Duties:
-    """Of one command at one address: the timing rules that it must keep, and those it starts."""
+    """The timing rules that a command at an address must keep, and those that it starts."""
 
     to_keep: list[tuple[_Watch, _Key]]
     to_start: list[tuple[_Watch, _Key]]
@@ -440,12 +442,12 @@ class _Duties:
 
 @dataclass
 class _Refreshes:
-    """Of one pseudo-channel.
+    """The refreshes of one pseudo-channel.
 
     Attributes:
-        settled: how many of those that fell due.
-        latest: of all.
-        had_turn: refreshes of single banks since all of them had their turn.
+        settled: number of refreshes that fell due and have issued, or were reported.
+        latest: the latest refresh.
+        had_turn: per-bank refreshes since every bank was last refreshed.
     """
 
     settled: int = 0
@@ -458,17 +460,17 @@ class _Channel:
     """Replays the commands of one channel.
 
     Attributes:
-        number: of the channel.
-        law: what counts.
-        found: the violations of all channels; those of this one are added.
+        number: number of the channel.
+        law: the rules that the log must keep.
+        found: the violations of all channels; those of this channel are added.
         latest: the command with the highest cycle.
         buses: the latest command of either bus.
         rows: per set of banks that share a row, the latest command of the units that opened or
             closed it.
         ordinary_rows: per bank, the latest ordinary command that opened or closed it.
-        refreshes: per pseudo-channel.
-        watches: one per timing rule.
-        duties: per command and address, what it means to the timing rules; filled as they occur.
+        refreshes: the refreshes of each pseudo-channel.
+        watches: one watch per timing rule.
+        duties: per command and address, the timing rules that apply; filled as commands occur.
     """
 
     number: int
@@ -488,9 +490,9 @@ class _Channel:
         self.watches = [_Watch(rule, (law.precharge_all, law.refresh)) for rule in law.rules]
 
     def replay(self, entry: LoggedCommand) -> None:
-        """Judge the next command, and take it into account for those that follow.
+        """Judge the next command, and remember it for the judgement of later commands.
 
-        One that the device does not have, or not at that address, has no meaning to go on with.
+        A command that the device does not have, or not at that address, is not remembered.
         """
         self._check_order(entry)
         if entry.command == BARRIER or not self._is_known(entry) or not self._has_address(entry):
@@ -528,7 +530,7 @@ class _Channel:
             self.ordinary_rows[key] = entry
 
     def end(self, cycle: int) -> None:
-        """Judge what should have happened up to a cycle and has not."""
+        """Report refreshes that should have issued up to a cycle and have not."""
         for pseudo_channel in range(len(self.refreshes)):
             self._expire_refreshes(pseudo_channel, cycle, None)
 
@@ -546,7 +548,7 @@ class _Channel:
     def _report_open(
         self, check: Check, what: str, latest: LoggedCommand, entry: LoggedCommand, scope: Scope
     ) -> None:
-        """Report a command that needs something closed which the latest command opened."""
+        """Report a command that needs closed banks which the latest command opened."""
         self._report(
             check,
             lambda: f"{entry.command} needs {what} closed: row {latest.row} is open",
@@ -644,7 +646,7 @@ class _Channel:
         )
 
     def _check_mode(self, entry: LoggedCommand) -> None:
-        """A channel works for its units or for ordinary traffic; to change, all rows are closed."""
+        """Check that the units and ordinary traffic never have rows open at the same time."""
         family = self.law.family
         units = entry.command in (family.activate, family.precharge)
         others = self.ordinary_rows if units else self.rows
@@ -696,10 +698,10 @@ class _Channel:
         self._settle(entry, 1 if self.law.per_bank and earlier is None else 0)
 
     def _settle(self, entry: LoggedCommand, worth: int) -> None:
-        """Take a refresh into account that stands for so many of those that fall due."""
+        """Count a refresh as `worth` of those that fall due."""
         self._expire_refreshes(entry.pseudo_channel, entry.cycle, entry)
         refreshes = self.refreshes[entry.pseudo_channel]
-        # One ahead of time does no harm, and earns no credit.
+        # A refresh ahead of time is legal, but earns no credit.
         due = entry.cycle // self.law.refresh_interval - refreshes.settled
         refreshes.settled += min(worth, max(0, due))
         if worth:
@@ -708,7 +710,7 @@ class _Channel:
     def _expire_refreshes(
         self, pseudo_channel: int, cycle: int, entry: LoggedCommand | None
     ) -> None:
-        """Report, and forgive, every refresh that is owed for too long at a cycle."""
+        """Report every refresh that is overdue at a cycle; after that it is no longer owed."""
         refreshes = self.refreshes[pseudo_channel]
         interval, deadline = self.law.refresh_interval, self.law.refresh_deadline
         settled, latest = refreshes.settled, refreshes.latest
@@ -731,7 +733,7 @@ class _Channel:
                 due + deadline - cycle,
             )
 
-        # Those that fell due more than the deadline before this cycle.
+        # Number of refreshes that fell due more than the deadline before this cycle.
         count = (cycle - deadline - 1) // interval - settled
         if count > 0:
             refreshes.settled += count
@@ -744,7 +746,7 @@ class _Channel:
     def _check_timing(self, entry: LoggedCommand) -> None:
         address = _address(entry)
         if entry.command in (self.law.precharge_all, self.law.refresh):
-            # It acts on the whole pseudo-channel at least, whichever bank its address names.
+            # The command acts on the whole pseudo-channel, whichever bank its address names.
             address = (entry.pseudo_channel, _ANY, _ANY, _ANY)
         duties = self.duties.get((entry.command, address))
         if duties is None:

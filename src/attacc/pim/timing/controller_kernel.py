@@ -1,4 +1,4 @@
-"""What the kernels of a memory controller share: the layout of its state, gates and rows."""
+"""Code shared by the kernels of a memory controller: the layout of its state, gates and rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WRITE = 10
 ACTIVATE_BANK = 11
 PRECHARGE_BANK = 12
 BARRIER = 15
-"""As the code of a request: a barrier. Moves and softmaxes have the codes from 5 to 8."""
+"""Code of a barrier among the requests. Moves and softmaxes have the codes from 5 to 8."""
 
 CODE_BITS = 4
 BANK_BITS = 12
@@ -33,8 +33,8 @@ EVENT_SHIFT = ROW_SHIFT + ROW_BITS
 CODE_MASK = (1 << CODE_BITS) - 1
 BANK_MASK = (1 << BANK_BITS) - 1
 ROW_MASK = (1 << ROW_BITS) - 1
-"""A request's key is its code, bank, row and the event it waits for (0: none) in one number;
-equal keys wait for the same."""
+"""A request's key holds its code, bank, row and awaited event (0: none) in one number. Requests
+with equal keys wait for the same gates, row and event."""
 
 QUEUE = 33
 """Entries of a queue: it takes another request while it holds 32 or fewer."""
@@ -42,19 +42,20 @@ QUEUE = 33
 OK = 0
 STUCK = 1
 FULL = 2
-"""The log, or the windows, need more room before the next commands."""
+"""Status: the log, or the windows, need more room before the next commands."""
 MOST_AT_ONCE = 4
-"""Commands that a class may issue between two looks at the room: of each bus, and ordinary ones."""
-"""No request leaves a queue any more: rows are opened and closed for ever, or nothing issues."""
+"""Commands that a class may issue between two checks of the room: one on each bus by the units, and
+one on each bus by ordinary traffic."""
+"""Status: no request leaves a queue any more. Rows open and close for ever, or nothing issues."""
 PATIENCE = 100
-"""Refresh intervals without a request leaving after which that is said."""
+"""Refresh intervals without a request leaving a queue after which that status is returned."""
 
 NEVER = 2**62
 
 ROW_BUS = 1
 COLUMN_BUS = 2
 
-# Columns of what is kept of each class of channels.
+# Columns of the state of each class of channels.
 LENGTH = 0
 """Requests in the queue, barriers among them."""
 ITEMS = 1
@@ -66,24 +67,25 @@ EPOCH = 3
 IN_FRONT = 4
 """Requests before the first barrier."""
 FREE = 5
-"""The first free entry; those taken and those free are linked lists."""
+"""The first free entry; taken entries and free entries are linked lists."""
 DUE = 6
-"""Refreshes that wait."""
+"""Refreshes that are due and have not issued."""
 REFRESHED = 7
 """Refreshes done."""
 WAKE = 8
 """Nothing happens before this cycle."""
 MULTIPLY_FROM = 9
-"""No multiply issues before this one."""
+"""No multiply issues before this cycle."""
 RUNNING = 10
-"""The item whose multiplies follow each other, nothing else coming between; -1 for none."""
+"""The item whose multiplies run: they follow each other without another column command between
+them; -1 for none."""
 RUNS_BEFORE = 11
-"""Before this cycle."""
+"""The run lasts until this cycle at most."""
 RUNS_WHILE_OLDER = 12
-"""And while it is older than this step: the next multiply of another item, or the oldest of what
-yields to its row hits, unless it is the head."""
+"""The run lasts while its item is older than this step. The step is the next multiply of another
+item, or the oldest request that yields to the run's row hits, unless that request is the head."""
 RUNS_ALONE = 13
-"""1 if no other multiply waits behind it."""
+"""1 if no other multiply waits behind the run."""
 JOINED = 14
 """The item that a request last joined."""
 LANE_COLUMNS = 15
@@ -91,9 +93,9 @@ LANE_COLUMNS = 15
 # Columns of an item.
 KEY = 0
 NEXT = 1
-"""Its next command: what a multiply needs first, or the request."""
+"""Its next command: the activate or precharge that a multiply needs first, or the request."""
 BOUND = 2
-"""It does not issue before this cycle."""
+"""Lower bound of the cycle in which the item may issue."""
 BEHIND = 3
 """Barriers that entered before it."""
 FIRST = 4
@@ -101,7 +103,7 @@ FIRST = 4
 LAST = 5
 """Its last entry."""
 LEFT = 6
-"""Its entries."""
+"""Number of its entries."""
 AGE = 7
 """Step of its first entry."""
 ITEM_COLUMNS = 8
@@ -114,7 +116,7 @@ BARRIER_STEP = 2
 """Steps of the queued barriers, in order, one per place, unlike the other columns."""
 ENTRY_COLUMNS = 3
 
-# What is kept of the stack.
+# Numbers of the state of the whole stack.
 CYCLE = 0
 NEXT_REFRESH = 1
 PROGRESS = 2
@@ -124,7 +126,7 @@ LOGGED = 3
 STEP = 4
 """The step that enters next."""
 ENTERING = 5
-"""The class that it enters next; -1 for its first."""
+"""The class that this step enters next; -1 for its first class."""
 CLOCK_COLUMNS = 6
 
 # Numbers of a device, see `attacc.pim.timing.tables.TimingTables`.
@@ -139,14 +141,14 @@ MOVES_APART = 6
 
 
 class Requests(NamedTuple):
-    """What enters: steps of a stream.
+    """The steps of a stream, which enter the queues.
 
     Attributes:
         keys: (n,) key of each step's request.
         first: (n,) first class of channels that a step goes to.
         last: (n,) one past the last class.
-        signals: (n, k) events that a step helps to make when it issues, 0 for none.
-        delays: (n, k) cycles until that takes effect.
+        signals: (n, k) events that a step signals when it issues, 0 for none.
+        delays: (n, k) cycles until each signal takes effect.
     """
 
     keys: I64
@@ -157,14 +159,14 @@ class Requests(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """The device, as `attacc.pim.timing.tables.TimingTables` has it.
+    """The device's tables, from `attacc.pim.timing.tables.TimingTables`.
 
     Attributes:
         waits: (codes, banks, width) gates that hold a command back.
         raises: (codes, banks, width) gates that a command raises.
-        latency: (codes, width) by how much.
-        window: (codes, width) how many such commands a gate counts.
-        row_slot: (banks,) which open row is the bank's.
+        latency: (codes, width) cycles by which each gate is raised.
+        window: (codes, width) how many of the last such commands a gate counts.
+        row_slot: (banks,) number of the open row that the bank belongs to.
         refresh_bank: (refreshes,) bank of each refresh in turn.
         fixed: numbers of the device, by the constants above.
     """
@@ -179,19 +181,19 @@ class Rules(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that is needed to go on.
+    """The whole state of the controllers, from which a run can continue.
 
     Attributes:
-        clock: what is kept of the stack, by the constants above.
-        lanes: (classes, columns) what is kept of each class, by the constants above.
+        clock: numbers of the stack, by the constants above.
+        lanes: (classes, columns) numbers of each class, by the constants above.
         items: (classes, QUEUE, columns) items of each queue, by the constants above.
         entries: (classes, QUEUE, columns) entries of each queue, by the constants above.
         times: (classes, slots) cycles before which gates hold commands back.
-        recent: (classes, slots, widest window) the last such cycles of windows.
-        open_rows: (classes, row slots) -1 for none.
+        recent: (classes, slots, widest window) the last such cycles, for gates with windows.
+        open_rows: (classes, row slots) the open row, -1 for none.
         hits: (classes, banks of a pseudo-channel) queued multiplies on open rows.
         awaited: (classes, events) steps that an event still waits for.
-        happened: (classes, events) cycle in which it happens, as far as is known.
+        happened: (classes, events) cycle in which the event happens, as far as is known.
         issued: (classes, codes) commands issued so far.
         width: (classes,) channels of each class.
     """
@@ -214,13 +216,14 @@ class Traffic(NamedTuple):
     """Ordinary traffic: the requests that arrive, and the state of their queues and banks.
 
     Attributes:
-        arriving: (requests,) keys, of one class after the other.
-        arrival: (requests,) cycles.
+        arriving: (requests,) keys of the requests, one class after the other.
+        arrival: (requests,) cycle in which each arrives.
         arrivals_end: (classes,) one past the last request of each class.
-        desk: (classes, columns) by the constants of `attacc.pim.timing.traffic_kernel`.
-        queued: (classes, 2 pseudo-channels, entries, columns) reads and writes of each
+        desk: (classes, columns) numbers of each class, by the constants of
+            `attacc.pim.timing.traffic_kernel`.
+        queued: (classes, 2 pseudo-channels, entries, columns) queued reads and writes of each
             pseudo-channel, by age.
-        counts: (classes, 2 pseudo-channels) their numbers.
+        counts: (classes, 2 pseudo-channels) number of queued reads and writes.
         writing: (classes, pseudo-channels) 1 where writes are served.
         bank_rows: (classes, banks) open rows in ordinary mode, -1 for none.
         served: (requests,) receives the cycle of each request's RD or WR.
@@ -238,15 +241,15 @@ class Traffic(NamedTuple):
 
 
 class Record(NamedTuple):
-    """Where to write what is told of every command.
+    """Arrays that receive the log and the counts of commands by time window.
 
     Attributes:
         log: (k, 5) receives cycle, command, class, step (-1 for maintenance) and bank of the first
-            k commands; (0, 5) where nobody asks.
-        windows: (windows, codes) commands of all channels in each stretch of time, counted up.
-        window_cycles: length of such a stretch, 0 for none.
-        log_end: commands after which to return, for a longer log.
-        windows_end: cycle after which to return, for more windows.
+            k commands; (0, 5) where no log is wanted.
+        windows: (windows, codes) receives the commands of all channels in each window of time.
+        window_cycles: length of a window, 0 for no windows.
+        log_end: number of commands after which to return, so that the log can be made longer.
+        windows_end: cycle after which to return, so that windows can be added.
     """
 
     log: I64
@@ -284,7 +287,7 @@ def raise_gates(
             break
         free = cycle + rules.latency[code, i]
         if rules.window[code, i] > 1:
-            # The window-th last such command decides: the oldest of those remembered.
+            # The window-th last such command decides; it is the oldest of the remembered ones.
             for j in range(rules.window[code, i] - 1, 0, -1):
                 state.recent[c, where, j] = state.recent[c, where, j - 1]
             state.recent[c, where, 0] = free
@@ -294,7 +297,7 @@ def raise_gates(
 
 @inlined
 def next_code(key: int, rules: Rules, state: State, c: int) -> int:
-    """Return the next command of a request: what a multiply needs first, or the request."""
+    """Return the next command of a request: the row command it needs first, or the request."""
     code = key & CODE_MASK
     if code != MULTIPLY:
         return code
@@ -323,9 +326,9 @@ def note_rows(
     bank_mask: int,
     c: int,
 ) -> None:
-    """See again, after rows opened or closed, what multiplies need, and which find theirs open.
+    """Update each multiply's next command, and the row hits, after rows opened or closed.
 
-    ``bank_mask`` leaves of a bank's number its place in the pseudo-channel.
+    ``bank_mask`` selects the bits of a bank's number that give its place in the pseudo-channel.
     """
     for bank in range(state.hits.shape[1]):
         state.hits[c, bank] = 0
@@ -351,7 +354,7 @@ def record(
     state: State,
     room: Record,
 ) -> None:
-    """Count a command, and write it into the log if that has room for it."""
+    """Count a command, and write it into the log if the log has room for it."""
     entry = state.clock[LOGGED]
     state.clock[LOGGED] = entry + 1
     if entry < len(room.log):
@@ -368,9 +371,10 @@ def record(
 
 @inlined
 def maintenance(state: State, rules: Rules, c: int) -> tuple[int, int]:
-    """Return the command by which a refresh that is due goes on, and its bank address.
+    """Return the next command of a refresh that is due, and its bank address.
 
-    An all-bank refresh needs all rows of the channel closed, that of a bank the row of it.
+    An all-bank refresh needs all rows of the channel closed; the refresh of a bank needs the row
+    of that bank closed.
     """
     bank = int(rules.refresh_bank[state.lanes[c, REFRESHED] % len(rules.refresh_bank)])
     if rules.fixed[REFRESH_PER_BANK] == 1:

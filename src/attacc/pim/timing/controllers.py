@@ -1,4 +1,4 @@
-"""State of the controllers of one stack between pieces of what they play."""
+"""State of the controllers of one stack between two pieces of a program."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Stream:
         keys: (n,) code, bank, row and awaited event of each step.
         first: (n,) first class that a step goes to.
         last: (n,) one past the last class.
-        first_channel: of the first class.
-        width: (classes,) channels of each class.
-        steps: (n,) their places in the program.
-        signals: see `Dependences`; likewise the following one.
-        delays: see `Dependences`.
-        producers: (events + 1,) of each channel of the stream.
+        first_channel: first channel of the first class.
+        width: (classes,) number of channels of each class.
+        steps: (n,) places of the steps in the program.
+        signals: (n, k) events that each step signals, see `Dependences`.
+        delays: (n, k) cycles until each signal takes effect, see `Dependences`.
+        producers: (events + 1,) number of steps that signal each event, in each channel.
     """
 
     keys: I64
@@ -49,19 +49,19 @@ class Stream:
 
     @property
     def events(self) -> int:
-        """Events, and one for none."""
+        """Number of events, counting the event 0 that stands for none."""
         return len(self.producers)
 
 
 @dataclass(eq=False)
 class Room:
-    """Where the kernel writes what is told of every command; it grows as it fills up.
+    """Arrays in which the kernel writes the log and the windows; they grow as they fill up.
 
     Attributes:
-        log: (k, 5) cycle, code, class, step and bank of the first k commands; (0, 5) if nobody
-            asks.
-        windows: (windows, codes) commands of all channels by stretch of time.
-        window_cycles: length of a stretch, 0 for none.
+        log: (k, 5) cycle, code, class, step and bank of the first k commands; (0, 5) if no log is
+            wanted.
+        windows: (windows, codes) commands of all channels in each window of time.
+        window_cycles: length of a window, 0 for no windows.
     """
 
     log: I64
@@ -70,12 +70,12 @@ class Room:
 
     @classmethod
     def begun(cls, stream: Stream, *, log: bool, window_cycles: int) -> Room:
-        """Return room for what a stream will probably issue.
+        """Return room for the commands that a stream will probably issue.
 
         Args:
             stream: the requests.
             log: whether every command is kept.
-            window_cycles: length of the stretches of time by which commands are counted, or 0.
+            window_cycles: length of the windows in which commands are counted, or 0.
         """
         entries = 0
         if log:
@@ -89,26 +89,26 @@ class Room:
         )
 
     def ends(self, classes: int, refresh_interval: int) -> tuple[int, int]:
-        """Return after which entry, and after which cycle, there may be too little room."""
+        """Return the log entry and the cycle after which there may be too little room."""
         from attacc.pim.timing.controller_kernel import MOST_AT_ONCE, NEVER
 
         log_end = len(self.log) - MOST_AT_ONCE * classes if len(self.log) else NEVER
-        # Controllers wake up once in every interval between refreshes at least.
+        # Controllers wake up at least once in every interval between refreshes.
         cycles = len(self.windows) * self.window_cycles - refresh_interval - 1
         return log_end, cycles if self.window_cycles else NEVER
 
     def grow(self) -> None:
-        """Double the room, and keep what is written."""
+        """Double the room, and keep the entries."""
         self.log = np.concatenate([self.log, np.zeros_like(self.log)])
         self.windows = np.concatenate([self.windows, np.zeros_like(self.windows)])
 
 
 @dataclass(frozen=True, eq=False)
 class Desk:
-    """Ordinary traffic of some classes of channels, and where it stands.
+    """Ordinary traffic of some classes of channels, with the state of its queues.
 
-    The arrays are those of `attacc.pim.timing.traffic_kernel.ordinary_cycle`, but for ``request``:
-    (requests,) which request of the traffic each is.
+    The arrays are those of `attacc.pim.timing.traffic_kernel.ordinary_cycle`. In addition,
+    ``request`` is an array (requests,) with the number of each request in the whole traffic.
     """
 
     arriving: I64
@@ -130,9 +130,9 @@ class Desk:
         """Return the state before anything has arrived.
 
         Args:
-            lists: for each class, which requests go there, in order.
-            keys: (n,) of all requests.
-            arrival: (n,) their cycles.
+            lists: for each class, the numbers of its requests, in order.
+            keys: (n,) keys of all requests.
+            arrival: (n,) cycle in which each request arrives.
             policy: (columns,) see `attacc.pim.timing.traffic_kernel`.
             tables: the device.
         """
@@ -187,7 +187,7 @@ def no_traffic() -> Desk:
 
 @dataclass(frozen=True, eq=False)
 class ControllerState:
-    """What controllers know: enough to go on with further requests.
+    """The whole state of the controllers, from which they can continue with further requests.
 
     The arrays are those of `attacc.pim.timing.kernel.run_controllers`, which changes them.
     """
@@ -258,7 +258,7 @@ class ControllerState:
 
     @property
     def logged(self) -> int:
-        """Commands so far, barriers included, each once for all channels of a class."""
+        """Commands so far, barriers included; a command counts once for all channels of a class."""
         from attacc.pim.timing import controller_kernel
 
         return int(self.clock[controller_kernel.LOGGED])
@@ -269,15 +269,15 @@ class ControllerState:
         return self.width @ self.issued
 
     def copy(self) -> ControllerState:
-        """Return a state that goes on by itself."""
+        """Return a copy that further runs change independently."""
         return ControllerState(*(getattr(self, one.name).copy() for one in fields(self)))
 
     def handed_over(self, before: Stream, after: Stream) -> ControllerState:
-        """Return the state in which another stream with the same beginning would be by now.
+        """Return the present state for another stream with the same beginning.
 
         Args:
             before: the stream that was played.
-            after: the other one; events named so far are the same in both.
+            after: the other stream; the events named so far are the same in both.
         """
         events = max(before.events, after.events)
         awaited = np.zeros((len(self.width), events), dtype=np.int32)
@@ -313,18 +313,19 @@ class ControllerState:
         room: Room | None = None,
         desk: Desk | None = None,
     ) -> None:
-        """Go on with the requests of a stream.
+        """Play the requests of a stream, from the present state on.
 
         Args:
             stream: the requests.
             tables: the device.
-            base: number of the stream's first step among all that entered.
-            end: number of the step before which to stop; the stream's last by default.
-            more: stop as soon as that step would enter, rather than play to the end.
+            base: number of the stream's first step among all steps that have entered.
+            end: number of the step before which to stop; by default the end of the stream.
+            more: whether to stop as soon as the step `end` would enter, rather than play to the
+                end.
             until: cycle up to which rows are still refreshed, for a stream that was played to its
                 end; 0 to end with the last command.
-            room: where to write what is told of every command.
-            desk: ordinary traffic beside them; from the first request on, or never.
+            room: arrays for the log and the windows.
+            desk: ordinary traffic beside the stream; given from the first request on, or never.
 
         Raises:
             InputError: no request is ever served any more.
@@ -381,7 +382,7 @@ class ControllerState:
             )
 
     def _named(self) -> State:
-        """Return the state as the kernel takes it."""
+        """Return the state in the form that the kernel takes."""
         from attacc.pim.timing.controller_kernel import State
 
         return State(
@@ -390,11 +391,11 @@ class ControllerState:
         )  # fmt: skip
 
     def split(self, classes: I64, width: I64) -> ControllerState:
-        """Return the state with classes of channels split that will be told apart from now on.
+        """Return the state with classes of channels split; later steps tell the parts apart.
 
         Args:
-            classes: (new classes,) the present class that each belongs to.
-            width: (new classes,) channels of each.
+            classes: (new classes,) the present class of each new class.
+            width: (new classes,) number of channels of each.
         """
         by_class = {
             one.name: getattr(self, one.name)[classes]
@@ -404,14 +405,14 @@ class ControllerState:
         return replace(self, width=width, **by_class)
 
     def signature(self, tables: TimingTables, *, row: int) -> bytes:
-        """Return what decides how the controllers go on, relative to now.
+        """Return bytes that decide how the controllers continue, relative to the present cycle.
 
-        Two states with the same signature behave alike from then on, if what enters is alike but
-        for its rows, which lie as far from each other as the two states' ``row``.
+        Two states with the same signature behave alike from then on, if the requests that enter
+        are alike. The rows of these requests may differ by as much as the two states' ``row``.
 
         Args:
             tables: the device.
-            row: what rows are counted from.
+            row: the row from which rows are counted.
         """
         from attacc.pim.timing import controller_kernel
 
@@ -453,13 +454,13 @@ class ControllerState:
     def advance(
         self, before: ControllerState, times: int, tables: TimingTables, *, rows: int
     ) -> None:
-        """Do again, a number of times, all that happened since a state with the same signature.
+        """Repeat, a number of times, everything since an earlier state with the same signature.
 
         Args:
-            before: that state.
-            times: how often.
+            before: the earlier state.
+            times: how often to repeat.
             tables: the device.
-            rows: by how much rows advance each time.
+            rows: number of rows by which each repetition advances.
         """
         from attacc.pim.timing import controller_kernel
 
@@ -490,7 +491,7 @@ class ControllerState:
 
 
 def _moved(key: int, by: int, rows: int) -> int:
-    """Return the key of the same request some rows on."""
+    """Return the key of the same request, a number of rows further on."""
     from attacc.pim.timing import controller_kernel
 
     if key & controller_kernel.CODE_MASK != controller_kernel.MULTIPLY:
@@ -500,7 +501,7 @@ def _moved(key: int, by: int, rows: int) -> int:
 
 
 def _later(cycles: I64, by: int) -> None:
-    """Shift cycles, but for those that never come."""
+    """Shift cycles, except those that stand for never."""
     from attacc.pim.timing import controller_kernel
 
     cycles[cycles < controller_kernel.NEVER] += by

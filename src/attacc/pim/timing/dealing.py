@@ -1,21 +1,21 @@
-"""Deals the heads of a stack out to its channels, so that the slowest channel is done soonest.
+"""Deals the heads of a stack out to its channels, so that the slowest channel finishes soonest.
 
-Ways to deal (`attacc.pim.mapping.balance.ways`) differ in how many chunks they make. What a chunk
-costs beyond its keys depends on the device: it opens rows, moves its queries, scores and contexts
-however short it is, and its softmax has to hide under the multiplies of its neighbours. So ways
-are compared by a *forecast* of the slowest channel, and those that it prefers are played by the
-engine, which has the last word.
+Ways to deal (`attacc.pim.mapping.balance.ways`) differ in how many chunks they make. The cost of
+a chunk beyond its keys depends on the device: even a short chunk opens rows and moves its queries,
+scores and contexts, and its softmax has to be hidden under the multiplies of its neighbours. So
+ways are compared by a *forecast* of the slowest channel. The engine plays the ways with the best
+forecasts, and the fastest of these is taken.
 
 The forecast follows the phases of `attacc.pim.program.interleaved` one by one:
 
-- multiplies, at their least distance, and what opening their rows adds: where one bank is read,
-  from the last multiply to the precharge, the activate and the next multiply; where banks take
-  turns, what activates are further apart than multiplies leave them time;
-- softmaxes, which take the lanes one after the other, and the way of the probabilities back into
-  a half of the vector buffers that has to be free;
+- multiplies, at their least distance, and the opening of their rows. Where one bank is read, this
+  is the time from the last multiply over the precharge and the activate to the next multiply. Where
+  banks take turns, it is the time by which activates must be further apart than multiplies allow;
+- softmaxes, which use the lanes one after the other, and the return of probabilities into a half of
+  the vector buffers, which has to be free;
 - moves, at their least distance.
 
-It leaves out refresh, which takes about as much of the time of every way.
+The forecast leaves out refresh, which takes about the same share of the time of every way.
 """
 
 from __future__ import annotations
@@ -46,25 +46,24 @@ from attacc.pim.timing.tables import Code, TimingTables
 I64 = npt.NDArray[np.int64]
 
 MARGIN: Final = 0.005
-"""What the forecast may be wrong by: ways that are that close to the best one are played, too."""
+"""Assumed error of the forecast: ways that are this close to the best one are played, too."""
 
 NEAR: Final = 0.01
-"""No other way is looked for where the usual one takes at most that much more than a perfect
-balance would."""
+"""No other way is tried where the usual way takes at most this share more than perfect balance."""
 
 PLAYED: Final = 2
-"""Ways beside the usual one that are played at most, of a long program."""
+"""Most ways that are played for a long program, besides the usual one."""
 
 SHORT: Final = 30_000
 """Most cycles of a short program. The engine plays a short program in every way that may be the
 fastest: its forecast is wrong by more than ways differ, and playing it costs little."""
 
 FAR: Final = 0.3
-"""A way that is forecast to take so much more than another is not the fastest."""
+"""A way whose forecast exceeds another's by this share is not the fastest."""
 
 
 class DealtRun(NamedTuple):
-    """Heads as they were dealt out, and their program as it was timed."""
+    """How heads were dealt out, and the timed run of their program."""
 
     assignment: Assignment
     timed: TimedRun
@@ -78,7 +77,7 @@ class Dealer:
         device: a device with a pipeline.
         layout: how a key lies in the banks.
         tables: the device, resolved for the placement and the queries of a pass.
-        passes: how queries that share keys and values are served.
+        passes: how the queries that share keys and values are divided into passes.
     """
 
     device: DramDevice
@@ -89,19 +88,20 @@ class Dealer:
     def play(self, lengths: Sequence[int], *, window_cycles: int = 0) -> DealtRun:
         """Deal heads out and play their program.
 
-        That of `assign` is played first. Of a short program (`SHORT`) the others are played too,
-        but those whose forecast is `FAR` from the best one. Of a long program those are played
-        that are forecast to be faster: the fastest, and those within `MARGIN` of it, no more than
-        `PLAYED`. The fastest that was played is taken; of several that are as fast, the one that
-        was played first: that of `assign`, or the one of fewest chunks.
+        The way of `assign` is played first. For a short program (`SHORT`) the other ways are
+        played too, except those whose forecast exceeds the best one by `FAR`. For a long program
+        only ways that are forecast to be faster are played: the fastest of them, and those within
+        `MARGIN` of the fastest, no more than `PLAYED`. The fastest played way is taken. Among
+        equally fast ways the first one played is taken: that of `assign`, or the one with the
+        fewest chunks.
 
         Args:
             lengths: keys of every head.
             window_cycles: as for `attacc.pim.timing.engine.run`.
 
         Raises:
-            InputError: no heads, or one of no keys; or something does not fit into banks or
-                buffers.
+            InputError: there are no heads; a head has no keys; or the heads do not fit into banks
+                or buffers.
         """
         dealt = ways(
             lengths,
@@ -147,10 +147,10 @@ class Dealer:
         )  # fmt: skip
 
     def least(self, lengths: Sequence[int]) -> float:
-        """Return about how many cycles are taken however heads are dealt out, without refresh.
+        """Return about the least cycles of any way to deal heads out, without refresh.
 
-        Those that multiplies take in the mean of all channels, the first query on its way to them,
-        and the last context on its way from them.
+        The sum has three parts: the multiplies in the mean of all channels, the way of the first
+        query to them, and the way of the last context from them.
         """
         cycles = int(self._multiplying(np.array(lengths, dtype=np.int64)).sum())
         return self._ends + cycles * self.passes.passes / self.device.organization.channels
@@ -172,7 +172,7 @@ class Dealer:
 
     @cached_property
     def _going(self) -> I64:
-        """How multiplies go through a chunk, as the kernel is told."""
+        """How multiplies go through a chunk, in the form that the kernel takes."""
         layout, apart = self.layout, self.tables.apart
         interval, each = self.tables.multiply_interval, layout.multiplies_per_bank
         if layout.banks_in_turn == 1:
@@ -211,7 +211,7 @@ class Dealer:
         return np.array(delays, dtype=np.int64)
 
     def _fits(self, assignment: Assignment) -> bool:
-        """Return whether the banks have rows for all chunks, each of which begins a row."""
+        """Return whether the banks have rows for all chunks; each chunk begins a row."""
         most = self.layout.organization.rows
         return all(rows_of_chunks(self.layout, own) <= most for own in set(assignment.lengths))
 

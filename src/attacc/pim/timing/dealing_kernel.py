@@ -1,4 +1,4 @@
-"""Forecasts how long channels attend to their chunks, compiled; `dealing` tells what it means.
+"""Compiled forecast of how long channels attend to their chunks; see `dealing`.
 
 The naive twin is in the tests' oracle.
 """
@@ -14,9 +14,9 @@ I64 = npt.NDArray[np.int64]
 
 
 PARTS, COLUMNS, ROW, BANKS, PER_BANK, INTERVAL, OPENING = range(7)
-"""How multiplies go through a chunk: parts of its sequence; multiplies per key of each; multiplies
-that one row of all banks serves; banks that they go around, and multiplies before the next bank;
-cycles of a multiply, and those that a bank with another row open adds."""
+"""How multiplies go through a chunk: parts of its sequence; multiplies per key of each part;
+multiplies that one row of all banks serves; number of banks in turn; multiplies before the next
+bank; cycles of a multiply; additional cycles where a bank has another row open."""
 
 
 @inlined
@@ -24,10 +24,10 @@ def openings(begin: int, end: int, last: int, going: I64) -> int:
     """Return how many banks multiplies ``begin`` to ``end`` of a chunk have to open.
 
     Args:
-        begin: the first of them.
-        end: behind the last.
+        begin: the first multiply.
+        end: one past the last multiply.
         last: the row that is open.
-        going: (7,) how they go through the chunk.
+        going: (7,) how multiplies go through the chunk.
     """
     row, each = going[ROW], going[PER_BANK]
     count = 0
@@ -77,19 +77,19 @@ def forecast(
 
     Args:
         words: (chunks,) accesses of probabilities of each chunk, channel by channel.
-        bounds: (channels + 1,) where each channel begins, and the end of the last.
-        cycles: (2, chunks) of the multiplies of its score and of its context, for one pass.
+        bounds: (channels + 1,) where each channel begins, and the end of the last one.
+        cycles: (2, chunks) cycles of the multiplies of the score and of the context, for one pass.
         busy: (chunks,) cycles that the softmax of one query takes.
         queries: queries that share each chunk.
-        passes: how often a chunk is read for them.
+        passes: number of passes over each chunk.
         columns: multiplies per key of each part, and output slices.
         part_words: accesses of probabilities that each query has in half a vector buffer.
-        moves: (4,) fills with one access of a query, with one access of probabilities, moves of a
-            unit's scores, and of an output slice.
-        moves_apart: cycles between two of these.
-        pipeline: (4,) cycles from a write to the multiply, from a multiply to the move, from this
-            to the softmax, and from there to the move.
-        done: (2,) room.
+        moves: (4,) number of fills with one access of a query, of fills with one access of
+            probabilities, of moves of a unit's scores, and of moves of an output slice.
+        moves_apart: cycles between two fills or moves.
+        pipeline: (4,) cycles from a write to the multiply, from the multiply to the move, from the
+            move to the softmax, and from the softmax to the move of probabilities.
+        done: (2,) working space.
     """
     slowest = 0
     for channel in range(len(bounds) - 1):
@@ -103,7 +103,7 @@ def forecast(
         served = before_queries = 0  # queries of these
         for turn in range(passes * chunks + 1):
             if turn < passes * chunks:
-                # Two chunks take turns until their passes are done.
+                # Two chunks alternate until all their passes are served.
                 pair, own = turn // (2 * passes), turn % (2 * passes)
                 together = min(2, chunks - 2 * pair)
                 chunk = begin + 2 * pair + own % together

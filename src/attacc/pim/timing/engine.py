@@ -43,8 +43,8 @@ class CommandCount:
     """How often a command issued, over all channels.
 
     Attributes:
-        command: its name, as in "MACAB".
-        count: how often.
+        command: name of the command, as in "MACAB".
+        count: number of times that it issued.
     """
 
     command: str
@@ -53,14 +53,14 @@ class CommandCount:
 
 @dataclass(frozen=True, eq=False)
 class ServedTraffic:
-    """What became of ordinary traffic.
+    """When ordinary traffic was served, and at which bandwidth.
 
     Attributes:
-        reads: reads, over all channels.
-        writes: writes, over all channels.
-        bytes: what they moved.
+        reads: number of reads, over all channels.
+        writes: number of writes, over all channels.
+        bytes: bytes that reads and writes moved.
         served: (n,) cycle in which the last RD or WR of each request issued.
-        bytes_per_s: bytes over the time from the first arrival to the last of these.
+        bytes_per_s: bytes over the time from the first arrival to the last RD or WR.
     """
 
     reads: int
@@ -75,13 +75,13 @@ class TimedRun:
     """A program played on a device.
 
     Attributes:
-        cycles: of the command clock, until the last command has issued.
-        time_ns: the same in nanoseconds.
+        cycles: cycles of the command clock until the last command has issued.
+        time_ns: the same duration in nanoseconds.
         commands: how often each command issued, over all channels.
-        log: every command, by cycle and channel, if it was asked for.
+        log: every command, by cycle and channel, if a log was wanted.
         windows: (windows, codes) how often each `attacc.pim.timing.tables.Code` issued over all
-            channels, in one stretch of cycles after the other, if it was asked for.
-        traffic: what became of ordinary traffic, if there was any.
+            channels in each window of cycles, if windows were wanted.
+        traffic: when ordinary traffic was served, if there was any.
     """
 
     cycles: int
@@ -114,21 +114,21 @@ def run(
 ) -> TimedRun:
     """Play a program on the controllers of one stack.
 
-    A channel whose part has ended is refreshed until the last one's has. One that receives nothing
-    stays out altogether.
+    A channel that has ended is refreshed until the last channel ends. A channel that receives no
+    requests issues no commands.
 
     Args:
         program: requests, of the placement that the tables were resolved for.
         tables: the device, resolved for a placement and a cadence.
         log: whether to return every command.
-        window_cycles: length of the stretches of time for which to count commands; 0 for none.
-        traffic: ordinary reads and writes beside it.
-        policy: how these are served; the default one if not given.
+        window_cycles: length of the windows in which to count commands; 0 for none.
+        traffic: ordinary reads and writes beside the program.
+        policy: how ordinary traffic is served; the default policy if not given.
 
     Raises:
         InputError: the program was built for another organisation or placement, or holds
             ordinary reads and writes, which belong into the traffic; the device serves no traffic;
-            or its timing never serves something.
+            or with its timing a request is never served.
     """
     check_program(program, tables)
     if window_cycles < 0:
@@ -181,7 +181,7 @@ def run(
 def count_by_name(issued: I64, tables: TimingTables) -> tuple[CommandCount, ...]:
     """Return how often each command issued, from counts by `attacc.pim.timing.tables.Code`.
 
-    Those of ordinary traffic are named where there was any.
+    The commands of ordinary traffic are listed where there was any.
     """
     names: dict[str, int] = {}
     for code, (name, count) in enumerate(zip(tables.names, issued.tolist(), strict=True)):
@@ -191,15 +191,15 @@ def count_by_name(issued: I64, tables: TimingTables) -> tuple[CommandCount, ...]
 
 
 def _streams(program: Program, starts: I64, *, idle: bool) -> list[Stream]:
-    """Split a program into what enters independently.
+    """Split a program into streams that enter the channels independently.
 
-    Without dependences all channels share one entrance; with them every channel has its own, and
-    channels that receive the same steps are one class.
+    Without dependences all channels share one stream. With dependences every channel has its own
+    stream, and channels that receive the same steps are one class.
 
     Args:
-        program: what enters.
+        program: the program.
         starts: first channels of the classes.
-        idle: whether to return streams of no steps for classes that receive none, too.
+        idle: whether to return empty streams for classes that receive no steps.
     """
     end = program.organization.channels
     class_of = np.full(end + 1, len(starts), dtype=np.int32)
@@ -242,7 +242,7 @@ def pack(
     from attacc.pim.timing import kernel  # loads Numba
 
     layout = AddressLayout.of(program.organization)
-    # A slice where steps are neighbours, which copies nothing.
+    # Where steps are neighbours, a slice avoids a copy.
     chosen: slice | I64 = steps
     if len(steps) and steps[-1] - steps[0] + 1 == len(steps):
         chosen = slice(int(steps[0]), int(steps[-1]) + 1)
@@ -277,7 +277,7 @@ def _code_of() -> I64:
 
 
 def _play(streams: Sequence[Stream], tables: TimingTables) -> list[ControllerState]:
-    """Play streams to their ends; what all of them begin with is simulated once."""
+    """Play streams to their ends; their common beginning is simulated once."""
     from attacc.pim.timing import kernel
 
     if len(streams) < 2:
@@ -300,11 +300,11 @@ def _play(streams: Sequence[Stream], tables: TimingTables) -> list[ControllerSta
 
 
 def check_program(program: Program, tables: TimingTables) -> None:
-    """Refuse a program that a device, as it was resolved, cannot play.
+    """Refuse a program that does not belong to the resolved device.
 
     Raises:
-        InputError: it was built for another organisation or placement, or holds requests that are
-            not timed.
+        InputError: the program was built for another organisation or placement, or holds requests
+            that are not timed.
     """
     o = program.organization
     if o is not tables.organization and o != tables.organization:
@@ -389,7 +389,7 @@ def _desks(
 
 
 def _served(traffic: Traffic, desks: Sequence[Desk], tables: TimingTables) -> ServedTraffic:
-    """Say when requests were served, by the last of their channels."""
+    """Return when each request was served by the last of its channels."""
     served = np.zeros(len(traffic.requests), dtype=np.int64)
     for desk in desks:
         np.maximum.at(served, desk.request, desk.served)

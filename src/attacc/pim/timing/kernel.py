@@ -5,15 +5,16 @@ change are skipped, and channels that receive the same requests are simulated on
 only where requests enter: one full queue blocks all later requests.
 
 Requests of a queue that are alike (same command, bank, row and awaited event, and no barrier
-between them) are one *item*: what holds the first back holds all back. An item remembers a lower
-bound of the cycle in which it may issue. Gates only ever rise, so that a bound stays one, until a
-row opens or closes or an event happens; items are looked at again when theirs is reached.
+between them) are one *item*, because the first one holds back all of them. An item remembers a
+lower bound of the cycle in which it may issue. Gates only rise, so a bound remains valid until a
+row opens or closes or an event happens. The kernel looks at an item again when its bound is
+reached.
 
-All that is needed to go on with further requests is kept in a `State`, so that a program can be fed
+A `State` holds all that is needed to continue with further requests, so that a program can be fed
 piece by piece.
 
-Commands and roles are the numbers of `attacc.pim.timing.tables.Code`; the constants below repeat
-those that the control flow names, since a kernel sees integers only.
+Commands and roles are the numbers of `attacc.pim.timing.tables.Code`. The constants below repeat
+the numbers that the control flow names, since a kernel sees integers only.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def item_ready(i: int, state: State, rules: Rules, c: int) -> int:
 
 @inlined
 def head_item(state: State, c: int) -> int:
-    """Return the item at the head of a queue that holds one and whose leading barrier is gone."""
+    """Return the item at the head of a queue; the queue has an item, and no barrier at its head."""
     head = 0
     for i in range(1, state.lanes[c, ITEMS]):
         if state.items[c, i, AGE] < state.items[c, head, AGE]:
@@ -136,12 +137,13 @@ def select(
     moves_apart: int,
     c: int,
 ) -> tuple[int, int, int, int]:
-    """Choose the best request of a queue whose leading barrier is gone: the oldest that may issue.
+    """Choose the best request of a queue without a barrier at its head: the oldest that may issue.
 
     Returns:
-        Its item, or -1 if none may issue now; a lower bound of the cycle in which another one may,
-        once it has issued; the step of the oldest of those that yield to row hits, `NEVER` for
-        none; and that of the next multiply of another item. The bound leaves out both of these.
+        The item of the best request, or -1 if none may issue now; a lower bound of the cycle in
+        which another request may issue after the best one; the step of the oldest request that
+        yields to row hits, `NEVER` for none; and the step of the next multiply of another item. The
+        bound leaves out the last two.
     """
     best = -1
     soonest = NEVER
@@ -202,7 +204,7 @@ def select(
             rows_ready |= is_row_code(code)
             multiplies_ready |= code == MULTIPLY
             if is_move_code(code):
-                # One behind an older move may well not be ready: it does not issue now.
+                # A move behind an older one need not be checked: it does not issue now.
                 moves_ready = True
                 bank = (state.items[c, other, KEY] >> CODE_BITS) & BANK_MASK
                 every &= bank
@@ -233,9 +235,9 @@ def enter(
     bank_mask: int,
     c: int,
 ) -> None:
-    """Append a request to the queue of a class, to be seen from a cycle on.
+    """Append a request to the queue of a class; it may issue from a cycle on.
 
-    One that cannot issue then leaves its channel asleep until it can.
+    If the request cannot issue in that cycle, its channel stays asleep until it can.
     """
     if state.lanes[c, LENGTH] == 0:
         state.lanes[c, WAKE] = cycle
@@ -252,7 +254,7 @@ def enter(
     state.entries[c, entry, STEP_OF] = step
     bank = (key >> CODE_BITS) & BANK_MASK
     n = state.lanes[c, ITEMS]
-    # Most join the item that the one before them joined.
+    # Most requests join the item that the request before them joined.
     i = state.lanes[c, JOINED]
     if i >= n or state.items[c, i, KEY] != key or state.items[c, i, BEHIND] != behind:
         i = n - 1
@@ -331,9 +333,10 @@ def signal(
     state: State,
     c: int,
 ) -> int:
-    """Make what a step signals happen; return when the first event takes effect, or `NEVER`.
+    """Signal the events of a step; return when the first event takes effect, or `NEVER`.
 
-    What waits for events takes the bus of the command that signals: it issues in a later cycle.
+    A step that waits for such an event uses the same bus as the signalling command, so it issues in
+    a later cycle.
     """
     soonest = NEVER
     for k in range(requests.signals.shape[1]):
@@ -360,7 +363,7 @@ def multiply_again(
     room: Record,
     c: int,
 ) -> bool:
-    """Issue the next multiply of a run, of which it is known that nothing comes before it.
+    """Issue the next multiply of a run; no other command can come before it.
 
     Returns:
         Whether the class sleeps until the following one. If not, it may issue a row command in
@@ -427,20 +430,20 @@ def enter_several(
     rules: Rules,
     state: State,
 ) -> tuple[int, int]:
-    """Let steps enter, in order, until a class that the next one goes to has its queue full.
+    """Let steps enter, in order, until a class of the next step has a full queue.
 
     Args:
-        step: that enters next.
-        entering: class at which it goes on; -1 if it has entered nowhere.
+        step: the step that enters next.
+        entering: the class that it enters next; -1 if it has entered no class.
         end: step before which to stop.
         base: number of the first step of the requests.
-        cycle: now.
+        cycle: the present cycle.
         requests: the steps.
         rules: the device.
-        state: of the controllers.
+        state: state of the controllers.
 
     Returns:
-        The step that enters next, and the class at which it goes on.
+        The step that enters next, and the class that it enters next.
     """
     bank_mask = rules.fixed[BANKS_PER_PSEUDO_CHANNEL] - 1
     while step < end:
@@ -460,7 +463,7 @@ def enter_several(
 
 @inlined
 def fall_due(cycle: int, classes: int, rules: Rules, state: State) -> None:
-    """Make refreshes fall due in every class, which wakes up."""
+    """Make refreshes fall due in every class, and wake every class up."""
     state.clock[NEXT_REFRESH] += rules.fixed[REFRESH_INTERVAL]
     for c in range(classes):
         state.lanes[c, RUNNING] = -1
@@ -470,7 +473,7 @@ def fall_due(cycle: int, classes: int, rules: Rules, state: State) -> None:
 
 @inlined
 def refresh(cycle: int, rules: Rules, state: State, room: Record, c: int) -> None:
-    """Issue the command by which a refresh that is due goes on, or sleep until it may issue."""
+    """Issue the next command of a refresh that is due, or sleep until it may issue."""
     code, bank = maintenance(state, rules, c)
     ready = ready_cycle(code, bank, rules, state, c)
     if ready > cycle:
@@ -496,23 +499,23 @@ def serve(
     state: State,
     c: int,
 ) -> int:
-    """Take a request whose column command issues out of its queue, with what follows from that.
+    """Take a request whose column command issues out of its queue, and update the state.
 
     Args:
-        i: its item.
-        cycle: now.
+        i: the item of the request.
+        cycle: the present cycle.
         base: number of the first step of the requests.
-        may_run: 1 if a run of multiplies may begin with it.
+        may_run: 1 if a run of multiplies may begin with this request.
         soonest: a lower bound of the cycle in which another command may issue.
-        oldest_yielding: the step of the oldest of those that yield to row hits.
+        oldest_yielding: the step of the oldest request that yields to row hits.
         next_multiply: the step of the next multiply of another item.
         requests: the steps.
         rules: the device.
-        state: of the controllers.
+        state: state of the controllers.
         c: the class.
 
     Returns:
-        The bound, as it is afterwards.
+        The lower bound after the command.
     """
     multiply_interval = rules.fixed[MULTIPLY_INTERVAL]
     code = state.items[c, i, NEXT]
@@ -563,21 +566,21 @@ def issue(
     room: Record,
     c: int,
 ) -> int:
-    """Issue the best command of a queue, if any may issue, and tell when to look at it again.
+    """Issue the best command of a queue, if one may issue, and note when to look at it again.
 
     Args:
-        cycle: now.
+        cycle: the present cycle.
         base: number of the first step of the requests.
-        taken: the bus that the first command of this cycle took; 0 for the first.
+        taken: the bus that the first command of this cycle took; 0 for the first command.
         may_run: 1 if a run of multiplies may begin.
         requests: the steps.
         rules: the device.
-        state: of the controllers.
-        room: where to write what is told of every command.
+        state: state of the controllers.
+        room: arrays for the log and the windows.
         c: the class.
 
     Returns:
-        The bus that is taken after it; 0 if the cycle has no further command.
+        The bus that the command took; 0 if the cycle has no further command.
     """
     bank_mask = rules.fixed[BANKS_PER_PSEUDO_CHANNEL] - 1
     multiply_interval = rules.fixed[MULTIPLY_INTERVAL]
@@ -665,24 +668,26 @@ def run_controllers(
 
     Args:
         requests: steps that enter.
-        base: number of the first step of these; k must be 0 if steps before it are queued.
+        base: number of the first of these steps; if earlier steps are queued, the steps must have
+            no signals (k = 0).
         end: number of the step before which to stop entering.
-        more: 1 to return once that step would enter, to be called again; 0 to end the program.
-        until: 0 to end with the last command; or, once that has issued, the cycle up to which rows
-            are still refreshed.
+        more: 1 to return once the step `end` would enter, to be called again; 0 to end the
+            program.
+        until: cycle up to which rows are still refreshed after the last command; 0 to end with the
+            last command.
         rules: the device.
-        state: of the controllers; goes on.
-        traffic: ordinary traffic; goes on.
-        policy: of ordinary traffic (`attacc.pim.timing.traffic_kernel`); None without it.
-        room: where to write what is told of every command.
-        several: None if there is a single class. For this, and for no ordinary traffic, machine
-            code of their own is compiled: without what they do not need, it is faster, and ready
-            sooner.
+        state: state of the controllers; it is changed.
+        traffic: ordinary traffic; it is changed.
+        policy: policy of ordinary traffic (`attacc.pim.timing.traffic_kernel`); None without
+            traffic.
+        room: arrays for the log and the windows.
+        several: None if there is a single class. A single class, and a run without ordinary
+            traffic, have machine code of their own, which is faster and takes less time to compile.
 
     Returns:
         A status.
     """
-    # They come as plain tuples (`attacc.compiled.plain`).
+    # The arguments come as plain tuples (`attacc.compiled.plain`).
     requests, rules, state = Requests(*requests), Rules(*rules), State(*state)
     traffic, room = Traffic(*traffic), Record(*room)
     classes = 1 if several is None else len(state.lanes)
@@ -704,7 +709,7 @@ def run_controllers(
             return FULL
 
         if several is None and policy is None and state.lanes[0, RUNNING] >= 0:
-            # With a single class there is nobody else to look at.
+            # With a single class there is no other class to look at.
             following = state.lanes[0, WAKE]
             if following < state.lanes[0, RUNS_BEFORE] and following < state.clock[NEXT_REFRESH]:
                 cycle = following
@@ -779,13 +784,13 @@ def pack_stream(
 
     Args:
         kind: (n,) kinds of the steps.
-        address: (n,) addresses.
-        waits: (n,) events waited for; (0,) for none.
-        signals: (n, k) events signalled.
+        address: (n,) addresses of the steps.
+        waits: (n,) event that each step waits for; (0,) for none.
+        signals: (n, k) events that each step signals.
         code_of: (kinds,) code of each kind.
         bank_shift: bits below the bank's number in an address.
-        row_shift: bits below the row.
-        row_mask: of the row, after shifting.
+        row_shift: bits below the row in an address.
+        row_mask: mask of the row, after shifting.
         keys: (n,) receives the keys.
         producers: (events + 1,) zeros; receives how many steps signal each event.
 
@@ -813,7 +818,7 @@ def common_prefix(
     keys: I64, other_keys: I64, signals: I32, other_signals: I32, delays: I32, other_delays: I32,
     producers: I32, other_producers: I32,
 ) -> int:  # fmt: skip
-    """Return how many first steps of two streams behave alike, whatever follows."""
+    """Return how many first steps of two streams behave alike, whatever steps follow."""
     n = min(len(keys), len(other_keys))
     for i in range(n):
         if keys[i] != other_keys[i]:

@@ -25,9 +25,9 @@ class RepeatedRun:
     """A repeated program played on a device.
 
     Attributes:
-        timed: as if every repetition had been played.
-        repetitions: how many those are.
-        played: how many of them were: the others did what these had done before.
+        timed: the timed run of all repetitions.
+        repetitions: number of repetitions.
+        played: number of repetitions that were played; the others recur and were counted.
     """
 
     timed: TimedRun
@@ -66,15 +66,15 @@ def run_repeated(
 ) -> RepeatedRun:
     """Play a program many times over, without a pause between repetitions.
 
-    Once the controllers come into a state in which they have been, relative to the time and the
-    rows, everything between the two recurs, and is counted rather than played. That is exact.
+    Once the controllers return to an earlier state, relative to the cycle and the rows, everything
+    between the two states recurs, and is counted rather than played. The result is exact.
 
     Args:
-        body: what is repeated, without dependences.
-        repetitions: how often.
+        body: the program that is repeated, without dependences.
+        repetitions: number of repetitions.
         tables: the device, resolved for a placement and a cadence.
-        rows: by how many rows each repetition lies behind the one before it, modulo those of a
-            bank.
+        rows: number of rows by which each repetition is further on than the one before it, modulo
+            the rows of a bank.
         fold: whether to look for states that recur.
 
     Raises:
@@ -91,7 +91,7 @@ def run_repeated(
     stream = _stream(body, starts)
     at_once = max(1, PIECE_STEPS // len(body))
     state = ControllerState.at_start(stream, tables)
-    # Brent's way to find a cycle: compare with one state, replaced after 1, 2, 4, ... looks.
+    # Brent's cycle detection: compare with one state, which is replaced after 1, 2, 4, ... looks.
     before = state.copy()
     known = state.signature(tables, row=0)
     known_at = looks = 0
@@ -143,7 +143,7 @@ def _nothing(width: I64) -> Stream:
 
 
 def _stream(program: Program, starts: I64) -> Stream:
-    """Pack a program for classes of channels that begin where told."""
+    """Pack a program for classes of channels with these first channels."""
     first = np.searchsorted(starts, program.first_channel.astype(np.int64)).astype(np.int32)
     ends = program.first_channel.astype(np.int64) + program.channels
     last = np.searchsorted(starts, ends).astype(np.int32)
@@ -152,7 +152,7 @@ def _stream(program: Program, starts: I64) -> Stream:
 
 
 def _repeated(keys: I64, done: int, count: int, rows: int, all_rows: int) -> I64:
-    """Return the keys of some repetitions, each a number of rows behind the one before it."""
+    """Return the keys of repetitions, each a number of rows further on than the one before."""
     from attacc.pim.timing import controller_kernel
 
     row = keys >> controller_kernel.ROW_SHIFT & controller_kernel.ROW_MASK
@@ -163,7 +163,7 @@ def _repeated(keys: I64, done: int, count: int, rows: int, all_rows: int) -> I64
 
 
 def _finish(state: ControllerState, tables: TimingTables) -> TimedRun:
-    """Play to the end, and say what happened."""
+    """Play to the end, and return the timed run."""
     state.play(_nothing(state.width), tables, base=state.steps)
     return TimedRun(
         cycles=state.cycle,

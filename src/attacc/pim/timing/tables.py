@@ -1,4 +1,4 @@
-"""Rules to integer tables: what the kernel sees of a device.
+"""Turns the rules of a device into integer tables for the kernel.
 
 Every (scope, following command) that some rule constrains is a *gate*: a row of times, one per
 instance of the scope, before which the command must not issue. Commands with the same
@@ -34,7 +34,7 @@ I64 = npt.NDArray[np.int64]
 
 
 class Code(IntEnum):
-    """What a controller issues, by role; the numbers are what the kernel sees."""
+    """Roles of the commands that a controller issues; the kernel sees the numbers."""
 
     ACTIVATE = 0
     MULTIPLY = 1
@@ -60,36 +60,38 @@ ROW_CODES: Final = (Code.ACTIVATE, Code.PRECHARGE, Code.PRECHARGE_ALL, Code.REFR
 
 @dataclass(frozen=True, eq=False)
 class TimingTables:
-    """A device, placement and cadence as the kernel sees them; all times in clock cycles.
+    """A device, placement and cadence as integer tables; all times are in clock cycles.
+
+    Each gate keeps one time per instance of its scope. A *slot* is the place of such a time.
 
     Attributes:
         device: the device's name.
-        organization: what addresses refer to.
+        organization: the organisation that addresses refer to.
         clock_ns: the clock's period.
-        placement: whose commands the roles stand for.
+        placement: the placement whose commands the roles stand for.
         names: (codes,) the command that each `Code` stands for.
-        waits: (codes, banks, width) where the times are kept before which a command to a bank must
-            not issue: one per gate, of the bank's instance of its scope; -1 beyond the last.
-        raises: (codes, banks, width) where the times are kept that a command raises, likewise.
-        raises_alone: the same without those that only ordinary commands wait for, which stand
-            last: what matters where there is no traffic.
-        latency: (codes, width) by how much, from the cycle it issues.
-        window: (codes, width) how many last such commands the gate counts: it holds back until
-            that long after the first of them.
-        widest_window: the largest of these.
-        slots: number of such times.
-        row_slot: (banks,) which open row a bank belongs to.
+        waits: (codes, banks, width) slots of the times before which a command to a bank must not
+            issue, one per gate; -1 beyond the last.
+        raises: (codes, banks, width) slots of the times that a command raises; -1 beyond the last.
+        raises_alone: as `raises`, without the slots that only ordinary commands wait for, which
+            stand last; used where there is no ordinary traffic.
+        latency: (codes, width) cycles from a command's issue to the time that it raises.
+        window: (codes, width) number of last such commands that the gate counts; the latency
+            counts from the first of them.
+        widest_window: the largest window.
+        slots: number of slots.
+        row_slot: (banks,) number of the open row that a bank belongs to.
         row_slots: number of open rows of a channel.
         banks_per_pseudo_channel: distance between the first banks of two pseudo-channels.
         refresh_bank: (refreshes,) bank addresses of refreshes, in the order in which they come.
-        refresh_per_bank: whether one refreshes a bank only, rather than a pseudo-channel.
+        refresh_per_bank: whether a refresh is of one bank, rather than of a pseudo-channel.
         refreshes_per_interval: refreshes that fall due together, one per pseudo-channel.
-        refresh_interval: cycles between these.
-        moves_yield: whether ready moves stay behind queued row hits on their bank address.
+        refresh_interval: cycles from one such group of refreshes to the next.
+        moves_yield: whether ready moves give way to queued row hits on their bank address.
         multiply_interval: least cycles between two multiplies of a channel, whatever their bank.
-        moves_apart: least cycles between two moves or softmaxes of a pseudo-channel, as its own
-            rules and the channel's say.
-        serves_traffic: whether it has commands for ordinary reads and writes.
+        moves_apart: least cycles between two moves or softmaxes of a pseudo-channel, by the rules
+            of the pseudo-channel and of the channel.
+        serves_traffic: whether the device has commands for ordinary reads and writes.
     """
 
     device: str
@@ -117,15 +119,15 @@ class TimingTables:
     serves_traffic: bool
 
     def apart(self, before: Code, after: Code, one: int, other: int) -> int:
-        """Return the least cycles from one command to another, as their common gates say.
+        """Return the least cycles from one command to another by their common gates.
 
-        A gate that counts several commands counts for its part of each.
+        A gate with a window of several commands counts with its latency divided by the window.
 
         Args:
             before: the first command.
-            after: the second one.
-            one: bank address of the first.
-            other: that of the second.
+            after: the second command.
+            one: bank address of the first command.
+            other: bank address of the second command.
         """
         awaited = set(self.waits[after, other].tolist())
         raised = zip(
@@ -141,7 +143,7 @@ class TimingTables:
 
     @cached_property
     def fixed(self) -> I64:
-        """The numbers among these, in the order of `attacc.pim.timing.kernel`."""
+        """The single numbers of the tables, in the order of `attacc.pim.timing.kernel`."""
         return np.array(
             [
                 self.banks_per_pseudo_channel,
@@ -158,13 +160,13 @@ class TimingTables:
 
 @dataclass(frozen=True, slots=True)
 class _Gate:
-    """What a gate is: commands with the same constraints at a scope share it.
+    """A gate; commands with the same constraints at a scope share it.
 
     Attributes:
-        scope: where commands meet.
-        window: how many last commands it counts.
-        rule: the rule that it belongs to, if it counts several; else -1.
-        waits: preceding commands, and the cycles that each holds the followers back.
+        scope: the scope at which commands meet.
+        window: number of last commands that it counts.
+        rule: the rule that it belongs to, if its window is above 1; else -1.
+        waits: preceding commands, and for how many cycles each holds the followers back.
     """
 
     scope: Scope
@@ -188,11 +190,12 @@ def resolve_timing(
         placement: where its units sit.
         power_limited: whether multiplies keep the cadence of the power budget.
         queries_per_read: queries that a unit multiplies with each column that it reads.
-        temperature_c: of the device, which decides how often it refreshes; None for its usual rate.
+        temperature_c: temperature of the device, which decides how often it refreshes; None for
+            its usual rate.
 
     Raises:
-        InputError: it refreshes bank by bank so often that units which read all banks at once
-            would never run.
+        InputError: the device refreshes bank by bank so often that units which read all banks at
+            once would never run.
     """
     rule_set = device.rule_set
     family = rule_set.families[placement]
@@ -273,7 +276,7 @@ def refresh_command(device: DramDevice) -> str:
     """Return the command by which a device refreshes.
 
     Raises:
-        InputError: it is to refresh bank by bank, and its rule set has no command for that.
+        InputError: the device refreshes bank by bank, but its rule set has no command for that.
     """
     rule_set = device.rule_set
     if device.refresh.mode is RefreshMode.ALL_BANK:
@@ -290,7 +293,7 @@ def refresh_command(device: DramDevice) -> str:
 def _gates(
     rule_set: RuleSet, parameters: Mapping[str, int], names: Sequence[str]
 ) -> tuple[dict[str, list[int]], dict[str, list[tuple[int, int, int]]], list[Scope]]:
-    """Return the gates by following command, those a command raises, and their scopes."""
+    """Return the gates by following command, the gates that a command raises, and their scopes."""
     constraints: dict[tuple[Scope, str, int, int], dict[str, int]] = defaultdict(dict)
     for number, rule in enumerate(rule_set.rules):
         cycles = evaluate_cycles(rule.latency, parameters)
@@ -353,8 +356,8 @@ def _moves_apart(
 def _refresh_order(organization: Organization, *, per_bank: bool) -> I32:
     """Return the bank addresses of successive refreshes; pseudo-channels take turns.
 
-    Bank by bank, bank groups change first, then ranks, then banks: those that one MACSB reads are
-    refreshed one after the other.
+    In per-bank refresh, bank groups change first, then ranks, then banks. The banks that one MACSB
+    reads are thus refreshed one after the other.
     """
     o = organization
     address = np.arange(o.banks_per_channel, dtype=np.int32).reshape(
@@ -405,7 +408,7 @@ def scope_instances(organization: Organization, scope: Scope) -> tuple[I32, int]
 
 
 def _by_bank(slot_of: I32, gates: I64) -> I32:
-    """Return where gates keep their times: (codes, banks, width), from (codes, width) gates."""
+    """Return the slots of gates: (codes, banks, width), from (codes, width) gates."""
     return np.ascontiguousarray(slot_of[gates].transpose(0, 2, 1))
 
 

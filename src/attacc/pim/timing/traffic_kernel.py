@@ -48,7 +48,7 @@ I64 = npt.NDArray[np.int64]
 PIM = 0
 ORDINARY = 1
 
-# Columns of what is kept of each class of channels.
+# Columns of the state of each class of channels.
 NEXT_ARRIVAL = 0
 """The request that arrives next."""
 MODE = 1
@@ -57,7 +57,7 @@ SINCE = 2
 CHANGING = 3
 """1 while the mode is to change."""
 DEADLINE = 4
-"""In PIM mode: nothing is decided before this cycle, unless the units' queue becomes empty."""
+"""In PIM mode, the next decision is in this cycle, unless the units' queue becomes empty before."""
 WAITING = 5
 """Requests in the queues."""
 DESK_COLUMNS = 6
@@ -83,7 +83,7 @@ def take_arrivals(
     banks_per_pseudo_channel: int,
     c: int,
 ) -> int:
-    """Take what has arrived into the queues; return when more arrives, if it is not held back."""
+    """Queue requests that have arrived; return when the next one arrives, unless held back."""
     coming = traffic.desk[c, NEXT_ARRIVAL]
     while coming < traffic.arrivals_end[c]:
         if traffic.arrival[coming] > cycle:
@@ -105,7 +105,7 @@ def take_arrivals(
 
 @inlined
 def decide_directions(cycle: int, policy: I64, traffic: Traffic, c: int) -> int:
-    """Decide for each pseudo-channel whether it writes; return when a write will have got old."""
+    """Decide for each pseudo-channel whether it writes; return when the next write becomes old."""
     again = NEVER
     for p in range(traffic.writing.shape[1]):
         reads, writes = traffic.counts[c, 2 * p], traffic.counts[c, 2 * p + 1]
@@ -177,11 +177,11 @@ def choose(
     state: State,
     c: int,
 ) -> tuple[int, int, int, int]:
-    """Choose the best command in ordinary mode, of those that take a bus that is free.
+    """Choose the best command in ordinary mode, among the commands for a free bus.
 
     Returns:
-        The queue and the place in it of the request, -1 if none may issue; its command; and the
-        first later cycle in which some command may issue, if none does now.
+        The queue of the request, -1 if none may issue; its place in the queue; its command; and
+        the first later cycle in which a command may issue, if none may issue now.
     """
     best_q, best_place, best_code = -1, -1, -1
     best_request = NEVER
@@ -231,7 +231,7 @@ def choose(
 
 @inlined
 def host_maintenance(traffic: Traffic, rules: Rules, state: State, c: int) -> tuple[int, int]:
-    """Return what `maintenance` does, of the rows that are open in ordinary mode."""
+    """Return the next refresh command as `maintenance` does, for the rows of ordinary mode."""
     bank = int(rules.refresh_bank[state.lanes[c, REFRESHED] % len(rules.refresh_bank)])
     if rules.fixed[REFRESH_PER_BANK] == 1:
         return (PRECHARGE_BANK if traffic.bank_rows[c, bank] >= 0 else REFRESH), bank
@@ -240,7 +240,7 @@ def host_maintenance(traffic: Traffic, rules: Rules, state: State, c: int) -> tu
 
 @inlined
 def maintain_host(code: int, bank: int, traffic: Traffic, state: State, c: int) -> None:
-    """Do what `maintain` does, to the rows that are open in ordinary mode."""
+    """Note closed rows and refreshes as `maintain` does, for the rows of ordinary mode."""
     if code == REFRESH:
         state.lanes[c, DUE] -= 1
         state.lanes[c, REFRESHED] += 1
@@ -264,7 +264,7 @@ def change_mode(
     """Close the rows that a change of mode needs closed, and change it once none is open.
 
     Returns:
-        Whether the cycle ends with that.
+        Whether the cycle ends with this.
     """
     mode = traffic.desk[c, MODE]
     closing = any_open(state.open_rows, c) if mode == PIM else any_open(traffic.bank_rows, c)
@@ -364,19 +364,19 @@ def ordinary_cycle(
     state: State,
     room: Record,
 ) -> bool:
-    """Do what ordinary traffic does in a cycle of channel class c.
+    """Play ordinary traffic for one cycle of channel class c.
 
     Args:
-        cycle: now.
+        cycle: the present cycle.
         c: the class.
         traffic: the requests that arrive, and the state of their queues and banks.
-        policy: numbers by the constants above.
+        policy: numbers of the policy, by the constants above.
         rules: the device.
-        state: of the controllers.
-        room: where to write what is told of every command; the step of request i is -2 - i.
+        state: state of the controllers.
+        room: arrays for the log and the windows; the step of request i is -2 - i.
 
     Returns:
-        Whether that was all: False in PIM mode, in which the units' commands are to issue.
+        Whether the cycle is complete. It is not in PIM mode, where the units' commands follow.
     """
     deadline = take_arrivals(cycle, traffic, policy, rules.fixed[BANKS_PER_PSEUDO_CHANNEL], c)
     if traffic.desk[c, WAITING] == 0 and state.lanes[c, LENGTH] == 0 and deadline < NEVER:
@@ -388,7 +388,7 @@ def ordinary_cycle(
     if traffic.desk[c, CHANGING] == 1:
         if change_mode(cycle, deadline, traffic, rules, state, room, c):
             return True
-        # When the mode just entered is to be left again is decided in the next cycle.
+        # The next cycle decides when to leave the mode that was just entered.
         deadline = cycle + 1
     traffic.desk[c, DEADLINE] = deadline
     if traffic.desk[c, MODE] == PIM:
