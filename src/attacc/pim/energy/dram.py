@@ -1,9 +1,10 @@
 """Energy of a stack's commands: bits moved times the cited energy of every segment they cross.
 
-A bit that a unit reads crosses the segments between its cell and the unit: activate and cell
-always; from a column to its bank group; from there to the global I/O; the TSVs to the buffer die;
-the interposer to the host. A unit per bank saves all but the first two, a unit on the buffer die
-all but the last (reference/system-model.md, energy).
+A bit that a unit reads crosses the segments between its cell and the unit. The segments are
+activate and cell, which every bit crosses; from the column to the bank group; from the bank group
+to the global I/O; the TSVs to the buffer die; and the interposer to the host. A bit for a unit per
+bank crosses only the first two, a bit for a unit on the buffer die all but the interposer
+(reference/system-model.md, energy).
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ SOFTMAX_OPERATIONS: Final = 5
 
 
 class DramEnergy(PresetSpec):
-    """Energy per bit of every segment of a stack's data path, and what a stack takes besides.
+    """Energy per bit of every segment of a stack's data path, and other energies of a stack.
 
     Attributes:
         activate: opening the row, per bit read from it.
         cell: sensing and driving to the column decoder.
         column_to_bank_group: from the column decoder to the bank group's multiplexer.
-        bank_group_to_io: from there to the global I/O of the die.
+        bank_group_to_io: from the bank group's multiplexer to the global I/O of the die.
         tsv: through the stack to the buffer die.
         interposer: from the buffer die to the host.
         multiply_add: one multiply and add of a unit.
         activate_row: opening and closing one row of one bank, however many bits are read from
-            it; where it is given, commands are charged with it, and not with `activate`.
-        standby: one rank of a pseudo-channel that does nothing, its banks open.
-        refresh: one all-bank refresh of a pseudo-channel, beyond standby.
+            it; where it is given, commands are charged `activate_row` in place of `activate`.
+        standby: power of one idle rank of a pseudo-channel with its banks open.
+        refresh: one all-bank refresh of a pseudo-channel, in addition to standby.
     """
 
     activate: PicojoulesPerBit
@@ -113,11 +114,12 @@ class CommandCosts:
 
     Attributes:
         open_row_pj: one activation of all banks that a multiply reads, the precharge included; 0
-            where the bits pay for it.
-        activate_pj: of one multiply, for having its rows opened; 0 where the activation pays.
-        cell_pj: of one multiply, for reading cells.
-        read_path_pj: of one multiply, from the banks to the units.
-        multiply_pj: of one multiply, for all multiplies and adds of its units.
+            where activation is charged per bit read.
+        activate_pj: share of one multiply in the opening of its rows; 0 where activation is
+            charged per row.
+        cell_pj: reading of cells by one multiply.
+        read_path_pj: way of one multiply's bits from the banks to the units.
+        multiply_pj: all multiplies and adds of the units in one multiply command.
         write_pj: one WRGB, from the host to the units.
         move_pj: one MVSB or MVGB, between units and buffer die.
     """
@@ -140,7 +142,7 @@ def command_costs(
     elements_per_column: int,
     queries_per_read: float = 1,
 ) -> CommandCosts:
-    """Return what single commands cost.
+    """Return the energy of single commands.
 
     Args:
         organization: the stack.
@@ -193,7 +195,7 @@ def attention_energy(
     Args:
         run: the commands.
         layout: how a key lies in the banks.
-        scores: keys of all query heads: each has one score, which the softmax takes once.
+        scores: number of scores: the keys of all query heads. The softmax takes each score once.
         energy: energy per event.
         banks_per_multiply: banks that one multiply command reads.
         queries_per_read: queries that every column is multiplied with once it is read; a mean if

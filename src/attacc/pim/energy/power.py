@@ -1,9 +1,9 @@
 """Power of a stack: what its commands cost over time, and a multiply cadence from a budget.
 
 Power is the energy of the commands (`attacc.pim.energy.dram`), of refresh and of standby, over
-time. The cadence presets of a device ("power_limited") rest on a statement of AttAcc's authors
-about IDD7; `cadence_from_budget` is the alternative: watts and energies in, cycles out. What either
-implies stands in docs/model/power.md.
+time. The power-limited cadences of the device presets rest on a statement of AttAcc's authors about
+IDD7. `cadence_from_budget` is the alternative: it computes a cadence in cycles from a budget in
+watts and energies. docs/model/power.md compares the two.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
 LONGEST_CADENCE: Final = 10_000
-"""Cycles between two multiplies that a device may ask for (`attacc.hardware.dram.Cadence`)."""
+"""Most cycles between two multiplies of a device (`attacc.hardware.dram.Cadence`)."""
 
 _PJ_PER_NS: Final = NS_PER_S / PJ_PER_J
 """Watts of one picojoule per nanosecond."""
@@ -46,8 +46,8 @@ class CommandEnergy:
     """Energy of one command of one channel.
 
     Attributes:
-        command: its name, as in "MACAB".
-        energy_pj: what it costs.
+        command: name of the command, as in "MACAB".
+        energy_pj: energy of one command.
         source: where the numbers come from.
     """
 
@@ -58,12 +58,12 @@ class CommandEnergy:
 
 @dataclass(frozen=True, slots=True)
 class StackEnergies:
-    """What a stack's commands cost, and what it takes without any.
+    """Energies of a stack's commands, and its standby power.
 
     Attributes:
-        commands: by `Code`.
+        commands: energy of each command, by `Code`.
         background_w: standby of all ranks of all channels.
-        background_source: where that number comes from.
+        background_source: where the standby power comes from.
     """
 
     commands: tuple[CommandEnergy, ...]
@@ -76,12 +76,12 @@ class SustainedPower:
     """Power of a stack whose channels all multiply at a steady cadence.
 
     Attributes:
-        cycles: between two multiplies of a channel.
-        activate_w: opening rows, at the rate at which multiplies use them up.
-        read_w: from the cells to the units.
+        cycles: cycles between two multiplies of a channel.
+        activate_w: opening of rows, at the rate at which multiplies read them to their ends.
+        read_w: reading from the cells to the units.
         multiply_w: multiplies and adds of the units.
-        move_w: moves that the multiplies of a head bring with them; 0 without a head.
-        refresh_w: all pseudo-channels, beyond standby.
+        move_w: moves that belong to the multiplies of a head; 0 without a head.
+        refresh_w: refresh of all pseudo-channels, in addition to standby.
         background_w: standby.
     """
 
@@ -95,7 +95,7 @@ class SustainedPower:
 
     @property
     def dynamic_w(self) -> float:
-        """What stretching the cadence saves."""
+        """Power in proportion to the rate of multiplies; a longer cadence reduces it."""
         return self.activate_w + self.read_w + self.multiply_w + self.move_w
 
     @property
@@ -110,12 +110,12 @@ class PowerCadence:
 
     Attributes:
         placement: where the units sit.
-        budget_w: of the stack.
+        budget_w: power budget of the stack.
         energies: name of the energy preset.
         queries_per_read: queries that every column is multiplied with once it is read.
-        cycles: between two multiplies.
-        unlimited_cycles: the same without a budget.
-        power: at this cadence; at most the budget.
+        cycles: cycles between two multiplies.
+        unlimited_cycles: cycles between two multiplies without a budget.
+        power: power at this cadence; at most the budget.
     """
 
     placement: Placement
@@ -128,20 +128,20 @@ class PowerCadence:
 
     @property
     def binding(self) -> bool:
-        """Whether the budget stretches the cadence at all."""
+        """Whether the budget makes the cadence longer than without a budget."""
         return self.cycles > self.unlimited_cycles
 
 
 @dataclass(frozen=True, eq=False)
 class PowerExcess:
-    """Where a run takes more power than its budget.
+    """The windows in which a run takes more power than its budget.
 
     Attributes:
-        budget_w: of the stack.
-        peak_w: of the worst window.
-        windows: (k,) windows above the budget, in order.
-        first_ns: when the first of them begins.
-        time_share: of the run's time that such windows take.
+        budget_w: power budget of the stack.
+        peak_w: power of the worst window.
+        windows: (k,) numbers of the windows above the budget, in order.
+        first_ns: begin of the first of these windows.
+        time_share: share of these windows in the run's time.
     """
 
     budget_w: float
@@ -157,12 +157,12 @@ class PowerTrace:
 
     Attributes:
         window_cycles: cycles of a window; the last one may be shorter.
-        duration_ns: (windows,) time of each window.
-        power_w: (windows,) its mean power, standby included.
+        duration_ns: (windows,) duration of each window.
+        power_w: (windows,) mean power of each window, standby included.
         commands_pj: energy of all commands.
         background_pj: energy of standby.
-        budget_w: of the stack, if there is one.
-        excess: where it is exceeded; None where it is kept, or without a budget.
+        budget_w: power budget of the stack, if there is one.
+        excess: the windows above the budget; None where it is kept, or without a budget.
     """
 
     window_cycles: int
@@ -185,30 +185,30 @@ class PowerTrace:
 
     @property
     def mean_w(self) -> float:
-        """Mean over the run."""
+        """Mean power over the run."""
         return self.energy_pj / self.time_ns * _PJ_PER_NS
 
     @property
     def peak_w(self) -> float:
-        """Mean of the window that takes most."""
+        """Mean power of the window with the highest power."""
         return float(self.power_w.max())
 
     @property
     def peak_window(self) -> int:
-        """The first window that takes most."""
+        """Number of the first window with the highest power."""
         return int(self.power_w.argmax())
 
     def to_dict(self, clock_ns: float) -> dict[str, Any]:
-        """Return it as plain values.
+        """Return the trace as plain values.
 
         Args:
-            clock_ns: of the command clock.
+            clock_ns: period of the command clock.
 
         Returns:
-            ``window_ns`` over which power is averaged; ``mean_w``; ``standby_w``, what the stack
-            takes without any command; ``peak_w`` of the window that takes most; ``peak_at_ns``,
-            when it begins; ``budget_w``; ``above_budget_share`` of the time, None without a
-            budget; ``windows_w`` of every window.
+            ``window_ns``, the time over which power is averaged; ``mean_w``; ``standby_w``, the
+            power without any command; ``peak_w`` of the window with the highest power, and
+            ``peak_at_ns``, its begin; ``budget_w``; ``above_budget_share`` of the time, None
+            without a budget; ``windows_w``, the power of every window.
         """
         window_ns = self.window_cycles * clock_ns
         above = None
@@ -227,10 +227,10 @@ class PowerTrace:
 
 
 def background_w(device: DramDevice, energies: DramEnergy) -> float:
-    """Return the power of a stack that does nothing, its rows open and not refreshed.
+    """Return the power of an idle stack with open rows and without refresh.
 
     Raises:
-        InputError: the energies do not say what standby takes.
+        InputError: the energies have no standby power.
     """
     o = device.organization
     return o.channels * o.pseudo_channels * o.ranks * _given(energies, "standby", energies.standby)
@@ -245,10 +245,10 @@ def command_energies(
     element: ElementType = ElementType.FP16,
     softmax_pj_per_command: float = 0.0,
 ) -> StackEnergies:
-    """Return what one command of each kind costs.
+    """Return the energy of one command of each kind.
 
-    A precharge is paid for with the activation that it ends. An ordinary read or write moves one
-    access of one bank between its cells and the host.
+    The energy of an activation includes that of the precharge that ends it. An ordinary read or
+    write moves one access of one bank between its cells and the host.
 
     Args:
         device: the stack.
@@ -257,7 +257,7 @@ def command_energies(
         queries_per_read: queries that every column is multiplied with once it is read; a mean if
             reads differ in it.
         element: element type of keys and values.
-        softmax_pj_per_command: of one SFM, which depends on the length of its head.
+        softmax_pj_per_command: energy of one SFM, which depends on the length of its head.
 
     Raises:
         InputError: the energies say nothing of refresh or standby, or a read serves less than
@@ -316,19 +316,19 @@ def sustained_power(
 ) -> SustainedPower:
     """Return the power of a stack whose channels all multiply once in a number of cycles.
 
-    Every row is read to its end before the next one is opened, and neither opening it nor a
-    refresh delays a multiply, so that a run takes less in the long term.
+    Every row is read to its end before the next one is opened, and neither the opening of a row nor
+    a refresh delays a multiply. So a real run takes less power in the long term.
 
     Args:
         device: the stack.
         placement: where its units sit.
-        cycles: between two multiplies of a channel.
+        cycles: cycles between two multiplies of a channel.
         energies: energy per event.
         queries_per_read: queries that every column is multiplied with once it is read.
-        layout: a head whose moves are to be paid for too; without one, there are no moves, and
+        layout: a head whose moves are counted, too; without a head there are no moves, and
             elements are fp16.
-        temperature_c: of the device, on which the rate of refresh depends; None for its usual
-            rate.
+        temperature_c: temperature of the device, on which the rate of refresh depends; None for
+            its usual rate.
 
     Raises:
         InputError: fewer than 1 cycle; the energies say nothing of refresh or standby; or a read
@@ -341,7 +341,7 @@ def sustained_power(
     costs = _costs(device, placement, energies, queries_per_read, element)
     per_pj = o.channels / (cycles * device.clock_ns) * _PJ_PER_NS
     interval = device.parameters(power_limited=False, temperature_c=temperature_c)["nREFI"]
-    # Whether by all banks or bank by bank, everything is refreshed once in an interval.
+    # In both modes of refresh, every bank is refreshed once in an interval.
     refreshes_per_ns = o.channels * o.pseudo_channels / (interval * device.clock_ns)
     moves = 0.0 if layout is None else queries_per_read * _moves_pj_per_multiply(layout, costs)
     return SustainedPower(
@@ -370,14 +370,14 @@ def cadence_from_budget(
     Args:
         device: the stack.
         placement: where its units sit.
-        budget_w: what the whole stack may take, standby and refresh included.
+        budget_w: power budget of the whole stack, standby and refresh included.
         energies: energy per event.
         queries_per_read: queries that every column is multiplied with once it is read.
         layout: as for `sustained_power`.
         temperature_c: as in `sustained_power`.
 
     Raises:
-        InputError: the budget is not positive, does not pay for standby and refresh, or pays for
+        InputError: the budget is not positive, is too small for standby and refresh, or allows
             less than one multiply in 10,000 cycles; or as for `sustained_power`.
     """
     if not (isfinite(budget_w) and budget_w > 0):
@@ -432,8 +432,8 @@ def with_power_cadence(device: DramDevice, cadence: PowerCadence) -> DramDevice:
     """Return the device with the cadence of a budget as its power-limited one.
 
     Raises:
-        InputError: the device has no cadence for the units at the buffer die, and the budget
-            asks for a longer one than that of their bus.
+        InputError: the budget needs a longer cadence for units on the buffer die, which always
+            have the cadence of their bus.
     """
     if cadence.placement is Placement.BUFFER:
         if not cadence.binding:
@@ -447,7 +447,7 @@ def with_power_cadence(device: DramDevice, cadence: PowerCadence) -> DramDevice:
         )
     name = "nCCDAB" if cadence.placement is Placement.BANK else "nCCDSB"
     fields = {field: getattr(device, field) for field in DramDevice.model_fields}
-    # Where the budget does not bind, several queries per read may: that is for the device to add.
+    # Where the budget does not bind, the device adds the cadence of several queries per read.
     cycles = cadence.cycles if cadence.binding else getattr(device.unlimited, name)
     limited = Cadence.model_validate(device.power_limited.model_dump() | {name: cycles})
     source = f"{cadence.budget_w:g} W per stack with the energies of {cadence.energies}"
@@ -473,21 +473,21 @@ def windowed_power(
     A command's energy counts for the window in which it issues.
 
     Args:
-        windows: (windows, codes) commands that issued over all channels in each stretch of
+        windows: (windows, codes) commands that issued over all channels in each window of
             `window_cycles` cycles, as in `TimedRun.windows`.
         device: the stack.
         placement: where its units sit.
         energies: energy per event.
         window_cycles: cycles of a window.
-        cycles: of the whole run; the last window may be shorter than the others.
-        budget_w: what the stack may take.
-        queries_per_read: as for `command_energies`; likewise the following ones.
+        cycles: cycles of the whole run; the last window may be shorter than the others.
+        budget_w: power budget of the stack, if there is one.
+        queries_per_read: as in `command_energies`.
         element: as in `command_energies`.
         softmax_pj_per_command: as in `command_energies`.
 
     Raises:
-        InputError: windows of less than one cycle, or windows that are not those of the run; a
-            budget that is not positive; or as for `command_energies`.
+        InputError: a window has less than one cycle; the windows do not belong to the run; the
+            budget is not positive; or as for `command_energies`.
     """
     if window_cycles < 1:
         raise InputError(
@@ -559,7 +559,7 @@ def _costs(
 
 
 def _moves_pj_per_multiply(layout: HeadLayout, costs: CommandCosts) -> float:
-    """Return the energy of all moves of a head, shared out evenly to its multiplies."""
+    """Return the energy of all moves of a head, divided by its number of multiplies."""
     # Groups of moves are the same for every length; the shortest head has one of each.
     group = head_commands(layout.head(layout.sequence_parts))
     moves = (
@@ -581,7 +581,7 @@ def _unlimited_cycles(device: DramDevice, placement: Placement, queries_per_read
 
 
 def _refresh(device: DramDevice, energies: DramEnergy) -> tuple[str, float]:
-    """Return the command by which the device is refreshed, and what one costs."""
+    """Return the refresh command of the device, and its energy."""
     rules, o = device.rule_set, device.organization
     energy_pj = _given(energies, "refresh", energies.refresh)
     if device.refresh.mode is RefreshMode.PER_BANK and rules.refresh_bank is not None:
@@ -593,7 +593,7 @@ def _given(energies: DramEnergy, field: str, value: float | None) -> float:
     """Return an optional energy.
 
     Raises:
-        InputError: the preset leaves it open.
+        InputError: the preset does not state it.
     """
     if value is None:
         raise InputError(

@@ -1,4 +1,4 @@
-"""What a host tells an AttAcc device, and what its answers cost."""
+"""The model and hardware that a host describes to AttAccs, and the costs of their answers."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ PARTIAL_BYTES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class KvShape:
-    """Keys and values of a model, as far as the device is told ("set model").
+    """The shape of a model's keys and values, which the host gives to the device ("set model").
 
     Attributes:
-        layers: of the model, each with keys and values of its own.
+        layers: layers of the model, each with keys and values of its own.
         kv_heads: key/value heads of a layer.
-        queries_per_kv_head: query heads that share each of them.
+        queries_per_kv_head: query heads that share each key/value head.
         head_dim: elements of a key.
         element: type of keys and values in the banks.
-        scale: what scores are multiplied by; None for 1 / sqrt(head_dim).
+        scale: factor of the scores; None for 1 / sqrt(head_dim).
 
     Raises:
         InputError: a size is below 1, or the scale is no positive number.
@@ -61,14 +61,14 @@ class KvShape:
 
 @dataclass(frozen=True, slots=True)
 class AttaccHardware:
-    """AttAcc devices, and how a host reaches them.
+    """AttAcc devices, and the link from the host to each of them.
 
     Attributes:
         device: the DRAM device of every stack.
         placement: where its units sit.
-        devices: AttAccs, each with a link of its own.
-        stacks_per_device: stacks of each.
-        link: from the host to one AttAcc.
+        devices: number of AttAccs; each has a link of its own.
+        stacks_per_device: stacks of each AttAcc.
+        link: link from the host to one AttAcc.
         queries_per_read: query heads that a read of keys and values serves at most.
         power_limited: whether multiplies keep a cadence that limits power.
 
@@ -100,10 +100,10 @@ class LinkBytes:
     """Bytes that crossed between host and AttAccs.
 
     Attributes:
-        queries: in, to every stack that holds a part of their head.
-        keys_values: in, once per token.
-        contexts: out; of a head that is cut over stacks also the maximum and the sum that belong
-            to each part.
+        queries: bytes of queries to the AttAccs, for every stack that holds a part of their head.
+        keys_values: bytes of keys and values to the AttAccs, once per token.
+        contexts: bytes of contexts to the host; for a head that is cut over stacks, with the
+            maximum and the sum of each part.
     """
 
     queries: int = 0
@@ -112,17 +112,17 @@ class LinkBytes:
 
     @property
     def inward(self) -> int:
-        """To the AttAccs."""
+        """Bytes to the AttAccs."""
         return self.queries + self.keys_values
 
     @property
     def outward(self) -> int:
-        """To the host."""
+        """Bytes to the host."""
         return self.contexts
 
     @property
     def total(self) -> int:
-        """Both ways."""
+        """Bytes in both directions."""
         return self.inward + self.outward
 
     def __add__(self, other: LinkBytes) -> LinkBytes:
@@ -136,14 +136,14 @@ class LinkBytes:
 
 @dataclass(frozen=True, slots=True)
 class AppendCost:
-    """What it takes to append keys and values.
+    """The costs of appending keys and values.
 
     Attributes:
-        link: bytes that crossed.
-        link_ns: on the busiest link.
-        link_pj: of all links.
-        saturated: elements beyond what the scale of their head holds, cut down to it; only of
-            8-bit formats.
+        link: bytes that crossed the links.
+        link_ns: time on the busiest link.
+        link_pj: energy of all links.
+        saturated: number of elements beyond the range of their head's scale, which were clipped;
+            only in 8-bit formats.
     """
 
     link: LinkBytes
@@ -153,7 +153,7 @@ class AppendCost:
 
     @classmethod
     def total(cls, costs: Iterable[AppendCost]) -> AppendCost:
-        """Return what several take, one after the other."""
+        """Return the sum of several costs, one after the other."""
         each = list(costs)
         return cls(
             sum((one.link for one in each), LinkBytes()),
@@ -165,17 +165,17 @@ class AppendCost:
 
 @dataclass(frozen=True, slots=True)
 class AttendCost:
-    """What it takes to attend: one layer, one step, some requests.
+    """The costs of one attend: one layer of one step, for some requests.
 
     Attributes:
-        cycles: of the command clock, until the slowest stack is done.
-        time_ns: the same.
-        link_ns: queries in and contexts out, on the busiest link; beside ``time_ns``.
-        energy_pj: of the commands and units of all stacks; refresh and standby are not among them.
-        link_pj: of all links; beside ``energy_pj``.
-        link: bytes that crossed.
-        bank_read_bytes: read by the units from the banks, padding and repeated reads included.
-        stacks: that had something to do.
+        cycles: cycles of the command clock until the slowest stack has ended.
+        time_ns: the same duration in nanoseconds.
+        link_ns: time of queries and contexts on the busiest link; not part of ``time_ns``.
+        energy_pj: energy of the commands and units of all stacks, without refresh and standby.
+        link_pj: energy of all links; not part of ``energy_pj``.
+        link: bytes that crossed the links.
+        bank_read_bytes: bytes that the units read in the banks, with padding and repeated reads.
+        stacks: number of stacks that had keys to attend to.
     """
 
     cycles: int
@@ -189,7 +189,7 @@ class AttendCost:
 
     @classmethod
     def total(cls, costs: Iterable[AttendCost]) -> AttendCost:
-        """Return what several take, one after the other, as layers are."""
+        """Return the sum of several costs, one after the other, as of the layers of a step."""
         each = list(costs)
         return cls(
             sum(one.cycles for one in each),
@@ -205,11 +205,11 @@ class AttendCost:
 
 @dataclass(frozen=True, eq=False)
 class Attended:
-    """What the device answers.
+    """The device's answer to an attend.
 
     Attributes:
-        context: (requests, heads, head_dim) in the order that was asked for.
-        cost: of the call.
+        context: (requests, heads, head_dim) contexts, in the order of the requests of the call.
+        cost: costs of the call.
     """
 
     context: F32

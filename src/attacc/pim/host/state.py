@@ -1,4 +1,4 @@
-"""What AttAccs hold for a host, and what attending to some of it takes."""
+"""The state of AttAccs: a model, its stored requests, and remembered plans with their costs."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ F32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class KeptChunk:
-    """A chunk, and where its rows are kept.
+    """A chunk, and where the store keeps its rows.
 
     Attributes:
         place: the chunk.
-        kept: (layers, 2 R) which of the rows that are kept each of its rows is.
+        kept: (layers, 2 R) number of each row of the chunk in the store.
     """
 
     place: ResidentChunk
@@ -52,18 +52,18 @@ class KeptChunk:
 
 @dataclass(slots=True, eq=False)
 class StoredRequest:
-    """What is stored of a request.
+    """The stored keys and values of a request.
 
     Attributes:
-        serial: its number among all that there have been.
-        resident: where it lies.
-        lengths: (layers,) keys of each.
-        key_scales: (layers, kv_heads).
-        value_scales: (layers, kv_heads).
-        version: of the request's chunks, as far as the following know them.
-        chunks: head by head, in the order of their keys.
-        places: where tokens are written.
-        devices: (chunks,) AttAcc that has each.
+        serial: number of the request among all requests of the session.
+        resident: the chunks that it has been given.
+        lengths: (layers,) keys of each layer.
+        key_scales: (layers, kv_heads) scales of the keys.
+        value_scales: (layers, kv_heads) scales of the values.
+        version: version of `resident` for which the following attributes are filled in.
+        chunks: its chunks, head by head, in the order of their keys.
+        places: where its tokens are written.
+        devices: (chunks,) AttAcc that holds each chunk.
     """
 
     serial: int
@@ -77,12 +77,12 @@ class StoredRequest:
     devices: I64 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def keep(self, store: BankStore, attender: Attender, layers: int, per_device: int) -> None:
-        """Keep the rows of chunks that are new.
+        """Take rows of the store for chunks that are new.
 
         Args:
-            store: where.
+            store: the rows of all stacks.
             attender: the units.
-            layers: of the model.
+            layers: layers of the model.
             per_device: stacks of an AttAcc.
         """
         known = {id(one.place): one for one in self.chunks}
@@ -99,12 +99,12 @@ class StoredRequest:
         self.version = self.resident.version
 
     def busiest_share(self, first: int, tokens: int, devices: int) -> float:
-        """Return the largest share of an AttAcc in some consecutive tokens.
+        """Return the largest share that one AttAcc holds of consecutive tokens.
 
         Args:
-            first: of them.
-            tokens: how many.
-            devices: AttAccs.
+            first: the first token.
+            tokens: number of tokens.
+            devices: number of AttAccs.
         """
         if devices == 1:
             return 1.0
@@ -117,18 +117,18 @@ class StoredRequest:
 
 @dataclass(slots=True, eq=False)
 class CostedPlan:
-    """A plan, and what it costs.
+    """A plan with its costs.
 
     Attributes:
-        plan: of all stacks.
-        rows: (layers, rows) which of the rows that are kept each row of the plan is.
-        run: commands of all stacks, and the cycles of the slowest.
-        stacks: that have something to do.
-        link: bytes that cross.
-        busiest_bytes: those to the AttAcc that gets most, and those from the one that sends most.
-        lengths: keys of each request for which the following are filled in.
+        plan: the plan of all stacks.
+        rows: (layers, rows) number in the store of each row of the plan.
+        run: commands of all stacks, and the cycles of the slowest one.
+        stacks: number of stacks that have keys to attend to.
+        link: bytes that cross the links.
+        busiest_bytes: bytes to the AttAcc that receives most, and from the one that sends most.
+        lengths: keys of each request for which the following attributes are filled in.
         chunk_lengths: keys of each chunk.
-        cost: of attending.
+        cost: costs of attending.
     """
 
     plan: ResidentPlan
@@ -144,19 +144,19 @@ class CostedPlan:
 
 @dataclass(frozen=True, eq=False)
 class HostState:
-    """A model, and what is stored of its requests.
+    """A model, and its stored requests.
 
     Attributes:
-        shape: what the host said.
+        shape: the shape that the host has set.
         layout: how a key lies in the banks.
-        passes: how queries that share keys and values are served.
+        passes: how the queries that share keys and values are divided into passes.
         tables: the timing of the device.
         attender: the units.
         growth: how requests may grow.
-        residence: who lies where.
-        store: what lies there.
-        requests: by the host's numbers.
-        plans: by what their requests have in common, the least recent first.
+        residence: which request has which rows.
+        store: the contents of the rows.
+        requests: stored requests by the host's numbers.
+        plans: remembered plans by their key, the least recently used first.
     """
 
     shape: KvShape
@@ -174,7 +174,7 @@ class HostState:
     _serials: count[int] = field(default_factory=count)
 
     def opened(self, resident: ResidentRequest) -> StoredRequest:
-        """Return a request that has room, and nothing stored yet."""
+        """Return a new request that has room, and no keys stored yet."""
         layers, heads = self.shape.layers, self.shape.kv_heads
         return StoredRequest(
             next(self._serials),
@@ -191,17 +191,17 @@ def chunk_growth(
     """Return how requests may grow.
 
     Args:
-        device: of a stack.
+        device: the DRAM device of a stack.
         layout: how a key lies in the banks.
-        passes: how queries that share keys and values are served.
-        growing_keys: for which the last chunk of a head has room at least; None for the default.
+        passes: how the queries that share keys and values are divided into passes.
+        growing_keys: least room of the last chunk of a head, in keys; None for the default.
 
     Raises:
-        InputError: that is no number of keys that a chunk can have.
+        InputError: a chunk cannot have `growing_keys` keys.
     """
     longest = longest_chunk(device, layout, passes.most)
     grain = min(chunk_grain(layout), longest)
-    # Lengths that fill as many columns, and take the softmax lanes as many passes.
+    # Lengths within a quantum fill as many columns and take as many passes of the softmax lanes.
     lanes = max(1, pipeline_of(device).softmax_lanes // device.organization.channels)
     quantum = math.gcd(layout.sequence_parts, lanes, longest)
     growing = min(GROWING_GRAINS * grain, longest) if growing_keys is None else growing_keys
@@ -214,16 +214,16 @@ def plan_for(
     asked: Sequence[StoredRequest],
     lengths: Sequence[int],
 ) -> CostedPlan:
-    """Return what the stacks do to attend to some requests.
+    """Return the plan by which the stacks attend to some requests.
 
     Args:
-        state: what is stored.
+        state: the model and its stored requests.
         hardware: the AttAccs.
         asked: the requests.
-        lengths: keys of each, in whole quanta.
+        lengths: keys of each request, in whole quanta.
 
     Raises:
-        InputError: something does not fit into the buffers of a channel.
+        InputError: queries or scores do not fit into the buffers of a channel.
     """
     heads = state.shape.kv_heads
     by_channel: dict[tuple[int, int], list[tuple[Placed, KeptChunk]]] = {}
@@ -235,7 +235,7 @@ def plan_for(
                 by_channel.setdefault((at.stack, at.channel), []).append((placed, one))
     where = sorted(by_channel)
     for own in by_channel.values():
-        # Longest first, as chunks are dealt out; whatever the order of the requests.
+        # Longest first, as chunks are dealt out, independent of the order of the requests.
         own.sort(key=lambda one: (-one[0].length, asked[one[0].owner // heads].serial, one[0]))
     plan = ResidentPlan.of(
         state.attender,

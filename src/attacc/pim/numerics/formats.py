@@ -1,9 +1,9 @@
-"""Number formats: which values there are, and how a value is rounded to them.
+"""Number formats: their values, and rounding to them.
 
-All formats are told by the same four numbers, so that one rule rounds to each: the bits of the
-significand, the least exponent (below which values are a fixed distance apart: subnormals), the
-largest value, and what a value beyond it becomes. An int8 is the case of which all values are
-subnormal. Rounding is to nearest, ties to even (IEEE 754-2019, 4.3.1).
+Four numbers describe each format, so that one rule rounds to all formats: the bits of the
+significand, the least exponent (below it values are a fixed distance apart: subnormals), the
+largest value, and the result for values beyond it. All values of int8 are subnormal in this sense.
+Rounding is to nearest, ties to even (IEEE 754-2019, 4.3.1).
 
 Sources: IEEE 754-2019 (fp16, fp32); bfloat16 as in Intel's "BFLOAT16 - Hardware Numerics
 Definition" (2018), with subnormals; "OCP 8-bit Floating Point Specification (OFP8)" (2023) for
@@ -28,14 +28,14 @@ Floats = npt.NDArray[np.floating]
 Codes = npt.NDArray[np.unsignedinteger]
 
 FRACTION_BITS: Final = 52
-"""Of a float64."""
+"""Bits of the fraction of a float64."""
 BIAS: Final = 1023
-"""Of the exponent of a float64."""
+"""Bias of the exponent of a float64."""
 EXPONENT_MASK: Final = 0x7FF << FRACTION_BITS
 
 
 class Overflow(StrEnum):
-    """What a value becomes that is larger than any of its format."""
+    """Result of rounding a value beyond the largest value of its format."""
 
     INFINITE = "infinite"
     """Infinity; NaN in a format without one."""
@@ -47,11 +47,11 @@ class Rounding(NamedTuple):
     """Rounding to a format, as kernels compute it (`attacc.pim.numerics.rounding_kernel`).
 
     Attributes:
-        floor: bits of the float64 of the least normal value.
-        spread: what to add to the bits of a power of two, for the power whose last bit is worth
-            as much as the last bit of a value of the format.
-        largest: finite value.
-        beyond: what larger values become.
+        floor: bits of the least normal value as a float64.
+        spread: number to add to the bits of a power of two. The sum is the power of two whose last
+            bit has the weight of the last bit of a value of the format.
+        largest: largest finite value.
+        beyond: result for larger values.
     """
 
     floor: int
@@ -75,7 +75,7 @@ class Format(StrEnum):
         """Return the format of this name.
 
         Raises:
-            UnknownNameError: there is none; proposes the nearest ones.
+            UnknownNameError: there is no such format; proposes the nearest names.
         """
         try:
             return cls(name)
@@ -85,7 +85,7 @@ class Format(StrEnum):
 
     @property
     def bits(self) -> int:
-        """Bits of a number."""
+        """Number of bits of a value."""
         return _SHAPES[self].bits
 
     @property
@@ -95,12 +95,12 @@ class Format(StrEnum):
 
     @property
     def least_exponent(self) -> int:
-        """Exponent of the least normal value; values below it are as far apart as those above."""
+        """Exponent of the least normal value; subnormals are as far apart as values next to it."""
         return _SHAPES[self].least_exponent
 
     @property
     def quantum(self) -> float:
-        """Distance of neighbouring values about zero: the least positive value."""
+        """Distance of neighbouring values near zero, which is the least positive value."""
         return 2.0 ** (self.least_exponent - self.significand + 1)
 
     @property
@@ -114,7 +114,7 @@ class Format(StrEnum):
         return self is Format.INT8
 
     def contains(self, other: Format) -> bool:
-        """Return whether every value of another format is also one of this."""
+        """Return whether every value of another format is also a value of this one."""
         return (
             self.significand >= other.significand
             and self.quantum <= other.quantum
@@ -122,7 +122,7 @@ class Format(StrEnum):
         )
 
     def rounding(self, overflow: Overflow = Overflow.INFINITE) -> Rounding:
-        """Return how kernels round to this format."""
+        """Return the numbers by which kernels round to this format."""
         beyond = self.largest
         if overflow is Overflow.INFINITE and not self.is_integer:
             beyond = float("nan") if self is Format.E4M3 else float("inf")
@@ -144,7 +144,7 @@ class Format(StrEnum):
         exact = np.asarray(values, dtype=np.float64)
         size = np.abs(exact)
         exponent = np.maximum(size.view(np.int64) & EXPONENT_MASK, floor)
-        # Of 2**52 times the distance of neighbours, float64 holds whole multiples of that only.
+        # At 2**52 times the distance of neighbours, float64 holds only multiples of that distance.
         with np.errstate(invalid="ignore", over="ignore"):
             coarse = (exponent + np.where(np.isfinite(exact), spread, 0)).view(np.float64)
             near = np.where(np.isfinite(exact), (size + coarse) - coarse, size)
@@ -192,7 +192,7 @@ class Format(StrEnum):
 
 
 class _Shape(NamedTuple):
-    """Of a format; infinity and NaN are codes, that of a format without infinity is its NaN."""
+    """Bits and limits of a format. Infinity and NaN are codes; without infinity, both are NaN."""
 
     bits: int
     significand: int

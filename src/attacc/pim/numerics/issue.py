@@ -1,4 +1,4 @@
-"""In which order the controllers of a stack issue the steps of a program."""
+"""The order in which the controllers of a stack issue the steps of a program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attacc.pim.timing.engine import check_program, class_starts, pack
 from attacc.pim.timing.tables import Code, TimingTables
 
 _DATA: Final = (Code.MULTIPLY, Code.WRGB, Code.MVSB, Code.MVGB, Code.SFM)
-"""What moves or uses data; rows are opened and closed on behalf of steps, too."""
+"""Commands that move or use data. (Commands that open and close rows also belong to steps.)"""
 
 U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
@@ -23,16 +23,16 @@ I64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class IssuedSteps:
-    """What neighbouring channels issue, the same on each, in order of time.
+    """Steps that neighbouring channels issue alike, in order of time.
 
-    Rows, refresh and barriers are left out.
+    Row commands, refresh and barriers are left out.
 
     Attributes:
-        first_channel: of them.
-        channels: how many.
+        first_channel: first of the channels.
+        channels: number of channels.
         kind: (n,) `attacc.pim.program.program.Kind` of each step.
-        address: (n,) its byte address, below the channel.
-        cycle: (n,) when it issues, the first cycle being 1.
+        address: (n,) byte address of each step, below the channel.
+        cycle: (n,) cycle in which each step issues; the first cycle is 1.
     """
 
     first_channel: int
@@ -47,8 +47,8 @@ class PlayedSteps:
     """A program played on the controllers of one stack.
 
     Attributes:
-        issued: what neighbouring channels issue.
-        cycles: until the last command has issued, as of `attacc.pim.timing.engine.run`.
+        issued: issued steps, for each run of neighbouring channels that issue alike.
+        cycles: cycles until the last command has issued, as in `attacc.pim.timing.engine.run`.
         counts: (codes,) how often each `attacc.pim.timing.tables.Code` issued, over all channels.
     """
 
@@ -58,7 +58,7 @@ class PlayedSteps:
 
 
 def issued_steps(program: Program, tables: TimingTables) -> tuple[IssuedSteps, ...]:
-    """Play a program on the controllers of one stack, and return what issued when.
+    """Play a program on the controllers of one stack, and return the issued steps.
 
     Args:
         program: requests, of the placement that the tables were resolved for.
@@ -71,10 +71,10 @@ def issued_steps(program: Program, tables: TimingTables) -> tuple[IssuedSteps, .
 
 
 def played_steps(program: Program, tables: TimingTables) -> PlayedSteps:
-    """Play a program, and return what issued when and how long it took.
+    """Play a program, and return the issued steps, the cycles and the counts of commands.
 
     Args:
-        program: as of `issued_steps`.
+        program: as in `issued_steps`.
         tables: as in `issued_steps`.
 
     Raises:
@@ -101,7 +101,7 @@ def played_steps(program: Program, tables: TimingTables) -> PlayedSteps:
 
 
 def _streams(program: Program) -> Iterator[Stream]:
-    """Yield what enters independently: without dependences everything, with them each class."""
+    """Yield independent streams: one for all channels without dependences, else one per class."""
     starts = class_starts(program)
     width = np.diff(starts, append=program.organization.channels)
     first = program.first_channel.astype(np.int64)
@@ -121,7 +121,7 @@ def _streams(program: Program) -> Iterator[Stream]:
 
 
 def _log(stream: Stream, tables: TimingTables) -> tuple[I64, ControllerState]:
-    """Return cycle, code, class, step and bank of everything that issues, and the state then."""
+    """Return cycle, code, class, step and bank of each issued command, and the final state."""
     log = Room.begun(stream, log=True, window_cycles=0)
     state = ControllerState.at_start(stream, tables)
     state.play(stream, tables, room=log)

@@ -1,13 +1,13 @@
 """The modelled banks of a stack, and where keys and values are written in them.
 
-Key k of a chunk belongs to part k mod P of the sequence, as its (k div P)-th: a part is the
-pseudo-channel, rank and bank group (bank, bankgroup), or the pseudo-channel (buffer) that holds
-it. So a new key takes the next place, and moves no other. At ``bank``, the elements of a key lie
-in the banks of its group one access after the other: bank b holds the accesses b w to b w + w - 1
-of the key, w being its columns. The values of an output slice are laid out alike. Which column is
-read by which multiply is told by `attacc.pim.mapping.geometry.HeadLayout`; AttAcc, ASPLOS 2024,
-gives the split (reference/attacc.md, mapping of one head), not which key goes to which part:
-assumed.
+Key k of a chunk is the (k div P)-th key of part k mod P of the sequence. A part lies in one
+pseudo-channel, rank and bank group (bank, bankgroup), or in one pseudo-channel (buffer). So a new
+key takes the next place, and no other key moves. At ``bank``, the elements of a key lie in the
+banks of its group one access after the other: bank b holds the accesses b w to b w + w - 1 of the
+key, where w is the number of columns per key. The values of an output slice are laid out alike.
+`attacc.pim.mapping.geometry.HeadLayout` tells which multiply reads which column. AttAcc, ASPLOS
+2024, states the split (reference/attacc.md, mapping of one head), but not which key goes to which
+part; that is assumed.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Geometry:
     varying fastest. Unit u reads bank u * stride + (what the multiply's address says).
 
     Attributes:
-        units: of a channel, numbered as their banks are.
-        stride: banks from one unit's to the next one's.
-        banks: of a channel.
+        units: number of units of a channel; units are numbered in the order of their banks.
+        stride: number of banks from one unit's bank to the next unit's bank.
+        banks: number of banks of a channel.
     """
 
     units: int
@@ -47,7 +47,7 @@ class Geometry:
 
     @classmethod
     def of(cls, organization: Organization, placement: Placement) -> Geometry:
-        """Return it for a placement."""
+        """Return the geometry of a placement."""
         banks = organization.banks_per_channel
         stride = {
             Placement.BANK: 1,
@@ -59,7 +59,7 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class MultiplyPlaces:
-    """Where the multiplies of a head read, from where its keys or values begin.
+    """Where the multiplies of a head read, relative to the begin of its keys or values.
 
     Attributes:
         column: (n,) access in a bank, rows one after the other.
@@ -71,7 +71,7 @@ class MultiplyPlaces:
 
     @classmethod
     def of(cls, layout: HeadLayout) -> MultiplyPlaces:
-        """Return them for the multiplies of a score; those of the context are as many."""
+        """Return the places of a score's multiplies; a context's multiplies have the same ones."""
         o = layout.organization
         address = layout.multiply_addresses(layout.score_multiplies)
         bank, in_bank = np.divmod(address, o.bank_bytes)
@@ -80,13 +80,15 @@ class MultiplyPlaces:
 
 @dataclass(frozen=True, eq=False)
 class BankMemory:
-    """What the banks of a stack hold. Only rows that were written are kept.
+    """The contents of the banks of a stack. Only rows that were written are kept.
 
     Attributes:
         organization: the stack.
-        slots: per channel, (rows,) which of the rows that are kept each is; 0 for one that is not.
-        channels: per channel, (rows that are kept, columns, pseudo-channels, ranks, bank groups,
-            banks, bytes of an access). The first is that of all rows that are not kept: zero.
+        slots: per channel, (rows,) number of each row among the kept rows; 0 for a row that is not
+            kept.
+        channels: per channel, the contents: (kept rows, columns, pseudo-channels, ranks, bank
+            groups, banks, bytes of an access). Kept row 0 is zero, and stands for all rows that
+            are not kept.
     """
 
     organization: Organization
@@ -128,16 +130,16 @@ class BankMemory:
         missing = first + np.flatnonzero(slots[first : last + 1] == 0)
         used = 1 + int(np.count_nonzero(slots))
         if used + len(missing) > len(held):
-            # By half as much again, so that what grows token by token is not copied every time.
+            # Grow by half, so that data that grow token by token are not copied every time.
             more = max(used + len(missing), len(held) * 3 // 2) - len(held)
             self.channels[channel] = np.concatenate([held, self._rows(more)])
         slots[missing] = used + np.arange(len(missing))
 
     def accesses(self, channel: int, bits: int) -> Codes:
-        """Return what a channel holds, access by access, as elements of 8 or 16 bits.
+        """Return the contents of a channel, access by access, as elements of 8 or 16 bits.
 
         Returns:
-            (rows that are kept * columns, banks, elements of an access), a view.
+            (kept rows * columns, banks, elements of an access), a view.
         """
         o = self.organization
         data = self.channels[channel].reshape(-1, o.banks_per_channel, o.access_bytes)
@@ -146,13 +148,13 @@ class BankMemory:
     def write(
         self, channel: int, begin: int, places: MultiplyPlaces, geometry: Geometry, codes: Codes
     ) -> None:
-        """Write what consecutive multiplies of a head will read.
+        """Write the elements that consecutive multiplies of a head will read.
 
         Args:
-            channel: where.
+            channel: the channel.
             begin: first byte, in every bank, of the head's keys or values.
-            places: where its multiplies read.
-            geometry: which units read what.
+            places: where the head's multiplies read.
+            geometry: which unit reads which bank.
             codes: (multiplies, units, elements of an access).
         """
         o = self.organization
@@ -180,13 +182,13 @@ def store_head(
 
     Args:
         memory: the banks.
-        channel: where.
+        channel: the channel.
         layout: the shape of the head.
         keys_at: first byte, in every bank, of the keys.
         values_at: first byte of the values.
         keys: (length, head_dim) bits.
         values: (length, head_dim) bits.
-        capacity: keys for which it has room; as many as it has by default.
+        capacity: keys for which the head has room; by default its number of keys.
 
     Raises:
         InputError: keys or values have another shape or width, or do not fit into the banks.
@@ -218,7 +220,7 @@ def store_head(
 
 
 def pad_elements(layout: KeyLayout, codes: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Return elements with zeros behind them, to whole accesses of every bank.
+    """Return elements followed by zeros, so that they fill whole accesses of every bank.
 
     Args:
         layout: the shape of a head.
@@ -231,15 +233,15 @@ def pad_elements(layout: KeyLayout, codes: npt.NDArray[np.generic]) -> npt.NDArr
 
 
 def check_regions(layout: KeyLayout, capacities: tuple[int, ...], regions: HeadRegions) -> None:
-    """Refuse keys and values that lie on top of each other, or beyond the banks of a channel.
+    """Refuse keys and values that overlap, or lie beyond the banks of a channel.
 
     Args:
         layout: how a key lies in the banks.
         capacities: keys for which each head has room.
-        regions: where the keys and values of each begin.
+        regions: where the keys and values of each head begin.
 
     Raises:
-        InputError: two of them overlap, or one has no room; says which.
+        InputError: two regions overlap, or one lies beyond the banks; says which.
     """
     spans: list[tuple[int, int, str]] = []
     for number, capacity in enumerate(capacities):

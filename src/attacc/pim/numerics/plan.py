@@ -1,4 +1,4 @@
-"""Attention of some heads on one stack: where they lie, what is issued when, and what results.
+"""Attention of heads on one stack: their layout, the issued commands, and the resulting values.
 
 A plan depends on shapes only, and serves any data of these shapes: any layer, any step.
 """
@@ -53,8 +53,8 @@ F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 
 BUFFER_WORDS = 16
-"""Accesses of half a vector buffer, of a device that models no pipeline: as in AttAcc's units. The
-auditor of hazards states it for itself."""
+"""Accesses of half a vector buffer of a device without a pipeline: as in AttAcc's units. The
+auditor of hazards states this number independently."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +64,8 @@ class StoredHeads:
     Attributes:
         memory: the banks.
         operand: format of keys and values.
-        key_scale: (heads,) what the codes of the keys of each are multiplied by.
-        value_scale: (heads,) likewise those of the values.
+        key_scale: (heads,) factor of the codes of each head's keys.
+        value_scale: (heads,) factor of the codes of each head's values.
     """
 
     memory: BankMemory
@@ -76,12 +76,12 @@ class StoredHeads:
 
 @dataclass(frozen=True, eq=False)
 class Contexts:
-    """What a stack answers.
+    """The contexts that a stack computes.
 
     Attributes:
         context: (heads, queries, head_dim) values of the output format; NaN where the program
-            never produced it.
-        complete: (heads, queries) whether it did.
+            produced no context.
+        complete: (heads, queries) whether the program produced the context.
     """
 
     context: F32
@@ -90,18 +90,18 @@ class Contexts:
 
 @dataclass(frozen=True, eq=False)
 class AttentionPlan:
-    """What a stack does to attend to heads of some lengths.
+    """The layout and the commands by which a stack attends to heads of given lengths.
 
     Attributes:
         layout: how a key lies in the banks.
         lengths: keys of each head.
-        passes: how queries that share keys and values are served.
+        passes: how the queries that share keys and values are divided into passes.
         buffer_words: accesses of half a vector buffer.
-        chunks: per channel, which chunks of which heads.
+        chunks: per channel, its chunks.
         capacities: per channel, keys for which each chunk has room.
-        regions: per channel, where these lie.
-        shapes: per channel, what the kernel is told of them.
-        issued: per channel, its commands; None for one without any.
+        regions: per channel, where the keys and values of its chunks begin.
+        shapes: per channel, its chunks in the form that the kernel takes.
+        issued: per channel, its commands; None for a channel without commands.
     """
 
     layout: KeyLayout
@@ -137,13 +137,14 @@ class AttentionPlan:
             head_dim: elements of a key.
             element: element type of keys and values.
             queries: query heads that share each head.
-            queries_per_read: how many of them a read serves at most.
-            schedule: order of the commands. Those behind barriers take heads of one length, and
+            queries_per_read: query heads that a read serves at most.
+            schedule: order of the commands. Schedules with barriers take heads of one length, and
                 one query for each.
             power_limited: whether multiplies keep a cadence that limits power.
 
         Raises:
-            InputError: the schedule cannot do it, or something does not fit into banks or buffers.
+            InputError: the schedule cannot serve these heads, or they do not fit into banks or
+                buffers.
         """
         layout = KeyLayout(device.organization, placement, head_dim, element)
         passes = QueryPasses.of(queries, queries_per_read)
@@ -182,14 +183,14 @@ class AttentionPlan:
         Args:
             device: the stack.
             layout: how a key lies in the banks.
-            assignment: chunks of every channel; those of a head make up all of it.
-            passes: how queries that share keys and values are served.
-            capacities: per channel, keys for which each chunk has room; as many as it has by
-                default.
+            assignment: chunks of every channel; the chunks of a head make up the whole head.
+            passes: how the queries that share keys and values are divided into passes.
+            capacities: per channel, keys for which each chunk has room; by default its number of
+                keys.
             power_limited: as in `of`.
 
         Raises:
-            InputError: something does not fit into banks or buffers.
+            InputError: heads or queries do not fit into banks or buffers.
         """
         tables = resolve_timing(
             device, layout.placement, power_limited=power_limited, queries_per_read=passes.most
@@ -224,7 +225,7 @@ class AttentionPlan:
         *,
         paired: bool,
     ) -> AttentionPlan:
-        """Play the program of a stack, and note what the kernel is told of its channels."""
+        """Play the program of a stack, and prepare its channels for the kernel."""
         layout = owned[0].layout
         shapes: dict[tuple[tuple[int, ...], ...], ChannelShape] = {}
         for own in owned:
@@ -258,7 +259,7 @@ class AttentionPlan:
         Args:
             keys: per head, (length, head_dim).
             values: per head, (length, head_dim).
-            arithmetic: of the device.
+            arithmetic: arithmetic of the device.
 
         Raises:
             InputError: a shape is wrong, a value is not finite or beyond the format, or the format
@@ -329,17 +330,17 @@ class AttentionPlan:
         *,
         scale: float | None = None,
     ) -> Contexts:
-        """Attend with new queries to heads that are stored.
+        """Attend with new queries to stored heads.
 
         Args:
-            stored: what `store` has written.
+            stored: the heads that `store` has written.
             queries: (heads, queries, head_dim).
-            arithmetic: that of the device.
-            scale: what scores are multiplied by; 1 / sqrt(head_dim) by default.
+            arithmetic: arithmetic of the device.
+            scale: factor of the scores; 1 / sqrt(head_dim) by default.
 
         Raises:
-            InputError: a shape is wrong, a query is not finite or beyond the format, or the format
-                is not that of the plan; or a command means nothing.
+            InputError: a shape is wrong, a query is not finite or beyond the format, the format
+                is not that of the plan, or the address of a command has no meaning.
         """
         heads, head_dim = len(self.lengths), self.layout.head_dim
         expected = (heads, self.passes.queries, head_dim)
@@ -392,7 +393,7 @@ class AttentionPlan:
 def _behind_barriers(
     layout: KeyLayout, lengths: Sequence[int], passes: QueryPasses, schedule: Schedule
 ) -> tuple[Assignment, Program, list[ChannelChunks]]:
-    """Return where the heads of a schedule behind barriers lie, and its program."""
+    """Return the layout of the heads of a schedule with barriers, and its program."""
     if not lengths or min(lengths) != max(lengths) or passes.queries > 1:
         raise InputError(
             f"the {schedule} schedule attends to heads of one length, with one query each",

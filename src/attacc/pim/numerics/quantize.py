@@ -1,4 +1,4 @@
-"""Numbers of a host made into bits of a format, with a scale where the format needs one."""
+"""Quantises numbers of the host: bits of a format, with a scale where the format needs one."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ F64 = npt.NDArray[np.float64]
 F32 = npt.NDArray[np.float32]
 
 _BLOCK: Final = 1 << 16
-"""Values that are rounded at a time."""
+"""Number of values that are rounded at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """Bits, and what their values have to be multiplied by.
+    """Bits of a format, and the scale of their values.
 
     Attributes:
-        format: of the codes.
-        codes: any shape.
-        scale: float32, of the shape of the codes' leading dimensions that have scales of their
-            own; 1 for formats of 16 bits and more.
+        format: format of the codes.
+        codes: bits, of any shape.
+        scale: float32 factor of the values. Its shape is that of the codes' leading dimensions with
+            scales of their own. It is 1 for formats of 16 bits and more.
     """
 
     format: Format
@@ -35,7 +35,7 @@ class Quantized:
 
     @property
     def values(self) -> F64:
-        """What the codes stand for."""
+        """The values that the codes stand for."""
         scale = self.scale.reshape(self.scale.shape + (1,) * (self.codes.ndim - self.scale.ndim))
         return self.format.from_bits(self.codes).astype(np.float64) * scale
 
@@ -45,19 +45,19 @@ def quantize(
 ) -> Quantized:
     """Round numbers to a format.
 
-    Formats of 8 bits get a scale, by which the largest magnitude becomes the largest value of the
-    format; with a scale that is given, what is larger still saturates.
+    Formats of 8 bits get a scale that maps the largest magnitude to the largest value of the
+    format. With a given scale, values beyond the range saturate.
 
     Args:
-        values: any shape, finite.
+        values: finite values, of any shape.
         to: the format.
-        name: of the values, for messages.
-        own: how many leading dimensions have scales of their own.
-        scale: what has been chosen earlier, as for keys to which another is added.
+        name: name of the values, for messages.
+        own: number of leading dimensions that have scales of their own.
+        scale: a scale that was chosen earlier, for example for keys to which a key is appended.
 
     Raises:
-        InputError: a value is no finite number, or too large for a format without a scale; or a
-            scale is given that does not belong to the values.
+        InputError: a value is no finite number, or too large for a format without a scale; or the
+            given scale does not have the shape of the values.
     """
     given = np.asarray(values)
     check_finite(given, name)
@@ -74,7 +74,7 @@ def quantize(
     if scale is None:
         most = np.max(np.abs(given), axis=rest, initial=0.0).astype(np.float64)
         fitting: F32 = np.asarray(most / to.largest, dtype=np.float32)
-        # Nothing but zeros, or what float32 holds no scale for: of no matter, or lost.
+        # Values that are all zero need no scale; values too small for a float32 scale are lost.
         chosen = np.where(fitting > 0, fitting, np.float32(1))
     else:
         chosen = scale
@@ -87,9 +87,9 @@ def quantize(
 
 
 def _codes(values: Floats, to: Format, by: F64 | None) -> Codes:
-    """Return the bits of values, divided by scales that broadcast to them; too large saturates.
+    """Return the bits of values divided by scales (which broadcast); large values saturate.
 
-    Some rows at a time: what rounding needs in between stays in the processor's cache.
+    Values are rounded some rows at a time, so that intermediate arrays stay in the cache.
     """
 
     def of(part: Floats, own: F64 | None) -> Codes:
@@ -99,7 +99,7 @@ def _codes(values: Floats, to: Format, by: F64 | None) -> Codes:
         return of(values, by)
     rows = max(1, _BLOCK * len(values) // values.size)
     parts = [slice(first, first + rows) for first in range(0, len(values), rows)]
-    # The scales of a tensor that has one for all are a single row.
+    # A tensor with one scale for all values has a single row of scales.
     return np.concatenate(
         [of(values[at], by if by is None or len(by) == 1 else by[at]) for at in parts]
     )
@@ -109,7 +109,7 @@ def check_finite(values: Floats, name: str) -> None:
     """Refuse values that are not numbers.
 
     Raises:
-        InputError: one is NaN or infinite; says which, and where.
+        InputError: a value is NaN or infinite; says which, and where.
     """
     wrong = ~np.isfinite(values)
     if wrong.any():

@@ -1,9 +1,9 @@
-"""Keys and values that stay in the banks of some stacks and grow, and attention to them.
+"""Keys and values that stay and grow in the banks of stacks, and attention to them.
 
-The commands of a channel depend on its chunks alone, on how long each is, up to whole columns, and
-for how many keys it has room: what a channel does is therefore worked out once (`ChannelWork`), and
-serves every channel, layer and step of the same shape. Its rows are numbered from 0, chunk by
-chunk; which rows of the banks these are, and where they are kept, is told by a table per layer.
+The commands of a channel depend only on the lengths of its chunks, rounded up to whole columns, and
+on their room. The work of a channel is therefore computed once (`ChannelWork`), and serves every
+channel, layer and step of the same shape. Its rows are numbered from 0, chunk by chunk. A table per
+layer says which rows of the store these are.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
 WORKS = 512
-"""How many channels' works are remembered."""
+"""Number of `ChannelWork`s that are remembered."""
 
 
 class BankStore:
-    """Rows of the banks of all stacks that hold something.
+    """The contents of all rows in use, of the banks of all stacks.
 
     Args:
-        organization: of each stack.
+        organization: organisation of each stack.
 
     Attributes:
-        data: (rows that are kept, columns, banks, bytes of an access).
+        data: (kept rows, columns, banks, bytes of an access) contents of the rows.
     """
 
     def __init__(self, organization: Organization) -> None:
@@ -63,12 +63,12 @@ class BankStore:
         return np.zeros((rows, o.columns, o.banks_per_channel, o.access_bytes), dtype=np.uint8)
 
     def take(self, rows: int) -> I64:
-        """Keep some more rows, which hold zeros; return which they are."""
+        """Take more rows, which hold zeros; return their numbers."""
         again = [self._returned.pop() for _ in range(min(rows, len(self._returned)))]
         self.data[again] = 0
         fresh = rows - len(again)
         if self._fresh + fresh > len(self.data):
-            # By half as much again, so that what grows is not copied every time.
+            # Grow by half, so that growing data are not copied every time.
             more = self._zeros(max(self._fresh + fresh, len(self.data) * 3 // 2))
             more[: self._fresh] = self.data[: self._fresh]
             self.data = more
@@ -77,11 +77,11 @@ class BankStore:
         return np.array(taken, dtype=np.int64)
 
     def give(self, rows: I64) -> None:
-        """Keep some rows no longer."""
+        """Give rows back."""
         self._returned.extend(rows.ravel().tolist())
 
     def accesses(self, bits: int) -> Codes:
-        """Return (rows that are kept * columns, banks * elements of an access), a view."""
+        """Return the contents as (kept rows * columns, banks * elements of an access), a view."""
         o = self._organization
         data = self.data.reshape(-1, o.banks_per_channel * o.access_bytes)
         return data.view({8: np.uint8, 16: np.dtype("<u2")}[bits])
@@ -89,14 +89,14 @@ class BankStore:
 
 @dataclass(frozen=True, eq=False)
 class ChannelWork:
-    """What a channel does to attend to its chunks.
+    """The commands by which a channel attends to its chunks.
 
     Attributes:
-        issued: its commands.
-        shape: its chunks, as the kernel sees them.
-        cycles: how long it takes.
+        issued: its commands, in order of issue.
+        shape: its chunks, in the form that the kernel takes.
+        cycles: cycles until the last command has issued.
         counts: (codes,) how often each `attacc.pim.timing.tables.Code` issues.
-        rows: per chunk, rows of its keys and of its values.
+        rows: per chunk, number of rows of its keys and of its values.
     """
 
     issued: IssuedSteps
@@ -107,13 +107,13 @@ class ChannelWork:
 
 
 class Placed(NamedTuple):
-    """A chunk of what is attended to.
+    """A chunk that is attended to.
 
     Attributes:
-        owner: which of the heads that ask it belongs to.
+        owner: number of its head among the heads that attend.
         start: first key.
-        capacity: keys for which there is room.
-        length: keys that it is taken to have: as many columns as it fills.
+        capacity: keys for which the chunk has room.
+        length: its number of keys, rounded up to whole columns.
     """
 
     owner: int
@@ -129,9 +129,9 @@ class Attender:
         device: each stack.
         layout: how a key lies in the banks.
         tables: the timing of the device.
-        passes: how queries that share keys and values are served.
-        arithmetic: of the units.
-        scale: what scores are multiplied by.
+        passes: how the queries that share keys and values are divided into passes.
+        arithmetic: arithmetic of the units.
+        scale: factor of the scores.
     """
 
     def __init__(
@@ -160,13 +160,13 @@ class Attender:
         self.work = lru_cache(maxsize=WORKS)(self._work)
 
     def _work(self, chunks: tuple[tuple[int, int], ...]) -> ChannelWork:
-        """Work out what a channel does.
+        """Return the work of a channel.
 
         Args:
-            chunks: length and capacity of each, in the order of their softmaxes.
+            chunks: length and capacity of each chunk, in the order of their softmaxes.
 
         Raises:
-            InputError: they do not fit into the buffers of the channel.
+            InputError: the chunks do not fit into the buffers of the channel.
         """
         o = self.layout.organization
         none: tuple[tuple[Chunk, ...], ...] = ((),) * (o.channels - 1)
@@ -197,9 +197,9 @@ class Attender:
         """Return where the tokens of a request are written.
 
         Args:
-            chunks_of_heads: how many chunks each head has.
-            chunks: of all heads, in the order of their keys: first key, keys for which there is
-                room, and (layers, 2 R) which of the rows that are kept each of its rows is.
+            chunks_of_heads: number of chunks of each head.
+            chunks: chunks of all heads, in the order of their keys: first key, keys for which the
+                chunk has room, and (layers, 2 R) the number of each of its rows in the store.
         """
         capacities = np.array([capacity for _, capacity, _ in chunks], dtype=np.int64)
         most = MultiplyPlaces.of(self.layout.head(int(capacities.max())))
@@ -216,15 +216,15 @@ class Attender:
 
     @cached_property
     def shape(self) -> I64:
-        """What the kernels are told of a channel, whatever its chunks."""
+        """Numbers of a channel, independent of its chunks, in the form that the kernels take."""
         return self.work(((1, 1),)).shape.shape
 
     def scales(self, tensor: F32, margin: float) -> F32:
-        """Return (heads,) scales for keys or values, of which these are the first.
+        """Return (heads,) scales for keys or values, from the first tokens.
 
         Args:
-            tensor: (heads, tokens, elements).
-            margin: by how much later ones may exceed these.
+            tensor: (heads, tokens, elements) keys or values of the first tokens.
+            margin: factor by which later values may exceed the largest of these.
         """
         from attacc.pim.numerics import resident_kernel as k  # loads Numba
 
@@ -238,12 +238,12 @@ class Attender:
 
         Args:
             tensor: (heads, tokens, elements).
-            scales: (heads,) of each.
-            name: of the tensor, for messages.
+            scales: (heads,) scale of each head.
+            name: name of the tensor, for messages.
 
         Returns:
-            (heads, tokens, padded elements) bits, and how many values were cut down to the largest
-            one of the format.
+            (heads, tokens, padded elements) bits, and the number of values that were clipped to the
+            largest value of the format.
 
         Raises:
             InputError: a value is no finite number, or beyond a format without scales.
@@ -261,7 +261,7 @@ class Attender:
         return codes, saturated
 
     def _refuse(self, tensor: F32, name: str) -> None:
-        """Say what is wrong with numbers that a kernel has refused."""
+        """Raise the error for numbers that a kernel has refused."""
         check_finite(tensor, name)
         quantize(tensor, self.arithmetic.operand, name=name)
         raise EngineError(f"{name} were refused for nothing")
@@ -276,16 +276,16 @@ class Attender:
         key_scales: F32,
         value_scales: F32,
     ) -> F32:
-        """Execute what all channels issue.
+        """Execute the commands of all channels.
 
         Args:
-            plan: what that is.
+            plan: the commands.
             lengths: keys of every chunk of the plan.
-            rows: of every row of the plan, which of those that are kept it is.
-            store: the banks.
+            rows: number in the store of every row of the plan.
+            store: the contents of the banks.
             queries: (owners, queries, elements).
-            key_scales: (owners,) of their keys.
-            value_scales: (owners,) of their values.
+            key_scales: (owners,) scales of the keys.
+            value_scales: (owners,) scales of the values.
 
         Returns:
             (owners, queries, elements) values of the output format.
@@ -334,7 +334,7 @@ class Attender:
         )  # fmt: skip
         if status != k.OK or not room.complete.all():
             raise EngineError(f"command {number} of channel {channel} of a plan means nothing")
-        # The gain of the probabilities and the shift of their way are undone in the same product.
+        # One product undoes the scale, the gain of probabilities, and the shift of moved sums.
         undone = value_scales.astype(np.float64) * self._context_factor / a.gain
         merged = np.empty(queries.shape, dtype=np.float32)
         k.merge_heads(
@@ -347,20 +347,20 @@ class Attender:
 
 @dataclass(frozen=True, eq=False)
 class PlanRoom:
-    """What the kernel works in.
+    """Arrays in which the kernel works.
 
     Attributes:
-        queries: (owners, queries, padded elements).
-        factors: (owners, queries).
-        own_chunks: for the chunks of a channel.
-        space: for a channel.
-        terms: for the parts of a context.
-        maxima: its output; likewise the following ones.
-        totals: likewise.
-        contexts: likewise.
-        complete: likewise.
-        above: of `attacc.pim.numerics.resident_kernel.merge_heads`; likewise the following one.
-        below: likewise.
+        queries: (owners, queries, padded elements) queries.
+        factors: (owners, queries) factors of the scores.
+        own_chunks: working space for the chunks of a channel.
+        space: working space for a channel.
+        terms: working space for the parts of a context.
+        maxima: output, maxima of the scores.
+        totals: output, sums of the exponentials.
+        contexts: output, contexts.
+        complete: output, whether contexts are complete.
+        above: numerators in `attacc.pim.numerics.resident_kernel.merge_heads`.
+        below: denominators in `attacc.pim.numerics.resident_kernel.merge_heads`.
     """
 
     queries: F32
@@ -378,35 +378,36 @@ class PlanRoom:
 
 @dataclass(frozen=True, eq=False)
 class ResidentPlan:
-    """What all channels of all stacks do to attend to some heads.
+    """The commands by which all channels of all stacks attend to some heads.
 
-    The arrays are those of `attacc.pim.numerics.resident_kernel.execute_channels`.
+    `attacc.pim.numerics.resident_kernel.execute_channels` describes the arrays.
 
     Attributes:
-        channel_works: what each channel does that does anything.
-        places: chunks of each of them.
-        channels: (channels, 5).
-        works: (works, 14).
-        kinds: of the steps of all works.
-        addresses: likewise.
-        shape: of every channel.
-        chunks: of all works, likewise the following ones.
-        products: likewise.
-        turns: likewise.
-        turn_of: likewise.
-        softmaxes: likewise.
-        parts: likewise.
-        moves: likewise.
-        columns: where multiplies read.
-        banks: likewise.
-        owners: (chunks of all channels,) the head that each belongs to.
-        starts: (chunks of all channels,) first key of each.
-        capacities: (chunks of all channels,) keys for which there is room.
-        heads: (chunks of all channels,) the head of each, in the order of their first keys.
-        roles: (chunks of all channels,) whether it is the only one of its head, the first, or a
-            later one, in that order.
-        of_query: (chunks of all channels, queries) where each yields what, in that order.
-        room: what the kernel works in.
+        channel_works: work of each channel that has chunks.
+        places: chunks of each of these channels.
+        channels: (channels, 5) numbers of each channel.
+        works: (works, 14) numbers of each work.
+        kinds: kinds of the steps of all works.
+        addresses: addresses of the steps of all works.
+        shape: numbers that all channels share.
+        chunks: chunks of all works.
+        products: products of all works.
+        turns: turns of all works.
+        turn_of: (chunks, passes) turn of each pass over each chunk, of all works.
+        softmaxes: softmaxes of all works.
+        parts: parts of contexts of all works.
+        moves: moves of all works.
+        columns: columns that multiplies read.
+        banks: banks that multiplies read.
+        owners: (chunks of all channels,) the head that each chunk belongs to.
+        starts: (chunks of all channels,) first key of each chunk.
+        capacities: (chunks of all channels,) keys for which each chunk has room.
+        heads: (chunks of all channels,) head of each chunk; a head's chunks follow their keys.
+        roles: (chunks of all channels,) whether each chunk, in the order of `heads`, is the only
+            one of its head, the first, or a later one.
+        of_query: (chunks of all channels, queries) place of each query's output, in the order of
+            `heads`.
+        room: arrays in which the kernel works.
     """
 
     channel_works: tuple[ChannelWork, ...]
@@ -437,15 +438,15 @@ class ResidentPlan:
     def of(
         cls, attender: Attender, channels: Sequence[Sequence[Placed]], owners: int
     ) -> ResidentPlan:
-        """Return it for the chunks of all channels.
+        """Return the plan for the chunks of all channels.
 
         Args:
             attender: the units.
-            channels: chunks of every channel that has some, in the order of their softmaxes.
-            owners: how many heads ask.
+            channels: chunks of every channel that has any, in the order of their softmaxes.
+            owners: number of heads that attend.
 
         Raises:
-            InputError: something does not fit into the buffers of a channel.
+            InputError: chunks do not fit into the buffers of a channel.
         """
         done = [attender.work(tuple((one.length, one.capacity) for one in own)) for own in channels]
         distinct = list(dict.fromkeys(done))
@@ -514,12 +515,12 @@ class ResidentPlan:
 
     @property
     def cycles(self) -> int:
-        """Until the slowest channel is done."""
+        """Cycles until the slowest channel has ended."""
         return max(work.cycles for work in self.channel_works)
 
 
 def _roles(heads: I64) -> I64:
-    """Return of every chunk, those of a head in order, whether it is the first of it, or all."""
+    """Return the role of every chunk (the chunks of a head in order): only, first or later one."""
     from attacc.pim.numerics import resident_kernel as k
 
     roles = np.full(len(heads), k.LATER, dtype=np.int64)
@@ -531,7 +532,7 @@ def _roles(heads: I64) -> I64:
 def _room(
     attender: Attender, shapes: Sequence[ChannelShape], owners: int, softmaxes: int
 ) -> PlanRoom:
-    """Return room for the largest of all channels."""
+    """Return arrays that are large enough for every channel."""
     from attacc.pim.numerics import execute_kernel as k
 
     layout, machine = attender.layout, attender.machine
@@ -587,14 +588,14 @@ class TokenPlaces:
     The arrays are those of `attacc.pim.numerics.resident_kernel.write_tokens`.
 
     Attributes:
-        shape: of a channel.
-        chunks_at: (heads + 1,).
-        starts: (chunks,).
-        rooms: (chunks,).
-        rows_at: (chunks + 1,).
-        rows: (layers, rows of all chunks) which of those that are kept each is.
-        columns: where multiplies read.
-        banks: likewise.
+        shape: numbers of a channel.
+        chunks_at: (heads + 1,) first chunk of each head, and the end of the last.
+        starts: (chunks,) first key of each chunk.
+        rooms: (chunks,) keys for which each chunk has room.
+        rows_at: (chunks + 1,) first row of each chunk, and the end of the last.
+        rows: (layers, rows of all chunks) number of each row in the store.
+        columns: columns that multiplies read.
+        banks: banks that multiplies read.
     """
 
     shape: I64
@@ -612,10 +613,10 @@ class TokenPlaces:
         """Write consecutive tokens of a layer.
 
         Args:
-            store: the banks.
-            layer: which.
-            first: which key of a head the first token is.
-            bits: of an element.
+            store: the contents of the banks.
+            layer: number of the layer.
+            first: number of the first token among the keys of a head.
+            bits: bits of an element.
             keys: (heads, tokens, padded elements) bits.
             values: (heads, tokens, padded elements) bits.
         """
@@ -637,7 +638,7 @@ _SCALED_BITS = 8
 
 
 def _format_of(operand: Format) -> I64:
-    """Return a format as the kernels see it."""
+    """Return a format in the form that the kernels take."""
     rounding = operand.rounding(Overflow.INFINITE)
     return np.array(
         [

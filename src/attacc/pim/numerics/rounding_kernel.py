@@ -1,10 +1,10 @@
 """Rounding to a number format, and the exponential, as part of compiled loops.
 
-Every value is computed in float64 and rounded once to its format. That gives what an exact
-operation and one rounding would: products of two significands of up to 24 bits are exact in
-float64, and a sum of two numbers of up to 24 bits, rounded to 53 bits and then to no fewer than
-theirs, is the sum rounded once, as 53 >= 2 * 24 + 2 (Figueroa, "When is double rounding
-innocuous?", SIGNUM Newsletter 30(3), 1995).
+Every value is computed in float64 and rounded once to its format. The result equals an exact
+operation with one rounding. Products of two significands of up to 24 bits are exact in float64. A
+sum of two numbers of up to 24 bits that is rounded to 53 bits, and then to at least the bits of
+these numbers, equals the sum rounded once, because 53 >= 2 * 24 + 2 (Figueroa, "When is double
+rounding innocuous?", SIGNUM Newsletter 30(3), 1995).
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def rounded(value: float, floor: int, spread: int, largest: float, beyond: float
 
 @kernel
 def exponential(x: float) -> float:
-    """Return e**x for x of no more than 0, to within a few parts in 10**16.
+    """Return e**x for x of at most 0, to within a few parts in 10**16.
 
-    Taylor's polynomial about the nearest multiple of ln 2, in operations that every machine
-    rounds alike.
+    The function evaluates a Taylor polynomial about the nearest multiple of ln 2. All machines
+    round its operations alike.
     """
     y = max(x, LEAST_EXPONENT)
     k = math.floor(y * LOG2_E + 0.5)
@@ -66,5 +66,5 @@ def exponential(x: float) -> float:
     p = 1.0 + r / 2.0 * p
     p = 1.0 + r * p
     power = np.int64((np.int64(k) + BIAS) << FRACTION_BITS).view(np.float64)
-    # NaN remains one.
+    # NaN remains NaN.
     return p * power if x == x else x

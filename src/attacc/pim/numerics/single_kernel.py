@@ -2,10 +2,10 @@
 
 - Native float32 is fp32: every operation is rounded once.
 - A product of two values of fp16, or of 8 bits, is exact in float32: it is rounded once to fp16.
-- A sum of two values of fp16, rounded to 24 bits and then to 11 or fewer, is the sum rounded once,
-  as 24 >= 2 * 11 + 2 (Figueroa, as in `attacc.pim.numerics.rounding_kernel`).
+- A sum of two values of fp16, rounded to 24 bits and then to 11 or fewer, equals the sum rounded
+  once, because 24 >= 2 * 11 + 2 (Figueroa, as in `attacc.pim.numerics.rounding_kernel`).
 
-That takes half the room of float64, and native rounding nothing at all.
+Float32 takes half the memory of float64, and native rounding to fp32 takes no extra operations.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LEAST_NORMAL = np.int32((127 - 14) << 23)
 SPREAD = np.int32((24 - 11) << 23)
 LARGEST = np.float32(65504)
 HALF_TO_SINGLE = np.float32(2.0**112)
-"""Between the exponents of fp16 and float32, whose biases are 15 and 127."""
+"""Factor between equal exponent fields of fp16 and float32, whose biases are 15 and 127."""
 
 
 @kernel
@@ -61,7 +61,7 @@ def decode_half(codes: Codes, values: F32) -> None:
 
 @kernel
 def products(count: int, rounds: int, beyond: np.float32, left: F32, right: F32, to: F32) -> None:
-    """Write products, rounded to fp16 if told so."""
+    """Write products; they are rounded to fp16 if ``rounds`` is not 0."""
     if rounds:
         for i in range(count):
             to[i] = half(np.float32(left[i] * right[i]), beyond)
@@ -114,7 +114,7 @@ def pairs(count: int, rounds: int, beyond: np.float32, of: F32, to: F32) -> None
 def tree(
     count: int, lanes: int, pairwise: int, rounds: int, beyond: np.float32, terms: F32, spare: F32
 ) -> int:
-    """Add up every ``lanes`` terms; return 0 if the sums are in ``terms``, 1 in ``spare``."""
+    """Add up each ``lanes`` terms; return 0 if the sums are in ``terms``, 1 if in ``spare``."""
     if pairwise:
         where = 0
         while lanes > 1:
