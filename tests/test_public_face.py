@@ -12,7 +12,7 @@ import pytest
 import attacc as aa
 from attacc.errors import AttaccError, DocumentError, InputError, UnknownNameError
 from attacc.hardware.system import ResolvedSystem
-from attacc.results import Result
+from attacc.results import Listing, Result
 from tests.cli.console import document
 
 ROOT = Path(__file__).parents[1]
@@ -28,8 +28,8 @@ def test_every_public_name_is_there() -> None:
     assert dir(aa) == sorted(aa.__all__)
     for name in aa.__all__:
         assert name in (aa.__doc__ or "") or name == "__version__"
-    with pytest.raises(AttributeError, match="no attribute 'comparison'"):
-        _ = aa.comparison  # pyright: ignore[reportAttributeAccessIssue,reportUnknownVariableType]
+    with pytest.raises(AttributeError, match="no attribute 'compared'"):
+        _ = aa.compared  # pyright: ignore[reportAttributeAccessIssue,reportUnknownVariableType]
 
 
 def test_importing_loads_nothing_heavy() -> None:
@@ -126,9 +126,11 @@ def test_every_answer_is_a_document_and_a_table() -> None:
         frame = answer.to_frame()
         assert isinstance(frame, pl.DataFrame)
         assert frame.height > 0
-    names = aa.presets()
-    assert isinstance(names, list)
-    assert "system" in names
+    kinds = aa.presets()
+    assert isinstance(kinds, Listing)
+    assert "system" in [kind.kind for kind in kinds]
+    assert json.loads(kinds.to_json()) == document("presets")
+    assert kinds.to_frame().height == sum(len(kind.presets) for kind in kinds)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,16 @@ The public face, ``import attacc as aa``. Names are loaded when they are first u
   package's own claims.
 - ``attach``: a model of transformers whose attention runs on AttAccs (with the torch extra).
 
-Every answer has ``to_dict()``, the command line's JSON, and ``to_frame()``, a Polars table. Errors
-are those of ``attacc.errors``. Further public modules: ``attacc.attention`` (several stacks,
-queries that share reads), ``attacc.trace`` (command traces and logs).
+Every answer has ``to_dict()`` (``to_dicts()`` where it is a list), the command line's JSON, and
+``to_frame()``, a Polars table. Errors are those of ``attacc.errors``. Further public modules:
+
+- ``attacc.attention``: several stacks, and queries that share reads of keys and values.
+- ``attacc.comparison``: comparisons that a study file describes.
+- ``attacc.trace``: command traces and logs in text form.
+- ``attacc.generation``: a language model writes text (with the torch extra).
+- ``attacc.calibration``: the GPU models, fitted to measurements and checked against them.
+- ``attacc.results``, ``attacc.errors``, ``attacc.units``, ``attacc.compiled``: what answers can do,
+  what may be raised, quantities as text, and what is told of compilation.
 """
 
 from __future__ import annotations

@@ -36,19 +36,19 @@ from attacc.units import Quantity
 
 SUFFIXES: Final = (".toml", ".json")
 MAX_KEY_PARTS: Final = 8
-"""Most parts of a key of TOML, as in ``a.b.c``."""
+"""Most parts of a TOML key, as in ``a.b.c``."""
 
 _TOML_LITERALS: Final = re.compile(
     r'"""(?:[^"\\]|\\.|"(?!""))*+(?:"{3,5})?|' + r"'''(?:[^']|'(?!''))*+(?:'{3,5})?|"
     r'"(?:[^"\\\n]|\\.)*+"?|' + r"'[^'\n]*+'?|#[^\n]*+",
     re.DOTALL,
 )
-"""Texts and comments. One that does not end matches too, so that none is searched twice; the parser
-goes no further than there."""
+"""Matches texts and comments of TOML. A text that does not end matches, too, so that no text is
+searched twice; the parser stops at such a text anyway."""
 _TOML_MARKS: Final = re.compile(r"[=,{}\[\]\n]")
-"""What a key without texts cannot hold."""
+"""Characters that a key without quoted texts cannot hold."""
 _OUTSIDE: Final = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
-"""What pydantic calls a number that is outside its range."""
+"""Pydantic's names for the fault that a number is outside its range."""
 _NOT: Final = {
     "int": ("no whole number", "write a number without quotation marks and without a point"),
     "float": ("no number", "write a number without quotation marks"),
@@ -60,7 +60,7 @@ _NOT: Final = {
     "dict": ("no table", "write a table of keys and values"),
     "model": ("no table", "write a table of keys and values"),
 }
-"""What a value is not, and the way out, by the first word of pydantic's kind of fault."""
+"""First word of pydantic's kind of fault -> what is wrong with a value, and the way out."""
 
 
 class Spec(BaseModel):
@@ -75,7 +75,7 @@ class PresetSpec(Spec):
     """A specification that can be shipped as a preset.
 
     Attributes:
-        name: the preset's name; the file is called the same.
+        name: the preset's name, which is also the name of its file.
         description: one sentence for listings.
         sources: field (or "default" for all other fields) -> where its numbers come from.
     """
@@ -86,28 +86,28 @@ class PresetSpec(Spec):
 
 
 BASE: Final = "base"
-"""The key of a document of one's own that names the preset which it changes."""
+"""The key of a user's document that names the preset which the document changes."""
 _TOLD: Final = frozenset({"name", "description", "sources"})
-"""What a document tells of itself."""
+"""Keys by which a document describes itself."""
 
 S = TypeVar("S", bound=Spec)
 P = TypeVar("P", bound=PresetSpec)
 
 
 def names_file(name: str) -> bool:
-    """Return whether a name is a file's, and no preset's: it has a slash or a document's suffix."""
+    """Return whether a name is that of a file: it has a slash or a document's suffix."""
     return "/" in name or Path(name).suffix in SUFFIXES
 
 
 def beside(folder: Path, name: str) -> str:
-    """Return the path of a file that a document in a folder names; an absolute one stays."""
+    """Return the path of a file that a document in a folder names; an absolute path stays."""
     path = str(folder / name)
     # A path of one part must not be taken for the name of a preset later.
     return path if names_file(path) else f"./{path}"
 
 
 def folder_of(info: ValidationInfo) -> Path | None:
-    """Return the folder of the document that is being checked; None if it is no file."""
+    """Return the folder of the document that is being checked; None if it is not a file."""
     context = cast("Mapping[str, object] | None", info.context) or {}
     return cast("Path | None", context.get("folder"))
 
@@ -123,10 +123,10 @@ def _resolve_file(name: str, info: ValidationInfo) -> str:
 
 
 DocumentName = Annotated[str, AfterValidator(_resolve_name)]
-"""A preset's name, or another document's file. In a document that was read from a file, it becomes
-relative to where attacc runs: what the document names is relative to the document's folder."""
+"""A preset's name, or the file of another document. A document's files are relative to the folder
+of the document; checking makes them relative to the current folder."""
 FileName = Annotated[str, AfterValidator(_resolve_file)]
-"""The same of what is always a file."""
+"""The name of a file in a document; it is relative to the document's folder likewise."""
 
 
 def read_document(path: Path) -> dict[str, object]:
@@ -172,10 +172,10 @@ def parse_document(
         spec: the specification's class.
         document: the parsed file.
         where: the file's name, for messages.
-        folder: what the files that it names are relative to; None for where attacc runs.
+        folder: folder to which files in the document are relative; None for the current folder.
 
     Raises:
-        DocumentError: the first fault, and how many more there are.
+        DocumentError: names the first fault, and the number of further faults.
     """
     try:
         data = json.dumps(document, default=str, ensure_ascii=False).encode()
@@ -193,10 +193,18 @@ def parse_document(
         # JSON mode is strict about types, yet lets lists become tuples and text enumerations.
         return spec.model_validate_json(data, strict=True, context=context)
     except ValidationError as error:
-        faults = error.errors(include_url=False)
-        # A misspelt key explains the missing one, so it is the one to report.
+        found = error.errors(include_url=False)
+        faults = [fault for fault in found if not _follows(fault, found)]
+        # A misspelt key explains a missing key, so the misspelt key is reported.
         faults.sort(key=lambda fault: fault["type"] != "extra_forbidden")
         raise _document_error(spec, faults[0], len(faults) - 1, where) from None
+
+
+def _follows(fault: ErrorDetails, faults: Iterable[ErrorDetails]) -> bool:
+    """Return whether a list is too short only because its entries are faulty."""
+    place = fault["loc"]
+    inside = (one["loc"] for one in faults if len(one["loc"]) > len(place))
+    return fault["type"] == "too_short" and any(loc[: len(place)] == place for loc in inside)
 
 
 def load_document(spec: type[S], path: Path) -> S:
@@ -281,13 +289,13 @@ def _place(spec: type[BaseModel], location: list[str]) -> tuple[type[BaseModel],
 
 @dataclass(frozen=True, slots=True)
 class NumberRange:
-    """What plain numbers a field takes.
+    """The range of a field of plain numbers.
 
     Attributes:
-        at_least: the smallest; None if `more_than` says it, or if nothing does.
-        more_than: what they are above.
-        at_most: the largest; None if `less_than` says it, or if nothing does.
-        less_than: what they are below.
+        at_least: the smallest number; None if `more_than` is the lower end, or if there is none.
+        more_than: the lower end, if it is not part of the range.
+        at_most: the largest number; None if `less_than` is the upper end, or if there is none.
+        less_than: the upper end, if it is not part of the range.
     """
 
     at_least: float | None = None
@@ -297,12 +305,12 @@ class NumberRange:
 
     @property
     def bounded(self) -> bool:
-        """Whether there is a lower and an upper end."""
+        """Whether the range has a lower and an upper end."""
         low = self.at_least is not None or self.more_than is not None
         return low and (self.at_most is not None or self.less_than is not None)
 
     def __str__(self) -> str:
-        """Return it in words, as in "at least 0 and at most 10"."""
+        """Return the range in words, as in "at least 0 and at most 10"."""
         words = {
             "at least": self.at_least,
             "more than": self.more_than,
@@ -315,7 +323,7 @@ class NumberRange:
 def ranges_of(info: FieldInfo) -> Iterator[NumberRange]:
     """Yield the range of each kind of plain number that a field holds, alone or in a tuple or dict.
 
-    A quantity with a unit is none of them: it has the range of its `attacc.units.Quantity`.
+    Quantities with units are left out: their ranges are in `attacc.units.Quantity`.
     """
     yield from _ranges(info.annotation, info.metadata)
 
@@ -337,7 +345,7 @@ def _ranges(annotation: object, metadata: Iterable[object]) -> Iterator[NumberRa
         yield from _ranges(inner, conditions)
     else:
         for argument in get_args(annotation):
-            # What is said of the whole holds for its parts only where these are alternatives.
+            # Conditions of the whole type hold for its parts only where these are alternatives.
             whole = conditions if get_origin(annotation) in (Union, UnionType) else ()
             yield from _ranges(argument, whole)
 
@@ -347,8 +355,8 @@ class Presets(Generic[P]):
     """The documents of one kind that are shipped with the package.
 
     Attributes:
-        kind: what they are, for messages and listings, as in "model".
-        spec: their specification.
+        kind: name of the kind, for messages and listings, as in "model".
+        spec: specification of the documents.
         package: the package that holds them, as in "attacc.models".
         folder: the folder of TOML files inside the package.
     """
@@ -364,10 +372,10 @@ class Presets(Generic[P]):
         return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".toml"))
 
     def name_of(self, name: str, *, where: str | None = None) -> str:
-        """Return how a preset's name is spelt, given it in small or capital letters.
+        """Return the spelling of a preset's name that is given in small or capital letters.
 
         Raises:
-            UnknownNameError: there is none; proposes the nearest names.
+            UnknownNameError: there is no such preset; proposes the nearest names.
         """
         spelt = _spellings(self).get(name.lower())
         if spelt is None:

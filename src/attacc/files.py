@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from attacc.errors import DocumentError, nearest_hint
+from attacc.errors import DocumentError, InputError, nearest_hint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,6 +120,58 @@ def no_such_file(path: Path, suffixes: Iterable[str] = ()) -> DocumentError:
         near = difflib.get_close_matches(path.name, names, n=2)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else None
     return DocumentError("no such file", where=str(path), hint=hint)
+
+
+def check_source(path: Path) -> None:
+    """Refuse a file that does not exist, and propose the names that are nearest to its own.
+
+    Raises:
+        DocumentError: there is no such file.
+    """
+    try:
+        found = path.exists()
+    except OSError:  # a name too long, a folder not to be looked into: whoever reads it tells
+        return
+    if not found:
+        raise no_such_file(path)
+
+
+def check_target(path: Path, where: str, inputs: Iterable[Path] = ()) -> None:
+    """Refuse a file to be written that cannot be, before anything is computed.
+
+    Args:
+        path: the file.
+        where: the option or argument that named it.
+        inputs: files that are read, and must not be overwritten.
+
+    Raises:
+        InputError: it is a folder, it lies in no folder, or it is one of the inputs, also by
+            another name.
+    """
+    try:
+        # A link is followed: the file that it names is written, and may be still to be made.
+        target = path.resolve()
+        folder = target.parent if path.is_symlink() else path.parent
+        is_folder, has_folder = target.is_dir(), folder.is_dir()
+        is_read = any(_is_same_file(target, file) for file in inputs)
+    except (OSError, RuntimeError) as error:  # a name too long, a folder not to be looked into
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot be written: {reason}", where=f"{where} {path}") from None
+    if is_folder:
+        raise InputError("is a folder", where=f"{where} {path}", hint="name a file in it")
+    if not has_folder:
+        raise InputError(
+            f"there is no folder {folder}", where=f"{where} {path}", hint="create it first"
+        )
+    if is_read:
+        raise InputError("is also read", where=f"{where} {path}", hint="name another file")
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)  # by hard links too
+    except FileNotFoundError:
+        return one == other.resolve()
 
 
 def _read_bounded(path: Path, limit: int) -> bytes:

@@ -19,7 +19,7 @@ from typing import Annotated, Final
 from pydantic import GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
-from attacc.errors import nearest_hint
+from attacc.errors import InputError, nearest_hint
 
 KIB: Final = 1024
 MIB: Final = 1024**2
@@ -29,6 +29,10 @@ NS_PER_S: Final = 1e9
 MS_PER_S: Final = 1e3
 NS_PER_MS: Final = NS_PER_S / MS_PER_S
 PJ_PER_J: Final = 1e12
+
+MAX_SIZE: Final = 2**24
+"""Largest accepted size of anything in a model, or length of anything in a workload. It is beyond
+the largest published (contexts of 10 Mi tokens), so that a slip in a document is caught."""
 
 _DECIMAL: Final = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _BINARY: Final = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
@@ -58,6 +62,9 @@ UNITS: Final[dict[str, dict[str, float]]] = {
 
 DECIMAL: Final = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 """A number in ASCII digits, without a sign: Python and Polars read digits of other scripts too."""
+_WHOLE: Final = re.compile(r"-?[0-9]+")
+_MOST_DIGITS: Final = 30
+"""Most digits of a whole number that is read: Python refuses thousands."""
 _DIGITS: Final = r"[0-9]+(?:_[0-9]+)*"
 """As in TOML: ASCII digits, with underscores between digits only."""
 _QUANTITY: Final = re.compile(
@@ -116,23 +123,23 @@ RANGES: Final[dict[str, tuple[str, str]]] = {
     "bits per second": ("1 kb/s", "1 Pb/s"),
     "square millimetres": ("1e-6 mm2", "1e6 mm2"),
 }
-"""Dimension -> least and most that a field of it takes, unless the field states its own."""
+"""Dimension -> least and most value of its fields, unless a field states its own range."""
 
 
 class Quantity:
-    """What a field of a document holds: a positive number of one dimension, within a range.
+    """A kind of field of a document: a positive number of one dimension, within a range.
 
-    It stands in an annotation, as in ``Annotated[float, Quantity("bytes", "2 KiB", "1 GiB")]``.
+    It is used in annotations, as in ``Annotated[float, Quantity("bytes", "2 KiB", "1 GiB")]``.
 
     Args:
         dimension: a key of `UNITS`.
-        least: the smallest value, as text with a unit; that of the dimension by default.
-        most: the largest value, likewise.
+        least: the smallest value, as text with a unit; by default that of the dimension.
+        most: the largest value, as text with a unit; by default that of the dimension.
 
     Attributes:
         low: the smallest value, in the base unit.
         high: the largest value, in the base unit.
-        text: the range, as documents write it.
+        text: the range in words, with units as in documents.
     """
 
     def __init__(self, dimension: str, least: str | None = None, most: str | None = None) -> None:
@@ -146,7 +153,7 @@ class Quantity:
     def __get_pydantic_core_schema__(
         self, source: object, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        """Return how pydantic validates the field: first here, then as the number it is."""
+        """Return pydantic's schema of the field: `_parse` runs first, then the number's checks."""
         return core_schema.with_info_before_validator_function(self._parse, handler(source))
 
     def _parse(self, value: object, info: ValidationInfo) -> float:
@@ -162,6 +169,45 @@ class Quantity:
                 f"{value!r:.80} is not within {self.text}: check the number and its unit"
             )
         return number
+
+
+def whole_number(
+    text: str, *, where: str, least: int = 1, most: int = MAX_SIZE, word: str | None = None
+) -> int:
+    """Return the whole number that a text holds in ASCII digits.
+
+    Python's own ``int`` accepts more: ``1_0``, and digits of other scripts.
+
+    Args:
+        text: the text, as in "12".
+        where: the option, argument or line that the text came from.
+        least: the least allowed number.
+        most: the greatest allowed number.
+        word: a word that the caller accepts in place of a number, for the hint.
+
+    Raises:
+        InputError: the text is no whole number, or the number is out of range.
+    """
+    hint = f"use a whole number from {least} to {most}"
+    if word is not None:
+        hint += f", or {word}"
+    if _WHOLE.fullmatch(text) is None:
+        raise InputError(f"{text!r:.40} is no whole number", where=where, hint=hint)
+    if len(text) > _MOST_DIGITS or not least <= int(text) <= most:
+        raise InputError(f"{text:.40} is out of range", where=where, hint=hint)
+    return int(text)
+
+
+def decimal_number(text: str, *, where: str) -> float:
+    """Return the finite number that a text holds in ASCII digits, as in "-1.5e3".
+
+    Raises:
+        InputError: the text is no finite number.
+    """
+    value = float(text) if re.fullmatch("-?" + DECIMAL, text) else math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{text!r:.40} is no number", where=where, hint="use one such as 20")
+    return value
 
 
 Bytes = Annotated[float, Quantity("bytes")]

@@ -130,7 +130,7 @@ def test_one_series_from_several_tables(tmp_path: Path) -> None:
 def test_a_reference_that_was_not_measured(tmp_path: Path) -> None:
     """Catches a document whose reference library has no series."""
     tables = read_measurements(nccl_csv(tmp_path / "nccl.csv"))
-    with pytest.raises(InputError, match=r"--reference: nothing of 'VLM' was fitted.*NCCL"):
+    with pytest.raises(InputError, match=r"reference: nothing of 'VLM' was fitted.*NCCL"):
         fit_calibration("x", GPUS.load("h100"), tables, reference="VLM", source="", folds=0)
 
 

@@ -17,10 +17,10 @@ import tomli_w
 import typer
 from typer import BadParameter
 
+from attacc.attention import parse_lengths, read_lengths
 from attacc.calibration.measured import MeasuredTable, read_table
 from attacc.calibration.serving import read_runs
 from attacc.cli.main import app
-from attacc.cli.options import parse_lengths, read_lengths
 from attacc.documents import Presets, Spec
 from attacc.errors import AttaccError
 from attacc.gpu.calibrated.coefficients import CALIBRATIONS, CPU_CALIBRATIONS, CalibrationSpec
@@ -32,7 +32,7 @@ from attacc.hardware.gpu import GPUS, GpuSpec
 from attacc.hardware.link import LINKS
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import SYSTEMS, SystemSpec, resolve_system
-from attacc.models.architecture import MAX_SIZE, MODELS, ModelSpec
+from attacc.models.architecture import MODELS, ModelSpec
 from attacc.models.huggingface import load_model
 from attacc.models.parameters import count_parameters, kv_bytes_per_token, weight_bytes
 from attacc.models.precision import ElementType
@@ -47,7 +47,7 @@ from attacc.pim.timing.tables import TimingTables, resolve_timing
 from attacc.study.accuracy import RecordedHeads
 from attacc.study.compare import compare_study
 from attacc.study.specification import StudySpec, WorkloadTable, load_study
-from attacc.units import UNITS, parse_quantity
+from attacc.units import MAX_SIZE, UNITS, parse_quantity
 from attacc.workload.requests import Workload
 from attacc.workload.synthetic import WORKLOADS, synthetic
 from attacc.workload.traces import load_workload

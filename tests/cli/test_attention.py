@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from attacc.cli import options
 from attacc.errors import UnknownNameError
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
-from attacc.models.precision import ElementType, Precision
+from attacc.models.precision import ElementType, Precision, kv_element
 from attacc.pim.stack import Stack
 from tests.cli.console import DEVICE_FILE, answer, document, refusal
 
@@ -410,9 +409,9 @@ def test_element_types_are_those_of_the_kv_cache() -> None:
             Precision(kv=element)
         except ValueError:
             with pytest.raises(UnknownNameError):
-                options.kv_element(element)
+                kv_element(element)
         else:
-            assert options.kv_element(element) is element
+            assert kv_element(element) is element
 
 
 def test_help_names_all_choices() -> None:

@@ -188,6 +188,6 @@ def test_extrapolate(tmp_path: Path) -> None:
     assert rows[0]["seen"] == "m <= 512"
     assert "h100-sxm-80gb" in answer("gpu", "extrapolate", table, "--rows", "512")
     refused = invoke("gpu", "extrapolate", table, "--unseen", "h200")
-    assert "use --unseen with --seen, or --rows" in refused.stderr.replace("\n", " ")
+    assert "give unseen with seen, or rows" in refused.stderr.replace("\n", " ")
     absent = invoke("gpu", "extrapolate", table, "--unseen", "h200", "--seen", "h100")
     assert "h200 was not measured" in absent.stderr.replace("\n", " ")

@@ -202,8 +202,8 @@ def test_progress_is_on_stderr_of_a_terminal(monkeypatch: pytest.MonkeyPatch) ->
     stdout, stderr = io.StringIO(), _Terminal()
     monkeypatch.setattr(sys, "stderr", stderr)
     monkeypatch.setattr(sys, "stdout", stdout)
-    with output.progress_bar("many", 2) as progress:
-        progress("one")
-        progress("two")
+    with output.progress_bar("many") as progress:
+        progress("one", 2)
+        progress("two", 2)
     assert "two" in stderr.getvalue()
     assert stdout.getvalue() == ""

@@ -8,6 +8,7 @@ import pytest
 import typer
 from typer.models import OptionInfo
 
+from attacc.attention import read_lengths
 from attacc.cli import options
 from attacc.cli.main import app
 from attacc.errors import InputError
@@ -101,7 +102,7 @@ def test_a_file_of_lengths_takes_the_same_forms(tmp_path: Path) -> None:
     """Catches lines that are parsed apart."""
     path = tmp_path / "lengths.txt"
     path.write_text("8\n\n 9 \n", encoding="utf-8")
-    assert options.read_lengths(path) == [8, 9]
+    assert read_lengths(path) == [8, 9]
     path.write_text("8\n1_0\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"lengths\.txt:2: '1_0' is no whole number"):
-        options.read_lengths(path)
+        read_lengths(path)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from attacc.cli.output import check_source, print_answer
+from attacc.cli.output import print_answer
 from attacc.errors import DocumentError, InputError
-from attacc.files import LISTED_FILES, no_such_file
+from attacc.files import LISTED_FILES, check_source, no_such_file
+from attacc.results import Listing
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def test_a_figure_that_overflows_is_refused_in_tables_as_in_json(
 ) -> None:
     """Before, most commands printed inf in their tables."""
     with pytest.raises(InputError, match="a figure of the answer overflows"):
-        print_answer([Figure(1.0), Figure(value)], str, as_json=as_json)
+        print_answer(Listing([Figure(1.0), Figure(value)]), str, as_json=as_json)
     assert capsys.readouterr().out == ""
 
 
@@ -38,7 +39,7 @@ def test_every_command_answers_through_the_same_door() -> None:
     """Catches a command that renders a table of its own, past the check of its figures."""
     folder = Path(__file__).parents[2] / "src" / "attacc" / "cli"
     modules = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.py")}
-    doors = ("Console()", "Console(highlight", "dumps(")
+    doors = ("Console()", "Console(highlight", "dumps(", "to_json(")
     printing = {name for name, text in modules.items() if any(door in text for door in doors)}
     assert printing == {"output.py"}
 

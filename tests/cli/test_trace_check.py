@@ -82,7 +82,7 @@ def test_placement_can_be_said_and_must_be_where_nothing_tells(tmp_path: Path) -
     log.write_bytes(gzip.compress(b"1, WRGB, 0, 0, 0, 0, 0, 0, 0\n"))
     message = refusal("trace", "check", log)
     assert "no placement" in message
-    assert "--placement" in message
+    assert "say which placement is meant" in message
     assert document("trace", "check", log, "--placement", "buffer")["placement"] == "buffer"
     log = tmp_path / "mixed.log"
     log.write_text("1, ACTAB, 0, 0, 0, 0, 0, 0, 0\n9, MACSB, 0, 0, 0, 0, 0, 0, 0\n")

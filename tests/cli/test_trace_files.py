@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from attacc.cli.output import check_target
 from attacc.errors import InputError
-from attacc.files import read_data
+from attacc.files import check_target, read_data
 from tests.cli.console import answer, refusal
 
 TRACE = "PIM_WR_GB 0x0\nPIM_MAC_AB 0x0\n"

@@ -236,9 +236,10 @@ def test_a_step_takes_at_least_what_its_memory_traffic_takes(either: Comparison)
 
 def test_progress_names_every_system_before_it_is_priced() -> None:
     """Catches a progress bar that stands still."""
-    told: list[str] = []
-    compare_study(study(workload=SHORT, batch=1, systems=["dgx-base", "2xdgx"]), told.append)
-    assert told == ["dgx-base", "2xdgx"]
+    told: list[tuple[str, int]] = []
+    asked = study(workload=SHORT, batch=1, systems=["dgx-base", "2xdgx"])
+    compare_study(asked, lambda name, total: told.append((name, total)))
+    assert told == [("dgx-base", 2), ("2xdgx", 2)]
 
 
 # One to one with the parts it is made of.
@@ -918,7 +919,7 @@ def test_unknown_systems_are_refused_before_anything_is_priced() -> None:
     """Catches minutes of work before a slip of the pen is noticed."""
     told: list[str] = []
     with pytest.raises(UnknownNameError, match="systems: unknown system preset 'dgx-bsae'"):
-        compare_study(study(systems=["dgx-base", "dgx-bsae"]), told.append)
+        compare_study(study(systems=["dgx-base", "dgx-bsae"]), lambda name, _: told.append(name))
     assert told == []
 
 

@@ -277,7 +277,7 @@ def test_quick_exhibits_in_order() -> None:
     told: list[str] = []
     names = ["cal2023-kv-bytes", "asplos2024-link", "asplos2024-gqa", "asplos2024-length"]
     specs = chosen([], names)
-    made = reproduce(specs, GpuModel.PUBLISHED, told.append)
+    made = reproduce(specs, GpuModel.PUBLISHED, lambda name, _: told.append(name))
     assert made.gpu_model is GpuModel.PUBLISHED
     assert told == [spec.id for spec in specs] == [exhibit.id for exhibit in made.exhibits]
     assert [e.paper for e in made.exhibits] == [spec.paper for spec in specs]
@@ -293,9 +293,16 @@ def test_in_two_processes() -> None:
     intensity, kv_bytes = chosen([], ["cal2023-intensity", "cal2023-kv-bytes"])
     told: list[str] = []
     specs = (replace(intensity, alone=True), kv_bytes)
-    made = reproduce(specs, GpuModel.PUBLISHED, told.append, second_process=True)
+    totals: set[int] = set()
+
+    def tell(name: str, total: int) -> None:
+        told.append(name)
+        totals.add(total)
+
+    made = reproduce(specs, GpuModel.PUBLISHED, tell, second_process=True)
     assert made == reproduce((intensity, kv_bytes), GpuModel.PUBLISHED)
     assert sorted(told) == ["cal2023-intensity", "cal2023-kv-bytes"]
+    assert totals == {2}
 
 
 def test_a_row_of_the_wrong_length() -> None:

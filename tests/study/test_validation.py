@@ -196,10 +196,10 @@ def test_choosing_claims() -> None:
 
 def test_progress_and_counts() -> None:
     """Catches claims that are told after their check, or not at all."""
-    told: list[str] = []
+    told: list[tuple[str, int]] = []
     checks = chosen(all_checks(), ["energy-row", "system-steps", "gpu-gemm-a100"])
-    done = validate(checks, None, told.append)
-    assert told == [outcome.claim.id for outcome in done.outcomes]
+    done = validate(checks, None, lambda name, total: told.append((name, total)))
+    assert told == [(outcome.claim.id, 3) for outcome in done.outcomes]
     statuses = (Status.HELD, Status.RECORDED, Status.NOT_RUN, Status.FAILED)
     assert [done.count(status) for status in statuses] == [1, 1, 1, 0]
     assert not done.with_reference

@@ -171,7 +171,7 @@ def check(tables: Sequence[Measurements], calibrated: CalibratedGpu | None = Non
         raise InputError(
             f"no calibration for {tables[0].key.gpu!r}",
             where="gpu",
-            hint=f"known are {', '.join(sorted(presets))}; name one with --gpu",
+            hint=f"known are {', '.join(sorted(presets))}; name one",
         )
     return [
         _checked(data, presets[data.key.gpu])
@@ -192,7 +192,7 @@ def measured_names(found: Sequence[str], calibrated: CalibratedGpu) -> set[str]:
     if found and not mine:
         raise InputError(
             f"measured are {', '.join(sorted(set(found)))}, and not {calibrated.gpu.name}",
-            where="--gpu",
+            where="gpu",
         )
     return mine
 

@@ -26,12 +26,12 @@ UNITS: Final = (
 """Ending of a field's name, what its value is divided by, and the unit it is written in."""
 
 
-def check_document(path: Path, option: str) -> None:
+def check_document(path: Path, where: str) -> None:
     """Refuse a name that readers of documents would not take, before anything is computed.
 
     Args:
         path: the file to be written.
-        option: that named it.
+        where: the option or argument that named it.
 
     Raises:
         InputError: the name does not end in .toml, or no writer of TOML is installed.
@@ -39,7 +39,7 @@ def check_document(path: Path, option: str) -> None:
     if path.suffix != SUFFIX:
         raise InputError(
             f"{path.suffix or 'no suffix'!r:.40} is no ending of a document's name",
-            where=f"{option} {path}",
+            where=f"{where} {path}",
             hint=f"name it {path.stem or 'mine'}{SUFFIX}",
         )
     if importlib.util.find_spec("tomli_w") is None:

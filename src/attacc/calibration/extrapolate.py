@@ -138,7 +138,7 @@ def extrapolate_gpu(
         InputError: a GPU is unknown or not measured, or seen and unseen.
     """
     if unseen in seen:
-        raise InputError(f"{unseen} is to be predicted", where="--seen")
+        raise InputError(f"{unseen} is to be predicted", where="seen")
     by_gpu = _by_preset(tables)
     for name in (unseen, *seen):
         if name not in by_gpu:
@@ -182,7 +182,7 @@ def extrapolate_rows(tables: Sequence[Measurements], most_rows: int) -> list[Ext
                 raise InputError(
                     f"all products on {data.key.gpu} have {'more' if many.size else 'no more'} "
                     f"than {most_rows} rows",
-                    where="--rows",
+                    where="rows",
                 )
             gpu = GPUS.load(name)
             problem = gemm_problem(data, gpu, library_rules(data.key, gpu))
@@ -190,7 +190,7 @@ def extrapolate_rows(tables: Sequence[Measurements], most_rows: int) -> list[Ext
             predicted = problem.predict(values, many)
             found.append(_row(data, f"m <= {most_rows}", None, predicted, data.time_ns[many]))
     if not found:
-        raise InputError("no products in the tables", where="--rows")
+        raise InputError("no products in the tables", where="rows")
     return found
 
 

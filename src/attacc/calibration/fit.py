@@ -780,7 +780,7 @@ def fit_calibration(
     if reference is not None and reference not in frameworks:
         raise InputError(
             f"nothing of {reference!r} was fitted",
-            where="--reference",
+            where="reference",
             hint=f"fitted is {', '.join(sorted(frameworks))}",
         )
     spec = CalibrationSpec(
@@ -830,8 +830,8 @@ def fitted_tables(
     if not mine:
         raise InputError(
             f"measured are {', '.join(found)}",
-            where="--measured-as" if measured_as else "--gpu",
-            hint="name one of them with --measured-as",
+            where="measured_as" if measured_as else "gpu",
+            hint="say which one is meant (measured_as)",
         )
     return mine
 

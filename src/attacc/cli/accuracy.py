@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from attacc.cli import options
-from attacc.cli.options import DEFAULT_DEVICE, Device, Json
-from attacc.cli.output import HEARTBEAT, check_source, check_target, print_answer
-from attacc.errors import InputError
-
-if TYPE_CHECKING:
-    from attacc.study.accuracy import Progress
-
-E = TypeVar("E", bound=StrEnum)
+from attacc.cli.options import DEFAULT_DEVICE, Device, Json, comma_list
+from attacc.cli.output import HEARTBEAT, print_answer
 
 RECORDED_SUFFIX = ".npz"
 
@@ -138,46 +131,36 @@ def accuracy(
 
     The program of a head is executed on data, with the arithmetic of the units.
     """
-    from attacc.documents import parse_document
-    from attacc.hardware.placement import Placement
-    from attacc.pim.numerics.arithmetic import Normalization, Order
-    from attacc.pim.numerics.formats import Format
-    from attacc.report.accuracy import accuracy_renderable, draw_accuracy
-    from attacc.report.figures import check_figure
-    from attacc.study.accuracy import AccuracySpec, Data, measure_accuracy
+    import attacc
+    from attacc.report.accuracy import accuracy_renderable, check_figure, draw_accuracy
 
     recorded = _recorded(data)
     if figure is not None:
-        check_target(figure, "--figure", [] if recorded is None else [recorded])
-        check_figure(figure)
-    asked: dict[str, object] = {
+        check_figure(figure, [] if recorded is None else [recorded])
+    given = {
         "model": model,
-        "lengths": None if length is None else _lengths(length),
-        "data": [Data.RECORDED] if recorded else _choices(Data, data, "--data"),
         "recorded": recorded,
-        "device": device,
-        "placements": _choices(Placement, placement, "--placement"),
-        "kv": [Format.named(name, where="--kv") for name in _names(kv, "--kv")],
-        "accumulate": [
-            Format.named(name, where="--accumulate") for name in _names(accumulate, "--accumulate")
-        ],
-        "probability": None
-        if probability is None
-        else Format.named(probability, where="--probability"),
+        "probability": probability,
         "heads": heads,
-        "steps": steps,
-        "seed": seed,
-        "queries_per_read": queries_per_read,
-        "normalization": None
-        if normalization is None
-        else options.choice(Normalization, normalization, "--normalization"),
-        "tree": options.choice(Order, tree, "--tree"),
+        "normalization": normalization,
         "chunk_keys": chunk_keys,
         "sum_keys": sum_keys,
+        "lengths": None if length is None else _lengths(length),
     }
-    spec = parse_document(AccuracySpec, asked, where="command line")
     with _progress() as progress:
-        result = measure_accuracy(spec, progress)
+        result = attacc.accuracy(
+            data=["recorded"] if recorded else comma_list(data, "--data"),
+            device=device,
+            placements=comma_list(placement, "--placement"),
+            kv=comma_list(kv, "--kv"),
+            accumulate=comma_list(accumulate, "--accumulate"),
+            steps=steps,
+            seed=seed,
+            queries_per_read=queries_per_read,
+            tree=tree,
+            progress=progress,
+            **{name: value for name, value in given.items() if value is not None},
+        )
     if figure is not None:
         draw_accuracy(result, figure)
     print_answer(result, accuracy_renderable, as_json=json)
@@ -186,30 +169,16 @@ def accuracy(
 def _recorded(data: str) -> Path | None:
     """Return the file of recorded data, if it is one."""
     path = Path(data)
-    if "," in data or not (path.suffix == RECORDED_SUFFIX or "/" in data):
-        return None
-    check_source(path)
-    return path
-
-
-def _names(text: str, option: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if "" in names:
-        raise InputError(f"{text!r:.40} has an empty entry", where=option, hint="write a,b,c")
-    return names
-
-
-def _choices(choices: type[E], text: str, option: str) -> list[E]:
-    return [options.choice(choices, name, option) for name in _names(text, option)]
+    return path if "," not in data and (path.suffix == RECORDED_SUFFIX or "/" in data) else None
 
 
 def _lengths(text: str) -> list[int]:
     parse = options.size("--length")
-    return [parse(entry) for entry in _names(text, "--length")]
+    return [parse(entry) for entry in comma_list(text, "--length")]
 
 
 @contextmanager
-def _progress() -> Generator[Progress]:
+def _progress() -> Generator[Callable[[int, int], None]]:
     """Show a bar on stderr, where that is a terminal."""
     from attacc.report.terminal import bar
 

@@ -18,12 +18,13 @@ from attacc.cli.options import (
     PowerLimit,
     ScheduleName,
     Settings,
+    changes,
 )
 from attacc.cli.output import print_answer
 from attacc.errors import InputError
 
 if TYPE_CHECKING:
-    from attacc.pim.stacks import AttentionOfStacks
+    from attacc.attention import AttentionOfStacks
 
 ALL: Final = "all"
 """What ``--queries-per-read`` says to have every choice compared."""
@@ -121,21 +122,17 @@ def attention(
 
     One new query for each query head. --heads and --length are needed, or --lengths.
     """
-    from attacc.hardware.placement import Placement
-    from attacc.hardware.system import Schedule
-    from attacc.pim.stack import Stack
-    from attacc.pim.stacks import attend_over
+    import attacc
+    from attacc.attention import attend_over, compare_reads
     from attacc.report.attention import attention_renderable, reads_renderable
-    from attacc.study.reads import compare_reads
 
     asked, sharing = _heads(heads, length, lengths, lengths_file, kv_heads, queries_per_kv_head)
     together = _queries_per_read(queries_per_read)
-    element = options.kv_element(dtype)
-    stack = Stack(
-        options.load_device(device, settings),
-        options.choice(Placement, placement, "--placement"),
+    stack = attacc.Stack(
+        attacc.load_device(device, **changes(settings)),
+        placement,
         power_limited=power_limit,
-        schedule=options.choice(Schedule, schedule, "--schedule"),
+        schedule=schedule,
         power_budget_w=power_budget,
         temperature_c=temperature,
     )
@@ -146,7 +143,7 @@ def attention(
             asked,
             stacks=stacks,
             head_dim=head_dim,
-            element=element,
+            element=dtype,
             queries_per_kv_head=sharing,
             queries_per_read=queries_per_read,
             window_ns=1e3 * power_window,
@@ -171,6 +168,8 @@ def _heads(
     Raises:
         InputError: something is missing, or the options contradict each other.
     """
+    from attacc.attention import MAX_HEADS, parse_lengths, read_lengths
+
     given = {"--length": length, "--lengths": lengths, "--lengths-file": lengths_file}
     named = [option for option, value in given.items() if value is not None]
     if len(named) != 1:
@@ -181,9 +180,9 @@ def _heads(
         )
     listed = None
     if lengths is not None:
-        listed = options.parse_lengths(lengths)
+        listed = parse_lengths(lengths)
     elif lengths_file is not None:
-        listed = options.read_lengths(lengths_file)
+        listed = read_lengths(lengths_file)
     stored = kv_heads if listed is None else len(listed)
     if kv_heads is not None and kv_heads != stored:
         raise InputError(
@@ -209,9 +208,9 @@ def _heads(
         )
     if listed is not None:
         return listed, queries
-    if length is None or stored > options.MAX_HEADS:
+    if length is None or stored > MAX_HEADS:
         raise InputError(
-            f"{stored} heads of keys and values are more than {options.MAX_HEADS}",
+            f"{stored} heads of keys and values are more than {MAX_HEADS}",
             where="--heads",
             hint="take several stacks apart",
         )

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from attacc.cli.options import Settings, changes, number, size
+from attacc.cli.options import Settings, changes, names, number, size
 from attacc.cli.options import seed as parse_seed
 from attacc.cli.output import print_answer, progress_bar
 
@@ -75,46 +75,29 @@ def compare(
 
     Without arguments: GPT-3 175B at (2048, 2048) on the platforms of the AttAcc papers.
     """
-    from attacc.documents import parse_document
+    from attacc.comparison import compare_study, load_study
     from attacc.report.compare import comparison_tables
-    from attacc.study.compare import compare_study
-    from attacc.study.specification import StudySpec, load_study
 
-    base = load_study(study) if study is not None else StudySpec()
-    document = base.model_dump(mode="json", exclude_none=True)
-    lengths = {
-        "prompt": prompt,
-        "output": output,
-        "trace": trace,
-        "synthetic": workload,
-        "seed": seed,
-    }
-    given = {name: value for name, value in lengths.items() if value is not None}
-    if given.keys() & {"trace", "synthetic"}:
-        document["workload"] = given
-    elif given.keys() & {"prompt", "output"}:
-        kept = {k: v for k, v in document["workload"].items() if k in ("prompt", "output")}
-        document["workload"] = kept | given
-    else:
-        document["workload"] |= given
-    types = {"weights": weights, "activations": activations, "kv": kv}
-    document["precision"] |= {name: value for name, value in types.items() if value is not None}
-    options = {
-        "model": model,
-        "systems": system or None,
-        "slo_ms": slo_ms,
-        "gpu_model": gpu_model,
-    }
-    document |= {name: value for name, value in options.items() if value is not None}
-    if batch is not None:
-        document["batch"] = _batch(batch)
-    spec = parse_document(StudySpec, document, where="command line")
-    with progress_bar("comparing", len(spec.systems)) as progress:
-        comparison = compare_study(spec, progress, changes=changes(settings))
+    asked = load_study(
+        study,
+        model=model,
+        prompt=prompt,
+        output=output,
+        trace=trace,
+        synthetic=workload,
+        seed=seed,
+        systems=names(system, "--system") or None,
+        batch=None if batch is None else _batch(batch),
+        slo_ms=slo_ms,
+        weights=weights,
+        activations=activations,
+        kv=kv,
+        gpu_model=gpu_model,
+    )
+    with progress_bar("comparing") as progress:
+        comparison = compare_study(asked, progress, changes=changes(settings))
     print_answer(comparison, comparison_tables, as_json=json)
 
 
 def _batch(text: str) -> int | str:
-    from attacc.study.specification import MAX_BATCH
-
-    return MAX if text == MAX else size("--batch", most=MAX_BATCH, word=MAX)(text)
+    return MAX if text == MAX else size("--batch", word=MAX)(text)

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
 from attacc.cli import options
 from attacc.cli.options import DEFAULT_DEVICE, Device, Json, PlacementName, PowerLimit
 from attacc.cli.output import print_answer
-from attacc.errors import InputError, UnknownNameError, printable
-
-if TYPE_CHECKING:
-    from attacc.models.precision import ElementType
-    from attacc.pim.numerics.arithmetic import Arithmetic
+from attacc.errors import printable
 
 MOST_TOKENS: Final = 2**20
-_NEEDED: Final = ("torch", "transformers", "gguf")
-_FP8: Final = {"fp8": "fp8-e4m3", "fp8-e4m3": "fp8-e4m3", "fp8-e5m2": "fp8-e5m2"}
-_SUMS: Final = ("fp16", "fp32")
 
 
 def generate(
@@ -123,100 +115,44 @@ def generate(
 
     The text appears as it is written; then what the attention of its tokens has cost.
     """
-    from attacc.hardware.link import LINKS
-    from attacc.hardware.placement import Placement
-    from attacc.pim.host.device import HostDevice
+    import attacc
+    from attacc.generation import Sampling, write
     from attacc.report.generate import generated_renderable
 
-    element, arithmetic = _arithmetic(kv, accumulate)
-    if temperature < 0:
-        raise InputError(
-            f"{temperature} is negative", where="--temperature", hint="use 0, or more than 0"
-        )
-    attacc = HostDevice.of(
-        options.load_device(device),
-        options.choice(Placement, placement, "--placement"),
+    sampling = Sampling(temperature, seed)
+    attaccs = attacc.HostDevice.of(
+        device,
+        placement,
         devices=devices,
         stacks_per_device=stacks,
-        link=LINKS.load_name_or_file(link, where="--link"),
-        arithmetic=arithmetic,
+        link=link,
+        kv=kv,
+        accumulate=accumulate,
         queries_per_read=queries_per_read,
         power_limited=power_limit,
     )
-    _check_installed()
-    from attacc.integrations.generation import Sampling, write_text
-    from attacc.integrations.huggingface_models import HostType, load_language_model
-
-    host_type = options.choice(HostType, host_dtype, "--host-dtype")
-    if sys.stderr.isatty():
-        sys.stderr.write(f"loading {model} ...\n")
-    answer = write_text(
-        load_language_model(model, host_type),
-        attacc,
+    answer = write(
         prompt,
-        tokens=max_tokens,
-        sampling=Sampling(temperature, seed),
+        attaccs,
+        model=model,
+        max_tokens=max_tokens,
+        sampling=sampling,
         kv=kv,
-        element=element,
         chat=chat,
+        host_dtype=host_dtype,
         threads=threads,
         take=None if json else _say,
+        loading=lambda: _loading(model),
     )
     if not json:
         sys.stdout.write("\n")
     print_answer(answer, generated_renderable, as_json=json)
 
 
-def _check_installed() -> None:
-    """Refuse to begin without what only this command needs.
-
-    Raises:
-        InputError: a distribution is not installed.
-    """
-    for name in _NEEDED:
-        if importlib.util.find_spec(name) is None:
-            raise InputError(
-                f"the command needs {name}, which is not installed",
-                hint='pip install "attacc[torch]"',
-            )
-
-
-def _arithmetic(kv: str, accumulate: str | None) -> tuple[ElementType, Arithmetic]:
-    """Return the element type of keys and values, and how the units compute with it.
-
-    Raises:
-        UnknownNameError: there is no such format.
-        InputError: sums cannot be in this format.
-    """
-    from attacc.models.precision import ElementType
-    from attacc.pim.numerics.arithmetic import Arithmetic
-    from attacc.pim.numerics.formats import Format
-
-    known = ("fp16", "bf16", "int8", *_FP8)
-    if kv not in known:
-        raise UnknownNameError("format of keys and values", kv, known, where="--kv")
-    if accumulate is not None and accumulate not in _SUMS:
-        raise UnknownNameError("format of sums", accumulate, _SUMS, where="--accumulate")
-    if kv in _FP8:
-        element, arithmetic = (
-            ElementType.FP8,
-            Arithmetic.of(ElementType.FP8, fp8=Format.named(_FP8[kv])),
-        )
-    else:
-        element = ElementType(kv)
-        arithmetic = Arithmetic.of(element)
-    if element is not ElementType.FP16:
-        if accumulate == Format.FP16:
-            raise InputError(
-                f"{kv} is not summed in fp16, which does not hold its products",
-                where="--accumulate",
-                hint="leave it out, or say fp32",
-            )
-        return element, arithmetic
-    if accumulate == Format.FP32:
-        wide = Format.FP32
-        arithmetic = Arithmetic(multiplier=wide, adder=wide, accumulator=wide)
-    return element, arithmetic
+def _loading(model: str) -> None:
+    """Say on a terminal that a model is being loaded."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"loading {model} ...\n")
 
 
 def _say(piece: str) -> None:

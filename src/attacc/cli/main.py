@@ -34,6 +34,7 @@ from attacc.cli.output import (
     guard_standard_streams,
     silence_stdout,
 )
+from attacc.cli.places import Command
 from attacc.errors import AttaccError, InputError
 
 FAULT: Final = 1
@@ -139,12 +140,15 @@ def options(
     """Take the options before the command."""
 
 
-app.command()(compare.compare)
-app.command()(attention.attention)
-app.command()(accuracy.accuracy)
-app.command()(generate.generate)
-app.command()(presets.presets)
-app.command()(reproduce.reproduce)
-app.command()(validate.validate)
+for _command in (
+    compare.compare,
+    attention.attention,
+    accuracy.accuracy,
+    generate.generate,
+    presets.presets,
+    reproduce.reproduce,
+    validate.validate,
+):
+    app.command(cls=Command)(_command)
 app.add_typer(gpu.app, name="gpu")
 app.add_typer(trace.app, name="trace")

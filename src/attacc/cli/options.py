@@ -1,6 +1,6 @@
 """Options that several commands have, and what they stand for.
 
-Choices stay text until a command runs, so that the rooms that define them are loaded only then.
+Names stay text until the library reads them, so that its rooms are loaded only when a command runs.
 
 Numbers are written in ASCII digits, as in ``12`` and ``-1.5e3``. Python's own ``int`` and ``float``
 take more for a number (``1_0``, digits of other scripts, ``infinity``), and so do typer's options
@@ -9,47 +9,21 @@ of these types: every option that is a number has one of the parsers `size`, `nu
 
 from __future__ import annotations
 
-import math
-import re
 import tomllib
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+from typing import Annotated, Final
 
 import typer
 
-from attacc.errors import InputError, UnknownNameError
+from attacc.errors import InputError
 
-if TYPE_CHECKING:
-    from attacc.hardware.dram import DramDevice
-    from attacc.models.precision import ElementType
-
-E = TypeVar("E", bound=StrEnum)
-
-REFERENCE_DEVICE = "hbm3-5.2-asplos24"
-"""The device of the golden cycle counts, and of AttAcc's evaluation: text traces are its form."""
-DEFAULT_DEVICE = "hbm3-5.2"
-"""The same with the latencies and buffers of its units, for the interleaved schedule."""
-
-MAX_HEADS: Final = 2**20
-"""Heads that may be listed with a length each."""
 MAX_STACKS: Final = 1024
 MAX_SEED: Final = 2**63 - 1
-
-_WHOLE: Final = re.compile(r"-?[0-9]+")
-_MOST_DIGITS: Final = 30
-"""Digits of a whole number that is still read: Python refuses thousands."""
-
-
-def _whole(text: str | int, option: str, least: int, most: int, hint: str) -> int:
-    """Return a whole number of a range; a default comes as the number that it is."""
-    written = str(text)
-    if _WHOLE.fullmatch(written) is None:
-        raise InputError(f"{written!r:.40} is no whole number", where=option, hint=hint)
-    if len(written) > _MOST_DIGITS or not least <= int(written) <= most:
-        raise InputError(f"{written:.40} is out of range", where=option, hint=hint)
-    return int(written)
+DEFAULT_DEVICE: Final = "hbm3-5.2"
+"""The device with the latencies and buffers of its units, for the interleaved schedule."""
+REFERENCE_DEVICE: Final = "hbm3-5.2-asplos24"
+"""The same without them: text traces are its form."""
 
 
 def size(
@@ -65,23 +39,17 @@ def size(
     """
 
     def parse(text: str | int) -> int:
-        from attacc.models.architecture import MAX_SIZE
+        from attacc.units import MAX_SIZE, whole_number  # loads pydantic
 
         largest = MAX_SIZE if most is None else most
-        hint = f"use a whole number from {least} to {largest}"
-        return _whole(text, option, least, largest, f"{hint}, or {word}" if word else hint)
+        # A default comes as the number that it is.
+        return whole_number(str(text), where=option, least=least, most=largest, word=word)
 
     return parse
 
 
-def seed(text: str | int) -> int:
-    """Return the seed that ``--seed`` states: a whole number from 0 to `MAX_SEED`.
-
-    Raises:
-        InputError: it is none.
-    """
-    hint = f"use a whole number from 0 to {MAX_SEED}"
-    return _whole(text, "--seed", 0, MAX_SEED, hint)
+seed: Final = size("--seed", MAX_SEED, least=0)
+"""The parser of a seed."""
 
 
 def number(option: str) -> Callable[[str | float], float]:
@@ -92,17 +60,37 @@ def number(option: str) -> Callable[[str | float], float]:
     """
 
     def parse(text: str | float) -> float:
-        from attacc.units import DECIMAL  # loads pydantic
+        from attacc.units import decimal_number  # loads pydantic
 
-        written = str(text)
-        value = float(written) if re.fullmatch("-?" + DECIMAL, written) else math.nan
-        if not math.isfinite(value):
-            raise InputError(
-                f"{written!r:.40} is no number", where=option, hint="use one such as 20"
-            )
-        return value
+        return decimal_number(str(text), where=option)
 
     return parse
+
+
+def comma_list(text: str, option: str) -> list[str]:
+    """Return the entries of a list with commas.
+
+    Raises:
+        InputError: an entry is empty.
+    """
+    entries = [entry.strip() for entry in text.split(",")]
+    if "" in entries:
+        raise InputError(f"{text!r:.40} has an empty entry", where=option, hint="write a,b,c")
+    return entries
+
+
+def names(given: list[str] | None, option: str) -> list[str]:
+    """Return the names of an option that may be repeated, and may list several with commas.
+
+    A file whose name has a comma is named alone.
+
+    Raises:
+        InputError: an entry is empty.
+    """
+    found: list[str] = []
+    for text in given or ():
+        found += [text] if Path(text).exists() else comma_list(text, option)
+    return found
 
 
 Device = Annotated[
@@ -152,91 +140,6 @@ Json = Annotated[
         "--json", help="Print one JSON document (docs/reference/cli.md) and nothing else."
     ),
 ]
-
-
-def parse_lengths(text: str) -> list[int]:
-    """Return the lengths that ``--lengths`` lists, as in ``512,1024x8``.
-
-    Raises:
-        InputError: an entry is no length, or they are too many.
-    """
-    where = "--lengths"
-    length_of, times_of = size(where), size(where)
-    lengths: list[int] = []
-    for entry in text.split(","):
-        length, cross, times = entry.strip().partition("x")
-        count = times_of(times) if cross else 1
-        if len(lengths) + count > MAX_HEADS:
-            raise InputError(
-                f"lists more than {MAX_HEADS} heads", where=where, hint="take several stacks apart"
-            )
-        lengths += [length_of(length)] * count
-    return lengths
-
-
-def read_lengths(path: Path) -> list[int]:
-    """Return the lengths of a file, one whole number a line; empty lines are skipped.
-
-    Raises:
-        DocumentError: the file cannot be read, or is no text.
-        InputError: a line is no length, or they are none, or too many.
-    """
-    from attacc.files import MAX_LIST_BYTES, read_data, text_of
-
-    text = text_of(read_data(path, limit=MAX_LIST_BYTES), where=f"--lengths-file {path}")
-    lengths = [
-        size(f"--lengths-file {path}:{number}")(line.strip())
-        for number, line in enumerate(text.splitlines(), start=1)
-        if line.strip()
-    ]
-    if not 1 <= len(lengths) <= MAX_HEADS:
-        raise InputError(
-            f"holds {len(lengths)} lengths",
-            where=f"--lengths-file {path}",
-            hint=f"write 1 to {MAX_HEADS}, one a line",
-        )
-    return lengths
-
-
-def choice(choices: type[E], name: str, option: str) -> E:
-    """Return the member of an enumeration that an option names.
-
-    Raises:
-        UnknownNameError: there is no such member; proposes the nearest.
-    """
-    try:
-        return choices(name)
-    except ValueError:
-        kind = option.removeprefix("--").replace("-", " ")
-        known = [member.value for member in choices]
-        raise UnknownNameError(kind, name, known, where=option) from None
-
-
-def kv_element(name: str) -> ElementType:
-    """Return the element type of keys and values that ``--dtype`` names.
-
-    Raises:
-        UnknownNameError: there is none, or only weights have it.
-    """
-    from attacc.models.precision import ElementType
-
-    known = [element.value for element in ElementType if element is not ElementType.INT4]
-    if name not in known:
-        raise UnknownNameError("element type of keys and values", name, known, where="--dtype")
-    return ElementType(name)
-
-
-def load_device(name: str, settings: list[str] | None = None) -> DramDevice:
-    """Return the DRAM device that ``--device`` names, with the keys that ``--set`` changes.
-
-    Raises:
-        UnknownNameError: there is no such preset.
-        DocumentError: the file is malformed, or a change is.
-        InputError: a setting has no key, or no value.
-    """
-    from attacc.hardware.dram import DRAMS
-
-    return DRAMS.load_any(name, changes(settings), where="--device")
 
 
 def changes(settings: list[str] | None) -> dict[str, object]:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
-import json
 import os
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar, cast
 
 from attacc.compiled import NOT_KEPT, told_of_compilation
-from attacc.errors import AttaccError, InputError, printable
-from attacc.files import no_such_file
-from attacc.results import Result
+from attacc.errors import AttaccError, printable
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance, ReadableBuffer
+    from _typeshed import ReadableBuffer
     from rich.console import RenderableType
 
-A = TypeVar("A", bound="DataclassInstance | Sequence[DataclassInstance]")
-T = TypeVar("T")
+    from attacc.results import Answer
+
+A = TypeVar("A", bound="Answer")
 
 
 class OutputError(AttaccError):
@@ -100,14 +96,14 @@ def print_answer(answer: A, render: Callable[[A], RenderableType], *, as_json: b
     """Write the answer of a command to stdout.
 
     Args:
-        answer: a record, or a list of records, of plain values.
+        answer: of the library.
         render: makes a table of it.
         as_json: whether to write it as one JSON document instead.
 
     Raises:
         InputError: a figure overflowed; nothing is written then.
     """
-    document = _document(answer)
+    document = answer.to_json()
     if as_json:
         sys.stdout.write(document)
     else:
@@ -119,23 +115,6 @@ def print_answer(answer: A, render: Callable[[A], RenderableType], *, as_json: b
 def print_text(text: str) -> None:
     """Write a document of the package to stdout as it is."""
     sys.stdout.write(text)
-
-
-def _plain(record: object) -> object:
-    return (
-        record.to_dict() if isinstance(record, Result) else dataclasses.asdict(cast("Any", record))
-    )
-
-
-def _document(answer: DataclassInstance | Sequence[DataclassInstance]) -> str:
-    plain = [_plain(one) for one in answer] if isinstance(answer, Sequence) else _plain(answer)
-    try:
-        return json.dumps(plain, indent=2, allow_nan=False) + "\n"
-    except ValueError:
-        raise InputError(
-            "a figure of the answer overflows",
-            hint="a quantity of the input must be out of all proportion: look at its units",
-        ) from None
 
 
 def complain(message: str, *, hint: str | None = None) -> None:
@@ -218,76 +197,26 @@ class Heartbeat:
 HEARTBEAT: Final = Heartbeat()
 
 
-def check_source(path: Path) -> None:
-    """Refuse a file that does not exist, and propose the names that are nearest to its own.
-
-    Raises:
-        DocumentError: there is no such file.
-    """
-    try:
-        found = path.exists()
-    except OSError:  # a name too long, a folder not to be looked into: whoever reads it tells
-        return
-    if not found:
-        raise no_such_file(path)
-
-
-def check_target(path: Path, option: str, inputs: Iterable[Path] = ()) -> None:
-    """Refuse a file to be written that cannot be, before anything is computed.
-
-    Args:
-        path: the file.
-        option: the option or argument that named it.
-        inputs: files that are read, and must not be overwritten.
-
-    Raises:
-        InputError: it is a folder, it lies in no folder, or it is one of the inputs, also by
-            another name.
-    """
-    try:
-        # A link is followed: the file that it names is written, and may be still to be made.
-        target = path.resolve()
-        folder = target.parent if path.is_symlink() else path.parent
-        is_folder, has_folder = target.is_dir(), folder.is_dir()
-        is_read = any(_is_same_file(target, file) for file in inputs)
-    except (OSError, RuntimeError) as error:  # a name too long, a folder not to be looked into
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"cannot be written: {reason}", where=f"{option} {path}") from None
-    if is_folder:
-        raise InputError("is a folder", where=f"{option} {path}", hint="name a file in it")
-    if not has_folder:
-        raise InputError(
-            f"there is no folder {folder}", where=f"{option} {path}", hint="create it first"
-        )
-    if is_read:
-        raise InputError("is also read", where=f"{option} {path}", hint="name another file")
-
-
-def _is_same_file(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)  # by hard links too
-    except FileNotFoundError:
-        return one == other.resolve()
-
-
 @contextmanager
-def progress_bar(title: str, total: int) -> Generator[Callable[[str], None]]:
+def progress_bar(title: str) -> Generator[Callable[[str, int], None]]:
     """Show a bar on stderr, where that is a terminal, with one step per name that it is told.
 
     Args:
         title: before the first name.
-        total: how many names there will be; each is told before its work.
+
+    Yields:
+        What takes the name of each thing before its work, and how many there are in all.
     """
     from attacc.report.terminal import bar
 
     with bar(shown=sys.stderr.isatty()) as progress:
-        task = progress.add_task(title, total=total)
+        task = progress.add_task(title, total=None)
         done = 0
 
-        def show(name: str) -> None:
+        def show(name: str, total: int) -> None:
             nonlocal done
             HEARTBEAT.tell(f"{title} {name}, {done + 1} of {total}")
-            progress.update(task, description=name, completed=done)
+            progress.update(task, description=name, completed=done, total=total)
             done += 1
 
         yield show

@@ -50,20 +50,21 @@ def presets(
     if toml:
         _print_document(kind, name, json=json)
         return
+    import attacc
     from attacc.report.presets import kinds_renderable, preset_renderable, presets_renderable
-    from attacc.study.shipped import KINDS, listed, shown
 
     if kind is None:
-        print_answer([listed(known) for known in KINDS], kinds_renderable, as_json=json)
-        return
-    if name is None:
-        print_answer(listed(kind), presets_renderable, as_json=json)
+        print_answer(attacc.presets(), kinds_renderable, as_json=json)
+    elif name is None:
+        print_answer(attacc.presets(kind), presets_renderable, as_json=json)
     else:
-        print_answer(shown(kind, name), preset_renderable, as_json=json)
+        print_answer(attacc.presets(kind, name), preset_renderable, as_json=json)
 
 
 def _print_document(kind: str | None, name: str | None, *, json: bool) -> None:
     """Print the document of a preset as it is shipped, with its comments and sources."""
+    import attacc
+
     if kind is None or name is None or json:
         raise InputError(
             "prints the document of one preset",
@@ -71,6 +72,4 @@ def _print_document(kind: str | None, name: str | None, *, json: bool) -> None:
             hint="name the kind and the preset, without --json: "
             "attacc presets system dgx-attacc-bank --toml",
         )
-    from attacc.study.shipped import document_of
-
-    print_text(document_of(kind, name))
+    print_text(attacc.presets(kind, name).to_toml())

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
-from attacc.cli.options import Json, choice
-from attacc.cli.output import check_target, print_answer, progress_bar
-from attacc.errors import UnknownNameError
-
-ALL: Final = "all"
-"""Every paper, in place of one."""
+from attacc.cli.options import Json, names
+from attacc.cli.output import print_answer, progress_bar
 
 
 def reproduce(
-    which: Annotated[
+    papers: Annotated[
         str,
         typer.Argument(metavar="cal2023|asplos2024|all", help="Paper whose exhibits to make."),
-    ] = ALL,
+    ] = "all",
     gpu_model: Annotated[
         str,
         typer.Option(metavar="published|calibrated", help="Model that prices the GPUs."),
@@ -35,23 +31,20 @@ def reproduce(
     json: Json = False,
 ) -> None:
     """Make the figures of the AttAcc papers again, the papers' values beside ours."""
-    from attacc.gpu.models import GpuModel
+    from attacc import reproduce as reproduce_papers
     from attacc.report.reproduce import reproduction_tables
     from attacc.report.reproduce_html import check_report, write_reproduction
-    from attacc.study.papers.exhibits import Paper
-    from attacc.study.papers.reproduce import chosen
-    from attacc.study.papers.reproduce import reproduce as run_reproduction
 
     if report is not None:
-        check_target(report, "--report")
         check_report(report)
-    if which not in (ALL, *Paper):
-        raise UnknownNameError("paper", which, [*Paper, ALL], where="WHICH")
-    papers = [paper for paper in Paper if which in (ALL, paper)]
-    prices = choice(GpuModel, gpu_model, "--gpu-model")
-    specs = chosen(papers, exhibit or ())
-    with progress_bar("reproducing", len(specs)) as progress:
-        reproduction = run_reproduction(specs, prices, progress, second_process=True)
+    with progress_bar("reproducing") as progress:
+        reproduction = reproduce_papers(
+            papers,
+            exhibits=names(exhibit, "--exhibit"),
+            gpu_model=gpu_model,
+            progress=progress,
+            second_process=True,
+        )
     if report is not None:
         write_reproduction(reproduction, report)
     print_answer(reproduction, reproduction_tables, as_json=json)

@@ -20,7 +20,8 @@ from attacc.cli.options import (
     PowerLimit,
     ScheduleName,
 )
-from attacc.cli.output import check_source, check_target, print_answer, progress_bar
+from attacc.cli.output import print_answer, progress_bar
+from attacc.cli.places import Command
 
 app = typer.Typer(help="Play, write and audit command traces in text form.")
 
@@ -28,7 +29,7 @@ ILLEGAL: Final = 3
 """Exit code of an audit that found a broken rule."""
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
     files: Annotated[
         list[Path],
@@ -60,17 +61,12 @@ def run(
     first is played.
     """
     from attacc.report.trace import run_renderable
-    from attacc.study.command_traces import play_traces
+    from attacc.trace import play_traces
 
-    inputs = [*files, traffic] if traffic else files
-    if log is not None and len(files) == 1:
-        check_target(log, "--log", inputs=inputs)
-    for file in inputs:
-        check_source(file)
-    with progress_bar("playing", 2 * len(files)) as progress:
+    with progress_bar("playing") as progress:
         runs = play_traces(
             files,
-            options.load_device(device),
+            device,
             power_limited=power_limit,
             traffic=traffic,
             log=log,
@@ -79,7 +75,7 @@ def run(
     print_answer(runs, run_renderable, as_json=json)
 
 
-@app.command()
+@app.command(cls=Command)
 def build(
     file: Annotated[
         Path,
@@ -97,26 +93,23 @@ def build(
     json: Json = False,
 ) -> None:
     """Write the commands of the attention of one stack as a text trace."""
-    from attacc.hardware.placement import Placement
-    from attacc.hardware.system import Schedule
     from attacc.report.trace import built_renderable
-    from attacc.study.command_traces import build_trace
+    from attacc.trace import build_trace
 
-    check_target(file, "FILE")
     built = build_trace(
         file,
         heads=heads,
         length=length,
         head_dim=head_dim,
-        element=options.kv_element(dtype),
-        placement=options.choice(Placement, placement, "--placement"),
-        device=options.load_device(device),
-        schedule=options.choice(Schedule, schedule, "--schedule"),
+        element=dtype,
+        placement=placement,
+        device=device,
+        schedule=schedule,
     )
     print_answer(built, built_renderable, as_json=json)
 
 
-@app.command()
+@app.command(cls=Command)
 def check(
     file: Annotated[
         Path,
@@ -161,18 +154,13 @@ def check(
 
     Exits with 3 if the log breaks a rule.
     """
-    from attacc.hardware.placement import Placement
     from attacc.report.legality import checked_renderable
-    from attacc.study.command_traces import check_log
+    from attacc.trace import check_log
 
-    dram = options.load_device(device)
-    check_source(file)
     answer = check_log(
         file,
-        dram,
-        placement=None
-        if placement is None
-        else options.choice(Placement, placement, "--placement"),
+        device,
+        placement=placement,
         power_limited=power_limit,
         queries_per_read=queries_per_read,
         temperature_c=temperature,

@@ -7,9 +7,8 @@ from typing import Annotated, Final
 
 import typer
 
-from attacc.cli.options import Json
-from attacc.cli.output import check_target, print_answer, progress_bar
-from attacc.errors import InputError
+from attacc.cli.options import Json, names
+from attacc.cli.output import print_answer, progress_bar
 
 NOT_HELD: Final = 3
 
@@ -37,24 +36,16 @@ def validate(
     Without reference data, claims that need them are read back or skipped, saying so. Exit code 3
     if a claim failed.
     """
-    from attacc.files import write_whole
-    from attacc.report.validation import validation_page, validation_tables
-    from attacc.study.claims.registry import all_checks
-    from attacc.study.claims.validation import ReferenceData, Status, chosen
-    from attacc.study.claims.validation import validate as run_checks
+    from attacc import validate as check_claims
+    from attacc.report.validation import check_page, validation_tables, write_page
 
+    claims = names(claim, "--claim")
     if output is not None:
-        check_target(output, "--output")
-        if claim:
-            raise InputError(
-                "the page states all claims", where=f"--output {output}", hint="leave --claim out"
-            )
-    data = None if reference is None else ReferenceData.at(reference)
-    checks = chosen(all_checks(), claim or ())
-    with progress_bar("checking", len(checks)) as progress:
-        validation = run_checks(checks, data, progress)
+        check_page(output, some=bool(claims))
+    with progress_bar("checking") as progress:
+        validation = check_claims(claims, reference=reference, progress=progress)
     if output is not None:
-        write_whole(output, validation_page(validation).encode("utf-8"))
+        write_page(validation, output)
     print_answer(validation, validation_tables, as_json=json)
-    if validation.count(Status.FAILED):
+    if validation.failed:
         raise typer.Exit(NOT_HELD)

@@ -557,4 +557,4 @@ def load_device(
         UnknownNameError: there is no such preset.
         InputError: a device that is loaded already is to be changed.
     """
-    return DRAMS.load_any(source, changes)
+    return DRAMS.load_any(source, changes, where="device")

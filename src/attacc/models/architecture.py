@@ -10,10 +10,7 @@ from pydantic import Field, model_validator
 
 from attacc.documents import Presets, PresetSpec, Spec
 from attacc.models.precision import Precision
-
-MAX_SIZE: Final = 2**24
-"""Largest accepted size of anything in a model, or length of anything in a workload; beyond the
-largest published (contexts of 10 Mi tokens), so that a slip in a document is caught."""
+from attacc.units import MAX_SIZE
 
 Size = Annotated[int, Field(gt=0, le=MAX_SIZE)]
 

@@ -22,7 +22,6 @@ from attacc.errors import DocumentError, UnknownNameError
 from attacc.files import name_as_text
 from attacc.models.architecture import (
     AS_DOCUMENT,
-    MAX_SIZE,
     MODELS,
     Activation,
     Biases,
@@ -36,6 +35,7 @@ from attacc.models.architecture import (
 from attacc.models.contradictions import refuse_foreign_parts, refuse_other_sizes
 from attacc.models.precision import ElementType, Precision
 from attacc.models.quantization import QUANTIZATION_KEYS, stated_precision
+from attacc.units import MAX_SIZE
 
 CONFIG_FILE: Final = "config.json"
 _OPT_OFFSET: Final = 2

@@ -7,6 +7,7 @@ from enum import StrEnum
 from pydantic import field_validator
 
 from attacc.documents import Spec
+from attacc.errors import UnknownNameError
 
 
 class ElementType(StrEnum):
@@ -36,6 +37,22 @@ _BITS = {
     ElementType.INT8: 8,
     ElementType.INT4: 4,
 }
+
+
+def kv_element(name: ElementType | str, *, where: str | None = None) -> ElementType:
+    """Return the element type of keys and values that a name stands for.
+
+    Args:
+        name: of an element type, or the type.
+        where: the option or argument that the name came from.
+
+    Raises:
+        UnknownNameError: there is none of this name, or only weights have it.
+    """
+    known = [element.value for element in ElementType if element is not ElementType.INT4]
+    if name not in known:
+        raise UnknownNameError("element type of keys and values", str(name), known, where=where)
+    return ElementType(name)
 
 
 class Precision(Spec):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attacc.errors import InputError
-from attacc.models.architecture import MAX_SIZE, Activation, ModelSpec, NormKind
+from attacc.models.architecture import Activation, ModelSpec, NormKind
 from attacc.models.operators import (
     AllReduce,
     Attention,
@@ -29,6 +29,7 @@ from attacc.models.operators import (
     Step,
 )
 from attacc.models.sharding import Shard, shard
+from attacc.units import MAX_SIZE
 
 _ACTIVATION = {
     Activation.GELU: PointwiseKind.GELU,

@@ -14,7 +14,7 @@ from attacc.errors import InputError, member
 from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
-from attacc.models.precision import ElementType
+from attacc.models.precision import ElementType, kv_element
 from attacc.pim.energy.dram import (
     DRAM_ENERGIES,
     AttentionEnergy,
@@ -383,7 +383,7 @@ class Stack:
                 f"{heads} query heads cannot share keys and values by {queries_per_kv_head}",
                 hint="take a number of query heads that is a multiple of those that share a head",
             )
-        kind = member(ElementType, element, where="element")
+        kind = kv_element(element, where="element")
         layout = self.layout(length, head_dim, kind)
         kv_heads = heads // queries_per_kv_head
         # Refused before they are listed one by one.
@@ -428,7 +428,7 @@ class Stack:
         """
         if not lengths:
             raise InputError("there are no heads to attend to", where="lengths")
-        element = member(ElementType, element, where="element")
+        element = kv_element(element, where="element")
         shortest, longest = min(lengths), max(lengths)
         layout = self.layout(shortest, head_dim, element)
         passes = QueryPasses.of(queries_per_kv_head, queries_per_read)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any
 
-from attacc.errors import InputError, member
+from attacc.errors import InputError
 from attacc.hardware.system import Schedule
-from attacc.models.precision import ElementType
+from attacc.models.precision import ElementType, kv_element
 from attacc.pim.mapping.balance import assign_stacks
 from attacc.pim.program.interleaved import QueryPasses, chunk_grain, longest_chunk
 from attacc.pim.stack import Stack, StackAttention
@@ -124,7 +124,7 @@ def attend_over(
     Raises:
         InputError: no heads, a length below 1, or as in `Stack.attend`.
     """
-    element = member(ElementType, element, where="element")
+    element = kv_element(element, where="element")
 
     def attend(held: tuple[int, ...]) -> StackAttention:
         return stack.attend_to(

@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import importlib.util
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 from attacc.errors import InputError, printable
-from attacc.files import write_whole
+from attacc.files import check_target, write_whole
 
 KINDS: Final = (".svg", ".png", ".pdf")
 """Endings of figures' files."""
 
 
-def check_figure(path: Path) -> None:
+def check_figure(path: Path, inputs: Iterable[Path] = ()) -> None:
     """Refuse to draw what could not be drawn, before anything is computed.
 
+    Args:
+        path: the figure's file.
+        inputs: files that are read, and must not be overwritten.
+
     Raises:
-        InputError: Matplotlib is not installed, or the suffix tells no format.
+        InputError: the file cannot be written, Matplotlib is not installed, or the suffix tells
+            no format.
     """
+    check_target(path, "figure", inputs)
     if path.suffix not in KINDS:
         raise InputError(
             f"{path.suffix or 'no suffix'!r:.40} tells no format of figures",
-            where=f"--figure {path}",
+            where=f"figure {path}",
             hint=f"use one of {', '.join(KINDS)}",
         )
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError(
             "figures need matplotlib, which is not installed",
-            where=f"--figure {path}",
+            where=f"figure {path}",
             hint="pip install 'attacc[figures]'",
         )
 

@@ -86,9 +86,11 @@ def write_accuracy_figure(checked: Sequence[Checked], path: Path) -> None:
     check_figure(path)
     from matplotlib.figure import Figure
 
+    if not checked:
+        raise InputError("draws operators, and there are none", where=f"figure {path}")
     drawn = [entry for entry in checked if np.isfinite(entry.time_ns).any()]
     if not drawn:
-        raise InputError("nothing could be predicted", where=f"--figure {path}")
+        raise InputError("nothing could be predicted", where=f"figure {path}")
     panels = list(dict.fromkeys(_panel(entry) for entry in drawn))
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from attacc.errors import InputError
-from attacc.files import write_whole
+from attacc.files import check_target, write_whole
 from attacc.report.reproduce import heading, written
 from attacc.study.papers.exhibits import Exhibit, Form, Mark, Panel, Series
 from attacc.study.papers.reproduce import Reproduction
@@ -40,16 +40,17 @@ def check_report(path: Path) -> None:
     Raises:
         InputError: the file is of another kind, or Matplotlib is not installed.
     """
+    check_target(path, "report")
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(
             f"unknown kind of report {path.suffix!r}",
-            where=f"--report {path}",
+            where=f"report {path}",
             hint="name a file that ends in .html",
         )
     if find_spec("matplotlib") is None:
         raise InputError(
             "its figures are drawn by Matplotlib, which is not installed",
-            where=f"--report {path}",
+            where=f"report {path}",
             hint="pip install 'attacc[figures]'",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Final
 
@@ -32,7 +33,7 @@ _MEANINGS: Final = {
 """What each kind of request asks for, in the order in which a head needs them."""
 
 
-def run_renderable(runs: list[TraceRun]) -> RenderableType:
+def run_renderable(runs: Sequence[TraceRun]) -> RenderableType:
     """Return the details of one trace, or a table of several."""
     return _run_details(runs[0]) if len(runs) == 1 else _run_table(runs)
 
@@ -94,7 +95,7 @@ def _request_table(requests: RequestCounts) -> RenderableType:
     return titled("Requests in the trace, over all channels", table)
 
 
-def _run_table(runs: list[TraceRun]) -> RenderableType:
+def _run_table(runs: Sequence[TraceRun]) -> RenderableType:
     table = plain_table()
     table.add_column("trace", overflow="fold")
     table.add_column("units", no_wrap=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
+from pathlib import Path
 from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from attacc.errors import InputError
+from attacc.files import check_target, write_whole
 from attacc.report.values import plain_table, titled
 from attacc.study.claims.validation import Figure, Needs, Outcome, Room, Status, Unit, Validation
 
@@ -39,6 +42,28 @@ with how many were looked at. Nothing here was measured on memory with units in 
 is none. Paths that begin with `reference/` and `data/` are of the project's
 reference data, which are no part of the package; `tests/` and `docs/` are of the project.
 `attacc validate` ends with exit code 3 if a claim failed."""
+
+
+def check_page(path: Path, *, some: bool) -> None:
+    """Refuse a page that cannot be made, before anything is checked.
+
+    Args:
+        path: the page's file.
+        some: whether only some of the claims are checked.
+
+    Raises:
+        InputError: the file cannot be written, or the page would not state all claims.
+    """
+    check_target(path, "output")
+    if some:
+        raise InputError(
+            "the page states all claims", where=f"output {path}", hint="name no single claims"
+        )
+
+
+def write_page(validation: Validation, path: Path) -> None:
+    """Write the page of all claims; its file appears complete or not at all."""
+    write_whole(path, validation_page(validation).encode("utf-8"))
 
 
 def validation_page(validation: Validation) -> str:

@@ -23,9 +23,9 @@ from pydantic import Field, model_validator
 
 from attacc.documents import Spec, parse_document
 from attacc.errors import DocumentError, InputError
+from attacc.files import check_source
 from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.placement import Placement
-from attacc.models.architecture import MAX_SIZE
 from attacc.models.huggingface import load_model
 from attacc.models.precision import ElementType
 from attacc.pim.mapping.geometry import HeadLayout, KeyLayout
@@ -36,6 +36,7 @@ from attacc.pim.numerics.quantize import Quantized, check_finite, quantize
 from attacc.pim.program.interleaved import SCORE_BYTES, longest_chunk, pipeline_of
 from attacc.results import Result, flat
 from attacc.study.specification import DEFAULT_MODEL
+from attacc.units import MAX_SIZE
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -402,6 +403,8 @@ def measure_accuracy(spec: AccuracySpec, progress: Progress | None = None) -> Ac
         InputError: there is no such model or device, it models no pipeline, a length exceeds a
             channel or the recorded data, or queries or sums do not fit the units' buffers.
     """
+    if spec.recorded is not None:
+        check_source(spec.recorded)
     heads = _Heads.of(spec)
     device = _one_channel(DRAMS.load_name_or_file(spec.device, where="device"), spec)
     for length in heads.lengths:

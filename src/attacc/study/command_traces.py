@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from attacc.errors import DocumentError, InputError
-from attacc.hardware.dram import DramDevice
+from attacc.errors import DocumentError, InputError, member
+from attacc.files import check_source, check_target
+from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
-from attacc.models.precision import ElementType
+from attacc.models.precision import ElementType, kv_element
 from attacc.pim.audit import legality
 from attacc.pim.audit.legality import BrokenRule, Violation
 from attacc.pim.log import read_log, write_log
@@ -25,12 +26,14 @@ from attacc.pim.program.trace import parse_trace, read_trace, write_trace
 from attacc.pim.program.traffic import Traffic, read_traffic
 from attacc.pim.timing.engine import ServedTraffic, run
 from attacc.pim.timing.tables import TimingTables, resolve_timing
-from attacc.results import Result, flat
+from attacc.results import Listing, Progress, Result, flat, untold
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-Progress = Callable[[str], None]
+
+REFERENCE_DEVICE: Final = "hbm3-5.2-asplos24"
+"""The device of the golden cycle counts, and of AttAcc's evaluation: text traces are its form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,14 +228,14 @@ class _Host:
 
 
 def play_traces(
-    files: Sequence[Path],
-    device: DramDevice,
+    files: Sequence[str | Path],
+    device: DramDevice | str | Path = REFERENCE_DEVICE,
     *,
     power_limited: bool = True,
-    traffic: Path | None = None,
-    log: Path | None = None,
-    progress: Progress = lambda _: None,
-) -> list[TraceRun]:
+    traffic: str | Path | None = None,
+    log: str | Path | None = None,
+    progress: Progress = untold,
+) -> Listing[TraceRun]:
     """Play command traces on the controllers of one stack.
 
     The GEMV units sit where the multiplies of a trace need them. All traces are read before the
@@ -240,12 +243,13 @@ def play_traces(
 
     Args:
         files: text traces, plain or compressed with gzip.
-        device: the DRAM device.
+        device: the DRAM device: a preset's name, a path, or loaded already.
         power_limited: whether multiplies keep the cadence of the power budget.
         traffic: loads and stores of the host that run beside each trace; None for none.
         log: file to write every command to that the controllers issue, for one trace; None for
             none.
-        progress: told the name of every file before it is read, and before it is played.
+        progress: told the name of every file before it is read, and before it is played, and how
+            often it is told in all.
 
     Raises:
         DocumentError: a file cannot be read, or holds no requests.
@@ -254,22 +258,29 @@ def play_traces(
     if log is not None and len(files) > 1:
         raise InputError(
             f"the commands of {len(files)} traces do not go into one log",
-            where="--log",
+            where="log",
             hint="give one trace at a time",
         )
+    inputs = [Path(file) for file in (*files, *([traffic] if traffic else ()))]
+    if log is not None:
+        check_target(Path(log), "log", inputs=inputs)
+    for file in inputs:
+        check_source(file)
+    device = DRAMS.load_any(device, where="device")
     _compile(device)
-    host = _read_host(traffic, device) if traffic else None
+    host = _read_host(Path(traffic), device) if traffic else None
+    times = 2 * len(files)
 
-    def told(paths: Iterable[Path]) -> Iterable[Path]:
-        for path in paths:
-            progress(path.name)
+    def told(paths: Iterable[str | Path]) -> Iterable[Path]:
+        for path in map(Path, paths):
+            progress(path.name, times)
             yield path
 
     traces = [_read(file, device) for file in told(files)]
     tables: dict[Placement, TimingTables] = {}
     runs: list[TraceRun] = []
     for trace in traces:
-        progress(trace.file.name)
+        progress(trace.file.name, times)
         if trace.placement not in tables:
             tables[trace.placement] = resolve_timing(
                 device, trace.placement, power_limited=power_limited
@@ -279,20 +290,20 @@ def play_traces(
     if log is not None:
         beside = host.traffic if host else None
         timed = run(traces[0].program, tables[traces[0].placement], log=True, traffic=beside)
-        write_log(log, timed.log or ())
-    return runs
+        write_log(Path(log), timed.log or ())
+    return Listing(runs)
 
 
 def build_trace(
-    file: Path,
+    file: str | Path,
     *,
     heads: int,
     length: int,
-    head_dim: int,
-    element: ElementType,
-    placement: Placement,
-    device: DramDevice,
-    schedule: Schedule,
+    head_dim: int = 128,
+    element: ElementType | str = ElementType.FP16,
+    placement: Placement | str = Placement.BANK,
+    device: DramDevice | str | Path = REFERENCE_DEVICE,
+    schedule: Schedule | str = Schedule.COMPLETE,
 ) -> BuiltTrace:
     """Write the commands of the attention of one stack as a text trace.
 
@@ -307,8 +318,15 @@ def build_trace(
         schedule: order of the commands.
 
     Raises:
-        InputError: the heads do not fit, or the schedule has no text form.
+        InputError: the heads do not fit, the schedule has no text form, or the file cannot be
+            written.
     """
+    file = Path(file)
+    check_target(file, "file")
+    element = kv_element(element, where="element")
+    placement = member(Placement, placement, where="placement")
+    device = DRAMS.load_any(device, where="device")
+    schedule = member(Schedule, schedule, where="schedule")
     layout = HeadLayout(device.organization, placement, head_dim, element, length)
     program = attention_program(layout, heads, schedule)
     write_trace(program, file)
@@ -326,10 +344,10 @@ def build_trace(
 
 
 def check_log(
-    file: Path,
-    device: DramDevice,
+    file: str | Path,
+    device: DramDevice | str | Path = REFERENCE_DEVICE,
     *,
-    placement: Placement | None = None,
+    placement: Placement | str | None = None,
     power_limited: bool = True,
     queries_per_read: int = 1,
     temperature_c: float | None = None,
@@ -352,6 +370,11 @@ def check_log(
         InputError: the commands are those of no, or of several placements, or there are unknown
             ones.
     """
+    file = Path(file)
+    device = DRAMS.load_any(device, where="device")
+    check_source(file)
+    if placement is not None:
+        placement = member(Placement, placement, where="placement")
     log = read_log(file)
     report = legality.check(
         log,
@@ -389,7 +412,7 @@ def _placement_of(commands: frozenset[str], dram: DramDevice, file: Path) -> Pla
         raise InputError(
             f"its commands are those of {found}",
             where=str(file),
-            hint="say which one is meant with --placement",
+            hint="say which placement is meant",
         )
     return present[0]
 
@@ -413,7 +436,7 @@ def _read_host(file: Path, device: DramDevice) -> _Host:
     if device.rule_set.ordinary is None:
         raise InputError(
             f"{device.name} has no commands for ordinary reads and writes",
-            where="--traffic",
+            where="traffic",
             hint="use a device whose rule set has an [ordinary] table, as hbm3-5.2 does",
         )
     traffic = read_traffic(file, device.organization)

@@ -8,7 +8,7 @@ they empty, and a step is priced at lengths that represent what a slot sees over
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -24,7 +24,7 @@ from attacc.models.architecture import ModelSpec
 from attacc.models.huggingface import load_model
 from attacc.models.parameters import count_parameters, kv_bytes_per_token
 from attacc.models.precision import ElementType
-from attacc.results import Result, flat
+from attacc.results import Progress, Result, flat, untold
 from attacc.study.specification import (
     DEFAULT_MODEL,
     DEFAULT_SYSTEMS,
@@ -38,8 +38,6 @@ from attacc.system.step import Group, StepCost
 from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
 from attacc.workload.lengths import LengthDistribution, LengthKind, decode_lengths
 from attacc.workload.requests import Requests, Workload
-
-Progress = Callable[[str], None]
 
 
 class Status(StrEnum):
@@ -260,7 +258,7 @@ def compare(
     batch: int | str = "max",
     slo_ms: float | None = None,
     gpu_model: GpuModel | str = GpuModel.CALIBRATED,
-    progress: Progress = lambda _: None,
+    progress: Progress = untold,
 ) -> Comparison:
     """Compare systems on one model and its requests.
 
@@ -275,7 +273,7 @@ def compare(
         batch: requests in flight, or "max" for as many as fit and keep the latency target.
         slo_ms: longest acceptable mean time per output token, in milliseconds.
         gpu_model: what prices the GPUs: "calibrated" (real ones) or "published" (the papers').
-        progress: told the name of every system before it is priced.
+        progress: told the name of every system before it is priced, and how many there are.
 
     Raises:
         InputError: something that is named does not exist or is malformed, or no system can do
@@ -297,7 +295,7 @@ def compare(
 
 def compare_study(
     study: StudySpec,
-    progress: Progress = lambda _: None,
+    progress: Progress = untold,
     *,
     changes: Mapping[str, object] | None = None,
 ) -> Comparison:
@@ -305,7 +303,7 @@ def compare_study(
 
     Args:
         study: what to compare.
-        progress: told the name of every system before it is priced.
+        progress: told the name of every system before it is priced, and how many there are.
         changes: keys of all systems to change (`changed_system`).
 
     Raises:
@@ -343,7 +341,7 @@ def _compare(
     results: list[SystemResult] = []
     refusals: list[InputError] = []
     for system in systems:
-        progress(system.spec.name)
+        progress(system.spec.name, len(systems))
         first = results[0] if results else None
         case: _Case | None = None
         try:

@@ -4,10 +4,44 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
+from attacc.errors import InputError
 from attacc.hardware.placement import Placement
 from attacc.results import Result
+
+
+class HostType(StrEnum):
+    """In which type the host keeps weights and activations."""
+
+    AUTO = "auto"
+    """As they are stored; those of GGUF files are unpacked to fp16."""
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: what scores are divided by before a token is drawn; 0 takes the likeliest.
+        seed: of the draws.
+
+    Raises:
+        InputError: the temperature is negative.
+    """
+
+    temperature: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise InputError(
+                f"{self.temperature} is negative", where="temperature", hint="use 0, or more than 0"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast, overload
 
 from attacc.documents import Presets, PresetSpec, Spec, keys_of, names_file
 from attacc.errors import UnknownNameError
-from attacc.results import Result
+from attacc.results import Listing, Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,14 @@ class Preset(Result):
     name: str
     description: str
     fields: list[PresetField]
+
+    def to_toml(self) -> str:
+        """Return the document of the preset as it is shipped, with its comments and sources.
+
+        Raises:
+            UnknownNameError: it is a document of one's own, and not a preset.
+        """
+        return document_of(self.kind, self.name)
 
     def table_rows(self) -> list[dict[str, Any]]:
         """Return a row for each field, its value as text."""
@@ -188,7 +196,7 @@ KINDS: Final = {
 
 def _check_kind(kind: str) -> None:
     if kind not in KINDS:
-        raise UnknownNameError("kind of preset", kind, KINDS, where="KIND")
+        raise UnknownNameError("kind of preset", kind, KINDS, where="kind")
 
 
 def presets_of(kind: str) -> Presets[Any]:
@@ -298,11 +306,19 @@ def _source(field: str, sources: Mapping[str, str]) -> str | None:
     return sources.get("default")
 
 
-def presets(kind: str | None = None, name: str | None = None) -> PresetKind | Preset | list[str]:
+@overload
+def presets() -> Listing[PresetKind]: ...
+@overload
+def presets(kind: str) -> PresetKind: ...
+@overload
+def presets(kind: str, name: str) -> Preset: ...
+def presets(
+    kind: str | None = None, name: str | None = None
+) -> Listing[PresetKind] | PresetKind | Preset:
     """Return what is shipped.
 
     Args:
-        kind: of preset, as in "system"; None for the names of all kinds.
+        kind: of preset, as in "system"; None for all kinds.
         name: of one preset, or a file: every field with its source; None for all of the kind.
 
     Raises:
@@ -310,5 +326,5 @@ def presets(kind: str | None = None, name: str | None = None) -> PresetKind | Pr
         DocumentError: the file is absent or malformed.
     """
     if kind is None:
-        return list(KINDS)
+        return Listing(listed(known) for known in KINDS)
     return listed(kind) if name is None else shown(kind, name)

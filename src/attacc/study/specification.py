@@ -14,12 +14,14 @@ from attacc.documents import (
     folder_of,
     load_document,
     names_file,
+    parse_document,
 )
 from attacc.errors import InputError, nearest_hint
 from attacc.gpu.models import GpuModel
-from attacc.models.architecture import MAX_SIZE, MODELS, ModelSpec
+from attacc.models.architecture import MODELS, ModelSpec
 from attacc.models.huggingface import load_model
 from attacc.models.precision import ElementType
+from attacc.units import MAX_SIZE
 from attacc.workload.requests import Workload, fixed_lengths
 from attacc.workload.synthetic import synthetic
 from attacc.workload.traces import load_workload
@@ -169,10 +171,35 @@ class StudySpec(Spec):
         return fixed_lengths(prompt, output)
 
 
-def load_study(path: Path) -> StudySpec:
+_OF_WORKLOAD: Final = ("prompt", "output", "trace", "synthetic", "seed")
+_OF_PRECISION: Final = ("weights", "activations", "kv")
+
+
+def load_study(path: str | Path | None = None, **options: object) -> StudySpec:
     """Load a study; the files that it names are relative to its folder.
 
+    Args:
+        path: the study file; None for the comparison of the papers' platforms.
+        options: keys in place of those of the file: those of `StudySpec` other than ``workload``
+            and ``precision``, and those of these two tables by themselves, as in ``prompt=512``.
+            An option that is None changes nothing. A trace, or a workload preset, takes the place
+            of the file's whole workload; files are relative to where attacc runs.
+
     Raises:
-        DocumentError: the file is absent or malformed.
+        DocumentError: the file is absent or malformed, or an option is.
     """
-    return load_document(StudySpec, path)
+    given = {name: value for name, value in options.items() if value is not None}
+    study = StudySpec() if path is None else load_document(StudySpec, Path(path))
+    if not given:
+        return study
+    document = study.model_dump(mode="json", exclude_none=True)
+    lengths = {name: given.pop(name) for name in _OF_WORKLOAD if name in given}
+    if lengths.keys() & {"trace", "synthetic"}:
+        document["workload"] = lengths
+    elif lengths.keys() & {"prompt", "output"}:
+        kept = {k: v for k, v in document["workload"].items() if k in ("prompt", "output")}
+        document["workload"] = kept | lengths
+    else:
+        document["workload"] |= lengths
+    document["precision"] |= {name: given.pop(name) for name in _OF_PRECISION if name in given}
+    return parse_document(StudySpec, document | given, where="options")

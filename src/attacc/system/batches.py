@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attacc.errors import EngineError, InputError
-from attacc.models.architecture import MAX_SIZE
 from attacc.models.operators import Phase
 from attacc.models.steps import Decoding, Prefilling
+from attacc.units import MAX_SIZE
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attacc.errors import InputError
-from attacc.models.architecture import MAX_SIZE
+from attacc.units import MAX_SIZE
 
 I64 = npt.NDArray[np.int64]
 

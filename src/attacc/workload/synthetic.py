@@ -18,7 +18,8 @@ from pydantic import Field, model_validator
 
 from attacc.documents import Presets, PresetSpec, Spec
 from attacc.errors import InputError
-from attacc.models.architecture import MAX_SIZE, Size
+from attacc.models.architecture import Size
+from attacc.units import MAX_SIZE
 from attacc.workload.requests import Requests, Workload, WorkloadKind
 
 QUANTILES: Final = (

@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 
 from attacc.errors import DocumentError
 from attacc.files import MAX_DOCUMENT_BYTES, Rows, header_of, json_of, read_data, rows_of, text_of
-from attacc.models.architecture import MAX_SIZE
-from attacc.units import MS_PER_S
+from attacc.units import MAX_SIZE, MS_PER_S
 from attacc.workload.requests import I64, Requests, Workload, WorkloadKind
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ from attacc.pim.host.state import (
 )
 from attacc.pim.mapping.geometry import KeyLayout
 from attacc.pim.mapping.residence import Residence
-from attacc.pim.numerics.arithmetic import Arithmetic
+from attacc.pim.numerics.arithmetic import Arithmetic, kv_arithmetic
 from attacc.pim.numerics.resident import Attender, BankStore
 from attacc.pim.program.interleaved import QueryPasses, pipeline_of
 from attacc.pim.timing.tables import resolve_timing
@@ -104,6 +104,8 @@ class HostDevice:
         devices: int = 1,
         stacks_per_device: int = 1,
         arithmetic: Arithmetic | None = None,
+        kv: str | None = None,
+        accumulate: str | None = None,
         queries_per_read: int = 1,
         power_limited: bool = True,
         growing_keys: int | None = None,
@@ -111,8 +113,12 @@ class HostDevice:
     ) -> HostDevice:
         """Return AttAccs of some stacks; arguments are those of `AttaccHardware` and the class.
 
-        The DRAM device and the link may be names of presets, paths, or loaded already.
+        The DRAM device and the link may be names of presets, paths, or loaded already. The
+        arithmetic may be told by the names of its formats, ``kv`` and ``accumulate``
+        (`kv_arithmetic`).
         """
+        if kv is not None:
+            arithmetic = kv_arithmetic(kv, accumulate)
         hardware = AttaccHardware(
             DRAMS.load_any(device, where="device"),
             member(Placement, placement, where="placement"),

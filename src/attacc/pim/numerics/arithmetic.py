@@ -14,7 +14,7 @@ from typing import Final
 from pydantic import Field, model_validator
 
 from attacc.documents import Spec
-from attacc.errors import InputError
+from attacc.errors import InputError, UnknownNameError
 from attacc.models.precision import ElementType
 from attacc.pim.mapping.geometry import SCORE_BYTES, KeyLayout
 from attacc.pim.numerics.formats import Format, Overflow
@@ -206,3 +206,53 @@ class Arithmetic(Spec):
 _FP8_BITS: Final = 8
 _COMPUTED: Final = (Format.FP16, Format.BF16, Format.FP32)
 _GAINS: Final = {Format.INT8: 127.0, Format.E4M3: 256.0, Format.E5M2: 32768.0}
+
+
+_FP8: Final = {"fp8": Format.E4M3, "fp8-e4m3": Format.E4M3, "fp8-e5m2": Format.E5M2}
+_SUMS: Final = (Format.FP16, Format.FP32)
+
+
+def kv_format(kv: str) -> tuple[ElementType, Format]:
+    """Return the element type and the number format of keys and values that a name stands for.
+
+    Args:
+        kv: "fp16", "bf16", "int8", "fp8" (which is fp8-e4m3), "fp8-e4m3" or "fp8-e5m2".
+
+    Raises:
+        UnknownNameError: there is no such format.
+    """
+    known = ("fp16", "bf16", "int8", *_FP8)
+    if kv not in known:
+        raise UnknownNameError("format of keys and values", kv, known, where="kv")
+    if kv in _FP8:
+        return ElementType.FP8, _FP8[kv]
+    return ElementType(kv), Format.named(kv)
+
+
+def kv_arithmetic(kv: str, accumulate: str | None = None) -> Arithmetic:
+    """Return how units compute with keys and values of a format.
+
+    Args:
+        kv: as in `kv_format`.
+        accumulate: format of sums and products, "fp16" or "fp32"; None for fp16 (AttAcc's) with
+            keys and values in fp16, and fp32 with others.
+
+    Raises:
+        UnknownNameError: there is no such format.
+        InputError: sums cannot be in this format.
+    """
+    element, operand = kv_format(kv)
+    if accumulate is not None and accumulate not in _SUMS:
+        raise UnknownNameError("format of sums", accumulate, _SUMS, where="accumulate")
+    if element is ElementType.FP16:
+        if accumulate == Format.FP32:
+            wide = Format.FP32
+            return Arithmetic(multiplier=wide, adder=wide, accumulator=wide)
+        return Arithmetic.of(element)
+    if accumulate == Format.FP16:
+        raise InputError(
+            f"{kv} is not summed in fp16, which does not hold its products",
+            where="accumulate",
+            hint="leave it out, or say fp32",
+        )
+    return Arithmetic.of(element, fp8=operand)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from attacc.results import Progress, untold
 from attacc.study.claims import energy, gpu, legality, numerics, papers, serving, system, timing
 from attacc.study.claims.validation import (
     Check,
-    Progress,
     ReferenceData,
     Room,
     Validation,
@@ -37,7 +37,7 @@ def check_claims(
     claims: Iterable[str] = (),
     *,
     reference: str | Path | None = None,
-    progress: Progress = lambda _: None,
+    progress: Progress = untold,
 ) -> Validation:
     """Check again what attacc claims: data, tolerance, measured error and limits of each claim.
 
@@ -45,7 +45,7 @@ def check_claims(
         claims: ids of claims; without any, all.
         reference: folder of the reference data; without it, claims that need them are read back
             or skipped, saying so.
-        progress: told the id of every claim before its check runs.
+        progress: told the id of every claim before its check runs, and how many there are.
 
     Raises:
         UnknownNameError: there is no claim of a name.

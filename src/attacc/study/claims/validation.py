@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from attacc.errors import AttaccError, DocumentError, EngineError, UnknownNameError
-from attacc.results import Result, flat
+from attacc.results import Progress, Result, flat, untold
 
 
 class Room(StrEnum):
@@ -289,6 +289,11 @@ class Validation(Result):
     with_reference: bool
     outcomes: tuple[Outcome, ...]
 
+    @property
+    def failed(self) -> int:
+        """How many claims do not hold."""
+        return self.count(Status.FAILED)
+
     def count(self, status: Status) -> int:
         """Return how many claims ended so."""
         return sum(outcome.status is status for outcome in self.outcomes)
@@ -298,26 +303,23 @@ class Validation(Result):
         return [flat(asdict(outcome)) for outcome in self.outcomes]
 
 
-Progress = Callable[[str], None]
-
-
 def validate(
-    checks: Iterable[Check],
+    checks: Sequence[Check],
     reference: ReferenceData | None,
-    progress: Progress = lambda _: None,
+    progress: Progress = untold,
 ) -> Validation:
     """Check claims again.
 
     Args:
         checks: which.
         reference: the reference data, where they are at hand.
-        progress: told the id of every claim before its check runs.
+        progress: told the id of every claim before its check runs, and how many there are.
     """
     from importlib.metadata import version
 
     outcomes: list[Outcome] = []
     for check in checks:
-        progress(check.claim.id)
+        progress(check.claim.id, len(checks))
         outcomes.append(check.run(reference))
     return Validation(version("attacc"), reference is not None, tuple(outcomes))
 
@@ -336,5 +338,5 @@ def chosen(checks: Sequence[Check], ids: Iterable[str]) -> tuple[Check, ...]:
     known = [check.claim.id for check in checks]
     for name in wanted:
         if name not in known:
-            raise UnknownNameError("claim", name, known, where="--claim")
+            raise UnknownNameError("claim", name, known, where="claims")
     return tuple(check for check in checks if not wanted or check.claim.id in wanted)

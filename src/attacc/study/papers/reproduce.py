@@ -13,7 +13,7 @@ from typing import Any, Final
 from attacc.compiled import told_of_compilation
 from attacc.errors import UnknownNameError, member
 from attacc.gpu.models import GpuModel, cost_model
-from attacc.results import Result
+from attacc.results import Progress, Result, untold
 from attacc.study.papers import asplos2024 as asplos2024
 from attacc.study.papers import cal2023 as cal2023
 from attacc.study.papers import sensitivity as sensitivity
@@ -24,8 +24,6 @@ from attacc.study.papers.platforms import Pricers
 from attacc.study.papers.runs import runs
 from attacc.study.papers.schedules import schedules
 from attacc.study.papers.setting import Setting
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +80,9 @@ class ExhibitSpec:
     alone: bool = False
 
 
+ALL: Final = "all"
+"""Every paper, in place of one."""
+
 EXHIBITS: Final = (
     ExhibitSpec("cal2023-intensity", Paper.CAL2023, cal2023.intensity),
     ExhibitSpec("cal2023-kv-bytes", Paper.CAL2023, cal2023.kv_bytes),
@@ -132,38 +133,47 @@ def chosen(papers: Iterable[Paper], ids: Iterable[str] = ()) -> tuple[ExhibitSpe
     known = [spec.id for spec in EXHIBITS]
     for name in names:
         if name not in known:
-            raise UnknownNameError("exhibit", name, known, where="--exhibit")
+            raise UnknownNameError("exhibit", name, known, where="exhibits")
     wanted = set(papers)
     return tuple(spec for spec in EXHIBITS if (spec.id in names if names else spec.paper in wanted))
 
 
 def reproduce_papers(
-    papers: Iterable[Paper | str] = tuple(Paper),
+    papers: Iterable[Paper | str] | str = ALL,
     *,
     exhibits: Iterable[str] = (),
     gpu_model: GpuModel | str = GpuModel.PUBLISHED,
-    progress: Progress = lambda _: None,
+    progress: Progress = untold,
+    second_process: bool = False,
 ) -> Reproduction:
     """Make the figures of the AttAcc papers again, the papers' values beside ours.
 
     Args:
-        papers: "cal2023", "asplos2024", or both.
+        papers: "cal2023", "asplos2024", a list of them, or "all".
         exhibits: names of exhibits; where there are any, papers are ignored.
         gpu_model: what prices the GPUs: "published" or "calibrated".
-        progress: told the name of every exhibit before it is made.
+        progress: told the name of every exhibit before it is made, and how many there are.
+        second_process: as in `reproduce`.
 
     Raises:
         UnknownNameError: there is no such paper, exhibit or GPU model.
     """
-    wanted = [member(Paper, paper, where="papers") for paper in papers]
+    named = ([papers] if papers != ALL else list(Paper)) if isinstance(papers, str) else papers
+    known = [*Paper, ALL]
+    wanted: list[Paper] = []
+    for paper in named:
+        if paper not in known:
+            raise UnknownNameError("paper", paper, known, where="papers")
+        wanted += Paper if paper == ALL else [Paper(paper)]
     specs = chosen(wanted, exhibits)
-    return reproduce(specs, member(GpuModel, gpu_model, where="gpu_model"), progress)
+    prices = member(GpuModel, gpu_model, where="gpu_model")
+    return reproduce(specs, prices, progress, second_process=second_process)
 
 
 def reproduce(
     specs: Iterable[ExhibitSpec],
     gpu_model: GpuModel,
-    progress: Progress = lambda _: None,
+    progress: Progress = untold,
     *,
     second_process: bool = False,
 ) -> Reproduction:
@@ -191,9 +201,9 @@ def reproduce(
                 pending = {
                     spec.id: pool.submit(_make_quietly, spec.id, gpu_model) for spec in apart
                 }
-            made = _make(beside, setting, progress)
+            made = _make(beside, setting, lambda name, _: progress(name, len(wanted)))
             for name, future in pending.items():
-                progress(name)
+                progress(name, len(wanted))
                 made[name] = future.result()
     exhibits = tuple(made[spec.id].exhibit for spec in wanted)
     estimates = dict.fromkeys(note for spec in wanted for note in made[spec.id].estimates)
@@ -245,8 +255,9 @@ def make_alone(name: str, gpu_model: GpuModel) -> Made:
 
 def _make(specs: Iterable[ExhibitSpec], setting: Setting, progress: Progress) -> dict[str, Made]:
     made: dict[str, Made] = {}
-    for spec in specs:
-        progress(spec.id)
+    some = tuple(specs)
+    for spec in some:
+        progress(spec.id, len(some))
         exhibit = spec.make(setting)
         made[spec.id] = Made(exhibit, setting.pricers.estimates)
     return made

@@ -1,0 +1,64 @@
+"""Errors in the words of the command line: an argument of the library becomes the option for it.
+
+The library names the argument that a fault came from, as in ``slo_ms``. A reader of the command
+line gave an option, ``--slo-ms``. A `Command` translates one into the other.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from typer.core import TyperCommand
+
+from attacc.errors import InputError
+
+_ASKED: Final = ("options: ", "accuracy: ", "compare: ")
+"""What the library calls the options of a question that it checks as one document."""
+_PLACE: Final = re.compile(
+    r"(?:workload\.|precision\.)?(?P<name>[a-z_]+)(?:\.[0-9]+)*(?P<rest>$|:.*| .*)", re.S
+)
+"""An argument, with its table of a study before it, its place in a list behind it, and the rest."""
+_OTHER_NAMES: Final = {"element": "dtype", "synthetic": "workload"}
+"""Arguments of the library whose option has another name."""
+
+
+class Command(TyperCommand):
+    """A command whose errors name its own options."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            if error.where is not None:
+                error.where = in_options(error.where, ctx.command.params, ctx.params)
+            raise
+
+
+def in_options(where: str, params: list[Any], values: dict[str, Any]) -> str:
+    """Return the place of an error with the option in place of the library's argument.
+
+    Args:
+        where: as the library tells it.
+        params: the options and arguments of the command.
+        values: what was given for them, by name.
+    """
+    place = where
+    for asked in _ASKED:
+        place = place.removeprefix(asked)
+    found = _PLACE.fullmatch(place)
+    if found is None:
+        return where
+    name, rest = found["name"], found["rest"]
+    name = _OTHER_NAMES.get(name, name)
+    named = {param.name: param for param in params}
+    # A list of the library is an option that may be repeated.
+    param = named.get(name) or named.get(name.removesuffix("s"))
+    if param is None:
+        return where
+    # A word after the name is the value that was given, as in "figure a.gif".
+    if rest.startswith(" ") and not rest[1:].startswith(str(values.get(param.name))):
+        return where
+    written = [option for option in param.opts if option.startswith("--")]
+    return (max(written, key=len) if written else param.name.upper()) + rest
