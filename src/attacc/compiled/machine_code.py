@@ -1,4 +1,4 @@
-"""Numba, and the machine code that it keeps on disk."""
+"""Compilation with Numba, and machine code that is kept on disk."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ A = ParamSpec("A")
 R = TypeVar("R")
 
 _CHECK_BYTES: Final = hashlib.sha256().digest_size
-"""Of the checksum with which every file of machine code begins."""
+"""Size of the checksum at the begin of every file of machine code."""
 
 
 class Entries(IndexDataCacheFile):
     """Files with the machine code of one function, one file for each signature.
 
-    Numba names its files by number, in an index, and writes the index first. A process that is
-    killed in between, or a disk that is full, then leaves an index that leads every later process
-    to a file that is absent, half written, or of an older source. Here a file's name tells its
-    source and its signature, and the file appears complete. A checksum tells what became broken
-    later: that counts as absent, and the next compilation takes its place. So processes need
-    neither an index nor locks.
+    Numba's own cache numbers its files in an index, and writes the index first. If a process is
+    killed in between, or the disk is full, the index leads every later process to a file that is
+    absent, half written, or of an older source. Here the name of a file tells its source and its
+    signature, and the file appears only when it is complete. A checksum detects a file that was
+    damaged later. Such a file counts as absent, and the next compilation replaces it. So processes
+    need neither an index nor locks.
     """
 
     _cache_path: str
@@ -52,10 +52,10 @@ class Entries(IndexDataCacheFile):
         self._stamp = stamp
 
     def load(self, key: object) -> Any:
-        """Return what was saved under a key; None if there is nothing, or nothing whole."""
+        """Return the machine code saved under a key; None if there is none, or a damaged file."""
         try:
             whole = self._file(key).read_bytes()
-        except OSError:  # absent, or another user's who shows it to nobody
+        except OSError:  # absent, or another user's file that nobody else may read
             return None
         check, data = whole[:_CHECK_BYTES], whole[_CHECK_BYTES:]
         if hashlib.sha256(data).digest() != check:
@@ -64,10 +64,10 @@ class Entries(IndexDataCacheFile):
         return code if (stamp, kept_key) == (self._stamp, key) else None
 
     def save(self, key: object, data: object) -> None:
-        """Keep something under a key, and remove what is of other sources.
+        """Keep machine code under a key, and remove files of older sources.
 
         Raises:
-            OSError: it cannot be written; what was written of it is removed.
+            OSError: the file cannot be written; a partly written file is removed.
         """
         whole = dumps((self._stamp, key, data))
         with self._open_for_write(str(self._file(key))) as file:  # pyright: ignore[reportUnknownMemberType]
@@ -88,12 +88,12 @@ class Entries(IndexDataCacheFile):
 class KeptOnDisk(FunctionCache):
     """Machine code of one function, in the folder that Numba finds for it.
 
-    Numba knows a source by its own file only, not by those whose functions and constants become
-    part of it.
+    Numba's own cache watches only the file of a function, not the files whose functions and
+    constants become part of its machine code. This class watches all of them.
 
     Args:
-        function: what is compiled.
-        not_kept: told why, where machine code could not be written.
+        function: the function to compile.
+        not_kept: called with the reason, where machine code could not be written.
 
     Raises:
         RuntimeError: Numba finds no folder that can be written.
@@ -112,7 +112,7 @@ class KeptOnDisk(FunctionCache):
         )
 
     def save_overload(self, sig: object, data: object) -> None:
-        """Keep the machine code of a signature, where that is possible."""
+        """Keep the machine code of a signature, if it can be written."""
         try:
             cast("Any", super()).save_overload(sig, data)
         except OSError as error:
@@ -120,11 +120,11 @@ class KeptOnDisk(FunctionCache):
 
 
 class NotKept(NullCache):
-    """In place of a cache where there is no folder for one.
+    """Stands for a cache where there is no folder for one.
 
     Args:
-        reason: why.
-        not_kept: told the reason before anything is compiled.
+        reason: why there is no folder.
+        not_kept: called with the reason before a function is compiled.
     """
 
     def __init__(self, reason: str, not_kept: Callable[[str], None]) -> None:
@@ -132,7 +132,7 @@ class NotKept(NullCache):
         self._not_kept = not_kept
 
     def load_overload(self, sig: object, target_context: object) -> None:  # noqa: ARG002
-        """Tell that a signature has to be compiled, and will be again."""
+        """Report that a signature is compiled, and will be compiled again in other processes."""
         self._not_kept(self._reason)
 
 
@@ -140,12 +140,12 @@ def kept(function: Callable[A, R], not_kept: Callable[[str], None]) -> Callable[
     """Return a function that is compiled on its first call, and kept on disk if that is possible.
 
     Args:
-        function: what is compiled.
-        not_kept: told why, when something is compiled and cannot be kept.
+        function: the function to compile.
+        not_kept: called with the reason, when machine code cannot be kept.
     """
     compiled: Any = _njit(_nrt=False)(function)
-    if compiled is not function:  # as it is without compilation
-        # What ``cache=True`` does, with our own class.
+    if compiled is not function:  # they are the same where compilation is disabled
+        # This is what ``cache=True`` does, with our own class.
         compiled._cache = _cache(function, not_kept)  # noqa: SLF001
     return compiled
 
@@ -156,20 +156,20 @@ def _cache(
     try:
         return KeptOnDisk(function, not_kept)
     except (RuntimeError, OSError) as error:
-        # Numba's message is of a function and its file, unless somebody chose where it looks.
+        # Numba's message names a function and its file, unless the user chose the folders.
         chosen = cast("Any", numba).config.CACHE_LOCATOR_CLASSES
         reason = str(error) if chosen else "there is no folder for it that can be written"
         return NotKept(reason, not_kept)
 
 
 def inlined(function: Callable[A, R]) -> Callable[A, R]:
-    """Return a function that becomes part of those that call it."""
+    """Return a function that is inlined into the kernels that call it."""
     return _njit(inline="always", _nrt=False)(function)
 
 
 @functools.cache
 def watch(compiling: Callable[[], None]) -> None:
-    """Have something called, from now on, before any function is compiled."""
+    """Have a function called, from now on, before any kernel is compiled."""
     event.register("numba:compile", _Watcher(compiling))  # pyright: ignore[reportUnknownMemberType]
 
 
@@ -181,15 +181,15 @@ class _Watcher(event.Listener):
         self._compiling()
 
     def on_end(self, event: object) -> None:
-        """Nobody waits for that."""
+        """Do nothing; nobody needs the end of a compilation."""
 
 
 @functools.cache
 def _stamp(source: Path) -> str:
-    """Return what changes with all that decides what a kernel of a file is compiled to.
+    """Return a digest of everything that decides the machine code of a file's kernels.
 
-    That is any file whose functions it may contain, and whatever compiles and runs it; the
-    processor and the types of the arguments are part of the key.
+    These are all files whose functions a kernel may contain, and the versions of Python, Numba and
+    NumPy. The processor and the types of the arguments are part of the key instead.
     """
     digest = hashlib.sha256()
     for version in (

@@ -11,11 +11,11 @@ from attacc.units import BytesPerSecond, Nanoseconds, NanosecondsPerByte, Picojo
 
 
 class CollectiveLatency(Spec):
-    """What one of the steps of a collective takes, as a line fitted to measurements.
+    """Time of one step of a collective, as a line fitted to measurements.
 
     Attributes:
-        start_ns: of a step without data.
-        ns_per_byte: of each byte that one device sends in the step.
+        start_ns: time of a step without data.
+        ns_per_byte: additional time for each byte that one device sends in the step.
     """
 
     start_ns: Nanoseconds = Field(validation_alias="start")
@@ -27,7 +27,7 @@ class LinkSpec(PresetSpec):
 
     Attributes:
         both_ways_bytes_per_s: bandwidth of both directions together, as data sheets state it.
-        energy_pj_per_byte: of every byte moved.
+        energy_pj_per_byte: energy of every byte moved.
         collective: latency of a collective's steps; absent where nothing is published.
     """
 

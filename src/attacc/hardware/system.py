@@ -1,4 +1,4 @@
-"""Systems: GPUs, the links between them, and what their decode attention runs on."""
+"""Systems: GPUs, the links between them, and the devices that run decode attention."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_DEVICES: Final = 1024
 
 
 class AttentionSite(StrEnum):
-    """What runs the attention of decode steps, and therefore holds the key/value cache."""
+    """The devices that run the attention of decode steps and hold the key/value cache."""
 
     GPU = "gpu"
     CPU = "cpu"
@@ -28,18 +28,18 @@ class AttentionSite(StrEnum):
 
 
 class Schedule(StrEnum):
-    """In which order the commands of attention are issued."""
+    """The order in which the commands of attention are issued."""
 
     COMPLETE = "complete"
     """Every command of every head, once."""
     PUBLISHED = "published"
-    """As the trace generator released with AttAcc orders and drops them."""
+    """The commands of the trace generator released with AttAcc, which drops some of them."""
     INTERLEAVED = "interleaved"
-    """Every command of every head, each waiting for what it uses, on a device with a pipeline."""
+    """Every command of every head, each waiting for its data, on a device with a pipeline."""
 
 
 class CapacityRule(StrEnum):
-    """Which memory of a GPU + AttAcc system may hold what."""
+    """Which memory of a GPU + AttAcc system may hold weights, activations, keys and values."""
 
     SEPARATE = "separate"
     """Weights and activations on the GPUs; keys and values in the stacks that attend to them."""
@@ -61,7 +61,7 @@ class PrefillKv(StrEnum):
     """Where the keys and values of a prompt are while its later chunks are processed."""
 
     GPU = "gpu"
-    """They stay in GPU memory until the prefill ends, and are written to the stacks behind it."""
+    """They stay in GPU memory until the prefill ends; the stacks receive a copy layer by layer."""
     READ_BACK = "read_back"
     """They are in the stacks alone; every later chunk reads them back over the link."""
 
@@ -84,19 +84,19 @@ class AttaccTable(Spec):
     """The AttAcc devices of a system.
 
     Attributes:
-        devices: how many.
-        stacks_per_device: DRAM stacks of each.
+        devices: number of AttAcc devices.
+        stacks_per_device: DRAM stacks of each device.
         dram: name of a DRAM device preset, or a file.
         placement: where the GEMV units of a stack sit.
         power_limited: whether multiply commands keep to the stack's power budget.
         schedule: order of the commands.
-        queries_per_read: query heads that share keys and values and are served by one read of
-            them, at most; 1 is the unit of the papers.
-        heads: whether key/value heads may be cut over stacks. By default they are with the
-            interleaved schedule; the other schedules know whole heads only.
+        queries_per_read: query heads that one read of their shared keys and values serves at most;
+            1 is the unit of the papers.
+        heads: whether key/value heads may be cut over stacks. By default the interleaved schedule
+            cuts them; the other schedules take whole heads only.
         prefill_kv: where the keys and values of a prompt are while its later chunks are processed.
         link: name of a link preset, or a file: from each GPU to the AttAccs.
-        capacity: which memory may hold what.
+        capacity: which memory may hold weights, activations, keys and values.
     """
 
     devices: int = Field(gt=0, le=MAX_DEVICES)
@@ -122,15 +122,16 @@ class SystemSpec(PresetSpec):
 
     Attributes:
         gpu: name of a GPU preset, or a file.
-        gpus: how many.
-        memory_per_gpu_bytes: in place of the memory that the GPU's preset states.
-        link: name of a link preset, or a file: between the GPUs; needed for more than one.
-        attention: what runs the attention of decode steps.
+        gpus: number of GPUs.
+        memory_per_gpu_bytes: memory of one GPU, in place of that of the GPU's preset.
+        link: name of a link preset, or a file: between the GPUs; needed for more than one GPU.
+        attention: the devices that run the attention of decode steps.
         cpu: the CPUs, where attention = "cpu".
         attacc: the AttAccs, where attention = "attacc".
-        head_level_pipelining: QKV generation and projection of other heads overlap the attention
-            of one (AttAcc, ASPLOS 2024).
-        ff_coprocessing: AttAccs compute part of the feed-forward products (AttAcc, ASPLOS 2024).
+        head_level_pipelining: whether QKV generation and projection of other heads overlap the
+            attention of a head (AttAcc, ASPLOS 2024).
+        ff_coprocessing: whether AttAccs compute part of the feed-forward products (AttAcc, ASPLOS
+            2024).
     """
 
     gpu: DocumentName
@@ -227,7 +228,7 @@ class AttaccPool:
     """The AttAccs of a resolved system; their DRAM device stays a name, for `DRAMS` to load.
 
     Attributes:
-        table: what the system says of them.
+        table: the table `[attacc]` of the system.
         link: from each GPU to the AttAccs.
     """
 
@@ -242,12 +243,12 @@ class AttaccPool:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedSystem:
-    """A system with every preset it names in place.
+    """A system with every preset that it names loaded.
 
     Attributes:
         spec: the system as written.
-        gpu: one GPU, its memory as the system has it.
-        link: between the GPUs; None with a single one.
+        gpu: one GPU, with the memory that the system states.
+        link: link between the GPUs; None with a single GPU.
         host: the CPUs, where they run attention.
         attacc: the AttAccs, where they run attention.
     """
@@ -260,7 +261,7 @@ class ResolvedSystem:
 
     @property
     def gpus(self) -> int:
-        """Number of GPUs, and degree of tensor parallelism."""
+        """Number of GPUs, which is also the degree of tensor parallelism."""
         return self.spec.gpus
 
     @property
@@ -273,21 +274,21 @@ SYSTEMS: Final = Presets("system", SystemSpec, "attacc.hardware", "presets/syste
 
 
 Source = str | Path | Mapping[str, object] | SystemSpec | ResolvedSystem
-"""What stands for a system: a preset's name, a path, a document, or what is loaded already."""
+"""A system as callers give it: a preset's name, a path, a document, or a loaded system."""
 
 
 def load_system(source: Source, **changes: object) -> ResolvedSystem:
     """Load a system, and every preset it names.
 
     Args:
-        source: a preset's name, a path, a document as a mapping, or what is loaded already.
+        source: a preset's name, a path, a document as a mapping, or a loaded system.
         changes: keys of the document to change: ``gpus=4``, ``attacc={"devices": 4}``, or with a
             dot, as in ``**{"attacc.devices": 4}``.
 
     Raises:
         DocumentError: a file, or the document, is malformed.
-        UnknownNameError: there is no such preset, or none that the system names.
-        InputError: a system that is loaded already is to be changed.
+        UnknownNameError: there is no such preset, or a preset that the system names does not exist.
+        InputError: `changes` are given for a loaded system.
     """
     return changed_system(source, changes)
 
@@ -298,8 +299,8 @@ def changed_system(
     """Load a system as `load_system` does.
 
     Args:
-        source: as in `load_system`, likewise its changes.
-        changes: key -> value.
+        source: as in `load_system`.
+        changes: key -> value, as in `load_system`.
         where: the option or field that the name came from, for messages.
 
     Raises:
@@ -314,8 +315,8 @@ def resolve_system(spec: SystemSpec) -> ResolvedSystem:
     """Load every preset that a system names.
 
     Raises:
-        DocumentError: a file that it names is malformed.
-        UnknownNameError: there is no preset of a name.
+        DocumentError: a file that the system names is malformed.
+        UnknownNameError: a preset that the system names does not exist.
     """
 
     def link(name: str, field: str) -> LinkSpec:
