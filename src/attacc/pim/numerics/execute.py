@@ -1,18 +1,19 @@
 """Executes the commands of a stack on data: queries go in, contexts of chunks come out.
 
 Every command acts on modelled banks, vector buffers, accumulators and the softmax buffer, in the
-order in which the controllers issue it. What it means follows from its address and from order
-alone, as `attacc.pim.audit.hazards` tells. Beyond that:
+order in which the controllers issue it. The meaning of a command follows from its address and from
+the order alone, as in `attacc.pim.audit.hazards`. In addition:
 
-- A count of commands of a kind at an address wraps around when all passes have had theirs: what is
-  issued once more is done once more. In a sum that is not complete yet, a product takes the place
-  of the one from the same address.
-- The two halves of the vector buffers, and the two sets of accumulators, are taken in turn, but
-  none that is still needed as long as the other is not. What was not overwritten is still there.
-- The first multiply of a sum starts it, the others add to it. Controllers let multiplies of open
-  rows overtake others, as timing has it; a unit adds up in the order of addresses, a multiply that
-  is ahead of those before it waits. So the bits do not depend on the timing. Assumed.
-- The buffer die adds up the parts of a context in a fixed order, whenever these arrive.
+- The count of commands of a kind at an address wraps around after the last pass, so that a command
+  which is issued once more is executed once more. In a sum that is not complete yet, a product
+  replaces the earlier product from the same address.
+- The two halves of the vector buffers, and the two sets of accumulators, are used in turn. One
+  that is still needed is not taken as long as the other is free. Data that were not overwritten
+  remain.
+- The first multiply of a sum starts it, and the others add to it. Controllers let multiplies of
+  open rows overtake others. A unit adds in the order of addresses: a multiply that is ahead of
+  earlier ones waits in the unit. So the bits do not depend on the timing. This order is assumed.
+- The buffer die adds up the parts of a context in a fixed order, whenever they arrive.
 """
 
 from __future__ import annotations
@@ -42,24 +43,24 @@ U8 = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class ChannelShape:
-    """What one channel attends to, as the kernel sees it.
+    """The chunks of one channel, in the form that the kernel takes.
 
-    The arrays are those of `attacc.pim.numerics.execute_kernel.execute`.
+    `attacc.pim.numerics.execute_kernel.execute` describes the arrays.
 
     Attributes:
         layout: how a key lies in the banks.
-        passes: how queries that share keys and values are served.
-        shape: of the channel.
-        chunks: of the channel.
-        products: keys and values, in the order of where they begin.
+        passes: how the queries that share keys and values are divided into passes.
+        shape: numbers of the channel.
+        chunks: chunks of the channel.
+        products: keys and values, in the order of their first bytes.
         turns: passes over chunks, in the order of their softmaxes.
-        turn_of: (chunks, passes) the turn of each.
-        softmaxes: one per query of each turn.
+        turn_of: (chunks, passes) turn of each pass over each chunk.
+        softmaxes: one softmax per query of each turn.
         places: where multiplies read.
-        parts: (softmaxes,) parts of each context that reach the buffer die.
-        moves: (softmaxes,) moves that bring them.
-        sizes: how many multiplies, fills and moves are counted; scores; elements of parts of
-            contexts; moves of contexts.
+        parts: (softmaxes,) number of parts of each context that reach the buffer die.
+        moves: (softmaxes,) number of moves that bring these parts.
+        sizes: numbers of counted multiplies, fills and moves; of scores; of elements of parts of
+            contexts; and of moves of contexts.
     """
 
     layout: KeyLayout
@@ -79,14 +80,14 @@ class ChannelShape:
     def of(
         cls, channel: ChannelChunks, passes: QueryPasses, buffer_words: int, *, paired: bool
     ) -> ChannelShape:
-        """Return it for the chunks of a channel.
+        """Return the shape for the chunks of a channel.
 
         Args:
             channel: its chunks; their keys and values must not overlap.
-            passes: how queries that share keys and values are served.
+            passes: how the queries that share keys and values are divided into passes.
             buffer_words: accesses of half a vector buffer.
-            paired: whether two chunks take turns, pass by pass, as in the interleaved schedule;
-                else all passes of a chunk come before those of the next.
+            paired: whether two chunks alternate pass by pass, as in the interleaved schedule;
+                otherwise all passes of a chunk come before those of the next chunk.
 
         Raises:
             InputError: the queries of a pass exceed half a vector buffer.
@@ -202,13 +203,13 @@ class ChannelShape:
 
 @dataclass(frozen=True, eq=False)
 class ChunkContexts:
-    """What the buffer die yields for the chunks of a channel.
+    """The results of the buffer die for the chunks of a channel.
 
     Attributes:
         maximum: (chunks, queries) greatest score, in fp32; NaN where no softmax was issued.
         total: (chunks, queries) sum of the exponentials of the scores less the greatest, in fp32.
-        context: (chunks, queries, head_dim) in fp32, still to be divided by the total where
-            `Normalization` says so; NaN where it is not complete.
+        context: (chunks, queries, head_dim) in fp32; NaN where it is not complete. With
+            `Normalization.AFTER` it is not yet divided by the total.
         complete: (chunks, queries) whether all parts of the context have arrived.
     """
 
@@ -222,8 +223,8 @@ class ChunkContexts:
         """Return the chunks of several channels in another order.
 
         Args:
-            parts: of each channel.
-            order: (chunks,) which of them, counted through, comes where.
+            parts: results of each channel.
+            order: (chunks,) for each place, the number of its chunk among those of all channels.
         """
         return cls(
             np.concatenate([one.maximum for one in parts])[order],
@@ -235,17 +236,19 @@ class ChunkContexts:
 
 @dataclass(frozen=True, eq=False)
 class Machine:
-    """The arithmetic of a device, as the kernel sees it.
+    """The arithmetic of a device, in the form that the kernel takes.
+
+    `attacc.pim.numerics.execute_kernel.execute` describes the arrays.
 
     Attributes:
         arithmetic: formats and orders.
-        layout: placement, head_dim and element type of what it attends to.
-        choices: see `attacc.pim.numerics.execute_kernel.execute`; likewise the following ones.
-        floors: of the roundings.
-        limits: of the roundings.
-        powers: of the exponential.
-        score_shift: power of two by which scores are divided for their way.
-        context_shift: power of two by which parts of a context are.
+        layout: placement, head_dim and element type of the heads.
+        choices: choices of formats and orders, as numbers.
+        floors: lower limits of the roundings.
+        limits: upper limits of the roundings.
+        powers: table of the exponential.
+        score_shift: power of two by which scores are divided before they move.
+        context_shift: power of two by which parts of a context are divided before they move.
     """
 
     arithmetic: Arithmetic
@@ -259,7 +262,7 @@ class Machine:
 
     @classmethod
     def of(cls, arithmetic: Arithmetic, layout: KeyLayout, buffer_words: int) -> Machine:
-        """Return it for heads of a layout.
+        """Return the machine for heads of a layout.
 
         Args:
             arithmetic: formats and orders.
@@ -292,14 +295,14 @@ class Machine:
 
 
 def _single(a: Arithmetic) -> tuple[bool, bool, bool, bool, bool]:
-    """Return whether units can be computed in float32, and what of that is rounded to fp16.
+    """Return whether float32 gives the units' bits, and which results are rounded to fp16.
 
     See `attacc.pim.numerics.single_kernel` for when that gives the same bits.
     """
     roles = (a.multiplier, a.adder, a.accumulator)
     halves = [role is Format.FP16 for role in roles]
     native = all(role in (Format.FP16, Format.FP32) for role in roles)
-    # Where fp32 stops at its largest value, native operations do not.
+    # Native operations do not saturate at the largest value of fp32.
     native &= a.overflow is Overflow.INFINITE or Format.FP32 not in roles
     # Products of bf16 may lie below what float32 can hold.
     native &= not any(halves) or Format.BF16 not in (a.operand, a.probability)
@@ -308,20 +311,20 @@ def _single(a: Arithmetic) -> tuple[bool, bool, bool, bool, bool]:
 
 @dataclass(frozen=True, eq=False)
 class ChannelState:
-    """What the units of a channel and its share of the buffer die hold after some commands.
+    """The contents of a channel's units and its share of the buffer die after some commands.
 
     Attributes:
-        halves: (2, 4) of the vector buffers, as `attacc.pim.numerics.execute_kernel` has it: what
-            each half holds; multiplies that will still use it; when it was taken.
-        sets: (2, 4) likewise of the sets of accumulators.
+        halves: (2, 4) halves of the vector buffers, as in `attacc.pim.numerics.execute_kernel`:
+            the content of each half, the multiplies that will still use it, and when it was taken.
+        sets: (2, 4) sets of accumulators, with the same columns.
         buffers: (2, accesses, units * elements) the vector buffers.
-        sums: (2, queries of a pass, units * elements) the accumulators: of scores, element
-            key * units + unit; of a slice of the context, unit * elements + lane.
-        scores: the softmax buffer: scores of all softmaxes, or what has replaced them.
+        sums: (2, queries of a pass, units * elements) the accumulators. Scores are at element
+            key * units + unit, a slice of the context at unit * elements + lane.
+        scores: the softmax buffer: scores of all softmaxes, or the values that replaced them.
         parts: parts of contexts that have reached the buffer die.
-        arrived: which moves of contexts have.
-        maxima: (softmaxes,) greatest score of each, in fp32; NaN before it was issued.
-        totals: (softmaxes,) sum of exponentials of each.
+        arrived: which moves of contexts have arrived.
+        maxima: (softmaxes,) greatest score of each softmax, in fp32; NaN before it was issued.
+        totals: (softmaxes,) sum of exponentials of each softmax.
     """
 
     halves: I64
@@ -347,17 +350,17 @@ class ChannelState:
         *,
         commands: int | None = None,
     ) -> ChannelState:
-        """Execute what one channel issues, or the beginning of it.
+        """Execute the commands of one channel, or the first ones of them.
 
         Args:
             issued: its commands.
             shape: its chunks.
             machine: the arithmetic.
             memory: the banks of the stack, holding keys and values.
-            channel: which.
-            queries: as of `execute_channel`.
+            channel: number of the channel.
+            queries: as in `execute_channel`.
             score_factors: as in `execute_channel`.
-            commands: how many of them; None for all.
+            commands: number of commands to execute; None for all.
 
         Raises:
             InputError: a command belongs to no keys or values of the channel; says which.
@@ -456,18 +459,19 @@ def execute_channel(
     score_factors: F32,
     context_factors: F32,
 ) -> ChunkContexts:
-    """Execute what one channel issues.
+    """Execute the commands of one channel.
 
     Args:
         issued: its commands.
         shape: its chunks.
         machine: the arithmetic.
         memory: the banks of the stack, holding keys and values.
-        channel: which.
-        queries: (chunks, queries, head_dim) of each chunk's head, values of the operand's format.
-        score_factors: (chunks, queries) what a score has to be multiplied by, besides what the
-            arithmetic asks for: scales, and that of the attention.
-        context_factors: (chunks,) likewise for a context.
+        channel: number of the channel.
+        queries: (chunks, queries, head_dim) queries of each chunk's head, as values of the
+            operand's format.
+        score_factors: (chunks, queries) factors of scores from scales of 8-bit formats and the
+            scale of the attention. The arithmetic's own factors are applied in addition.
+        context_factors: (chunks,) factors of contexts from scales of 8-bit formats.
 
     Raises:
         InputError: a command belongs to no keys or values of the channel; says which.
@@ -487,7 +491,7 @@ def execute_channel(
         state.parts, state.arrived, np.empty(int(shape.parts.max(initial=1)), dtype=np.float32),
         contexts, complete,
     )  # fmt: skip
-    # The gain of the probabilities and the shift of their way are undone in the same product.
+    # One product undoes the scale, the gain of probabilities, and the shift of moved sums.
     undone = context_factors.astype(np.float64) * 2.0**machine.context_shift / a.gain
     result = ChunkContexts(
         np.full((chunks, heads), np.nan, dtype=np.float32),
@@ -507,20 +511,20 @@ def execute_channel(
 def merge_chunks(
     parts: ChunkContexts, head: I64, heads: int, normalization: Normalization
 ) -> tuple[F32, npt.NDArray[np.bool_]]:
-    """Merge the chunks of each head to its attention, exactly but for rounding in fp32.
+    """Merge the chunks of each head to the head's attention, exactly except for rounding in fp32.
 
-    With m the greatest score of a head, the chunk c counts with e**(m_c - m) times its context,
-    and the total likewise (docs/model/mapping.md, chunks). A head of one chunk, whose context is
-    already divided, stays as it is.
+    With m the greatest score of a head, the context and the total of chunk c are multiplied by
+    e**(m_c - m) (docs/model/mapping.md, chunks). A head of one chunk, whose context is already
+    divided, stays as it is.
 
     Args:
-        parts: of all chunks.
-        head: (chunks,) to which each belongs; those of a head are merged in the order given.
-        heads: how many there are.
+        parts: results of all chunks.
+        head: (chunks,) head of each chunk; the chunks of a head are merged in the given order.
+        heads: number of heads.
         normalization: whether contexts are already divided by their totals.
 
     Returns:
-        (heads, queries, head_dim) in fp32, and (heads, queries) whether all of it is there.
+        (heads, queries, head_dim) contexts in fp32, and (heads, queries) whether each is complete.
     """
     queries, head_dim = parts.context.shape[1:]
     before = normalization is Normalization.BEFORE
@@ -533,7 +537,7 @@ def merge_chunks(
     alone = np.bincount(head, minlength=heads) == 1
     np.logical_and.at(complete, head, parts.complete)
     complete[np.bincount(head, minlength=heads) == 0] = False
-    # One sum per step, so that the order is that of the chunks.
+    # One addition per step keeps the order of the chunks.
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         for step in range(int(number.max(initial=-1)) + 1):
             chosen = np.flatnonzero(number == step)
@@ -554,7 +558,7 @@ def merge_chunks(
 
 
 def _numbers_within(head: I64, heads: int) -> I64:
-    """Return which chunk of its head each is."""
+    """Return the number of each chunk within its head."""
     number = np.zeros(len(head), dtype=np.int64)
     seen = np.zeros(heads, dtype=np.int64)
     for at, which in enumerate(head.tolist()):

@@ -1,7 +1,7 @@
-"""What a host asks of the stacks, compiled: numbers into bits, tokens into banks, all channels.
+"""Compiled kernels for a host: quantise numbers, write tokens into banks, execute all channels.
 
-All stacks share one array of rows that are kept; which row of it a chunk's row is, is told by a
-table. See `attacc.pim.numerics.resident`.
+All stacks share one array of kept rows, the store. A table gives the number in the store of each
+row of a chunk. See `attacc.pim.numerics.resident`.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ Codes = npt.NDArray[np.unsignedinteger]
 
 NOT_FINITE = 1
 BEYOND = 2
-"""What is wrong with a number: it is none, or too large for a format without a scale."""
+"""Status: a value is no finite number, or is too large for a format without a scale."""
 
 FLOOR, SPREAD, SIGNIFICAND, LEAST_EXPONENT, BITS, IS_INTEGER, SCALED = range(7)
-"""Of a format, as `attacc.pim.numerics.formats.Format` has them; whether its numbers have
-scales."""
+"""Numbers of a format, as in `attacc.pim.numerics.formats.Format`; SCALED tells whether its values
+have scales."""
 
 (
     STEPS_AT, STEPS_END, CHUNKS_AT, CHUNKS_END, TURNS_AT, TURNS_END, SOFTMAXES_AT, SOFTMAXES_END,
     MULTIPLIES, FILLED, MOVED, SCORES, STAGED, RECEIVED,
 ) = range(14)  # fmt: skip
-"""Of what channels do: where its steps, chunks, turns and softmaxes begin and end; how many
-multiplies, fills, moves, scores, elements of parts of contexts, and moves of these are counted."""
+"""Columns of a work: where its steps, chunks, turns and softmaxes begin and end; and the numbers of
+counted multiplies, fills, moves, scores, elements of parts of contexts, and moves of contexts."""
 
 WORK, OWN_CHUNKS_AT, ROWS_AT, ROWS_END, OWN_SOFTMAXES_AT = range(5)
-"""Of a channel: which work it does; where its chunks, rows and softmaxes begin."""
+"""Columns of a channel: its work; where its chunks, rows and softmaxes begin."""
 
 LATER, FIRST, ALONE = range(3)
-"""Chunks of a head: one after the first of several, that first one, or the only one."""
+"""Roles of a chunk in its head: a later one of several, the first of several, or the only one."""
 
 FRACTION_BITS = 52
 BIAS = 1023
@@ -67,12 +67,12 @@ BANK = 0
 
 @kernel
 def fit_scales(values: F32, largest: float, margin: float, scales: F32) -> None:
-    """Write, per head, by which the largest magnitude, and some more, becomes the largest value.
+    """Write, per head, the scale that maps the largest magnitude times a margin to the format.
 
     Args:
         values: (heads, tokens, elements).
-        largest: of the format.
-        margin: by how much later values may exceed these.
+        largest: largest value of the format.
+        margin: factor by which later values may exceed the largest of these.
         scales: (heads,) output.
     """
     for head in range(values.shape[0]):
@@ -90,13 +90,13 @@ def encode(values: F32, scales: F32, of: I64, largest: float, codes: Codes) -> t
 
     Args:
         values: (heads, tokens, elements).
-        scales: (heads,) by which values are divided, where the format has scales.
+        scales: (heads,) divisors of the values, where the format has scales.
         of: (7,) the format.
-        largest: value of the format.
+        largest: largest value of the format.
         codes: (heads, tokens, padded elements) output.
 
     Returns:
-        `OK` or what is wrong with one of them, and how many were cut down to the largest value.
+        `OK` or the fault of a value, and the number of values that were clipped to the largest.
     """
     floor, spread, scaled = of[FLOOR], of[SPREAD], of[SCALED]
     dropped = FRACTION_BITS + 1 - of[SIGNIFICAND]
@@ -141,20 +141,20 @@ def prepare_queries(
     values: F32, key_scales: F32, by: float, score_scale: float, of: I64, largest: float,
     padded: F32, factors: F32,
 ) -> int:  # fmt: skip
-    """Round queries to a format, and say what their scores are multiplied by.
+    """Round queries to a format, and write the factors of their scores.
 
     Args:
         values: (owners, queries, elements).
-        key_scales: (owners,) of their keys.
-        by: what scores are multiplied by, apart from scales.
-        score_scale: what makes good by what scores were divided for their way.
+        key_scales: (owners,) scales of the keys.
+        by: factor of all scores.
+        score_scale: factor that undoes the division of scores before they move.
         of: (7,) the format.
-        largest: value of the format.
-        padded: (owners, queries, padded elements) output; what is behind the elements stays.
+        largest: largest value of the format.
+        padded: (owners, queries, padded elements) output; the padding is not changed.
         factors: (owners, queries) output.
 
     Returns:
-        `OK` or what is wrong with one of them.
+        `OK` or the fault of a value.
     """
     floor, spread, scaled = of[FLOOR], of[SPREAD], of[SCALED]
     for owner in range(values.shape[0]):
@@ -194,16 +194,18 @@ def write_tokens(
     Args:
         keys: (heads, tokens, padded elements) bits.
         values: (heads, tokens, padded elements) bits.
-        first: which key of a head the first token is.
+        first: number of the first token among the keys of a head.
         shape: see `attacc.pim.numerics.execute_kernel.execute`.
         chunks_at: (heads + 1,) where the chunks of each head begin.
-        starts: (chunks,) first key of each.
-        rooms: (chunks,) keys of each part for which there is room.
-        rows_at: (chunks + 1,) where the rows of each begin: of keys, then as many of values.
-        rows: which of the rows that are kept each is.
-        columns: accesses, from where keys or values begin, that consecutive multiplies read.
-        banks: their banks, among those of a unit.
-        memory: (rows that are kept * columns, banks * elements of an access).
+        starts: (chunks,) first key of each chunk.
+        rooms: (chunks,) keys of each part for which a chunk has room.
+        rows_at: (chunks + 1,) where the rows of each chunk begin: rows of keys, then as many rows
+            of values.
+        rows: number of each row in the store.
+        columns: accesses that consecutive multiplies read, relative to the first of the keys or
+            values.
+        banks: banks of these accesses, among the banks of a unit.
+        memory: (kept rows * columns, banks * elements of an access).
     """
     parts, width, per_key = shape[PARTS], shape[WIDTH], shape[PER_KEY]
     shared = shape[BANKS] if shape[PLACEMENT] == BANK else 1
@@ -238,19 +240,19 @@ def merge_heads(
     """Merge the chunks of each head, and round the result, as `attacc.pim.numerics.execute` does.
 
     Args:
-        maxima: (softmaxes,) the greatest score of each.
-        totals: (softmaxes,) the sum of its exponentials.
+        maxima: (softmaxes,) greatest score of each softmax.
+        totals: (softmaxes,) sum of exponentials of each softmax.
         contexts: (softmaxes, padded elements).
-        factors: (heads,) what contexts are multiplied by.
-        heads: (chunks,) the head of each, those of one head in the order of their keys.
-        roles: (chunks,) see above.
-        of_query: (chunks, queries) the softmax of each.
-        divided: whether contexts are divided by their totals already.
+        factors: (heads,) factors of the contexts.
+        heads: (chunks,) head of each chunk; the chunks of a head are in the order of their keys.
+        roles: (chunks,) role of each chunk, see above.
+        of_query: (chunks, queries) softmax of each query.
+        divided: whether contexts are already divided by their totals.
         of: (7,) the format of the result.
-        largest: value of the format.
-        beyond: what is larger than that becomes.
-        above: (heads, queries) room: the greatest score of a head.
-        below: (heads, queries) room: the sum of its exponentials.
+        largest: largest value of the format.
+        beyond: result for values larger than that.
+        above: (heads, queries) working space for the greatest score of a head.
+        below: (heads, queries) working space for the sum of exponentials of a head.
         merged: (heads, queries, elements) output.
     """
     elements = merged.shape[2]
@@ -321,35 +323,34 @@ def execute_channels(
     contexts: F32,
     complete: U8,
 ) -> tuple[int, int, int]:
-    """Execute what all channels of all stacks issue.
+    """Execute the commands of all channels of all stacks.
 
-    Arguments have the meaning that `attacc.pim.numerics.execute_kernel.execute` gives them.
-    Here each holds all works, or all channels, one after the other. Rooms suffice for the largest
-    work.
+    `attacc.pim.numerics.execute_kernel.execute` describes the arguments. Here each array holds all
+    works, or all channels, one after the other. Working space suffices for the largest work.
 
     Args:
-        channels: (channels, 5) see above, as the following one.
-        works: (works, 14) what channels do.
+        channels: (channels, 5) columns of each channel, see above.
+        works: (works, 14) columns of each work, see above.
         kinds: see `execute`.
         addresses: see `execute`.
         numbers: see `execute`.
         gain: see `execute`.
         score_scale: see `execute`.
         context_scale: see `execute`.
-        plan: of all works, the lengths of chunks rounded.
-        parts: (softmaxes of all works,) of each context.
-        moves: (softmaxes of all works,) of each context.
+        plan: chunks, products and turns of all works, with rounded lengths of chunks.
+        parts: (softmaxes of all works,) parts of each context.
+        moves: (softmaxes of all works,) moves of each context.
         lengths: keys of the chunks of all channels.
-        data: rows and owners of all channels, the memory of all stacks.
-        own_chunks: room for the chunks of a channel.
-        space: room.
-        terms: room for the parts of a context.
+        data: rows and owners of all channels, and the memory of all stacks.
+        own_chunks: working space for the chunks of a channel.
+        space: working space.
+        terms: working space for the parts of a context.
         yields: (softmaxes of all channels,) output.
         contexts: (softmaxes of all channels, padded elements) output.
-        complete: (softmaxes of all channels,) output: whether all of it has arrived.
+        complete: (softmaxes of all channels,) output: whether all parts of the context arrived.
 
     Returns:
-        `OK` or what is wrong, with which channel and command.
+        `OK` or a fault, with its channel and command.
     """
     for channel in range(len(channels)):
         work = works[channels[channel, WORK]]
