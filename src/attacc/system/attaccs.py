@@ -49,10 +49,11 @@ class AttaccAttention:
     Arrays have one element for each step; a single element stands for all steps.
 
     Attributes:
-        time_ns: of the stack that finishes last.
-        energy: of all stacks together: cells and internal moves as DRAM, units as ALU.
-        softmax_ns: softmax that is not part of ``time_ns``. It hides other work, and takes no time
-            of its own, as in the published model (`published_softmax_ns`); 0 if it is part.
+        time_ns: time of the stack that finishes last.
+        energy: energy of all stacks together: cells and internal moves as DRAM, units as ALU.
+        softmax_ns: time of a softmax that is not part of ``time_ns``. It hides other work, and
+            takes no time of its own, as in the published model (`published_softmax_ns`). It is 0
+            where ``time_ns`` contains the softmax.
         extra_parts: parts of key/value heads that were cut over stacks, beyond one part a head.
             Queries go to every part, and each part returns a context, a maximum and a sum.
     """
@@ -71,7 +72,7 @@ class AttaccAttention:
 
 
 class CurveKind(StrEnum):
-    """How attention at the lengths of a curve came about."""
+    """How attention at the lengths of a curve was obtained."""
 
     EXACT = "exact"
     """Every length's program was timed."""
@@ -119,12 +120,12 @@ class AttentionCurve:
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """What equal stacks hold.
+    """The heads of equal stacks.
 
     Attributes:
-        kv_heads: of each.
-        simulated: the same, channels that would idle in a full round filled up.
-        weight: how many times the energy of what is simulated counts.
+        kv_heads: key/value heads of each stack.
+        simulated: simulated heads: `kv_heads`, filled up to a full round of channels.
+        weight: factor of the energy of the simulated heads.
     """
 
     kv_heads: int
@@ -134,7 +135,7 @@ class _Share:
 
 @dataclass(frozen=True, slots=True)
 class _OfStacks:
-    """What the attention of one layer takes, all stacks together."""
+    """Time and energy of the attention of one layer on all stacks together."""
 
     time_ns: float
     dram_pj: float
@@ -144,7 +145,7 @@ class _OfStacks:
 
 @dataclass(frozen=True)
 class _StackKey:
-    """What makes two stacks the same: all that their devices state, and how they are used."""
+    """Identity of a stack: all that its device states, and how the stack is used."""
 
     device: DramDevice = field(compare=False)
     stated: str
@@ -155,7 +156,7 @@ class _StackKey:
 
 @lru_cache(maxsize=16)
 def _stack(key: _StackKey) -> Stack:
-    """Return a stack, which remembers what it timed, for all systems that have the same."""
+    """Return a stack that remembers its timed programs, for all systems with equal stacks."""
     return Stack(key.device, key.placement, power_limited=key.power_limited, schedule=key.schedule)
 
 
@@ -211,7 +212,7 @@ class Attaccs:
 
         Args:
             model: the model.
-            batch: requests, all of the same length at a time.
+            batch: number of requests; all have the same length at a time.
             lengths: keys that the requests attend to; at least one.
 
         Raises:
@@ -325,10 +326,10 @@ class Attaccs:
 
 
 def _sampled(first: int, last: int, samples: int) -> I64:
-    """Return about so many whole numbers from first to last, unevenly spaced.
+    """Return about `samples` whole numbers from first to last, unevenly spaced.
 
-    Time rises in steps, one per group of moves; an even spacing that is a multiple of a step
-    would see all of them at the same phase, and no error.
+    Time rises in steps, one per group of moves. An even spacing by a multiple of a step would
+    sample all steps at the same phase, and show no error.
     """
     index = np.arange(samples)
     spacing = (last - first) / (samples - 1)
@@ -347,18 +348,18 @@ def _alu_pj(run: StackAttention) -> float:
 
 
 def _leave_one_out(x: F64, y: F64) -> float:
-    """Return how far, relatively, any inner point lies from the line between its neighbours."""
+    """Return the largest relative distance of an inner point from the line of its neighbours."""
     slope = (y[2:] - y[:-2]) / (x[2:] - x[:-2])
     line = y[:-2] + slope * (x[1:-1] - x[:-2])
     return float(np.max(np.abs(line / y[1:-1] - 1)))
 
 
 PARTIAL_SUM_BYTES: Final = 8
-"""What a part of a head returns beside its context: a maximum and a sum, in four bytes each."""
+"""Bytes that a part of a head returns with its context: a maximum and a sum of four bytes each."""
 
 
 def query_bytes(op: Attention, extra_parts: Size = 0.0) -> Size:
-    """Return what one GPU sends for decode attention: new queries, keys and values of a layer.
+    """Return the bytes that one GPU sends for decode attention: a layer's queries, keys, values.
 
     Args:
         op: the attention of one GPU.
@@ -371,7 +372,7 @@ def query_bytes(op: Attention, extra_parts: Size = 0.0) -> Size:
 
 
 def context_bytes(op: Attention, extra_parts: Size = 0.0) -> Size:
-    """Return what one GPU gets back from decode attention: the contexts of a layer.
+    """Return the bytes that one GPU gets back from decode attention: the contexts of a layer.
 
     Args:
         op: the attention of one GPU.

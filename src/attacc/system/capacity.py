@@ -1,14 +1,14 @@
 """What fits where: weights, activations, and the key/value cache of every request.
 
-Weights and activations are in the GPUs' memory. Keys and values are where they are attended to:
-in the GPUs', in the CPUs', or in the stacks of the AttAccs, head by head (`CapacityRule.SEPARATE`).
-`CapacityRule.POOLED` counts all memory of a GPU + AttAcc system as one, as the published batch
-sizes do.
+Weights and activations are in the GPUs' memory. Keys and values are in the memory of the devices
+that attend to them: the GPUs, the CPUs, or the stacks of the AttAccs, head by head
+(`CapacityRule.SEPARATE`). `CapacityRule.POOLED` counts all memory of a GPU + AttAcc system as one,
+as the published batch sizes do.
 
-With feed-forward co-processing, AttAccs multiply with copies of weights. Requests come first: a
-batch fits if it fits without copies (`check_batch`), and the copies get the memory that is left
-(`copies_that_fit`), which limits the share of the products that AttAccs take over. What a batch
-needs without copies grows with every request, so that bisection finds the largest that fits.
+With feed-forward co-processing, AttAccs multiply with copies of weights. Requests have priority: a
+batch fits if it fits without copies (`check_batch`). The copies get the memory that is left
+(`copies_that_fit`), which limits the share of the products that AttAccs take over. The memory of a
+batch without copies grows with every request, so bisection finds the largest batch that fits.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from attacc.workload.requests import Workload
 
 
 class Content(StrEnum):
-    """What takes up more memory with every request."""
+    """Contents of memory that grow with every request."""
 
     ACTIVATIONS = "activations"
     KV_CACHE = "KV cache"
@@ -45,7 +45,7 @@ QUANTILE: Final = 3.0902
 """Standard deviations below which 99.9 % of a normal distribution lie."""
 
 ROUNDING_ROOM: Final = 1 - 1e-12
-"""Part of the memory left that copies may fill, so that no rounding of their share overflows it."""
+"""Part of the free memory that copies may fill, so that rounding of their share cannot overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,9 @@ class StoredTokens:
     """Tokens whose keys and values a request of the batch has stored when it ends.
 
     Attributes:
-        mean: over the requests that share the batch.
-        deviation: their standard deviation; 0 where all are alike.
-        longest: of the longest request.
+        mean: mean tokens of the requests that share the batch.
+        deviation: standard deviation of these tokens; 0 where all requests are alike.
+        longest: tokens of the longest request.
     """
 
     mean: float
@@ -64,28 +64,29 @@ class StoredTokens:
 
     @classmethod
     def of(cls, final: FinalLengths) -> StoredTokens:
-        """Return what a workload stores: all tokens but the last, which nothing attends to."""
+        """Return the stored tokens of a workload: all but the last, to which nothing attends."""
         return cls(final.mean_tokens - 1, math.sqrt(final.variance_tokens2), final.max_tokens - 1)
 
     def reserved(self, requests: int) -> float:
-        """Return tokens per request that suffice for so many requests with 99.9 % probability.
+        """Return tokens per request that suffice for a batch with 99.9 % probability.
 
-        The sum of independent lengths is taken as normal, and no request as longer than the
-        longest. Exact where all requests are alike.
+        The sum of independent lengths is assumed to be normally distributed, and at most that of
+        requests which all have the longest length. The result is exact where all requests are
+        alike.
         """
         return min(self.longest, self.mean + QUANTILE * self.deviation / math.sqrt(requests))
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What one model and workload need, per GPU under tensor parallelism.
+    """The memory that one model and workload need, per GPU under tensor parallelism.
 
     Attributes:
         weight_bytes: all weights.
-        feed_forward_bytes: those of the feed-forward products, which co-processing copies.
-        feed_forward_element_bytes: bytes of one of them.
-        feed_forward_rows_per_request: rows per decode step that a request adds to each of them:
-            1, or the share of the experts that a token visits.
+        feed_forward_bytes: weights of the feed-forward products, which co-processing copies.
+        feed_forward_element_bytes: bytes of one of these weights.
+        feed_forward_rows_per_request: rows per decode step that a request adds to each
+            feed-forward product: 1, or the share of the experts that a token visits.
         prefill_activation_bytes: activations of the prefill of one request.
         activation_bytes_per_request: activations of a decode step.
         kv_heads: key/value heads.
@@ -109,7 +110,7 @@ class Footprint:
     prefill_kv_bytes: float = 0.0
 
     def kv_head_bytes(self, requests: int) -> float:
-        """Return keys and values of one head of one of so many requests, all layers."""
+        """Return bytes of keys and values of one head of one request in a batch, all layers."""
         return self.kv_head_token_bytes * self.tokens.reserved(max(1, requests))
 
 
@@ -121,11 +122,11 @@ def footprint(
     chunk_tokens: int | None = None,
     keeps_prefill: bool = False,
 ) -> Footprint:
-    """Return what the requests of a workload need.
+    """Return the memory that the requests of a workload need.
 
-    The cache holds the prompt and all output tokens but the last, whose keys and values nothing
-    attends to. Prompts are taken to be prefilled one request at a time, the longest included,
-    beside decode steps of the whole batch.
+    The cache holds the prompt and all output tokens except the last, to which nothing attends.
+    Prompts, the longest included, are assumed to be prefilled one request at a time, beside decode
+    steps of the whole batch.
 
     Args:
         model: the model.
@@ -157,11 +158,11 @@ def footprint_of(
     kept_tokens: int = 0,
     tensor_parallel: int,
 ) -> Footprint:
-    """Return what requests that store so many tokens need.
+    """Return the memory that requests with given numbers of stored tokens need.
 
     Args:
         model: the model.
-        tokens: that a request stores.
+        tokens: tokens that a request stores.
         prefill_tokens: tokens of a prompt that are processed at once.
         kept_tokens: tokens of a prompt that stay in GPU memory until its prefill ends, although
             attention of decode steps runs elsewhere.
@@ -195,11 +196,11 @@ def footprint_of(
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """One memory and what a batch puts into it.
+    """One memory and its contents for a batch.
 
     Attributes:
-        name: as in "memory of each GPU".
-        available_bytes: its size.
+        name: name of the memory, as in "memory of each GPU".
+        available_bytes: size of the memory.
         weights_bytes: weights, and copies of weights.
         activations_bytes: activations.
         kv_bytes: keys and values.
@@ -213,17 +214,17 @@ class Store:
 
     @property
     def used_bytes(self) -> float:
-        """Everything that is in it."""
+        """Bytes of all contents."""
         return self.weights_bytes + self.activations_bytes + self.kv_bytes
 
     @property
     def fits(self) -> bool:
-        """Whether it is large enough."""
+        """Whether the memory is large enough."""
         return self.used_bytes <= self.available_bytes
 
     @property
     def filled_by(self) -> Content:
-        """The larger of what grows with the batch."""
+        """The larger of the two contents that grow with the batch."""
         return Content.KV_CACHE if self.kv_bytes >= self.activations_bytes else Content.ACTIVATIONS
 
 
@@ -234,7 +235,7 @@ class BatchLimit:
     Attributes:
         batch: requests.
         store: the memory that one request more would overflow.
-        content: what fills it, beside the weights.
+        content: the content that fills this memory, besides the weights.
     """
 
     batch: int
@@ -250,16 +251,15 @@ def stores(
     stack_bytes: float = 0.0,
     copied_share: float = 0.0,
 ) -> tuple[Store, ...]:
-    """Return every memory of a system with what a batch puts into it.
+    """Return every memory of a system with its contents for a batch.
 
-    Whole heads are dealt out to the stacks one by one, so that the fullest holds the rounded-up
-    share. Heads that are cut fill all stacks alike.
-    Only GPUs copy key/value heads that they outnumber; CPUs and stacks store each once.
-    The stacks hold the copies of weights that co-processing multiplies with, while the GPUs keep
-    all weights for the prefill.
+    Whole heads are dealt out to the stacks one by one, so that the fullest stack holds the
+    rounded-up share. Heads that are cut fill all stacks evenly. Where GPUs outnumber the key/value
+    heads, they copy heads; CPUs and stacks store each head once. The stacks hold the copies of
+    weights that co-processing multiplies with, while the GPUs keep all weights for the prefill.
 
     Args:
-        footprint: what the model and workload need.
+        footprint: the memory that the model and workload need.
         system: the system.
         batch: requests.
         stack_bytes: memory of one AttAcc stack, where there are any.
@@ -302,16 +302,16 @@ def stores(
 def check_batch(
     footprint: Footprint, system: ResolvedSystem, batch: int, *, stack_bytes: float = 0.0
 ) -> tuple[Store, ...]:
-    """Return every memory with what a batch puts into it, copies of weights apart, if it fits.
+    """Return every memory with its contents for a batch without copies of weights, if it fits.
 
     Args:
-        footprint: what the model and workload need.
+        footprint: the memory that the model and workload need.
         system: the system.
         batch: requests.
         stack_bytes: memory of one AttAcc stack, where there are any.
 
     Raises:
-        CapacityError: it does not fit; says by how much, and what would.
+        CapacityError: the batch does not fit; says by how much, and which batch would.
         InputError: the batch is below 1.
     """
     if batch < 1:
@@ -330,10 +330,10 @@ def check_batch(
 def largest_batch(
     footprint: Footprint, system: ResolvedSystem, *, stack_bytes: float = 0.0
 ) -> BatchLimit:
-    """Return the largest batch that fits, and what limits it.
+    """Return the largest batch that fits, and the memory that limits it.
 
     Args:
-        footprint: what the model and workload need.
+        footprint: the memory that the model and workload need.
         system: the system.
         stack_bytes: memory of one AttAcc stack, where there are any.
 
@@ -351,10 +351,10 @@ def copies_that_fit(
 ) -> float:
     """Return the share of the feed-forward weights whose copies fit beside a batch, at most 1.
 
-    The memory that would hold the copies decides: that of the fullest stack, or the pool.
+    The memory that would hold the copies decides: the fullest stack, or the pool.
 
     Args:
-        footprint: what the model and workload need.
+        footprint: the memory that the model and workload need.
         system: the system.
         batch: requests.
         stack_bytes: memory of one AttAcc stack, where there are any.
@@ -381,15 +381,15 @@ def preferred_batch(
     stack_bytes: float = 0.0,
     rates: AttaccRates | None = None,
 ) -> int:
-    """Return the largest batch that leaves co-processing the copies that it has use for.
+    """Return the largest batch that leaves room for the copies that co-processing can use.
 
-    That is the largest batch beside which the share of the weights fits with which GPUs and
-    AttAccs would end a feed-forward product together, by their data sheets. Larger ones may fit,
-    but take memory from copies. Where no batch leaves room for that share, or where there is no
-    co-processing, it is the largest that fits.
+    The useful share of a product is the one with which GPUs and AttAccs would end it together, by
+    their data sheets. The function returns the largest batch beside which copies of this share fit.
+    Larger batches may fit, but take memory from copies. Where no batch leaves room for the useful
+    share, or where there is no co-processing, the function returns the largest batch that fits.
 
     Args:
-        footprint: what the model and workload need.
+        footprint: the memory that the model and workload need.
         system: the system.
         stack_bytes: memory of one AttAcc stack, where there are any.
         rates: rates of one AttAcc, where it co-processes feed-forward products.
@@ -398,8 +398,8 @@ def preferred_batch(
         CapacityError: not even one request fits.
     """
     fits = largest_batch(footprint, system, stack_bytes=stack_bytes).batch
-    # The useful share shrinks as the batch grows, all else grows. So the largest batch with the
-    # share of a batch that is too large is an upper limit, and repeating this ends at the largest.
+    # The useful share shrinks as the batch grows, and all other needs grow. So the largest batch
+    # with the share of a too large batch is an upper limit. Repeating this ends at the largest.
     batch = fits
     while batch > 0:
         share = _useful_share(footprint, system, batch, rates)
@@ -413,7 +413,7 @@ def preferred_batch(
 def _useful_share(
     footprint: Footprint, system: ResolvedSystem, batch: int, rates: AttaccRates | None
 ) -> float:
-    """Return the largest share of a feed-forward product that AttAcc has use for at this batch."""
+    """Return the largest share of a feed-forward product that is useful at this batch."""
     if not system.spec.ff_coprocessing or system.attacc is None:
         return 0.0
     if rates is None:
@@ -440,7 +440,7 @@ def _limit(
 ) -> tuple[int, Store]:
     """Return the largest batch that fits beside a given share of copies, 0 if none does.
 
-    With it comes the memory that one request more overflows.
+    The memory that one request more would overflow comes second.
     """
 
     def overflowing(batch: int) -> Store | None:
@@ -467,7 +467,7 @@ def _overflowing(filled: tuple[Store, ...]) -> Store | None:
 def _nothing_fits(
     footprint: Footprint, system: ResolvedSystem, stack_bytes: float
 ) -> CapacityError:
-    """Return the error for a model of which not even one request fits."""
+    """Return the error for a system on which not even one request fits."""
     weights_only = stores(footprint, system, 0, stack_bytes=stack_bytes)
     if all(store.weights_bytes <= store.available_bytes for store in weights_only):
         hint = "not even one request fits: use more memory, or shorter requests"

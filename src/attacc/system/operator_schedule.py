@@ -1,10 +1,10 @@
 """When the operators of a step run: tasks on resources that do one thing at a time.
 
-A list schedule without preemption (Graham, "Bounds on multiprocessing timing anomalies", 1969). As
-soon as a resource is free and any of its tasks is ready, it starts one: of the ready ones that of
-the least rank, of equal ranks the first given. A task is ready when all its predecessors have
-ended. Such a schedule need not be the shortest one; it is what a device does that takes work from
-a queue, and a task only ever waits for a predecessor or for its resource.
+This is a list schedule without preemption (Graham, "Bounds on multiprocessing timing anomalies",
+1969). As soon as a resource is free and any of its tasks is ready, it starts the ready task of the
+least rank; among equal ranks, the first given. A task is ready when all its predecessors have
+ended. Such a schedule need not be the shortest one. It models a device that takes work from a
+queue, and a task waits only for a predecessor or for its resource.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Task:
     """One piece of work.
 
     Attributes:
-        name: of the task; no two of a schedule have the same.
-        resource: what it runs on.
-        duration_ns: how long it occupies that; at least 0.
+        name: name of the task; names in a schedule are different.
+        resource: resource that it runs on.
+        duration_ns: time for which it occupies the resource; at least 0.
         after: names of the tasks that have to end before it starts.
-        rank: which of several ready tasks a resource takes first: that of the least rank.
+        rank: priority; a resource takes the ready task of the least rank first.
     """
 
     name: str
@@ -57,12 +57,12 @@ class TimedTask:
 
 @dataclass(frozen=True, slots=True)
 class ResourceLoad:
-    """What one resource did.
+    """The load of one resource.
 
     Attributes:
-        resource: which.
-        busy_ns: the durations of its tasks.
-        tasks: how many these are.
+        resource: name of the resource.
+        busy_ns: sum of the durations of its tasks.
+        tasks: number of its tasks.
     """
 
     resource: str
@@ -75,7 +75,7 @@ class OperatorSchedule:
     """Tasks with their times.
 
     Attributes:
-        tasks: in the order in which they were given.
+        tasks: the tasks in the order in which they were given.
     """
 
     tasks: tuple[TimedTask, ...]
@@ -93,7 +93,7 @@ class OperatorSchedule:
         """Return a task by its name.
 
         Raises:
-            EngineError: there is none.
+            EngineError: there is no such task.
         """
         if name not in self._by_name:
             raise EngineError(f"the schedule has no task {name}")
@@ -101,7 +101,7 @@ class OperatorSchedule:
 
     @cached_property
     def resources(self) -> tuple[ResourceLoad, ...]:
-        """What every resource did, in the order in which tasks first name them."""
+        """The load of every resource, in the order in which tasks first name them."""
         names = dict.fromkeys(timed.task.resource for timed in self.tasks)
         return tuple(
             ResourceLoad(name, sum(own), len(own))
@@ -117,8 +117,8 @@ class OperatorSchedule:
     def critical_path(self) -> tuple[str, ...]:
         """Tasks without a gap between them from 0 to the end of the last one, in order.
 
-        Each started when the one before it ended, which it needed or which held its resource, so
-        that their durations add up to the makespan.
+        Each task started when the task before it ended, because it needed that task or waited for
+        its resource. So the durations add up to the makespan.
         """
         if not self.tasks:
             return ()
@@ -132,7 +132,7 @@ class OperatorSchedule:
     @cached_property
     def longest_chain_ns(self) -> float:
         """Longest sum of durations of tasks that need each other: no schedule is shorter."""
-        # A task starts no sooner than its predecessors end; of zero duration, possibly together.
+        # A task starts no sooner than its predecessors end; with zero durations, at the same time.
         longest: dict[str, float] = {}
         for task in _in_order([timed.task for timed in self.tasks]):
             before = max((longest[name] for name in task.after), default=0.0)
@@ -144,13 +144,13 @@ def schedule_tasks(tasks: Sequence[Task]) -> OperatorSchedule:
     """Run tasks as soon as they and their resources allow.
 
     Resources that become free at the same time each take a task, in the order in which the tasks
-    first name them; what ends at that time, having no duration, lets others start at that time.
+    first name them. A task without duration ends at that time, and may let others start then.
 
     Args:
         tasks: any number, in any order.
 
     Raises:
-        InputError: two tasks have the same name, one needs a task that is not there, tasks need
+        InputError: two tasks have the same name, a task needs one that does not exist, tasks need
             each other in a circle, or a duration is negative or not finite.
     """
     _check(tasks)
@@ -162,7 +162,7 @@ def schedule_tasks(tasks: Sequence[Task]) -> OperatorSchedule:
             followers[index[name]].append(i)
     desks = {name: _Desk() for name in dict.fromkeys(task.resource for task in tasks)}
     timed: list[TimedTask | None] = [None] * len(tasks)
-    # What let each task become ready: the last of its predecessors.
+    # The predecessor of each task that ended last and made it ready.
     readied: list[str | None] = [None] * len(tasks)
     for i, task in enumerate(tasks):
         if not waits[i]:
@@ -199,8 +199,8 @@ class _Desk:
 
     Attributes:
         ready: rank and number of the tasks that it could start.
-        occupied: whether it works on one.
-        last: name of the one that it started last.
+        occupied: whether it works on a task.
+        last: name of the task that it started last.
     """
 
     ready: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
@@ -214,7 +214,7 @@ class _Desk:
         index: dict[str, int],
         now: float,
     ) -> str | None:
-        """Return which task's end lets one start now: a predecessor's, rather than a holder's."""
+        """Return the task whose end lets a task start now; a predecessor, if one ends now."""
         for name in (readied, self.last):
             if name is not None:
                 before = timed[index[name]]
@@ -245,7 +245,7 @@ def _check(tasks: Sequence[Task]) -> None:
 
 
 def _in_order(tasks: Sequence[Task]) -> list[Task]:
-    """Return tasks behind all that they need; those in, or behind, a circle are left out."""
+    """Return each task behind those that it needs; tasks in or behind a circle are left out."""
     waits = {task.name: len(set(task.after)) for task in tasks}
     followers: dict[str, list[Task]] = {task.name: [] for task in tasks}
     for task in tasks:

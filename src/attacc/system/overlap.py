@@ -18,12 +18,12 @@ Times = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Visible:
-    """What is left of each stage beside the attention, in nanoseconds, for each step.
+    """The part of each stage that attention does not hide, in nanoseconds, for each step.
 
     Attributes:
-        transfer_ns: of the transfers.
-        qkv_ns: of the QKV generation.
-        projection_ns: of the projection.
+        transfer_ns: visible part of the transfers.
+        qkv_ns: visible part of the QKV generation.
+        projection_ns: visible part of the projection.
     """
 
     transfer_ns: Times
@@ -49,7 +49,7 @@ def head_level_pipelining(
     qkv_share: float,
     r: float,
 ) -> Visible:
-    """Return what attention, head by head, does not hide of the stages around it.
+    """Return the parts of the surrounding stages that attention, head by head, does not hide.
 
     Args:
         attention_ns: attention of one layer.
@@ -66,7 +66,7 @@ def head_level_pipelining(
     outlasts = np.asarray(fc_ns > transfer_ns)
     overlapped_ns = basic_overlap(attention_ns=attention_ns, transfer_ns=transfer_ns, r=r)
     beside_ns = np.where(outlasts, r * transfer_ns, transfer_ns - hidden_ns)
-    # Where one of the two is too short for its share, the other hides the rest.
+    # Where QKV or projection is too short for its share, the other one hides the rest.
     of_projection_ns = np.minimum(
         projection_ns, hidden_ns - np.minimum(qkv_ns, qkv_share * hidden_ns)
     )
@@ -90,17 +90,17 @@ def coprocessed_share(
 ) -> Times:
     """Return the share of a product's columns that AttAcc computes while the GPU does the rest.
 
-    Both end together. Against a memory-bound GPU, which reads a weight once for all rows, AttAcc
-    reads it once per row: w/rows against 1, with w the ratio of bandwidths. Against a
-    compute-bound one it adds the arithmetic of its units, two operations per weight read.
+    Both sides end together. A memory-bound GPU reads a weight once for all rows, while AttAcc reads
+    it once per row. So their rates are as 1 to w/rows, with w the ratio of bandwidths. On a
+    compute-bound GPU, AttAcc adds the arithmetic of its units, two operations per weight read.
 
     Args:
         compute_bound: whether the product is compute-bound on the GPU.
         rows: rows of the left matrix.
         weight_bytes: bytes of one weight.
-        peak_flops_per_s: of the GPU.
-        memory_bytes_per_s: of the GPU.
-        internal_bytes_per_s: of the AttAcc capacity that serves one GPU.
+        peak_flops_per_s: peak rate of the GPU.
+        memory_bytes_per_s: memory bandwidth of the GPU.
+        internal_bytes_per_s: internal bandwidth of the AttAccs that serve one GPU.
     """
     w = internal_bytes_per_s / memory_bytes_per_s
     units_flops_per_s = 2 * memory_bytes_per_s * w / weight_bytes

@@ -1,11 +1,11 @@
 """A decode step of GPUs and AttAccs as a schedule of operators, beside the closed forms.
 
-Every GPU does the same at the same time, so that the schedule is of one GPU, its AttAcc and the
-link between them: four resources, the link's two directions counted apart. A *unit* is a key/value
-head of the GPU with all queries that share it, of every request of the batch, or a group of such
-heads; the attention of a unit occupies all stacks, and is the layer's attention divided by the
-units. That is what the published closed forms assume too (`attacc.system.overlap`), with
-r = 1 / heads.
+Every GPU does the same at the same time, so the schedule is that of one GPU, its AttAcc and the
+link between them. These are four resources, because the link's two directions count separately. A
+*unit* is a key/value head of the GPU with all queries that share it, of every request of the batch,
+or a group of such heads. The attention of a unit occupies all stacks, and takes the layer's
+attention divided by the number of units. The published closed forms assume the same
+(`attacc.system.overlap`), with r = 1 / heads.
 
 In a layer the GPU generates QKV, AttAcc attends unit by unit, each unit's transfers overlapping
 other units' attention, and the GPU projects. With head-level pipelining QKV and projection go unit
@@ -14,9 +14,9 @@ Between the sum over GPUs behind the projection and the end of the layer, nothin
 single heads any more, so that layers follow each other without overlap.
 
 With feed-forward co-processing AttAcc computes some columns of each feed-forward product, row by
-row: the activations of a row travel there, and its results back, while others are multiplied. The
-GPU goes on once its own columns, and those of AttAcc, are there. Products that read the same
-activations (the gated pair) follow each other without waiting.
+row: the activations of a row travel to AttAcc, and its results back, while other rows are
+multiplied. The GPU continues when its own columns and those of AttAcc are computed. Products that
+read the same activations (the gated pair) follow each other without waiting.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ ATTACC: Final = "AttAcc"
 BACK: Final = "link from AttAcc"
 
 SIMULATED_LAYERS: Final = 2
-"""The second layer begins as every later one does, when the one before it has ended."""
+"""Simulated layers: the second one begins, like every later one, when the previous one ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class SharedProduct:
-    """A feed-forward product of which AttAcc computes some columns.
+    """A feed-forward product that shares its columns between the GPU and AttAcc.
 
     Attributes:
-        name: of the operator.
-        columns: that AttAcc computes for one GPU.
+        name: name of the operator.
+        columns: columns that AttAcc computes for one GPU.
         of_columns: columns of the GPU's product.
-        closed_form_share: what the closed form gives AttAcc.
-        gpu_ns: what the GPU's columns take.
+        closed_form_share: share that the closed form gives AttAcc.
+        gpu_ns: time of the GPU's columns.
         there_ns: transfer of all activations to AttAcc.
         back_ns: transfer of AttAcc's results.
-        repeats: products of this shape, as of experts.
-        stacks: that compute AttAcc's columns of one GPU.
-        stack: one stack's part of one of them; None where AttAcc computes nothing, since it would
-            only take longer.
+        repeats: number of products of this shape, as of experts.
+        stacks: number of stacks that compute AttAcc's columns of one GPU.
+        stack: one stack's part of one product; None where AttAcc computes nothing, because sharing
+            would only take longer.
     """
 
     name: str
@@ -92,12 +92,12 @@ class SharedProduct:
 
     @property
     def attacc_ns(self) -> float:
-        """What AttAcc's columns take, without transfers."""
+        """Time of AttAcc's columns, without transfers."""
         return 0.0 if self.stack is None else self.repeats * self.stack.time_ns
 
     @property
     def attacc_pj(self) -> float:
-        """Energy of one GPU's stacks, as of all commands that they issue, padding included."""
+        """Energy of all commands of one GPU's stacks, padding included."""
         if self.stack is None:
             return 0.0
         return self.repeats * self.stacks * self.stack.energy.total_pj
@@ -108,8 +108,8 @@ class GpuOperator:
     """An operator that runs on the GPU alone.
 
     Attributes:
-        name: of the operator.
-        time_ns: how long.
+        name: name of the operator.
+        time_ns: its duration.
     """
 
     name: str
@@ -118,17 +118,17 @@ class GpuOperator:
 
 @dataclass(frozen=True, slots=True)
 class DecodeLayer:
-    """What one layer of a decode step has to do, in nanoseconds.
+    """The work of one layer of a decode step, in nanoseconds.
 
     Attributes:
-        units: key/value heads of one GPU, or groups of them.
-        pipelined: whether QKV and projection go unit by unit.
-        qkv_ns: of one unit, with what else precedes its attention.
-        there_ns: of one unit: queries, keys and values.
-        attention_ns: of one unit.
-        back_ns: of one unit: contexts.
-        projection_ns: of one unit.
-        rest: what follows, in order.
+        units: number of key/value heads of one GPU, or of groups of them.
+        pipelined: whether QKV and projection are computed unit by unit.
+        qkv_ns: QKV of one unit, with the other operators before its attention.
+        there_ns: transfer of one unit's queries, keys and values.
+        attention_ns: attention of one unit.
+        back_ns: transfer of one unit's contexts.
+        projection_ns: projection of one unit.
+        rest: operators after the projection, in order.
     """
 
     units: int
@@ -141,11 +141,11 @@ class DecodeLayer:
     rest: tuple[GpuOperator | SharedProduct, ...]
 
     def tasks(self, prefix: str, after: tuple[str, ...]) -> list[Task]:
-        """Return the layer's tasks, the last of which are all that later ones have to wait for.
+        """Return the layer's tasks; later tasks have to wait for the last of these only.
 
         Args:
-            prefix: of their names.
-            after: what the layer waits for.
+            prefix: prefix of the tasks' names.
+            after: names of the tasks that the layer waits for.
         """
         units = range(self.units)
         tasks: list[Task] = []
@@ -178,12 +178,12 @@ class DecodeLayer:
 def rest_tasks(
     operators: Sequence[GpuOperator | SharedProduct], prefix: str, after: tuple[str, ...]
 ) -> list[Task]:
-    """Return tasks of operators one after the other, shared products next to each other together.
+    """Return tasks of operators in sequence; neighbouring shared products run together.
 
     Args:
-        operators: in order.
-        prefix: of the tasks' names.
-        after: what the first waits for.
+        operators: the operators in order.
+        prefix: prefix of the tasks' names.
+        after: names of the tasks that the first operator waits for.
     """
     tasks: list[Task] = []
     beside: tuple[str, ...] = ()
@@ -203,10 +203,10 @@ def rest_tasks(
 
 
 def product_rows(op: SharedProduct, prefix: str, after: tuple[str, ...]) -> list[Task]:
-    """Return AttAcc's part of a product: what it takes for every segment and pass.
+    """Return the tasks of AttAcc's part of a product, for every segment and pass.
 
-    A segment of the activations travels for each pass; results return once the last segment has
-    been multiplied with their rows. The last task ends when everything is back.
+    A segment of the activations travels for each pass. Results return when the last segment has
+    been multiplied with their rows. The last task ends when all results are back.
     """
     if op.stack is None:
         raise EngineError(f"AttAcc has no part of {op.name}")
@@ -231,8 +231,8 @@ def simulate_layers(layer: DecodeLayer, layers: int = SIMULATED_LAYERS) -> Opera
     """Run consecutive layers, each of which waits for the end of the one before.
 
     Args:
-        layer: each of them.
-        layers: how many; the names of their tasks begin with "layer 0: " and so on.
+        layer: the layer that is repeated.
+        layers: number of layers; the names of their tasks begin with "layer 0: " and so on.
     """
     tasks: list[Task] = []
     after: tuple[str, ...] = ()
@@ -245,7 +245,7 @@ def simulate_layers(layer: DecodeLayer, layers: int = SIMULATED_LAYERS) -> Opera
 
 
 def layer_ns(schedule: OperatorSchedule) -> float:
-    """Return what the last layer of a schedule adds to those before it."""
+    """Return the time that the last layer of a schedule adds to the layers before it."""
     last = schedule.tasks[-1].task.name.split(":")[0]
     before = [t.end_ns for t in schedule.tasks if not t.task.name.startswith(f"{last}:")]
     return schedule.makespan_ns - max(before, default=0.0)
@@ -256,16 +256,16 @@ class OverlapCase:
     """One step with some of the optimisations, by formula and by schedule.
 
     Attributes:
-        head_level_pipelining: whether QKV and projection go unit by unit.
+        head_level_pipelining: whether QKV and projection are computed unit by unit.
         ff_coprocessing: whether AttAcc shares the feed-forward products.
         closed_form_ns: the step by the published closed forms.
         simulated_ns: the step by schedule; a unit's part of QKV and projection, and the GPU's part
             of a shared product, take their share of the whole operator's time, as in the closed
             forms.
-        priced_ns: the step by schedule, these parts priced by the cost model as the smaller
+        priced_ns: the step by schedule, where the cost model prices these parts as the smaller
             products that they are.
-        schedule: of ``simulated_ns``, `SIMULATED_LAYERS` layers of it.
-        products: what AttAcc computes of the feed-forward products in ``simulated_ns``.
+        schedule: the schedule of ``simulated_ns``, for `SIMULATED_LAYERS` layers.
+        products: the feed-forward products with AttAcc's columns in ``simulated_ns``.
     """
 
     head_level_pipelining: bool
@@ -283,10 +283,10 @@ class OverlapComparison:
 
     Attributes:
         units: key/value heads of one GPU, or groups of them, which form the pipeline.
-        neither: transfers overlap attention, nothing else.
+        neither: only transfers overlap attention.
         pipelining: head-level pipelining only.
         coprocessing: feed-forward co-processing only.
-        both: both.
+        both: head-level pipelining and feed-forward co-processing.
     """
 
     units: int
@@ -322,11 +322,12 @@ def simulate_decode_step(
         system: GPUs and AttAccs.
         costs: the cost model.
         attention: attention of one layer on all AttAccs.
-        rates: of one AttAcc device, for the closed form of co-processing.
-        model: whose step it is, for what a framework adds to its types; None if not known.
-        products: what times products on AttAcc; that of the system by default.
-        units: groups of key/value heads of one GPU that form the pipeline; by default each head
-            by itself. The closed forms know only that.
+        rates: rates of one AttAcc device, for the closed form of co-processing.
+        model: the model of the step, whose types decide the framework's host time; None if not
+            known.
+        products: times products on AttAcc; by default the AttAccs of the system.
+        units: number of groups of key/value heads of one GPU that form the pipeline; by default
+            each head is a group. The closed forms always take single heads.
         unit_attention_ns: attention of one unit by itself; by default its share of the layer's.
 
     Raises:
@@ -461,7 +462,7 @@ class _Plan:
         return self._costs.transfer(name, size_bytes, self._link).one.time_ns
 
     def _shared(self, op: OperatorTime, closed_share: float, *, priced: bool) -> SharedProduct:
-        """Return the product with the columns on AttAcc with which it ends soonest."""
+        """Return the product with the number of columns on AttAcc with which it ends soonest."""
         # Pipelining changes nothing about it.
         if (op.name, priced) not in self._known:
             self._known[op.name, priced] = self._soonest(op, closed_share, priced=priced)
@@ -516,12 +517,12 @@ class _Plan:
 def largest_balanced(with_grains: Callable[[int], SharedProduct], most: int, guess: int) -> int:
     """Return the largest share with which AttAcc does not end after the GPU.
 
-    More on AttAcc takes AttAcc longer and the GPU, by and large, less.
+    With more columns on AttAcc, AttAcc takes longer and the GPU, by and large, less time.
 
     Args:
-        with_grains: the product with so many grains of its columns on AttAcc.
-        most: grains at most.
-        guess: where to begin.
+        with_grains: returns the product with a number of grains of its columns on AttAcc.
+        most: most grains.
+        guess: number of grains at which the search begins.
     """
     low, high = 0, most + 1
     at = min(max(1, guess), most)
@@ -532,7 +533,7 @@ def largest_balanced(with_grains: Callable[[int], SharedProduct], most: int, gue
             high = at
         else:
             low = at
-        # Where both would end together, if their times were straight lines through this point.
+        # The share at which both would end together, if their times were linear in the share.
         attacc_ns = product.there_ns / product.of_columns + product.attacc_ns + product.back_ns
         whole_ns = gpu_ns / (1 - at / (most + 1))
         together = int(whole_ns / (attacc_ns / at + whole_ns / (most + 1)))
@@ -541,5 +542,5 @@ def largest_balanced(with_grains: Callable[[int], SharedProduct], most: int, gue
 
 
 def product_ns(product: SharedProduct) -> float:
-    """Return when a shared product ends, activations being on the GPU at 0."""
+    """Return when a shared product ends, if its activations are on the GPU at time 0."""
     return schedule_tasks(rest_tasks([product], "", ())).makespan_ns
