@@ -21,11 +21,10 @@ from attacc.results import Result
 class AttentionOfStacks(Result):
     """Attention of heads that were dealt out to equal stacks.
 
-    Merging what the parts of a head that was cut over stacks yield takes neither time nor energy
-    here.
+    Merging the parts of a head that was cut over stacks takes no time and no energy here.
 
     Attributes:
-        each: of every stack; None for one without heads.
+        each: attention of every stack; None for a stack without heads.
         cut_heads: key/value heads that were cut over several stacks.
         parts: parts of heads, one for each head and stack that holds some of it.
         imbalance: keys of the fullest stack over the mean of all stacks; 1 is perfect.
@@ -38,7 +37,7 @@ class AttentionOfStacks(Result):
 
     @property
     def slowest_index(self) -> int:
-        """Which stack takes longest; the first of them."""
+        """Number of the stack that takes longest; the first one of equal stacks."""
         times = [0.0 if one is None else one.time_ns for one in self.each]
         return times.index(max(times))
 
@@ -49,7 +48,7 @@ class AttentionOfStacks(Result):
 
     @property
     def time_ns(self) -> float:
-        """Until all stacks are done."""
+        """Time until all stacks have ended."""
         return self.slowest.time_ns
 
     @property
@@ -58,7 +57,7 @@ class AttentionOfStacks(Result):
         return sum(one.energy.total_pj for one in self.each if one is not None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the slowest stack, and all of them where there are several."""
+        """Return the figures of the slowest stack, and of all stacks if there are several."""
         several = None
         if len(self.each) > 1:
             several = {
@@ -72,7 +71,7 @@ class AttentionOfStacks(Result):
         return self.slowest.to_dict() | {"stacks": several}
 
     def table_rows(self) -> list[dict[str, Any]]:
-        """Return a row for each stack; zeros for one without heads.
+        """Return a row for each stack; a stack without heads has zeros.
 
         A head that was cut over stacks counts in each of them.
         """
@@ -107,18 +106,19 @@ def attend_over(
     """Time and cost the attention of heads that are dealt out to equal stacks.
 
     With the interleaved schedule heads are dealt out by their lengths, and cut over stacks where
-    that evens them out (`assign_stacks`). Whole heads go to the stack with the fewest keys, the
-    longest head first; behind barriers heads go to the stacks in turn, whole.
+    that evens out the stacks (`assign_stacks`). If heads must stay whole, each goes to the stack
+    with the fewest keys, the longest head first. With barriers whole heads go to the stacks in
+    turn.
 
     Args:
         stack: one of the stacks.
         lengths: keys of each key/value head, of all stacks.
-        stacks: how many there are.
+        stacks: number of stacks.
         head_dim: elements of a key.
         element: element type of the keys and values.
         queries_per_kv_head: as in `Stack.attend`.
         queries_per_read: as in `Stack.attend`.
-        window_ns: over which power is averaged; None for no power over time.
+        window_ns: time over which power is averaged; None for no power over time.
         cut: whether heads may be cut over stacks.
 
     Raises:

@@ -1,8 +1,8 @@
 """AttAcc as a host sees it: set a model, append keys and values, attend, free.
 
 AttAcc, ASPLOS 2024 (reference/attacc.md, the system): keys and values are written once and never
-leave the memory; per step queries go in and one context per head comes out. All stacks of all
-AttAccs hold heads of all requests; what crosses the links is counted.
+leave the memory. In each step queries go in, and one context per head comes out. All stacks of all
+AttAccs hold heads of all requests. The bytes that cross the links are counted.
 """
 
 from __future__ import annotations
@@ -53,21 +53,21 @@ I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 
 PLANS: Final = 16
-"""How many plans are remembered."""
+"""Number of remembered plans."""
 SCALE_MARGIN: Final = 1.25
-"""By how much later keys and values may exceed the first ones, where 8 bits have a scale."""
+"""Factor by which later keys and values may exceed the first ones, in 8-bit formats with scales."""
 
 
 class HostDevice:
-    """The AttAccs of a host, which hold state.
+    """The AttAccs of a host, with the state of their requests.
 
     Args:
         hardware: the AttAccs.
-        arithmetic: of their units; by default that of the element type of the model.
-        growing_keys: keys for which the last chunk of a head has room at least, so that it can
-            grow; by default four grains, in whole rows.
-        scale_margin: by how much keys and values that are appended later may exceed the largest
-            of the first ones of their request, layer and head, where 8-bit formats have scales.
+        arithmetic: arithmetic of their units; by default that of the model's element type.
+        growing_keys: least room of the last chunk of a head, in keys, so that it can grow; by
+            default four grains, in whole rows.
+        scale_margin: factor by which later keys and values may exceed the largest of the first
+            ones of their request, layer and head, in 8-bit formats with scales.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class HostDevice:
         growing_keys: int | None = None,
         scale_margin: float = SCALE_MARGIN,
     ) -> HostDevice:
-        """Return AttAccs of some stacks; arguments are those of `AttaccHardware` and the class.
+        """Return AttAccs; the arguments are those of `AttaccHardware` and of this class.
 
         The DRAM device and the link may be names of presets, paths, or loaded already. The
         arithmetic may be told by the names of its formats, ``kv`` and ``accumulate``
@@ -132,12 +132,12 @@ class HostDevice:
 
     @property
     def shape(self) -> KvShape:
-        """What the device was told of its model."""
+        """The shape of the model's keys and values, as the host has set it."""
         return self.state.shape
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """How the units compute."""
+        """Arithmetic of the units."""
         return self.state.attender.arithmetic
 
     @property
@@ -147,12 +147,12 @@ class HostDevice:
 
     @property
     def saturated(self) -> int:
-        """Elements of keys and values that were cut down to their scale since then."""
+        """Elements of keys and values that were clipped to their scale since the model was set."""
         return self._saturated
 
     @property
     def free_bytes(self) -> int:
-        """Bytes of the banks in which rows are free."""
+        """Bytes of all free rows of the banks."""
         return self.state.residence.free_bytes
 
     @property
@@ -167,7 +167,7 @@ class HostDevice:
 
     @property
     def state(self) -> HostState:
-        """The model, and what is stored of its requests; to be looked at, not changed.
+        """The model and its stored requests, to be read and not changed.
 
         Raises:
             InputError: no model is set.
@@ -177,11 +177,11 @@ class HostDevice:
         return self._model
 
     def set_model(self, shape: KvShape) -> None:
-        """Prepare for a model; whatever was stored is gone.
+        """Prepare for a model; all stored requests are lost.
 
         Raises:
-            InputError: its keys and values are not what the units compute with, or its queries do
-                not fit into a vector buffer.
+            InputError: the units do not compute with the type of the model's keys and values, or
+                its queries do not fit into a vector buffer.
         """
         h = self.hardware
         layout = KeyLayout(h.device.organization, h.placement, shape.head_dim, shape.element)
@@ -193,7 +193,7 @@ class HostDevice:
         scale = 1 / math.sqrt(shape.head_dim) if shape.scale is None else shape.scale
         attender = Attender(h.device, layout, tables, passes, arithmetic, scale)
         growth = chunk_growth(h.device, layout, passes, self._growing_keys)
-        # Refused now rather than at the first attention.
+        # This refuses a wrong shape now rather than at the first attention.
         attender.shape  # noqa: B018
         self._model = HostState(
             shape,
@@ -215,7 +215,7 @@ class HostDevice:
         self._saturated = 0
 
     def length(self, request: int, layer: int) -> int:
-        """Return the keys of a layer of a request; 0 of one that is not there.
+        """Return the keys of a layer of a request; 0 for an unknown request.
 
         Raises:
             InputError: there is no such layer.
@@ -226,21 +226,21 @@ class HostDevice:
         return 0 if held is None else int(held.lengths[layer])
 
     def append(self, request: int, layer: int, keys: F32, values: F32) -> AppendCost:
-        """Append keys and values of one layer to a request, which this opens.
+        """Append keys and values of one layer to a request; the first append opens the request.
 
-        8-bit formats: the scale of a head's keys, and that of its values, is fixed by the first
-        ones that are appended to a request and layer.
+        In 8-bit formats, the first append to a request and layer fixes the scale of each head's
+        keys and the scale of its values.
 
         Args:
-            request: any number, the host's own.
-            layer: which.
-            keys: (kv_heads, tokens, head_dim); positions are part of them already.
+            request: number of the request, chosen by the host.
+            layer: number of the layer.
+            keys: (kv_heads, tokens, head_dim); they already carry their positions.
             values: (kv_heads, tokens, head_dim).
 
         Raises:
             InputError: there is no such layer, a shape is wrong, or a value is not finite or beyond
-                the format. Nothing has changed then.
-            CapacityError: there is no room. Nothing has changed then.
+                the format. Nothing is changed.
+            CapacityError: there is no room. Nothing is changed.
         """
         model = self.state
         self._check_layer(layer)
@@ -294,12 +294,12 @@ class HostDevice:
         )
 
     def attend(self, layer: int, requests: Sequence[int], queries: F32) -> Attended:
-        """Attend with the queries of one step and layer to all that is stored of some requests.
+        """Attend with the queries of one step and layer to all stored keys of some requests.
 
         Args:
-            layer: which.
-            requests: each once.
-            queries: (requests, heads, head_dim); those that share a key/value head are neighbours.
+            layer: number of the layer.
+            requests: the requests, each once.
+            queries: (requests, heads, head_dim); heads that share a key/value head are neighbours.
 
         Raises:
             InputError: there is no such layer or request, a request has no keys in this layer, a
@@ -337,7 +337,7 @@ class HostDevice:
         return Attended(context.reshape(expected), cost)
 
     def free(self, request: int) -> None:
-        """Forget a request; its rows are free.
+        """Forget a request, and free its rows.
 
         Raises:
             InputError: there is no such request.
@@ -393,7 +393,7 @@ class HostDevice:
         return asked
 
     def _plan(self, asked: Sequence[StoredRequest], layer: int) -> CostedPlan:
-        """Return what the stacks do; lengths that fill the same columns share it."""
+        """Return the plan of the stacks; lengths that fill the same columns share one."""
         model = self.state
         quantum = model.growth.quantum
         rounded = tuple(-(-int(held.lengths[layer]) // quantum) for held in asked)
@@ -413,7 +413,7 @@ class HostDevice:
         return plan
 
     def _fill(self, plan: CostedPlan, lengths: list[int]) -> AttendCost:
-        """Fill a plan with the true lengths of its requests, and cost it."""
+        """Set the true lengths of a plan's requests, and return its costs."""
         model, h = self.state, self.hardware
         shape, passes = model.shape, model.passes
         starts, capacities = plan.plan.starts, plan.plan.capacities
@@ -444,7 +444,7 @@ class HostDevice:
 
 
 def _held(model: HostState) -> str:
-    """Say which requests there are."""
+    """Return a text that names the stored requests, for messages."""
     held = sorted(model.requests)
     if not held:
         return "append keys and values first: no request has any"

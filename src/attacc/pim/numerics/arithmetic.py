@@ -1,8 +1,7 @@
 """The arithmetic of the units and of the buffer die: formats, and orders of summation.
 
 AttAcc, ASPLOS 2024, gives a unit 16 FP16 multipliers and 16 FP16 adders, and the buffer die FP32
-lanes for the softmax (reference/attacc.md). What it does not say is assumed, and said so at the
-field.
+lanes for the softmax (reference/attacc.md). Everything else is assumed; each assumed field says so.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ TABLE_BITS: Final = 8
 
 
 class Order(StrEnum):
-    """In which order several numbers are added."""
+    """The order in which several numbers are added."""
 
     PAIRWISE = "pairwise"
-    """Neighbours first, then neighbouring sums, and so on; who has no neighbour waits."""
+    """Neighbours first, then neighbouring sums, and so on; a number without a neighbour waits."""
     SEQUENTIAL = "sequential"
     """One after the other, from the first."""
 
@@ -46,9 +45,9 @@ class Normalization(StrEnum):
     """When exponentials are divided by their sum."""
 
     BEFORE = "before"
-    """Before the context: what returns to the units is probabilities."""
+    """Before the context: probabilities return to the units."""
     AFTER = "after"
-    """After it: what returns is exponentials, of which the greatest is 1."""
+    """After the context: exponentials return to the units; the greatest of them is 1."""
 
 
 class Arithmetic(Spec):
@@ -56,27 +55,28 @@ class Arithmetic(Spec):
 
     Attributes:
         operand: format of keys, values and queries in banks and vector buffers.
-        probability: format of what the softmax returns; as wide as the operands, as one access
-            of the vector buffer meets one of the banks.
+        probability: format of the values that the softmax returns. It is as wide as the operands,
+            since an access of the vector buffer is multiplied with an access of a bank.
         multiplier: format of a product.
         adder: format of the adder tree of the score, which contains that of the products.
         accumulator: format of the accumulators, and of the sums over banks and bank groups on
-            the way to the buffer die; contains that of the adder tree.
+            the way to the buffer die. It contains that of the adder tree.
         lanes: products that one pass through the tree adds up.
         tree: order of the adder tree.
         groups: order of the sums over the banks of a group (score) or over the bank groups of a
             rank (context). Assumed: one after the other, by an accumulator.
-        score: format of a score on its way to the softmax, of 16 bits. Assumed.
-        context: format of a part of the context on its way, of 16 bits. Assumed.
-        exponential: how it is computed. Assumed: exact.
+        score: format of a score that moves to the softmax, of 16 bits. Assumed.
+        context: format of a part of the context that moves to the buffer die, of 16 bits. Assumed.
+        exponential: how the exponential is computed. Assumed: exact.
         table_bits: bits of the exponent's fraction that index the table, if there is one.
-        softmax_lanes: of a channel; lane i adds exponentials i, i + lanes, ... in this order, and
-            the lanes are added pairwise. 256 lanes of 16 channels; the order is assumed.
+        softmax_lanes: softmax lanes of a channel. Lane i adds exponentials i, i + lanes, ... in
+            this order, and the lanes are added pairwise. The default is 256 lanes shared by 16
+            channels; the order is assumed.
         normalization: when exponentials are divided by their sum. Assumed: before the context.
         merge: order in which the buffer die adds up, in fp32, the parts of a context that come
             from phases, pseudo-channels and ranks, the last varying fastest. Assumed.
         output: format of the context that leaves the stack.
-        overflow: what becomes of values that a floating-point format cannot hold.
+        overflow: result for values that a floating-point format cannot hold.
     """
 
     operand: Format = Format.FP16
@@ -101,16 +101,17 @@ class Arithmetic(Spec):
     def of(cls, element: ElementType, *, fp8: Format = Format.E4M3) -> Arithmetic:
         """Return the default arithmetic for keys and values of an element type.
 
-        For fp16 that of the paper. For the others, of which it says nothing, assumed: products
-        and sums in fp32 (those of int8 are exact integers there, up to 2**24), and 8-bit
-        exponentials, whose greatest is 1, rather than probabilities, which may all be tiny.
+        For fp16 it is the paper's arithmetic. The paper gives none for other types. For these,
+        products and sums are assumed to be in fp32 (sums of int8 are exact integers there, up to
+        2**24), and 8-bit exponentials, whose greatest is 1, return in place of probabilities, which
+        may all be tiny.
 
         Args:
-            element: of keys and values.
+            element: element type of keys and values.
             fp8: which of the two fp8 formats.
 
         Raises:
-            InputError: there are no such units.
+            InputError: there are no units for this type.
         """
         if element is ElementType.FP16:
             return cls()
@@ -156,25 +157,25 @@ class Arithmetic(Spec):
 
     @property
     def gain(self) -> float:
-        """By how much probabilities are multiplied to make use of their format.
+        """Factor of probabilities that makes use of the whole range of their format.
 
-        127 in int8; a power of two in fp8, of which small values are far apart; else 1.
+        It is 127 in int8, a power of two in fp8 (whose small values are far apart), otherwise 1.
         """
         return _GAINS.get(self.probability, 1.0)
 
     def score_shift(self, head_dim: int) -> int:
-        """Return by which power of two scores are divided for their way.
+        """Return the power of two by which scores are divided before they move.
 
-        Assumed, for 8-bit operands, of which a score may be beyond 16 bits: just enough for
-        none to be. It is made good in the softmax.
+        A score of 8-bit operands may be beyond a 16-bit format. The division is just large enough
+        that no score is; this is assumed. The softmax undoes it.
         """
         return self._shift(self.operand.largest**2 * head_dim, self.score)
 
     def context_shift(self, keys: int) -> int:
-        """Return by which power of two parts of a context are divided for their way.
+        """Return the power of two by which parts of a context are divided before they move.
 
         Args:
-            keys: over which one unit sums at most.
+            keys: most keys over which one unit sums.
         """
         return self._shift(self.gain * self.operand.largest * keys, self.context)
 
@@ -184,10 +185,10 @@ class Arithmetic(Spec):
         return max(0, math.ceil(math.log2(most / way.largest)))
 
     def check_layout(self, layout: KeyLayout) -> None:
-        """Refuse a layout of which an access does not hold the operands as they are computed.
+        """Refuse a layout whose accesses do not suit the operands.
 
         Raises:
-            InputError: elements are of another width, or an access is no whole number of passes
+            InputError: elements have another width, or an access is not a whole number of passes
                 through the adder tree.
         """
         if self.operand.bits != layout.element.bits:
