@@ -1,9 +1,9 @@
-"""What a workload's lengths mean for decode, prefill and capacity.
+"""Distributions of lengths that a workload causes in decode, prefill and capacity.
 
-Under continuous batching each slot of the batch is refilled as soon as its request ends, so in
-the steady state every decode step of every request is equally likely to be the one at hand. A
-request of p prompt and o output tokens takes o - 1 decode steps at KV lengths p + 1 to
-p + o - 1: the lengths that a slot sees are the mixture of these runs, each step of equal weight.
+Under continuous batching each slot of the batch is refilled as soon as its request ends. So in the
+steady state, a slot is equally likely in every decode step of every request. A request of p prompt
+and o output tokens takes o - 1 decode steps at KV lengths p + 1 to p + o - 1. The lengths that a
+slot sees are the mixture of these runs, with equal weight for each step.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EXACT_STEPS: Final = 2**15
 
 
 class LengthKind(StrEnum):
-    """How faithful a distribution of lengths is."""
+    """Whether a distribution of lengths is exact."""
 
     EXACT = "exact"
     """Every length that occurs, with its weight."""
@@ -38,12 +38,12 @@ class LengthKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LengthDistribution:
-    """Lengths in tokens and how often they occur.
+    """Lengths in tokens with their shares.
 
     Attributes:
         kind: exact, or an estimate.
         lengths: distinct lengths, rising.
-        weights: the share of each; they sum to one.
+        weights: share of each length; the shares add up to one.
     """
 
     kind: LengthKind
@@ -58,15 +58,15 @@ class LengthDistribution:
 
 @dataclass(frozen=True, slots=True)
 class FinalLengths:
-    """Tokens that a request has reached when it ends, as seen by a slot of the batch.
+    """Prompt and output tokens of requests at their end, as seen by a slot of the batch.
 
-    A slot meets long answers more often than a request does: each request counts once for each
-    of its output tokens, the first of which is that of its prefill.
+    A slot sees long answers more often: each request counts once for each of its output tokens.
+    The first output token comes from the prefill.
 
     Attributes:
         mean_tokens: mean of prompt + output tokens.
-        variance_tokens2: their variance, in tokens squared.
-        max_tokens: the longest.
+        variance_tokens2: variance of prompt + output tokens, in tokens squared.
+        max_tokens: prompt + output tokens of the longest request.
     """
 
     mean_tokens: float
@@ -95,7 +95,7 @@ class _Run:
         """Return the sum of length times weight over the first part of the run.
 
         Args:
-            weight: that of the part, at most the run's total; it may end inside a length.
+            weight: weight of the part, at most the run's total; the part may end inside a length.
         """
         lengths = weight / self.weight
         whole = math.floor(lengths)
@@ -103,7 +103,7 @@ class _Run:
         return self.weight * (self._below(whole) + part)
 
     def _below(self, lengths: int) -> int:
-        """Return the sum of so many lengths from the start of the run."""
+        """Return the sum of the first `lengths` lengths of the run."""
         return lengths * self.start + lengths * (lengths - 1) // 2
 
 
@@ -112,8 +112,8 @@ def decode_lengths(workload: Workload, bins: int) -> LengthDistribution:
 
     Args:
         workload: the requests.
-        bins: how many lengths at most represent a mixture of requests. A workload of equal
-            requests is exact up to `EXACT_STEPS`.
+        bins: most lengths that represent a mixture of requests. A workload of equal requests is
+            exact up to `EXACT_STEPS`.
 
     Raises:
         InputError: no request decodes (one output token each), or bins is less than 2.
@@ -135,7 +135,7 @@ def prompt_lengths(workload: Workload, bins: int) -> LengthDistribution:
 
     Args:
         workload: the requests.
-        bins: how many lengths at most represent them.
+        bins: most lengths that represent them.
 
     Raises:
         InputError: bins is less than 2.
@@ -149,14 +149,14 @@ def prompt_lengths(workload: Workload, bins: int) -> LengthDistribution:
 def condense(distribution: LengthDistribution, bins: int) -> LengthDistribution:
     """Represent a distribution by at most ``bins`` lengths of the same mean.
 
-    The lengths are cut into bins // 2 parts of equal weight (quantile bins, a length being
-    divided where a cut falls inside it), and each part is represented by the two whole numbers
-    next to its mean, weighted so that the mean is kept. Costs that are linear in the length stay
-    exact; the spread within a part is lost, so others err by its curvature.
+    The lengths are cut into bins // 2 parts of equal weight (quantile bins; a length is divided
+    where a cut falls inside it). Each part is represented by the two whole numbers next to its
+    mean, weighted so that the mean is kept. Costs that are linear in the length stay exact. The
+    spread within a part is lost, so other costs err by their curvature.
 
     Args:
         distribution: the distribution.
-        bins: how many lengths at most.
+        bins: most lengths of the result.
 
     Raises:
         InputError: bins is less than 2.
@@ -176,7 +176,7 @@ def final_lengths(workload: Workload) -> FinalLengths:
     """
     tokens, shares = _summed(workload.final_tokens, workload.counts * workload.output_tokens)
     weight = sum(shares)
-    # In Python's integers: these sums may be beyond those of 64 bits.
+    # These sums may exceed 64 bits, so they are Python's integers.
     mean = Fraction(sum(share * n for share, n in zip(shares, tokens, strict=True)), weight)
     square = Fraction(sum(share * n**2 for share, n in zip(shares, tokens, strict=True)), weight)
     return FinalLengths(float(mean), float(square - mean**2), workload.max_final_tokens)
@@ -190,7 +190,7 @@ def _check_bins(bins: int) -> None:
 
 
 def _summed(keys: I64, values: I64) -> tuple[list[int], list[int]]:
-    """Return the distinct keys, rising, and the sum of the values of each."""
+    """Return the distinct keys, rising, and for each key the sum of its values."""
     distinct, inverse = np.unique(keys, return_inverse=True)
     sums = np.zeros(len(distinct), dtype=np.int64)
     np.add.at(sums, inverse, values)
@@ -198,7 +198,7 @@ def _summed(keys: I64, values: I64) -> tuple[list[int], list[int]]:
 
 
 def _merged(starts: I64, stops: I64, counts: I64) -> list[_Run]:
-    """Add up overlapping runs, from start to stop, counted so often, to disjoint ones, rising."""
+    """Add up overlapping runs with their counts to disjoint runs, rising."""
     points, changes = _summed(np.concatenate([starts, stops]), np.concatenate([counts, -counts]))
     return [
         _Run(start, stop, count)

@@ -1,11 +1,11 @@
 """Synthetic requests, sampled from a distribution that was fitted to a trace.
 
-The distribution is described by a few figures: quantiles of the prompt and of the output lengths,
-and their dependence as a checkerboard copula (how often the one falls into its i-th eighth while
-the other falls into its j-th). A correlation coefficient would not do: in the Azure conversation
-trace the rank correlation is 0.07, yet the longest answers go with prompts of the third quarter;
-sampling with that correlation (Gaussian copula) overstates the mean KV length of a decode step by
-13 %, the checkerboard misses it by 0.3 %.
+The distribution is described by quantiles of the prompt lengths and of the output lengths, and by
+a checkerboard copula: how often the prompt falls into its i-th eighth while the output falls into
+its j-th eighth. A correlation coefficient would not suffice. In the Azure conversation trace the
+rank correlation is 0.07, yet the longest answers belong to prompts of the third quarter. Sampling
+with this correlation (Gaussian copula) overstates the mean KV length of a decode step by 13 %,
+while the checkerboard misses it by 0.3 %.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ class LengthQuantiles(Spec):
 
     Attributes:
         probabilities: rising from 0 to 1.
-        prompt_tokens: the prompt length at each probability, none below the one before.
-        output_tokens: the output length at each probability, likewise.
-        copula: a square of weights; row i, column j is how often the prompt length falls into
-            its i-th part and the output length into its j-th, parts being of equal probability.
+        prompt_tokens: the prompt length at each probability, not decreasing.
+        output_tokens: the output length at each probability, not decreasing.
+        copula: a square of weights. Row i, column j says how often the prompt length falls into
+            its i-th part and the output length into its j-th part. All parts have the same
+            probability.
     """
 
     probabilities: tuple[_Probability, ...]
@@ -85,7 +86,7 @@ WORKLOADS: Final = Presets("workload", SyntheticSpec, "attacc.workload", "preset
 
 
 SAMPLED_REQUESTS: Final = 10_000
-"""How many requests a comparison samples."""
+"""Number of requests that a comparison samples."""
 
 
 def synthetic(
@@ -108,14 +109,14 @@ def sampled(
 ) -> Requests:
     """Sample the requests of a synthetic workload, in the order of the draws.
 
-    Both lengths are sampled stratified (one draw in each of n intervals of equal probability,
-    Latin hypercube), paired by the copula, and interpolated linearly between quantiles. So even
-    a few requests have nearly the quantiles of the distribution.
+    Sampling of both lengths is stratified: there is one draw in each of n intervals of equal
+    probability (Latin hypercube). The copula pairs the lengths, and values between quantiles are
+    interpolated linearly. So even a few requests have nearly the quantiles of the distribution.
 
     Args:
         name_or_path: a preset's name, or a TOML document of `SyntheticSpec`.
-        requests: how many requests.
-        seed: of the random numbers; equal seeds give equal workloads.
+        requests: number of requests.
+        seed: seed of the random numbers; equal seeds give equal workloads.
         where: the option or field that the name came from, for messages.
 
     Raises:
@@ -148,8 +149,8 @@ def _cells(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw row and column of one cell per request, each cell as often as its weight says.
 
-    Systematic sampling: positions i + u, with one random u for all i, so that no cell is drawn
-    more than one time too often or too seldom.
+    This is systematic sampling: the positions are i + u, with one random u for all i. So the count
+    of a cell differs from its expectation by less than one.
     """
     edges = np.cumsum(copula) / copula.sum() * count
     drawn_up_to = np.ceil(edges - random.random()).astype(np.int64)
@@ -163,7 +164,7 @@ def _sampled(
     probabilities: tuple[float, ...],
     random: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Draw one length per request, from the part of the distribution that each was given."""
+    """Draw one length per request, from the given part of the distribution for each request."""
     count = len(parts)
     # Ranks make the marginal distribution exactly uniform, whatever the weights' margins are.
     order = np.argsort(parts + random.random(count))
@@ -174,7 +175,7 @@ def _sampled(
 
 
 def fit_quantiles(workload: Workload) -> LengthQuantiles:
-    """Fit the distribution of lengths that `synthetic` samples from to a workload.
+    """Fit to a workload the distribution of lengths from which `synthetic` samples.
 
     Quantiles are lengths that occur (the inverse of the empirical distribution function). In the
     copula's ranks, requests of equal length share their mean rank.
@@ -199,7 +200,7 @@ def _quantiles(lengths: NDArray[np.int64]) -> tuple[int, ...]:
 
 
 def _part(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return which of the parts each length falls into by its rank."""
+    """Return the number of the part into which each length falls by its rank."""
     _, inverse, counts = np.unique(lengths, return_inverse=True, return_counts=True)
     below = np.cumsum(counts) - counts
     ranks = (below + counts / 2)[inverse] / len(lengths)

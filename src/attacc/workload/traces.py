@@ -1,14 +1,14 @@
 """Recorded traces of requests.
 
-Two formats are read, plain or compressed with gzip, and told apart by what the file holds:
+Two formats are read, plain or compressed with gzip. The content of a file tells its format:
 
 - Azure LLM inference traces (Azure/AzurePublicDataset, 2023 and 2024): CSV with the columns
   TIMESTAMP (a date and time), ContextTokens, GeneratedTokens.
 - Mooncake traces (kvcache-ai/Mooncake, FAST'25): one JSON object per line with timestamp (ms),
   input_length, output_length and, where given, hash_ids (blocks of shared prefixes).
 
-Lengths, arrival times and shared prefixes are kept, in the order of the file. Formats that are
-known but not read are named, with what has to be kept of them.
+Lengths, arrival times and shared prefixes are kept, in the order of the file. For known formats
+that are not read, the error names the format and how to convert it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _FORMATS: Final = (
 )
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SLICE: Final = 2**16
-"""Rows of which Python objects exist at once."""
+"""Number of rows that exist as Python objects at a time."""
 
 _OTHER_JSON: Final = {
     "conversations": (
@@ -56,9 +56,9 @@ _OTHER_JSON: Final = {
         "write a line for each request, with its entries of input_lens and output_lens",
     ),
 }
-"""A key of an object -> what the file is, and the way out."""
+"""A key of a JSON object -> the kind of file that has it, and the way out."""
 _HEAD: Final = 2**16
-"""Characters within which such a key is looked for."""
+"""First characters of a file in which such a key is searched."""
 
 
 def load_workload(path: Path) -> Workload:
@@ -105,7 +105,7 @@ def read_requests(path: Path) -> Requests:
 
 
 class _Columns(NamedTuple):
-    """What the lines of a trace say."""
+    """The columns of a trace, one element per line."""
 
     prompts: I64
     outputs: I64
@@ -157,10 +157,10 @@ def _azure(text: str, where: str) -> _Columns:
 
 
 def _dates(column: pl.Series, rows: Rows, last: int, where: str) -> F64:
-    """Return dates and times in seconds, up to those of a last row.
+    """Return dates and times in seconds since 1970, up to a last row.
 
     Raises:
-        DocumentError: a row has none.
+        DocumentError: a row has no date and time.
     """
     seconds = array("d")
     for start in range(0, last + 1, _SLICE):
@@ -174,14 +174,14 @@ def _dates(column: pl.Series, rows: Rows, last: int, where: str) -> F64:
                     where=f"{where}:{rows.lines[row]}",
                     hint="expected one such as 2023-11-16 18:15:46.6805900",
                 ) from None
-            # A time without a zone is taken as one of UTC, so that no clock is set back.
+            # A time without a zone is taken as UTC, so that no clock is ever set back.
             at = time if time.tzinfo else time.replace(tzinfo=UTC)
             seconds.append((at - _EPOCH).total_seconds())
     return np.frombuffer(seconds, dtype=np.float64)
 
 
 def _tokens_of_text(column: pl.Series) -> I64:
-    """Return the numbers of tokens of a column, and 0 where there is none."""
+    """Return the numbers of tokens in a column; 0 for a cell without a valid number."""
     import polars as pl
 
     cell = pl.col(column.name)
@@ -192,7 +192,7 @@ def _tokens_of_text(column: pl.Series) -> I64:
 
 
 def _lines_of(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines that hold anything, with their numbers, the first being 1."""
+    """Yield the lines that are not blank with their numbers, counted from 1."""
     start, number = 0, 1
     while start < len(text):
         end = text.find("\n", start)
@@ -230,10 +230,10 @@ def _mooncake(text: str, where: str) -> _Columns:
 
 
 def _refuse_other_json(text: str, where: str) -> None:
-    """Say what a JSON file is that has no request in its first line, if that is known.
+    """Refuse a JSON file of a known other kind, which has no request in its first line.
 
     Raises:
-        DocumentError: it is a format that is known, a list, or one value over several lines.
+        DocumentError: the file is a known format, a list, or one value over several lines.
     """
     for key in cast(list[str], re.findall(r'"(\w+)"\s*:', text[:_HEAD])):
         if key in _OTHER_JSON:
@@ -257,7 +257,7 @@ def _refuse_other_json(text: str, where: str) -> None:
 
 
 class _MooncakeRequest(NamedTuple):
-    """What one line of a Mooncake trace says."""
+    """One line of a Mooncake trace."""
 
     prompt: int
     output: int
@@ -319,7 +319,7 @@ def _not_tokens(value: object, name: str, where: str) -> DocumentError:
 
 
 def _shown(value: object) -> str:
-    """Return a value as messages show it: scalars in short, and nested ones by their kind."""
+    """Return a value as messages show it: a short scalar, or the kind of a nested value."""
     if isinstance(value, (list, dict)):
         return "a list" if isinstance(value, list) else "an object"
     return f"{value!r:.60}"
