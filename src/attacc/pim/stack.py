@@ -38,14 +38,14 @@ from attacc.results import Result, flat
 from attacc.units import NS_PER_S, PJ_PER_J
 
 MAX_WINDOW_CYCLES: Final = 10**9
-"""Command clock cycles over which power is averaged at most: about a second."""
+"""Most cycles of the command clock over which power is averaged: about a second."""
 
 _CADENCES: Final = {
     Placement.BANK: "nCCDAB",
     Placement.BANKGROUP: "nCCDSB",
     Placement.BUFFER: "nCCDPB",
 }
-"""The timing parameter that a power budget stretches."""
+"""The cadence that a power budget makes longer, by placement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class Dealt:
     """How the heads of a stack were dealt out to its channels.
 
     Attributes:
-        chunks: runs of keys that one channel attends to by itself: heads, or parts of one.
-        longest_chunk: keys of the longest.
+        chunks: number of chunks: heads, or parts of one, that one channel attends to by itself.
+        longest_chunk: keys of the longest chunk.
         cut_heads: key/value heads that were cut into several chunks.
         imbalance: keys of the fullest channel over the mean of all channels; 1 is perfect.
     """
@@ -73,32 +73,33 @@ class StackAttention(Result):
         device: the DRAM device's name.
         placement: where the units sit.
         power_limited: whether the multiplies keep a cadence that limits power.
-        power_budget_w: from which that cadence was worked out; None for the device's own.
+        power_budget_w: budget from which that cadence was computed; None for the device's own
+            cadence.
         schedule: order of the commands.
-        temperature_c: of the device; None for its usual rate of refresh.
+        temperature_c: temperature of the device; None for its usual rate of refresh.
         heads: query heads on the stack.
-        kv_heads: key/value heads, each shared by as many query heads.
-        queries_per_read: query heads that a read of keys and values serves, at most.
+        kv_heads: key/value heads, each shared by the same number of query heads.
+        queries_per_read: query heads that a read of keys and values serves at most.
         passes: how often keys and values are read for all queries that share them.
-        keys: of all key/value heads.
+        keys: sum of the keys of all key/value heads.
         shortest: keys of the shortest head.
         longest: keys of the longest head.
         head_dim: elements of a key.
         element: element type of the keys and values.
         dealt: how the heads were dealt out to channels.
-        cycles: of the command clock.
-        time_ns: the same.
+        cycles: duration in cycles of the command clock.
+        time_ns: duration in nanoseconds.
         multiply_interval: least cycles between two multiplies of a channel.
-        buffer_words: accesses of half a vector buffer that are in use at most; None where the
-            device does not model it.
+        buffer_words: most accesses of half a vector buffer in use; None where the device has no
+            pipeline.
         commands: how often each command issued.
-        kv_bytes: keys and values of all heads as they are stored, without padding.
-        read_bytes: what the units read from the banks, padding and repeated reads included.
-        achieved_bytes_per_s: keys and values over time.
-        internal_bytes_per_s: peak at which the units can read.
-        external_bytes_per_s: peak of the stack's interface.
-        energy: by component; refresh and standby are not among them.
-        power: over time, refresh and standby included, where it was asked for.
+        kv_bytes: bytes of keys and values of all heads, without padding.
+        read_bytes: bytes that the units read in the banks, padding and repeated reads included.
+        achieved_bytes_per_s: `kv_bytes` over time.
+        internal_bytes_per_s: peak rate at which the units can read.
+        external_bytes_per_s: peak rate of the stack's interface.
+        energy: energy by component, without refresh and standby.
+        power: power over time, with refresh and standby; None if it was not wanted.
     """
 
     device: str
@@ -132,26 +133,26 @@ class StackAttention(Result):
 
     @property
     def length(self) -> int | None:
-        """Keys of each head; None where they differ."""
+        """Keys of each head; None where heads differ."""
         return self.longest if self.shortest == self.longest else None
 
     @property
     def achieved_over_internal_peak(self) -> float:
-        """Keys and values over time, over what the units can read."""
+        """Achieved rate over the units' peak rate."""
         return self.achieved_bytes_per_s / self.internal_bytes_per_s
 
     @property
     def achieved_over_external_peak(self) -> float:
-        """The same over the interface's peak; above 1, the stack beats any reader outside of it."""
+        """Achieved rate over the interface's peak; above 1, no reader outside could be as fast."""
         return self.achieved_bytes_per_s / self.external_bytes_per_s
 
     @property
     def average_power_w(self) -> float:
-        """Energy of the commands over time; neither refresh nor standby is part of it."""
+        """Energy of the commands over time, without refresh and standby."""
         return self.energy.total_pj / PJ_PER_J / (self.time_ns / NS_PER_S)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain values, under the names of the command line's JSON."""
+        """Return the attention as plain values, with the names of the command line's JSON."""
         parts = asdict(self.energy) | {"total_pj": self.energy.total_pj}
         return {
             "device": self.device,
@@ -197,16 +198,16 @@ class StackAttention(Result):
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What decides the commands of an attention, and their timing.
+    """The shape of an attention, which decides its commands and their timing.
 
     Attributes:
-        lengths: how many key/value heads have how many keys, filled up to whole columns: pairs of
-            keys and heads, the longest first.
+        lengths: pairs of keys (rounded up to whole columns) and number of key/value heads with so
+            many keys, the longest first.
         head_dim: elements of a key.
         element: element type of the keys and values.
         queries: query heads that share each key/value head.
-        queries_per_read: how many of them a read serves, at most.
-        window_cycles: in which commands are counted; 0 for none.
+        queries_per_read: query heads that a read serves at most.
+        window_cycles: length of the windows in which commands are counted; 0 for none.
     """
 
     lengths: tuple[tuple[int, int], ...]
@@ -233,7 +234,7 @@ class _Shape:
 
 @dataclass(frozen=True, eq=False)
 class _Played:
-    """A program that was timed, how its heads were dealt out, and on which device it ran."""
+    """A timed program, with the assignment of its heads and the device on which it ran."""
 
     device: DramDevice
     internal_bytes_per_s: float
@@ -243,7 +244,7 @@ class _Played:
 
 
 REMEMBERED: Final = 4096
-"""Programs of a stack whose timing is kept; the ones not used for longest are dropped."""
+"""Programs of a stack whose timing is kept; the least recently used ones are dropped."""
 
 
 @final
@@ -251,17 +252,17 @@ class Stack:
     """A device with units at a placement, ready to attend.
 
     Programs are timed once per shape: lengths that fill the same columns share their commands, and
-    heads of the same lengths do in any order. `REMEMBERED` shapes are kept.
+    so do heads of the same lengths in any order. `REMEMBERED` shapes are kept.
 
     Args:
         device: the DRAM device: a preset's name, a path, or one that is loaded already.
         placement: where the units sit.
         power_limited: whether the multiplies keep a cadence that limits power.
         schedule: order of the commands.
-        power_budget_w: watts from which that cadence is worked out, for the shape of the longest
-            head; None for the device's own cadence.
-        temperature_c: of the device, which decides how often it refreshes; None for its usual
-            rate.
+        power_budget_w: budget in watts from which that cadence is computed, for the shape of the
+            longest head; None for the device's own cadence.
+        temperature_c: temperature of the device, which decides how often it refreshes; None for
+            its usual rate.
 
     Raises:
         UnknownNameError: there is no such device, placement or schedule.
@@ -305,7 +306,7 @@ class Stack:
                 f"a power budget of {self.power_budget_w:g} W, but multiplies without a limit",
                 hint="limit the power, or give no budget",
             )
-        # A temperature or an organisation that cannot be is refused here, not at the first use.
+        # An impossible temperature or organisation is refused here, not at the first use.
         self._resolve(self.device, 1)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -365,10 +366,10 @@ class Stack:
             head_dim: elements of a key.
             element: element type of the keys and values.
             queries_per_kv_head: query heads that share the keys and values of one head. They
-                stay in the channels that hold these.
-            queries_per_read: query heads that a read of keys and values serves, at most; the
-                others take further passes.
-            window_ns: over which power is averaged; None for no power over time.
+                attend in the channels that hold these keys and values.
+            queries_per_read: query heads that a read of keys and values serves at most; the
+                other query heads take further passes.
+            window_ns: time over which power is averaged; None for no power over time.
 
         Raises:
             InputError: a size below 1; query heads that cannot share keys and values evenly; the
@@ -412,8 +413,8 @@ class Stack:
     ) -> StackAttention:
         """Time and cost the attention of heads of any lengths.
 
-        The schedules behind barriers, complete and published, know equal heads, one query for
-        each read, and shared keys and values only where key/value heads fill every channel alike.
+        The schedules with barriers, complete and published, take equal heads and one query for
+        each read. They share keys and values only where key/value heads fill every channel alike.
 
         Args:
             lengths: keys of each key/value head.
@@ -434,7 +435,7 @@ class Stack:
         passes = QueryPasses.of(queries_per_kv_head, queries_per_read)
         if self.schedule is not Schedule.INTERLEAVED:
             self._check_barriers(lengths, passes)
-        # Lengths that fill the same columns share their commands, and so the longest of them.
+        # Lengths that fill the same columns share their commands; the longest stands for all.
         parts = layout.sequence_parts
         rounded = -(-np.array(lengths, dtype=np.int64) // parts) * parts
         keys_of, heads_of = np.unique(rounded, return_counts=True)
@@ -507,7 +508,7 @@ class Stack:
         )
 
     def _check_barriers(self, lengths: Sequence[int], passes: QueryPasses) -> None:
-        """Refuse what the schedules that are ordered by barriers cannot do."""
+        """Refuse heads and queries that the schedules with barriers cannot serve."""
         hint = f"use the {Schedule.INTERLEAVED} schedule, on a device with a [pipeline]"
         channels = self.device.organization.channels
         if min(lengths) != max(lengths):
@@ -545,11 +546,11 @@ class Stack:
                 f"a window of {window_ns:g} ns is {cycles:.4g} cycles of the command clock",
                 hint=f"use one of at least {self.device.clock_ns:g} ns",
             )
-        # Whatever is longer than the run is one window.
+        # A window that is longer than the run is one window in any case.
         return round(min(cycles, MAX_WINDOW_CYCLES))
 
     def _resolve(self, device: DramDevice, queries_per_read: int) -> TimingTables:
-        """Return the timing of the device, or of one like it with a cadence from the budget."""
+        """Return the timing tables of the device, which may have a cadence from the budget."""
         cadence = None
         if device is not self.device:
             cadence = device.parameters(
@@ -566,7 +567,7 @@ class Stack:
         return self._tables[queries_per_read, cadence]
 
     def _dealer(self, device: DramDevice, tables: TimingTables, shape: _Shape) -> Dealer:
-        """Return who deals out heads of a shape, whatever their lengths."""
+        """Return the dealer for heads of a shape, whatever their lengths."""
         key = tables, shape.head_dim, shape.element, shape.queries, shape.queries_per_read
         if key not in self._dealers:
             layout = self.layout(1, shape.head_dim, shape.element)
@@ -612,7 +613,7 @@ class Stack:
 
 def _dealt(assignment: Assignment) -> Dealt:
     dealt = assignment.dealt
-    # Of a cut head, all chunks but the first begin with a later key.
+    # All chunks of a cut head except its first begin with a later key.
     cut = dealt.head[dealt.start > 0]
     return Dealt(
         chunks=len(dealt.head),

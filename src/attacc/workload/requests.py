@@ -63,7 +63,7 @@ class Request:
 
     @property
     def final_tokens(self) -> int:
-        """Tokens of prompt and output, each of which has its keys and values stored."""
+        """Tokens of prompt and output; keys and values are stored for each of them."""
         return self.prompt_tokens + self.output_tokens
 
 
@@ -73,11 +73,11 @@ class Workload:
 
     Attributes:
         name: a preset's name, a file's name, or the lengths.
-        kind: where the lengths come from.
-        source: the same in words, for reports.
-        prompt_tokens: (n,) prompt lengths of the distinct requests, sorted by them, then by output.
-        output_tokens: (n,) their output lengths.
-        counts: (n,) how often each of them occurs.
+        kind: kind of source of the lengths.
+        source: source of the lengths in words, for reports.
+        prompt_tokens: (n,) prompt lengths of the distinct requests, sorted by prompt, then output.
+        output_tokens: (n,) output lengths of the distinct requests.
+        counts: (n,) how often each distinct request occurs.
     """
 
     name: str
@@ -139,7 +139,7 @@ class Workload:
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        """Distinct requests, sorted; made anew at each call, one object for each."""
+        """Distinct requests, sorted, as objects that are made anew at each call."""
         pairs = zip(self.prompt_tokens.tolist(), self.output_tokens.tolist(), strict=True)
         return tuple(Request(prompt, output) for prompt, output in pairs)
 
@@ -150,7 +150,7 @@ class Workload:
 
     @property
     def total_requests(self) -> int:
-        """Requests, each as often as it occurs."""
+        """Number of requests, where each counts as often as it occurs."""
         return int(self.counts.sum())
 
     @property
@@ -175,13 +175,13 @@ class Requests:
 
     Attributes:
         name: a preset's name, a file's name, or the lengths.
-        kind: where they come from.
-        source: the same in words, for reports.
+        kind: kind of source of the requests.
+        source: source of the requests in words, for reports.
         prompt_tokens: (requests,) tokens of each prompt.
         output_tokens: (requests,) tokens that each request generates.
         arrival_s: (requests,) seconds from the first arrival; None where the source has no times.
         prefix_hashes: (requests,) ids of the blocks of each prompt, equal where prompts begin
-            alike; None where the source has none.
+            alike; None where the source has no ids.
     """
 
     name: str
@@ -233,9 +233,9 @@ class Requests:
         """Sample requests from a fitted distribution of lengths (`attacc.workload.synthetic`).
 
         Args:
-            name: of a workload preset, or a file.
-            count: how many; None for the number that comparisons take.
-            seed: of the sample.
+            name: name of a workload preset, or a file.
+            count: number of requests; None for the number that comparisons take.
+            seed: seed of the sample.
 
         Raises:
             UnknownNameError: there is no such preset.
@@ -249,7 +249,7 @@ class Requests:
         return len(self.prompt_tokens)
 
     def workload(self) -> Workload:
-        """Return distinct lengths and how often each occurs: what decides batches and steps."""
+        """Return the distinct pairs of lengths and their counts, which decide batches and steps."""
         return Workload.of_lengths(
             self.prompt_tokens,
             self.output_tokens,
