@@ -1,9 +1,9 @@
 """DRAM devices: organisation, clock, timing parameters, and timing rules as data.
 
-A rule says "B not before `latency` cycles after A on the same instance of a scope"; a scope is
-the set of address fields whose equality makes two commands meet there. Rules and parameters stay
-symbolic here; ``timing.tables`` resolves them once into integer tables. Overrides apply to the
-parameters before anything is derived from them.
+A rule says "B issues no sooner than `latency` cycles after A on the same instance of a scope". A
+scope is a set of address fields; two commands are on the same instance if these fields are equal.
+Rules and parameters stay symbolic here; ``timing.tables`` resolves them once into integer tables.
+Changed parameters apply before anything is derived from them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DERIVED_CADENCE: Final = "nCCDPB"
 
 
 class Scope(StrEnum):
-    """Where two commands meet: the address fields (below the channel) that must be equal."""
+    """The address fields (below the channel) in which two commands of a rule are equal."""
 
     CHANNEL = "channel"
     PSEUDO_CHANNEL = "pseudo_channel"
@@ -57,7 +57,7 @@ class Scope(StrEnum):
 
     @property
     def fields(self) -> tuple[bool, bool, bool, bool]:
-        """Whether (pseudo-channel, rank, bank group, bank) take part."""
+        """Whether (pseudo-channel, rank, bank group, bank) belong to the scope."""
         return {
             "channel": (False, False, False, False),
             "pseudo_channel": (True, False, False, False),
@@ -72,14 +72,14 @@ class Scope(StrEnum):
 
 
 class Bus(StrEnum):
-    """Which of the two command buses a command takes; one command per bus and cycle."""
+    """The two command buses; each takes one command per cycle."""
 
     ROW = "row"
     COLUMN = "column"
 
 
 class Organization(Spec):
-    """What one stack consists of; every count is a power of two.
+    """The parts of one stack; every count is a power of two.
 
     Attributes:
         channels: independent channels of the stack.
@@ -114,7 +114,7 @@ class Organization(Spec):
 
     @property
     def banks_per_channel(self) -> int:
-        """Banks of one channel, all pseudo-channels and ranks counted."""
+        """Banks of one channel, in all pseudo-channels and ranks."""
         return self.pseudo_channels * self.ranks * self.bank_groups * self.banks
 
     @property
@@ -129,16 +129,16 @@ class Organization(Spec):
 
 
 class Rule(Spec):
-    """``after`` not before ``latency`` cycles after ``before`` on the same instance of ``scope``.
+    """``after`` at least ``latency`` cycles after ``before`` on the same instance of ``scope``.
 
     Attributes:
-        scope: where the two commands meet.
+        scope: the address fields that are equal in the two commands.
         before: preceding commands.
         after: following commands.
         latency: cycles, as an expression of timing parameters, as in "nCWL + nBL + nWR".
-        window: which of the preceding commands the cycles count from: 1 is the last one, 4 the
-            fourth last, as in "at most four activates within nFAW". The commands of ``before``
-            count together.
+        window: the preceding command from which the cycles count: 1 is the last one, 4 the fourth
+            last, as in "at most four activates within nFAW". All commands of ``before`` are counted
+            together.
     """
 
     scope: Scope
@@ -149,13 +149,14 @@ class Rule(Spec):
 
 
 class CommandFamily(Spec):
-    """The commands by which one placement of the units works.
+    """The commands of one placement of the units.
 
     Attributes:
         activate: opens a row in all banks that a multiply reads.
-        multiply: reads one column of each of those banks and multiplies and accumulates.
-        precharge: closes the row again.
-        row_scope: which banks share one open row; one such command addresses them all.
+        multiply: reads one column of each of these banks, multiplies and accumulates.
+        precharge: closes the row.
+        row_scope: the banks that share one open row; one activate or precharge addresses all of
+            them.
     """
 
     activate: str
@@ -165,7 +166,7 @@ class CommandFamily(Spec):
 
 
 class OrdinaryFamily(Spec):
-    """The commands of ordinary traffic, each to one bank.
+    """The commands of ordinary traffic; each addresses one bank.
 
     Attributes:
         activate: opens a row.
@@ -188,9 +189,9 @@ class RuleSet(PresetSpec):
         column_commands: commands on the column command bus.
         precharge_all: the command that closes every bank before a refresh.
         refresh: the all-bank refresh.
-        refresh_bank: the refresh of one bank; None if there is none.
-        families: per placement, the commands it uses.
-        ordinary: the commands of ordinary reads and writes; None if there are none.
+        refresh_bank: the refresh of one bank; None if there is no such command.
+        families: per placement, its commands.
+        ordinary: the commands of ordinary reads and writes; None if there are no such commands.
         rules: every timing rule.
     """
 
@@ -243,20 +244,20 @@ class Cadence(Spec):
 
 
 class Pipeline(Spec):
-    """What happens between the commands of a stack: latencies and buffers of its units.
+    """Latencies and buffers of the units of a stack.
 
     Attributes:
-        write_to_multiply: cycles from a WRGB or MVGB until a multiply can use what it wrote.
+        write_to_multiply: cycles from a WRGB or MVGB until a multiply can use the written data.
         multiply_to_move: cycles from a multiply until its sums can be moved (column access,
             multiplier, adder tree, accumulator).
         move_to_softmax: cycles from an MVSB until the softmax has the scores.
         softmax_to_move: cycles from the end of a softmax until an MVGB can take its output.
         unit_clock_hz: clock of the units, which multiply one access by one query per cycle.
         softmax_lanes: exponent, add and multiply lanes of the stack, shared by its channels.
-        softmax_clock_hz: their clock.
+        softmax_clock_hz: clock of the softmax lanes.
         softmax_passes: how often each score passes through a lane.
         buffer_words: accesses that each of the two halves of a unit's vector buffer holds.
-        softmax_buffer_bytes: of the stack, shared by its channels.
+        softmax_buffer_bytes: size of the stack's softmax buffer, shared by its channels.
     """
 
     write_to_multiply: int = Field(ge=0, le=10_000)
@@ -272,12 +273,12 @@ class Pipeline(Spec):
 
 
 class RefreshMode(StrEnum):
-    """What one refresh command refreshes."""
+    """The banks that one refresh command refreshes."""
 
     ALL_BANK = "all_bank"
     """All banks of a pseudo-channel."""
     PER_BANK = "per_bank"
-    """One bank of a pseudo-channel; the others go on."""
+    """One bank of a pseudo-channel; the other banks continue to serve commands."""
 
 
 class Refresh(Spec):
@@ -286,7 +287,7 @@ class Refresh(Spec):
     Attributes:
         mode: all banks of a pseudo-channel at once, or one after the other.
         hot_above_c: temperature above which cells leak faster, in degrees Celsius.
-        hot_rate: how many times as often the device is refreshed above it.
+        hot_rate: factor of the rate of refreshes above that temperature.
     """
 
     mode: RefreshMode = RefreshMode.ALL_BANK
@@ -298,7 +299,7 @@ class DramDevice(PresetSpec):
     """One stack of a DRAM standard with compute units, as the memory controller sees it.
 
     Attributes:
-        organization: banks and what they hold.
+        organization: channels, banks, and the sizes of rows and columns.
         pin_rate_bits_per_s: data rate of one pin.
         clock_ns: period of the command clock, tCK.
         rules: name of the rule set preset.
@@ -306,7 +307,8 @@ class DramDevice(PresetSpec):
         power_limited: cadence of multiply commands within the stack's power budget.
         unlimited: cadence without a power budget.
         energy: name of the energy preset.
-        refresh: what a refresh command refreshes, and how its rate depends on temperature.
+        refresh: the banks that a refresh command refreshes, and how the rate depends on the
+            temperature.
         pipeline: latencies and buffers of the units; None for a controller that ignores them.
         moves_pass_hits: whether a ready move may issue while a multiply that finds its row open
             on the same bank address is queued; the reference controller holds it back.
@@ -397,19 +399,20 @@ class DramDevice(PresetSpec):
         """Return every timing parameter, the cadence of the multiply commands included.
 
         Args:
-            power_limited: which cadence of multiplies counts.
-            queries_per_read: by how many queries a unit multiplies each access that it reads; it
-                needs a cycle of its own clock for each.
-            temperature_c: of the device in degrees Celsius; None for one that is not hot.
+            power_limited: whether multiplies keep the power-limited cadence.
+            queries_per_read: queries by which a unit multiplies each access that it reads; a unit
+                needs a cycle of its own clock for each query.
+            temperature_c: temperature of the device in degrees Celsius; None for a device that is
+                not hot.
 
         Returns:
-            Cycles of the command clock by name: those of ``timing``, nREFI as often as the
-            temperature asks for, and nCCDAB, nCCDSB and nCCDPB.
+            Cycles of the command clock by name: those of ``timing``, with nREFI for the
+            temperature, and nCCDAB, nCCDSB and nCCDPB.
 
         Raises:
-            InputError: the device does not say how fast its units are, but they should multiply
-                by several queries; the temperature is no number; or so hot a device would only
-                ever be refreshed.
+            InputError: units should multiply by several queries, but the device has no pipeline;
+                the temperature is no number; or at this temperature refreshes leave no time for
+                other commands.
         """
         cadence = self.power_limited if power_limited else self.unlimited
         unit = self._unit_cycles(queries_per_read)
@@ -458,7 +461,7 @@ class DramDevice(PresetSpec):
         return hot
 
     def banks_per_command(self, placement: Placement) -> int:
-        """Return how many banks of a channel one multiply of a placement reads."""
+        """Return the number of banks of a channel that one multiply of a placement reads."""
         o = self.organization
         sizes = (o.pseudo_channels, o.ranks, o.bank_groups, o.banks)
         told_apart = self.rule_set.families[placement].row_scope.fields
@@ -498,7 +501,7 @@ def evaluate_cycles(expression: str, parameters: Mapping[str, int]) -> int:
 
     Raises:
         InputError: the expression is malformed, or negative.
-        UnknownNameError: it names a parameter that the device does not give.
+        UnknownNameError: it names a parameter that the device does not have.
     """
 
     def value(node: ast.expr) -> int:
@@ -549,12 +552,12 @@ def load_device(
     """Load a DRAM device.
 
     Args:
-        source: a preset's name, a path, a document as a mapping, or what is loaded already.
+        source: a preset's name, a path, a document as a mapping, or a loaded device.
         changes: keys of the document to change, as in ``**{"timing.nRCDRD": 20}``.
 
     Raises:
         DocumentError: a file, or the document, is malformed.
         UnknownNameError: there is no such preset.
-        InputError: a device that is loaded already is to be changed.
+        InputError: `changes` are given for a loaded device.
     """
     return DRAMS.load_any(source, changes, where="device")
