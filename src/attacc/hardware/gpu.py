@@ -29,8 +29,8 @@ class GpuSpec(PresetSpec):
         cores: streaming multiprocessors.
         l1_bytes: first-level cache and shared memory of one core.
         l2_bytes: second-level cache.
-        board_power_w: what the board draws at most; None where it is not stated.
-        link: preset of the link that boards of this GPU have between them; None if not stated.
+        board_power_w: most power of the board; None where it is not stated.
+        link: preset of the link between boards of this GPU; None if not stated.
     """
 
     peak_flops: dict[ElementType, OperationsPerSecond] = Field(validation_alias="peak")

@@ -1,4 +1,4 @@
-"""What steps process: requests that decode, and chunks of prompts, as sums over both.
+"""The requests of steps: requests that decode, and chunks of prompts, with sums over both.
 
 A price depends on sums: how many requests decode, how many keys they attend to together and how
 many the longest one has, how many new tokens chunks have, and how many pairs of a query and a key.
@@ -31,11 +31,10 @@ class Chunk:
     """A piece of a prompt that is processed in one step.
 
     Attributes:
-        new: its tokens, at least 1.
-        past: tokens of the same prompt whose keys and values are known, which the new ones attend
-            to.
-        cached: of these, tokens whose keys and values lie only where decode attention runs, as
-            those of a prefix that another request left there. They are read back over the link.
+        new: tokens of the chunk, at least 1.
+        past: earlier tokens of the same prompt, to whose keys and values the new tokens attend.
+        cached: past tokens whose keys and values lie only where decode attention runs, for example
+            a prefix that another request left there. They are read back over the link.
     """
 
     new: int
@@ -50,13 +49,13 @@ class Batches:
     Requests of equal length are counted together. Entries of the first step come first.
 
     Attributes:
-        lengths: (entries,) keys that a decoding request attends to, its newest included.
-        counts: (entries,) requests of that length.
-        decode_ends: (steps,) entries up to and with each step.
-        new: (chunks,) new tokens of chunks.
-        past: (chunks,) tokens before them.
-        cached: (chunks,) of these, tokens that have to be read back.
-        prefill_ends: (steps,) chunks up to and with each step.
+        lengths: (entries,) keys that a decoding request attends to, the newest key included.
+        counts: (entries,) number of requests of that length.
+        decode_ends: (steps,) number of entries up to the end of each step.
+        new: (chunks,) new tokens of each chunk.
+        past: (chunks,) tokens before each chunk.
+        cached: (chunks,) past tokens that have to be read back.
+        prefill_ends: (steps,) number of chunks up to the end of each step.
     """
 
     lengths: Ints
@@ -72,11 +71,11 @@ class Batches:
         """Return decode steps whose requests all have the same length.
 
         Args:
-            requests: (steps,) how many decode, or one number for all steps.
-            lengths: (steps,) keys that each attends to, or one number for all steps.
+            requests: (steps,) number of decoding requests, or one number for all steps.
+            lengths: (steps,) keys that each request attends to, or one number for all steps.
 
         Raises:
-            InputError: a number below 1.
+            InputError: a number is below 1.
         """
         counts, keys = np.broadcast_arrays(
             np.atleast_1d(np.asarray(requests, dtype=np.int64)),
@@ -139,22 +138,22 @@ class Batches:
 
     @cached_property
     def requests(self) -> Floats:
-        """(steps,) requests that decode."""
+        """(steps,) number of decoding requests."""
         return self._sums(self.decode_ends, self.counts)
 
     @cached_property
     def keys(self) -> Floats:
-        """(steps,) keys that they attend to, all together."""
+        """(steps,) keys that all decoding requests attend to together."""
         return self._sums(self.decode_ends, self.counts * self.lengths)
 
     @cached_property
     def longest(self) -> Floats:
-        """(steps,) keys of the longest of them; 0 without any."""
+        """(steps,) keys of the longest decoding request; 0 without any."""
         return self._extreme(np.maximum)
 
     @cached_property
     def shortest(self) -> Floats:
-        """(steps,) keys of the shortest of them; 0 without any."""
+        """(steps,) keys of the shortest decoding request; 0 without any."""
         return self._extreme(np.minimum)
 
     def _extreme(self, which: np.ufunc) -> Floats:
@@ -167,7 +166,7 @@ class Batches:
 
     @cached_property
     def chunks(self) -> Floats:
-        """(steps,) chunks of prompts."""
+        """(steps,) number of chunks of prompts."""
         return self._sums(self.prefill_ends, np.ones_like(self.new))
 
     @cached_property
@@ -182,7 +181,7 @@ class Batches:
 
     @cached_property
     def cached_tokens(self) -> Floats:
-        """(steps,) of these, tokens that have to be read back."""
+        """(steps,) past tokens that have to be read back."""
         return self._sums(self.prefill_ends, self.cached)
 
     @cached_property
@@ -215,7 +214,7 @@ class Batches:
         )
 
     def decoding(self) -> Decoding | None:
-        """Return what decodes; None in prefills. All steps are of one phase."""
+        """Return the decoding requests; None in prefills. All steps must have one phase."""
         if not self.requests.any():
             return None
         differ = (self.shortest != self.longest).any()
@@ -224,7 +223,7 @@ class Batches:
         return Decoding(requests, _constant(self.keys / self.requests), longest)
 
     def prefilling(self) -> Prefilling | None:
-        """Return what is prefilled; None in decode steps. All steps are of one phase.
+        """Return the prefilled chunks; None in decode steps. All steps must have one phase.
 
         Chunks of different sizes become equal ones with the same tokens and the same pairs of a
         query and a key.
@@ -248,7 +247,7 @@ class Batches:
 
 
 def _constant(values: Floats) -> float | Floats:
-    """Return one number for an array of equal ones, so that it is priced once."""
+    """Return one number for an array of equal numbers, so that it is priced once."""
     if not values.size:
         raise EngineError("no steps")
     return float(values[0]) if (values == values[0]).all() else values

@@ -1,9 +1,9 @@
-"""The only way to a price: what any batch costs on a system, and whether it fits.
+"""Prices every step of the package: what a batch costs on a system, and whether it fits.
 
 `Pricer.step` prices one step: requests of any lengths that decode, chunks of prompts, or both.
-`Pricer.steps` prices any number of steps in one go, the same way. Batches of equal requests that
-decode through a distribution of lengths, as comparisons and the papers need them, are many steps
-with a mean. What fits is decided by `attacc.system.capacity`, with the pricer's model and system.
+`Pricer.steps` prices any number of steps in one go by the same code. Comparisons and the papers'
+figures need batches of equal requests that decode through a distribution of lengths; these are many
+steps with a mean. `attacc.system.capacity` decides what fits, with the pricer's model and system.
 """
 
 from __future__ import annotations
@@ -60,16 +60,16 @@ PROMPT_BINS: Final = 16
 SEARCH_BINS: Final = 8
 """Lengths at which the search for a latency target prices a batch before it is verified."""
 SEARCH_SLACK: Final = 1.02
-"""Up to how much above the target such a price is verified."""
+"""Factor of the target up to which such a price is verified."""
 SEARCH_BLOCK: Final = 256
 """Batches that the search prices in one go."""
 LARGEST_DIP: Final = {"published": 1.25, "calibrated": 1.02}
-"""By what factor the step of a batch may exceed that of a larger one: tiles fit some batches better
-than smaller ones. Of twelve models on 1 to 16 GPUs, up to batch 400, also with co-processing,
-the largest factor of the published GPU model is 1.17; of twelve on 8 and 16 GPUs, up to batch 500,
-that of the calibrated one 1.007."""
+"""Factor by which the step of a batch may exceed that of a larger batch, since tiles fit some large
+batches better than smaller ones. For twelve models on 1 to 16 GPUs, up to batch 400, also with
+co-processing, the largest factor of the published GPU model is 1.17. For twelve models on 8 and 16
+GPUs, up to batch 500, the largest factor of the calibrated model is 1.007."""
 REMEMBERED: Final = 4096
-"""Single steps whose prices a pricer keeps; the ones not used for longest are dropped."""
+"""Single steps whose prices a pricer keeps; the least recently used ones are dropped."""
 
 
 class SplitError(InputError):
@@ -77,7 +77,7 @@ class SplitError(InputError):
 
 
 class Limit(StrEnum):
-    """What keeps the batch from being larger."""
+    """The reason why a batch is not larger."""
 
     KV_CAPACITY = "kv_capacity"
     ACTIVATIONS = "activations"
@@ -88,13 +88,13 @@ class Limit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BatchChoice:
-    """The batch of a system and why it is no larger.
+    """The batch of a system, and the reason why it is not larger.
 
     Attributes:
         size: requests in flight.
-        limit: what keeps it from being larger.
-        largest_that_fits: whatever the latency, and whatever is left for copies of weights.
-        store: the memory that one request more than fits would overflow.
+        limit: reason why it is not larger.
+        largest_that_fits: largest batch that fits, at any latency and without copies of weights.
+        store: the memory that one request more than `largest_that_fits` would overflow.
     """
 
     size: int
@@ -108,8 +108,8 @@ class DecodePrice:
     """The decode steps of a batch of equal requests, over a distribution of lengths.
 
     Attributes:
-        mean: over the lengths, with their weights.
-        longest_ns: the longest of the steps.
+        mean: mean step over the lengths, with their weights.
+        longest_ns: duration of the longest step.
         curve: attention on AttAcc; None where it runs elsewhere.
         copied_share: share of the feed-forward weights that AttAccs multiply with.
     """
@@ -125,8 +125,8 @@ class PricedSteps:
     """Prices of several steps, in the order in which they were given.
 
     Attributes:
-        steps: how many.
-        groups: steps of one phase, by their numbers, with their costs.
+        steps: number of steps.
+        groups: for each phase, the numbers of its steps and their costs.
         attention_error: estimate that bounds the relative error of attention on AttAcc in any of
             the steps, where lengths were interpolated; 0 where every program was timed.
     """
@@ -206,14 +206,14 @@ class Pricer:
         """Price one step.
 
         Args:
-            decode: keys that each decoding request attends to, its newest included.
+            decode: keys that each decoding request attends to, the newest key included.
             prefill: chunks of prompts.
 
         Raises:
             InputError: neither is given, a length is out of range or exceeds the model's window,
-                or the cost model knows nothing of an operator.
-            CapacityError: feed-forward products are shared with AttAccs, which leave no memory
-                beside so many requests.
+                or the cost model cannot price an operator.
+            CapacityError: AttAccs share feed-forward products, and the requests leave no memory
+                for it.
         """
         lengths = tuple(sorted(Counter(decode).items()))
         return self._one(lengths, tuple(prefill))
@@ -228,7 +228,7 @@ class Pricer:
         """Price any number of steps.
 
         Args:
-            batches: what each of them processes.
+            batches: the requests of each step.
 
         Raises:
             InputError: as in `step`.
@@ -254,10 +254,10 @@ class Pricer:
         """Price the decode steps of equal requests, at every length of a distribution.
 
         Args:
-            batch: requests.
-            lengths: keys that all of them attend to at a time.
-            workload: what decides the memory that is left for copies of weights; None where the
-                memory for copies is not counted, as in the papers.
+            batch: number of requests.
+            lengths: keys that each request attends to; all requests have the same length at a time.
+            workload: the workload, which decides the memory that is left for copies of weights;
+                None where the memory for copies is not counted, as in the papers.
 
         Raises:
             CapacityError: the workload's requests do not fit.
@@ -306,7 +306,7 @@ class Pricer:
 
     @property
     def stack_bytes(self) -> float:
-        """Memory of one AttAcc stack; 0 without."""
+        """Memory of one AttAcc stack; 0 without AttAccs."""
         return self.attaccs.stack_bytes if self.attaccs is not None else 0.0
 
     def need(self, workload: Workload, *, chunk_tokens: int | None = None) -> Footprint:
@@ -326,12 +326,12 @@ class Pricer:
 
     @property
     def _keeps_prefill(self) -> bool:
-        """Whether prompts stay in GPU memory until their prefill ends, beside where they go."""
+        """Whether a copy of a prompt's keys and values stays in GPU memory during its prefill."""
         table = self.system.spec.attacc
         return table is not None and table.prefill_kv is PrefillKv.GPU
 
     def fits(self, requests: Requests | Workload, batch: int) -> bool:
-        """Return whether a batch fits, copies of weights apart."""
+        """Return whether a batch fits without copies of weights."""
         workload = requests.workload() if isinstance(requests, Requests) else requests
         try:
             check_batch(self.need(workload), self.system, batch, stack_bytes=self.stack_bytes)
@@ -342,11 +342,11 @@ class Pricer:
     def memory(
         self, workload: Workload, batch: int, copied_share: float = 0.0
     ) -> tuple[Store, ...]:
-        """Return every memory of the system with what a batch puts into it, whether it fits or not.
+        """Return every memory of the system with its contents for a batch, whether it fits or not.
 
         Args:
             workload: the requests.
-            batch: how many are in flight.
+            batch: number of requests in flight.
             copied_share: share of the feed-forward weights that the AttAccs hold copies of.
         """
         return stores(
@@ -366,13 +366,13 @@ class Pricer:
     ) -> BatchChoice:
         """Return the largest batch that fits and keeps a latency target.
 
-        With feed-forward co-processing, copies of weights get the memory that they have use for
+        With feed-forward co-processing, the batch leaves memory for useful copies of weights
         (`attacc.system.capacity.preferred_batch`).
 
         Args:
-            requests: what is served.
+            requests: the requests that are served.
             slo_ms: longest acceptable mean decode step, in milliseconds; None for any.
-            lengths: at which steps are priced; by default `DECODE_BINS` at most.
+            lengths: lengths at which steps are priced; by default at most `DECODE_BINS`.
 
         Returns:
             The choice; its size is 0 where no batch keeps the target.
@@ -399,7 +399,7 @@ class Pricer:
         return BatchChoice(size, limit, fits.batch, fits.store)
 
     def given_batch(self, workload: Workload, batch: int) -> BatchChoice:
-        """Return a batch that was asked for, as a choice.
+        """Return a given batch as a choice.
 
         Raises:
             CapacityError: not even one request fits.
@@ -412,10 +412,9 @@ class Pricer:
     ) -> int:
         """Return the largest batch up to ``most`` whose mean step keeps the target, 0 if none.
 
-        A longer step does not mean that all larger batches have longer ones. So doubling and
-        bisection find where a step is far above the target, and from there every batch is looked
-        at, downwards: with few lengths, many batches in one go, and with all of them where that
-        comes close.
+        Steps do not always become longer with the batch. So doubling and bisection find a batch
+        whose step is far above the target. From there every batch is tried downwards: many batches
+        in one go with few lengths, and with all lengths where the price comes close to the target.
         """
         few = condense(lengths, SEARCH_BINS)
         slo_ns = slo_ms * NS_PER_MS
@@ -424,7 +423,7 @@ class Pricer:
             return self.decode(batch, over, workload).mean.time_ns
 
         far_ns = LARGEST_DIP.get(self.costs.kind, max(LARGEST_DIP.values())) * slo_ns
-        # Large batches take long to time on AttAccs: none is, far beyond the target.
+        # Large batches take long to time on AttAccs, so no batch far beyond the target is timed.
         low, high = 0, 1
         while high <= most and mean_ns(high, few) <= far_ns:
             low, high = high, 2 * high
@@ -450,9 +449,9 @@ class Pricer:
     def _about(
         self, workload: Workload, lengths: LengthDistribution, first: int, last: int
     ) -> Floats:
-        """Return about what the mean steps of consecutive batches take, in nanoseconds.
+        """Return approximate mean steps of consecutive batches, in nanoseconds.
 
-        Attention on AttAccs lies on a line between that of the first and the last batch.
+        Attention on AttAccs is interpolated linearly between the first and the last batch.
         """
         sizes, keys = np.arange(first, last + 1), np.asarray(lengths.lengths, dtype=np.int64)
         batches = Batches.equal(np.repeat(sizes, keys.size), np.tile(keys, sizes.size))
@@ -515,8 +514,8 @@ class Pricer:
     def _attention(self, batches: Batches) -> tuple[AttaccAttention, float]:
         """Return attention on AttAccs of every step, and a bound of its error.
 
-        Steps of equal requests share a curve over their lengths for each number of requests; steps
-        of unequal ones are timed one by one.
+        Steps of equal requests share a curve over their lengths for each number of requests. Steps
+        of unequal requests are timed one by one.
         """
         assert self.attaccs is not None  # noqa: S101 - `steps` asks only then
         time_ns, parts, error = np.empty(len(batches)), np.empty(len(batches)), 0.0

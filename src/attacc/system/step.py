@@ -1,9 +1,9 @@
 """Steps of a model on a system: every operator priced, placed, overlapped and summed.
 
-Operators of a layer run one after the other on every GPU at once; only what `overlap` states runs
-beside something else. Times are those of one GPU, which all GPUs share; energies are those of the
-whole system. One step and ten thousand take the same way: arrays have one element for each step, or
-a single one that stands for all steps.
+Operators of a layer run one after the other, on all GPUs at once. Only the overlaps of
+`attacc.system.overlap` run at the same time. Times are those of one GPU, which are equal for all
+GPUs; energies are those of the whole system. One step and ten thousand are priced by the same code:
+arrays have one element for each step, or a single element that stands for all steps.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ PROJECTION: Final = "projection"
 FEED_FORWARD: Final = ("ff1", "ff2", "ff3")
 NO_ENERGY: Final = EnergyBreakdown()
 PJ_PER_NS_PER_W: Final = 1e3
-"""Picojoules that one watt amounts to in a nanosecond."""
+"""Picojoules of one watt in a nanosecond."""
 
 
 class Group(StrEnum):
@@ -63,11 +63,11 @@ class Group(StrEnum):
     FC = "fc"
     """Products with weights."""
     ATTENTION = "attention"
-    """Score, softmax and context, wherever they run."""
+    """Score, softmax and context, on any device."""
     COMMUNICATION = "communication"
-    """Collectives between GPUs, and transfers to and from what runs attention."""
+    """Collectives between GPUs, and transfers to and from the devices that run attention."""
     OTHER = "other"
-    """Activations, norms, embedding, and what the host adds."""
+    """Activations, norms, embedding, and time that the host adds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +75,16 @@ class OperatorTime:
     """One operator in a step.
 
     Attributes:
-        name: of the operator.
-        group: where it counts.
-        runs: how many times it runs in the step: once per layer, or once.
-        time_ns: what one run adds to the step.
-        alone_ns: what one run takes; the rest is hidden by other work, or done elsewhere.
-        bound: what it waits for.
-        energy: of one run, all devices together; without what GPUs draw when idle.
-        launch_ns: part of the time alone that is starting kernels.
-        estimates: what of its price is scaled, assumed, or beyond what was fitted.
+        name: name of the operator.
+        group: part of the step in which it counts.
+        runs: number of runs in the step: once per layer, or once.
+        time_ns: time that one run adds to the step.
+        alone_ns: time of one run by itself; the difference to `time_ns` is hidden by other work, or
+            done on other devices.
+        bound: resource that limits the operator.
+        energy: energy of one run on all devices, without the idle power of GPUs.
+        launch_ns: part of `alone_ns` that is the start of kernels.
+        estimates: parts of its price that are scaled, assumed, or beyond the fitted range.
     """
 
     name: str
@@ -102,9 +103,9 @@ class GroupCost:
     """One part of a step.
 
     Attributes:
-        time_ns: what it adds to the step, over all layers.
-        bound: what most of that time is spent waiting for; None where there is no time.
-        energy: over all layers and devices, what GPUs draw in this time when idle included.
+        time_ns: time that it adds to the step, over all layers.
+        bound: resource that limits most of that time; None where there is no time.
+        energy: energy over all layers and devices, with the idle power of GPUs in this time.
     """
 
     time_ns: float
@@ -118,8 +119,8 @@ class StepCost:
 
     Attributes:
         cost_model: kind of the cost model that priced the operators.
-        operators: those of a layer in order, then those outside the layers.
-        static_w: what all GPUs together draw at any time, whatever they do.
+        operators: operators of a layer in order, then operators outside the layers.
+        static_w: power that all GPUs together draw at any time, whatever they do.
     """
 
     cost_model: str
@@ -143,7 +144,7 @@ class StepCost:
 
     @property
     def estimates(self) -> tuple[str, ...]:
-        """What of the step is scaled, assumed, or beyond what was fitted; each once."""
+        """Parts of the price that are scaled, assumed, or beyond the fitted range, each once."""
         return tuple(dict.fromkeys(note for op in self.operators for note in op.estimates))
 
     def _idle(self, time_ns: float) -> EnergyBreakdown:
@@ -217,7 +218,7 @@ class OperatorTimes:
         )
 
     def mean(self, shares: Floats) -> OperatorTime:
-        """Return the mean over the steps; it waits for what it waits for most of the time."""
+        """Return the mean over the steps; its bound is the one that limits most of the time."""
 
         def of(values: Floats) -> float:
             return float(np.sum(shares * values)) if values.size > 1 else float(values[0])
@@ -227,7 +228,7 @@ class OperatorTimes:
             weights=shares * self.alone_ns,
             minlength=len(BOUNDS),
         )
-        # Of bounds of equal weight, as where an operator takes no time, the first that occurs.
+        # Among bounds of equal weight, as for an operator without time, the first one is taken.
         first = int(self.bound[0])
         bound = int(waits.argmax()) if waits.max() > waits[first] else first
         return OperatorTime(
@@ -248,12 +249,12 @@ class StepCosts:
     """Time and energy of several steps of the same operators.
 
     Attributes:
-        steps: how many.
-        cost_model: as in `StepCost`, likewise the others.
-        operators: those of a layer in order, then those outside the layers.
-        static_w: what all GPUs together draw at any time, whatever they do.
-        copied_share: (steps,) share of the feed-forward weights that AttAccs multiply with, and
-            hold copies of: the largest over the products; 0 without co-processing.
+        steps: number of steps.
+        cost_model: as in `StepCost`.
+        operators: operators of a layer in order, then operators outside the layers.
+        static_w: power that all GPUs together draw at any time, whatever they do.
+        copied_share: (steps,) share of the feed-forward weights of which AttAccs hold copies to
+            multiply with: the largest share of all products; 0 without co-processing.
     """
 
     steps: int
@@ -288,7 +289,7 @@ class StepCosts:
         """The only step.
 
         Raises:
-            EngineError: there are several.
+            EngineError: there are several steps.
         """
         if self.steps != 1:
             raise EngineError(f"{self.steps} steps, not one")
@@ -308,19 +309,19 @@ class StepCosts:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What steps need to know beside their operators.
+    """Inputs of a step's price besides its operators.
 
     Attributes:
-        model: whose steps they are; None where it is not known.
+        model: the model of the steps; None where it is not known.
         attention: decode attention of one layer on all AttAccs; None where it runs elsewhere.
-        rates: of one AttAcc device; needed for feed-forward co-processing.
-        copies: share of the feed-forward weights whose copies fit into the AttAccs, which limits
-            the share of the products that they take over (`attacc.system.capacity`); 1 where the
-            memory for copies is not counted, as in the published model.
-        written_bytes: keys and values of one layer that one GPU computes in a prefill, and that go
-            to where attention runs.
-        read_bytes: keys and values of one layer that one GPU needs in a prefill, and that lie where
-            attention runs.
+        rates: rates of one AttAcc device; needed for feed-forward co-processing.
+        copies: share of the feed-forward weights whose copies fit into the AttAccs. It limits the
+            share of the products that AttAccs take over (`attacc.system.capacity`). It is 1 where
+            the memory for copies is not counted, as in the published model.
+        written_bytes: bytes of keys and values of one layer that one GPU computes in a prefill and
+            sends to the devices that run attention.
+        read_bytes: bytes of keys and values of one layer that one GPU needs in a prefill and reads
+            from the devices that run attention.
     """
 
     model: ModelSpec | None = None
@@ -336,25 +337,25 @@ def step_costs(
 ) -> StepCosts:
     """Price one step, or many steps of the same operators.
 
-    A prefill runs on the GPUs. Where the cache is elsewhere, each layer's keys and values leave
-    while the GPUs work on: only what takes longer than the layer adds to the step. So do earlier
-    keys and values that the GPUs have to read back.
+    A prefill runs on the GPUs. Where the cache is elsewhere, each layer's keys and values are sent
+    while the GPUs compute. A transfer adds time only as far as it takes longer than the layer. The
+    same holds for earlier keys and values that the GPUs have to read back.
 
     Args:
         step: a decode step, a prefill, or both.
         system: the system.
         costs: the cost model.
-        beside: what else is known.
+        beside: further inputs.
 
     Raises:
-        InputError: the step is split over another number of GPUs than the system has, or nothing
-            is known of collectives over their link.
+        InputError: the step is split over another number of GPUs than the system has, or the
+            latency of collectives over the GPUs' link is not known.
     """
     return _Layer(step, system, costs, beside or Beside()).price()
 
 
 class _Layer:
-    """The operators of one layer, and what is around the layers, being priced."""
+    """Prices the operators of one layer and those outside the layers."""
 
     def __init__(
         self, step: Step, system: ResolvedSystem, costs: CostModel, beside: Beside
@@ -415,7 +416,7 @@ class _Layer:
         return [_placed(cost, group, runs, system.gpus) for cost in priced]
 
     def _on_host(self) -> list[OperatorTimes]:
-        """Return what the host adds, as operators during which all devices wait."""
+        """Return the time that the host adds, as operators during which all devices wait."""
         host = self._costs.host(self._step)
         if host is None:
             return []
@@ -429,7 +430,7 @@ class _Layer:
         ]
 
     def _product(self, op: Operator) -> list[OperatorTimes]:
-        """Price an operator that is no attention; AttAccs may take over a part of it."""
+        """Price an operator other than attention; AttAccs may take over a part of it."""
         placed = self._on_gpus(op, self._step.layers)
         shares = self._step.phase is Phase.DECODE and self._system.spec.ff_coprocessing
         if not shares or op.name not in FEED_FORWARD:
@@ -446,7 +447,7 @@ class _Layer:
         return shared
 
     def _balanced_share(self, op: MatMul, bound: Codes) -> Floats:
-        """Return the share of a product on AttAccs with which they and the GPUs end together."""
+        """Return the share of a product on AttAccs with which AttAccs and GPUs end together."""
         attacc, rates, gpus = self._system.attacc, self._beside.rates, self._system.gpus
         if attacc is None or rates is None:
             raise EngineError(f"system {self._system.spec.name} has no AttAccs")
@@ -484,9 +485,9 @@ class _Layer:
         return found
 
     def _moved(self, layer: Sequence[OperatorTimes]) -> list[OperatorTimes]:
-        """Return keys and values that move between the GPUs and what runs decode attention.
+        """Return transfers of keys and values between the GPUs and the devices with the cache.
 
-        Both directions of a link are independent, and both hide behind the work of the layer.
+        The two directions of a link are independent. Both are hidden behind the work of the layer.
         """
         if self._system.spec.attention is AttentionSite.GPU:
             return []
@@ -506,7 +507,7 @@ class _Layer:
     def _decode_attention(
         self, op: Attention, before: list[OperatorTimes], after: list[OperatorTimes]
     ) -> tuple[list[OperatorTimes], list[OperatorTimes], list[OperatorTimes]]:
-        """Return what is before the attention, the attention with transfers, and what is after."""
+        """Return the operators before attention, attention with transfers, and those after it."""
         site = self._system.spec.attention
         if site is AttentionSite.GPU:
             return before, self._on_gpus(op, self._step.layers), after
@@ -557,7 +558,7 @@ class _Layer:
         return before, [there, attention, back], after
 
     def _transfer(self, name: str, size_bytes: Size) -> OperatorTimes:
-        """Price bytes that each GPU sends to, or gets from, what runs decode attention."""
+        """Price bytes that each GPU sends to, or gets from, the devices that run attention."""
         per_link = gpus_per_link(self._system)
         cost = self._costs.transfer(name, per_link * size_bytes, _away(self._system))
         devices = self._system.gpus / per_link
@@ -612,7 +613,7 @@ def _replaced(
 
 
 def _away(system: ResolvedSystem) -> LinkSpec:
-    """Return the link from a GPU to what runs attention."""
+    """Return the link from a GPU to the devices that run attention."""
     for place in (system.host, system.attacc):
         if place is not None:
             return place.link
@@ -620,7 +621,7 @@ def _away(system: ResolvedSystem) -> LinkSpec:
 
 
 def gpus_per_link(system: ResolvedSystem) -> float:
-    """Return how many GPUs share one link to AttAcc: several where AttAccs are fewer."""
+    """Return the number of GPUs per link to AttAcc; it exceeds 1 where AttAccs are fewer."""
     if system.attacc is None:
         return 1.0
     return max(1.0, system.gpus / system.attacc.table.devices)
