@@ -1,9 +1,9 @@
 """How far a device's attention is from exact attention, by length and number format.
 
-The program of a head is executed on data (`attacc.pim.numerics.plan`), and what results is compared
-with attention in float64: of the inputs as they were given, and of the inputs as they are stored.
-So what is lost by rounding keys, values and queries is told apart from what is lost by computing.
-A head has a channel to itself, as on a stack that has no fewer heads than channels.
+The program of a head is executed on data (`attacc.pim.numerics.plan`). Its contexts are compared
+with attention in float64, both of the given inputs and of the stored inputs. So the error of
+rounding keys, values and queries is separate from the error of computing. A head has a channel to
+itself, as on a stack with at least as many heads as channels.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ F64 = npt.NDArray[np.float64]
 DEFAULT_LENGTHS: Final = tuple(2**exponent for exponent in range(7, 18))
 DEFAULT_DEVICE: Final = "hbm3-5.2"
 YARDSTICK: Final = Format.BF16
-"""An arithmetic is good enough that loses no more than exact attention does of keys, values and
-queries in this format: models are trained and served with these, and so take such errors anyway."""
+"""An arithmetic is good enough if its error is no larger than that of exact attention of keys,
+values and queries in this format. Models are trained and served in it, so they have such errors
+anyway."""
 PEAKED_SPREAD: Final = 4.0
 """Standard deviation of the scores of peaked attention."""
 
@@ -53,28 +54,28 @@ _BLOCK: Final = 4096
 """Keys that exact attention goes through at a time, so that float64 copies stay small."""
 
 Progress = Callable[[int, int], None]
-"""Told how many keys of each distribution are done with, and of how many."""
+"""A function that is called with the keys done so far in each distribution, and their total."""
 
 
 class Data(StrEnum):
     """Where keys, values and queries come from."""
 
     GAUSSIAN = "gaussian"
-    """All of standard normal elements, so that scores are standard normal, too: of L keys, L / e
-    count. The worst case for sums: many terms of one size, whose sum is small."""
+    """All elements are standard normal, so scores are standard normal, too, and of L keys about
+    L / e count. This is the worst case for sums: many terms of one size with a small sum."""
     PEAKED = "peaked"
-    """The same with queries four times as large: scores have a standard deviation of 4, and few
-    keys have most of the weight. The worst case for scores."""
+    """As `GAUSSIAN`, with queries four times as large. Scores have a standard deviation of 4, and
+    few keys have most of the weight. This is the worst case for scores."""
     RECORDED = "recorded"
-    """Of a model that has run, from a file."""
+    """Keys, values and queries of a model that has run, from a file."""
 
 
 class AccuracySpec(Spec):
-    """What is asked about the accuracy of a device.
+    """A question about the accuracy of a device.
 
     Attributes:
         model: a preset's name or a file, for the size of a head and the queries that share it;
-            None for `DEFAULT_MODEL`, or for what the recorded data have.
+            None for `DEFAULT_MODEL`, or for the sizes of the recorded data.
         lengths: keys of a head; None for the powers of two from 128 to 131,072, as far as recorded
             data go.
         data: distributions.
@@ -84,18 +85,18 @@ class AccuracySpec(Spec):
         kv: formats of keys and values.
         accumulate: formats of accumulators for keys and values in fp16; all other formats have
             products and sums in fp32.
-        probability: format of probabilities, for keys and values that are as wide; None for the
+        probability: format of probabilities, for keys and values of the same width; None for the
             format of the keys and values.
         heads: heads of keys and values at each length; None for one, or all recorded ones.
-        steps: how often new queries attend to each of them.
-        seed: of the data that are drawn.
-        queries_per_read: queries of a head that each read serves, at most.
-        normalization: when exponentials are divided by their sum; None for what is usual with
-            the format.
+        steps: how often new queries attend to each head.
+        seed: seed of the drawn data.
+        queries_per_read: queries of a head that each read serves at most.
+        normalization: when exponentials are divided by their sum; None for the default of the
+            format.
         tree: order of the adder tree.
-        chunk_keys: keys of a chunk at most, in place of what the softmax buffer holds.
-        sum_keys: keys over which one accumulator sums, in place of the probabilities that half a
-            vector buffer holds; it must still hold the queries of a read.
+        chunk_keys: most keys of a chunk; None for as many as the softmax buffer holds.
+        sum_keys: keys over which one accumulator sums; None for as many probabilities as half a
+            vector buffer holds. The buffer must still hold the queries of a read.
     """
 
     model: str | None = None
@@ -175,12 +176,12 @@ class AccuracySpec(Spec):
 class RecordedHeads:
     """Keys, values and queries of a model that has run, as in a NumPy ``.npz`` file.
 
-    The query of position n attends to keys 0 to n: what decoding its token does.
+    The query of position n attends to keys 0 to n, as in the decode step of its token.
 
     Attributes:
         keys: (heads, length, head_dim), after rotary embedding, if the model has it.
         values: (heads, length, head_dim).
-        queries: (heads, queries that share a head, length, head_dim), of every position.
+        queries: (heads, queries that share a head, length, head_dim), one for every position.
     """
 
     keys: F32
@@ -192,12 +193,12 @@ class RecordedHeads:
         """Read a file.
 
         Raises:
-            DocumentError: it is absent or no such file, or an array is missing, has a shape that
-                does not fit, or is not of finite numbers; says which.
+            DocumentError: the file is absent or of another kind, or an array is missing, has a
+                wrong shape, or holds a number that is not finite; says which.
         """
         where = str(path)
         try:
-            # Of a single array, NumPy would return just that.
+            # For a file of a single array, NumPy would return the array itself.
             with (
                 warnings.catch_warnings(action="error"),
                 zipfile.ZipFile(path),
@@ -205,8 +206,8 @@ class RecordedHeads:
             ):
                 arrays = {name: np.asarray(file[name]) for name in file.files}
         except Exception as error:
-            # Of a damaged file the readers of archives and of arrays raise errors of many kinds
-            # (of zlib, of a size that no memory holds, of a header that is no shape) or warn.
+            # For a damaged file the readers of archives and arrays warn, or raise errors of many
+            # kinds: from zlib, for a size beyond the memory, for a header that is no shape.
             reason = getattr(error, "strerror", None) or "is no .npz file of plain arrays"
             raise DocumentError(
                 f"cannot be read: {reason}", where=where, hint="numpy.savez writes such files"
@@ -228,7 +229,7 @@ class RecordedHeads:
                     f"numbers with {dimensions} dimensions",
                     where=where,
                 )
-            with np.errstate(over="ignore"):  # what is too large then is not finite
+            with np.errstate(over="ignore"):  # a number that is too large becomes infinite
                 single: F32 = array.astype(np.float32)
             try:
                 check_finite(single, name)
@@ -268,20 +269,20 @@ class AccuracyRow:
     Attributes:
         data: distribution.
         length: keys of a head.
-        placement: of the units.
+        placement: placement of the units.
         kv: format of keys and values.
         accumulate: format of the accumulators.
-        contexts: how many were compared.
-        effective_keys: 1 over the sum of squared probabilities, mean: over how many keys attention
-            spreads.
-        overflowed: contexts with an element that is no finite number.
-        total: against exact attention of the inputs; None if a context overflowed.
-        rounding: what of it is due to rounding the inputs: exact attention of keys, values and
-            queries as they are stored, against that of the inputs.
-        computing: against exact attention of keys, values and queries as they are stored; None
-            likewise.
+        contexts: number of compared contexts.
+        effective_keys: number of keys over which attention spreads: the mean of 1 over the sum of
+            squared probabilities.
+        overflowed: number of contexts with an element that is no finite number.
+        total: error against exact attention of the inputs; None if a context overflowed.
+        rounding: error from rounding the inputs: exact attention of keys, values and queries as
+            they are stored, against exact attention of the inputs.
+        computing: error against exact attention of keys, values and queries as they are stored;
+            None if a context overflowed.
         limit_rms: RMS error of exact attention of the inputs rounded to bf16.
-        good_enough: whether the RMS error of computing is no larger than that.
+        good_enough: whether the RMS error of computing is at most `limit_rms`.
     """
 
     data: Data
@@ -305,13 +306,14 @@ class AccuracyReach:
 
     Attributes:
         data: distribution.
-        placement: of the units.
+        placement: placement of the units.
         kv: format of keys and values.
         accumulate: format of the accumulators.
-        good_up_to: the longest length up to which all were; None if not even the shortest.
-        all_good: whether that is the longest of all.
+        good_up_to: the longest length up to which all lengths are good enough; None if even the
+            shortest is not.
+        all_good: whether all lengths are good enough.
         worst_share: largest RMS error of computing over its limit; None if a context overflowed.
-        worst_length: where.
+        worst_length: length at which `worst_share` occurs.
     """
 
     data: Data
@@ -334,8 +336,8 @@ class AccuracyResult(Result):
         head_dim: elements of a key.
         queries_per_kv_head: queries that share a head.
         heads: heads of keys and values at each length.
-        steps: how often new queries attended to each.
-        seed: of the data; None for recorded data.
+        steps: how often new queries attended to each head.
+        seed: seed of the data; None for recorded data.
         rows: by data, length, placement, format and accumulator.
         reach: by data, placement, format and accumulator.
     """
@@ -362,7 +364,7 @@ def exact_attention(queries: F64, keys: Floats, values: Floats, scale: float) ->
         queries: (queries, head_dim).
         keys: (length, head_dim), float32 or float64.
         values: (length, head_dim).
-        scale: what scores are multiplied by.
+        scale: factor of the scores.
 
     Returns:
         (queries, head_dim) contexts, and (queries,) 1 over the sum of squared probabilities.
@@ -489,7 +491,7 @@ class _Heads:
                 where=str(spec.recorded),
                 hint=f"ask for lengths of at most {length}",
             )
-        # The query of a position is one: what comes later may not be seen by it.
+        # Each position has its own query, which may not see later keys.
         return cls(
             str(spec.recorded), head_dim, queries, spec.heads or count, 1, lengths, spec.seed,
             recorded,
@@ -579,7 +581,7 @@ def _one_channel(device: DramDevice, spec: AccuracySpec) -> DramDevice:
 
 
 def _with_sums(device: DramDevice, spec: AccuracySpec, layout: KeyLayout) -> DramDevice:
-    """Return the device with vector buffers for sums over as many keys as are asked for."""
+    """Return the device with vector buffers for sums over `sum_keys` keys."""
     if spec.sum_keys is None:
         return device
     width = layout.elements_per_column
@@ -686,7 +688,7 @@ def _rows_of(
 
 
 def _rounded(keys: Quantized, values: Quantized, queries: Quantized, scale: float) -> F64:
-    """Return exact attention of what is stored."""
+    """Return exact attention of the stored keys, values and queries."""
     k, v = keys.format.from_bits(keys.codes), values.format.from_bits(values.codes)
     context, _ = exact_attention(queries.values, k, v, scale * float(keys.scale))
     return context * float(values.scale)
@@ -720,7 +722,7 @@ def _reach(spec: AccuracySpec, rows: Sequence[AccuracyRow]) -> Iterator[Accuracy
 
 
 def _share(row: AccuracyRow) -> float:
-    """Return how much of what is tolerated is used up."""
+    """Return the RMS error of computing over its limit."""
     if row.computing is None:
         return math.inf
     return row.computing.rms / row.limit_rms

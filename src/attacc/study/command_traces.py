@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 REFERENCE_DEVICE: Final = "hbm3-5.2-asplos24"
-"""The device of the golden cycle counts, and of AttAcc's evaluation: text traces are its form."""
+"""The device of the golden cycle counts and of AttAcc's evaluation, which use text traces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,9 @@ class Waits:
     """How long loads, or stores, waited from their arrival until their RD or WR issued.
 
     Attributes:
-        requests: how many, over all channels.
-        mean_wait_ns: of all; one of several channels waits for the last of them.
-        p99_wait_ns: which 99 of 100 do not exceed.
+        requests: number of requests, over all channels.
+        mean_wait_ns: mean wait; a request of several channels waits for the last of them.
+        p99_wait_ns: wait that 99 of 100 requests do not exceed.
     """
 
     requests: int
@@ -82,11 +82,11 @@ class TrafficRun:
     """Ordinary traffic played beside a trace.
 
     Attributes:
-        file: the traffic.
-        bytes: that it moved.
-        bytes_per_s: the same over the time from the first arrival to the last RD or WR.
-        reads: None if there were none.
-        writes: likewise.
+        file: file of the traffic.
+        bytes: bytes that it moved.
+        bytes_per_s: bytes over the time from the first arrival to the last RD or WR.
+        reads: waits of reads; None if there were no reads.
+        writes: waits of writes; None if there were no writes.
     """
 
     file: str
@@ -101,14 +101,14 @@ class TraceRun(Result):
     """One text trace played on a device.
 
     Attributes:
-        file: the trace.
+        file: file of the trace.
         device: the DRAM device's name.
-        placement: that of the multiplies in the trace.
+        placement: placement of the multiplies in the trace.
         power_limited: whether the multiplies keep the cadence of the power budget.
-        cycles: of the command clock, until the last command has issued.
-        time_ns: the same in nanoseconds.
-        requests: what was asked of the controllers, by kind.
-        commands: what they issued: command -> how often, over all channels.
+        cycles: cycles of the command clock until the last command has issued.
+        time_ns: the same duration in nanoseconds.
+        requests: requests of the trace, by kind.
+        commands: command -> how often the controllers issued it, over all channels.
         parse_s: wall time of reading the file, compilation excluded.
         simulate_s: wall time of playing it, compilation excluded.
         traffic: ordinary traffic beside it; None for none.
@@ -133,10 +133,10 @@ class TraceRun(Result):
 
 @dataclass(frozen=True, slots=True)
 class BuiltTrace(Result):
-    """A text trace written.
+    """A text trace that was written.
 
     Attributes:
-        file: where.
+        file: file of the trace.
         device: the DRAM device's name.
         placement: where the units sit.
         schedule: order of the commands.
@@ -144,7 +144,7 @@ class BuiltTrace(Result):
         length: keys of each head.
         head_dim: elements of a key.
         dtype: element type of the keys and values.
-        requests: what the trace holds, by kind.
+        requests: requests of the trace, by kind.
     """
 
     file: str
@@ -164,19 +164,19 @@ class BuiltTrace(Result):
 
 @dataclass(frozen=True, slots=True)
 class CheckedLog(Result):
-    """One command log audited.
+    """A command log that was audited.
 
     Attributes:
-        file: the log.
+        file: file of the log.
         device: the DRAM device's name.
-        placement: whose commands were expected.
-        power_limited: which cadence of multiplies was.
-        legal: whether it breaks no rule.
-        commands: length of the log.
-        channels: channels that occur in it.
-        last_cycle: its last cycle.
-        violations: broken rules in the order of the log, the first `LISTED` of each.
-        total: violations, those that are not listed too.
+        placement: placement whose commands were expected.
+        power_limited: whether the power-limited cadence of multiplies was expected.
+        legal: whether the log breaks no rule.
+        commands: number of commands in the log.
+        channels: channels that occur in the log.
+        last_cycle: last cycle of the log.
+        violations: the first `LISTED` violations of each rule, in the order of the log.
+        total: number of violations, including those that are not listed.
         broken: how often each rule is broken.
     """
 
@@ -202,9 +202,9 @@ class _Trace:
     """A trace that was read.
 
     Attributes:
-        file: where from.
-        program: what it holds.
-        placement: that of its multiplies.
+        file: file of the trace.
+        program: its program.
+        placement: placement of its multiplies.
         parse_s: wall time of reading and parsing the file.
     """
 
@@ -219,8 +219,8 @@ class _Host:
     """Ordinary traffic that was read.
 
     Attributes:
-        file: where from.
-        traffic: what it holds.
+        file: file of the traffic.
+        traffic: its loads and stores.
     """
 
     file: Path
@@ -246,10 +246,10 @@ def play_traces(
         device: the DRAM device: a preset's name, a path, or loaded already.
         power_limited: whether multiplies keep the cadence of the power budget.
         traffic: loads and stores of the host that run beside each trace; None for none.
-        log: file to write every command to that the controllers issue, for one trace; None for
-            none.
-        progress: told the name of every file before it is read, and before it is played, and how
-            often it is told in all.
+        log: file that receives every command of the controllers, for a single trace; None for no
+            log.
+        progress: called with the name of every file before it is read and before it is played, and
+            with the number of all these calls.
 
     Raises:
         DocumentError: a file cannot be read, or holds no requests.
@@ -358,17 +358,16 @@ def check_log(
     Args:
         file: the log, plain or compressed with gzip.
         device: the DRAM device.
-        placement: where the units sit; None for what the log's commands tell.
+        placement: where the units sit; None to tell it from the log's commands.
         power_limited: whether multiplies have to keep the cadence of the power budget.
         queries_per_read: queries that a multiply serves, which decides its cadence.
-        temperature_c: of the stack: a hot one has to be refreshed more often; None for the usual
-            rate.
-        postponed_refreshes: refreshes that may be owed when the next one falls due.
+        temperature_c: temperature of the stack, since a hot stack has to be refreshed more often;
+            None for the usual rate.
+        postponed_refreshes: number of refreshes that may be owed when the next one falls due.
 
     Raises:
         DocumentError: the file cannot be read.
-        InputError: the commands are those of no, or of several placements, or there are unknown
-            ones.
+        InputError: the commands belong to no placement or to several ones, or a command is unknown.
     """
     file = Path(file)
     device = DRAMS.load_any(device, where="device")
@@ -478,7 +477,7 @@ def _play(
 
 
 def _served(host: _Host, served: ServedTraffic, clock_ns: float) -> TrafficRun:
-    # What arrives before the first cycle waits from then on.
+    # A request that arrives before the first cycle waits from the first cycle on.
     waits = served.served - np.maximum(host.traffic.arrival, 1)
     kinds = host.traffic.requests.kind
     return TrafficRun(
@@ -501,7 +500,7 @@ def _waits(requests: int, cycles: npt.NDArray[np.int64], clock_ns: float) -> Wai
 
 
 def _compile(device: DramDevice) -> None:
-    """Have the kernels compiled, so that no wall time that is told includes it."""
+    """Compile the kernels first, so that no reported wall time includes compilation."""
     smallest = parse_trace(b"PIM_WR_GB 0x0\n", device.organization, where="")
     run(smallest, resolve_timing(device, Placement.BANK, power_limited=True))
 

@@ -1,4 +1,4 @@
-"""A text that a language model wrote with its attention on AttAccs, and what that cost."""
+"""A text that a language model wrote with its attention on AttAccs, and the costs of it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from attacc.results import Result
 
 
 class HostType(StrEnum):
-    """In which type the host keeps weights and activations."""
+    """The type in which the host keeps weights and activations."""
 
     AUTO = "auto"
-    """As they are stored; those of GGUF files are unpacked to fp16."""
+    """The type in which they are stored; weights of GGUF files are unpacked to fp16."""
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
@@ -27,8 +27,8 @@ class Sampling:
     """How the next token is chosen.
 
     Attributes:
-        temperature: what scores are divided by before a token is drawn; 0 takes the likeliest.
-        seed: of the draws.
+        temperature: divisor of the scores before a token is drawn; 0 takes the likeliest token.
+        seed: seed of the draws.
 
     Raises:
         InputError: the temperature is negative.
@@ -49,19 +49,19 @@ class GeneratedStep:
     """Attention of one token, in all layers.
 
     Attributes:
-        token: its number in the vocabulary.
-        text: that it stands for, by itself.
-        keys: that it attended to, its own included.
-        cycles: of the stacks' command clock, layer after layer, each of the slowest stack.
-        time_ns: the same.
-        energy_pj: of commands and units of all stacks; refresh and standby are not among them.
-        link_ns: on the link: queries and new keys and values inwards, contexts outwards.
-        link_pj: energy of the same.
-        bytes_in: into the AttAccs, over the link.
-        bytes_out: out of them.
-        bank_read_bytes: that the units read from the banks.
-        read_over_link: these over the bytes on the link, both ways.
-        saturated: new elements of keys and values that were cut down to the scale of an 8-bit
+        token: number of the token in the vocabulary.
+        text: text of the token by itself.
+        keys: keys that the token attended to, its own included.
+        cycles: cycles of the stacks' command clock, summed over layers, each of its slowest stack.
+        time_ns: the same duration in nanoseconds.
+        energy_pj: energy of commands and units of all stacks, without refresh and standby.
+        link_ns: time on the link: queries and new keys and values inwards, contexts outwards.
+        link_pj: energy of the link.
+        bytes_in: bytes over the link into the AttAccs.
+        bytes_out: bytes over the link out of the AttAccs.
+        bank_read_bytes: bytes that the units read in the banks.
+        read_over_link: `bank_read_bytes` over the bytes on the link, both ways.
+        saturated: new elements of keys and values that were clipped to the scale of an 8-bit
             format.
         host_wall_s: wall time of the whole step on this machine, simulation included.
     """
@@ -87,10 +87,10 @@ class GeneratedPrefill:
     """The prompt, computed on the host.
 
     Attributes:
-        tokens: of the prompt.
-        bytes_in: keys and values of all layers, into the AttAccs.
-        link_ns: of these on the link.
-        saturated: elements that were cut down to the scale of an 8-bit format.
+        tokens: number of tokens of the prompt.
+        bytes_in: bytes of keys and values of all layers, into the AttAccs.
+        link_ns: time of these bytes on the link.
+        saturated: elements that were clipped to the scale of an 8-bit format.
         host_wall_s: wall time on this machine, first use of compiled kernels included.
     """
 
@@ -106,26 +106,26 @@ class Generated(Result):
     """A text that was written with attention on AttAccs.
 
     Attributes:
-        model: name of its file or folder.
-        host_dtype: of weights and activations on the host.
+        model: name of the model's file or folder.
+        host_dtype: type of weights and activations on the host.
         device: the DRAM device's name.
         placement: where the units sit.
-        devices: AttAccs.
-        stacks_per_device: stacks of each.
+        devices: number of AttAccs.
+        stacks_per_device: stacks of each AttAcc.
         link: name of the link between host and each AttAcc.
         power_limited: whether multiplies keep the cadence of the power budget.
         queries_per_read: queries that a read serves at most.
         kv: format of keys and values in the banks.
         accumulate: format of the units' sums.
-        temperature: that tokens were drawn with; 0 for the likeliest ones.
-        seed: of the draws.
-        prompt: as given.
-        text: what was written.
-        tokens: that were written, the one that ended the text included.
+        temperature: temperature at which tokens were drawn; 0 for the likeliest ones.
+        seed: seed of the draws.
+        prompt: the prompt as given.
+        text: the written text.
+        tokens: number of written tokens, including the one that ended the text.
         ended: whether the model ended its text.
-        prefill: the prompt.
-        steps: attention of each token but the last, which nothing attends from. A prompt of one
-            token has one more, of its own.
+        prefill: costs of the prompt.
+        steps: attention of each written token except the last, which never attends. A prompt of one
+            token adds one step for this token.
     """
 
     model: str

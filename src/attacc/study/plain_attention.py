@@ -1,9 +1,9 @@
-"""Attention in the order of docs/model/numerics.md, in NumPy: no commands and no buffers.
+"""Attention in the order of docs/model/numerics.md, in plain NumPy without commands and buffers.
 
-Sums and products of fp16 are NumPy's own half precision, those of other formats its float32. Of
-the project it takes only the rounding of 8-bit formats and bf16, and the powers of two by which
-8-bit sums are divided on their way. Default arithmetic, heads of one chunk and one phase, a query
-each.
+Sums and products of fp16 are NumPy's own half precision, those of other formats its float32. The
+module uses only two parts of the project: the rounding of 8-bit formats and bf16, and the powers of
+two by which 8-bit sums are divided before they move. It covers the default arithmetic, and heads of
+one chunk and one phase with one query each.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ BUFFER_WORDS = 16
 
 @dataclass(frozen=True)
 class PlainDevice:
-    """A stack as far as it decides the order of operations.
+    """The properties of a stack that decide the order of operations.
 
     Attributes:
-        organization: of the stack.
-        placement: of its units.
-        arithmetic: of these.
+        organization: organisation of the stack.
+        placement: placement of its units.
+        arithmetic: arithmetic of its units.
     """
 
     organization: Organization
@@ -92,7 +92,7 @@ class PlainDevice:
         return to.rounded(x / np.float64(scale), Overflow.SATURATE).astype(np.float32), scale
 
     def _split(self, x: Wide) -> Wide:
-        """Cut the last axis into banks, accesses and elements, zeros behind them."""
+        """Cut the last axis into banks, accesses and elements, padded with zeros."""
         columns = -(-x.shape[-1] // (self.sharing * self.elements))
         whole = np.zeros((*x.shape[:-1], self.sharing * columns * self.elements), dtype=x.dtype)
         whole[..., : x.shape[-1]] = x
@@ -108,7 +108,7 @@ class PlainDevice:
         return _one_after_the_other(_one_after_the_other(passes[..., 0], axis=2), axis=1)
 
     def _softmax(self, scores: F32, factor: np.float32) -> tuple[Wide, np.float32]:
-        """Return (length,) what goes back to the units, and the sum of exponentials."""
+        """Return (length,) values that return to the units, and the sum of exponentials."""
         a = self.arithmetic
         x = scores * factor
         e = np.exp((x - x.max()).astype(np.float64)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What serving several queries with each read of keys and values costs and saves."""
+"""Costs and savings of serving several queries with each read of keys and values."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class Read:
     """Attention where a read of keys and values serves some number of queries.
 
     Attributes:
-        queries_per_read: queries that a read serves, at most.
+        queries_per_read: queries that a read serves at most.
         passes: how often keys and values are read for all query heads that share them.
-        buffer_accesses: accesses of half a vector buffer that are in use at most; None where the
-            device does not model it.
+        buffer_accesses: most accesses of half a vector buffer in use; None where the device has no
+            pipeline.
         multiply_interval_cycles: least cycles between two multiplies of a channel.
-        cycles: of the command clock.
-        time_ns: the same in nanoseconds.
-        read_bytes: what the units read from the banks, padding included.
-        energy_pj: of the commands.
-        mean_power_w: standby and refresh included; None where power was not asked for.
-        peak_power_w: of the window that takes most.
+        cycles: duration in cycles of the command clock.
+        time_ns: the same duration in nanoseconds.
+        read_bytes: bytes that the units read in the banks, padding included.
+        energy_pj: energy of the commands.
+        mean_power_w: mean power, with standby and refresh; None where power was not wanted.
+        peak_power_w: power of the window with the highest power.
     """
 
     queries_per_read: int
@@ -63,8 +63,8 @@ class Refusal:
     """A number of queries per read that is impossible.
 
     Attributes:
-        queries_per_read: which.
-        reason: why, and what would be possible.
+        queries_per_read: the number.
+        reason: why it is impossible, and what would be possible.
     """
 
     queries_per_read: int
@@ -76,9 +76,10 @@ class Reads(Result):
     """Attention of the same heads, with one, several or all queries served by a read.
 
     Attributes:
-        first: with one query for each read.
-        choices: 1, 2, 4, ... queries per read, and all that share keys and values.
-        refused: of these, the impossible ones.
+        first: attention with one query for each read.
+        choices: attention with 1, 2, 4, ... queries per read, and with all that share keys and
+            values.
+        refused: the numbers of queries that are impossible.
     """
 
     first: AttentionOfStacks
@@ -86,7 +87,7 @@ class Reads(Result):
     refused: tuple[Refusal, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what all choices share, and a row for each of them."""
+        """Return the figures that all choices share, and a row for each choice."""
         shared = self.first.slowest.to_dict()
         before = ("device", "placement", "power_limited", "power_budget_w", "temperature_c")
         after = ("heads", "kv_heads", "shortest_length", "longest_length", "head_dim", "dtype")
@@ -107,7 +108,7 @@ def compare_reads(attend: Callable[[int], AttentionOfStacks], sharing: int) -> R
     """Compare 1, 2, 4, ... queries per read, and all that share keys and values.
 
     Args:
-        attend: attends with so many queries for each read.
+        attend: attends with a given number of queries for each read.
         sharing: query heads that share keys and values.
 
     Raises:

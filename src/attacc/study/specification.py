@@ -1,4 +1,4 @@
-"""What a comparison is asked to compare, as a document or as options of the command line."""
+"""The specification of a comparison, as a document or as options of the command line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ DEFAULT_SYSTEMS: Final = (
 """The platforms of the papers: the comparison that ``attacc compare`` makes without arguments."""
 
 MAX_BATCH: Final = MAX_SIZE
-"""Requests of a batch at most: those for which a step can be priced, however many would fit."""
+"""Most requests of a batch for which a step can be priced, even if more would fit."""
 
 Tokens = Annotated[int, Field(ge=1, le=2**24)]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
@@ -55,7 +55,7 @@ def _check_batch(value: object) -> object:
 
 
 def _check_model(name: str, info: ValidationInfo) -> str:
-    # Without a slash, the name of a folder would be one of where attacc runs, not of the study.
+    # The name of a folder without a slash would belong to the current folder, not to the study's.
     if folder_of(info) is None or names_file(name) or name in MODELS.names():
         return name
     raise ValueError(
@@ -72,7 +72,7 @@ class WorkloadTable(Spec):
         output: output tokens of every request.
         trace: file of a recorded trace, relative to the study's folder.
         synthetic: name of a workload preset, or its file.
-        seed: of the synthetic requests; 0 by default.
+        seed: seed of the synthetic requests; 0 by default.
     """
 
     prompt: Tokens | None = None
@@ -95,9 +95,9 @@ class PrecisionTable(Spec):
     """Element types in place of those that the model states.
 
     Attributes:
-        weights: of every parameter.
-        activations: of what flows between operators.
-        kv: of the key/value cache.
+        weights: element type of every parameter.
+        activations: element type of the values between operators.
+        kv: element type of the key/value cache.
     """
 
     weights: ElementType | None = None
@@ -112,10 +112,10 @@ class StudySpec(Spec):
         model: a preset's name, a TOML file, or a Hugging Face config.json.
         precision: element types in place of the model's.
         workload: which requests arrive.
-        systems: presets' names or files; the first is what the others are compared with.
+        systems: presets' names or files; the others are compared with the first one.
         batch: requests in flight, or "max" for as many as fit and meet the latency target.
-        slo_ms: longest mean time per output token that is acceptable.
-        gpu_model: which model prices the GPUs: that of real ones, or the papers'.
+        slo_ms: longest acceptable mean time per output token.
+        gpu_model: model that prices the GPUs: the calibrated one, or the papers'.
     """
 
     model: Annotated[DocumentName, AfterValidator(_check_model)] = DEFAULT_MODEL
@@ -137,8 +137,8 @@ class StudySpec(Spec):
         """Load the model, with the element types of this study.
 
         Raises:
-            InputError: there is no such model, its file is malformed, or an element type is of
-                no use where it is asked for.
+            InputError: there is no such model, its file is malformed, or an element type is not
+                possible in its place.
         """
         types = self.precision
         return load_model(

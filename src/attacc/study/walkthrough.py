@@ -1,7 +1,7 @@
-"""One small head walked through a stack: all that banks, buffers and units hold on the way.
+"""One small head walked through a stack, with the contents of banks, buffers and units.
 
-What the units hold after a command is found by executing the program up to it
-(`attacc.pim.numerics.execute.ChannelState`): nothing is computed here in another way.
+The contents of the units after a command come from executing the program up to this command
+(`attacc.pim.numerics.execute.ChannelState`). Nothing is computed here in another way.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ SEED: Final = 0
 
 @dataclass(frozen=True, eq=False)
 class Walk:
-    """One head on one channel, and everything on its way.
+    """One head on one channel, with all intermediate values.
 
     Attributes:
-        layout: of the head.
-        arithmetic: of the units.
-        channels: of the stack, of which one has the head.
-        channel: which.
-        query: (head_dim,) as given.
-        keys: (length, head_dim) as given.
-        values: (length, head_dim) as given.
-        query_bits: (head_dim,) as in the vector buffer.
+        layout: layout of the head.
+        arithmetic: arithmetic of the units.
+        channels: number of channels of the stack; one of them has the head.
+        channel: number of that channel.
+        query: (head_dim,) query as given.
+        keys: (length, head_dim) keys as given.
+        values: (length, head_dim) values as given.
+        query_bits: (head_dim,) bits of the query in the vector buffer.
         memory: the banks.
         keys_at: first byte of the keys, in every bank.
         values_at: first byte of the values.
         issued: the commands of the channel.
-        states: what the units hold before the first command, and after each.
-        tree: products of the first key in the first unit, as they enter its adder tree, and what
-            each level of the tree leaves of them; worked out by hand, and equal to the unit's.
-        context: (head_dim,) the answer.
-        scores: (length,) exact ones of the inputs as given, scaled.
-        probabilities: (length,) exact.
+        states: contents of the units before the first command, and after each command.
+        tree: products of the first key in the first unit, which enter its adder tree, and the sums
+            of each level of the tree. They are computed here, and equal the unit's.
+        context: (head_dim,) context of the device.
+        scores: (length,) exact scores of the given inputs, scaled.
+        probabilities: (length,) exact probabilities.
         exact: (head_dim,) exact context.
     """
 
@@ -82,7 +82,7 @@ class Walk:
     exact: F64
 
     def access(self, row: int, column: int) -> Codes:
-        """Return what one access of every bank of the channel holds.
+        """Return the contents of one access of every bank of the channel.
 
         Returns:
             (pseudo-channels, ranks, bank groups, banks, elements of an access) bits.
@@ -97,13 +97,13 @@ class Walk:
 def walk_through(
     length: int = LENGTH, head_dim: int = HEAD_DIM, *, device: str = DEVICE, seed: int = SEED
 ) -> Walk:
-    """Attend to one head at `Placement.BANK`, and keep all that happens.
+    """Attend to one head at `Placement.BANK`, and keep all intermediate values.
 
     Args:
-        length: keys; few enough that the head is not cut.
+        length: number of keys, small enough that the head is not cut.
         head_dim: elements of a key.
         device: preset of the stack.
-        seed: of the inputs, normally distributed numbers of two decimals.
+        seed: seed of the inputs, which are normally distributed numbers of two decimals.
     """
     stack = DRAMS.load(device)
     random = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Claims about what commands cost, and about power over time."""
+"""Claims about the energy of commands, and about power over time."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ ACCESS_PJ_PER_BIT: Final = {
 }
 """Energy of AttAcc's units per bit read (reference/system-model.md, energy)."""
 HOST_PJ_PER_BIT: Final = 3.59
-"""The same of a host (there)."""
+"""Energy of a host per bit read (reference/system-model.md, energy)."""
 BUDGET_W: Final = 116.0
 """Power budget of a stack, as quoted of AttAcc (reference/attacc.md, second-hand)."""
 WINDOWS: Final = (1, 333, 5000)
 LENGTH: Final = 700
 HEADS: Final = {Placement.BANK: 96, Placement.BANKGROUP: 32, Placement.BUFFER: 16}
-"""So many that refreshes fall into the run."""
+"""Numbers of heads that make a run long enough for refreshes."""
 ROUNDING: Final = Tolerance(
     1e-9, Unit.SHARE, "the same sum in another order: rounding of 64-bit numbers, and no more"
 )
@@ -61,9 +61,9 @@ class _Costed:
 
     Attributes:
         device: the stack.
-        layout: of its heads.
+        layout: layout of its heads.
         timed: the run.
-        energy: of its commands.
+        energy: energy of its commands.
     """
 
     device: DramDevice
@@ -146,7 +146,7 @@ def runs_take_their_share() -> Measured:
 
 
 def rows_agree() -> Measured:
-    """Return how far apart two independent energies of opening a row are."""
+    """Return the deviation between two independent energies of opening a row."""
     published, currents = DRAM_ENERGIES.load(PUBLISHED), DRAM_ENERGIES.load(CURRENTS)
     o = DRAMS.load(DEVICE).organization
     by_bits = published.activate * o.columns * o.access_bytes * 8

@@ -42,9 +42,9 @@ class MeasuredGpu:
     """A GPU of the tables.
 
     Attributes:
-        preset: of its calibration.
-        name: for people.
-        tables: what the tables call it.
+        preset: preset of its calibration.
+        name: name for people.
+        tables: its name in the tables.
     """
 
     preset: str
@@ -54,17 +54,17 @@ class MeasuredGpu:
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """An operator that is claimed.
+    """An operator with a claim.
 
     Attributes:
-        id: in claims.
-        name: for people.
-        file: of the measurements.
-        measured: its name there.
-        library: whose kernels stand for the GPU.
-        most: mean absolute error that is the goal.
-        reason: why that.
-        errors: what a preset records, by series of the reference library.
+        id: part of the claim's id.
+        name: name for people.
+        file: file of the measurements.
+        measured: its name in that file.
+        library: library whose kernels stand for the GPU.
+        most: largest mean absolute error with which the claim holds.
+        reason: reason for that limit.
+        errors: returns the errors that a preset records, by series of the reference library.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Claims about rules: every rule is watched, and what the schedules issue keeps to all of them."""
+"""Claims about rules: every rule is checked, and the commands of the schedules keep all rules."""
 
 from __future__ import annotations
 
@@ -40,11 +40,13 @@ SEED: Final = 0
 PROGRAMS: Final = 2
 """Random programs per device preset and placement, in each of two schedules."""
 LONGEST: Final = {Placement.BANK: 500, Placement.BANKGROUP: 150, Placement.BUFFER: 60}
-"""Keys of a head at most: a refresh falls into most programs, and audits take seconds."""
+"""Most keys of a head: large enough for a refresh in most programs, and small enough for audits of
+seconds."""
 HEADS: Final = 24
 HEAD_DIMS: Final = (64, 96, 128, 160)
 POSTPONED: Final = 1
-"""Row hits hold the precharge before a refresh back, by less than a refresh interval."""
+"""Refreshes that may be owed: row hits delay the precharge before a refresh by less than an
+interval."""
 REFERENCE_DEVICE: Final = "hbm3-5.2-asplos24"
 NOTHING_BROKEN: Final = Tolerance(
     0, Unit.CASES, "a command that breaks a rule of the standard is a fault, however rare"
@@ -60,10 +62,10 @@ class Gate:
 
     Attributes:
         device: the device.
-        placement: whose commands they are.
+        placement: placement of the commands.
         rule: the rule.
-        before: the command that makes the other wait.
-        after: the one that waits.
+        before: the command that makes the other one wait.
+        after: the command that waits.
     """
 
     device: DramDevice
@@ -74,15 +76,16 @@ class Gate:
 
     @property
     def cycles(self) -> int:
-        """How far apart they must be."""
+        """Cycles that must lie between the two commands."""
         return evaluate_cycles(self.rule.latency, self.device.parameters(power_limited=True))
 
     def slacks(self, distance: int, place: tuple[int, int, int, int]) -> list[int | None]:
-        """Return by how much the rule is missed, as the audit says.
+        """Return the slacks of the rule's violations in the audit.
 
         Args:
-            distance: cycles between the two.
-            place: pseudo-channel, rank, bank group and bank of the second; the first has zeros.
+            distance: cycles between the two commands.
+            place: pseudo-channel, rank, bank group and bank of the second command; those of the
+                first are zeros.
         """
         everywhere = {self.device.rule_set.precharge_all, self.device.rule_set.refresh}
 
@@ -114,7 +117,7 @@ def gates() -> Iterator[Gate]:
 
 
 def _has_many(device: DramDevice) -> bool:
-    """Say whether scopes can be told apart: two and more of everything."""
+    """Return whether the device has two or more of everything, so that scopes differ."""
     o = device.organization
     return min(o.pseudo_channels, o.ranks, o.bank_groups, o.banks) > 1
 
@@ -158,10 +161,10 @@ class Drawn:
 
     Attributes:
         device: the stack.
-        layout: of its heads; the length is that of all in the complete schedule.
-        lengths: of heads, in the interleaved schedule.
-        queries: that share the keys and values of a head there.
-        queries_per_read: how many of them a read serves at most.
+        layout: layout of its heads; its length is that of all heads in the complete schedule.
+        lengths: lengths of the heads in the interleaved schedule.
+        queries: queries that share the keys and values of a head in the interleaved schedule.
+        queries_per_read: queries that a read serves at most.
     """
 
     device: DramDevice
@@ -172,7 +175,7 @@ class Drawn:
 
     @classmethod
     def draw(cls, device: DramDevice, placement: Placement, number: int) -> Drawn:
-        """Return the shape of a number, always the same."""
+        """Return the shape with this number; equal numbers give equal shapes."""
         some = random.Random(f"{SEED} {device.name} {placement} {number}")  # noqa: S311 - no secret
         element = some.choice((ElementType.FP16, ElementType.INT8))
         length = some.randint(1, LONGEST[placement])  # drawn first, as the recorded counts were
@@ -187,7 +190,7 @@ class Drawn:
         return self.layout.placement
 
     def assignment(self) -> Assignment:
-        """Return what each channel attends to in the interleaved schedule."""
+        """Return the chunks of each channel in the interleaved schedule."""
         return assign(
             self.lengths,
             channels=self.device.organization.channels,
@@ -200,7 +203,7 @@ class Drawn:
         return attention_program(self.layout, len(self.lengths), Schedule.COMPLETE)
 
     def interleaved(self) -> Program:
-        """Return those of the interleaved schedule."""
+        """Return the commands of the interleaved schedule."""
         tables = resolve_timing(
             self.device,
             self.placement,
@@ -220,7 +223,7 @@ class Drawn:
         """Play a program.
 
         Returns:
-            Rules broken, and commands issued.
+            Number of broken rules, and of issued commands.
         """
         tables = resolve_timing(
             self.device, self.placement, power_limited=True, queries_per_read=queries_per_read
@@ -240,7 +243,7 @@ class Drawn:
         """Play the interleaved schedule.
 
         Returns:
-            Hazards found, and commands checked.
+            Number of hazards, and of checked commands.
         """
         tables = resolve_timing(
             self.device,
@@ -293,7 +296,7 @@ def _counted(programs: Iterable[tuple[Drawn, Program, int]]) -> Measured:
 
 
 def interleaved_has_no_hazard() -> Measured:
-    """Count the data that random programs of the interleaved schedule use too early, or lose."""
+    """Count the hazards in random programs of the interleaved schedule."""
     hazards, commands, programs = 0, 0, 0
     for one in drawn(pipelined=True):
         found, checked = one.hazards()

@@ -19,19 +19,19 @@ from attacc.study.papers.recorded_runs import ends_of_parts, paper_runs, publish
 from attacc.study.papers.setting import LONG, Reasons, Setting
 
 ASKED: Final = 0.005
-"""What the project asks for of every time of the published runs."""
+"""Largest acceptable deviation of every time of the published runs."""
 OTHERWISE: Final = "released-mt-nlg-over-base"
-"""A quoted ratio that the published runs themselves do not give: told apart."""
+"""A quoted ratio that the published runs themselves do not give; it has a claim of its own."""
 
 
 @dataclass(frozen=True)
 class _Papers:
-    """The papers' conditions, and where our figures come from.
+    """The papers' conditions, and the source of our figures.
 
     Attributes:
         setting: models and systems, priced by the published GPU model.
-        reasons: why there is no figure.
-        source: of our figures, at the papers' batches and on their stack.
+        reasons: reasons why figures are missing.
+        source: source of our figures, at the papers' batches and on the papers' stack.
         known: conditions of the published runs.
     """
 
@@ -61,7 +61,7 @@ def published_runs() -> Measured:
 
 
 def _apart(ours: float, printed: float) -> float:
-    """Return the deviation of a time; a time of nothing has to be nothing."""
+    """Return the deviation of a time; where the printed time is 0, ours has to be 0."""
     if printed == 0:
         return 0.0 if ours == 0 else float("inf")
     return abs(ours / printed - 1)

@@ -25,7 +25,7 @@ TABLE: Final = "end_to_end.csv"
 
 
 def recorded(operator: str) -> Measured:
-    """Return the mean error that the presets record, each series by the runs that it has."""
+    """Return the mean error that the presets record; each series has the weight of its runs."""
     total, points = 0.0, 0
     told: list[Figure] = []
     for name in SERVING.names():

@@ -29,13 +29,13 @@ from attacc.study.papers.step import PublishedRun, decode_of
 
 @dataclass(frozen=True, slots=True)
 class PublishedSize:
-    """How many parameters a model has, as published.
+    """The published number of parameters of a model.
 
     Attributes:
-        model: preset.
-        parameters: as published, in as many digits.
-        source: where.
-        exact: whether to the last parameter.
+        model: preset of the model.
+        parameters: number of parameters, with as many digits as published.
+        source: where it is published.
+        exact: whether the number is exact to the last parameter.
     """
 
     model: str

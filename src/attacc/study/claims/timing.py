@@ -1,4 +1,4 @@
-"""Claims about when commands issue, and what the memory delivers."""
+"""Claims about the timing of commands, and about the bandwidth of the memory."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ SEED: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class AttentionShape:
-    """Attention of one stack: what its published schedule depends on.
+    """Attention of one stack: the inputs of its published schedule.
 
     Attributes:
-        placement: of the units.
-        heads: on the stack.
-        length: keys of each.
+        placement: placement of the units.
+        heads: number of heads on the stack.
+        length: keys of each head.
         head_dim: elements of a key.
-        element: their type.
+        element: element type of the keys and values.
         power_limited: whether multiplies keep the power-limited cadence.
     """
 
@@ -79,17 +79,17 @@ class AttentionShape:
     power_limited: bool
 
     def layout(self, device: DramDevice) -> HeadLayout:
-        """Return where a head lies."""
+        """Return how a head lies in its channel."""
         return HeadLayout(
             device.organization, self.placement, self.head_dim, self.element, self.length
         )
 
     def program(self, device: DramDevice) -> Program:
-        """Return its commands in the published order."""
+        """Return the commands in the published order."""
         return attention_program(self.layout(device), self.heads, Schedule.PUBLISHED)
 
     def cycles(self, device: DramDevice) -> int:
-        """Return how long they take."""
+        """Return the cycles of these commands."""
         tables = resolve_timing(device, self.placement, power_limited=self.power_limited)
         return run(self.program(device), tables).cycles
 
@@ -109,7 +109,7 @@ def shape_of(row: dict[str, str]) -> AttentionShape:
 def reference_cycles() -> list[tuple[AttentionShape, int]]:
     """Return the cycles that the reference controller takes, by shape.
 
-    From the columns of the same names of reference/golden/timing.csv.
+    The figures are those of reference/golden/timing.csv, from the columns of the same names.
     """
     text = (files("attacc.study.claims") / "data" / "reference_cycles.csv").read_text(
         encoding="utf-8"
@@ -159,7 +159,7 @@ def golden_programs(reference: ReferenceData) -> Measured:
 
 
 def _same_requests(one: Program, other: Program) -> bool:
-    """Say whether two programs have the same requests at every channel, in the same order."""
+    """Return whether two programs have the same requests at every channel, in the same order."""
     return all(np.array_equal(a, b) for a, b in zip(_requests(one), _requests(other), strict=True))
 
 
@@ -194,7 +194,7 @@ def golden_logs(reference: ReferenceData) -> Measured:
 def streaming_bound(device: DramDevice) -> float:
     """Return the bytes per second that no order of accesses exceeds.
 
-    Buses, bank groups, activates, rows, and refresh, from the standard's numbers alone.
+    The bound takes buses, bank groups, activates, rows and refresh from the standard's numbers.
     """
     o, t = device.organization, device.timing
     groups = o.ranks * o.bank_groups

@@ -1,9 +1,9 @@
 """What attacc claims, and how each claim is checked again.
 
-A `Claim` is data: what is said, on which figures it rests, how far it may be off and why that far,
-and what it does not show. A `Check` is a claim with the functions that measure its error, by the
-package's own public interface. Claims that only the project's tests check, because their witness
-lives there, are claims too, and say so.
+A `Claim` is data: a statement, the figures on which it rests, its tolerance with a reason, and its
+limits. A `Check` is a claim with the functions that measure its error, by the package's own public
+interface. Some claims are checked by the project's tests only, because their witness is part of the
+tests. They are claims, too, and say so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from attacc.results import Progress, Result, flat, untold
 
 
 class Room(StrEnum):
-    """What a claim is about; in the order of the report."""
+    """The subject of a claim, in the order of the report."""
 
     TIMING = "timing"
     LEGALITY = "legality"
@@ -33,7 +33,7 @@ class Room(StrEnum):
 
 
 class Needs(StrEnum):
-    """What a check cannot do without."""
+    """The data that a check needs."""
 
     NOTHING = "nothing"
     REFERENCE = "reference data"
@@ -41,15 +41,15 @@ class Needs(StrEnum):
 
 
 class Unit(StrEnum):
-    """What an error is counted in."""
+    """The unit of an error."""
 
     SHARE = "share"
-    """A part of the figure that it is held against."""
+    """A part of the figure with which it is compared."""
     CASES = "cases"
-    """How many of those looked at deviate."""
+    """Number of cases that deviate."""
     COUNT = "count"
     NUMBER = "number"
-    """In the unit of the figure that it is held against."""
+    """The unit of the figure with which it is compared."""
     WATTS = "W"
     PICOJOULES = "pJ"
 
@@ -60,8 +60,8 @@ class Tolerance:
 
     Attributes:
         most: the largest error with which the claim holds.
-        unit: of it, and of what is measured.
-        reason: why that, and no other.
+        unit: unit of `most`, and of the measured error.
+        reason: why the tolerance has this value.
     """
 
     most: float
@@ -75,13 +75,13 @@ class Claim:
 
     Attributes:
         id: name for programs.
-        room: what it is about.
+        room: subject of the claim.
         statement: the claim, in one sentence.
-        data: what it is held against, with the source.
+        data: the data with which it is compared, with the source.
         tolerance: how far it may be off.
-        limits: what it does not show.
-        needs: what its check cannot do without.
-        tests: the files, from the project's root, that check it further, or alone.
+        limits: what the claim does not show.
+        needs: the data that its check needs.
+        tests: test files, from the project's root, that also check the claim, or alone check it.
     """
 
     id: str
@@ -96,13 +96,13 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One more figure that a check found on its way.
+    """A further figure of a check.
 
     Attributes:
-        name: what it is of.
-        value: in the unit.
-        unit: its unit.
-        group: what several of them have in common; may be empty.
+        name: name of the figure.
+        value: value in the unit.
+        unit: unit of the value.
+        group: common name of several figures; may be empty.
     """
 
     name: str
@@ -112,18 +112,18 @@ class Figure:
 
 
 def counted(name: str, value: int) -> Figure:
-    """Return a figure that is a number of things."""
+    """Return a figure that is a count."""
     return Figure(name, value, Unit.COUNT)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        error: the largest, or the mean that the claim speaks of, in the unit of the tolerance.
-        cases: how many figures, runs or logs were looked at.
-        figures: more about it.
+        error: the largest error, or the mean that the claim names, in the unit of the tolerance.
+        cases: number of figures, runs or logs that were checked.
+        figures: further figures.
     """
 
     error: float
@@ -132,7 +132,7 @@ class Measured:
 
 
 class Status(StrEnum):
-    """What became of a claim."""
+    """The status of a claim after its check."""
 
     HELD = "held"
     FAILED = "failed"
@@ -143,15 +143,15 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A claim, and what its check found.
+    """A claim with the result of its check.
 
     Attributes:
         claim: the claim.
-        status: what became of it.
+        status: its status after the check.
         measured: the error, in the unit of the tolerance; None where nothing was measured.
-        cases: how many figures, runs or logs were looked at.
-        figures: more about the error.
-        reason: why nothing was measured; else empty.
+        cases: number of figures, runs or logs that were checked.
+        figures: further figures about the error.
+        reason: why nothing was measured; empty otherwise.
     """
 
     claim: Claim
@@ -192,7 +192,7 @@ class ReferenceData:
         """Return the data in a folder.
 
         Raises:
-            DocumentError: there is nothing of the kind in it.
+            DocumentError: the folder holds no reference data.
         """
         data = cls(folder)
         if not (data.golden.is_dir() or data.silicon.is_dir()):
@@ -206,15 +206,15 @@ class ReferenceData:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A claim with what measures its error.
+    """A claim with the functions that measure its error.
 
     Attributes:
         claim: the claim.
-        measure: measures without further data; where the claim needs the reference data, it reads
-            back what was recorded when they were at hand.
+        measure: measures without further data. Where the claim needs the reference data, it reads
+            back errors that were recorded with these data.
         with_data: measures with the reference data.
-        files: what of the reference data that reads, from its folder.
-        libraries: modules of optional libraries that that imports.
+        files: files of the reference data that `with_data` reads, from their folder.
+        libraries: modules of optional libraries that `with_data` imports.
     """
 
     claim: Claim
@@ -277,11 +277,11 @@ def _judged(claim: Claim, measure: Callable[[], Measured]) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Validation(Result):
-    """What became of claims.
+    """The outcomes of claims.
 
     Attributes:
-        version: of attacc.
-        with_reference: whether the reference data were at hand.
+        version: version of attacc.
+        with_reference: whether the reference data were given.
         outcomes: by room, in the order of the checks.
     """
 
@@ -291,11 +291,11 @@ class Validation(Result):
 
     @property
     def failed(self) -> int:
-        """How many claims do not hold."""
+        """Number of claims that do not hold."""
         return self.count(Status.FAILED)
 
     def count(self, status: Status) -> int:
-        """Return how many claims ended so."""
+        """Return the number of claims with this status."""
         return sum(outcome.status is status for outcome in self.outcomes)
 
     def table_rows(self) -> list[dict[str, Any]]:
@@ -328,11 +328,11 @@ def chosen(checks: Sequence[Check], ids: Iterable[str]) -> tuple[Check, ...]:
     """Return the checks of some claims.
 
     Args:
-        checks: to choose from.
-        ids: of the claims; without any, all.
+        checks: the checks to choose from.
+        ids: ids of the claims; without any, all checks are returned.
 
     Raises:
-        UnknownNameError: there is no claim of a name.
+        UnknownNameError: there is no claim of a given name.
     """
     wanted = tuple(ids)
     known = [check.claim.id for check in checks]

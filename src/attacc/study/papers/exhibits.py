@@ -1,4 +1,4 @@
-"""What a reproduction consists of: tables with units, each with its figure and its notes."""
+"""The parts of a reproduction: tables with units, each with its figure and its notes."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Column:
     """One column of a table.
 
     Attributes:
-        key: name for programs, the unit in it.
+        key: name for programs, which contains the unit.
         title: name for people, without the unit.
-        unit: of the figures; empty for text, counts and ratios.
-        form: how they are written.
-        detail: left out where there is little room.
+        unit: unit of the figures; empty for text, counts and ratios.
+        form: how the figures are written.
+        detail: whether the column is left out where there is little room.
     """
 
     key: str
@@ -72,7 +72,7 @@ class Series:
         x: positions, or the names of groups of bars.
         y: as many values; None leaves a gap.
         mark: how they are drawn.
-        reference: drawn thin, as what the others are held against.
+        reference: whether the series is drawn thin, as a reference for the others.
     """
 
     label: str

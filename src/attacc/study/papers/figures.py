@@ -15,11 +15,11 @@ class PaperFigure(Spec):
 
     Attributes:
         id: name for programs.
-        claim: what it is of.
+        claim: the claim that it belongs to.
         value: the figure.
         unit: its unit.
-        second_hand: quoted by others, not read in the paper itself.
-        source: where it stands.
+        second_hand: whether the figure is a quotation, not read in the paper itself.
+        source: where it is stated.
     """
 
     id: str
@@ -35,7 +35,7 @@ class _PaperFigures(Spec):
 
 
 def paper_figures() -> tuple[PaperFigure, ...]:
-    """Return all of them, in the order in which they are told."""
+    """Return all figures, in the order in which they are shown."""
     name = "paper_figures.toml"
     text = (files("attacc.study.papers") / "data" / name).read_text(encoding="utf-8")
     return parse_document(_PaperFigures, tomllib.loads(text), where=name).figure

@@ -1,9 +1,9 @@
 """Platforms of the papers under the names that exhibits give them, and batches that they serve.
 
 As in a comparison (`attacc.study.compare`), the requests of a batch decode in lockstep, through
-every length of the cache. Here a step is priced at `LENGTHS` lengths with the mean of all, and
-attention on AttAcc is timed at those: docs/evidence/reproduce.md tells what that costs in
-accuracy. All prices are those of `attacc.system.pricer`.
+every length of the cache. Here a step is priced at `LENGTHS` lengths that have the mean of all
+lengths, and attention on AttAcc is timed at these. docs/evidence/reproduce.md tells the resulting
+error. All prices come from `attacc.system.pricer`.
 """
 
 from __future__ import annotations
@@ -89,12 +89,12 @@ class Served:
     Attributes:
         batch: requests in flight.
         step_ms: mean decode step, the time per output token.
-        fc_ms: what products with weights add to it.
-        attention_ms: what attention adds to it.
-        communication_ms: what collectives and transfers add to it.
-        other_ms: what is left.
-        energy_per_token_j: of all devices, dynamic.
-        estimates: what of it was neither published nor measured, in words.
+        fc_ms: time that products with weights add to the step.
+        attention_ms: time that attention adds to the step.
+        communication_ms: time that collectives and transfers add to the step.
+        other_ms: the remaining time of the step.
+        energy_per_token_j: dynamic energy of all devices.
+        estimates: parts of the prices that were neither published nor measured, in words.
     """
 
     batch: int
@@ -128,12 +128,12 @@ class Pricers:
 
     @property
     def estimates(self) -> tuple[str, ...]:
-        """Estimates in all that was priced so far, each once."""
+        """Estimates in all prices so far, each once."""
         notes = (note for priced in self._decoded.values() for note in priced.mean.estimates)
         return tuple(dict.fromkeys(notes))
 
     def pricer(self, platform: Platform, subject: Subject) -> Pricer:
-        """Return what prices a model on a platform.
+        """Return the pricer of a model on a platform.
 
         Raises:
             InputError: the model cannot be split over the platform's GPUs.
@@ -147,8 +147,8 @@ class Pricers:
     def decode(self, platform: Platform, subject: Subject, load: Load, batch: int) -> DecodePrice:
         """Price the decode steps of a batch, whether it fits or not.
 
-        Where co-processing is on, a batch that fits leaves its copies of weights the memory that
-        is left; one that does not fit is priced as the papers do, whose copies take no memory.
+        With co-processing, copies of weights get the memory that a batch leaves. A batch that does
+        not fit is priced as in the papers, where copies take no memory.
 
         Raises:
             InputError: the cost model cannot price a step, or the AttAccs cannot hold a head.
@@ -162,7 +162,7 @@ class Pricers:
         return _once(self._decoded, (platform, subject, load, batch), price)
 
     def serve(self, platform: Platform, subject: Subject, load: Load, batch: int) -> Served:
-        """Return what a batch takes, whether it fits or not.
+        """Return time and energy of a batch, whether it fits or not.
 
         Raises:
             InputError: as in `decode`.

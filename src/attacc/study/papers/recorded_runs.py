@@ -1,9 +1,9 @@
 """The 50 runs of the released system model that are behind the papers' figures, and their cycles.
 
-Figures of reference/golden/paper_runs.csv and, for the attention, of
-reference/golden/published_attention_cycles.csv.gz: units in the banks within the power budget.
-The latter holds two sets of cycles for 130 heads per stack; the first is the one that the runs
-were made with, and the one kept here.
+The runs come from reference/golden/paper_runs.csv. The cycles of attention come from
+reference/golden/published_attention_cycles.csv.gz, for units in the banks within the power budget.
+That file holds two sets of cycles for 130 heads per stack. The runs were made with the first set,
+which is kept here.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Printed:
     """A time that a run printed.
 
     Attributes:
-        name: of the time, as in "decode", "prefill_fc".
-        value_ms: over all layers.
+        name: name of the time, as in "decode", "prefill_fc".
+        value_ms: the time over all layers.
     """
 
     name: str
@@ -43,9 +43,9 @@ class PaperRun:
     """One run.
 
     Attributes:
-        run: what was run.
+        run: the run's inputs.
         times: every time that it printed.
-        energy_per_token_j: of decoding, with the faults of the release's accounting.
+        energy_per_token_j: energy of decoding, with the faults of the release's accounting.
     """
 
     run: PublishedRun
@@ -64,8 +64,8 @@ def ends_of_parts(run: PublishedRun) -> dict[int, float]:
     """Return lengths of the cache that stand for all that a run passes through, and their weights.
 
     Lengths that fill the same columns share the cycles of attention on AttAcc. Between the first
-    and the last of them a step is linear in the length, so that the mean of these two is that of
-    all; attention on GPUs is not.
+    and the last of these lengths a step is linear in the length, so the mean of the two is the mean
+    of all. Attention on GPUs is not linear in the length.
     """
     weights: defaultdict[int, float] = defaultdict(float)
     first, last = run.prompt + 1, run.prompt + run.output - 1
@@ -84,8 +84,8 @@ def times_of(
 
     Args:
         run: the run.
-        cycles: of a stack's attention, by length of the cache; empty for attention on the GPUs.
-        weights: how often each length of the cache counts; by default each that occurs, once.
+        cycles: cycles of a stack's attention, by length of the cache; empty for attention on GPUs.
+        weights: how often each length of the cache counts; by default each length counts once.
     """
     prefill, decode = prefill_of(run), decode_of(run, cycles, weights)
     return (

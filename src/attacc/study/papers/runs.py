@@ -33,7 +33,7 @@ from attacc.study.papers.recorded_runs import (
 from attacc.study.papers.step import ELEMENT, PublishedRun, decode_of
 
 TOLERANCE: Final = 0.005
-"""Largest deviation asked for of any time, with the published cycles."""
+"""Largest acceptable deviation of any time, with the published cycles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Decoded:
     """The mean decode step of a run on an AttAcc system.
 
     Attributes:
-        step_ms: all of it.
-        attention_ms: what attention adds to it.
+        step_ms: duration of the step.
+        attention_ms: time that attention adds to the step.
     """
 
     step_ms: float
@@ -51,15 +51,15 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """One run beside what it printed.
+    """One repeated run, beside its printed times.
 
     Attributes:
         run: the run.
-        times: with the published cycles.
+        times: times with the published cycles.
         worst: the time that deviates most.
-        worst_deviation: by how much.
-        published_schedule: with the engine's cycles of the published schedule; None on GPUs.
-        interleaved: with those of this project's schedule and stack; None on GPUs.
+        worst_deviation: deviation of that time.
+        published_schedule: step with the engine's cycles of the published schedule; None on GPUs.
+        interleaved: step with the cycles of this project's schedule and stack; None on GPUs.
     """
 
     run: PaperRun

@@ -1,4 +1,4 @@
-"""The platforms and models of the papers, and what all exhibits share."""
+"""The platforms and models of the papers, which all exhibits share."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ OWN_STACK: Final = Variant("AttAcc, own")
 
 @dataclass(frozen=True, slots=True)
 class Reasons:
-    """Why figures are missing, each told once."""
+    """Reasons why figures are missing, each kept once."""
 
     told: list[str] = field(default_factory=list[str])
 
@@ -118,7 +118,7 @@ class Setting:
     """Platforms and models, priced by one cost model.
 
     Attributes:
-        pricers: what batches take on the platforms.
+        pricers: pricers of models on the platforms.
     """
 
     pricers: Pricers
@@ -154,7 +154,7 @@ class Setting:
 
     @property
     def platforms(self) -> tuple[Platform, ...]:
-        """Those that the papers compare, AttAcc as they have it and as this project has it."""
+        """The platforms that the papers compare, with AttAcc as published and as modelled here."""
         published, own = self.attacc(PUBLISHED_STACK), self.attacc(OWN_STACK)
         return (self.base, self.large, self.two, self.cpu, published, own)
 
@@ -204,7 +204,7 @@ class Outcome:
 
     Attributes:
         served: the batch; None if there is none, or it has no price.
-        limit: what keeps it from being larger, or why there is none.
+        limit: why the batch is not larger, or why there is none.
     """
 
     served: Served | None

@@ -1,7 +1,7 @@
 """Steps as the published release builds and prices them, for comparison with its output.
 
-The product's own steps differ on purpose: they round intermediate sizes to whole columns and count
-embedding and LM head. The release divides by the number of GPUs without rounding where the
+The steps of `attacc.models` differ on purpose: they round intermediate sizes to whole columns, and
+count embedding and LM head. The release divides by the number of GPUs without rounding where the
 intermediate size is 8/3 of the hidden size, so its sizes may be fractions.
 """
 
@@ -48,14 +48,14 @@ PLACEMENT: Final = {"bank": Placement.BANK, "bg": Placement.BANKGROUP, "buffer":
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
-    """A model as the release knows it.
+    """A model as the release describes it.
 
     Attributes:
-        layers: how many.
+        layers: number of layers.
         hidden: width of the activations.
-        heads: query heads, and key/value heads.
+        heads: number of query heads, and of key/value heads.
         head_dim: elements of a key.
-        activation: of the feed-forward block.
+        activation: activation function of the feed-forward block.
     """
 
     layers: int
@@ -77,17 +77,17 @@ MODELS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class PublishedRun:
-    """One run of the release: what its command line says.
+    """One run of the release, by the options of its command line.
 
     Attributes:
         model: a key of `MODELS`.
         gpu: A100a or H100.
-        gpus: how many, and AttAccs as well.
+        gpus: number of GPUs, and of AttAccs.
         word: bytes of every element.
-        batch: requests.
-        prompt: tokens of each.
-        output: tokens of each.
-        placement: of the units, a key of `PLACEMENT`; empty for attention on the GPUs.
+        batch: number of requests.
+        prompt: prompt tokens of each request.
+        output: output tokens of each request.
+        placement: placement of the units, a key of `PLACEMENT`; empty for attention on the GPUs.
         power_limited: whether the stacks keep to their power budget.
         pipelining: head-level pipelining.
         coprocessing: feed-forward co-processing.
