@@ -1,9 +1,9 @@
 """Compares systems on one model and workload: what fits, how fast it decodes, at what energy.
 
-The batch decodes in lockstep. With equal requests it passes through every length of the cache
-from prompt + 1 to prompt + output - 1, once each. With mixed requests, slots are refilled as
-they empty, and a step is priced at lengths that represent what a slot sees over time
-(`attacc.workload.lengths`): an estimate, which the result says.
+The batch decodes in lockstep. With equal requests it passes through every length of the cache from
+prompt + 1 to prompt + output - 1, once each. With mixed requests, slots are refilled as they empty,
+and a step is priced at lengths that represent the lengths of a slot over time
+(`attacc.workload.lengths`). This price is an estimate, and the result says so.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from attacc.workload.requests import Requests, Workload
 
 
 class Status(StrEnum):
-    """Whether a system can do what is asked of it."""
+    """Whether a system can serve the comparison."""
 
     OK = "ok"
     DOES_NOT_FIT = "does_not_fit"
@@ -52,11 +52,11 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """One memory of a system with what the batch puts into it.
+    """One memory of a system with its contents for the batch.
 
     Attributes:
-        name: as in "memory of each GPU".
-        available_bytes: its size.
+        name: name of the memory, as in "memory of each GPU".
+        available_bytes: size of the memory.
         weights_bytes: weights, and copies of weights.
         activations_bytes: activations.
         kv_bytes: keys and values of every request at its longest.
@@ -75,10 +75,10 @@ class Part:
 
     Attributes:
         name: fc, attention, communication or other.
-        time_ms: what it adds to the step.
-        share: of the step.
-        bound: what it mostly waits for; None where it adds no time.
-        energy_j: of the step, all devices.
+        time_ms: time that it adds to the step.
+        share: its share of the step.
+        bound: resource that limits most of its time; None where it adds no time.
+        energy_j: energy of the part in the step, of all devices.
     """
 
     name: Group
@@ -115,15 +115,16 @@ class Performance:
         tpot_ms: mean time per output token, which is the mean decode step.
         longest_step_ms: the longest of the decode steps that were priced, over all lengths.
         prefill_ms: prefill of one request alone, mean over prompts.
-        energy_per_token_j: of decoding.
-        prefill_energy_j: of the prefill of one request.
+        energy_per_token_j: energy of decode, per token.
+        prefill_energy_j: energy of the prefill of one request.
         hidden_ms: work of the mean step that other work hides, or that AttAcc takes over.
-        speedup: throughput over that of the first system; None if that has none.
-        energy_ratio: energy per token of the first system over this one's; None likewise.
-        breakdown: of the mean decode step.
+        speedup: throughput over that of the first system; None if the first system has none.
+        energy_ratio: energy per token of the first system over that of this one; None if the first
+            system has none.
+        breakdown: parts of the mean decode step.
         attacc: how attention on AttAcc was obtained; None where it runs elsewhere.
-        estimates: what of the decode steps' and the prefill's prices is scaled, assumed, or beyond
-            what was fitted.
+        estimates: parts of the prices of decode steps and prefill that are scaled, assumed, or
+            beyond the fitted range.
     """
 
     throughput_tokens_per_s: float
@@ -145,15 +146,15 @@ class SystemResult:
     """One system of a comparison.
 
     Attributes:
-        system: its name.
-        description: what it is.
-        status: whether it can do what is asked.
-        reason: why it cannot, by how much, and what it could; None if it can.
-        memory: every memory and what the batch puts into it: the one chosen or asked for; where
-            there is none, a single request. Empty if the model cannot be split over the GPUs.
+        system: name of the system.
+        description: description of the system.
+        status: whether it can serve the comparison.
+        reason: why it cannot, by how much, and what would be possible; None if it can.
+        memory: every memory with its contents for the chosen or given batch, or for a single
+            request if there is no batch. Empty if the model cannot be split over the GPUs.
         memory_bytes: all memory of the system.
-        capacity_rule: of a system with AttAccs: which memory may hold what.
-        batch: the batch and its limit; None if there is none that can do what is asked.
+        capacity_rule: which memory of a system with AttAccs may hold what; None without AttAccs.
+        batch: the batch and its limit; None if no batch serves the comparison.
         performance: None unless the status is ok.
     """
 
@@ -173,13 +174,13 @@ class ModelSummary:
     """The model of a comparison.
 
     Attributes:
-        name: its name.
-        parameters: how many.
-        active_parameters: how many of them a token uses.
+        name: name of the model.
+        parameters: number of parameters.
+        active_parameters: number of parameters that a token uses.
         weights: element type of the parameters.
-        activations: element type of what flows between operators.
+        activations: element type of the values between operators.
         kv: element type of the key/value cache.
-        kv_bytes_per_token: keys and values of one token, all layers and heads.
+        kv_bytes_per_token: bytes of keys and values of one token, all layers and heads.
     """
 
     name: str
@@ -196,9 +197,9 @@ class WorkloadSummary:
     """The workload of a comparison.
 
     Attributes:
-        name: its name.
+        name: name of the workload.
         source: where its lengths come from.
-        requests: how many it was reduced from; 1 for fixed lengths.
+        requests: number of requests from which it was reduced; 1 for fixed lengths.
         mean_prompt_tokens: mean over requests.
         mean_output_tokens: mean over requests.
         mean_kv_tokens: mean cache length over decode steps.
@@ -223,7 +224,7 @@ class Comparison(Result):
         workload: the workload.
         cost_model: which model prices the GPUs, "published" or "calibrated".
         slo_ms: longest acceptable mean time per output token, if any.
-        systems: in the order given; the first is what the others are compared with.
+        systems: results in the given order; the others are compared with the first one.
     """
 
     model: ModelSummary
@@ -316,12 +317,12 @@ def compare_study(
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What is asked of every system.
+    """The options that hold for every system.
 
     Attributes:
         batch: requests in flight, or "max".
         slo_ms: longest acceptable mean time per output token.
-        gpu_model: what prices the GPUs.
+        gpu_model: the model that prices the GPUs.
     """
 
     batch: int | str
@@ -420,7 +421,7 @@ def _load_systems(
 def _refused(
     system: ResolvedSystem, case: _Case | None, asked: _Asked, refusal: InputError
 ) -> SystemResult:
-    """Return the row of a system that cannot do what is asked."""
+    """Return the row of a system that cannot serve the comparison."""
     if isinstance(refusal, SplitError):
         return _row(system, Status.DOES_NOT_SPLIT, reason=_reason(refusal))
     if case is not None and isinstance(refusal, CapacityError):

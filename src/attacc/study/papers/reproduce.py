@@ -31,9 +31,9 @@ class Reproduction(Result):
     """Exhibits made with one GPU model.
 
     Attributes:
-        gpu_model: what priced the GPUs.
-        exhibits: in order.
-        estimates: what of the prices was neither published nor measured, in words.
+        gpu_model: the model that priced the GPUs.
+        exhibits: the exhibits in order.
+        estimates: parts of the prices that were neither published nor measured, in words.
     """
 
     gpu_model: GpuModel
@@ -52,11 +52,11 @@ class Reproduction(Result):
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """An exhibit, and the estimates in the prices that it took.
+    """An exhibit, and the estimates in its prices.
 
     Attributes:
         exhibit: the exhibit.
-        estimates: in words.
+        estimates: the estimates in words.
     """
 
     exhibit: Exhibit
@@ -70,8 +70,9 @@ class ExhibitSpec:
     Attributes:
         id: its name for programs.
         paper: which paper shows the like.
-        make: makes it.
-        alone: shares no prices with others and takes long, so that a process of its own pays.
+        make: function that makes it.
+        alone: whether it shares no prices with others and takes long, so that a process of its own
+            saves time.
     """
 
     id: str
@@ -123,11 +124,11 @@ def chosen(papers: Iterable[Paper], ids: Iterable[str] = ()) -> tuple[ExhibitSpe
     """Return the exhibits of some papers, or those of these names.
 
     Args:
-        papers: whose exhibits.
-        ids: names; where there are any, papers are ignored.
+        papers: papers whose exhibits are wanted.
+        ids: names of exhibits; if any are given, `papers` is ignored.
 
     Raises:
-        UnknownNameError: there is no exhibit of a name.
+        UnknownNameError: there is no exhibit of a given name.
     """
     names = tuple(ids)
     known = [spec.id for spec in EXHIBITS]
@@ -241,7 +242,7 @@ def _not_interrupted() -> Generator[None]:
 
 
 def _make_quietly(name: str, gpu_model: GpuModel) -> Made:
-    """Make one exhibit in another process; whoever asked for it tells of compilation."""
+    """Make one exhibit in another process; the first process reports compilation."""
     with told_of_compilation(lambda: None, lambda _: None):
         return make_alone(name, gpu_model)
 
