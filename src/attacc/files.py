@@ -1,11 +1,11 @@
-"""Files that people give and receive: read within bounds, written whole.
+"""Files that people give and receive. They are read within bounds, and written as a whole.
 
-`read_data` is the one door to a file that somebody else wrote. It reads regular files and pipes,
-unpacks gzip, and stops at a size limit. It refuses folders, devices and sockets by name, because
-some of them never end. `text_of` decodes what was read; `json_of` and `rows_of` parse it.
+`read_data` reads every file that somebody else wrote. It reads regular files and pipes, unpacks
+gzip, and stops at a size limit. It refuses folders, devices and sockets by name, because some of
+them never end. `text_of` decodes the bytes of a file; `json_of` and `rows_of` parse its text.
 
-`write_whole` is the one door to a file that attacc writes. A reader of that file finds the old
-content or the new one, and never a part of either.
+`write_whole` writes every file that attacc writes. A reader of such a file finds the old content or
+the new content, and never a part of either.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ MAX_DOCUMENT_BYTES: Final = 16 * 2**20
 MAX_TOML_BYTES: Final = 2**20
 """Most bytes of a document that people write in TOML, whose parser is slow."""
 MAX_LIST_BYTES: Final = 64 * 2**20
-"""Most bytes of a plain list, as one of lengths."""
+"""Most bytes of a plain list, such as a list of lengths."""
 MAX_DATA_BYTES: Final = 4 * 2**30
 """Most bytes of a trace, a log or a table, after it is unpacked."""
 PIPE_PATIENCE_S: Final = 5.0
-"""Seconds that a pipe is given until somebody opens it to write."""
+"""Seconds within which somebody has to open a pipe to write."""
 LISTED_FILES: Final = 20
-"""Most files of a folder that are listed where one of them can be meant."""
+"""Most files of a folder that a hint lists for a name that does not exist."""
 _PIECE_BYTES: Final = 2**20
 
 _MAGIC: Final = (
@@ -67,7 +67,7 @@ _MAGIC: Final = (
     (b"\xff\xfe", "text in UTF-16", "save it as UTF-8"),
     (b"\xfe\xff", "text in UTF-16", "save it as UTF-8"),
 )
-"""First bytes of a file -> what it is, and the way out."""
+"""First bytes of a file -> the kind of file, and the way out."""
 _UTF8_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -81,8 +81,9 @@ def read_data(
 
     Args:
         path: a regular file, a link to one, or a pipe.
-        limit: most bytes that are read, and most that a gzip file may unpack to.
-        suffixes: of the files that can be meant where this one is absent; any if there are none.
+        limit: most bytes that are read, and most bytes that a gzip file may unpack to.
+        suffixes: suffixes of the files that a hint proposes where this one is absent; without any,
+            all files are proposed.
 
     Raises:
         DocumentError: the file is absent, unreadable, no regular file and no pipe, larger than
@@ -102,12 +103,13 @@ def read_data(
 
 
 def no_such_file(path: Path, suffixes: Iterable[str] = ()) -> DocumentError:
-    """Return the error of a file that does not exist, with the names that are near its own.
+    """Return the error for a file that does not exist; its hint proposes similar names.
 
     Args:
         path: the file.
-        suffixes: which files of its folder can be meant, so that they are listed if they are few;
-            all of them if there are none, and then none is listed that is not near.
+        suffixes: suffixes of the files of its folder that are possible; if these are few, all of
+            them are listed. Without suffixes all files are possible, and only similar names are
+            listed.
     """
     wanted = tuple(suffixes)
     try:
@@ -123,21 +125,21 @@ def no_such_file(path: Path, suffixes: Iterable[str] = ()) -> DocumentError:
 
 
 def check_source(path: Path) -> None:
-    """Refuse a file that does not exist, and propose the names that are nearest to its own.
+    """Refuse a file that does not exist, and propose similar names.
 
     Raises:
         DocumentError: there is no such file.
     """
     try:
         found = path.exists()
-    except OSError:  # a name too long, a folder not to be looked into: whoever reads it tells
+    except OSError:  # a name too long, or a folder that may not be read: reading will raise it
         return
     if not found:
         raise no_such_file(path)
 
 
 def check_target(path: Path, where: str, inputs: Iterable[Path] = ()) -> None:
-    """Refuse a file to be written that cannot be, before anything is computed.
+    """Refuse an output file that cannot be written, before anything is computed.
 
     Args:
         path: the file.
@@ -145,11 +147,11 @@ def check_target(path: Path, where: str, inputs: Iterable[Path] = ()) -> None:
         inputs: files that are read, and must not be overwritten.
 
     Raises:
-        InputError: it is a folder, it lies in no folder, or it is one of the inputs, also by
-            another name.
+        InputError: the file is a folder, its folder does not exist, or it is one of the inputs,
+            possibly under another name.
     """
     try:
-        # A link is followed: the file that it names is written, and may be still to be made.
+        # A link is followed: the file that it names is written, and need not exist yet.
         target = path.resolve()
         folder = target.parent if path.is_symlink() else path.parent
         is_folder, has_folder = target.is_dir(), folder.is_dir()
@@ -175,7 +177,7 @@ def _is_same_file(one: Path, other: Path) -> bool:
 
 
 def _read_bounded(path: Path, limit: int) -> bytes:
-    # Opening a pipe would wait for its writer. This does not, so that the kind of file is known.
+    # Opening a pipe normally waits for its writer. Here it does not, so that its kind is checked.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISFIFO(mode):
@@ -193,10 +195,10 @@ def _read_bounded(path: Path, limit: int) -> bytes:
 
 
 def _first_of_pipe(descriptor: int, path: Path) -> bytes:
-    """Wait until a pipe has a writer, and make reads wait for what it writes.
+    """Wait until a pipe has a writer, and make later reads wait for its data.
 
     Returns:
-        What had to be read to find that out: a byte, or nothing.
+        The bytes that were read to detect the writer: one byte, or none.
     """
     patience = time.monotonic() + PIPE_PATIENCE_S
     poll = select.poll()
@@ -204,7 +206,7 @@ def _first_of_pipe(descriptor: int, path: Path) -> bytes:
     first = b""
     while not poll.poll(50):
         try:
-            # A pipe without a writer reads as ended; one with a silent writer does not.
+            # A pipe without a writer reads as ended; a pipe with a silent writer does not.
             first = os.read(descriptor, 1)
         except BlockingIOError:
             break
@@ -221,7 +223,7 @@ def _first_of_pipe(descriptor: int, path: Path) -> bytes:
 
 
 def _kind_of(mode: int) -> str:
-    """Return what a file is that is no regular file."""
+    """Return the kind of a file that is no regular file."""
     kinds = (
         (stat.S_ISDIR, "a folder"),
         (stat.S_ISCHR, "a device"),
@@ -233,7 +235,7 @@ def _kind_of(mode: int) -> str:
 
 
 def _unpacked(data: bytes, limit: int, where: str) -> bytes:
-    """Return what a gzip file of one or more members holds."""
+    """Return the content of a gzip file of one or more members."""
     pieces: list[bytes] = []
     left = limit + 1
     try:
@@ -266,7 +268,7 @@ def _too_large(limit: int, verb: str, where: str) -> DocumentError:
 def text_of(data: bytes, *, where: str) -> str:
     """Return the text of a file that was read.
 
-    A byte-order mark is no part of it, and its lines end with a line feed only.
+    The text has no byte-order mark, and its lines end with a line feed only.
 
     Args:
         data: UTF-8, with any ends of lines.
@@ -291,7 +293,7 @@ def text_of(data: bytes, *, where: str) -> str:
 
 
 def encoded_text_of(data: bytes, *, where: str) -> bytes:
-    """Return what `text_of` does, but encoded, for readers of bytes; they refuse what is no ASCII.
+    """Return the text of `text_of` as bytes, for readers of bytes, which refuse other than ASCII.
 
     Args:
         data: ASCII, with any ends of lines.
@@ -307,7 +309,7 @@ def encoded_text_of(data: bytes, *, where: str) -> bytes:
 
 
 def refuse_known(data: bytes, *, where: str) -> None:
-    """Refuse a file whose first bytes are those of a kind that holds no text.
+    """Refuse a file whose first bytes belong to a kind of file without text.
 
     Raises:
         DocumentError: it is an archive, weights, a picture, or text in another encoding.
@@ -330,7 +332,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _constant(constant: str) -> float:
-    # Published configurations have infinite limits, in keys that are not used; fields refuse them.
+    # Published configurations have infinite limits in unused keys; used fields refuse infinity.
     if constant == "NaN":
         raise ValueError(f"{constant} is no number of JSON")
     return float(constant)
@@ -343,14 +345,14 @@ def _finite(digits: str) -> float:
     return number
 
 
-# Made once: traces have one text of JSON in each of a million lines.
+# The decoder is made once, because traces have a JSON text in each of a million lines.
 _JSON: Final = json.JSONDecoder(
     object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite
 )
 
 
 def json_of(text: str, *, where: str) -> object:
-    """Return what a JSON text holds.
+    """Return the value of a JSON text.
 
     Args:
         text: one value.
@@ -373,15 +375,15 @@ def json_of(text: str, *, where: str) -> object:
 
 
 def name_as_text(name: str) -> str:
-    """Return the name of a file as text: bytes of it that are no UTF-8 become escapes.
+    """Return the name of a file as text; bytes of the name that are not UTF-8 become escapes.
 
-    A name may be any bytes. What is called like a file, and whatever quotes its name, is text.
+    The name of a file may be any bytes, but messages, and objects named after a file, need text.
     """
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def header_of(text: str, *, where: str) -> tuple[list[str], int]:
-    """Return the names of the columns of a comma-separated table, and the line they are in.
+    """Return the names of the columns of a comma-separated table, and the number of their line.
 
     The header is the first line that holds more than commas and spaces.
 
@@ -405,11 +407,11 @@ def header_of(text: str, *, where: str) -> tuple[list[str], int]:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The rows of a comma-separated table that hold anything.
+    """The rows of a comma-separated table that are not empty.
 
     Attributes:
-        cells: a column of strings for each name, without the spaces around them.
-        lines: (rows,) the line of the file that each row is in, the first being 1.
+        cells: a column of strings for each name, without surrounding spaces.
+        lines: (rows,) number of each row's line in the file, counted from 1.
     """
 
     cells: pl.DataFrame
@@ -424,9 +426,9 @@ def rows_of(text: str, columns: Sequence[str], *, where: str, after: int = 0) ->
 
     Args:
         text: the table, as `text_of` returns it.
-        columns: their names, two or more, which are distinct.
+        columns: names of the columns, at least two, all different.
         where: the file's name, for messages.
-        after: lines at the start that are no rows.
+        after: number of lines at the start that are not rows.
 
     Raises:
         DocumentError: a row has another number of cells, or is not valid CSV.
@@ -437,7 +439,7 @@ def rows_of(text: str, columns: Sequence[str], *, where: str, after: int = 0) ->
     start = 0
     for _ in range(after):
         start = text.find("\n", start) + 1 or len(text)
-    # The names in front tell how many columns there are; without them the first row would.
+    # A header tells the parser the number of columns; otherwise the first row would.
     names = ",".join(map(str, range(len(columns)))) + "\n"
     data = (names + text[start:]).encode()
     if b' "' in data:  # a quoted cell may have spaces in front
@@ -462,7 +464,7 @@ def rows_of(text: str, columns: Sequence[str], *, where: str, after: int = 0) ->
         quoted = pl.sum_horizontal(pl.all().str.count_matches(",", literal=True))
         commas -= cells.select(quoted).to_series().to_numpy()
     is_empty = cells.select(pl.all_horizontal(pl.all() == "")).to_series().to_numpy()
-    # Where a row is too short, empty cells were added to it, and a long one was cut.
+    # The parser has added empty cells to rows that are too short, and cut rows that are too long.
     expected = len(columns) - 1
     wrong = np.where(is_empty, commas > expected, commas != expected)
     if wrong.any():
@@ -493,13 +495,13 @@ def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it appears complete or not at all.
 
     The data is compressed if the file's name ends in ``.gz``; the same data gives the same bytes
-    at any time. A regular file is replaced at once and keeps its permissions; a new one gets those
-    of the process's umask. A link is followed. A pipe that somebody reads and a device receive
-    the data as it is.
+    at any time. A regular file is replaced at once and keeps its permissions; a new file gets those
+    of the process's umask. A link is followed. A device, or a pipe that somebody reads, receives
+    the data directly.
 
     Raises:
-        DocumentError: it is a folder or a socket, a pipe without a reader, or it cannot be
-            written: nothing of the old file is lost then.
+        DocumentError: the path is a folder, a socket or a pipe without a reader, or it cannot be
+            written. The old file is not changed then.
     """
     if path.suffix == ".gz":
         data = gzip.compress(data, mtime=0)
@@ -509,7 +511,7 @@ def write_whole(path: Path, data: bytes) -> None:
         except FileNotFoundError:
             mode = None
         if mode is None or (stat.S_ISREG(mode) and not _is_open_file(path)):
-            # The file that a link names may be still to be made.
+            # The file that a link names need not exist yet.
             _replace(Path(os.path.realpath(path)), data, mode)
         elif stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISREG(mode):
             _write_through(path, data)
@@ -523,14 +525,14 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def _is_open_file(path: Path) -> bool:
-    """Return whether a name, as /dev/stdout, stands for a file that a process has open."""
+    """Return whether a name such as /dev/stdout stands for a file that a process has open."""
     return os.path.realpath(path.parent).startswith(("/dev", "/proc"))
 
 
 def _replace(target: Path, data: bytes, mode: int | None) -> None:
     if mode is not None and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    # The name is chosen first: whenever an interrupt comes, it is known what has to be removed.
+    # The name is chosen first, so that the file can be removed whenever an interrupt comes.
     temporary = target.parent / f".attacc-{secrets.token_hex(8)}.tmp"
     try:
         descriptor = os.open(
