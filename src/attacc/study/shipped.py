@@ -1,4 +1,4 @@
-"""Everything that is shipped: kinds of presets, their names, and every field with its source."""
+"""The presets of the package: their kinds, their names, and every field with its source."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class PresetKind(Result):
     """All presets of a kind.
 
     Attributes:
-        kind: its name on the command line.
+        kind: name of the kind on the command line.
         description: what a preset of this kind describes.
-        presets: by name.
+        presets: the presets, sorted by name.
     """
 
     kind: str
@@ -50,9 +50,10 @@ class PresetField:
     """One field of a preset.
 
     Attributes:
-        field: its name in a document, the tables it lies in before it, as in "timing.nRCD".
-        value: as written in a document: a quantity is text with its unit.
-        is_default: the preset leaves it to the specification.
+        field: name of the field in a document, after the tables that it lies in, as in
+            "timing.nRCD".
+        value: value as written in a document; a quantity is text with its unit.
+        is_default: whether the preset leaves the field out, so that its default holds.
         source: where the value comes from; None for defaults.
     """
 
@@ -67,10 +68,10 @@ class Preset(Result):
     """One preset in full.
 
     Attributes:
-        kind: its kind's name on the command line.
-        name: what options and documents call it.
+        kind: name of its kind on the command line.
+        name: name of the preset in options and documents.
         description: one sentence.
-        fields: all of them.
+        fields: all fields.
     """
 
     kind: str
@@ -82,7 +83,7 @@ class Preset(Result):
         """Return the document of the preset as it is shipped, with its comments and sources.
 
         Raises:
-            UnknownNameError: it is a document of one's own, and not a preset.
+            UnknownNameError: it is a user's document, and not a preset.
         """
         return document_of(self.kind, self.name)
 
@@ -170,7 +171,7 @@ def _serving() -> Presets[Any]:
 
 
 class _Kind(NamedTuple):
-    """A kind of preset: what it describes, and the room that has it, loaded when needed."""
+    """A kind of preset: its description, and a function that loads the module with its presets."""
 
     description: str
     presets: Callable[[], Presets[Any]]
@@ -315,11 +316,12 @@ def presets(kind: str, name: str) -> Preset: ...
 def presets(
     kind: str | None = None, name: str | None = None
 ) -> Listing[PresetKind] | PresetKind | Preset:
-    """Return what is shipped.
+    """Return the presets of the package, the presets of a kind, or one preset.
 
     Args:
-        kind: of preset, as in "system"; None for all kinds.
-        name: of one preset, or a file: every field with its source; None for all of the kind.
+        kind: kind of preset, as in "system"; None for all kinds.
+        name: name of a preset, or a file, to return every field with its source; None for all
+            presets of the kind.
 
     Raises:
         UnknownNameError: there is no such kind, or preset.
