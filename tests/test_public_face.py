@@ -157,7 +157,7 @@ def test_every_answer_is_a_document_and_a_table() -> None:
         (lambda: aa.compare(batch=0), InputError, "batch: 0 is no batch"),
         (lambda: aa.compare(slo_ms=-1), InputError, "slo_ms: -1 is out of range .use at least"),
         (lambda: aa.compare(systems=[]), InputError, "no systems to compare"),
-        (lambda: aa.compare(systems=["2xdgx", "2xdgx"]), InputError, "second system"),
+        (lambda: aa.compare(systems=["2xdgx", "2xdgx"]), InputError, "two systems called"),
         (lambda: aa.accuracy(length=[1]), InputError, "unknown key 'length'"),
         (lambda: aa.reproduce(["cal2022"]), UnknownNameError, "did you mean 'cal2023'"),
         (lambda: aa.validate(["energy-rows"]), UnknownNameError, "did you mean 'energy-row'"),
@@ -172,6 +172,62 @@ def test_errors_are_the_packages_own(ask: object, error: type[AttaccError], mess
         ask()
     assert "pydantic" not in str(raised.value)
     assert "Input should" not in str(raised.value)
+
+
+def test_requests_and_systems_are_given_alike_everywhere() -> None:
+    """Catches a question that takes requests, or one system, in fewer forms than another."""
+    pricer = aa.Pricer("llama-3.1-8b", "dgx-base")
+    assert pricer.largest_batch((64, 4)) == pricer.largest_batch(aa.Requests.fixed(64, 4))
+    mixed = aa.Requests.synthetic("azure-code-2023")
+    assert pricer.largest_batch("azure-code-2023") == pricer.largest_batch(mixed)
+    one = aa.compare("llama-3.1-8b", (64, 4), "dgx-base", batch=2)
+    assert one.systems == aa.compare("llama-3.1-8b", (64, 4), ["dgx-base"], batch=2).systems
+
+
+def test_prices_are_answers() -> None:
+    """Catches a price without a document or a table, or whose parts do not sum up to it."""
+    pricer = aa.Pricer("llama-3.1-8b", "dgx-attacc-bank")
+    step = pricer.step(decode=[100, 200], prefill=[aa.Chunk(32)])
+    told = json.loads(step.to_json())
+    assert sum(part["time_ns"] for part in told["parts"].values()) == pytest.approx(step.time_ns)
+    frame = step.to_frame()
+    assert (frame["runs"] * frame["time_ns"]).sum() == pytest.approx(step.time_ns)
+    assert len(repr(step)) < 100
+    several = pricer.steps(aa.Batches.equal(4, [100, 200]))
+    assert several.to_frame()["time_ns"].to_list() == several.time_ns.tolist()
+    assert pricer.largest_batch((64, 4)).to_dict()["limit"] == "kv_capacity"
+
+
+def test_a_changed_system_says_so() -> None:
+    """Catches a description that still tells of the preset."""
+    changed = aa.load_system("dgx-attacc-bank", attacc={"placement": "buffer"})
+    assert changed.name == "dgx-attacc-bank"
+    assert changed.description.endswith(", changed by hand")
+
+
+def test_a_longer_context_than_the_models_is_said() -> None:
+    """Catches a throughput at lengths that the model was not made for, without a word."""
+    long = aa.compare("llama-3.1-8b", (200_000, 4), "dgx-base", batch=1)
+    assert any("made for 131,072" in note for note in long.estimates)
+    short = aa.compare("llama-3.1-8b", (2000, 4), "dgx-base", batch=1)
+    assert not any("made for" in note for note in short.estimates)
+
+
+def test_a_gpu_of_ones_own_takes_a_calibration(tmp_path: Path) -> None:
+    """Before, a data sheet under a new name had no calibration, and no way to name one."""
+    gpu = tmp_path / "mine.toml"
+    gpu.write_text('base = "h100"\nmemory_bandwidth = "2 TB/s"\n', encoding="utf-8")
+    with pytest.raises(InputError, match='calibration = "h100"'):
+        aa.compare("llama-3.1-8b", (64, 4), {"base": "dgx-base", "name": "x", "gpu": str(gpu)})
+    named = gpu.read_text(encoding="utf-8") + 'calibration = "h100"\n'
+    gpu.write_text(named, encoding="utf-8")
+    own = aa.load_system("dgx-base", gpu=str(gpu), name="own")
+    same = aa.load_system("dgx-base", gpu="h100", name="same")
+    slow, fast = aa.compare("llama-3.1-8b", (64, 4), [own, same], batch=64).systems
+    assert slow.performance is not None
+    assert fast.performance is not None
+    assert slow.performance.tpot_ms > fast.performance.tpot_ms
+    assert any("scaled" in note for note in slow.performance.estimates)
 
 
 def test_a_system_that_cannot_do_the_job_becomes_a_row() -> None:

@@ -87,6 +87,8 @@ class PresetSpec(Spec):
 
 BASE: Final = "base"
 """The key of a user's document that names the preset which the document changes."""
+BY_HAND: Final = "changed by hand"
+"""The source of what a caller changes, rather than a file."""
 _TOLD: Final = frozenset({"name", "description", "sources"})
 """Keys by which a document describes itself."""
 
@@ -224,7 +226,11 @@ def _document_error(
     hint: str | None = None
     if fault["type"] == "extra_forbidden":
         message = f"unknown key {location[-1]!r:.60}"
-        hint = nearest_hint(location[-1], keys_of(_place(spec, location[:-1])[0]))
+        table = _place(spec, location[:-1])[0]
+        deeper = list(_deeper(table, location[-1]))
+        hint = nearest_hint(location[-1], keys_of(table))
+        if deeper:
+            hint = f"did you mean {' or '.join(map(repr, deeper))}?"
     elif fault["type"] == "missing":
         message = f"missing key {location[-1]!r}"
         hint = f"add {location[-1]} = {_values_of(_place(spec, location)[1])}"
@@ -271,6 +277,14 @@ def keys_of(spec: type[BaseModel]) -> list[str]:
         for name, info in spec.model_fields.items()
         if info.init is not False
     ]
+
+
+def _deeper(spec: type[BaseModel], key: str) -> Iterator[str]:
+    """Yield the paths of a key in the tables of a specification."""
+    for name in keys_of(spec):
+        table = _place(spec, [name])[0]
+        if table is not spec and key in keys_of(table):
+            yield f"{name}.{key}"
 
 
 def _place(spec: type[BaseModel], location: list[str]) -> tuple[type[BaseModel], FieldInfo | None]:
@@ -401,7 +415,14 @@ class Presets(Generic[P]):
 
     def load_name_or_file(self, name: str, *, where: str | None = None) -> P:
         """Return a preset by its name, or a document by its path (with a suffix or a slash)."""
-        return self.load_file(Path(name)) if names_file(name) else self.load(name, where=where)
+        if not names_file(name):
+            return self.load(name, where=where)
+        try:
+            return self.load_file(Path(name))
+        except DocumentError as error:
+            if where is not None and error.where == name:
+                error.where = f"{where}: {name}"
+            raise
 
     def load_any(
         self,
@@ -432,6 +453,12 @@ class Presets(Generic[P]):
                     hint="give its name, its file, or a document",
                 )
             return source
+        if not isinstance(source, str | Path | Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                f"{source!r:.60} is no {self.kind}",
+                where=where,
+                hint="give its name, its file, or a document",
+            )
         if isinstance(source, str | Path) and not changes:
             return self.load_name_or_file(str(source), where=where)
         at, folder = where or self.kind, None
@@ -443,8 +470,11 @@ class Presets(Generic[P]):
         else:
             document = tomllib.loads(self.text(str(source), where=where))
         own = _nested(changes or {})
-        told = dict.fromkeys(_paths(own), "changed by hand")
-        document = _merged(_merged(document, {"sources": told} if told else {}), own)
+        if own:
+            told: dict[str, object] = {"sources": dict.fromkeys(_paths(own), BY_HAND)}
+            if document.get("description"):
+                told["description"] = f"{document['description']}, {BY_HAND}"
+            document = _merged(_merged(document, told), own)
         return parse_document(self.spec, document, where=at, folder=folder)
 
     def load_file(self, path: Path) -> P:
@@ -500,10 +530,16 @@ class Presets(Generic[P]):
             )
         preset: dict[str, object] = tomllib.loads(self.text(base, where=f"{path}: {BASE}"))
         file = name_as_text(path.name)
+        sources = own.get("sources")
+        default: object = file
+        if isinstance(sources, dict):  # its default is that of its own keys, not of the preset's
+            sources = dict(cast("dict[str, object]", sources))
+            default = sources.pop("default", file)
+            own["sources"] = sources
         told = {
             "name": name_as_text(path.stem),
             "description": f"{self.name_of(base)}, changed by {file}",
-            "sources": {key: file for key in _paths(own) if key.partition(".")[0] not in _TOLD},
+            "sources": {key: default for key in _paths(own) if key.partition(".")[0] not in _TOLD},
         }
         return _merged(_merged(preset, told), own)
 

@@ -14,8 +14,12 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Final
+from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Annotated, Any, Final, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import GetCoreSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
@@ -196,6 +200,89 @@ def whole_number(
     if len(text) > _MOST_DIGITS or not least <= int(text) <= most:
         raise InputError(f"{text:.40} is out of range", where=where, hint=hint)
     return int(text)
+
+
+def whole(value: object, *, where: str, least: int = 1, most: int = MAX_SIZE) -> int:
+    """Return a whole number that Python code gives as an argument.
+
+    Args:
+        value: an int, or one of NumPy's; a float is none, even where nothing is behind the point.
+        where: the argument.
+        least: the least number that is allowed.
+        most: the greatest.
+
+    Raises:
+        InputError: it is none, or out of range.
+    """
+    hint = f"use a whole number from {least} to {most}"
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputError(f"{value!r:.40} is no whole number", where=where, hint=hint)
+    number = int(value)
+    if not least <= number <= most:
+        raise InputError(f"{number!s:.40} is out of range", where=where, hint=hint)
+    return number
+
+
+def wholes(
+    values: object, *, where: str, least: int = 1, most: int = MAX_SIZE
+) -> NDArray[np.int64]:
+    """Return whole numbers that Python code gives as a sequence or an array.
+
+    Args:
+        values: ints in a list, a tuple or an array.
+        where: the argument.
+        least: the least number that is allowed.
+        most: the greatest.
+
+    Returns:
+        (numbers,) or the array's own shape.
+
+    Raises:
+        InputError: it is no sequence, or an entry is no whole number or out of range.
+    """
+    if not isinstance(values, np.ndarray):
+        if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+            raise InputError(
+                f"{values!r:.40} is no list of whole numbers", where=where, hint="give a list"
+            )
+        listed = list(cast("Iterable[object]", values))
+        for value in listed:
+            whole(value, where=where, least=least, most=most)
+        return np.array(listed, dtype=np.int64)
+    numbers = cast("NDArray[Any]", values)
+    if numbers.dtype.kind not in "iu":
+        raise InputError(
+            f"an array of {numbers.dtype} holds no whole numbers",
+            where=where,
+            hint="give one of integers",
+        )
+    wrong = (numbers < least) | (numbers > most)
+    if wrong.any():
+        whole(numbers[wrong].flat[0], where=where, least=least, most=most)
+    return numbers.astype(np.int64)
+
+
+def finite(value: object, *, where: str, least: float, most: float = math.inf) -> float:
+    """Return a finite number that Python code gives as an argument.
+
+    Args:
+        value: an int or a float.
+        where: the argument.
+        least: the least number that is allowed.
+        most: the greatest.
+
+    Raises:
+        InputError: it is none, or out of range.
+    """
+    hint = f"use a number of at least {least:g}"
+    if most < math.inf:
+        hint += f" and at most {most:g}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise InputError(f"{value!r:.40} is no number", where=where, hint=hint)
+    number = float(value)
+    if not (math.isfinite(number) and least <= number <= most):
+        raise InputError(f"{number!s:.40} is out of range", where=where, hint=hint)
+    return number
 
 
 def decimal_number(text: str, *, where: str) -> float:

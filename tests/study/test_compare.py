@@ -927,7 +927,7 @@ def test_two_systems_of_one_name_are_refused(tmp_path: Path) -> None:
     """Catches two rows that cannot be told apart."""
     copy = tmp_path / "copy.toml"
     copy.write_text('name = "dgx-base"\ngpu = "h100"\ngpus = 1\nattention = "gpu"\n')
-    with pytest.raises(InputError, match="is a second system called 'dgx-base'"):
+    with pytest.raises(InputError, match="two systems called 'dgx-base'"):
         compare_study(study(systems=["dgx-base", str(copy)]))
 
 

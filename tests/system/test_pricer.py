@@ -319,16 +319,18 @@ def test_remembered_steps_are_those_of_the_same_requests() -> None:
         ([0], [], "decode: 0 is out of range"),
         ([1, -5], [], "decode: -5 is out of range"),
         ([2**24 + 1], [], "decode: 16777217 is out of range"),
-        ([], [Chunk(0)], "new: 0 is out of range"),
-        ([], [Chunk(1, past=-1)], "past: -1 is out of range"),
-        ([], [Chunk(1, past=5, cached=6)], "cached: 6 tokens are cached, of 5 past tokens"),
+        ([], [(0,)], "new: 0 is out of range"),
+        ([], [(1, -1)], "past: -1 is out of range"),
+        ([], [(1, 5, 6)], "cached: 6 tokens are cached, of 5 past tokens"),
     ],
 )
-def test_requests_that_cannot_be(decode: list[int], prefill: list[Chunk], message: str) -> None:
+def test_requests_that_cannot_be(
+    decode: list[int], prefill: list[tuple[int, ...]], message: str
+) -> None:
     """Catches a price of nothing, and of less than nothing."""
     pricer = Pricer(SMALL, load_system("dgx-base"))
     with pytest.raises(InputError, match=message):
-        pricer.step(decode=decode, prefill=prefill)
+        pricer.step(decode=decode, prefill=[Chunk(*sizes) for sizes in prefill])
 
 
 def test_models_and_systems_that_do_not_go_together() -> None:

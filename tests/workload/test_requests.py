@@ -41,7 +41,7 @@ def test_equal_requests_are_grouped() -> None:
         (0, 1, "prompt_tokens: 0 is out of range"),
         (-1, 1, "prompt_tokens: -1 is out of range"),
         (1, 0, "output_tokens: 0 is out of range"),
-        (2**24 + 1, 1, r"16777217 is out of range \(use 1 to 16777216 tokens\)"),
+        (2**24 + 1, 1, r"16777217 is out of range \(use a whole number from 1 to 16777216\)"),
     ],
 )
 def test_impossible_lengths_are_refused(prompt: int, output: int, message: str) -> None:

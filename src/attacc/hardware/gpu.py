@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import Field, field_validator
 
-from attacc.documents import Presets, PresetSpec
+from attacc.documents import DocumentName, Presets, PresetSpec
 from attacc.models.precision import ElementType
 from attacc.units import BytesPerSecond, OperationsPerSecond, Quantity
 
@@ -31,6 +31,8 @@ class GpuSpec(PresetSpec):
         l2_bytes: second-level cache.
         board_power_w: most power of the board; None where it is not stated.
         link: preset of the link between boards of this GPU; None if not stated.
+        calibration: calibration whose coefficients price its operators, scaled to this data sheet:
+            a preset's name or a file. None for the calibration of this GPU's name.
     """
 
     peak_flops: dict[ElementType, OperationsPerSecond] = Field(validation_alias="peak")
@@ -41,6 +43,7 @@ class GpuSpec(PresetSpec):
     l2_bytes: _Level2 = Field(validation_alias="l2")
     board_power_w: _BoardPower | None = Field(default=None, validation_alias="board_power")
     link: str | None = None
+    calibration: DocumentName | None = None
 
     @field_validator("peak_flops")
     @classmethod

@@ -260,6 +260,19 @@ class ResolvedSystem:
     attacc: AttaccPool | None
 
     @property
+    def name(self) -> str:
+        """Its name."""
+        return self.spec.name
+
+    @property
+    def description(self) -> str:
+        """What it is, in one sentence."""
+        return self.spec.description
+
+    def __repr__(self) -> str:
+        return f"ResolvedSystem({self.name!r})"
+
+    @property
     def gpus(self) -> int:
         """Number of GPUs, which is also the degree of tensor parallelism."""
         return self.spec.gpus

@@ -35,11 +35,16 @@ from attacc.pim.timing.dealing import Dealer
 from attacc.pim.timing.engine import CommandCount, TimedRun, run
 from attacc.pim.timing.tables import TimingTables, resolve_timing
 from attacc.results import Result, flat
-from attacc.units import NS_PER_S, PJ_PER_J
+from attacc.units import NS_PER_S, PJ_PER_J, finite, whole, wholes
 
 MAX_WINDOW_CYCLES: Final = 10**9
 """Most cycles of the command clock over which power is averaged: about a second."""
 
+_MOST: Final = 2**48
+"""Far more heads, and keys, than fit into a stack: how many fit is told by its capacity."""
+_COLDEST_C: Final = -273.0
+_HOTTEST_C: Final = 200.0
+"""Beyond what any DRAM works at: a slip in a unit."""
 _CADENCES: Final = {
     Placement.BANK: "nCCDAB",
     Placement.BANKGROUP: "nCCDSB",
@@ -292,8 +297,12 @@ class Stack:
             placement=member(Placement, placement, where="placement"),
             power_limited=power_limited,
             schedule=member(Schedule, schedule, where="schedule"),
-            power_budget_w=power_budget_w,
-            temperature_c=temperature_c,
+            power_budget_w=None
+            if power_budget_w is None
+            else finite(power_budget_w, where="power_budget_w", least=0),
+            temperature_c=None
+            if temperature_c is None
+            else finite(temperature_c, where="temperature_c", least=_COLDEST_C, most=_HOTTEST_C),
         )
         if self.schedule is Schedule.INTERLEAVED and self.device.pipeline is None:
             raise InputError(
@@ -377,9 +386,10 @@ class Stack:
                 does not even suffice for standby; or the schedule cannot do what is asked
                 (`attend_to`).
         """
-        if heads < 1:
-            raise InputError(f"heads = {heads} must be at least 1")
-        if queries_per_kv_head < 1 or heads % queries_per_kv_head:
+        whole(heads, where="heads", most=_MOST)
+        whole(length, where="length", most=_MOST)
+        whole(head_dim, where="head_dim")
+        if heads % whole(queries_per_kv_head, where="queries_per_kv_head"):
             raise InputError(
                 f"{heads} query heads cannot share keys and values by {queries_per_kv_head}",
                 hint="take a number of query heads that is a multiple of those that share a head",
@@ -427,8 +437,11 @@ class Stack:
         Raises:
             InputError: as in `attend`.
         """
-        if not lengths:
+        if not wholes(lengths, where="lengths", most=_MOST).size:
             raise InputError("there are no heads to attend to", where="lengths")
+        whole(head_dim, where="head_dim")
+        whole(queries_per_kv_head, where="queries_per_kv_head")
+        whole(queries_per_read, where="queries_per_read")
         element = kv_element(element, where="element")
         shortest, longest = min(lengths), max(lengths)
         layout = self.layout(shortest, head_dim, element)
@@ -540,7 +553,7 @@ class Stack:
         return shape.queries_per_read * words
 
     def _window_cycles(self, window_ns: float) -> int:
-        cycles = window_ns / self.device.clock_ns
+        cycles = finite(window_ns, where="window_ns", least=0) / self.device.clock_ns
         if not cycles >= 1:
             raise InputError(
                 f"a window of {window_ns:g} ns is {cycles:.4g} cycles of the command clock",

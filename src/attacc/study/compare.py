@@ -8,18 +8,24 @@ and a step is priced at lengths that represent the lengths of a slot over time
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from attacc.documents import parse_document
 from attacc.errors import CapacityError, DocumentError, InputError, UnknownNameError
 from attacc.gpu.costs import Bound
 from attacc.gpu.models import GpuModel, cost_model
 from attacc.hardware.dram import DRAMS
-from attacc.hardware.system import CapacityRule, ResolvedSystem, changed_system
+from attacc.hardware.system import (
+    CapacityRule,
+    ResolvedSystem,
+    Source,
+    SystemSpec,
+    changed_system,
+)
 from attacc.models.architecture import ModelSpec
 from attacc.models.huggingface import load_model
 from attacc.models.parameters import count_parameters, kv_bytes_per_token
@@ -33,11 +39,20 @@ from attacc.study.specification import (
 )
 from attacc.system.attaccs import CurveKind
 from attacc.system.capacity import Store
-from attacc.system.pricer import DECODE_BINS, BatchChoice, DecodePrice, Pricer, SplitError
+from attacc.system.pricer import (
+    DECODE_BINS,
+    Asked,
+    BatchChoice,
+    DecodePrice,
+    Pricer,
+    SplitError,
+)
 from attacc.system.step import Group, StepCost
 from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
 from attacc.workload.lengths import LengthDistribution, LengthKind, decode_lengths
-from attacc.workload.requests import Requests, Workload
+from attacc.workload.requests import Workload, workload_of
+
+_ONE_SYSTEM: Final = (str, Path, Mapping, SystemSpec, ResolvedSystem)
 
 
 class Status(StrEnum):
@@ -253,8 +268,8 @@ class Comparison(Result):
 
 def compare(
     model: str | Path | Mapping[str, object] | ModelSpec = DEFAULT_MODEL,
-    requests: Requests | Workload | tuple[int, int] = (DEFAULT_TOKENS, DEFAULT_TOKENS),
-    systems: Sequence[str | Path | Mapping[str, object] | ResolvedSystem] = DEFAULT_SYSTEMS,
+    requests: Asked = (DEFAULT_TOKENS, DEFAULT_TOKENS),
+    systems: Source | Sequence[Source] = DEFAULT_SYSTEMS,
     *,
     batch: int | str = "max",
     slo_ms: float | None = None,
@@ -268,9 +283,10 @@ def compare(
     Args:
         model: a preset's name, a file, a document, or a model that is loaded (`load_model` changes
             its element types).
-        requests: requests, or prompt and output tokens of equal ones.
-        systems: presets' names, files, documents, or systems that are loaded; the first is what
-            the others are compared with.
+        requests: requests; prompt and output tokens of equal ones; the name of a workload preset;
+            or the path of a trace (`Requests.of`).
+        systems: presets' names, files, documents, or systems that are loaded; one, or a list. The
+            first is what the others are compared with.
         batch: requests in flight, or "max" for as many as fit and keep the latency target.
         slo_ms: longest acceptable mean time per output token, in milliseconds.
         gpu_model: what prices the GPUs: "calibrated" (real ones) or "published" (the papers').
@@ -280,16 +296,14 @@ def compare(
         InputError: something that is named does not exist or is malformed, or no system can do
             what is asked.
     """
-    if isinstance(requests, tuple):
-        requests = Requests.fixed(*requests)
     asked = {"batch": batch, "slo_ms": slo_ms, "gpu_model": str(gpu_model)}
     given = {name: value for name, value in asked.items() if value is not None}
     checked = parse_document(StudySpec, given, where="compare")
     return _compare(
         load_model(model, where="model"),
-        requests if isinstance(requests, Workload) else requests.workload(),
-        _load_systems(systems),
-        _Asked(checked.batch, checked.slo_ms, checked.gpu_model),
+        workload_of(requests),
+        _load_systems([systems] if isinstance(systems, _ONE_SYSTEM) else systems),
+        _Question(checked.batch, checked.slo_ms, checked.gpu_model),
         progress,
     )
 
@@ -310,13 +324,13 @@ def compare_study(
     Raises:
         InputError: as in `compare`.
     """
-    asked = _Asked(study.batch, study.slo_ms, study.gpu_model)
+    asked = _Question(study.batch, study.slo_ms, study.gpu_model)
     systems = _load_systems(study.systems, changes or {})
     return _compare(study.load_model(), study.load_workload(), systems, asked, progress)
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Question:
     """The options that hold for every system.
 
     Attributes:
@@ -334,7 +348,7 @@ def _compare(
     model: ModelSpec,
     workload: Workload,
     systems: Sequence[ResolvedSystem],
-    asked: _Asked,
+    asked: _Question,
     progress: Progress,
 ) -> Comparison:
     lengths = decode_lengths(workload, DECODE_BINS)
@@ -383,7 +397,7 @@ def _compare(
 
 
 def _load_systems(
-    sources: Sequence[str | Path | Mapping[str, object] | ResolvedSystem],
+    sources: Sequence[Source],
     changes: Mapping[str, object] | None = None,
 ) -> list[ResolvedSystem]:
     systems: dict[str, ResolvedSystem] = {}
@@ -401,9 +415,9 @@ def _load_systems(
             left -= own.keys()
         if system.spec.name in systems:
             raise InputError(
-                f"{source} is a second system called {system.spec.name!r}",
+                f"there are two systems called {system.spec.name!r}",
                 where="systems",
-                hint="give it a name of its own",
+                hint='give one another name: the key name, as in load_system(..., name="mine")',
             )
         systems[system.spec.name] = system
     if systems and left:
@@ -419,7 +433,7 @@ def _load_systems(
 
 
 def _refused(
-    system: ResolvedSystem, case: _Case | None, asked: _Asked, refusal: InputError
+    system: ResolvedSystem, case: _Case | None, asked: _Question, refusal: InputError
 ) -> SystemResult:
     """Return the row of a system that cannot serve the comparison."""
     if isinstance(refusal, SplitError):
@@ -470,7 +484,7 @@ class _Case:
         self.workload = workload
         self.lengths = lengths
 
-    def evaluate(self, asked: _Asked, first: SystemResult | None) -> SystemResult:
+    def evaluate(self, asked: _Question, first: SystemResult | None) -> SystemResult:
         """Choose the batch and price it.
 
         Raises:
@@ -494,7 +508,7 @@ class _Case:
         performance = self._performance(size, decode, first)
         return self._row(Status.OK, memory, choice=choice, performance=performance)
 
-    def does_not_fit(self, asked: _Asked, refusal: CapacityError) -> SystemResult:
+    def does_not_fit(self, asked: _Question, refusal: CapacityError) -> SystemResult:
         """Return the row of a system that the batch does not fit into."""
         memory = self.pricer.memory(
             self.workload, 1 if isinstance(asked.batch, str) else asked.batch
@@ -548,8 +562,19 @@ class _Case:
             else AttaccNote(
                 curve.kind, curve.relative_error, curve.heads_per_stack, curve.passes_per_kv_head
             ),
-            estimates=tuple(dict.fromkeys((*mean.estimates, *prefill.estimates))),
+            estimates=tuple(
+                dict.fromkeys((*mean.estimates, *prefill.estimates, *self._beyond_context()))
+            ),
         )
+
+    def _beyond_context(self) -> Iterator[str]:
+        """Yield a note where requests are longer than the model was made for."""
+        made_for = self.pricer.model.max_context
+        if made_for is not None and self.workload.max_final_tokens > made_for:
+            yield (
+                f"requests of up to {self.workload.max_final_tokens:,} tokens, of a model that was "
+                f"made for {made_for:,}"
+            )
 
 
 def _memory_use(store: Store) -> MemoryUse:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, cast, overload
 
 from attacc.documents import Presets, PresetSpec, Spec, keys_of, names_file
-from attacc.errors import UnknownNameError
+from attacc.errors import InputError, UnknownNameError
 from attacc.results import Listing, Result
 
 
@@ -327,6 +327,9 @@ def presets(
         UnknownNameError: there is no such kind, or preset.
         DocumentError: the file is absent or malformed.
     """
+    for place, given in (("kind", kind), ("name", name)):
+        if given is not None and not isinstance(given, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"{given!r:.60} is no text", where=place, hint="give a name")
     if kind is None:
         return Listing(listed(known) for known in KINDS)
     return listed(kind) if name is None else shown(kind, name)

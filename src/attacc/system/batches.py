@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from attacc.errors import EngineError, InputError
 from attacc.models.operators import Phase
 from attacc.models.steps import Decoding, Prefilling
-from attacc.units import MAX_SIZE
+from attacc.units import whole, wholes
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -31,15 +32,29 @@ class Chunk:
     """A piece of a prompt that is processed in one step.
 
     Attributes:
-        new: tokens of the chunk, at least 1.
-        past: earlier tokens of the same prompt, to whose keys and values the new tokens attend.
-        cached: past tokens whose keys and values lie only where decode attention runs, for example
-            a prefix that another request left there. They are read back over the link.
+        new: its tokens, at least 1.
+        past: tokens of the same prompt whose keys and values are known, which the new ones attend
+            to.
+        cached: of these, tokens whose keys and values lie only where decode attention runs, as
+            those of a prefix that another request left there. They are read back over the link.
+
+    Raises:
+        InputError: a number is out of range, or more tokens are cached than past.
     """
 
     new: int
     past: int = 0
     cached: int = 0
+
+    def __post_init__(self) -> None:
+        whole(self.new, where="new")
+        past = whole(self.past, where="past", least=0)
+        if whole(self.cached, where="cached", least=0) > past:
+            raise InputError(
+                f"{self.cached} tokens are cached, of {past} past tokens",
+                where="cached",
+                hint="count at most the past tokens of a chunk",
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +92,15 @@ class Batches:
         Raises:
             InputError: a number is below 1.
         """
-        counts, keys = np.broadcast_arrays(
-            np.atleast_1d(np.asarray(requests, dtype=np.int64)),
-            np.atleast_1d(np.asarray(lengths, dtype=np.int64)),
-        )
-        _check("requests", counts, 1)
-        _check("lengths", keys, 1)
+        given = wholes(np.atleast_1d(requests), where="requests")
+        known = wholes(np.atleast_1d(lengths), where="lengths")
+        if given.size != known.size and 1 not in (given.size, known.size):
+            raise InputError(
+                f"{given.size} numbers of requests, but {known.size} lengths",
+                where="lengths",
+                hint="give one number for all steps, or one for each",
+            )
+        counts, keys = np.broadcast_arrays(given, known)
         none = np.zeros(0, dtype=np.int64)
         ends = np.arange(1, counts.size + 1)
         return cls(keys, counts, ends, none, none, none, np.zeros_like(ends))
@@ -99,14 +117,23 @@ class Batches:
         """
         decode, prefill = [np.zeros(0, dtype=np.int64)], list[Chunk]()
         decode_ends, prefill_ends, entries = list[int](), list[int](), 0
-        for number, (lengths, chunks) in enumerate(steps):
-            if not len(lengths) and not chunks:
+        for number, step in enumerate(steps):
+            if not isinstance(step, tuple | list) or len(step) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise InputError(
+                    f"step {number} is {step!r:.40}",
+                    where="steps",
+                    hint="give pairs of lengths and chunks, as in ([512, 600], [])",
+                )
+            lengths, chunks = step
+            keys = wholes(lengths, where="decode")
+            pieces = chunks_of(chunks)
+            if not keys.size and not pieces:
                 raise InputError(
                     f"step {number} has no requests", hint="give requests that decode, or prompts"
                 )
-            decode.append(np.asarray(lengths, dtype=np.int64))
-            prefill += chunks
-            entries += len(lengths)
+            decode.append(keys)
+            prefill += pieces
+            entries += keys.size
             decode_ends.append(entries)
             prefill_ends.append(len(prefill))
         keys = np.concatenate(decode)
@@ -114,17 +141,6 @@ class Batches:
             np.array([getattr(chunk, name) for chunk in prefill], dtype=np.int64)
             for name in ("new", "past", "cached")
         )
-        _check("decode", keys, 1)
-        _check("new", new, 1)
-        _check("past", past, 0)
-        _check("cached", cached, 0)
-        if (cached > past).any():
-            which = int(np.argmax(cached > past))
-            raise InputError(
-                f"{cached[which]} tokens are cached, of {past[which]} past tokens",
-                where="cached",
-                hint="count at most the past tokens of a chunk",
-            )
         ends = np.array(decode_ends, dtype=np.int64), np.array(prefill_ends, dtype=np.int64)
         return cls(keys, np.ones_like(keys), ends[0], new, past, cached, ends[1])
 
@@ -253,9 +269,16 @@ def _constant(values: Floats) -> float | Floats:
     return float(values[0]) if (values == values[0]).all() else values
 
 
-def _check(name: str, values: Ints, least: int) -> None:
-    wrong = (values < least) | (values > MAX_SIZE)
-    if wrong.any():
-        raise InputError(
-            f"{values[wrong][0]} is out of range", where=name, hint=f"use {least} to {MAX_SIZE}"
-        )
+def chunks_of(given: object) -> list[Chunk]:
+    """Return chunks of prompts as callers give them.
+
+    Raises:
+        InputError: it is no list of chunks.
+    """
+    if isinstance(given, Iterable):
+        pieces = list(cast("Iterable[object]", given))
+        if all(isinstance(piece, Chunk) for piece in pieces):
+            return cast("list[Chunk]", pieces)
+    raise InputError(
+        f"{given!r:.60} is no list of chunks", where="prefill", hint="give [Chunk(new=512), ...]"
+    )

@@ -8,13 +8,12 @@ steps with a mean. `attacc.system.capacity` decides what fits, with the pricer's
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -28,8 +27,9 @@ from attacc.models.operators import Step
 from attacc.models.parameters import kv_bytes_per_token
 from attacc.models.sharding import valid_tensor_parallel
 from attacc.models.steps import model_step
+from attacc.results import Answer, Result
 from attacc.system.attaccs import AttaccAttention, Attaccs, AttentionCurve
-from attacc.system.batches import PHASES, Batches, Chunk, Ints
+from attacc.system.batches import PHASES, Batches, Chunk, Ints, chunks_of
 from attacc.system.capacity import (
     Content,
     Footprint,
@@ -44,14 +44,14 @@ from attacc.system.capacity import (
     stores,
 )
 from attacc.system.step import Beside, StepCost, StepCosts, step_costs
-from attacc.units import NS_PER_MS
+from attacc.units import NS_PER_MS, finite, whole, wholes
 from attacc.workload.lengths import (
     LengthDistribution,
     condense,
     decode_lengths,
     prompt_lengths,
 )
-from attacc.workload.requests import Requests, Workload
+from attacc.workload.requests import Requests, Workload, workload_of
 
 DECODE_BINS: Final = 32
 """Lengths that represent the decode steps of mixed requests."""
@@ -86,8 +86,12 @@ class Limit(StrEnum):
     GIVEN = "given"
 
 
+Asked = Requests | Workload | tuple[int, int] | str | Path
+"""Requests as callers give them."""
+
+
 @dataclass(frozen=True, slots=True)
-class BatchChoice:
+class BatchChoice(Result):
     """The batch of a system, and the reason why it is not larger.
 
     Attributes:
@@ -101,6 +105,10 @@ class BatchChoice:
     limit: Limit
     largest_that_fits: int
     store: str
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """Return one row."""
+        return [self.to_dict()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +128,8 @@ class DecodePrice:
     copied_share: float
 
 
-@dataclass(frozen=True, eq=False)
-class PricedSteps:
+@dataclass(frozen=True, eq=False, repr=False)
+class PricedSteps(Answer):
     """Prices of several steps, in the order in which they were given.
 
     Attributes:
@@ -151,6 +159,24 @@ class PricedSteps:
         for (chosen, _), own in zip(self.groups, parts, strict=True):
             found[:, chosen] = own
         return Energies(found)
+
+    def __repr__(self) -> str:
+        return f"PricedSteps({self.steps} steps)"
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return the time and the energy of each step."""
+        return self.table_rows()
+
+    def _document(self) -> object:
+        return self.table_rows()
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """Return a row for each step."""
+        times, energies = self.time_ns.tolist(), self.energy.total_pj.tolist()
+        return [
+            {"time_ns": time_ns, "energy_pj": energy_pj}
+            for time_ns, energy_pj in zip(times, energies, strict=True)
+        ]
 
     def at(self, index: int) -> StepCost:
         """Return one step with its operators."""
@@ -215,8 +241,9 @@ class Pricer:
             CapacityError: AttAccs share feed-forward products, and the requests leave no memory
                 for it.
         """
-        lengths = tuple(sorted(Counter(decode).items()))
-        return self._one(lengths, tuple(prefill))
+        keys, counts = np.unique(wholes(decode, where="decode"), return_counts=True)
+        lengths = tuple(zip(keys.tolist(), counts.tolist(), strict=True))
+        return self._one(lengths, tuple(chunks_of(prefill)))
 
     def _price_one(
         self, lengths: tuple[tuple[int, int], ...], chunks: tuple[Chunk, ...]
@@ -234,6 +261,12 @@ class Pricer:
             InputError: as in `step`.
             CapacityError: as in `step`.
         """
+        if not isinstance(batches, Batches):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                f"{batches!r:.60} is no batches",
+                where="batches",
+                hint="give Batches.of([(lengths, chunks), ...])",
+            )
         groups: list[tuple[Ints, StepCosts]] = []
         error = 0.0
         for phase in range(len(PHASES)):
@@ -309,16 +342,16 @@ class Pricer:
         """Memory of one AttAcc stack; 0 without AttAccs."""
         return self.attaccs.stack_bytes if self.attaccs is not None else 0.0
 
-    def need(self, workload: Workload, *, chunk_tokens: int | None = None) -> Footprint:
-        """Return what the requests of a workload need in memory.
+    def need(self, requests: Asked, *, chunk_tokens: int | None = None) -> Footprint:
+        """Return what requests need in memory.
 
         Args:
-            workload: the requests.
+            requests: what is served, as in `Requests.of`.
             chunk_tokens: tokens that a prefill processes at once; None for whole prompts.
         """
         return footprint(
             self.model,
-            workload,
+            workload_of(requests),
             tensor_parallel=self.system.gpus,
             chunk_tokens=chunk_tokens,
             keeps_prefill=self._keeps_prefill,
@@ -330,11 +363,19 @@ class Pricer:
         table = self.system.spec.attacc
         return table is not None and table.prefill_kv is PrefillKv.GPU
 
-    def fits(self, requests: Requests | Workload, batch: int) -> bool:
-        """Return whether a batch fits without copies of weights."""
-        workload = requests.workload() if isinstance(requests, Requests) else requests
+    def fits(self, requests: Asked, batch: int) -> bool:
+        """Return whether a batch fits, copies of weights apart.
+
+        Args:
+            requests: what is served, as in `Requests.of`.
+            batch: how many requests are in flight.
+
+        Raises:
+            InputError: as in `Requests.of`, or the batch is out of range.
+        """
+        size = whole(batch, where="batch")
         try:
-            check_batch(self.need(workload), self.system, batch, stack_bytes=self.stack_bytes)
+            check_batch(self.need(requests), self.system, size, stack_bytes=self.stack_bytes)
         except CapacityError:
             return False
         return True
@@ -359,18 +400,18 @@ class Pricer:
 
     def largest_batch(
         self,
-        requests: Requests | Workload,
+        requests: Asked,
         slo_ms: float | None = None,
         *,
         lengths: LengthDistribution | None = None,
     ) -> BatchChoice:
         """Return the largest batch that fits and keeps a latency target.
 
-        With feed-forward co-processing, the batch leaves memory for useful copies of weights
+        With feed-forward co-processing, copies of weights get the memory that they have use for
         (`attacc.system.capacity.preferred_batch`).
 
         Args:
-            requests: the requests that are served.
+            requests: what is served, as in `Requests.of`.
             slo_ms: longest acceptable mean decode step, in milliseconds; None for any.
             lengths: lengths at which steps are priced; by default at most `DECODE_BINS`.
 
@@ -379,8 +420,11 @@ class Pricer:
 
         Raises:
             CapacityError: not even one request fits.
+            InputError: as in `Requests.of`, or the target is no number.
         """
-        workload = requests.workload() if isinstance(requests, Requests) else requests
+        if slo_ms is not None:
+            slo_ms = finite(slo_ms, where="slo_ms", least=0)
+        workload = workload_of(requests)
         need = self.need(workload)
         fits = largest_batch(need, self.system, stack_bytes=self.stack_bytes)
         rates = self.attaccs.rates if self.attaccs is not None else None

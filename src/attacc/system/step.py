@@ -9,11 +9,11 @@ arrays have one element for each step, or a single element that stands for all s
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import cached_property, reduce
 from operator import add
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -46,6 +46,7 @@ from attacc.models.operators import (
     Size,
     Step,
 )
+from attacc.results import Result, flat
 from attacc.system.attaccs import AttaccAttention, context_bytes, query_bytes
 from attacc.system.overlap import basic_overlap, coprocessed_share, head_level_pipelining
 
@@ -114,7 +115,7 @@ class GroupCost:
 
 
 @dataclass(frozen=True)
-class StepCost:
+class StepCost(Result):
     """Time and energy of a step.
 
     Attributes:
@@ -126,6 +127,33 @@ class StepCost:
     cost_model: str
     operators: tuple[OperatorTime, ...]
     static_w: float = 0.0
+
+    def __repr__(self) -> str:
+        return (
+            f"StepCost(time_ns={self.time_ns:.6g}, energy_pj={self.energy.total_pj:.6g}, "
+            f"{len(self.operators)} operators)"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return time, energy, parts and operators as plain values."""
+        parts = {str(group): asdict(self.group(group)) for group in Group}
+        return {
+            "cost_model": self.cost_model,
+            "time_ns": self.time_ns,
+            "hidden_ns": self.hidden_ns,
+            "energy_pj": self.energy.total_pj,
+            "energy": asdict(self.energy),
+            "parts": parts,
+            "operators": [asdict(operator) for operator in self.operators],
+            "estimates": list(self.estimates),
+        }
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """Return a row for each operator: one run of it, and how many times it runs."""
+        return [
+            flat(asdict(operator)) | {"energy_pj": operator.energy.total_pj}
+            for operator in self.operators
+        ]
 
     @cached_property
     def time_ns(self) -> float:

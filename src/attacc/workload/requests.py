@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from attacc.errors import InputError
-from attacc.units import MAX_SIZE
+from attacc.units import MAX_SIZE, whole
 
 I64 = npt.NDArray[np.int64]
 
 _PAIR: Final = MAX_SIZE + 1
 """More than any length."""
+
+
+TRACE_SUFFIXES: Final = (".csv", ".jsonl", ".gz")
+"""Endings of recorded traces."""
 
 
 class WorkloadKind(StrEnum):
@@ -29,11 +33,6 @@ class WorkloadKind(StrEnum):
     """A recorded trace."""
     SYNTHETIC = "synthetic"
     """Sampled from a fitted distribution."""
-
-
-def _check_tokens(name: str, value: int) -> None:
-    if not 1 <= value <= MAX_SIZE:
-        raise InputError(f"{value} is out of range", where=name, hint=f"use 1 to {MAX_SIZE} tokens")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -54,7 +53,7 @@ class Request:
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "output_tokens"):
-            _check_tokens(name, getattr(self, name))
+            whole(getattr(self, name), where=name)
 
     @property
     def decode_steps(self) -> int:
@@ -126,8 +125,8 @@ class Workload:
         if not len(prompt_tokens):
             raise InputError("no requests", where=name, hint="give at least one")
         for what, lengths in (("prompt_tokens", prompt_tokens), ("output_tokens", output_tokens)):
-            for end in (int(lengths.min()), int(lengths.max())):
-                _check_tokens(what, end)
+            for end in (lengths.min(), lengths.max()):
+                whole(end, where=what)
         # One number for each pair sorts as the pair does.
         pairs, counts = np.unique(prompt_tokens * _PAIR + output_tokens, return_counts=True)
         prompts, outputs = np.divmod(pairs, _PAIR)
@@ -205,7 +204,7 @@ class Requests:
             InputError: a number is out of range.
         """
         for name, value in (("prompt", prompt), ("output", output), ("count", count)):
-            _check_tokens(name, value)
+            whole(value, where=name)
         return cls(
             name=f"{prompt}+{output}",
             kind=WorkloadKind.FIXED,
@@ -245,6 +244,35 @@ class Requests:
 
         return sampled(str(name), requests=SAMPLED_REQUESTS if count is None else count, seed=seed)
 
+    @classmethod
+    def of(cls, source: object) -> Requests:
+        """Return requests as callers give them.
+
+        Args:
+            source: requests; the numbers of prompt and output tokens of equal ones; the name of a
+                workload preset, or its file; or the path of a recorded trace.
+
+        Raises:
+            InputError: it is none of these, or a number is out of range.
+            DocumentError: the file cannot be read, or is malformed.
+            UnknownNameError: there is no such preset.
+        """
+        if isinstance(source, Requests):
+            return source
+        if isinstance(source, str | Path):
+            is_trace = Path(source).suffix in TRACE_SUFFIXES
+            return cls.from_trace(source) if is_trace else cls.synthetic(source)
+        if isinstance(source, tuple | list):
+            sizes = cast("Sequence[int]", source)
+            if len(sizes) == 2:
+                return cls.fixed(*sizes)
+        raise InputError(
+            f"{source!r:.60} is no requests",
+            where="requests",
+            hint="give prompt and output tokens as in (2048, 512), the name of a workload preset, "
+            "or the path of a trace",
+        )
+
     def __len__(self) -> int:
         return len(self.prompt_tokens)
 
@@ -275,3 +303,12 @@ def fixed_lengths(prompt: int, output: int) -> Workload:
         kind=WorkloadKind.FIXED,
         source=f"every request has {prompt} prompt and {output} output tokens",
     )
+
+
+def workload_of(source: object) -> Workload:
+    """Return requests as callers give them (`Requests.of`), grouped by their lengths.
+
+    Raises:
+        InputError: as in `Requests.of`.
+    """
+    return source if isinstance(source, Workload) else Requests.of(source).workload()

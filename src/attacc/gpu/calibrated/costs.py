@@ -687,16 +687,21 @@ class CalibratedCostModel(CostModel):
 
 
 def _calibrated(gpu: GpuSpec) -> CalibratedGpu:
-    name = preset_of(gpu.name)
-    if name not in CALIBRATIONS.names():
+    name = gpu.calibration or preset_of(gpu.name)
+    if gpu.calibration is None and name not in CALIBRATIONS.names():
         raise InputError(
             f"the GPU {gpu.name} has no calibration",
             where="gpu",
-            hint=f"use one of {', '.join(CALIBRATIONS.names())}; {PUBLISHED_INSTEAD}",
+            hint='name one to be scaled to its data sheet, as in calibration = "h100" '
+            f"(known are {', '.join(CALIBRATIONS.names())}); {PUBLISHED_INSTEAD}",
         )
-    known = CalibratedGpu.load(name)
+    known = CalibratedGpu.load(name, where=f"GPU {gpu.name}: calibration")
     # A system may state another memory size; another machine takes the coefficients scaled.
     same = known.gpu.model_copy(
-        update={"memory_bytes": gpu.memory_bytes, "description": gpu.description}
+        update={
+            "memory_bytes": gpu.memory_bytes,
+            "description": gpu.description,
+            "calibration": gpu.calibration,
+        }
     )
     return replace(known, gpu=gpu) if same == gpu else known.on(gpu)

@@ -80,6 +80,10 @@ class HostDevice:
     ) -> None:
         if isinstance(hardware, AttaccPool):
             hardware = _hardware_of(hardware)
+        if not isinstance(hardware, AttaccHardware):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                f"{hardware!r:.60} is no hardware", where="hardware", hint="use HostDevice.of(...)"
+            )
         pipeline_of(hardware.device)
         if not 1 <= scale_margin < math.inf:
             raise InputError(f"scale_margin = {scale_margin} must be a number of at least 1")

@@ -34,7 +34,7 @@ def all_checks() -> tuple[Check, ...]:
 
 
 def check_claims(
-    claims: Iterable[str] = (),
+    claims: Iterable[str] | str = (),
     *,
     reference: str | Path | None = None,
     progress: Progress = untold,
@@ -42,7 +42,7 @@ def check_claims(
     """Check again what attacc claims: data, tolerance, measured error and limits of each claim.
 
     Args:
-        claims: ids of claims; without any, all.
+        claims: the id of a claim, or several; without any, all.
         reference: folder of the reference data; without it, claims that need them are read back
             or skipped, saying so.
         progress: told the id of every claim before its check runs, and how many there are.
@@ -52,4 +52,6 @@ def check_claims(
         InputError: there are no reference data in the folder.
     """
     data = None if reference is None else ReferenceData.at(Path(reference))
-    return validate(chosen(all_checks(), claims), data, progress)
+    return validate(
+        chosen(all_checks(), [claims] if isinstance(claims, str) else claims), data, progress
+    )

@@ -11,7 +11,7 @@ from multiprocessing import active_children, get_context
 from typing import Any, Final
 
 from attacc.compiled import told_of_compilation
-from attacc.errors import UnknownNameError, member
+from attacc.errors import InputError, UnknownNameError, member
 from attacc.gpu.models import GpuModel, cost_model
 from attacc.results import Progress, Result, untold
 from attacc.study.papers import asplos2024 as asplos2024
@@ -159,7 +159,9 @@ def reproduce_papers(
     Raises:
         UnknownNameError: there is no such paper, exhibit or GPU model.
     """
-    named = ([papers] if papers != ALL else list(Paper)) if isinstance(papers, str) else papers
+    named = [papers] if isinstance(papers, str) else papers
+    if not isinstance(named, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"{papers!r:.40} is no paper", where="papers", hint="name one, or several")
     known = [*Paper, ALL]
     wanted: list[Paper] = []
     for paper in named:
