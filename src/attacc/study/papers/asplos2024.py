@@ -216,6 +216,7 @@ def papers_batches(setting: Setting) -> Exhibit:
             )
             for switches in SWITCHES
         )
+        rates: dict[str, float | None] = {}
         for platform, own, batch, switches in (*gpus, *attaccs):
             run = (
                 condition.printed_on_gpus(batch)
@@ -234,7 +235,7 @@ def papers_batches(setting: Setting) -> Exhibit:
             label = platform.label if switches is None else f"AttAcc, {switches.label}"
             printed = None if run is None else batch / run.time_ms("decode") * 1e3
             energy = None if run is None else run.energy_per_token_j
-            ours = None if served is None else served.tokens_per_s
+            ours = rates[label] = None if served is None else served.tokens_per_s
             theirs = None if on_own is None else on_own.tokens_per_s
             joules = None if served is None else served.energy_per_token_j
             rows.append(
@@ -260,13 +261,9 @@ def papers_batches(setting: Setting) -> Exhibit:
             if switches == SWITCHES[-1]:
                 base_run = condition.printed_on_gpus(condition.base_batch)
                 base_rate = condition.base_batch / base_run.time_ms("decode") * 1e3
-                base = next(row for row in reversed(rows) if row[3] == setting.base.label)
                 names.append(f"{condition.subject.label}\n{condition.load.label}")
                 ratios["published"].append(None if printed is None else printed / base_rate)
-                base_ours = base[6]
-                ratios["ours"].append(
-                    ours / base_ours if ours and isinstance(base_ours, float) else None
-                )
+                ratios["ours"].append(_ratio(ours, rates[setting.base.label]))
     return Exhibit(
         id="asplos2024-papers-batches",
         paper=Paper.ASPLOS2024,
@@ -455,7 +452,8 @@ def int8(setting: Setting) -> Exhibit:
             bases = [
                 best(setting, reasons, setting.base, one, LONG).served for one in (wide, narrow)
             ]
-            gains.append(_over(outcomes[1].served, outcomes[0].served))
+            in_fp16, in_int8 = outcomes
+            gains.append(_over(in_int8.served, in_fp16.served))
             for element, outcome, base in zip(("fp16", "int8"), outcomes, bases, strict=True):
                 rows.append(
                     (
