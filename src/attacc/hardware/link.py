@@ -28,7 +28,9 @@ class LinkSpec(PresetSpec):
     Attributes:
         both_ways_bytes_per_s: bandwidth of both directions together, as data sheets state it.
         energy_pj_per_byte: energy of every byte moved.
-        collective: latency of a collective's steps; absent where nothing is published.
+        collective: latency of a collective's steps; absent where nothing is published. The
+            published GPU model prices collectives with it. The calibrated GPU model only asks
+            whether it is there, and scales measured collectives by the link's bandwidth.
     """
 
     both_ways_bytes_per_s: BytesPerSecond = Field(validation_alias="bandwidth")

@@ -176,7 +176,7 @@ def _notes(comparison: Comparison) -> list[str]:
         f"GPU times and energies are estimates of the {model}.",
         f"Tokens/s, ms and J per token: of decode alone. Energy: {energy}.",
         "Speed-up and energy ratio: tokens/s, and energy per decoded token, against the first row.",
-        "Prefill: of one request alone. Batch: every request may reach its last token.",
+        "Prefill: of one request alone. Batch: fits up to every request's last token.",
     ]
     if comparison.workload.length_kind is LengthKind.ESTIMATE:
         notes.append(
