@@ -95,7 +95,7 @@ _SAME: Final = {
 """Keys of other families that mean a size of `ModelSpec` or its feed-forward block."""
 
 _ALIASES: Final = frozenset(key for keys in _SAME.values() for key in keys)
-_CLASS_ENDS: Final = (
+CLASS_ENDS: Final = (
     r"(Config|(PreTrained)?Model|ForCausalLM|LMHeadModel|DoubleHeadsModel"
     r"|For(Sequence|Token)Classification|ForQuestionAnswering)"
 )
@@ -123,7 +123,7 @@ def refuse_foreign_parts(
         DocumentError: names the first key that contradicts the family, and its value.
     """
     for key, name in _named_classes(document):
-        if not re.fullmatch(classes + _CLASS_ENDS, name, re.IGNORECASE):
+        if not re.fullmatch(classes + CLASS_ENDS, name, re.IGNORECASE):
             raise DocumentError(
                 f"{key} names the class {name!r:.80}, which is none of the family {family!r}",
                 where=where,
@@ -156,22 +156,45 @@ def refuse_other_sizes(
         DocumentError: names the first such key, its value and the size that was read.
     """
     sizes = dict(model) | {"intermediate_size": model.feed_forward.intermediate_size}
+    known = {field: {cast("int", sizes[field])} for field in _SAME}
+    refuse_sizes(document, known, family=model.family, read=read, where=where)
+
+
+def refuse_sizes(
+    document: Mapping[str, object],
+    sizes: Mapping[str, Collection[int]],
+    *,
+    family: str,
+    read: Collection[str],
+    where: str,
+) -> None:
+    """Refuse sizes that another family's keys state otherwise than the layers as they were read.
+
+    Args:
+        document: the parsed ``config.json``, or its language part.
+        sizes: every value of each size that occurs in the layers.
+        family: the ``model_type`` that it was read as.
+        read: the keys that it was read from.
+        where: the file, for messages.
+
+    Raises:
+        DocumentError: names the first such key, its value and the sizes that were read.
+    """
     for field, keys in _SAME.items():
         for key in keys:
             value = document.get(key)
             stated = cast(list[object], value) if isinstance(value, list) else [value]
-            if key in read or value is None or all(_equal(item, sizes[field]) for item in stated):
+            if key in read or value is None:
                 continue
+            if all(type(item) is int and item in sizes[field] for item in stated):
+                continue
+            found = " and ".join(map(str, sorted(sizes[field]))) or "none"
             raise DocumentError(
-                f"{key} = {value!r:.80} contradicts the family {model.family!r}, by whose keys "
-                f"the model has {field} = {sizes[field]}",
+                f"{key} = {value!r:.80} contradicts the family {family!r}, by whose keys the model "
+                f"has {field} = {found}",
                 where=where,
                 hint=_OUT,
             )
-
-
-def _equal(value: object, size: object) -> bool:
-    return type(value) is int and value == size
 
 
 def _is_neutral(key: str, value: object, document: Mapping[str, object]) -> bool:
