@@ -167,7 +167,7 @@ def accuracy(
 
 
 def _recorded(data: str) -> Path | None:
-    """Return the file of recorded data, if it is one."""
+    """Return the path of recorded data, if ``--data`` names one."""
     path = Path(data)
     return path if "," not in data and (path.suffix == RECORDED_SUFFIX or "/" in data) else None
 
@@ -179,7 +179,7 @@ def _lengths(text: str) -> list[int]:
 
 @contextmanager
 def _progress() -> Generator[Callable[[int, int], None]]:
-    """Show a bar on stderr, where that is a terminal."""
+    """Show a bar on stderr, if stderr is a terminal."""
     from attacc.report.terminal import bar
 
     with bar(shown=sys.stderr.isatty()) as shown:

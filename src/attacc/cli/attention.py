@@ -1,4 +1,4 @@
-"""``attacc attention``: decode attention of one stack, or of several with heads of their own."""
+"""``attacc attention``: decode attention on one stack, or on several that share the heads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from attacc.attention import AttentionOfStacks
 
 ALL: Final = "all"
-"""What ``--queries-per-read`` says to have every choice compared."""
+"""Value of ``--queries-per-read`` that compares every choice."""
 
 
 def attention(
@@ -163,7 +163,7 @@ def _heads(
     kv_heads: int | None,
     queries_per_kv_head: int | None,
 ) -> tuple[list[int], int]:
-    """Return the keys of each key/value head, and how many query heads share it.
+    """Return the keys of each key/value head, and the number of query heads that share a head.
 
     Raises:
         InputError: something is missing, or the options contradict each other.

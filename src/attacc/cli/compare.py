@@ -1,4 +1,4 @@
-"""``attacc compare``: what would AttAcc buy for this model and this workload?"""
+"""``attacc compare``: systems with and without AttAcc, on one model and one workload."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attacc.cli.options import seed as parse_seed
 from attacc.cli.output import print_answer, progress_bar
 
 MAX: Final = "max"
-"""What ``--batch`` says to have the largest batch."""
+"""Value of ``--batch`` that takes the largest batch."""
 
 
 def compare(

@@ -1,8 +1,8 @@
-"""Where the process begins: signals are taken care of before anything heavy is loaded.
+"""The start of the process, which handles signals before it loads anything heavy.
 
-Loading what the commands need takes a second, in which Ctrl-C must end the process as it does
-later. So this module, and the packages it lies in, import what Python has loaded itself and
-``signal``, and no more.
+Loading the modules of a command takes a second. Ctrl-C must end the process during that second as
+it does later. So this module and the packages around it import ``signal`` and the modules that
+Python itself has loaded, and no others.
 """
 
 from __future__ import annotations
@@ -14,46 +14,52 @@ INTERRUPTED = 130
 """The exit code of an interrupt: 128 and the number of SIGINT, as shells report it."""
 
 try:
-    import signal  # the only one that takes milliseconds to load, until which it cannot be watched
+    import signal  # takes milliseconds to load, and no signal can be watched before
 except KeyboardInterrupt:
     sys.exit(INTERRUPTED)
 
-TYPE_CHECKING = False  # what ``typing`` has, which takes longer to load than all else here
+TYPE_CHECKING = False  # as in ``typing``, which takes longer to load than all other modules here
 if TYPE_CHECKING:
     from types import FrameType
     from typing import Final
 
 AGAIN_S: Final = 2.0
-"""After so many seconds a process that has not ended is stopped again."""
+"""Seconds after which a process that has not ended gets `Stopped` again."""
 AT_ONCE_S: Final = 0.01
+"""Seconds after which a lost `Stopped` is raised again."""
 SIGNAL_BASE: Final = 128
-"""What shells add to the number of the signal that ended a process, in its exit code."""
+"""The exit code of a process that a signal ended is this number plus the number of the signal."""
 
 
 class Stopped(KeyboardInterrupt):
     """A signal asks the process to end.
 
-    It unwinds the stack, as an interrupt does, so that temporary files are removed and the
+    The exception unwinds the stack, as an interrupt does. So temporary files are removed, and the
     terminal is left in order.
     """
 
 
 class Signals:
-    """The signals that ask the process to end, and the first that came.
+    """The signals that ask the process to end.
 
-    An exception that is raised between any two steps of a program does not always arrive: what is
-    called back from C cannot raise, and modules in C turn it into an ImportError or a SystemError
-    while they are loaded. So the signal is remembered, whatever exception arrives is taken for it,
-    and if none arrives it is raised again.
+    A signal handler raises `Stopped` between two steps of the program. That exception does not
+    always reach the top of the program: functions that C code calls cannot raise, and modules in C
+    that are being loaded turn the exception into an ImportError or a SystemError. So the number of
+    the signal is remembered. Any exception that reaches the top is then taken for the signal, and
+    `Stopped` is raised again until one does.
+
+    Attributes:
+        taken: number of the first signal that came; None before any.
     """
 
     def __init__(self) -> None:
         self.taken: int | None = None
 
     def watch(self) -> None:
-        """Raise `Stopped` from now on when a signal comes, other than those that are ignored.
+        """Raise `Stopped` from now on when a signal comes that the process does not ignore.
 
-        A shell has its background commands ignore SIGINT, and ``nohup`` has them ignore SIGHUP.
+        A shell starts background commands with SIGINT ignored, and ``nohup`` starts a command with
+        SIGHUP ignored.
         """
         for number in self._numbers():
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -63,7 +69,7 @@ class Signals:
         sys.unraisablehook = self._lost
 
     def ignore(self) -> None:
-        """Let nothing interrupt the end of the process."""
+        """Ignore all signals, so that none interrupts the end of the process."""
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, signal.SIG_IGN)
@@ -71,13 +77,13 @@ class Signals:
             signal.signal(number, signal.SIG_IGN)
 
     def check(self) -> None:
-        """Raise `Stopped` if a signal came, whatever became of the exception that it raised."""
+        """Raise `Stopped` if a signal has come, even if its first exception was lost."""
         if self.taken is not None:
             raise Stopped from None
 
     @property
     def exit_code(self) -> int:
-        """What to exit with after the signal that came, or after an interrupt."""
+        """Exit code after the signal that came, or after an interrupt."""
         return SIGNAL_BASE + (self.taken or signal.SIGINT)
 
     @staticmethod
@@ -130,10 +136,10 @@ def run() -> None:
 
 
 def _keep_standard_descriptors() -> None:
-    """Open what is closed of stdin, stdout and stderr, on nothing.
+    """Open those of stdin, stdout and stderr that are closed, on the null device.
 
-    Otherwise the next file that is opened takes the place, and what a library in C writes to
-    stdout or stderr goes into it.
+    Otherwise the next file that is opened gets the free descriptor, and a library in C that writes
+    to stdout or stderr writes into that file.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass

@@ -150,12 +150,12 @@ def generate(
 
 
 def _loading(model: str) -> None:
-    """Say on a terminal that a model is being loaded."""
+    """Print on a terminal that a model is being loaded."""
     if sys.stderr.isatty():
         sys.stderr.write(f"loading {model} ...\n")
 
 
 def _say(piece: str) -> None:
-    """Write a piece of text to stdout as it comes."""
+    """Write a piece of text to stdout at once."""
     sys.stdout.write(printable(piece, keep="\n\t"))
     sys.stdout.flush()

@@ -1,9 +1,14 @@
-"""The application: its commands, and what becomes of errors.
+"""The application: its commands, and how it reports errors.
 
-Exit codes: 0 for an answer, 2 for input that cannot be used, 1 for a fault of attacc itself, an
-output that cannot be written or whose reader went away, 3 for a log that breaks a rule or a claim
-that does not hold, 130 when interrupted, 143 and 129 after SIGTERM and SIGHUP. An answer is on
-stdout, complete; an error is one message on stderr, and nothing on stdout.
+Exit codes:
+
+- 0: an answer.
+- 1: a fault of attacc itself, or an output that cannot be written or that nobody reads any more.
+- 2: input that cannot be used.
+- 3: a log that breaks a rule, or a claim that does not hold.
+- 130, 143, 129: an interrupt, SIGTERM, SIGHUP.
+
+An answer is printed whole on stdout. An error is one message on stderr; then stdout stays empty.
 """
 
 from __future__ import annotations
@@ -42,7 +47,7 @@ BAD_INPUT: Final = 2
 
 
 class CommandLine(TyperGroup):
-    """The commands, with every error that is raised on purpose told in one message."""
+    """The commands. Every error that is raised on purpose is printed as one message."""
 
     def main(
         self,
@@ -53,7 +58,7 @@ class CommandLine(TyperGroup):
         windows_expand_args: bool = True,  # noqa: FBT001
         **extra: Any,
     ) -> Any:
-        """Run one command; standalone, exit with its code and every error told."""
+        """Run one command. If standalone, print its error and exit with its code."""
 
         def play() -> Any:
             return super(CommandLine, self).main(
@@ -69,7 +74,7 @@ class CommandLine(TyperGroup):
 
 
 def _exit_code(play: Callable[[], Any]) -> int:
-    """Return what to exit with after a command; all that went wrong is told on stderr."""
+    """Run a command, print its error on stderr, and return the exit code."""
     try:
         guard_standard_streams()
         with compilation_shown():
@@ -89,7 +94,7 @@ def _exit_code(play: Callable[[], Any]) -> int:
         )
         return error.exit_code
     except MemoryError as error:
-        traceback.clear_frames(error.__traceback__)  # what was allocated, for the message's sake
+        traceback.clear_frames(error.__traceback__)  # frees memory for the message
         complain(
             ": ".join(filter(None, ("the memory of this machine does not suffice", str(error)))),
             hint="ask for less",
@@ -105,7 +110,7 @@ def _exit_code(play: Callable[[], Any]) -> int:
 
 
 def _unless_stopped(play: Callable[[], Any]) -> Any:
-    """Play a command; once a signal has come, whatever it raises or returns is an interrupt."""
+    """Run a command. If a signal comes, raise `Stopped`, whatever the command raises or returns."""
     try:
         return play()
     finally:

@@ -1,10 +1,11 @@
-"""Options that several commands have, and what they stand for.
+"""Options that several commands have, and parsers of options.
 
-Names stay text until the library reads them, so that its rooms are loaded only when a command runs.
+Names stay text until the library reads them. So the library is loaded only when a command runs.
 
-Numbers are written in ASCII digits, as in ``12`` and ``-1.5e3``. Python's own ``int`` and ``float``
-take more for a number (``1_0``, digits of other scripts, ``infinity``), and so do typer's options
-of these types: every option that is a number has one of the parsers `size`, `number` and `seed`.
+Numbers are written in ASCII digits, as in ``12`` and ``-1.5e3``. Python's ``int`` and ``float``
+accept more texts as numbers (``1_0``, digits of other scripts, ``infinity``), and so do typer's
+options of these types. So every option that is a number has one of the parsers `size`, `number` and
+`seed`.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from attacc.errors import InputError
 MAX_STACKS: Final = 1024
 MAX_SEED: Final = 2**63 - 1
 DEFAULT_DEVICE: Final = "hbm3-5.2"
-"""The device with the latencies and buffers of its units, for the interleaved schedule."""
+"""A device with latencies and buffers of its units, which the interleaved schedule needs."""
 REFERENCE_DEVICE: Final = "hbm3-5.2-asplos24"
-"""The same without them: text traces are its form."""
+"""The device of the reference controller, for text traces; it has no latencies and buffers."""
 
 
 def size(
@@ -32,17 +33,18 @@ def size(
     """Return the parser of an option that is a size or a count: a whole number.
 
     Args:
-        option: its name, for messages.
-        most: what it may be at most; None for the limit of all sizes.
-        least: what it may be at least.
-        word: what may stand in its place, for the hint; others look for it.
+        option: name of the option, for messages.
+        most: largest value; None for the limit of all sizes.
+        least: smallest value.
+        word: word that the option takes in place of a number. The hint names it; the caller checks
+            for it.
     """
 
     def parse(text: str | int) -> int:
         from attacc.units import MAX_SIZE, whole_number  # loads pydantic
 
         largest = MAX_SIZE if most is None else most
-        # A default comes as the number that it is.
+        # Typer passes a default as a number, and not as text.
         return whole_number(str(text), where=option, least=least, most=largest, word=word)
 
     return parse
@@ -53,10 +55,10 @@ seed: Final = size("--seed", MAX_SEED, least=0)
 
 
 def number(option: str) -> Callable[[str | float], float]:
-    """Return the parser of an option that is any finite number; its range is others' to check.
+    """Return the parser of an option that is a finite number; the library checks its range.
 
     Args:
-        option: its name, for messages.
+        option: name of the option, for messages.
     """
 
     def parse(text: str | float) -> float:
@@ -68,7 +70,7 @@ def number(option: str) -> Callable[[str | float], float]:
 
 
 def comma_list(text: str, option: str) -> list[str]:
-    """Return the entries of a list with commas.
+    """Return the entries of a text that commas divide.
 
     Raises:
         InputError: an entry is empty.
@@ -82,7 +84,7 @@ def comma_list(text: str, option: str) -> list[str]:
 def names(given: list[str] | None, option: str) -> list[str]:
     """Return the names of an option that may be repeated, and may list several with commas.
 
-    A file whose name has a comma is named alone.
+    A text that is the path of a file is one name, even if it contains commas.
 
     Raises:
         InputError: an entry is empty.
@@ -143,7 +145,7 @@ Json = Annotated[
 
 
 def changes(settings: list[str] | None) -> dict[str, object]:
-    """Return the keys that ``--set KEY=VALUE`` changes, and their values as TOML has them.
+    """Return the keys that ``--set KEY=VALUE`` changes, and their values, read as TOML.
 
     Raises:
         InputError: a setting has no key, or no value.
@@ -160,7 +162,7 @@ def changes(settings: list[str] | None) -> dict[str, object]:
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
-            value = text.strip()  # text, which TOML has in quotation marks
+            value = text.strip()  # text without TOML's quotation marks
         found[key.strip()] = value
     return found
 

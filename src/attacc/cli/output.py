@@ -1,4 +1,4 @@
-"""What all commands share: one answer on stdout, all else on stderr, and files to be written."""
+"""Output of all commands: the answer goes to stdout, and messages and progress go to stderr."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class OutputError(AttaccError):
 
 
 class _Answers(io.FileIO):
-    """Stdout, whose failures are told apart from those of other files."""
+    """Stdout. Its failures are `OutputError`, which tells them apart from those of other files."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
             return super().write(data)
-        except BrokenPipeError:  # its reader has seen enough
+        except BrokenPipeError:  # the reader of the pipe has ended
             raise
         except OSError as error:
             silence_stdout()
@@ -41,7 +41,7 @@ class _Answers(io.FileIO):
 
 
 class _Messages(io.FileIO):
-    """Stderr, on which what cannot be said is not said."""
+    """Stderr. Messages that cannot be written are lost, and the command goes on."""
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
@@ -51,12 +51,13 @@ class _Messages(io.FileIO):
 
 
 def guard_standard_streams() -> None:
-    """Have stdout and stderr write any text, and tell what became of the answer.
+    """Make stdout and stderr write any text, and make failures of stdout an `OutputError`.
 
-    A file's name may hold what a stream's encoding cannot express: that is written as its code.
+    A file's name may hold characters that the encoding of a stream lacks. These are written as
+    escapes.
 
     Raises:
-        OutputError: stdout is closed, or cannot be written; from now on, when it is written.
+        OutputError: stdout is closed. A later write to stdout raises it if the write fails.
     """
     sys.stderr = _guarded(sys.stderr, _Messages)
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] - of a closed descriptor
@@ -69,7 +70,7 @@ def _guarded(stream: TextIO, kind: type[io.FileIO]) -> TextIO:
         return stream
     buffer = cast("Any", stream).buffer
     raw = getattr(buffer, "raw", buffer)
-    if type(raw) is not io.FileIO:  # of a test, or of a console of Windows
+    if type(raw) is not io.FileIO:  # a stream of a test, or a console of Windows
         stream.reconfigure(errors="backslashreplace")
         return cast("TextIO", stream)
     return io.TextIOWrapper(
@@ -82,10 +83,10 @@ def _guarded(stream: TextIO, kind: type[io.FileIO]) -> TextIO:
 
 
 def silence_stdout() -> None:
-    """Have nothing more written to stdout: an answer is there complete, or as much as could be."""
+    """Write nothing more to stdout, neither what is still buffered nor what comes later."""
     try:
         descriptor = sys.stdout.fileno()
-    except OSError:  # none, as in a test
+    except OSError:  # stdout of a test has no descriptor
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
@@ -96,12 +97,12 @@ def print_answer(answer: A, render: Callable[[A], RenderableType], *, as_json: b
     """Write the answer of a command to stdout.
 
     Args:
-        answer: of the library.
-        render: makes a table of it.
-        as_json: whether to write it as one JSON document instead.
+        answer: the answer, from the library.
+        render: turns the answer into tables.
+        as_json: whether to write the answer as one JSON document instead of tables.
 
     Raises:
-        InputError: a figure overflowed; nothing is written then.
+        InputError: a figure overflowed. Then nothing is written.
     """
     document = answer.to_json()
     if as_json:
@@ -113,7 +114,7 @@ def print_answer(answer: A, render: Callable[[A], RenderableType], *, as_json: b
 
 
 def print_text(text: str) -> None:
-    """Write a document of the package to stdout as it is."""
+    """Write a text to stdout without any change."""
     sys.stdout.write(text)
 
 
@@ -131,17 +132,17 @@ def complain(message: str, *, hint: str | None = None) -> None:
 
 @contextmanager
 def compilation_shown() -> Generator[None]:
-    """Say on stderr that something is being compiled, or cannot be kept: once each, if at all.
+    """Print on stderr, once each, that kernels are compiled and that they cannot be kept.
 
-    What was compiled by an earlier command is loaded from disk, and no word said. That a
-    compilation takes its time is of interest on a terminal only. That it will do so every time is
-    said in any case, since it can be helped.
+    Kernels that an earlier command compiled are loaded from disk, and nothing is printed. The line
+    about compiling appears on a terminal only. The warning that kernels cannot be kept appears in
+    any case, since the user can change that.
     """
     said: set[str] = set()
 
     def say(what: str, line: str) -> None:
         if what not in said:
-            # A line, and not a bar: those of commands let what is written to stderr pass.
+            # A line, and not a second bar: a command's own bar lets lines on stderr pass.
             sys.stderr.write(f"{line}\n")
             sys.stderr.flush()
         said.add(what)
@@ -159,23 +160,23 @@ def compilation_shown() -> Generator[None]:
 
 
 HEARTBEAT_S: Final = 5.0
-"""Between two lines of progress, where stderr is no terminal."""
+"""Seconds between two lines of progress, where stderr is no terminal."""
 
 
 class Heartbeat:
-    """Says on stderr what a command is doing, every few seconds, where that is no terminal."""
+    """Prints every few seconds on stderr what a command is doing, unless stderr is a terminal."""
 
     def __init__(self) -> None:
         self._doing = "working"
         self._ended = Event()
 
     def tell(self, doing: str) -> None:
-        """Take note of what the command is doing."""
+        """Store what the command is doing, for the next line."""
         self._doing = doing
 
     @contextmanager
     def beating(self) -> Generator[None]:
-        """Say it until the block ends."""
+        """Print the lines until the block ends."""
         if sys.stderr.isatty():
             yield
             return
@@ -199,13 +200,14 @@ HEARTBEAT: Final = Heartbeat()
 
 @contextmanager
 def progress_bar(title: str) -> Generator[Callable[[str, int], None]]:
-    """Show a bar on stderr, where that is a terminal, with one step per name that it is told.
+    """Show a bar on stderr, if stderr is a terminal. The bar has one step for each piece of work.
 
     Args:
-        title: before the first name.
+        title: text of the bar before the first piece of work.
 
     Yields:
-        What takes the name of each thing before its work, and how many there are in all.
+        A function that is called before each piece of work, with its name and the number of all
+        pieces.
     """
     from attacc.report.terminal import bar
 

@@ -1,7 +1,7 @@
-"""Errors in the words of the command line: an argument of the library becomes the option for it.
+"""Errors of commands name the option that the user gave.
 
-The library names the argument that a fault came from, as in ``slo_ms``. A reader of the command
-line gave an option, ``--slo-ms``. A `Command` translates one into the other.
+An error of the library names an argument, as in ``slo_ms``. The user of the command line gave an
+option, ``--slo-ms``. A `Command` replaces the argument by the option.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typer.core import TyperCommand
 from attacc.errors import InputError
 
 _ASKED: Final = ("options: ", "accuracy: ", "compare: ")
-"""What the library calls the options of a question that it checks as one document."""
+"""Names that the library gives to options which it checks together, as one document."""
 _PLACE: Final = re.compile(
     r"(?:workload\.|precision\.)?(?P<name>[a-z_]+)(?:\.[0-9]+)*(?P<rest>$|:.*| .*)", re.S
 )
-"""An argument, with its table of a study before it, its place in a list behind it, and the rest."""
+"""An argument: the table of a study that holds it, its name, its place in a list, and the rest."""
 _OTHER_NAMES: Final = {"element": "dtype", "synthetic": "workload"}
 """Arguments of the library whose option has another name."""
 
@@ -37,12 +37,12 @@ class Command(TyperCommand):
 
 
 def in_options(where: str, params: list[Any], values: dict[str, Any]) -> str:
-    """Return the place of an error with the option in place of the library's argument.
+    """Return the place of an error, with the option in place of the library's argument.
 
     Args:
-        where: as the library tells it.
+        where: the place, as the library names it.
         params: the options and arguments of the command.
-        values: what was given for them, by name.
+        values: the values of the options and arguments, by name.
     """
     place = where
     for asked in _ASKED:
@@ -53,11 +53,11 @@ def in_options(where: str, params: list[Any], values: dict[str, Any]) -> str:
     name, rest = found["name"], found["rest"]
     name = _OTHER_NAMES.get(name, name)
     named = {param.name: param for param in params}
-    # A list of the library is an option that may be repeated.
+    # A list, such as systems, is an option that may be repeated, such as --system.
     param = named.get(name) or named.get(name.removesuffix("s"))
     if param is None:
         return where
-    # A word after the name is the value that was given, as in "figure a.gif".
+    # Text after the name must begin with the value of the option, as in "figure a.gif".
     if rest.startswith(" ") and not rest[1:].startswith(str(values.get(param.name))):
         return where
     written = [option for option in param.opts if option.startswith("--")]

@@ -25,7 +25,7 @@ KIND_NAMES: Final = (
     "cpu-calibration",
     "serving",
 )
-"""The kinds, for help that loads nothing: those of `attacc.study.shipped.KINDS`."""
+"""Names of `attacc.study.shipped.KINDS`, written again so that help loads no library."""
 
 
 def presets(
@@ -62,7 +62,7 @@ def presets(
 
 
 def _print_document(kind: str | None, name: str | None, *, json: bool) -> None:
-    """Print the document of a preset as it is shipped, with its comments and sources."""
+    """Print the shipped document of a preset, with its comments and sources."""
     import attacc
 
     if kind is None or name is None or json:

@@ -1,4 +1,4 @@
-"""``attacc reproduce``: the figures of the AttAcc papers, made again."""
+"""``attacc reproduce``: the figures of the AttAcc papers, computed again."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from attacc.cli.options import Json, names
 from attacc.cli.output import print_answer, progress_bar
 
 NOT_HELD: Final = 3
+"""Exit code if a claim does not hold."""
 
 
 def validate(
