@@ -1,15 +1,15 @@
-"""The one exception tree.
+"""All exceptions of the package, in one tree.
 
 ::
 
-    AttaccError                   everything that attacc raises on purpose
-    +-- InputError                what the user gave cannot be used; the command line exits with 2
+    AttaccError                   all errors that attacc raises on purpose
+    +-- InputError                input that cannot be used; the command line exits with 2
     |   +-- DocumentError         a file (TOML, JSON, CSV, trace) is malformed, at a field or a line
-    |   +-- UnknownNameError      a preset, family, unit, ... that does not exist
-    |   +-- CapacityError         it is well formed, but it does not fit
+    |   +-- UnknownNameError      no preset, family, unit, ... has the given name
+    |   +-- CapacityError         a well-formed request does not fit into memory
     +-- EngineError               a fault of attacc itself; the command line exits with 1
 
-Every message says what is wrong, where, the offending value, and the way out.
+Every message says what is wrong and where, quotes the offending value, and gives the way out.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ MOST_QUOTED: Final = 80
 
 
 class AttaccError(Exception):
-    """Base of everything that attacc raises on purpose."""
+    """Base class of all errors that attacc raises on purpose."""
 
 
 class InputError(AttaccError):
-    """What the user gave cannot be used.
+    """Input of the user that cannot be used.
 
     Args:
         message: what is wrong, including the offending value.
-        where: file, field, line or option it came from.
+        where: file, field, line or option of the fault.
         hint: the way out.
     """
 
@@ -58,8 +58,8 @@ class UnknownNameError(InputError):
         kind: what the name was meant to be, as in "model preset".
         name: the offending name.
         choices: all valid names.
-        where: file and field, or option, the name came from.
-        hint: the way out in place of the nearest names, where a near name means another thing.
+        where: file and field, or option, that the name came from.
+        hint: the way out. It replaces the nearest names where a near name means another thing.
     """
 
     def __init__(
@@ -79,12 +79,12 @@ class UnknownNameError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """By how much something does not fit.
+    """A store that is too small, and by how much.
 
     Attributes:
-        what: the store that is too small, as in "memory of the GPUs".
-        needed_bytes: what would have to be stored there.
-        available_bytes: what can be stored there.
+        what: the store, as in "memory of the GPUs".
+        needed_bytes: bytes that would have to be stored there.
+        available_bytes: bytes that can be stored there.
     """
 
     what: str
@@ -98,11 +98,11 @@ class Shortfall:
 
 
 class CapacityError(InputError):
-    """A well-formed request that does not fit into the memory it needs.
+    """A well-formed request that does not fit into memory.
 
     Args:
-        shortfall: which store is too small and by how much.
-        where: the system or device it was meant for.
+        shortfall: the store that is too small, and by how much.
+        where: the system or device that cannot hold the request.
         hint: what would fit.
     """
 
@@ -124,12 +124,12 @@ class EngineError(AttaccError):
 def printable(text: str, *, keep: str = "") -> str:
     r"""Return a text with every character that does not print as an escape, such as ``\x1b``.
 
-    Control characters, changes of the direction of writing, and bytes of a file's name that are no
-    text would act on a terminal or vanish there.
+    Three kinds of characters would act on a terminal or vanish there: control characters, changes
+    of the direction of writing, and bytes of a file's name that are no text.
 
     Args:
-        text: from outside.
-        keep: characters that stay as they are, such as line ends.
+        text: a text from outside.
+        keep: characters that are not replaced, such as line ends.
     """
     if text.isprintable():
         return text
@@ -141,7 +141,7 @@ def printable(text: str, *, keep: str = "") -> str:
 
 def nearest_hint(name: str, choices: Iterable[str]) -> str:
     """Return "did you mean ...? choose from ..." for a name that is not among the choices."""
-    options = sorted(map(str, choices))  # of enumerations: their values
+    options = sorted(map(str, choices))  # a member of an enumeration becomes its value
     lowered = [option.lower() for option in options]
     near = difflib.get_close_matches(name.lower(), lowered, n=2, cutoff=0.6)
     close = [
@@ -156,11 +156,11 @@ def member(choices: type[E], name: E | str, *, where: str | None = None) -> E:
 
     Args:
         choices: the enumeration.
-        name: of a member, or the member.
+        name: the name of a member, or the member itself.
         where: the option or argument that the name came from.
 
     Raises:
-        UnknownNameError: there is none of this name.
+        UnknownNameError: no member has this name.
     """
     names = [str(choice) for choice in choices]
     if name not in names:

@@ -1,9 +1,9 @@
-"""What every answer of the library can do: be a document, a table, and something to look at.
+"""Answers of the library: each is a document, a table, and a table in a notebook.
 
-A result's ``to_dict()`` is what the command line prints as JSON. ``to_frame()`` is a table of the
-result, with one row for each thing that the question is about: a system, a stack, a length. In a
-notebook a result shows itself as that table. A `Listing` is an answer that consists of equal
-records; its JSON is the list ``to_dicts()``.
+``to_dict()`` of a `Result` is the JSON that the command line prints. ``to_frame()`` is a Polars
+table. It has one row for each thing that the question is about, such as a system, a stack or a
+length. A notebook shows an answer as that table. A `Listing` is an answer that consists of records
+of one kind; its JSON is the list ``to_dicts()``.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ if TYPE_CHECKING:
 
 
 Progress = Callable[[str, int], None]
-"""Is told the name of what comes next, and how many there are in all."""
+"""A function that is called before each piece of work, with its name and the number of pieces."""
 
 
 def untold(name: str, total: int) -> None:
-    """Tell nobody of the progress."""
+    """Ignore the progress."""
 
 
 R = TypeVar("R")
 
 
 class Answer(abc.ABC):
-    """What a question of the library is answered with: a document and a table."""
+    """An answer of the library: a document and a table."""
 
     __slots__ = ()
 
     @abc.abstractmethod
     def table_rows(self) -> list[dict[str, Any]]:
-        """Return the rows of its table: column -> value."""
+        """Return the rows of the table; each row maps columns to values."""
 
     @abc.abstractmethod
     def _document(self) -> object:
-        """Return all of it as plain values."""
+        """Return the whole answer as plain values."""
 
     def to_json(self) -> str:
         """Return the JSON document that the command line prints with ``--json``.
@@ -60,7 +60,7 @@ class Answer(abc.ABC):
             ) from None
 
     def to_frame(self) -> pl.DataFrame:
-        """Return its table."""
+        """Return the answer as a table."""
         import polars as pl
 
         return pl.DataFrame(self.table_rows(), infer_schema_length=None, strict=False)
@@ -71,12 +71,12 @@ class Answer(abc.ABC):
 
 
 class Result(Answer):
-    """An answer that is one record."""
+    """An answer that consists of one record."""
 
     __slots__ = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as plain values, as the command line prints it with ``--json``."""
+        """Return the answer as plain values, as the command line prints it with ``--json``."""
         return dataclasses.asdict(cast("DataclassInstance", self))
 
     def _document(self) -> object:
@@ -84,7 +84,7 @@ class Result(Answer):
 
 
 class Listing(Answer, Sequence[R]):
-    """An answer that is a list of equal records.
+    """An answer that is a list of records of one kind.
 
     Args:
         records: dataclasses, or results.
@@ -104,14 +104,14 @@ class Listing(Answer, Sequence[R]):
         return self._records[index]
 
     def __len__(self) -> int:
-        """Return how many records there are."""
+        """Return the number of records."""
         return len(self._records)
 
     def __repr__(self) -> str:
         return f"Listing({list(self._records)!r})"
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Return every record as plain values, as the command line prints them with ``--json``."""
+        """Return each record as plain values, as the command line prints it with ``--json``."""
         return [
             record.to_dict()
             if isinstance(record, Result)
@@ -123,7 +123,7 @@ class Listing(Answer, Sequence[R]):
         return self.to_dicts()
 
     def table_rows(self) -> list[dict[str, Any]]:
-        """Return a row for each record; the rows of a result's own table where it has one."""
+        """Return one row for each record. A record that is a `Result` gives its own rows."""
         return [
             row
             for record, plain in zip(self._records, self.to_dicts(), strict=True)
@@ -132,7 +132,9 @@ class Listing(Answer, Sequence[R]):
 
 
 def flat(record: Mapping[str, Any], *, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return a row of a nested document: keys of inner tables behind a dot, lists left out.
+    """Return a nested document as one row, without its lists.
+
+    The key of an inner table gets the outer key and a dot in front, as in ``energy.dram_pj``.
 
     Args:
         record: a document of plain values.
