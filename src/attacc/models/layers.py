@@ -185,25 +185,28 @@ class LayeredModel(PresetSpec):
         """Return the weights of one of the layers."""
         return layer.weights(self.hidden_size, self.norm_width)
 
+    def of_one(self, layer: Layer) -> int:
+        """Return the parameters of one of the layers."""
+        return sum(weight.numbers for weight in self.of_layer(layer))
+
+    def active_of_one(self, layer: Layer) -> int:
+        """Return the parameters of one of the layers that one token meets."""
+        if layer.feed_forward is None:
+            return self.of_one(layer)
+        experts = sum(w.numbers for w in self.of_layer(layer) if w.part is Part.EXPERTS)
+        return self.of_one(layer) - round(experts * (1 - layer.feed_forward.visited_share))
+
     @property
     def parameters(self) -> int:
         """Parameters of the language part."""
-        inside = sum(
-            layer.repeat * sum(weight.numbers for weight in self.of_layer(layer))
-            for layer in self.layers
-        )
+        inside = sum(layer.repeat * self.of_one(layer) for layer in self.layers)
         return inside + sum(weight.numbers for weight in self.outside())
 
     @property
     def active_parameters(self) -> int:
         """Of these, those that one token meets, embeddings included."""
-        idle = 0
-        for layer in self.layers:
-            if layer.feed_forward is None:
-                continue
-            experts = sum(w.numbers for w in self.of_layer(layer) if w.part is Part.EXPERTS)
-            idle += layer.repeat * round(experts * (1 - layer.feed_forward.visited_share))
-        return self.parameters - idle
+        inside = sum(layer.repeat * self.active_of_one(layer) for layer in self.layers)
+        return inside + sum(weight.numbers for weight in self.outside())
 
     def by_part(self) -> dict[Part, int]:
         """Return the parameters of each part that has any."""
@@ -221,9 +224,6 @@ class LayeredModel(PresetSpec):
         if self.draft is None:
             return 0
         d, h = self.draft, self.hidden_size
-        inside = sum(
-            layer.repeat * sum(weight.numbers for weight in self.of_layer(layer))
-            for layer in d.layers
-        )
+        inside = sum(layer.repeat * self.of_one(layer) for layer in d.layers)
         own = inside + 2 * h * h * d.projection + d.norms * self.norm_width + d.other
         return d.modules * own
