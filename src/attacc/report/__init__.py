@@ -1,1 +1,1 @@
-"""What commands answer: the records that their JSON spells out, and their tables."""
+"""Tables, figures and pages of the library's answers."""

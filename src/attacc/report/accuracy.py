@@ -1,4 +1,4 @@
-"""Renders how accurate a device's attention is: tables, and a figure."""
+"""Tables and a figure of the accuracy of a device's attention."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ _COLOURS: Final = {
     (Format.E4M3, Format.FP32): "#e69f00",
     (Format.E5M2, Format.FP32): "#56b4e9",
 }
-"""Of Okabe and Ito, which tell apart for all kinds of sight."""
+"""Colours of Okabe and Ito, which people with any colour vision can tell apart.
+
+The key is the format of keys and values, and the format of sums.
+"""
 _MARKERS: Final = {
     (Format.FP16, Format.FP16): "o",
     (Format.FP16, Format.FP32): "s",
@@ -50,7 +53,7 @@ Arithmetics = list[tuple[Format, Format]]
 
 
 def accuracy_renderable(result: AccuracyResult) -> RenderableType:
-    """Return the errors by length and format, and up to which length each is good enough."""
+    """Return the errors by length and format, and the greatest length good enough for each."""
     parts: list[RenderableType] = [_heading(result)]
     for data, placement, rows in _panels(result):
         where = f"{_DATA[data]}; {units_at(placement)}"
@@ -79,7 +82,7 @@ def _heading(result: AccuracyResult) -> Text:
 
 
 def _panels(result: AccuracyResult) -> Iterator[tuple[Data, Placement, list[AccuracyRow]]]:
-    """Yield the rows of every distribution and placement."""
+    """Yield each pair of a distribution and a placement, with its rows."""
     for data, placement in dict.fromkeys((row.data, row.placement) for row in result.rows):
         own = [row for row in result.rows if (row.data, row.placement) == (data, placement)]
         yield data, placement, own
@@ -174,11 +177,11 @@ def _notes(result: AccuracyResult) -> list[str]:
 
 
 def draw_accuracy(result: AccuracyResult, path: Path) -> None:
-    """Draw the errors against the length, a panel for every distribution and placement.
+    """Draw the errors against the length, in one panel for each distribution and placement.
 
     Args:
-        result: what to draw.
-        path: the figure, in the format of its suffix.
+        result: the errors.
+        path: the figure's file; its suffix decides the format.
 
     Raises:
         InputError: matplotlib is not installed, or the file cannot be written.

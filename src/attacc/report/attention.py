@@ -1,4 +1,4 @@
-"""Renders what the command ``attention`` answers."""
+"""Tables of the command ``attention``."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def attention_renderable(attention: AttentionOfStacks) -> RenderableType:
 
 
 def reads_renderable(reads: Reads) -> RenderableType:
-    """Return a row for every number of queries per read."""
+    """Return a table with one row for each number of queries per read."""
     table = plain_table()
     for column in (
         "queries\nper read",
@@ -92,7 +92,7 @@ def reads_renderable(reads: Reads) -> RenderableType:
 
 
 def _title(r: StackAttention, stacks: int) -> tuple[Text, Text]:
-    """Return what attends to what, and where."""
+    """Return the heading: heads, lengths, stacks and power."""
     heads = _heads(r.heads)
     if r.kv_heads != r.heads:
         heads = f"{count(r.heads)} query heads sharing {_heads(r.kv_heads)}"

@@ -130,7 +130,7 @@ def _short_reason(result: SystemResult) -> str:
 
 
 def _short(value: float, digits: int = 4) -> str:
-    """Return so many significant digits, and all of those before the point."""
+    """Return a number with so many significant digits, or with all digits before the point."""
     if value >= 10 ** (digits - 1):
         return f"{value:,.0f}"
     return f"{value:#.{digits}g}"

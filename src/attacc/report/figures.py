@@ -1,4 +1,4 @@
-"""The one door from Matplotlib to a file."""
+"""Checking, writing and labelling of figures; all figures of Matplotlib reach files from here."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from attacc.errors import InputError, printable
 from attacc.files import check_target, write_whole
 
 KINDS: Final = (".svg", ".png", ".pdf")
-"""Endings of figures' files."""
+"""Suffixes that a figure's file may have."""
 
 
 def check_figure(path: Path, inputs: Iterable[Path] = ()) -> None:
-    """Refuse to draw what could not be drawn, before anything is computed.
+    """Refuse a figure that cannot be drawn, before anything is computed.
 
     Args:
         path: the figure's file.
-        inputs: files that are read, and must not be overwritten.
+        inputs: files that are read. The figure must not overwrite them.
 
     Raises:
-        InputError: the file cannot be written, Matplotlib is not installed, or the suffix tells
-            no format.
+        InputError: the file cannot be written, Matplotlib is not installed, or the suffix is none
+            of `KINDS`.
     """
     check_target(path, "figure", inputs)
     if path.suffix not in KINDS:
@@ -42,16 +42,18 @@ def check_figure(path: Path, inputs: Iterable[Path] = ()) -> None:
 
 
 def words(text: str) -> str:
-    """Return a text from outside as Matplotlib writes it: no formula, and nothing unprintable."""
+    """Return a text from outside in a form in which Matplotlib sees no formula, all printable."""
     return printable(text).replace("$", r"\$")
 
 
 def write_figure(figure: Any, path: Path) -> None:
-    """Write a figure of Matplotlib; its file appears complete or not at all.
+    """Write a figure of Matplotlib. The file appears complete or not at all.
+
+    The same figure always gives the same SVG.
 
     Args:
         figure: a Matplotlib figure.
-        path: a file of one of `KINDS`; the same figure gives the same SVG at any time.
+        path: the figure's file, with a suffix of `KINDS`.
 
     Raises:
         DocumentError: the file cannot be written.

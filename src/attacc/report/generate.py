@@ -1,4 +1,4 @@
-"""Renders what the command ``generate`` answers, below the text."""
+"""The table that the command ``generate`` prints below the text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from attacc.units import NS_PER_S
 
 
 def generated_renderable(answer: Generated) -> RenderableType:
-    """Return what the attention of a text has cost; the text itself has been written before."""
+    """Return the costs of a text's attention. The text itself has been printed before."""
     stacks = answer.devices * answer.stacks_per_device
     where = f"{stacks} stack{'s' if stacks > 1 else ''} of {answer.device}"
     heading = Group(
@@ -94,4 +94,4 @@ _ROWS: Final[tuple[tuple[str, Callable[[GeneratedStep], float], Callable[[float]
     ("read in banks", lambda step: step.bank_read_bytes, _bytes),
     ("wall time here", lambda step: step.host_wall_s, _seconds),
 )
-"""Name of a row, its figure of a step, and how it is written."""
+"""For each row: its name, a function that returns its figure of a step, and one that formats it."""

@@ -1,4 +1,4 @@
-"""Tables and figures of the calibrated GPU model; computes nothing."""
+"""Tables and figures of the calibrated GPU model. This module computes no errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def accuracy_tables(rows: Sequence[Accuracy]) -> Group:
-    """Return errors by size class, one table per series."""
+    """Return errors by size class, in one table for each series."""
     series: dict[str, Table] = {}
     for row in rows:
         library = f"{row.framework} {row.version}".strip()
@@ -51,7 +51,7 @@ def accuracy_tables(rows: Sequence[Accuracy]) -> Group:
 
 
 def extrapolation_table(rows: Sequence[Extrapolation]) -> Table:
-    """Return errors of what no fit has seen."""
+    """Return the errors on rows that no fit has seen."""
     table = Table(box=SIMPLE_HEAD)
     for column in ("operator", "predicted", "seen", "shared"):
         table.add_column(column)
@@ -78,7 +78,7 @@ def _percent(value: float | None, *, sign: bool = False) -> str:
 
 
 def write_accuracy_figure(checked: Sequence[Checked], path: Path) -> None:
-    """Draw predicted over measured time, one panel per operator and GPU.
+    """Draw predicted over measured time, in one panel for each operator and GPU.
 
     Raises:
         InputError: Matplotlib is not installed, or the file is of another kind.

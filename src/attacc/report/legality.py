@@ -1,4 +1,4 @@
-"""Renders what the command ``trace check`` answers."""
+"""The table of the command ``trace check``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from attacc.report.values import count, plain_table, power_words, titled, units_
 from attacc.study.command_traces import CheckedLog
 
 SHOWN: Final = 20
-"""Violations that the table lists; the JSON document has more of them."""
+"""Most violations that the table lists. The JSON document lists more."""
 
 
 def checked_renderable(answer: CheckedLog) -> RenderableType:
-    """Return the verdict, and the first violations with both commands and the slack."""
+    """Return the verdict, and the first violations, each with its two commands and its slack."""
     verdict = "legal" if answer.legal else f"breaks rules {count(answer.total)} times"
     heading = Text.assemble(
         (answer.file, "bold"),

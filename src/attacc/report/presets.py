@@ -1,4 +1,4 @@
-"""Renders what the command ``presets`` answers."""
+"""Tables of the command ``presets``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def presets_renderable(kind: PresetKind) -> RenderableType:
 
 
 def preset_renderable(preset: Preset) -> RenderableType:
-    """Return every field of a preset, with the number of its source, and the sources."""
+    """Return every field of a preset with the number of its source, and a list of the sources."""
     sources = list(dict.fromkeys(f.source for f in preset.fields if f.source is not None))
     table = plain_table()
     table.add_column("field", style="bold", no_wrap=True)
@@ -88,7 +88,7 @@ def _value(value: object) -> RenderableType:
 
 
 def _row(item: object) -> Text:
-    """Return one entry of a list of tables, or of a matrix, on a line of its own."""
+    """Return the text of one entry of a list of tables, or of one row of a matrix."""
     if isinstance(item, dict):
         entries = cast("dict[str, object]", item).items()
         return Text("; ".join(f"{key} {_words(entry)}" for key, entry in entries))

@@ -1,4 +1,4 @@
-"""Tables of a reproduction for people; computes nothing."""
+"""Tables of a reproduction of the papers' figures, for a terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attacc.study.papers.exhibits import Cell, Column, Exhibit, Form
 from attacc.study.papers.reproduce import Reproduction
 
 MOST_ROWS: Final = 60
-"""Rows of a table that are printed at most."""
+"""Most rows of a table that are printed."""
 ABSENT: Final = "-"
 
 
@@ -36,7 +36,7 @@ def reproduction_tables(reproduction: Reproduction) -> Group:
 
 
 def written(cell: Cell, form: Form) -> str:
-    """Write a cell for people, without its unit."""
+    """Return the text of a cell, without its unit."""
     if cell is None:
         return ABSENT
     if isinstance(cell, str):
@@ -55,7 +55,7 @@ def written(cell: Cell, form: Form) -> str:
 
 
 def heading(column: Column) -> str:
-    """Return the head of a column, with its unit."""
+    """Return the heading of a column, with its unit."""
     return f"{column.title}, {column.unit}" if column.unit else column.title
 
 

@@ -1,4 +1,4 @@
-"""A reproduction as one HTML file, its figures drawn in it; opens without a network."""
+"""A reproduction as one HTML file that contains its figures and opens without a network."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from attacc.study.papers.exhibits import Exhibit, Form, Mark, Panel, Series
 from attacc.study.papers.reproduce import Reproduction
 
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
-"""Distinguishable with any colour vision (M. Okabe, K. Ito, Color Universal Design, 2008)."""
+"""Colours for people with any colour vision (M. Okabe, K. Ito, Color Universal Design, 2008)."""
 MARKERS: Final = "osD^vPX"
 MOST_TICKS: Final = 8
-"""Positions of lines up to which each has its tick."""
+"""Most positions of a line chart that get a tick each."""
 STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 76em; padding: 0 1em;
   color: #1b1b1b; background: #fff; }
@@ -62,7 +62,7 @@ def write_reproduction(reproduction: Reproduction, path: Path) -> None:
 
     Args:
         reproduction: the exhibits.
-        path: of the file, whose folder exists.
+        path: path of the file. Its folder must exist.
 
     Raises:
         DocumentError: the file cannot be written.
@@ -71,7 +71,7 @@ def write_reproduction(reproduction: Reproduction, path: Path) -> None:
 
 
 def page(reproduction: Reproduction) -> str:
-    """Return the page; needs Matplotlib."""
+    """Return the page as HTML. This needs Matplotlib."""
     exhibits = reproduction.exhibits
     links = "\n".join(f'<li><a href="#{escape(e.id)}">{escape(e.title)}</a></li>' for e in exhibits)
     estimates = "\n".join(f"<li>Estimate: {escape(note)}</li>" for note in reproduction.estimates)
@@ -130,8 +130,8 @@ def _table(exhibit: Exhibit) -> str:
 
 
 def figure_svg(exhibit: Exhibit) -> str:
-    """Return the figure of an exhibit as an SVG element; needs Matplotlib."""
-    # Imported here: an extra installs it.
+    """Return the figure of an exhibit as an SVG element. This needs Matplotlib."""
+    # Imported here because only an extra installs Matplotlib.
     from matplotlib.figure import Figure
 
     matplotlib: Any = import_module("matplotlib")
@@ -139,7 +139,7 @@ def figure_svg(exhibit: Exhibit) -> str:
     bars = any(s.mark is Mark.BARS for panel in panels for s in panel.series)
     rows, columns = (len(panels), 1) if bars else (1, len(panels))
     width, height = (10.5, 3.4) if bars else (6.5 if columns == 1 else 4.2, 4.2)
-    # The salt makes names of clips unique on the page, and the same every time.
+    # The salt makes names of clip paths unique on the page, and equal in every run.
     with matplotlib.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": exhibit.id, "font.size": 9}
     ):
@@ -173,7 +173,7 @@ def _draw(axes: Any, panel: Panel) -> None:
             "label": series.label,
         }
         if series.mark is Mark.POINTS:
-            # Hollow, and smaller one by one: points of several kinds may coincide.
+            # Points of several series may coincide. So they are hollow, and each series is smaller.
             size = max(3.0, 9.0 - 2.0 * drawn)
             look |= {"linestyle": "none", "markersize": size, "markerfacecolor": "none"}
         else:

@@ -1,12 +1,13 @@
-"""The one door to a terminal: text from outside reaches it as text, and does nothing there.
+"""The console through which all tables and messages reach a terminal, a pipe or a file.
 
-A table is shown whole or not at all: where it is wider than the terminal, its rows are shown one
-below the other, a line for each column. What does not go to a terminal has no width, unless COLUMNS
-states one, and no blanks at the ends of its lines.
+A table loses nothing. If it is wider than the terminal, its rows are shown one below the other,
+with a line for each column. Output to a pipe or a file has no width, unless COLUMNS states one. No
+line ends in blanks.
 
-Names, values and descriptions come from files and from the command line. They may hold what rich
-takes for markup or emoji codes, and what a terminal takes for commands: escape sequences, carriage
-returns, changes of the direction of writing.
+Names, values and descriptions come from files and from the command line. They may hold text that
+rich takes for markup or emoji codes. They may also hold text that a terminal takes for commands:
+escape sequences, carriage returns, changes of the direction of writing. All of it is shown as plain
+text and does nothing.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from rich.text import Text
 from attacc.errors import printable
 
 UNLIMITED: Final = 10_000
-"""Columns of what is no terminal."""
+"""Columns of a pipe or a file."""
 
 
 class Terminal(Console):
-    """A console that takes text for text, and shows what does not print as an escape.
+    """A console without markup. It shows characters that do not print as escapes.
 
     Args:
-        stderr: whether it writes to standard error, and not to standard output.
+        stderr: whether the console writes to standard error instead of standard output.
         wraps: whether long lines are broken at the width of the terminal.
     """
 
@@ -45,7 +46,7 @@ class Terminal(Console):
             self.width = UNLIMITED
 
     def show(self, renderable: RenderableType) -> None:
-        """Print an answer: tables that do not fit row by row, no blanks at the ends of lines."""
+        """Print an answer. A table that is too wide is printed row by row."""
         fitting = self._fitting(renderable)
         if self.is_terminal:
             self.print(fitting)
@@ -96,13 +97,13 @@ class Terminal(Console):
         return any(left[c] < number for c, number in wanted.items() if not c.isspace())
 
     def render_str(self, text: str, **given: Any) -> Text:
-        """Return a cell or a line that was given as plain text, printable before it is measured."""
+        """Return a cell or line of plain text, made printable before its width is measured."""
         return super().render_str(printable(text, keep="\n"), **given)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Return the pieces of a renderable, with what came in rich's own texts printable too."""
+        """Return the pieces of a renderable; text in rich's own objects is printable too."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment
@@ -111,7 +112,7 @@ class Terminal(Console):
 
 
 def _stacked(table: Table) -> Group:
-    """Return the rows of a table one below the other: a line for each column."""
+    """Return the rows of a table one below the other, with a line for each column."""
     names = [" ".join(_plain(column.header).split()) for column in table.columns]
     cells = [list(column.cells) for column in table.columns]
     parts: list[RenderableType] = [table.title, ""] if table.title else []
@@ -131,10 +132,10 @@ def _plain(cell: RenderableType) -> str:
 
 
 def bar(*, shown: bool) -> Progress:
-    """Return a progress bar on standard error, which leaves nothing behind.
+    """Return a progress bar on standard error. It is erased when it ends.
 
     Args:
-        shown: whether it is shown at all.
+        shown: whether the bar is shown at all.
     """
     return Progress(
         TextColumn("{task.description}", markup=False),

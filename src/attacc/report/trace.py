@@ -1,4 +1,4 @@
-"""Renders what the commands ``trace run`` and ``trace build`` answer."""
+"""Tables of the commands ``trace run`` and ``trace build``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MEANINGS: Final = {
     "mvgb": "move probabilities back to the vector buffers",
     "barrier": "later multiplies and moves wait for all before it",
 }
-"""What each kind of request asks for, in the order in which a head needs them."""
+"""The meaning of each kind of request, in the order in which a head needs the requests."""
 
 
 def run_renderable(runs: Sequence[TraceRun]) -> RenderableType:
@@ -39,7 +39,7 @@ def run_renderable(runs: Sequence[TraceRun]) -> RenderableType:
 
 
 def built_renderable(built: BuiltTrace) -> RenderableType:
-    """Return what a written trace holds."""
+    """Return the contents of a written trace."""
     title = Text.assemble(
         ("Wrote ", "bold"),
         f"{built.file}\n",

@@ -1,4 +1,4 @@
-"""Renders what became of claims: as tables, and as the page docs/evidence/validation.md."""
+"""Outcomes of claims as tables, and as the page docs/evidence/validation.md."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from attacc.report.values import plain_table, titled
 from attacc.study.claims.validation import Figure, Needs, Outcome, Room, Status, Unit, Validation
 
 SMALLEST: Final = 1e-9
-"""Shares below it are the rounding of 64-bit numbers, which differs between machines."""
+"""A smaller error is the rounding of 64-bit numbers, which differs between machines."""
 PRINTED: Final = 1e-6
-"""Shares below it are the rounding of printed figures."""
+"""A smaller error is the rounding of printed figures."""
 COLUMNS: Final = (
     "claim",
     "held against",
@@ -62,12 +62,12 @@ def check_page(path: Path, *, some: bool) -> None:
 
 
 def write_page(validation: Validation, path: Path) -> None:
-    """Write the page of all claims; its file appears complete or not at all."""
+    """Write the page of all claims. The file appears complete or not at all."""
     write_whole(path, validation_page(validation).encode("utf-8"))
 
 
 def validation_page(validation: Validation) -> str:
-    """Return the page: one table per room, one row per claim."""
+    """Return the page: one table for each room, with one row for each claim."""
     return "\n\n".join((_head(validation), *_rooms(validation))) + "\n"
 
 

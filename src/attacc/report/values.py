@@ -1,4 +1,4 @@
-"""How figures are written for people: four significant digits and a fitting unit."""
+"""Figures as text: four significant digits and a fitting unit."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _DIGITS: Final = 4
 
 
 def scaled(value: float, unit: str) -> str:
-    """Write a value in a base unit with the prefix that leaves one to three digits before the dot.
+    """Return a value as text, with the prefix that leaves one to three digits before the point.
 
     Args:
-        value: not negative.
+        value: the value in the base unit, not negative.
         unit: the base unit, as in "B/s".
     """
     rounded = float(f"{value:.{_DIGITS - 1}e}")
@@ -36,30 +36,30 @@ def scaled(value: float, unit: str) -> str:
 
 
 def time(time_ns: float) -> str:
-    """Write a time given in nanoseconds."""
+    """Return a time in nanoseconds as text."""
     return scaled(time_ns / NS_PER_S, "s")
 
 
 def energy(energy_pj: float) -> str:
-    """Write an energy given in picojoules."""
+    """Return an energy in picojoules as text."""
     return scaled(energy_pj / PJ_PER_J, "J")
 
 
 def count(value: int) -> str:
-    """Write a whole number with its thousands set apart."""
+    """Return a whole number as text, with commas between thousands."""
     return f"{value:,}"
 
 
 def percent(share: float) -> str:
-    """Write a share of one."""
+    """Return a share of one as a percentage."""
     return f"{share:.1%}"
 
 
 def facts(*rows: tuple[str, str, str]) -> Table:
-    """Return rows of a name, a value and a remark, without a frame.
+    """Return a table without a frame; each row has a name, a value and a remark.
 
     Args:
-        rows: name, value and remark of each; the remark may be empty.
+        rows: the name, value and remark of each row. The remark may be empty.
     """
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
@@ -71,7 +71,7 @@ def facts(*rows: tuple[str, str, str]) -> Table:
 
 
 def plain_table() -> Table:
-    """Return a table without columns, in the style of all tables: a rule below the header."""
+    """Return a table without columns yet, in the style of all tables: a line below the header."""
     return Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="", pad_edge=False)
 
 
@@ -81,7 +81,7 @@ def titled(title: str, table: Table) -> Group:
 
 
 def command_table(commands: dict[str, int]) -> RenderableType:
-    """Return how often every command issued."""
+    """Return a table of how often each command issued."""
     table = plain_table()
     table.add_column("command")
     table.add_column("count", justify="right")
@@ -91,7 +91,7 @@ def command_table(commands: dict[str, int]) -> RenderableType:
 
 
 def units_at(placement: Placement) -> str:
-    """Say where the GEMV units of a stack sit."""
+    """Return in words where the GEMV units of a stack sit."""
     return {
         Placement.BANK: "one GEMV unit per bank",
         Placement.BANKGROUP: "one GEMV unit per bank group",
@@ -100,5 +100,5 @@ def units_at(placement: Placement) -> str:
 
 
 def power_words(*, limited: bool) -> str:
-    """Say which cadence multiplies keep."""
+    """Return in words which cadence the multiplies keep."""
     return "cadence of the power limit" if limited else "cadence without a power limit"

@@ -1,4 +1,4 @@
-"""Renders the walk of one head through a stack as a page of Markdown."""
+"""The page docs/model/walk-through.md: one head's walk through a stack."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MORE: Final = "..."
 
 
 def walk_page(walk: Walk) -> str:
-    """Return the page; for a head at `bank` of which every key is one access, as in 8 elements."""
+    """Return the page in Markdown, for units at `bank` and keys of one access (8 elements)."""
     sections = (_head, _places, _commands, _score, _softmax, _return, _context, _result)
     return "\n\n".join([_opening(walk), *(section(walk) for section in sections)]) + "\n"
 
@@ -283,7 +283,7 @@ def _part(walk: Walk, key: int) -> tuple[int, int, int]:
 
 
 def _runs(walk: Walk) -> list[tuple[int, int]]:
-    """Return where runs of commands of one kind begin and end."""
+    """Return the beginning and the end of each run of commands of one kind."""
     kinds = walk.issued.kind
     starts = [0, *(np.flatnonzero(kinds[1:] != kinds[:-1]) + 1).tolist()]
     return list(zip(starts, [*starts[1:], len(kinds)], strict=True))
@@ -294,13 +294,13 @@ def _positions(walk: Walk, kind: Kind) -> list[int]:
 
 
 def _sum(walk: Walk, at: int, element: int) -> float:
-    """Return an accumulator of the set in use for scores, after a command."""
+    """Return an accumulator of the set that scores use, after a command."""
     state: ChannelState = walk.states[at + 1]
     return float(state.sums[0, 0, element])
 
 
 def _slice(walk: Walk, at: int) -> Numbers:
-    """Return the accumulators of the first unit in the set in use for the context."""
+    """Return the first unit's accumulators of the set that the context uses."""
     return walk.states[at + 1].sums[1, 0, : walk.layout.head_dim]
 
 
