@@ -14,15 +14,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Annotated, Any, ClassVar, Final, TypeVar
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from attacc.documents import Spec
-from attacc.models.layers import Layer, LayeredModel
+from attacc.models.layers import MAX_LAYERS, Layer, LayeredModel
 from attacc.models.mixers import Size
 
 L = TypeVar("L")
+
+LayerCount = Annotated[int, Field(gt=0, le=MAX_LAYERS)]
+"""How many layers a model has."""
 
 HARMLESS: Final = frozenset({"num_logits_to_keep", "expert_layer_offset"})
 """Keys that change nothing in any family, and whose names look as if they did."""
@@ -109,6 +112,22 @@ def one_for_each(key: str, entries: Sequence[L], layers: int, *, more: int = 0) 
             "give one entry per layer"
         )
     return entries[:layers]
+
+
+def needed(key: str, value: L | None, why: str) -> L:
+    """Return the value of a key that some models of a family need, and others do not.
+
+    Args:
+        key: its name, for messages.
+        value: of the file; None where it has none.
+        why: what needs it, as in "the model has experts".
+
+    Raises:
+        ValueError: the file does not state it.
+    """
+    if value is None:
+        raise ValueError(f"{key} is missing, and {why}: add {key}")
+    return value
 
 
 def head_size(hidden: int, heads: int) -> int:
