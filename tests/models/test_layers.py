@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from attacc.errors import InputError
 from attacc.models.architecture import MODELS
 from attacc.models.feedforward import Dense, LinearBlock, Mixture
 from attacc.models.layers import Draft, Layer, LayeredModel
@@ -21,8 +22,9 @@ from attacc.models.mixers import (
     TokenIndexer,
 )
 from attacc.models.parameters import count_parameters, kv_bytes_per_token
+from attacc.models.precision import Precision
 from attacc.models.readers.base import one_for_each, runs
-from attacc.models.uniform import layered
+from attacc.models.uniform import layered, uniform
 from attacc.models.weights import Part
 from attacc.study.described import describe_layers
 
@@ -189,6 +191,7 @@ def test_shipped_models_count_alike(name: str) -> None:
     model = MODELS.load(name)
     counts, layers = count_parameters(model), layered(model)
     assert (layers.parameters, layers.active_parameters) == (counts.total, counts.active)
+    assert uniform(layers, model.precision) == model
     described = describe_layers(
         layers, kv=model.precision.kv, kv_bytes=model.precision.kv.bytes, weight_bytes={}
     )
@@ -238,6 +241,45 @@ def test_drafts_are_counted_apart() -> None:
     assert drafting.parameters == model.parameters
     assert drafting.draft_parameters == 2 * (1160 + 200 + 30 + 7)
     assert model.by_part()[Part.NORMS] == 3 * 20 + 10
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([Layer(mixer=V3, feed_forward=Dense(width=9))], "layers of latent attention . dense"),
+        (
+            [
+                Layer(mixer=Attention(heads=2, kv_heads=2, head_dim=2), feed_forward=block)
+                for block in (Dense(width=9), Mixture(experts=4, experts_per_token=2, width=3))
+            ],
+            "several kinds .full attention . dense, full attention . experts",
+        ),
+        (
+            [
+                Layer(mixer=Attention(heads=2, kv_heads=2, head_dim=2), feed_forward=block)
+                for block in (Dense(width=9), Dense(width=8))
+            ],
+            "layers of different sizes",
+        ),
+        (
+            [
+                Layer(
+                    mixer=Attention(heads=2, kv_heads=2, head_dim=2, sinks=True),
+                    feed_forward=Dense(width=9),
+                )
+            ],
+            "has attention sinks",
+        ),
+    ],
+)
+def test_what_is_not_priced_is_refused_by_name(layers: list[Layer], message: str) -> None:
+    """Catches a model that is priced as if it were another one."""
+    model = LayeredModel(
+        name="m", family="f", hidden_size=4, vocab_size=9, tied_embeddings=True,
+        layers=tuple(layers),
+    )  # fmt: skip
+    with pytest.raises(InputError, match=message):
+        uniform(model, Precision())
 
 
 @pytest.mark.parametrize(

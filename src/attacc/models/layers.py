@@ -31,6 +31,7 @@ class Layer(Spec):
         mixer: how tokens see one another; None where the layer has none.
         feed_forward: what is done with each token by itself; None where the layer has none.
         norms: norms of the residual stream's width.
+        parallel: mixer and feed-forward part read the same input, and are summed (GPT-NeoX).
         other: parameters of paths besides: residual streams that are mixed.
     """
 
@@ -38,6 +39,7 @@ class Layer(Spec):
     mixer: AnyMixer | None = None
     feed_forward: AnyFeedForward | None = None
     norms: Annotated[int, Field(ge=0, le=64)] = 2
+    parallel: bool = False
     other: _Parameters = 0
 
     @property

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from attacc.models.architecture import ModelSpec, NormKind
+from collections.abc import Iterator
+from typing import Final
+
+from attacc.errors import InputError
+from attacc.models.architecture import (
+    Activation,
+    Biases,
+    Experts,
+    FeedForward,
+    ModelSpec,
+    NormKind,
+)
 from attacc.models.feedforward import AnyFeedForward, Dense, Mixture
 from attacc.models.layers import Layer, LayeredModel
 from attacc.models.mixers import Attention, QkNorm
+from attacc.models.precision import Precision
 
 
 def layered(model: ModelSpec) -> LayeredModel:
@@ -53,6 +65,120 @@ def layered(model: ModelSpec) -> LayeredModel:
         learned_positions=model.learned_positions,
         norm_bias=model.norm is NormKind.LAYER,
         final_norm=model.final_norm,
-        layers=(Layer(repeat=model.layers, mixer=mixer, feed_forward=feed_forward),),
+        layers=(
+            Layer(
+                repeat=model.layers,
+                mixer=mixer,
+                feed_forward=feed_forward,
+                parallel=model.parallel_residual,
+            ),
+        ),
         max_context=model.max_context,
     )
+
+
+_ACTIVATIONS: Final = {"silu": Activation.SILU, "gelu": Activation.GELU, "relu": Activation.RELU}
+_ALIKE: Final = {
+    "gelu_fast": "gelu",
+    "gelu_new": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "gelu_tanh": "gelu",
+    "quick_gelu": "gelu",
+}
+"""Activations that cost the same."""
+
+
+def uniform(model: LayeredModel, precision: Precision) -> ModelSpec:
+    """Return a model of equal layers of full attention, which is what is priced so far.
+
+    Args:
+        model: a model of layers.
+        precision: its element types.
+
+    Raises:
+        InputError: its layers differ, or have parts that are not priced; names the first of them.
+    """
+    refusal = next(_not_priced(model), None)
+    if refusal is not None:
+        raise InputError(
+            f"{model.name} {refusal}, which is described but not priced yet",
+            where="model",
+            hint="attacc model tells what it consists of; priced are models of equal layers with "
+            "full attention",
+        )
+    (layer,) = model.layers
+    mixer, block = layer.mixer, layer.feed_forward
+    assert isinstance(mixer, Attention)  # noqa: S101 - others are refused above
+    assert isinstance(block, Dense | Mixture)  # noqa: S101
+    activation = _ALIKE.get(block.activation, block.activation)
+    return ModelSpec(
+        name=model.name,
+        description=model.description,
+        sources=model.sources,
+        family=model.family,
+        layers=layer.repeat,
+        hidden_size=model.hidden_size,
+        heads=mixer.heads,
+        kv_heads=mixer.kv_heads,
+        head_dim=mixer.head_dim,
+        feed_forward=FeedForward(
+            intermediate_size=block.width,
+            gated=block.gated,
+            activation=_ACTIVATIONS[activation],
+        ),
+        experts=Experts(experts=block.experts, experts_per_token=block.experts_per_token)
+        if isinstance(block, Mixture)
+        else None,
+        vocab_size=model.vocab_size,
+        embedding_size=model.embedding_size,
+        learned_positions=model.learned_positions,
+        tied_embeddings=model.tied_embeddings,
+        norm=NormKind.LAYER if model.norm_bias else NormKind.RMS,
+        final_norm=model.final_norm,
+        qk_norm=mixer.qk_norm is not None,
+        biases=Biases(qkv=mixer.qkv_bias, out=mixer.out_bias, ffn=block.bias),
+        parallel_residual=layer.parallel,
+        max_context=model.max_context,
+        sliding_window=mixer.window,
+        precision=precision,
+    )
+
+
+def _not_priced(model: LayeredModel) -> Iterator[str]:
+    """Yield what of a model is not priced, as the end of a sentence."""
+    kinds = list(dict.fromkeys(layer.kind for layer in model.layers))
+    if len(kinds) > 1:
+        yield f"has layers of several kinds ({', '.join(kinds)})"
+    if len(model.layers) > 1:
+        yield "has layers of different sizes"
+    layer, *_ = model.layers
+    mixer, block = layer.mixer, layer.feed_forward
+    if not isinstance(mixer, Attention) or not isinstance(block, Dense | Mixture):
+        yield f"has layers of {layer.kind}"
+        return
+    parts = {
+        "attention in chunks": mixer.chunk is not None,
+        "values of another size than keys": mixer.values != mixer.head_dim,
+        "gates of attention": mixer.gate is not None,
+        "attention sinks": mixer.sinks,
+        "keys that are values": mixer.keys_as_values,
+        "keys of other layers": mixer.borrowed,
+        "a choice of blocks of keys": mixer.selector is not None,
+        "norms over all query heads": mixer.qk_norm not in (None, QkNorm.HEAD),
+        f"{layer.norms} norms a layer": layer.norms != 2,
+        "several residual streams": bool(layer.other or model.other),
+        "a norm behind the embedding": model.embedding_norm,
+        "a bias of the output head": model.head_bias,
+        f"the activation {block.activation}": _ALIKE.get(block.activation, block.activation)
+        not in _ACTIVATIONS
+        or block.gated != (block.activation == "silu"),
+    }
+    if isinstance(block, Mixture):
+        parts |= {
+            "shared experts": bool(block.shared_width),
+            "a block beside the experts": block.dense is not None,
+            "experts in a latent": block.latent is not None,
+            "biases of the router": block.router_bias,
+            "scales of the router": block.scales,
+        }
+    yield from (f"has {part}" for part, there in parts.items() if there)
