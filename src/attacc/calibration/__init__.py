@@ -16,7 +16,7 @@ __all__ = ["Accuracies", "check_measured", "extrapolate_measured", "fit_measured
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name when it is first used: the modules of the room import one another."""
+    """Load a public name when it is first used, because modules of this room import each other."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from attacc.calibration import from_files

@@ -65,17 +65,21 @@ SIZE_CLASSES: Final[dict[MeasuredOperator, tuple[tuple[str, float], ...]]] = {
         ("> 4 MiB", np.inf),
     ),
 }
-"""Name and upper end of every class: rows of a product, keys, prompt tokens, bytes of a message."""
+"""For each operator, the name and the upper end of every size class.
+
+The size is the rows of a product, the keys of decode attention, the tokens of a prompt, or the
+bytes of a message.
+"""
 NAMES: Final = {element: name for name, element in ELEMENTS.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """Rows of a class that were not predicted.
+    """Rows of a size class that were not predicted for one reason.
 
     Attributes:
-        reason: why.
-        rows: how many.
+        reason: the reason.
+        rows: number of rows.
     """
 
     reason: str
@@ -84,24 +88,24 @@ class Outside:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How well one class of sizes is predicted; errors are fractions of the measured time.
+    """Errors of the predictions of one size class, as fractions of the measured time.
 
     Attributes:
-        operator: as in "gemm", or a collective as in "all_gather".
-        gpu: as the table calls it.
-        dtype: as the table calls it.
-        framework: whose kernels were measured.
-        version: of the framework. Several, separated by commas, were put together: every shape is
-            predicted by its own version's series, and counts once.
-        reference: the framework stands for this GPU.
+        operator: the operator, as in "gemm", or the collective, as in "all_gather".
+        gpu: the GPU, as the table calls it.
+        dtype: the element type, as the table calls it.
+        framework: the framework whose kernels were measured.
+        version: version of the framework. Several versions, separated by commas, are counted
+            together: every shape is predicted by the series of its own version, and counts once.
+        reference: whether the framework stands for this GPU.
         size_class: one of `SIZE_CLASSES`, or "all".
-        calibration: the document whose coefficients were taken; empty where there is none.
-        predicted_by: the series in it.
-        scaled: the coefficients are those of another GPU.
-        points: shapes predicted.
-        out_of_range: shapes of the class that were not.
-        outside: these, by reason.
-        mape: mean absolute error; None without points, as are the others.
+        calibration: the document that holds the coefficients; empty where there is none.
+        predicted_by: the series of that document.
+        scaled: whether the coefficients are those of another GPU.
+        points: number of shapes that were predicted.
+        out_of_range: number of shapes of the class that were not predicted.
+        outside: the shapes that were not predicted, by reason.
+        mape: mean absolute error. All errors are None without points.
         median_ape: median of the absolute error.
         p90_ape: 90th percentile of the absolute error.
         bias: mean error; positive where predicted times are too long.
@@ -127,7 +131,7 @@ class Accuracy:
 
 
 NOTHING: Final = "nothing"
-"""Predicts rows for which there is no series."""
+"""Name in `predicted_by` of rows that no series predicts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +140,12 @@ class Checked:
 
     Attributes:
         data: the measurements.
-        time_ns: predicted; not a number where it was not.
-        outside: why it was not; empty where it was.
-        calibration: the document whose coefficients were taken.
-        predicted_by: the series in it.
-        reference: the framework stands for this GPU.
-        scaled: the coefficients are those of another GPU.
+        time_ns: predicted times in nanoseconds; not a number for a row without a prediction.
+        outside: for each row, the reason why it has no prediction; empty where it has one.
+        calibration: the document that holds the coefficients.
+        predicted_by: the series of that document.
+        reference: whether the framework stands for this GPU.
+        scaled: whether the coefficients are those of another GPU.
     """
 
     data: Measurements
@@ -158,10 +162,10 @@ def check(tables: Sequence[Measurements], calibrated: CalibratedGpu | None = Non
 
     Args:
         tables: series of measurements.
-        calibrated: the GPU to predict with; by default every GPU's own preset.
+        calibrated: the calibration to predict with; by default the preset of each GPU.
 
     Raises:
-        InputError: no GPU has a preset, or the one to predict with was not measured.
+        InputError: no GPU has a preset, or the GPU of the given calibration was not measured.
     """
     if calibrated is not None:
         names = measured_names([data.key.gpu for data in tables], calibrated)
@@ -182,10 +186,10 @@ def check(tables: Sequence[Measurements], calibrated: CalibratedGpu | None = Non
 
 
 def measured_names(found: Sequence[str], calibrated: CalibratedGpu) -> set[str]:
-    """Return which of the GPUs of a table a calibration stands for; their only one always.
+    """Return the GPUs of a table that a calibration stands for. A single GPU always counts.
 
     Raises:
-        InputError: none of them.
+        InputError: the calibration stands for none of several GPUs.
     """
     names = {calibrated.gpu.name, *calibrated.calibration.measured_as}
     mine = names & set(found) if len(set(found)) > 1 else set(found)
@@ -263,7 +267,7 @@ def _checked(data: Measurements, gpu: CalibratedGpu) -> Checked:
 
 
 def _reasons(limits: Limits, count: int) -> tuple[str, ...]:
-    """Return the first limit that each shape does not keep to; empty where it keeps to all."""
+    """Return for each shape the first limit that it breaks; empty where it breaks none."""
     reasons = np.full(count, "", dtype=object)
     for stated, keeps in reversed(limits):
         reasons[~keeps] = f"only stated where {stated}"
@@ -274,11 +278,11 @@ S = TypeVar("S", GemmSeries, DecodeSeries, PrefillSeries)
 
 
 class _NotMeasuredError(Exception):
-    """Nothing was fitted for this operator and element type: every row is out of range."""
+    """No series was fitted for this operator and element type, so every row is out of range."""
 
 
 def _nearest(gpu: CalibratedGpu, series: Sequence[S], data: Measurements) -> S:
-    """Return the series of the same library; else of its framework; else of the reference."""
+    """Return the series of the same library, or else of its framework, or else of the reference."""
     key = data.key
     same = [entry for entry in series if entry.dtype is key.dtype]
     for wanted in (
@@ -313,8 +317,8 @@ def accuracy(
 
     Args:
         checked: predictions.
-        unusable: rows that have none; they count in the class of all sizes.
-        by_version: one entry for each version of a framework, rather than for all of them.
+        unusable: rows without a prediction; they count in the class of all sizes.
+        by_version: whether each version of a framework has an entry of its own.
     """
     groups: dict[tuple[str, ...], tuple[list[Checked], list[Unusable]]] = {}
     for entry in checked:
@@ -358,7 +362,7 @@ def _accuracy(
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Whose errors are told together; the fields are those of `Accuracy`."""
+    """The rows whose errors are counted together; the fields are those of `Accuracy`."""
 
     operator: str
     gpu: str
@@ -383,11 +387,11 @@ def class_rows(
     """Return the errors of a group by size class, the class of all sizes first.
 
     Args:
-        group: whose they are.
+        group: the group.
         classes: name and upper end of every class.
-        sizes: of every row.
-        errors: of every row; any value where it was not predicted.
-        outside: why a row was not predicted; empty where it was.
+        sizes: the size of each row.
+        errors: the error of each row; any value where the row was not predicted.
+        outside: for each row, the reason why it was not predicted; empty where it was.
         unusable: rows without a size; they count in the class of all sizes.
     """
     reasons = np.array(outside, dtype=object)

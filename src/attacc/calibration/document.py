@@ -1,4 +1,4 @@
-"""Writing fitted coefficients as documents like the presets."""
+"""Writing fitted coefficients as documents, in the form of the presets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attacc.files import write_whole
 
 SUFFIX: Final = ".toml"
 DIGITS: Final = 4
-"""Significant digits of a coefficient: far more than measurements determine."""
+"""Significant digits of a coefficient; measurements determine fewer."""
 UNITS: Final = (
     ("bytes_per_s", 1e9, "GB/s"),
     ("_pj_per_byte", 1.0, "pJ/B"),
@@ -23,15 +23,15 @@ UNITS: Final = (
     ("_pj", 1.0, "pJ"),
     ("_w", 1.0, "W"),
 )
-"""Ending of a field's name, what its value is divided by, and the unit it is written in."""
+"""For each unit: the ending of a field's name, the divisor of its value, and the unit's text."""
 
 
 def check_document(path: Path, where: str) -> None:
-    """Refuse a name that readers of documents would not take, before anything is computed.
+    """Refuse a file name that readers of documents do not take, before anything is computed.
 
     Args:
         path: the file to be written.
-        where: the option or argument that named it.
+        where: the option or argument that named the file.
 
     Raises:
         InputError: the name does not end in .toml, or no writer of TOML is installed.
@@ -54,7 +54,7 @@ def _no_writer() -> InputError:
 
 
 def document_toml(spec: PresetSpec) -> str:
-    """Return the TOML text of a specification; reading it gives the same, to four digits.
+    """Return the TOML text of a specification, with numbers of four digits.
 
     Raises:
         InputError: no writer of TOML is installed.

@@ -1,16 +1,18 @@
-"""Predicting what was not measured: another GPU from its data sheet, or larger products.
+"""Predicting shapes that were not measured: another GPU from its data sheet, or larger products.
 
-To predict a GPU from others, its coefficients have to be told from theirs. Three rules are
-compared (docs/model/gpu-model.md):
+The coefficients of a GPU that was not measured must follow from those of other GPUs. Three rules
+are compared (docs/model/gpu-model.md):
 
-- ``all``: one set of coefficients, fitted to all other GPUs together. Shares of the data sheet and
-  launches are the same on every GPU; what a core takes in per nanosecond grows with its peak rate,
-  and what a step of its work takes shrinks with it.
-- ``memory``: the shares of the memory's bandwidth are fitted to all other GPUs together, every
-  other coefficient to each by itself; predicted is with those of the nearest.
+- ``all``: one set of coefficients is fitted to all other GPUs together. Shares of the data sheet
+  and times of launches are the same on every GPU. The bytes that a core takes in per nanosecond
+  grow with its peak rate, and the time of a step of its work shrinks with that rate.
+- ``memory``: the shares of the memory's bandwidth are fitted to all other GPUs together. Every
+  other coefficient is fitted to each GPU by itself, and the prediction takes that of the nearest
+  GPU.
 - ``none``: every coefficient is that of the nearest GPU.
 
-The nearest GPU is the one whose cores are most alike: their peak rate, then their number.
+The nearest GPU is the one whose cores have the most similar peak rate. Among equal rates it is the
+one with the most similar number of cores.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ from attacc.hardware.link import LINKS
 from attacc.models.precision import ElementType
 
 LINK_OF: Final = {"a100": "nvlink3", "h100": "nvlink4", "h200": "nvlink4"}
-"""Links of the GPUs whose collectives were measured: their data sheets."""
+"""Presets with the data sheets of the links over which collectives were measured, by GPU."""
 MEMORY_SHARES: Final = ("read_share", "write_share", "io_share")
 PER_CORE_RATES: Final = ("core_bytes_per_s", "l2_core_bytes_per_s", "split_core_bytes_per_s")
 PER_CORE_TIMES: Final = (
@@ -67,7 +69,7 @@ PER_CORE_TIMES: Final = (
 
 
 class Shared(StrEnum):
-    """Which coefficients several GPUs have in common."""
+    """The rules by which GPUs share coefficients."""
 
     ALL = "all"
     MEMORY = "memory"
@@ -76,17 +78,17 @@ class Shared(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Extrapolation:
-    """Errors of shapes of a kind that no fit has seen, as fractions of the measured time.
+    """Errors on shapes that no fit has seen, as fractions of the measured time.
 
     Attributes:
-        operator: as in "gemm", or a collective as in "all_gather".
-        gpu: predicted, as the table calls it.
-        dtype: as the table calls it.
-        framework: whose kernels were measured.
-        version: of the framework.
-        seen: what was fitted: GPUs and versions, or rows.
-        shared: which coefficients several GPUs have in common; None where one GPU predicts itself.
-        points: shapes predicted.
+        operator: the operator, as in "gemm", or the collective, as in "all_gather".
+        gpu: the predicted GPU, as the table calls it.
+        dtype: the element type, as the table calls it.
+        framework: the framework whose kernels were measured.
+        version: version of the framework.
+        seen: the measurements that were fitted: GPUs and versions, or numbers of rows.
+        shared: the rule by which GPUs share coefficients; None where a GPU predicts itself.
+        points: number of shapes that were predicted.
         mape: mean absolute error.
         bias: mean error; positive where predicted times are too long.
     """
@@ -105,13 +107,13 @@ class Extrapolation:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Measurements of one GPU that one set of coefficients stands for.
+    """Measurements of one GPU that one set of coefficients describes.
 
     Attributes:
-        problem: of fitting them.
-        scale: factor of every coefficient on this GPU, against the GPU to be predicted.
-        memory: which coefficients are shares of the memory's bandwidth.
-        rows: which of the GPU's measurements they are.
+        problem: the fit of the coefficients to these measurements.
+        scale: for each coefficient, its value on this GPU over its value on the predicted GPU.
+        memory: whether each coefficient is a share of the memory's bandwidth.
+        rows: places of these measurements among all measurements of the GPU.
     """
 
     problem: Problem
@@ -126,16 +128,16 @@ def extrapolate_gpu(
     """Predict one GPU from its data sheet and the measurements of others.
 
     Args:
-        tables: measurements of all of them.
-        unseen: GPU preset to predict; its measurements are only compared with.
-        seen: GPU presets to fit; for every library the newest version measured on each.
+        tables: measurements of all the GPUs.
+        unseen: preset of the GPU to predict. The predictions are compared with its measurements.
+        seen: presets of the GPUs to fit. For every library the newest measured version is fitted.
 
     Returns:
-        For every series of the unseen GPU that a seen one has too, one entry per rule; only
-        `Shared.NONE` where a single GPU was seen.
+        One entry for each rule, for every series of the unseen GPU that a seen GPU has too. With a
+        single seen GPU there is only the rule `Shared.NONE`.
 
     Raises:
-        InputError: a GPU is unknown or not measured, or seen and unseen.
+        InputError: a GPU is unknown, was not measured, or is both seen and unseen.
     """
     if unseen in seen:
         raise InputError(f"{unseen} is to be predicted", where="seen")
@@ -151,7 +153,7 @@ def extrapolate_gpu(
         for name in seen:
             for data in by_gpu[name]:
                 if _kind(data) == _kind(target):
-                    known[name] = data  # of several versions, the last
+                    known[name] = data  # the last of several versions
         if known:
             rows += _extrapolated(target, unseen, known)
     if not rows:
@@ -165,11 +167,11 @@ def extrapolate_rows(tables: Sequence[Measurements], most_rows: int) -> list[Ext
     """Predict products of more rows from a fit to those of fewer, on the same GPU.
 
     Args:
-        tables: measurements; only products count.
-        most_rows: of the products that are fitted.
+        tables: measurements; only products are used.
+        most_rows: most rows of a product that is fitted.
 
     Raises:
-        InputError: no product, or none on one side of the limit.
+        InputError: no product was measured, or none with fewer or with more rows than the limit.
     """
     found: list[Extrapolation] = []
     for name, series in _by_preset(tables).items():
@@ -219,7 +221,7 @@ def _extrapolated(
     for shared in Shared if len(known) > 1 else (Shared.NONE,):
         predicted = np.full(target.count, np.nan)
         for place, part in enumerate(asked):
-            # A GPU with fewer kernels takes its last one where the other has one more.
+            # The other GPU may have one kernel more. Then this GPU's last kernel stands for it.
             of_part = {
                 name: [p for i, p in enumerate(parts) if min(i, len(asked) - 1) == place]
                 for name, parts in seen.items()
@@ -246,8 +248,8 @@ def _distance(one: GpuSpec, other: GpuSpec, dtype: ElementType) -> tuple[float, 
 def _joint(parts: Mapping[str, Sequence[_Part]], nearest: str, shared: Shared) -> Floats:
     """Fit parts together, and return the coefficients of the nearest GPU.
 
-    The vector of unknowns holds those of the nearest GPU, then for every other GPU those that it
-    does not share.
+    The vector of unknowns holds the coefficients of the nearest GPU, and then for every other GPU
+    the coefficients that it does not share.
     """
     first = parts[nearest][0]
     unknowns = list(first.problem.unknowns)
@@ -265,7 +267,7 @@ def _joint(parts: Mapping[str, Sequence[_Part]], nearest: str, shared: Shared) -
             for start, theirs in zip(starts, mine[0].problem.starts, strict=True):
                 start.extend(theirs[own])
         placed += [(part, place) for part in mine]
-    # Every kernel counts the same, however much was measured of it.
+    # Every kernel has the same weight, whatever the number of its measurements.
     most = ROWS_OF_A_FIT // len(placed)
     rows = [_some(np.arange(part.problem.count), most) for part, _ in placed]
 

@@ -1,9 +1,9 @@
 """Fitting the coefficients of the calibrated GPU model to measured times.
 
-Every series is fitted by itself: least squares of the logarithm of predicted over measured time,
-with a loss that grows linearly beyond a tenth, so that a few shapes on which a library chose a bad
-kernel do not bend the model. The error that a document states comes from cross-validation: shapes
-are dealt into folds, and each fold is predicted by a fit to the others.
+Every series is fitted by itself. The fit is least squares of the logarithm of predicted over
+measured time. Beyond a tenth the loss grows linearly, so that a few shapes on which a library chose
+a bad kernel do not bend the model. The error that a document states comes from cross-validation:
+shapes are divided into folds, and each fold is predicted by a fit to the other folds.
 """
 
 from __future__ import annotations
@@ -63,15 +63,16 @@ from attacc.models.precision import ElementType
 Indices = NDArray[np.intp]
 FOLDS: Final = 3
 FEWEST_ROWS: Final = 10
-"""Fewer measurements than this are no series."""
+"""Fewest measurements of a series that is fitted."""
 ROWS_OF_A_FIT: Final = 3000
-"""More than enough for some twenty coefficients; the rest of a table only takes time."""
+"""Most measurements of one fit. They determine some twenty coefficients; more only take time."""
 EVALUATIONS: Final = 40
 STAIR: Final = 3e-3
-"""Step of numeric derivatives: tiles and rounds make the model a staircase."""
+"""Relative step of numeric derivatives. It is large because tiles and rounds make the model a
+staircase."""
 PULL: Final = 0.05
-"""Weight of a coefficient's distance from its start, against that of one shape: next to nothing,
-unless no shape depends on the coefficient."""
+"""Weight of a coefficient's distance from its start, where a shape has weight 1. It only decides
+coefficients on which no shape depends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Unknown:
     """A coefficient to be fitted.
 
     Attributes:
-        start: where the search begins.
+        start: value at which the search begins.
         low: smallest value allowed.
         high: largest value allowed.
     """
@@ -157,7 +158,7 @@ PREFILL_UNKNOWNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class DecodeRule:
-    """Which kernel of a library takes which shapes; what is fitted is only its coefficients."""
+    """The shapes that one kernel of a library takes. Only the kernel's coefficients are fitted."""
 
     group: tuple[int, int]
     fewest_blocks: int = 0
@@ -168,15 +169,15 @@ class DecodeRule:
 
 @dataclass(frozen=True, slots=True)
 class LibraryRules:
-    """What is known of a library's kernels besides their times.
+    """Facts about a library's kernels that are known before their times are fitted.
 
     Attributes:
-        gemm: kernels of its matrix products.
-        quantises: converting the left matrix is part of the measured product.
-        decode: kernels of decode attention, in the order in which they are asked.
-        packs_groups: prefill tiles hold the queries of a group together.
+        gemm: kernels of the library's matrix products.
+        quantises: whether the measured product includes the conversion of the left matrix.
+        decode: kernels of decode attention; the first one that takes a shape computes it.
+        packs_groups: whether prefill tiles hold the queries of a group together.
         tile_rows: queries of a prefill tile.
-        single_token_decodes: a prompt of one token is decode attention.
+        single_token_decodes: whether a prompt of one token runs as decode attention.
     """
 
     gemm: GemmLibraryName
@@ -191,17 +192,17 @@ ANY_GROUP: Final = (1, 2**20)
 
 
 def library_rules(key: SeriesKey, gpu: GpuSpec) -> LibraryRules:
-    """Return what is known of the library of a series.
+    """Return the known facts about the library of a series.
 
-    vLLM runs FlashAttention 2 before Hopper, which divides keys only where heads share them, and
-    FlashAttention 3 on it, whose tiles hold a group's queries together. TensorRT-LLM has a kernel
-    for groups of up to 32 query heads (XQA) and one for single heads, which it also takes where
-    groups are too few to fill the GPU in 16 bits. All others: cuBLAS, and kernels like
-    FlashAttention 3's.
+    Before Hopper, vLLM runs FlashAttention 2, which divides keys only where heads share them. On
+    Hopper it runs FlashAttention 3, whose tiles hold a group's queries together. TensorRT-LLM has
+    a kernel for groups of up to 32 query heads (XQA) and one for single heads. In 16 bits it takes
+    the latter also where groups are too few to fill the GPU. All other libraries are modelled with
+    cuBLAS, and with kernels like those of FlashAttention 3.
 
     Args:
-        key: of the series.
-        gpu: that was measured.
+        key: key of the series.
+        gpu: the GPU that was measured.
     """
     eight_bits = key.dtype.bytes == 1
     hopper = ElementType.FP8 in gpu.peak_flops
@@ -237,13 +238,13 @@ def library_rules(key: SeriesKey, gpu: GpuSpec) -> LibraryRules:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is to be fitted.
+    """A fit to be made: unknown coefficients, measured times and a model.
 
     Attributes:
         unknowns: the coefficients.
-        time_ns: measured.
-        predict: (coefficients, rows) -> times of these rows.
-        starts: sets of start values, of which the best fit counts.
+        time_ns: measured times in nanoseconds.
+        predict: (coefficients, rows) -> predicted times of these rows, in nanoseconds.
+        starts: sets of start values. The fit from each is made, and the best fit counts.
     """
 
     unknowns: Sequence[Unknown]
@@ -253,7 +254,7 @@ class Problem:
 
     @property
     def count(self) -> int:
-        """How many measurements there are."""
+        """Number of measurements."""
         return self.time_ns.size
 
 
@@ -262,8 +263,8 @@ def least_squares(problem: Problem, rows: Indices, starts: Sequence[Floats]) -> 
 
     Args:
         problem: the problem.
-        rows: which measurements.
-        starts: where to begin; the best of the fits counts.
+        rows: places of the measurements to fit.
+        starts: sets of start values. The best of the fits counts.
 
     Raises:
         InputError: SciPy is not installed.
@@ -287,11 +288,11 @@ def least_squares(problem: Problem, rows: Indices, starts: Sequence[Floats]) -> 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What fitting gave.
+    """The result of a fit.
 
     Attributes:
-        values: the coefficients, fitted to all rows (or `ROWS_OF_A_FIT` of them).
-        held_back: prediction of every row by a fit that did not see it.
+        values: the coefficients, fitted to all rows, or to `ROWS_OF_A_FIT` rows of them.
+        held_back: for each row, its time as predicted by a fit that did not see the row.
     """
 
     values: Floats
@@ -299,12 +300,12 @@ class Fit:
 
 
 def fit(problem: Problem, *, folds: int = FOLDS, seed: int = 0) -> Fit:
-    """Fit all rows, and every row's prediction by the others.
+    """Fit all rows, and predict every row by a fit to other rows.
 
     Args:
         problem: the problem.
         folds: parts of the cross-validation; 0 for none.
-        seed: of the deal.
+        seed: seed of the division into folds.
     """
     order = np.random.default_rng(seed).permutation(problem.count)
     everything = np.arange(problem.count)
@@ -312,11 +313,11 @@ def fit(problem: Problem, *, folds: int = FOLDS, seed: int = 0) -> Fit:
     held_back = problem.predict(found[0], everything)
     for fold in range(folds):
         inside, outside = order[fold::folds], np.delete(order, np.s_[fold::folds])
-        # Starts are those of the problem: the fit to all rows has seen the fold.
+        # The fit to all rows has seen this fold. So the search begins at the problem's own starts.
         seen = least_squares(problem, outside[:ROWS_OF_A_FIT], problem.starts)
         held_back[inside] = problem.predict(seen, inside)
         found.append(seen)
-    # The valleys are several; a fold may have found a deeper one than the fit to all.
+    # The loss has several minima. A fold may have found a deeper one than the fit to all rows.
     best = min(
         found, key=lambda values: _error(problem.predict(values, everything), problem.time_ns)
     )
@@ -327,14 +328,14 @@ def fit(problem: Problem, *, folds: int = FOLDS, seed: int = 0) -> Fit:
 
 LAUNCH: Final = 0
 STEP: Final = 9
-"""Places in the vectors of coefficients."""
+"""Places of coefficients in the vector of a product."""
 DECODE_LOAD: Final = 3
 DECODE_COMPUTE: Final = 5
-"""The same of decode attention."""
+"""Places of coefficients in the vector of decode attention."""
 KEY: Final = 4
 SHARES: Final = 6
 SUSTAINED_AFTER: Final = 14
-"""The same of prefill attention."""
+"""Places of coefficients in the vector of prefill attention."""
 
 
 def start_of(unknowns: Sequence[Unknown], **changed: float) -> Floats:
@@ -348,7 +349,7 @@ def start_of(unknowns: Sequence[Unknown], **changed: float) -> Floats:
 def gemm_problem(data: Measurements, gpu: GpuSpec, rules: LibraryRules) -> Problem:
     """Return the problem of a series of matrix products."""
     shapes = data.shapes
-    assert isinstance(shapes, GemmShapes)  # noqa: S101 - what the operator implies
+    assert isinstance(shapes, GemmShapes)  # noqa: S101 - the operator implies it
     unknowns = (*GEMM_UNKNOWNS, *(QUANTISE_UNKNOWNS if rules.quantises else ()))
     at, tiles = machine(gpu, data.key.dtype), TILES[rules.gemm]
     none = np.zeros(0 if rules.quantises else len(QUANTISE_UNKNOWNS))
@@ -358,7 +359,7 @@ def gemm_problem(data: Measurements, gpu: GpuSpec, rules: LibraryRules) -> Probl
         return gemm_times(shapes.take(rows), at, vector, tiles)[0]
 
     launch = float(np.quantile(data.time_ns, 0.01)) * 0.7
-    # Kernels before Hopper take several times as long for a step, which is another valley.
+    # Kernels before Hopper take several times as long for a step. That is another minimum.
     starts = [start_of(unknowns, launch=launch, step=step) for step in (1.3, 5.0)]
     return Problem(unknowns, data.time_ns, predict, starts)
 
@@ -384,12 +385,12 @@ def _gemm(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[GemmSeries, Flo
 
 
 def modelled_dims(shapes: AttentionShapes) -> NDArray[np.bool_]:
-    """Return which shapes have heads of a size that the model knows."""
+    """Return for each shape whether its heads have a size that the model knows."""
     return (shapes.head_dim >= SMALLEST_DIM) & (shapes.head_dim <= LARGEST_DIM)
 
 
 def taken_by(rules: Sequence[DecodeRule], shapes: AttentionShapes) -> NDArray[np.intp]:
-    """Return which kernel takes each shape; -1 where none does."""
+    """Return for each shape the index of the kernel that takes it; -1 where none does."""
     group = shapes.heads / shapes.kv_heads
     blocks = shapes.batch * shapes.kv_heads * np.maximum(1.0, np.floor(shapes.length / 128.0))
     chosen = np.full(group.size, -1)
@@ -400,7 +401,7 @@ def taken_by(rules: Sequence[DecodeRule], shapes: AttentionShapes) -> NDArray[np
 
 
 def decode_problem(data: Measurements, gpu: GpuSpec, rule: DecodeRule) -> Problem:
-    """Return the problem of one kernel of decode attention, on the shapes that it takes."""
+    """Return the problem of one kernel of decode attention, for the shapes that it takes."""
     from attacc.gpu.calibrated.curves_kernel import SPLITS, decode_times
 
     shapes = data.shapes
@@ -438,7 +439,7 @@ def decode_problem(data: Measurements, gpu: GpuSpec, rule: DecodeRule) -> Proble
 
     launch = float(np.quantile(data.time_ns, 0.01)) * 0.7
     first = start_of(DECODE_UNKNOWNS, launch=launch)
-    # Cores wait for single keys rather than for bytes, or for arithmetic: other valleys.
+    # Cores may also wait for single keys or for arithmetic instead of bytes: other minima.
     waiting, slow = first.copy(), first.copy()
     waiting[DECODE_LOAD : DECODE_LOAD + 2] = 200.0, 4.0
     slow[DECODE_COMPUTE] = 0.15
@@ -512,7 +513,7 @@ def prefill_problem(data: Measurements, gpu: GpuSpec, rules: LibraryRules) -> Pr
 
     launch = float(np.quantile(data.time_ns, 0.01)) * 0.7
     first = start_of(unknowns, launch=launch)
-    # Tiles wait for their keys, or for arithmetic at a low rate: other valleys.
+    # Tiles may also wait for their keys, or for arithmetic at a low rate: other minima.
     waiting, slow = first.copy(), first.copy()
     waiting[KEY : KEY + 2] = 20.0
     slow[SHARES : SHARES + 4] = 0.4
@@ -551,11 +552,11 @@ NOT_FITTED: Final = (
 )
 TOO_FEW: Final = f"not fitted: fewer than {FEWEST_ROWS} rows of this version and element type"
 PROTOCOLS: Final = 3
-"""NCCL has three: low latency, the same in lines of 128 bytes, and simple."""
+"""Number of NCCL's protocols: low latency, low latency in lines of 128 bytes, and simple."""
 
 
 def collective_problem(data: Measurements) -> Problem:
-    """Return the problem of a collective: protocols, and shares of the last one's rate."""
+    """Return the problem of a collective: its protocols, and shares of the last protocol's rate."""
     shapes = data.shapes
     assert isinstance(shapes, Messages)  # noqa: S101
     counts = np.unique(shapes.gpus)
@@ -610,7 +611,7 @@ C = TypeVar("C", bound=Coefficients)
 
 
 def record(kind: type[C], values: Floats) -> C:
-    """Return the record of a vector of coefficients; the inverse of its ``vector``."""
+    """Return the record of a vector of coefficients, as the inverse of the record's ``vector``."""
     named = {
         name: float(value) / (GB if name.endswith("_bytes_per_s") else 1.0)
         for name, value in zip(kind.model_fields, values, strict=True)
@@ -619,7 +620,7 @@ def record(kind: type[C], values: Floats) -> C:
 
 
 def attention_range(shapes: AttentionShapes) -> AttentionRange:
-    """Return what a series of attention is stated for."""
+    """Return the range of shapes that a series of attention is stated for."""
     known = shapes.take(modelled_dims(shapes))
     return AttentionRange(
         batch=_extent(known.batch),
@@ -645,8 +646,8 @@ class HeldBack:
 
     Attributes:
         data: the measurements.
-        time_ns: the predictions; not a number where the series is not stated for the shape.
-        reason: why there are none, where there are none.
+        time_ns: the predictions in nanoseconds; not a number for a shape outside the series' range.
+        reason: the reason why there are no predictions, if there are none.
     """
 
     data: Measurements
@@ -655,9 +656,9 @@ class HeldBack:
 
 
 def _of_one_series(tables: Sequence[Measurements]) -> list[list[Measurements]]:
-    """Return measurements grouped as they are fitted, in the order of their first ones.
+    """Return measurements in the groups that are fitted together, in the order of appearance.
 
-    A collective moves bytes, whatever they hold: messages of all element types are one series.
+    A collective moves bytes of any type. So messages of all element types are one series.
 
     Raises:
         InputError: a collective was measured with several versions of its library.
@@ -699,7 +700,7 @@ def _joined(parts: Sequence[Measurements]) -> Measurements:
 
 
 def _fittable(data: Measurements, gpu: GpuSpec) -> int:
-    """Return how many measurements a series is fitted to."""
+    """Return the number of measurements that a series is fitted to."""
     shapes = data.shapes
     if not isinstance(shapes, AttentionShapes):
         return data.count
@@ -722,17 +723,18 @@ def fit_calibration(
     """Fit every series of a GPU.
 
     Args:
-        name: of the document.
+        name: name of the document.
         gpu: the GPU preset whose data sheet the shares refer to.
         tables: measurements of this GPU.
-        reference: the framework that stands for this GPU; by default the one measured most.
-        source: where the measurements come from.
-        folds: parts of the cross-validation; 0 for none (then the stated error is of the fit).
-        tell: called with what is fitted next.
+        reference: the framework that stands for this GPU; by default the one with the most
+            measurements.
+        source: source of the measurements.
+        folds: parts of the cross-validation; 0 for none. Then the stated error is that of the fit.
+        tell: called before each fit with the name of the series.
 
     Raises:
         InputError: no series has `FEWEST_ROWS` measurements, a collective was measured with
-            several versions of its library, or nothing of the reference was fitted.
+            several versions of its library, or no series of the reference was fitted.
     """
     gemm: list[GemmSeries] = []
     decode: list[DecodeSeries] = []
@@ -812,10 +814,10 @@ def fitted_tables(
     """Return the measurements of one GPU.
 
     Args:
-        tables: of any GPUs.
+        tables: measurements of any GPUs.
         gpu: the GPU preset.
-        measured_as: what the tables call it; by default what its calibration preset says, or
-            whatever they call their only one.
+        measured_as: the name of the GPU in the tables. By default its calibration preset states
+            the name, or the tables have only one GPU.
 
     Raises:
         InputError: there are several GPUs, and none of them is recognised.

@@ -1,7 +1,6 @@
-"""Questions about files of measurements: fit a model to them, check one against them, extrapolate.
+"""Questions about files of measurements: fit a model, check a model, extrapolate.
 
-A file holds measured operators or serving runs; both kinds may be given at once where a question
-makes sense for both.
+A file holds measured operators or serving runs. A check takes files of both kinds at once.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ class Accuracies(Listing[Accuracy]):
 
     Args:
         rows: the errors.
-        series: the measured operators with their predictions, for a figure; empty of serving runs,
-            and after a fit.
+        series: the measured operators with their predictions, for a figure. Serving runs have
+            none, and a fit returns none.
     """
 
     __slots__ = ("series",)
@@ -57,18 +56,19 @@ def check_measured(
     serving: str | None = None,
     by_version: bool = False,
 ) -> Accuracies:
-    """Predict measured operators or serving runs, and tell the errors by size.
+    """Predict measured operators or serving runs, and return the errors by size.
 
     Args:
         measured: Parquet or CSV files.
-        gpu: calibration to predict operators with, a preset or a file; None for every GPU's own.
-        serving: coefficients of a serving framework to predict its runs with, a preset or a file;
+        gpu: calibration that predicts the operators, a preset or a file; None for the preset of
+            each GPU.
+        serving: coefficients that predict the runs of a serving framework, a preset or a file;
             None for the framework's preset.
-        by_version: tell versions of a framework apart.
+        by_version: whether each version of a framework has errors of its own.
 
     Raises:
         DocumentError: a file cannot be read, or is malformed.
-        InputError: there is no such calibration, or none for the measured GPUs.
+        InputError: the calibration does not exist, or the measured GPUs have none.
     """
     calibrated = None if gpu is None else CalibratedGpu.load(gpu, where="gpu")
     own = None if serving is None else SERVING.load_name_or_file(serving, where="serving")
@@ -109,16 +109,16 @@ def fit_measured(
     Args:
         measured: Parquet or CSV files, all of operators or all of serving runs.
         output: document to write, in TOML.
-        gpu: GPU whose data sheet the shares of operators refer to: a preset or a file.
-        measured_as: what the files call the GPU, where they hold several.
+        gpu: the GPU whose data sheet the fitted shares refer to: a preset or a file.
+        measured_as: the name of the GPU in the files, where they hold several GPUs.
         reference: framework whose operators stand for the GPU.
         framework: framework to fit to its serving runs; None where the files hold only one.
-        kernels: framework whose operators stand for those of ``framework``; None for what its
-            preset says.
+        kernels: framework whose operators stand for those of ``framework``; None for the one that
+            the preset of ``framework`` names.
         folds: parts of the cross-validation of operators; 0 for none.
 
     Returns:
-        Errors of rows that were held back.
+        Errors on rows that were held back.
 
     Raises:
         DocumentError: a file cannot be read, or is malformed.
@@ -168,7 +168,7 @@ def _fit_operators(
         folds=folds,
     )
     if names_file(gpu):
-        # A document names other files relative to its own folder.
+        # A document names other files by paths relative to its own folder.
         spec = spec.model_copy(update={"gpu": os.path.relpath(gpu, output.parent)})
     write_document(spec, output)
     unusable = [left for left in unusable if left.gpu in spec.measured_as]
@@ -212,17 +212,17 @@ def extrapolate_measured(
     seen: Sequence[str] = (),
     rows: int | None = None,
 ) -> Listing[Extrapolation]:
-    """Predict what no fit has seen: another GPU, or products of more rows.
+    """Predict measurements that no fit has seen: another GPU, or products of more rows.
 
     Args:
         measured: Parquet or CSV files of operators.
         unseen: GPU to predict from its data sheet.
-        seen: GPUs to fit for that.
-        rows: predict products of more rows from those of up to so many.
+        seen: GPUs whose measurements are fitted for that prediction.
+        rows: most rows of the products that are fitted. Products of more rows are predicted.
 
     Raises:
         DocumentError: a file cannot be read, or is malformed.
-        InputError: it is not clear what to predict, or it was not measured.
+        InputError: it is not clear what to predict, or the predicted shapes were not measured.
     """
     if (rows is None) == (unseen is None) or (unseen is None) != (not seen):
         raise InputError(
@@ -238,7 +238,7 @@ def extrapolate_measured(
 
 
 def _apart(paths: Sequence[str | Path]) -> tuple[list[Table], list[Table]]:
-    """Read tables, each once, and return those of operators, and those of serving runs."""
+    """Read each table once, and return the tables of operators and the tables of serving runs."""
     operators: list[Table] = []
     serving: list[Table] = []
     for table in map(open_table, map(Path, paths)):

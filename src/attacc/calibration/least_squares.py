@@ -1,4 +1,4 @@
-"""The one door to SciPy: fitting coefficients by least squares."""
+"""Fitting of coefficients by least squares. Only this module imports SciPy."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from attacc.errors import InputError
 from attacc.gpu.calibrated.kernels import Floats
 
 LINEAR_BEYOND: Final = 0.1
-"""Relative error from which on the loss grows linearly: a few shapes on which a library chose a
-bad kernel shall not bend the model."""
+"""Relative error above which the loss grows linearly. So a few shapes on which a library chose a
+bad kernel do not bend the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A minimum.
+    """A minimum of the loss.
 
     Attributes:
         values: the coefficients.
-        cost: what is left of the loss.
+        cost: the loss at the minimum.
     """
 
     values: Floats
@@ -40,16 +40,16 @@ def minimise(
     evaluations: int | None = None,
     step: float | None = None,
 ) -> Found:
-    """Fit positive coefficients; the search is over their logarithms.
+    """Fit positive coefficients. The search is over their logarithms.
 
     Args:
-        residuals: coefficients -> relative errors.
-        start: where the search begins.
+        residuals: function from coefficients to relative errors.
+        start: coefficients at which the search begins.
         low: smallest values allowed.
         high: largest values allowed.
-        pull: weight of a coefficient's distance from its origin, against that of one residual:
-            next to nothing, unless no residual depends on the coefficient.
-        origin: where coefficients are pulled to.
+        pull: weight of a coefficient's distance from its origin, where a residual has weight 1. It
+            only decides coefficients on which no residual depends.
+        origin: values to which coefficients are pulled.
         evaluations: most steps of the search; None for SciPy's default.
         step: relative step of numeric derivatives; None for SciPy's default.
 

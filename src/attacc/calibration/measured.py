@@ -1,9 +1,9 @@
 """Tables of measured GPU operators, as arrays.
 
-The columns are those of the tables of aiconfigurator (ai-dynamo, Apache-2.0): one row is one shape
-on one GPU with one version of one framework. Every column of a table is used, or known to change
-nothing (`HARMLESS`), or the table is refused. A row that measures what the model does not price, or
-that holds an impossible number, is counted as unusable with its reason.
+The columns are those of the tables of aiconfigurator (ai-dynamo, Apache-2.0). One row is one shape
+on one GPU with one version of one framework. Every column of a table must be used, or be known to
+change nothing (`HARMLESS`). A table with another column is refused. A row counts as unusable, with
+the reason, if the model does not price what it measures, or if it holds an impossible number.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class MeasuredOperator(StrEnum):
-    """What a table measures."""
+    """The operator that a table measures."""
 
     GEMM = "gemm"
     DECODE = "decode_attention"
@@ -64,35 +64,35 @@ COLUMNS: Final = {
     ),
     MeasuredOperator.ALL_REDUCE: ("gpu", "op_name", "num_gpus", "message_elements", "latency_ms"),
 }
-"""The columns by which a table is recognised; all of them are used."""
+"""The columns that identify a table of each operator. All of them are used."""
 
 LIBRARY_COLUMNS: Final = ("kernel_source", "backend", "framework")
-"""Columns that say which library ran a collective: the first that is there, and holds something.
-Without any of them it is NCCL."""
+"""Columns that name the library of a collective. The first one that exists and is not empty counts.
+Without any of them the library is NCCL."""
 OPTIONAL: Final[dict[MeasuredOperator, tuple[str, ...]]] = {
     MeasuredOperator.GEMM: ("op_name", "power_w"),
     MeasuredOperator.DECODE: ("op_name", "attn_dtype", "window_size", "power_w"),
     MeasuredOperator.PREFILL: ("op_name", "attn_dtype", "window_size", "past_length", "power_w"),
     MeasuredOperator.ALL_REDUCE: (*LIBRARY_COLUMNS, "version", "dtype", "power_w"),
 }
-"""Columns that are used where a table has them."""
+"""Columns that are used if a table has them."""
 HARMLESS: Final = ("kernel_source",)
-"""Columns that change nothing. A series is of one version of a framework, whichever kernels it
-takes for which shapes, and ``kernel_source`` names these."""
+"""Columns that change nothing. ``kernel_source`` names the kernel that a framework chose for a
+shape, and a series contains all kernels of one version of a framework."""
 _OP_NAMES: Final[dict[MeasuredOperator, tuple[str, ...]]] = {
     MeasuredOperator.GEMM: ("gemm",),
     MeasuredOperator.DECODE: ("generation_attention",),
     MeasuredOperator.PREFILL: ("context_attention",),
 }
 ATTENTION_TYPES: Final = ("bfloat16", "float16", "half")
-"""Element types of queries and results: those of the tables that the presets were fitted to, over
-caches of 16 and of 8 bits."""
+"""Element types of queries and results in the tables that the presets were fitted to. The caches of
+these tables have 16 or 8 bits."""
 ONLY: Final[dict[str, tuple[tuple[float, ...], str]]] = {
     "window_size": ((0.0, -1.0), "attention within a window (window_size) is not modelled"),
     "past_length": ((0.0,), "prefill after cached tokens (past_length) is not modelled"),
 }
-"""Column -> the values at which it changes nothing, as an empty field does, and why others are not
-used."""
+"""Column -> the values that are used, and the reason why rows with other values are not. An empty
+field is used too."""
 _MOST: Final = 2.0**31
 QUANTITIES: Final = {
     "m": Allowed(1, _MOST),
@@ -109,8 +109,8 @@ QUANTITIES: Final = {
     "latency_ms": Allowed(1e-6, 1e8, whole=False),
     "power_w": Allowed(0.1, 1e5, whole=False),
 }
-"""What the columns can hold. A clock of a GPU lasts a millionth of a millisecond, and nobody
-measures a call of a day; sizes are at least a hundred times beyond any in use."""
+"""Ranges of the columns. A cycle of a GPU lasts a millionth of a millisecond, and nobody measures a
+call that takes a day. The limits of sizes are at least a hundred times the sizes in use."""
 ELEMENTS: Final = {
     "bfloat16": ElementType.BF16,
     "float16": ElementType.FP16,
@@ -121,7 +121,7 @@ ALIASES: Final = {"half": "float16"}
 """Other names of element types."""
 COLLECTIVE_LIBRARY: Final = "NCCL"
 COLLECTIVE_ELEMENT: Final = "float16"
-"""Element type of messages where a table has none."""
+"""Element type of messages in a table that states none."""
 SIZE_COLUMNS: Final = {
     MeasuredOperator.GEMM: ("m", "n", "k"),
     MeasuredOperator.DECODE: COLUMNS[MeasuredOperator.DECODE][4:9],
@@ -132,13 +132,13 @@ SIZE_COLUMNS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class SeriesKey:
-    """Whose measurements they are.
+    """The key of a series of measurements.
 
     Attributes:
-        operator: which operator.
-        gpu: as the table calls it.
-        framework: as in "VLLM"; the library of collectives is "NCCL".
-        version: of the framework; empty where the table has none.
+        operator: the operator.
+        gpu: the GPU, as the table calls it.
+        framework: the framework, as in "VLLM", or the library of a collective, as in "NCCL".
+        version: version of the framework; empty where the table has none.
         dtype: element type of the operands, or of the cache.
         operation: the collective, as in "all_reduce"; empty for other operators.
     """
@@ -156,15 +156,15 @@ class Messages:
     """Messages of a collective; arrays of one length.
 
     Attributes:
-        gpus: how many GPUs take part.
-        message_bytes: of the whole message.
+        gpus: numbers of GPUs that take part.
+        message_bytes: bytes of the whole message.
     """
 
     gpus: Floats
     message_bytes: Floats
 
     def take(self, chosen: NDArray[np.integer] | NDArray[np.bool_]) -> Messages:
-        """Return some of them."""
+        """Return the messages at some places."""
         return Messages(self.gpus[chosen], self.message_bytes[chosen])
 
 
@@ -173,10 +173,10 @@ class Measurements:
     """One series of measurements.
 
     Attributes:
-        key: whose they are.
-        shapes: what was measured.
-        time_ns: how long it took.
-        power_w: what the GPU drew meanwhile; not a number where unknown.
+        key: key of the series.
+        shapes: the shapes that were measured.
+        time_ns: measured times in nanoseconds.
+        power_w: power of the GPU during each measurement, in watts; not a number where unknown.
     """
 
     key: SeriesKey
@@ -186,11 +186,11 @@ class Measurements:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of measurements."""
         return self.time_ns.size
 
     def take(self, chosen: NDArray[np.integer] | NDArray[np.bool_]) -> Measurements:
-        """Return some of them."""
+        """Return the measurements at some places."""
         return Measurements(
             self.key, self.shapes.take(chosen), self.time_ns[chosen], self.power_w[chosen]
         )
@@ -198,17 +198,17 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """Rows of a table that nothing can be predicted or fitted for.
+    """Rows of a table that can be neither predicted nor fitted, for one reason.
 
     Attributes:
-        operator: which operator.
-        gpu: as the table calls it.
-        framework: as in "VLLM".
-        version: of the framework.
-        dtype: as the table calls it.
+        operator: the operator.
+        gpu: the GPU, as the table calls it.
+        framework: the framework, as in "VLLM".
+        version: version of the framework.
+        dtype: the element type, as the table calls it.
         operation: the collective; empty for other operators.
-        rows: how many.
-        reason: why.
+        rows: number of rows.
+        reason: the reason.
     """
 
     operator: MeasuredOperator
@@ -223,11 +223,12 @@ class Unusable:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredTable:
-    """A table of measurements, taken apart.
+    """A table of measurements, divided into series.
 
     Attributes:
-        series: one entry per GPU, framework, version and element type (and collective), sorted.
-        unusable: rows that are in none of them.
+        series: one entry for each GPU, framework, version and element type (and collective),
+            sorted.
+        unusable: rows that are in none of the series.
     """
 
     series: list[Measurements]
@@ -235,14 +236,14 @@ class MeasuredTable:
 
 
 def read_table(path: Path) -> MeasuredTable:
-    """Read a table of measurements, taken apart into series.
+    """Read a table of measurements, and divide it into series.
 
     Args:
         path: a Parquet or CSV file.
 
     Raises:
-        DocumentError: the file cannot be read, has no rows, its columns are those of no table
-            known, or one of them may change what was measured.
+        DocumentError: the file cannot be read, has no rows, has not the columns of a known table,
+            or has a column that may change what was measured.
     """
     return measurements(open_table(path))
 
@@ -265,11 +266,11 @@ def read_measurements(path: Path) -> list[Measurements]:
 
 
 def measurements(table: Table) -> MeasuredTable:
-    """Take a table of measurements apart into series.
+    """Divide a table of measurements into series.
 
     Raises:
-        DocumentError: its columns are those of no table known, or one of them may change what was
-            measured.
+        DocumentError: the table has not the columns of a known table, or has a column that may
+            change what was measured.
     """
     operator = _operator_of(table)
     table.allow((*COLUMNS[operator], *OPTIONAL[operator], *HARMLESS))
@@ -283,7 +284,7 @@ def measurements(table: Table) -> MeasuredTable:
     columns = table.quantities(wanted, ("power_w",), reasons)
     sizes = [columns[name] for name in SIZE_COLUMNS[operator]]
     if "num_heads" in columns:
-        with np.errstate(invalid="ignore"):  # of rows that are left out already
+        with np.errstate(invalid="ignore"):  # in rows that are left out already
             ragged = np.fmod(columns["num_heads"], columns["num_key_value_heads"]) != 0
         reasons.add(ragged, "num_heads is no multiple of num_key_value_heads")
     series: list[Measurements] = []
@@ -332,9 +333,10 @@ def _operator_of(table: Table) -> MeasuredOperator:
 
 
 def _labels(operator: MeasuredOperator, table: Table) -> pl.DataFrame:
-    """Return whose measurements the rows are: the columns of `SeriesKey`, as the table calls them.
+    """Return the fields of `SeriesKey` for each row, with the names that the table uses.
 
-    Names of element types are those of `ELEMENTS`, and that of the library is NCCL's own.
+    Element types have the names of `ELEMENTS`. NCCL is `COLLECTIVE_LIBRARY` in any
+    spelling.
     """
     import polars as pl
 
@@ -367,7 +369,7 @@ def _labels(operator: MeasuredOperator, table: Table) -> pl.DataFrame:
 
 
 def _groups(labels: pl.DataFrame) -> Iterator[tuple[tuple[str, ...], NDArray[np.intp]]]:
-    """Return the rows of every series, sorted by what they are called."""
+    """Yield the names and the rows of every series, sorted by the names."""
     parts = labels.with_row_index("row").partition_by(labels.columns, as_dict=True)
     for key, part in sorted(parts.items(), key=lambda entry: str(entry[0])):
         yield tuple(map(str, key)), part["row"].to_numpy().astype(np.intp)
@@ -387,7 +389,7 @@ def _leave_types(dtype: pl.Series, reasons: Reasons) -> None:
 def _leave_others(
     operator: MeasuredOperator, table: Table, labels: pl.DataFrame, reasons: Reasons
 ) -> None:
-    """Leave out the rows that measure something else than the model prices."""
+    """Leave out the rows that measure what the model does not price."""
     if operator is MeasuredOperator.ALL_REDUCE:
         library = labels["framework"]
         for name in library.unique(maintain_order=True):

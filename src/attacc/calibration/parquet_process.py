@@ -1,9 +1,9 @@
-"""Reads one Parquet file, in a process of its own.
+"""Reads one Parquet file in a process of its own.
 
-A damaged Parquet file can make its reader panic, allocate without end or abort the process. This
-file is run by `attacc.calibration.tables` as a program: the Parquet file comes in on stdin, and the
-same table goes out on stdout in Arrow's format. It imports nothing of attacc, so that it starts
-fast.
+A damaged Parquet file can make its reader panic, allocate without end or abort the process. So
+`attacc.calibration.tables` runs this file as a program. The program reads the Parquet file from
+stdin, and writes the same table to stdout in Arrow's format. It imports nothing of attacc, so that
+it starts fast.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from contextlib import suppress
 from typing import Final
 
 REFUSED: Final = 3
-"""Exit status where Polars refuses the file; stdout then holds the reason, in UTF-8."""
+"""Exit status if Polars refuses the file. Then stdout holds the reason, in UTF-8."""
 TOO_LARGE: Final = 4
-"""Exit status where the table is larger than `MAX_UNPACKED_BYTES`."""
+"""Exit status if the table is larger than `MAX_UNPACKED_BYTES`."""
 MEMORY_BYTES: Final = 4 * 2**30
 """Most address space of the process. Polars takes 1 GiB of it to start."""
 PROCESSOR_S: Final = 120
@@ -49,7 +49,7 @@ def main() -> int:
         if frame.estimated_size() > MAX_UNPACKED_BYTES:
             return TOO_LARGE
         frame.write_ipc(sys.stdout.buffer)
-    except Exception as error:  # a panic of Polars is none, and ends this process
+    except Exception as error:  # a panic of Polars is no exception, and ends this process
         sys.stdout.buffer.write(str(error).encode("utf-8", "replace")[:2000])
         return REFUSED
     return 0

@@ -1,8 +1,8 @@
 """Fitting the parts of a GPU's power to kernels whose power was measured.
 
-The meter averages over tens of milliseconds, gaps between kernels included, and what ran before
-shows in it: only kernels of at least `SHORTEST_NS` count. Idle power is what the shortest products
-draw. The limit is what the longest draw.
+The meter averages over tens of milliseconds, including gaps between kernels and kernels that ran
+before. So only kernels of at least `SHORTEST_NS` count. Idle power is the power of the shortest
+products. The limit is the power of the longest products.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ IDLE_BELOW_NS: Final = 3_000.0
 LIMIT_ABOVE_NS: Final = 1_000_000.0
 PULL: Final = 1.0
 STARTS: Final = (180.0, 0.5, 0.3, 0.25, 35.0, 5.0)
-"""Active power in watts, energy per operation (product, attention, attention over 8 bits) and per
-byte (memory, second-level cache) in picojoules: where the search begins. The last is hardly
-determined, and stays near its start."""
+"""Values at which the search begins: active power in watts, then picojoules per operation (product,
+attention, attention over 8 bits) and per byte (memory, second-level cache). Measurements hardly
+determine the last value, so it stays near its start."""
 
 
 def fit_power(tables: Sequence[Measurements], *, folds: int = 3) -> PowerSpec | None:
     """Fit the parts of the power of a GPU.
 
     Args:
-        tables: measurements; those without power are passed over.
-        folds: parts of the cross-validation that the stated errors come from.
+        tables: measurements; those without power are left out.
+        folds: parts of the cross-validation that gives the stated errors.
 
     Returns:
-        The parts; None where no product's power was measured.
+        The parts of the power; None where no product's power was measured.
     """
     metered = [data.take(np.isfinite(data.power_w)) for data in tables]
     metered = [data for data in metered if data.count]

@@ -1,8 +1,8 @@
 """Serving runs at constant concurrency: time to first token and per output token.
 
-The table's columns are those of aiconfigurator's collection of published runs (ai-dynamo,
-Apache-2.0). A run is inside the model's range if the model is dense and known, its products are in
-16 or 8 bits, at most 8 GPUs share it, and the memory holds all requests in flight.
+The columns of a table are those of aiconfigurator's collection of published runs (ai-dynamo,
+Apache-2.0). A run can be predicted if its language model is dense and known, if its products are in
+16 or 8 bits, if at most 8 GPUs share it, and if the memory holds all requests in flight.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ COLUMNS: Final = (
     "ttft_ms",
     "tpot_ms",
 )
-"""The columns by which a table is recognised; all of them are used."""
+"""The columns that identify a table of runs. All of them are used."""
 OPTIONAL: Final = ("precision",)
-"""Columns that are used where a table has them."""
+"""Columns that are used if a table has them."""
 HARMLESS: Final = ("id",)
-"""Columns that change nothing: ``id`` is the run's name, made of the others."""
+"""Columns that change nothing. ``id`` is the name of a run, made of the other columns."""
 QUANTITIES: Final = {
     "isl": Allowed(1, 2.0**31),
     "osl": Allowed(1, 2.0**31),
@@ -71,9 +71,9 @@ QUANTITIES: Final = {
     "ttft_ms": Allowed(1e-3, 1e9, whole=False),
     "tpot_ms": Allowed(1e-3, 1e9, whole=False),
 }
-"""What the columns can hold: a token takes a microsecond at least, nobody waits for ten days."""
+"""Ranges of the columns. A token takes at least a microsecond, and nobody waits for ten days."""
 PRECISIONS: Final = {"": "", "fp8": "fp8", "fp8_block": "fp8", "nvfp4": "fp4"}
-"""Type of the products, ``gemm_quant_mode`` -> what ``precision`` calls it."""
+"""Type of the products: value of ``gemm_quant_mode`` -> value of ``precision``."""
 MODEL_PATHS: Final = {
     "Qwen/Qwen3-32B": "qwen3-32b",
     "meta-llama/Llama-3.1-8B-Instruct": "llama-3.1-8b",
@@ -82,12 +82,14 @@ MODEL_PATHS: Final = {
 }
 SYSTEMS: Final = {"a100_sxm": "a100", "h100_sxm": "h100", "h200_sxm": "h200"}
 PRODUCTS_FROM: Final = {"TRTLLM": {"h200": "h100"}}
-"""TensorRT-LLM's products were not measured on an H200: those of an H100, on its data sheet."""
+"""Framework -> GPU -> GPU whose products stand for it, scaled to the data sheet.
+
+TensorRT-LLM's products were not measured on an H200, so those of an H100 stand for them."""
 WEIGHTS: Final = {"": ElementType.BF16, "fp8": ElementType.FP8, "fp8_block": ElementType.FP8}
 EIGHT_BIT_CACHE: Final = ("trtllm",)
-"""Frameworks whose 8-bit runs keep the cache in 8 bits too."""
+"""Frameworks whose runs with 8-bit products also have an 8-bit cache."""
 MEMORY_SHARE: Final = 0.9
-"""Of the memory that frameworks use, by default."""
+"""Share of a GPU's memory that frameworks use by default."""
 LARGEST_TENSOR_PARALLEL: Final = 8
 FEWEST_RUNS: Final = 10
 FOLDS: Final = 5
@@ -96,7 +98,7 @@ CLASSES: Final = (
     ("requests 17-64", 64.0),
     ("requests > 64", np.inf),
 )
-"""Name and upper end of every class: requests in flight."""
+"""Name and upper end of every size class; the size is the number of requests in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +106,19 @@ class Run:
     """One measured run.
 
     Attributes:
-        framework: as in "vllm".
-        version: of the framework; empty where not recorded.
-        gpu: as the table calls it.
-        model: preset of the model; None where there is none.
-        model_path: as the table calls it.
-        quantised: how the table calls the type of the products; empty for 16 bits.
+        framework: the framework, as in "vllm".
+        version: version of the framework; empty where it was not recorded.
+        gpu: the GPU, as the table calls it.
+        model: preset of the language model; None where there is none.
+        model_path: the language model, as the table calls it.
+        quantised: type of the products, as the table calls it; empty for 16 bits.
         prompt: tokens of every prompt.
         output: tokens of every output.
         concurrency: requests in flight.
-        tensor_parallel: GPUs.
-        ttft_ms: time to first token.
-        tpot_ms: time per output token.
-        fault: why the run cannot be used, whatever is modelled; empty where it can.
+        tensor_parallel: number of GPUs that share the model.
+        ttft_ms: time to first token, in milliseconds.
+        tpot_ms: time per output token, in milliseconds.
+        fault: the fault of a run that cannot be used at all; empty for other runs.
     """
 
     framework: str
@@ -135,12 +137,12 @@ class Run:
 
     @property
     def dtype(self) -> ElementType | None:
-        """Element type of the products; None where nothing is known of it."""
+        """Element type of the products; None where the type is not known."""
         return WEIGHTS.get(self.quantised)
 
 
 def is_serving_table(table: Table) -> bool:
-    """Return whether a table holds serving runs rather than operators."""
+    """Return whether a table holds serving runs, and not operators."""
     return set(COLUMNS) <= set(table.columns)
 
 
@@ -148,19 +150,19 @@ def read_runs(path: Path) -> list[Run]:
     """Read a table of serving runs.
 
     Raises:
-        DocumentError: the file cannot be read, has no rows, a column is missing, or one may change
-            what was measured.
+        DocumentError: the file cannot be read, has no rows, lacks a column, or has a column that
+            may change what was measured.
     """
     return serving_runs(open_table(path))
 
 
 def serving_runs(table: Table) -> list[Run]:
-    """Return the runs of a table, those with impossible figures among them.
+    """Return all runs of a table, also those with impossible figures.
 
-    All figures of a run with an impossible one are 0, and `Run.fault` says why.
+    If one figure of a run is impossible, all its figures are 0, and `Run.fault` says why.
 
     Raises:
-        DocumentError: a column is missing, or one may change what was measured.
+        DocumentError: a column is missing, or a column may change what was measured.
     """
     table.require(COLUMNS)
     table.allow((*COLUMNS, *OPTIONAL, *HARMLESS))
@@ -173,7 +175,7 @@ def serving_runs(table: Table) -> list[Run]:
     quantised = texts["gemm_quant_mode"]
     if "precision" in table.columns:
         told = table.texts("precision").to_list()
-        # Of a type that is not known here, nothing can be predicted, whatever it is called.
+        # A run with products of an unknown type cannot be predicted, whatever the type's name.
         differs = [PRECISIONS.get(a, b) != b for a, b in zip(quantised, told, strict=True)]
         reasons.add(np.array(differs), "gemm_quant_mode and precision contradict each other")
 
@@ -207,7 +209,7 @@ class OutsideRun:
 
     Attributes:
         run: the run.
-        reason: why.
+        reason: the reason.
     """
 
     run: Run
@@ -219,9 +221,9 @@ class Served:
     """Runs with the times of their steps.
 
     Attributes:
-        runs: those inside the model's range.
-        steps: their steps.
-        outside: runs that are not.
+        runs: runs that can be predicted.
+        steps: the times of their steps.
+        outside: runs that cannot be predicted.
     """
 
     runs: list[Run]
@@ -234,7 +236,7 @@ class _OutsideError(Exception):
 
 
 def known_kernels() -> dict[str, str]:
-    """Return the frameworks that have a preset, and whose measured operators stand for theirs."""
+    """Return framework -> framework whose measured operators stand for it, by the presets."""
     return {name: SERVING.load(name).kernels for name in SERVING.names()}
 
 
@@ -243,8 +245,8 @@ def served(runs: Sequence[Run], kernels_of: Mapping[str, str] | None = None) -> 
 
     Args:
         runs: the runs.
-        kernels_of: for every framework, the one whose measured operators stand for its own; by
-            default `known_kernels`.
+        kernels_of: framework -> framework whose measured operators stand for its own; by default
+            `known_kernels`.
     """
     libraries = known_kernels() if kernels_of is None else kernels_of
     inside: list[Run] = []
@@ -316,7 +318,7 @@ def _steps(run: Run, costs: CalibratedCostModel | None) -> tuple[float, ...]:
 
 
 def _launch_ns(step: StepCost) -> float:
-    """Return the part of a step that is starting kernels."""
+    """Return the part of a step's time that starts kernels, in nanoseconds."""
     return sum(op.runs * op.launch_ns for op in step.operators)
 
 
@@ -329,28 +331,28 @@ FIRST_STARTS: Final = (4e7, 1.5, 0.01, 1.0, 0.01)
 FRONT_END_STARTS: Final = (3e6, 4e4, 0.4)
 PULL: Final = 0.1
 WIDTH: Final = 3000.0
-"""How far coefficients may lie from where the search begins, as a factor."""
+"""Largest factor between a coefficient and its start value."""
 FRONT_END_WIDTH: Final = 100.0
 
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
-    """What a framework adds to the operators, of one version and element type."""
+    """The coefficients of one framework, version and element type: its times besides operators."""
 
     token: TokenCoefficients
     first: FirstTokenCoefficients
     front_end: FrontEndCoefficients
 
     def latency(self, steps: ServedSteps) -> Latency:
-        """Return times of runs."""
+        """Return the latencies of runs."""
         return latency(steps, self.token, self.first, self.front_end)
 
 
 def fit_coefficients(steps: ServedSteps, measured: Latency) -> Coefficients:
-    """Fit the coefficients of runs, to both of their times at once."""
+    """Fit coefficients to runs, to the times to first token and per output token together."""
     origin = np.array((*TOKEN_STARTS, *FIRST_STARTS, *FRONT_END_STARTS))
     low, high = origin / WIDTH, origin * WIDTH
-    high[0] = 1.0  # a share of the launches
+    high[0] = 1.0  # `graph_share` is a share of the launches
     place = len(TOKEN_STARTS) + len(FIRST_STARTS)
     low[place:], high[place:] = origin[place:] / FRONT_END_WIDTH, origin[place:] * FRONT_END_WIDTH
     low[-1], high[-1] = 0.05, 0.99
@@ -396,7 +398,7 @@ def _coefficients(values: Floats) -> Coefficients:
 
 @dataclass(frozen=True, slots=True)
 class FittedServing:
-    """A framework's coefficients, and how runs held back are predicted.
+    """A framework's coefficients, and the errors on runs that were held back.
 
     Attributes:
         spec: the coefficients.
@@ -413,11 +415,11 @@ def fit_serving(
     """Fit a framework to its runs, a series for each version and element type.
 
     Args:
-        name: of the document.
-        framework: as the runs call it.
-        kernels: framework whose measured operators stand for its own.
+        name: name of the document.
+        framework: the framework, as the runs call it.
+        kernels: framework whose measured operators stand for those of ``framework``.
         source: timed runs of any frameworks.
-        where: where the runs come from.
+        where: source of the runs, for the document.
 
     Raises:
         InputError: no version has enough runs.
@@ -442,7 +444,7 @@ def fit_serving(
         raise InputError(
             f"too few runs of {framework}", hint=f"{FEWEST_RUNS} of one version are needed"
         )
-    # The last one of an element type stands for versions that are not listed.
+    # The last series of an element type stands for versions that are not listed.
     series.sort(key=lambda entry: entry.points)
     spec = ServingSpec(
         name=name,
@@ -505,8 +507,8 @@ def check_serving(
 
     Args:
         runs: the runs.
-        own: coefficients to take instead of the preset of their framework.
-        by_version: one entry for each version of a framework, rather than for all of them.
+        own: coefficients that replace the preset of their framework.
+        by_version: whether each version of a framework has an entry of its own.
     """
     specs = {name: SERVING.load(name) for name in SERVING.names()}
     if own is not None:
@@ -535,7 +537,7 @@ def _rows(
     *,
     by_version: bool,
 ) -> list[Accuracy]:
-    """Return errors by group; the runs with predictions come first, then those that were left."""
+    """Return errors by group: first groups with predictions, then groups without any."""
     everything = [*runs, *(out.run for out in left)]
     reasons = [*outside, *(out.reason for out in left)]
     told = [*predicted_by, *(NOTHING for _ in left)]

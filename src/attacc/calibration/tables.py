@@ -1,9 +1,9 @@
-"""Tables that somebody else measured: CSV and Parquet files, as columns of text and of numbers.
+"""Tables of users' measurements: CSV and Parquet files, as columns of text and of numbers.
 
-`open_table` is the one door. A file is known by its first bytes: a Parquet file is read by Polars
-in a process of its own, because a damaged one can take its reader down; anything else is read as
-CSV, every field as text. Whether a column holds text or numbers is up to who asks for it, and not
-to what its first rows look like: version 0.10 is not 0.1.
+`open_table` opens every table. The first bytes of a file tell its kind. Polars reads a Parquet file
+in a process of its own, because a damaged file can end its reader. Any other file is read as CSV,
+with every field as text. The caller decides whether a column holds text or numbers. The first rows
+do not decide it: a version 0.10 must not become 0.1.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Flags = NDArray[np.bool_]
 MAX_TABLE_BYTES: Final = 2**28
 """Most bytes of a table, after gzip is unpacked."""
 SUFFIXES: Final = (".csv", ".parquet", "")
-"""Endings of the names of tables, each with or without .gz; pipes have none."""
+"""Suffixes of tables, each with or without .gz. A pipe has no suffix."""
 EMPTY: Final = ("", "nan", "null", "none")
-"""How a field says that it holds nothing, in small letters."""
+"""Texts of a field that count as empty, in small letters."""
 _PARQUET: Final = b"PAR1"
 _PATIENCE_S: Final = 600.0
-"""Until a process that reads a Parquet file, and takes no processor time, is given up."""
+"""Seconds after which the process that reads a Parquet file is ended, should it only wait."""
 _NUMBER: Final = f"^[+-]?{DECIMAL}$"
 
 
@@ -48,8 +48,8 @@ class Numbers:
     """A column of numbers.
 
     Attributes:
-        values: not a number where the field is empty, or holds anything else.
-        empty: whether the field is empty.
+        values: the numbers; not a number where the field is empty or holds anything else.
+        empty: whether each field is empty.
     """
 
     values: Floats
@@ -58,12 +58,12 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What a measured quantity can be; beyond that, a row holds a slip.
+    """The range of a measured quantity. A row with a value outside it is a mistake.
 
     Attributes:
         low: the least value.
         high: the largest value.
-        whole: whether it is a count.
+        whole: whether the quantity is a count.
     """
 
     low: float
@@ -71,7 +71,7 @@ class Allowed:
     whole: bool = True
 
     def faults(self, numbers: Numbers) -> Iterator[tuple[Flags, str]]:
-        """Return which values cannot be used, and why, the first reason first."""
+        """Return each reason with the values that it rules out, the first reason first."""
         values = numbers.values
         yield ~np.isfinite(values), "no number"
         if self.low < 1:
@@ -84,10 +84,10 @@ class Allowed:
 
 @dataclass(slots=True)
 class Reasons:
-    """Why rows cannot be used: the first reason of each.
+    """The rows that cannot be used, each with its first reason.
 
     Attributes:
-        rows: how many rows there are.
+        rows: number of all rows.
     """
 
     rows: int
@@ -98,7 +98,7 @@ class Reasons:
         self._which = np.full(self.rows, -1)
 
     def add(self, bad: Flags, reason: str) -> None:
-        """Leave rows out, unless they already are."""
+        """Leave rows out for a reason, except rows that have a reason already."""
         first = bad & (self._which < 0)
         if first.any():
             self._which[first] = len(self._told)
@@ -110,23 +110,23 @@ class Reasons:
         return self._which < 0
 
     def of(self, row: int) -> str:
-        """Return why a row cannot be used; empty where it can."""
+        """Return the reason why a row cannot be used; empty where it can."""
         place = int(self._which[row])
         return "" if place < 0 else self._told[place]
 
     def counts(self, rows: NDArray[np.intp]) -> dict[str, int]:
-        """Return how many of some rows are left out, by reason."""
+        """Return the number of rows that are left out, by reason, among some rows."""
         found = Counter(int(place) for place in self._which[rows] if place >= 0)
         return {self._told[place]: found[place] for place in sorted(found)}
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of any columns, of at least one row.
+    """A table with any columns and at least one row.
 
     Attributes:
-        path: where it comes from.
-        frame: its columns; their names are stripped of blanks, and differ.
+        path: the file of the table.
+        frame: the columns. Their names have no blanks at their ends, and all differ.
     """
 
     path: Path
@@ -144,24 +144,24 @@ class Table:
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return self.frame.height
 
     def require(self, needed: Iterable[str]) -> None:
-        """Refuse a table without some columns.
+        """Refuse a table that lacks one of some columns.
 
         Raises:
-            DocumentError: one is missing.
+            DocumentError: a column is missing.
         """
         for column in needed:
             if column not in self.columns:
                 raise DocumentError(f"has no column {column!r}", where=self.where)
 
     def allow(self, known: Iterable[str]) -> None:
-        """Refuse columns that nothing is known of: they may change what was measured.
+        """Refuse unknown columns, because they may change the meaning of the measurements.
 
         Raises:
-            DocumentError: there is one.
+            DocumentError: the table has an unknown column.
         """
         choices = list(known)
         for column in self.columns:
@@ -174,10 +174,10 @@ class Table:
                 )
 
     def texts(self, column: str) -> pl.Series:
-        """Return a column of text, without blanks around it; empty where there is none.
+        """Return a column of text without blanks at the ends; empty texts for a missing column.
 
         Raises:
-            DocumentError: the column holds numbers or anything else.
+            DocumentError: the column does not hold text.
         """
         import polars as pl
 
@@ -192,7 +192,7 @@ class Table:
         """Return a column of numbers.
 
         Raises:
-            DocumentError: the column holds something else throughout, as dates or lists.
+            DocumentError: the column holds other values, such as dates or lists.
         """
         import polars as pl
 
@@ -225,9 +225,10 @@ class Table:
         """Return columns of numbers, and leave out the rows in which one of them is impossible.
 
         Args:
-            wanted: column -> what its values can be.
-            optional: columns that may be absent, or empty in a row: not a number then.
-            reasons: where rows are left out.
+            wanted: column -> range of its values.
+            optional: columns that may be absent, or empty in a row. Their value is then not a
+                number.
+            reasons: gets the rows that are left out.
         """
         found: dict[str, Floats] = {}
         for column, quantity in wanted.items():
@@ -246,7 +247,7 @@ def open_table(path: Path) -> Table:
     """Read a table of any columns.
 
     Args:
-        path: a Parquet or CSV file, or a pipe of one; either may be packed with gzip.
+        path: a Parquet or CSV file, or a pipe with such a file; both may be packed with gzip.
 
     Raises:
         DocumentError: the file cannot be read, is of another kind, is damaged, has no rows, or has
@@ -277,7 +278,7 @@ def _refuse_twice(names: Sequence[str], where: str) -> None:
 
 
 def _csv(text: str, where: str) -> pl.DataFrame:
-    """Return the table of a CSV file, every field as text."""
+    """Return the table of a CSV file, with every field as text."""
     header, line = header_of(text, where=where)
     names = list(header)
     while names and not names[-1]:  # spreadsheets append columns of empty fields
@@ -307,7 +308,7 @@ def _csv(text: str, where: str) -> pl.DataFrame:
 
 
 def _parquet(data: bytes, where: str) -> pl.DataFrame:
-    """Return the table of a Parquet file; whatever befalls its reader is a `DocumentError`."""
+    """Return the table of a Parquet file. Any failure of the reader is a `DocumentError`."""
     import polars as pl
 
     if len(data) < 3 * len(_PARQUET) or not data.endswith(_PARQUET):
@@ -319,11 +320,11 @@ def _parquet(data: bytes, where: str) -> pl.DataFrame:
     )
     try:
         done = subprocess.run(  # noqa: S603 - this Python, and a file of this package
-            # -P: the modules beside that file do not hide others of the same name.
+            # -P keeps modules beside that file from hiding other modules of the same name.
             [sys.executable, "-P", parquet_process.__file__],
             input=data,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # what a panic prints
+            stderr=subprocess.DEVNULL,  # a panic prints its text there
             env={**os.environ, "POLARS_MAX_THREADS": "2"},
             timeout=_PATIENCE_S,
             check=False,
