@@ -429,6 +429,11 @@ class CompressedAttention(Mixer):
         scales = -(-narrow // _RECORD_BLOCK)
         return narrow + self.rope_dim * _WIDE_BYTES + scales + scales % 2
 
+    @staticmethod
+    def _index_key(indexer: TokenIndexer, kv_bytes: float) -> float:
+        """Return the bytes of an index key, which are of the type of the records."""
+        return indexer.key_bytes if kv_bytes == 1 else indexer.dim * kv_bytes
+
     def stored(self, kv_bytes: float) -> Stored:
         """Return what is stored (`Mixer.stored`)."""
         record = self._record(kv_bytes)
@@ -441,7 +446,7 @@ class CompressedAttention(Mixer):
         # The open records: two windows of twice the width, of values and of gates.
         slots = 2 * self.ratio
         state = slots * 2 * (2 * self.head_dim + 2 * self.indexer.dim) * _STATE_BYTES
-        return Stored((record + self.indexer.key_bytes) / self.ratio, ring, state)
+        return Stored((record + self._index_key(self.indexer, kv_bytes)) / self.ratio, ring, state)
 
     def decode_work(self, keys: int, kv_bytes: float, queries: int = 1) -> Work:
         """Return the work of one decode step (`Mixer.decode_work`)."""
@@ -451,7 +456,7 @@ class CompressedAttention(Mixer):
             if self.indexer is not None:
                 x = self.indexer
                 flops = 2.0 * queries * x.heads * x.dim * records
-                read = records * x.key_bytes
+                read = records * self._index_key(x, kv_bytes)
                 records = min(records, x.chosen)
             seen += records
         flops += 4.0 * queries * self.heads * self.head_dim * seen
