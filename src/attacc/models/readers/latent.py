@@ -367,11 +367,10 @@ class GlmMoeDsa(DeepSeekV32):
             "index_topk_pattern": self._by_pattern(),
             "index_topk_freq and index_skip_topk_offset": self._by_rule() if ruled else None,
         }
-        found = {key: list(each) for key, each in statements.items() if each is not None}
+        found = {key: each for key, each in statements.items() if each is not None}
+        first, chosen = next(iter(found), "index_skip_topk_offset"), self.indexing()
         for key, each in found.items():
             one_for_each(key, each, self.num_hidden_layers)
-        (first, chosen), *others = [*found.items(), ("", self._by_rule())][: len(found) or 1]
-        for key, each in others:
             for i, (one, other) in enumerate(zip(chosen, each, strict=True)):
                 if one != other:
                     raise ValueError(
@@ -380,8 +379,8 @@ class GlmMoeDsa(DeepSeekV32):
                     )
         if chosen[0] == "shared":
             raise ValueError(
-                f"{first or 'index_skip_topk_offset'} makes layer 0 'shared', and there is no "
-                "choice before it to take: make it 'full'"
+                f"{first} makes layer 0 'shared', and there is no choice before it to take: "
+                "make it 'full'"
             )
         return self
 
