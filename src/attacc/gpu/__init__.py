@@ -1,1 +1,1 @@
-"""Cost models of GPUs: what an operator takes in time and energy."""
+"""Cost models of GPUs: the time and energy of an operator."""

@@ -1,9 +1,9 @@
-"""What an operator costs: the interface that every cost model implements.
+"""The interface of cost models, and the prices that they return.
 
-A cost model prices one operator on one device, for one step or for many steps at once: sizes may
-be arrays with one element for each step, and prices always are. Nothing here, and nothing that
-takes a `CostModel`, knows how a price came about, so that models fitted to measurements can take
-the place of the published one.
+A cost model prices one operator on one device, for one step or for many steps at once. Sizes may be
+arrays with one element for each step; prices always are such arrays. No caller of a `CostModel`
+knows how it computes a price. So a model that is fitted to measurements can replace the published
+one.
 """
 
 from __future__ import annotations
@@ -30,30 +30,31 @@ Codes = NDArray[np.int8]
 
 
 class Bound(StrEnum):
-    """What an operator waits for."""
+    """The resource that limits the time of an operator."""
 
     COMPUTE = "compute"
-    """Arithmetic units."""
+    """The arithmetic units."""
     MEMORY = "memory"
-    """Bandwidth of the memory that its operands are in."""
+    """Bandwidth of the memory that holds the operands."""
     LINK = "link"
     """Bandwidth of a link between devices."""
     LATENCY = "latency"
-    """Starting it: launching a kernel, or a collective's steps, whatever the amount of data."""
+    """Launching a kernel, or starting the steps of a collective, whatever the amount of data."""
 
 
 @dataclass(frozen=True, slots=True)
 class EnergyBreakdown:
-    """Energy by where it goes, in picojoules.
+    """Energy in picojoules, by the part that takes it.
 
     Attributes:
-        dram_pj: memory: cells and the way to the device's (or the unit's) edge.
+        dram_pj: memory: its cells, and the way to the edge of the device or of the unit.
         l2_pj: second-level cache.
         l1_pj: first-level cache.
         register_pj: registers.
         alu_pj: arithmetic.
         link_pj: links between devices.
-        static_pj: drawn whatever the work: idle power, and that of cores switched on.
+        static_pj: energy that does not depend on the work: idle power, and power of cores that are
+            switched on.
     """
 
     dram_pj: float = 0.0
@@ -89,7 +90,7 @@ class EnergyBreakdown:
         )
 
     def times(self, factor: float) -> EnergyBreakdown:
-        """Return every part multiplied."""
+        """Return all parts multiplied by a factor."""
         return EnergyBreakdown(
             self.dram_pj * factor,
             self.l2_pj * factor,
@@ -102,17 +103,17 @@ class EnergyBreakdown:
 
 
 BOUNDS: Final = tuple(Bound)
-"""What a code of `OperatorCosts.bound` stands for."""
+"""The bounds, in the order of the codes in `OperatorCosts.bound`."""
 
 
 def either(flags: ArrayLike, yes: Bound, no: Bound | Codes) -> Codes:
-    """Return the codes of one bound where flags hold, and of another where they do not."""
+    """Return for each step the code of one bound where its flag is true, else that of another."""
     other = BOUNDS.index(no) if isinstance(no, Bound) else no
     return np.atleast_1d(np.where(flags, BOUNDS.index(yes), other).astype(np.int8))
 
 
 def only(bound: Bound) -> Codes:
-    """Return the code of a bound, for all steps."""
+    """Return the code of one bound for all steps."""
     return np.full(1, BOUNDS.index(bound), dtype=np.int8)
 
 
@@ -121,17 +122,17 @@ PARTS: Final = tuple(part.name for part in fields(EnergyBreakdown))
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Energies:
-    """Energy of several steps by where it goes.
+    """Energy of several steps, by the part that takes it.
 
     Attributes:
-        parts_pj: (parts of `EnergyBreakdown`, steps) picojoules.
+        parts_pj: (parts, steps) picojoules; the parts are those of `EnergyBreakdown`.
     """
 
     parts_pj: Floats
 
     @classmethod
     def of(cls, **parts: ArrayLike) -> Energies:
-        """Return energies by the names of the parts; those left out are 0.
+        """Return energies from the parts by name; parts that are not given are 0.
 
         Args:
             parts: picojoules, as in `EnergyBreakdown`; arrays of one length, or numbers.
@@ -161,28 +162,28 @@ class Energies:
         return Energies(self.parts_pj + other.parts_pj)
 
     def times(self, factor: float | Floats) -> Energies:
-        """Return every part multiplied."""
+        """Return all parts multiplied by a factor."""
         return Energies(self.parts_pj * factor)
 
     def at(self, index: int) -> EnergyBreakdown:
-        """Return the energy of one step; where all steps have the same, of any."""
+        """Return the energy of one step; any index will do if all steps have the same energy."""
         column = index if self.parts_pj.shape[1] > 1 else 0
         return EnergyBreakdown(*self.parts_pj[:, column].tolist())
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorCost:
-    """Price of one operator in one step, run once.
+    """Price of one run of an operator in one step.
 
     Attributes:
-        name: of the operator.
-        time_ns: from start to end, nothing else running on the device.
-        bound: what it waits for.
-        energy: of one device; of all sockets together where CPUs run it. What the device draws
-            when idle is not part of it (`CostModel.static_w`).
-        launch_ns: part of the time that is starting kernels.
-        estimates: what of it was neither published nor measured, in words: scaled, assumed, or
-            beyond what was fitted.
+        name: name of the operator.
+        time_ns: time from start to end in nanoseconds, while nothing else runs on the device.
+        bound: resource that limits the time.
+        energy: energy of one device, or of all sockets together if CPUs run the operator. It does
+            not contain the idle power of the device (`CostModel.static_w`).
+        launch_ns: part of the time that starts kernels.
+        estimates: parts of the price, in words, that were neither published nor measured: they are
+            scaled, assumed, or outside the fitted range.
     """
 
     name: str
@@ -195,11 +196,11 @@ class OperatorCost:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
-    """What of a price was neither published nor measured.
+    """A part of a price that was neither published nor measured.
 
     Attributes:
-        what: in words.
-        holds: the steps that it is true of.
+        what: the part, in words.
+        holds: for each step, whether the estimate applies to it.
     """
 
     what: str
@@ -207,12 +208,12 @@ class Estimate:
 
     @classmethod
     def always(cls, what: str) -> Estimate:
-        """Return an estimate that holds for every step."""
+        """Return an estimate that applies to every step."""
         return cls(what, np.ones(1, dtype=np.bool_))
 
 
 def noted(estimates: tuple[Estimate, ...], index: int | None = None) -> tuple[str, ...]:
-    """Return the words of the estimates that hold for one step, or for any; each once."""
+    """Return the texts of the estimates that apply to one step, or to any step, each text once."""
     return tuple(
         dict.fromkeys(
             e.what
@@ -224,17 +225,18 @@ def noted(estimates: tuple[Estimate, ...], index: int | None = None) -> tuple[st
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OperatorCosts:
-    """Prices of one operator in several steps, run once in each.
+    """Prices of one operator in several steps; the operator runs once in each step.
 
-    Arrays have one element for each step; a single element stands for all steps.
+    Fields are those of `OperatorCost`. Arrays have one element for each step; a single element
+    stands for all steps.
 
     Attributes:
-        name: of the operator.
-        time_ns: as in `OperatorCost`, likewise the others.
-        bound: codes of `BOUNDS`.
-        energy: of one device.
-        launch_ns: part of the time that is starting kernels.
-        estimates: what was neither published nor measured, and in which steps.
+        name: name of the operator.
+        time_ns: times in nanoseconds.
+        bound: resources that limit the times, as codes of `BOUNDS`.
+        energy: energy of one device in each step.
+        launch_ns: part of each time that starts kernels.
+        estimates: parts that were neither published nor measured, with their steps.
     """
 
     name: str
@@ -249,7 +251,7 @@ class OperatorCosts:
         """The price in the only step.
 
         Raises:
-            EngineError: there are several.
+            EngineError: there are several steps.
         """
         if self.time_ns.size != 1:
             raise EngineError(f"{self.name} has {self.time_ns.size} prices, not one")
@@ -266,10 +268,10 @@ class OperatorCosts:
 def over_distinct(
     price: Callable[[tuple[Floats, ...]], tuple[Floats, ...]], sizes: tuple[ArrayLike, ...]
 ) -> tuple[Floats, ...]:
-    """Price every combination of sizes that occurs once, and return the prices of all.
+    """Price each distinct combination of sizes once, and return the prices of all steps.
 
     Args:
-        price: takes arrays of one length, returns arrays of that length.
+        price: function that takes arrays of one length and returns arrays of that length.
         sizes: arrays of one length, or numbers.
     """
     arrays = np.broadcast_arrays(*(np.atleast_1d(np.asarray(s, dtype=np.float64)) for s in sizes))
@@ -291,16 +293,17 @@ def over_distinct(
 def ragged(at_mean: Floats, at_longest: Floats, rounds: Floats) -> Floats:
     """Return the time of decode attention whose requests have different numbers of keys.
 
-    A core works through blocks of work in ``rounds``, and takes the next block as soon as it is
-    free. All cores together take as long as they would with equal requests of the mean length, and
-    the last block may be that of the longest request, which takes longer than the mean by the
-    difference of one round. Equal requests take exactly what they did, and no time exceeds that of
-    requests that are all as long as the longest. An estimate: unequal lengths were never measured.
+    A core works through several blocks of work, one after another in ``rounds``, and takes the next
+    block as soon as it is free. So all cores together take as long as with equal requests of the
+    mean length. The last block may belong to the longest request. Then it takes longer than the
+    mean by the difference of one round. For equal requests the time does not change. No time
+    exceeds that of requests that are all as long as the longest. The formula is an estimate, since
+    unequal lengths were never measured.
 
     Args:
-        at_mean: time with all requests as long as the mean.
-        at_longest: time with all requests as long as the longest.
-        rounds: blocks that a core works through one after the other, at least 1.
+        at_mean: time if all requests had the mean length.
+        at_longest: time if all requests had the longest length.
+        rounds: number of blocks that a core works through one after another, at least 1.
     """
     return at_mean + np.maximum(0.0, at_longest - at_mean) / rounds
 
@@ -312,12 +315,12 @@ MIXED: Final = "steps that prefill and decode: sums of both, never measured"
 
 @dataclass(frozen=True, slots=True)
 class HostTime:
-    """What the host adds to steps, the GPUs waiting.
+    """Time that the host adds to steps, while the GPUs wait.
 
     Attributes:
-        layer_ns: to every layer.
-        step_ns: once, for every step.
-        estimates: what of it was not measured.
+        layer_ns: nanoseconds for every layer.
+        step_ns: nanoseconds for every step.
+        estimates: parts of the time that were not measured.
     """
 
     layer_ns: float
@@ -331,7 +334,7 @@ class CostModel(abc.ABC):
     @property
     @abc.abstractmethod
     def kind(self) -> str:
-        """How the prices came about, as in "published"; part of every result."""
+        """Kind of the model, as in "published". Every result states it."""
 
     def as_run(self, step: Step) -> Step:
         """Return the operators that the kernels of this model run for a step."""
@@ -340,23 +343,23 @@ class CostModel(abc.ABC):
     def for_steps(self, phase: Phase, model: ModelSpec | None = None) -> CostModel:
         """Return the cost model for steps of one phase of one model.
 
-        Libraries start the kernels of decode steps otherwise than those of prefills, and what a
-        framework adds was fitted to element types.
+        The phase matters because libraries start the kernels of decode steps and of prefills in
+        different ways. The model matters because the host's time was fitted for each element type.
 
         Args:
-            phase: of the steps.
-            model: whose steps they are; None where it is not known.
+            phase: phase of the steps.
+            model: language model of the steps; None where it is not known.
         """
         del phase, model
         return self
 
     def host(self, step: Step) -> HostTime | None:
-        """Return what the host adds to steps; None where nothing is known of it."""
+        """Return the time that the host adds to steps; None where it is not known."""
         del step
         return None
 
     def static_w(self, gpu: GpuSpec) -> float:
-        """Return what one GPU draws at any time, kernel or none; 0 where it is not counted."""
+        """Return the watts that one GPU draws at any time, even without a kernel; 0 if unknown."""
         del gpu
         return 0.0
 
@@ -366,26 +369,26 @@ class CostModel(abc.ABC):
 
     @abc.abstractmethod
     def coprocessing_peak_flops_per_s(self, op: MatMul, gpu: GpuSpec) -> float | Floats:
-        """Return the GPU's arithmetic rate that AttAcc adds to when both share a product."""
+        """Return the GPU's arithmetic rate in a product that it shares with AttAcc."""
 
     @abc.abstractmethod
     def coprocessing_bytes_per_s(self, op: MatMul, gpu: GpuSpec) -> float | Floats:
-        """Return the GPU's bandwidth that AttAcc adds to when both share a product."""
+        """Return the GPU's memory bandwidth in a product that it shares with AttAcc."""
 
     @abc.abstractmethod
     def pointwise(self, op: Pointwise, gpu: GpuSpec) -> OperatorCosts:
-        """Price an operator on every element on one GPU."""
+        """Price an operator that acts on every element, on one GPU."""
 
     @abc.abstractmethod
     def attention(self, op: Attention, gpu: GpuSpec) -> tuple[OperatorCosts, ...]:
-        """Price attention of one layer on one GPU: one cost for each kernel that it takes."""
+        """Price attention of one layer on one GPU. Each kernel of it has a cost of its own."""
 
     @abc.abstractmethod
     def all_reduce(self, op: AllReduce, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCosts:
         """Price the sum of one matrix over several GPUs.
 
         Raises:
-            InputError: nothing is known of collectives over this link.
+            InputError: the time of collectives over this link is not known.
         """
 
     @abc.abstractmethod
@@ -396,4 +399,4 @@ class CostModel(abc.ABC):
 
     @abc.abstractmethod
     def cpu_attention(self, op: Attention, gpus: int, cpu: CpuSpec, sockets: int) -> OperatorCosts:
-        """Price attention of one layer, of all GPUs together, on the sockets of a host."""
+        """Price attention of one layer on the sockets of a host, for all GPUs together."""

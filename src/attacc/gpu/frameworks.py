@@ -1,7 +1,8 @@
 """Time to first token and time per output token of serving systems, from the times of steps.
 
-What a framework adds to the calibrated operators is a handful of coefficients per framework,
-version and element type, fitted to runs at constant concurrency (docs/model/gpu-model.md).
+A framework adds time to the calibrated operators. That time is described by a few coefficients for
+each framework, version and element type, which are fitted to runs at constant concurrency
+(docs/model/gpu-model.md).
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from attacc.units import Nanoseconds
 
 
 class TokenCoefficients(Spec):
-    """What the time per output token adds to the operators.
+    """The parts of the time per output token besides the operators.
 
     Attributes:
-        graph_share: part of the kernels' launches that graphs of kernels hide.
-        layer_ns: of every layer, besides the operators.
-        step_ns: of every step.
-        request_ns: of every request in a step.
-        reduce_share: time of an all-reduce, of NCCL's (frameworks have their own).
-        prefill_share: part of the prefills of other requests that a decoding request waits for.
+        graph_share: share of the kernels' launch times that graphs of kernels hide.
+        layer_ns: time that every layer adds.
+        step_ns: time that every step adds.
+        request_ns: time that every request in a step adds.
+        reduce_share: time of the framework's own all-reduce over the time of NCCL's.
+        prefill_share: share of the prefills of other requests that a decoding request waits for.
     """
 
     graph_share: Annotated[float, Field(ge=1e-6, le=1)]
@@ -41,15 +42,16 @@ class TokenCoefficients(Spec):
 
 
 class FirstTokenCoefficients(Spec):
-    """What the time to the first token consists of.
+    """The parts of the time to the first token.
 
     Attributes:
-        start_ns: from the arrival of a request to its first step, and back.
+        start_ns: time from the arrival of a request to its first step, and back to the client.
         own_prefills: prefills of its own length that a request takes.
-        bunched_share: prefills that it waits for, per other request in flight: of requests that
-            arrive together.
-        queued_share: prefills that it waits for, per other request without its first token.
-        slot_share: part of a request's decoding that one of all requests waits for.
+        bunched_share: prefills that a request waits for, for each other request in flight. They
+            belong to requests that arrive together.
+        queued_share: prefills that a request waits for, for each other request without its first
+            token.
+        slot_share: share of the decoding of one request that another request waits for.
     """
 
     start_ns: Nanoseconds = Field(validation_alias="start")
@@ -60,13 +62,13 @@ class FirstTokenCoefficients(Spec):
 
 
 class FrontEndCoefficients(Spec):
-    """What the processes around the engine take: HTTP, tokenising, streaming.
+    """The time of the processes around the engine: HTTP, tokenising, streaming.
 
     Attributes:
-        request_ns: of the front end, for every request.
-        token_ns: of the front end, for every output token.
-        waiting_share: part of what a request waits for the front end before its first token; the
-            rest is spread over the tokens.
+        request_ns: time of the front end for every request.
+        token_ns: time of the front end for every output token.
+        waiting_share: share of a request's wait for the front end that comes before its first
+            token. The rest is spread over the tokens.
     """
 
     request_ns: Nanoseconds = Field(validation_alias="request")
@@ -75,18 +77,21 @@ class FrontEndCoefficients(Spec):
 
 
 class ServingSeries(Spec):
-    """One framework, version and element type.
+    """The coefficients of one framework, version and element type.
 
     Attributes:
-        version: of the framework; empty where it was not recorded.
+        version: version of the framework; empty where it was not recorded.
         dtype: element type of the weights.
         cache: element type of the key/value cache.
-        points: runs that it was fitted to.
-        tpot_error: mean absolute relative error of runs held back, of the time per output token.
-        ttft_error: the same of the time to the first token.
-        token: of the time per output token.
-        first: of the time to the first token.
-        front_end: of both, where requests come faster than the front end passes them on.
+        points: number of runs that the series was fitted to.
+        tpot_error: mean absolute relative error of the time per output token, on runs that were
+            held back.
+        ttft_error: mean absolute relative error of the time to the first token, on runs that were
+            held back.
+        token: coefficients of the time per output token.
+        first: coefficients of the time to the first token.
+        front_end: coefficients of both times, where requests come faster than the front end passes
+            them on.
     """
 
     version: str = ""
@@ -104,9 +109,10 @@ class ServingSpec(PresetSpec):
     """A serving framework.
 
     Attributes:
-        framework: as tables of runs call it.
-        kernels: framework whose measured operators stand for its own.
-        series: the last one of an element type stands for versions that are not listed.
+        framework: the framework, as tables of runs call it.
+        kernels: framework whose measured operators stand for those of this framework.
+        series: the fitted series. The last one of an element type stands for versions that are not
+            listed.
     """
 
     framework: str
@@ -124,7 +130,8 @@ def serving_series(
 
     Args:
         spec: the framework.
-        version: of the framework; where it has no series, or None, the one of the most runs.
+        version: version of the framework. For None, or a version without a series, the result is
+            the series with the most runs.
         dtype: element type of the weights.
     """
     same = [series for series in spec.series if series.dtype is dtype]
@@ -134,16 +141,16 @@ def serving_series(
 
 @dataclass(frozen=True, slots=True)
 class ServedSteps:
-    """Steps of runs, arrays of one length; nanoseconds unless said otherwise.
+    """The steps of runs, as arrays with one element for each run.
 
     Attributes:
         concurrency: requests in flight.
         output: tokens of every output.
-        operators_ns: of a decode step, all-reduces left out.
-        launch_ns: part of these that is starting kernels.
-        reduce_ns: all-reduces of a decode step.
-        layers: of the model.
-        prefill_ns: of one prompt.
+        operators_ns: time of the operators of a decode step, without all-reduces.
+        launch_ns: part of ``operators_ns`` that starts kernels.
+        reduce_ns: time of the all-reduces of a decode step.
+        layers: layers of the model.
+        prefill_ns: time of the prefill of one prompt.
     """
 
     concurrency: Floats
@@ -155,7 +162,7 @@ class ServedSteps:
     prefill_ns: Floats
 
     def take(self, chosen: NDArray[np.integer] | NDArray[np.bool_]) -> ServedSteps:
-        """Return some of them."""
+        """Return the steps of some of the runs."""
         return ServedSteps(
             self.concurrency[chosen],
             self.output[chosen],
@@ -169,11 +176,11 @@ class ServedSteps:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Times of runs in nanoseconds, arrays of one length.
+    """The latencies of runs in nanoseconds, as arrays with one element for each run.
 
     Attributes:
-        first_ns: to the first token.
-        per_token_ns: per output token after it.
+        first_ns: time to the first token.
+        per_token_ns: time per output token after the first.
     """
 
     first_ns: Floats
@@ -181,8 +188,8 @@ class Latency:
 
 
 SATURATION: Final = 4.0
-"""How sharply a run changes from being bound by the engine to being bound by the front end: with
-requests of random phase, both are busy together for a while."""
+"""How sharply the bound of a run changes from the engine to the front end. Requests have random
+phases, so both are busy together for a while."""
 
 
 def latency(
@@ -193,9 +200,9 @@ def latency(
 ) -> Latency:
     """Return times to the first and per output token.
 
-    All requests and tokens pass the front end one after another. With c requests in flight, none
-    stays for less than c times what the front end takes for one (Little's law): what the engine
-    does not use of that time is waiting.
+    All requests and tokens pass the front end one after another. With c requests in flight, each
+    request stays for at least c times the front end's time for one request (Little's law). The part
+    of that stay that the engine does not use is waiting time.
     """
     per_token = token_ns(steps, token)
     first_token = first_token_ns(steps, first, per_token)
@@ -210,8 +217,8 @@ def latency(
 def token_ns(steps: ServedSteps, of: TokenCoefficients) -> Floats:
     """Return the time per output token that the engine needs.
 
-    A step, and the prefills that come between two steps: while one request decodes its output,
-    each of the others has its prompt processed once.
+    It consists of a step, and of the prefills between two steps. While one request decodes its
+    output, the prompt of each other request is processed once.
     """
     step = (
         steps.operators_ns
@@ -230,9 +237,10 @@ def first_token_ns(
 ) -> Floats:
     """Return the time to the first token that the engine needs.
 
-    Of c requests in flight, those without their first token are c times the part of their stay
-    that they wait for it (Little's law). Their number depends on the time, and the time on their
-    number: T = alone + crowd T / (T + decoding) is a square equation.
+    Of c requests in flight, some have no first token yet. Their number is c times the share of a
+    request's stay that it waits for its first token (Little's law). That number depends on the time
+    T to the first token, and T depends on the number: T = alone + crowd T / (T + decoding). This is
+    a quadratic equation.
     """
     others = steps.concurrency - 1
     alone = of.start_ns + (of.own_prefills + of.bunched_share * others) * steps.prefill_ns

@@ -1,4 +1,4 @@
-"""Which model prices the GPUs: by name, as options and documents call it."""
+"""The models that price GPUs, by the names that options and documents use."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from attacc.gpu.published.model import PublishedCostModel
 
 
 class GpuModel(StrEnum):
-    """The models of GPUs."""
+    """The names of the models."""
 
     PUBLISHED = "published"
-    """The system model released with AttAcc: comparable with the papers."""
+    """The system model that was released with AttAcc. Its results compare with the papers."""
     CALIBRATED = "calibrated"
-    """Operators fitted to measured kernels: comparable with real GPUs."""
+    """A model fitted to measured kernels. Its results compare with real GPUs."""
 
 
 def cost_model(model: GpuModel) -> CostModel:
-    """Return the cost model of a name."""
+    """Return the cost model with a name."""
     match model:
         case GpuModel.PUBLISHED:
             return PublishedCostModel()

@@ -1,4 +1,4 @@
-"""What cost models need to know of the AttAccs that share their work."""
+"""Rates of AttAccs, for cost models of products that GPUs and AttAccs share."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class AttaccRates:
-    """What one AttAcc device does besides attention, for co-processing.
+    """Rates and energies of one AttAcc device in products with weights, for co-processing.
 
     Attributes:
-        interface_bytes_per_s: bandwidth between its stacks and the outside, all stacks together.
-        internal_bytes_per_s: bandwidth at which its units read weights, all stacks together.
-        read_pj_per_byte: energy of a byte's way from the cells to the units.
+        interface_bytes_per_s: bandwidth between all stacks of the device and the outside.
+        internal_bytes_per_s: bandwidth at which the units of all stacks read weights.
+        read_pj_per_byte: energy of moving a byte from the cells to the units.
         multiply_add_pj: energy of one multiplication and one addition in a unit.
     """
 

@@ -1,9 +1,10 @@
 """Coefficients of the calibrated GPU model, and the documents that hold them.
 
-A document describes one GPU. For each operator it holds series: one library (a framework, its
-version, an element type), with the coefficients fitted to its measured times, the shapes they were
-fitted to, and the error that cross-validation left. The equations are in docs/model/gpu-model.md;
-the fields below are the coefficients in the order in which the kernels take them.
+A document describes one GPU. For each operator it holds several series. A series belongs to one
+library: a framework, its version and an element type. It states the coefficients that were fitted
+to the library's measured times, the shapes that they were fitted to, and the error of
+cross-validation. The equations are in docs/model/gpu-model.md. The kernels take the coefficients in
+the order of the fields below.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from attacc.models.precision import ElementType
 from attacc.units import Bytes, BytesPerSecond, Nanoseconds, Picojoules, PicojoulesPerByte, Watts
 
 Positive = Annotated[float, Field(ge=1e-6, le=1e6)]
-"""A number of something, or a ratio, far beyond what any fit may reach."""
+"""A number or a ratio. The limits are far beyond the result of any fit."""
 Share = Annotated[float, Field(ge=1e-6, le=1.2)]
-"""A share of what the data sheet states; clocks above the stated ones make it exceed 1."""
+"""A share of a figure of the data sheet. It exceeds 1 where clocks are above the stated ones."""
 Error = Annotated[float, Field(ge=0, le=1e6)]
-"""A mean absolute relative error; 1 is as much as what was measured."""
+"""A mean absolute relative error. At 1, the error is as large as the measured value."""
 Extent = Annotated[int, Field(ge=0, le=2**53)]
-"""A smallest or a largest size of something that was measured, or how much was."""
+"""A smallest or a largest measured size."""
 Points = Annotated[int, Field(ge=0, le=2**40)]
-"""How many measurements."""
+"""A number of measurements."""
 GB: Final = 1e-9
-"""Bytes per nanosecond in a byte per second."""
+"""Factor from bytes per second to bytes per nanosecond."""
 
 
 class Coefficients(Spec):
-    """Base of the coefficient records."""
+    """Base class of the coefficient records."""
 
     def vector(self) -> NDArray[np.float64]:
-        """Return the coefficients in order: nanoseconds, bytes per nanosecond, bytes, shares."""
+        """Return the coefficients in the order of the fields; rates are in bytes per nanosecond."""
         values: list[float] = []
         for name in type(self).model_fields:
             value: float = getattr(self, name)
@@ -46,23 +47,24 @@ class Coefficients(Spec):
 
 
 class GemmCoefficients(Coefficients):
-    """What the time of a matrix product is made of.
+    """The coefficients of the time of a matrix product.
 
     Attributes:
-        launch_ns: starting and ending a kernel.
-        tile_ns: filling and draining a tile's pipeline, once per round of tiles.
-        compute_share: of the peak rate, inside a tile.
-        core_bytes_per_s: operands that one core takes in.
-        l2_core_bytes_per_s: operands that the second-level cache delivers, per core.
-        read_share: of the memory's bandwidth, for operands.
-        write_share: of the memory's bandwidth, for results.
-        split_ns: reducing partial results where the inner dimension is divided, whatever the size.
-        split_core_bytes_per_s: moving partial results, per core.
+        launch_ns: time to start and end a kernel.
+        tile_ns: time to fill and drain a tile's pipeline, once for each round of tiles.
+        compute_share: share of the peak rate that a core reaches inside a tile.
+        core_bytes_per_s: rate at which one core takes in operands.
+        l2_core_bytes_per_s: rate at which the second-level cache delivers operands to one core.
+        read_share: share of the memory's bandwidth for operands.
+        write_share: share of the memory's bandwidth for results.
+        split_ns: fixed time to reduce partial results, where the inner dimension is divided.
+        split_core_bytes_per_s: rate at which one core moves partial results.
         step_ns: latency of one element of the inner dimension.
-        sustained_share: of the clock, left by the power limit to long arithmetic-bound kernels.
-        sustained_after_ns: half of that slow-down is reached by kernels of this time.
-        sharpness: how well arithmetic and traffic overlap; infinite where perfectly.
-        resident: small tiles that a core works on at once.
+        sustained_share: share of the clock that the power limit leaves to long kernels that are
+            bound by arithmetic.
+        sustained_after_ns: time of a kernel that reaches half of that slow-down.
+        sharpness: how well arithmetic and traffic overlap; infinite for a perfect overlap.
+        resident: number of small tiles that a core works on at once.
     """
 
     launch_ns: Nanoseconds = Field(validation_alias="launch")
@@ -82,13 +84,14 @@ class GemmCoefficients(Coefficients):
 
 
 class QuantiseCoefficients(Coefficients):
-    """Converting the left matrix to 8 bits before the product, and how the 8-bit library tiles.
+    """The coefficients of converting the left matrix to 8 bits, and of the 8-bit library's tiles.
 
     Attributes:
-        row_ns: of one row on one core.
-        fast_bytes_per_s: matrix read and written, while it fits into the second-level cache.
-        slow_bytes_per_s: the same, once it does not.
-        ragged_tiles: further clusters of tiles that a row of clusters costs if it is not full.
+        row_ns: time to convert one row on one core.
+        fast_bytes_per_s: rate at which the matrix is read and written, while it fits into the
+            second-level cache.
+        slow_bytes_per_s: rate at which the matrix is read and written, if it does not fit.
+        ragged_tiles: additional clusters of tiles that a row of clusters costs if it is not full.
     """
 
     row_ns: Nanoseconds = Field(validation_alias="row")
@@ -98,27 +101,30 @@ class QuantiseCoefficients(Coefficients):
 
 
 class DecodeCoefficients(Coefficients):
-    """What the time of decode attention is made of.
+    """The coefficients of the time of decode attention.
+
+    A block of work is one head, or one group of heads, with its part of the keys.
 
     Attributes:
-        launch_ns: starting and ending the kernels.
-        block_ns: of a block of work (one head, or one group of heads, and its part of the keys).
-        block_dim_ns: the same, per 128 elements of a head.
-        core_bytes_per_s: keys and values that one core takes in.
+        launch_ns: time to start and end the kernels.
+        block_ns: fixed time of a block of work.
+        block_dim_ns: time of a block of work for every 128 elements of a head.
+        core_bytes_per_s: rate at which one core takes in keys and values.
         key_ns: latency of one key.
-        compute_share: of the peak rate, in tiles of at least 16 rows.
-        row_ns: of one query of the group, per 128 elements.
-        read_share: of the memory's bandwidth, for keys and values.
-        write_share: of the memory's bandwidth, for queries and results.
-        ramp_ns: what is lost until the memory delivers that much.
-        ramp_bytes: half of that is lost by this many bytes.
-        l2_core_bytes_per_s: keys and values that the second-level cache delivers, per core.
-        split_ns: combining the parts where the keys are divided, whatever the size.
-        split_core_bytes_per_s: moving partial results, per core.
+        compute_share: share of the peak rate, in tiles of at least 16 rows.
+        row_ns: time of one query of the group for every 128 elements.
+        read_share: share of the memory's bandwidth for keys and values.
+        write_share: share of the memory's bandwidth for queries and results.
+        ramp_ns: time that is lost until the memory delivers at that share.
+        ramp_bytes: bytes after which half of that time is lost.
+        l2_core_bytes_per_s: rate at which the second-level cache delivers keys and values to one
+            core.
+        split_ns: fixed time to combine the parts, where the keys are divided.
+        split_core_bytes_per_s: rate at which one core moves partial results.
         split_keys: fewest keys of a part.
-        resident: blocks that a core works on at once.
-        regroup_ns: arranging queries by group, where there are several groups and requests.
-        large_batch: factor of a block's time beyond 992 requests, which are scheduled otherwise.
+        resident: number of blocks that a core works on at once.
+        regroup_ns: time to arrange queries by group, where there are several groups and requests.
+        large_batch: factor of a block's time beyond 992 requests, where scheduling differs.
         sharpness: how well work on the cores and traffic overlap.
     """
 
@@ -144,24 +150,25 @@ class DecodeCoefficients(Coefficients):
 
 
 class PrefillCoefficients(Coefficients):
-    """What the time of prefill attention is made of.
+    """The coefficients of the time of prefill attention.
 
     Attributes:
-        launch_ns: starting and ending the kernels.
-        tile_ns: of a tile of queries.
+        launch_ns: time to start and end the kernels.
+        tile_ns: fixed time of a tile of queries.
         tile_rows: queries of a tile; half as many again for heads of 64 elements.
-        row_ns: of one query of a tile, per 128 elements.
-        key_ns: of one key that a tile reads.
-        key_dim_ns: the same, per 128 elements.
-        share_64: of the peak rate, for heads of 64 elements.
-        share_128: for 128.
-        share_192: for 192.
-        share_256: for 256.
-        io_share: of the memory's bandwidth.
-        kv_passes: how often keys and values cross the memory, storing them in the cache included.
-        longest: part of the longest tile's excess that no other tile hides.
-        sustained_share: of the clock, left by the power limit to long kernels.
-        sustained_after_ns: half of that slow-down is reached by kernels of this time.
+        row_ns: time of one query of a tile for every 128 elements.
+        key_ns: fixed time of one key that a tile reads.
+        key_dim_ns: time of one key that a tile reads, for every 128 elements.
+        share_64: share of the peak rate for heads of 64 elements.
+        share_128: share of the peak rate for heads of 128 elements.
+        share_192: share of the peak rate for heads of 192 elements.
+        share_256: share of the peak rate for heads of 256 elements.
+        io_share: share of the memory's bandwidth.
+        kv_passes: how often keys and values cross the memory interface; this includes storing them
+            in the cache.
+        longest: share of the longest tile's excess that no other tile hides.
+        sustained_share: share of the clock that the power limit leaves to long kernels.
+        sustained_after_ns: time of a kernel that reaches half of that slow-down.
     """
 
     launch_ns: Nanoseconds = Field(validation_alias="launch")
@@ -182,12 +189,12 @@ class PrefillCoefficients(Coefficients):
 
 
 class Protocol(Spec):
-    """One way of running a collective; the library takes the fastest.
+    """One way to run a collective. The library takes the fastest way.
 
     Attributes:
-        start_ns: without data, whatever the number of GPUs.
-        hop_ns: for each further GPU.
-        bytes_per_s: at which the busiest link moves data.
+        start_ns: time without data, for any number of GPUs.
+        hop_ns: time for each further GPU.
+        bytes_per_s: rate at which the busiest link moves data.
     """
 
     start_ns: Nanoseconds = Field(validation_alias="start")
@@ -196,11 +203,11 @@ class Protocol(Spec):
 
 
 class Fitted(Spec):
-    """What every series says of its origin.
+    """The origin of a series.
 
     Attributes:
-        points: measurements that it was fitted to.
-        error: mean absolute relative error on shapes held back, in cross-validation.
+        points: number of measurements that the series was fitted to.
+        error: mean absolute relative error on shapes that were held back, in cross-validation.
     """
 
     points: Points
@@ -208,11 +215,11 @@ class Fitted(Spec):
 
 
 class Library(Spec):
-    """Whose kernels were measured.
+    """The library whose kernels were measured.
 
     Attributes:
-        framework: as in "VLLM".
-        version: of the framework.
+        framework: the framework, as in "VLLM".
+        version: version of the framework.
     """
 
     framework: str
@@ -220,7 +227,7 @@ class Library(Spec):
 
 
 class GemmRange(Spec):
-    """Shapes that a series is stated for.
+    """Range of the shapes that a series of products is stated for.
 
     Attributes:
         m: smallest and largest number of rows.
@@ -234,7 +241,7 @@ class GemmRange(Spec):
 
 
 class AttentionRange(Spec):
-    """Shapes that a series is stated for.
+    """Range of the shapes that a series of attention is stated for.
 
     Attributes:
         batch: smallest and largest number of requests.
@@ -252,12 +259,12 @@ class AttentionRange(Spec):
 
 
 class GemmLibraryName(StrEnum):
-    """Which kernels a library chooses among."""
+    """The kernels that a library chooses among."""
 
     CUBLAS = "cublas"
     """Any tile, and any division of the inner dimension."""
     CUTLASS = "cutlass"
-    """One tile for every range of rows, the inner dimension undivided (vLLM's 8-bit products)."""
+    """One tile for every range of rows, inner dimension undivided (vLLM's 8-bit products)."""
 
 
 class GemmSeries(Library, Fitted):
@@ -265,10 +272,11 @@ class GemmSeries(Library, Fitted):
 
     Attributes:
         dtype: element type of both operands.
-        library: which kernels it has.
-        range: shapes it is stated for.
-        coefficients: of the product.
-        quantise: of the conversion of the left matrix, where it is part of the measured time.
+        library: the kernels that the library has.
+        range: shapes that the series is stated for.
+        coefficients: coefficients of the product.
+        quantise: coefficients of converting the left matrix, where the measured time includes the
+            conversion.
     """
 
     dtype: ElementType
@@ -279,16 +287,16 @@ class GemmSeries(Library, Fitted):
 
 
 class DecodeKernel(Spec):
-    """One kernel of decode attention, and which shapes it takes.
+    """One kernel of decode attention, and the shapes that it takes.
 
     Attributes:
         group: smallest and largest number of query heads per key/value head.
-        fewest_blocks: blocks of work (requests x key/value heads x started 128s of keys) from
-            which on it is taken.
-        grouped: keys are read once per group, rather than once per query head.
-        splits_keys: the keys of a head are divided among cores where that is faster.
-        splits_ungrouped: the same where every query head has its own keys.
-        coefficients: of its time.
+        fewest_blocks: fewest blocks of work (requests x key/value heads x started 128s of keys) for
+            which the kernel is taken.
+        grouped: whether keys are read once for each group, and not once for each query head.
+        splits_keys: whether the keys of a head are divided among cores where that is faster.
+        splits_ungrouped: whether keys are divided also where every query head has its own keys.
+        coefficients: coefficients of the kernel's time.
     """
 
     group: tuple[Extent, Extent]
@@ -304,8 +312,8 @@ class DecodeSeries(Library, Fitted):
 
     Attributes:
         dtype: element type of the cache.
-        range: shapes it is stated for.
-        kernels: the first one that takes a shape computes it.
+        range: shapes that the series is stated for.
+        kernels: kernels of the library. The first one that takes a shape computes it.
     """
 
     dtype: ElementType
@@ -318,10 +326,10 @@ class PrefillSeries(Library, Fitted):
 
     Attributes:
         dtype: element type of the cache.
-        packs_groups: queries of a group fill the rows of a tile together.
-        single_token_decodes: a prompt of one token is decode attention over one key.
-        range: shapes it is stated for.
-        coefficients: of its time.
+        packs_groups: whether the queries of a group fill the rows of a tile together.
+        single_token_decodes: whether a prompt of one token runs as decode attention over one key.
+        range: shapes that the series is stated for.
+        coefficients: coefficients of the time.
     """
 
     dtype: ElementType
@@ -335,11 +343,11 @@ class CollectiveSeries(Fitted):
     """One collective operation over NVLink.
 
     Attributes:
-        operation: as in "all_reduce".
-        gpus: numbers of GPUs it is stated for.
+        operation: the operation, as in "all_reduce".
+        gpus: numbers of GPUs that the series is stated for.
         bytes: smallest and largest message.
-        protocols: the fastest one is taken.
-        full_share: of the fastest protocol's rate, by number of GPUs as in ``gpus``.
+        protocols: ways to run the operation. The fastest one is taken.
+        full_share: share of the fastest protocol's rate, for each number of GPUs in ``gpus``.
     """
 
     operation: str
@@ -358,19 +366,19 @@ class CollectiveSeries(Fitted):
 
 
 class PowerSpec(Spec):
-    """Power of a GPU while kernels run back to back, and where it goes.
+    """The parts of a GPU's power while kernels run back to back.
 
     Attributes:
-        idle_w: between kernels, clocks raised.
-        active_w: further, while any kernel runs.
-        limit_w: of the board; beyond it the clock falls.
-        gemm_flop_pj: of one operation of a matrix product.
-        attention_flop_pj: of one operation of attention over a 16-bit cache.
-        attention_flop_fp8_pj: of one operation of attention over an 8-bit cache.
-        dram_pj_per_byte: of a byte that crosses the memory interface.
-        l2_pj_per_byte: of a byte from the second-level cache.
-        gemm_error: mean absolute relative error of matrix products held back.
-        attention_error: the same of attention.
+        idle_w: power between kernels, with raised clocks.
+        active_w: additional power while any kernel runs.
+        limit_w: power limit of the board. Where a kernel would exceed it, the clock falls.
+        gemm_flop_pj: energy of one operation of a matrix product.
+        attention_flop_pj: energy of one operation of attention over a 16-bit cache.
+        attention_flop_fp8_pj: energy of one operation of attention over an 8-bit cache.
+        dram_pj_per_byte: energy of a byte that crosses the memory interface.
+        l2_pj_per_byte: energy of a byte from the second-level cache.
+        gemm_error: mean absolute relative error of matrix products that were held back.
+        attention_error: mean absolute relative error of attention that was held back.
     """
 
     idle_w: Watts = Field(validation_alias="idle")
@@ -389,16 +397,16 @@ class CalibrationSpec(PresetSpec):
     """The calibrated model of one GPU.
 
     Attributes:
-        gpu: the GPU preset that the shares refer to.
-        measured_as: what tables of measurements call this GPU.
-        reference: the library that stands for this GPU where none is named.
-        scaled_from: the calibration whose coefficients this GPU takes, on its own data sheet;
-            then it holds none of its own, and its error is unknown.
-        gemm: matrix products.
-        decode: decode attention.
-        prefill: prefill attention.
-        collectives: sums and gathers over GPUs.
-        power: power; None where nothing was measured.
+        gpu: the GPU preset whose data sheet the shares refer to.
+        measured_as: the name of this GPU in tables of measurements.
+        reference: the framework that stands for this GPU where none is named.
+        scaled_from: the calibration whose coefficients this GPU takes, on its own data sheet. Such
+            a document holds no coefficients of its own, and its error is unknown.
+        gemm: series of matrix products.
+        decode: series of decode attention.
+        prefill: series of prefill attention.
+        collectives: series of sums and gathers over GPUs.
+        power: parts of the power; None where no power was measured.
     """
 
     gpu: DocumentName
@@ -413,11 +421,11 @@ class CalibrationSpec(PresetSpec):
 
 
 class CpuCalibrationSpec(PresetSpec):
-    """What attention on a CPU reaches of its data sheet.
+    """The shares of its data sheet that attention on a CPU reaches.
 
     Attributes:
-        memory_share: of the memory's bandwidth.
-        compute_share: of the vector units' peak.
+        memory_share: share of the memory's bandwidth.
+        compute_share: share of the vector units' peak rate.
     """
 
     memory_share: Share

@@ -1,8 +1,8 @@
 """The calibrated GPU model as a cost model: a library's kernels, priced operator by operator.
 
-`Kernels` prices the operators of one library on one GPU; `CalibratedCostModel` prices whole steps
-with them: what the host adds, energy, and transfers. Whatever is scaled, assumed or outside what
-was fitted says so in its cost (`OperatorCost.estimates`). See docs/model/gpu-model.md.
+`Kernels` prices the operators of one library on one GPU. `CalibratedCostModel` prices whole steps
+with them, and adds the host's time, energy and transfers. A price that is scaled, assumed or
+outside the fitted range says so (`OperatorCost.estimates`). See docs/model/gpu-model.md.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ from attacc.models.precision import ElementType
 from attacc.units import NS_PER_S
 
 POINTWISE_SHARE: Final = 0.7
-"""Of the memory's bandwidth, for norms and activations; assumed, no table measures them."""
+"""Share of the memory's bandwidth for norms and activations. It is assumed, and not measured."""
 MATRICES_MOVED: Final = {
     PointwiseKind.SOFTMAX: 2,
     PointwiseKind.GELU: 2,
@@ -96,9 +96,9 @@ MATRICES_MOVED: Final = {
     PointwiseKind.RMS_NORM: 2,
     PointwiseKind.EMBEDDING: 2,
 }
-"""How many matrices of the result's size an operator reads and writes."""
+"""Number of matrices of the result's size that an operator reads and writes."""
 RESIDUAL_NORMS: Final = ("norm1", "norm2", "final_norm")
-"""Norms that add the residual, which they read and write too."""
+"""Norms that also add the residual, and so read and write it."""
 LM_HEAD: Final = "lm_head"
 GATE: Final = "ff1"
 UP: Final = "ff2"
@@ -112,14 +112,14 @@ OPERANDS: Final = frozenset(
     }.items()
     for right in rights
 )
-"""Types of activations and weights that libraries have products of; bf16 stands for fp16 too."""
+"""Types of activations and weights that libraries can multiply. bf16 stands for fp16, too."""
 SOFTMAX_OPERATIONS: Final = 5
-"""Per score, as in the published model."""
+"""Operations of a softmax per score, as in the published model."""
 PJ_PER_NS_PER_W: Final = 1e3
 WAITS: Final = np.array(
     [BOUNDS.index(bound) for bound in (Bound.LATENCY, Bound.COMPUTE, Bound.MEMORY)], dtype=np.int8
 )
-"""Codes of `BOUNDS` by what `gemm_times` says a product waits for."""
+"""Code of `BOUNDS` for each value that `gemm_times` returns for the bound of a product."""
 PUBLISHED_INSTEAD: Final = 'the published GPU model (gpu_model = "published") prices it'
 AS_BF16: Final = "as bf16 with fewer bytes, never measured"
 CONVERTS: Final = "kernels that convert weights are slower at many rows"
@@ -129,14 +129,15 @@ S = TypeVar("S", GemmSeries, DecodeSeries, PrefillSeries)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Priced:
-    """Times of one kernel in several steps; a single element stands for all of them.
+    """Times of one kernel in several steps. A single element stands for all steps.
 
     Attributes:
-        time_ns: alone on the GPU.
-        launch_ns: part of it that is starting the kernel.
-        bound: codes of `BOUNDS`: what it waits for.
-        work: what it does.
-        estimates: what of it is scaled, assumed, or outside what was fitted, in which steps.
+        time_ns: times of the kernel alone on the GPU.
+        launch_ns: part of each time that starts the kernel.
+        bound: resources that limit the times, as codes of `BOUNDS`.
+        work: operations and bytes of the kernel.
+        estimates: parts of the price that are scaled, assumed, or outside the fitted range, with
+            their steps.
     """
 
     time_ns: Floats
@@ -148,13 +149,13 @@ class Priced:
 
 @dataclass(frozen=True, slots=True)
 class Operands:
-    """What a product is computed from.
+    """The element types of a product.
 
     Attributes:
-        series: element type of the series whose coefficients it takes.
-        left: type that the left matrix is read in.
-        right: type that the weights are read in.
-        estimates: what of it was never measured.
+        series: element type of the series whose coefficients the product takes.
+        left: element type of the left matrix as it is read.
+        right: element type of the weights as they are read.
+        estimates: parts of the price that were never measured, in words.
     """
 
     series: ElementType
@@ -166,8 +167,8 @@ class Operands:
 def as_run(step: Step) -> Step:
     """Return the operators that serving libraries run for a step.
 
-    Gate and up projections are one product, with their weights side by side. The LM head stays
-    in 16 bits where the layers' weights have 8 or 4.
+    Gate and up projections are one product, with their weights side by side. The LM head has 16
+    bits also where the layers' weights have 8 or 4 bits.
     """
     layer: list[Operator] = []
     for op in step.layer:
@@ -198,9 +199,9 @@ class Kernels:
 
     Attributes:
         gpu: the GPU.
-        framework: whose kernels; None for the GPU's reference.
-        products: another calibration for the products, where the GPU's own has none of this
-            framework.
+        framework: framework of the kernels; None for the GPU's reference.
+        products: another calibration that prices the products, where the GPU's own calibration has
+            no products of this framework.
     """
 
     gpu: CalibratedGpu
@@ -220,11 +221,11 @@ class Kernels:
     def product(self, op: MatMul) -> Priced:
         """Price a product with weights.
 
-        Several of one operator, the experts of a mixture, are one product over the columns of
-        all of them: as in grouped kernels, their tiles share the cores.
+        The products of a mixture's experts are priced as one product over the columns of all
+        experts. Grouped kernels work in this way: the tiles of all products share the cores.
 
         Raises:
-            InputError: nothing is known of products of these element types on this GPU.
+            InputError: the time of products of these element types on this GPU is not known.
         """
         if op.role is not MatMulRole.FC:
             raise EngineError(f"{op.name} is part of attention, which is priced as a whole")
@@ -265,12 +266,11 @@ class Kernels:
     def attention(self, op: Attention) -> Priced:
         """Price attention of one layer.
 
-        A cache of a type that was not measured is read by the kernels of bf16, which compute in
-        16 bits: its bytes are fewer, its arithmetic is not. Prompts are attended to before they
-        are cached.
+        A cache of a type that was not measured is priced with the kernels of bf16. It has fewer
+        bytes, and the same arithmetic in 16 bits. A prompt is attended to before it is cached.
 
         Raises:
-            InputError: nothing is known of attention on this GPU.
+            InputError: the time of attention on this GPU is not known.
         """
         sheet, cache = self.gpu.gpu, op.kv
         sizes = op.batch, op.heads, op.kv_heads, op.head_dim
@@ -311,7 +311,7 @@ class Kernels:
         return Priced(time_ns, launch_ns, bound, work, tuple(estimates))
 
     def pointwise(self, op: Pointwise) -> Priced:
-        """Price an operator on every element by its traffic."""
+        """Price an operator that acts on every element, by its memory traffic."""
         matrices = 4 if op.name in RESIDUAL_NORMS else MATRICES_MOVED[op.kind]
         moved = matrices * _column(1.0 * op.m * op.n * op.count) * op.element.bytes
         time_ns = moved / (POINTWISE_SHARE * self.gpu.gpu.memory_bytes_per_s) * NS_PER_S
@@ -320,17 +320,17 @@ class Kernels:
     def all_reduce(self, op: AllReduce, gpus: int, link: LinkSpec | None = None) -> Priced:
         """Price the sum of one matrix over several GPUs.
 
-        Numbers of GPUs other than those measured take a ring of that many hops at the share of
-        the rate between, or beyond, those measured; other links move data in proportion to their
-        bandwidth.
+        For a number of GPUs that was not measured, the sum takes a ring of that many hops. Its
+        share of the rate is interpolated between the measured numbers, or is that of the nearest
+        one. Over a link that was not measured, data move in proportion to the link's bandwidth.
 
         Args:
             op: the sum.
-            gpus: how many GPUs.
-            link: between them; by default that of the GPU that was measured.
+            gpus: number of GPUs.
+            link: link between the GPUs; by default that of the measured GPU.
 
         Raises:
-            InputError: nothing is known of collectives over this link.
+            InputError: the time of collectives over this link is not known.
         """
         series = self.gpu.collective("all_reduce")
         message = _column(1.0 * op.m * op.n * op.element.bytes)
@@ -360,9 +360,9 @@ class Kernels:
         )
 
     def _decode(self, cache: ElementType) -> tuple[DecodeSeries, DecodeTimer, ElementType]:
-        """Return the decode attention over a cache, and what it is computed in.
+        """Return the series and the timer of decode attention over a cache, and its compute type.
 
-        Made once, for it is timed at many lengths.
+        The timer is made once and kept, since attention is timed at many lengths.
         """
         if cache not in self._timers:
             computed = self._computed(cache, self.gpu.decode)
@@ -376,16 +376,17 @@ class Kernels:
         cache: ElementType,
         find: Callable[[ElementType, str | None], DecodeSeries | PrefillSeries],
     ) -> ElementType:
-        """Return the type of the series that attention over a cache takes."""
+        """Return the element type of the series that prices attention over a cache."""
         known = cache not in SIXTEEN_BITS and self._knows(find, cache)
         return cache if known else ElementType.BF16
 
     def _prefill_ns(
         self, prefill: PrefillSeries, single: DecodeSeries, shapes: AttentionShapes
     ) -> Floats:
-        """Return the time of prefill attention, also of heads that no kernel was measured with.
+        """Return the time of prefill attention, also for sizes of heads that were not measured.
 
-        Kernels fill smaller heads up; larger ones take the time of the largest, by their size.
+        Kernels pad smaller heads to the smallest measured size. Larger heads take the time of the
+        largest measured size, in proportion to their elements.
         """
         dims = np.clip(shapes.head_dim, SMALLEST_DIM, LARGEST_DIM)
         filled = replace(shapes, head_dim=dims)
@@ -393,10 +394,10 @@ class Kernels:
         return time_ns * np.maximum(1.0, shapes.head_dim / dims)
 
     def _operands(self, op: MatMul, source: CalibratedGpu) -> Operands:
-        """Return what a product is computed from.
+        """Return the element types of a product.
 
-        Weights may be narrower than activations. Where no kernel of such types was measured, bf16's
-        coefficients stand for it, with the bytes of each operand as they are.
+        Weights may have fewer bits than activations. Where no kernel of such types was measured,
+        the product takes the coefficients of bf16 and the real bytes of each operand.
         """
         left, right = (
             ElementType.BF16 if element in SIXTEEN_BITS else element
@@ -434,7 +435,7 @@ class Kernels:
         find: Callable[[ElementType, str | None], GemmSeries | DecodeSeries | PrefillSeries],
         element: ElementType,
     ) -> bool:
-        """Whether there is a series of an element type."""
+        """Return whether a series of an element type exists."""
         try:
             find(element, self.framework)
         except InputError:
@@ -445,7 +446,7 @@ class Kernels:
         """Return the series of an element type.
 
         Raises:
-            InputError: there is none of this library.
+            InputError: this library has no such series.
         """
         try:
             return find(element, self.framework)
@@ -461,7 +462,7 @@ def _column(size: Size) -> Floats:
 
 
 def _traffic(moved_bytes: Floats) -> Work:
-    """Return the work of a kernel that does nothing but move data."""
+    """Return the work of a kernel that only moves data."""
     none = np.zeros_like(moved_bytes)
     return Work(none, moved_bytes, none, none, none)
 
@@ -469,7 +470,7 @@ def _traffic(moved_bytes: Floats) -> Work:
 def _over(
     series: CollectiveSeries, link: LinkSpec, measured: str | None, name: str
 ) -> CollectiveSeries:
-    """Return a collective over another link than the one it was measured on."""
+    """Return a collective over a link on which it was not measured."""
     if measured is None or link.collective is None:
         raise InputError(
             f"nothing is known of collectives over {link.name}, over which GPUs sum {name}",
@@ -485,23 +486,24 @@ def _over(
 
 
 def _among(series: CollectiveSeries, gpus: int) -> CollectiveSeries:
-    """Return a collective of a number of GPUs that was not measured."""
+    """Return a collective for a number of GPUs that was not measured."""
     share = float(np.interp(gpus, series.gpus, series.full_share))
     return series.model_copy(update={"gpus": (gpus,), "full_share": (share,)})
 
 
 class CalibratedCostModel(CostModel):
-    """Steps as a GPU library runs them, from its calibrated operators.
+    """Steps as a GPU library runs them, priced from its calibrated operators.
 
-    Decode steps run as graphs of kernels, which hide part of the launches, and sum over GPUs with
-    the library's own kernels; both, and what the host adds, are fitted to serving runs
-    (`attacc.gpu.frameworks`). Prefill, and steps with both, run kernel by kernel, with NCCL's sums.
+    Decode steps run as graphs of kernels, which hide part of the launches. Sums over GPUs in decode
+    steps run on the library's own kernels. Both effects, and the host's time, are fitted to serving
+    runs (`attacc.gpu.frameworks`). Prefills, and steps with decode and prefill, run kernel by
+    kernel, with NCCL's sums.
 
     Args:
-        framework: whose kernels; by default each GPU's reference library.
-        serving: preset of the framework that adds its host; None for the operators alone.
-        products_from: another GPU's calibration for the products, where a GPU's own has none of
-            the framework: calibration -> calibration.
+        framework: framework of the kernels; by default each GPU's reference.
+        serving: preset of the framework whose host adds time; None for the operators alone.
+        products_from: calibration -> calibration that prices its products, where the former has no
+            products of the framework.
     """
 
     def __init__(
@@ -523,7 +525,7 @@ class CalibratedCostModel(CostModel):
 
     @property
     def kind(self) -> str:
-        """What the model is called."""
+        """Name of the model."""
         return "calibrated"
 
     def as_run(self, step: Step) -> Step:
@@ -531,17 +533,17 @@ class CalibratedCostModel(CostModel):
         return as_run(step)
 
     def for_steps(self, phase: Phase, model: ModelSpec | None = None) -> CalibratedCostModel:
-        """Return the cost model for steps of a phase; the host's part is of the model's types.
+        """Return the cost model for steps of a phase, with the host's time for the model's types.
 
-        Where no run of the weights' type was measured, the series of bf16 stands for it, which the
-        estimates of the host's time say.
+        Where no run with the weights' type was measured, the series of bf16 gives the host's time,
+        and the estimates say so.
         """
         chosen = copy(self)
         chosen.runs_as(phase, model)
         return chosen
 
     def runs_as(self, phase: Phase, model: ModelSpec | None) -> None:
-        """Take what a framework adds to steps of a phase."""
+        """Set the phase, and the framework's coefficients for steps of it."""
         self._phase, self._token, self._host_estimates = phase, None, ()
         if self._serving is None or phase is Phase.PREFILL:
             return
@@ -560,7 +562,7 @@ class CalibratedCostModel(CostModel):
         self._token, self._host_estimates = series.token, tuple(notes)
 
     def host(self, step: Step) -> HostTime | None:
-        """Return what the host adds to steps that decode."""
+        """Return the time that the host adds to steps with decode; None for prefills."""
         of = self._token
         if of is None:
             return None
@@ -569,7 +571,7 @@ class CalibratedCostModel(CostModel):
 
     @property
     def _graphs(self) -> TokenCoefficients | None:
-        """What graphs of kernels save; None where kernels are started one by one."""
+        """Coefficients of graphs of kernels; None where kernels are started one by one."""
         return self._token if self._phase is Phase.DECODE else None
 
     def static_w(self, gpu: GpuSpec) -> float:
@@ -585,7 +587,7 @@ class CalibratedCostModel(CostModel):
         return (self._cost(op.name, self.kernels(gpu).attention(op), gpu),)
 
     def pointwise(self, op: Pointwise, gpu: GpuSpec) -> OperatorCosts:
-        """Price an operator on every element by its traffic."""
+        """Price an operator that acts on every element, by its memory traffic."""
         return self._cost(op.name, self.kernels(gpu).pointwise(op), gpu)
 
     def coprocessing_peak_flops_per_s(self, op: MatMul, gpu: GpuSpec) -> Floats:
@@ -593,7 +595,7 @@ class CalibratedCostModel(CostModel):
         return op.flops / self.matmul(op, gpu).time_ns * NS_PER_S
 
     def coprocessing_bytes_per_s(self, op: MatMul, gpu: GpuSpec) -> Floats:
-        """Return the rate at which the product gets through its weights."""
+        """Return the rate at which the product reads its weights."""
         weights = 1.0 * op.n * op.k * op.count * op.right.bytes
         return weights / self.matmul(op, gpu).time_ns * NS_PER_S
 
@@ -611,14 +613,14 @@ class CalibratedCostModel(CostModel):
     def transfer(
         self, name: str, transferred_bytes: float | Floats, link: LinkSpec
     ) -> OperatorCosts:
-        """Price moving bytes over one device's link as the published model does."""
+        """Price moving bytes over one device's link, as the published model does."""
         return self._published.transfer(name, transferred_bytes, link)
 
     def cpu_attention(self, op: Attention, gpus: int, cpu: CpuSpec, sockets: int) -> OperatorCosts:
         """Price attention on CPUs at shares of their data sheet.
 
         Raises:
-            InputError: no share is known of this CPU.
+            InputError: the CPU has no calibration.
         """
         if cpu.name not in CPU_CALIBRATIONS.names():
             raise InputError(
@@ -666,7 +668,7 @@ class CalibratedCostModel(CostModel):
         spec, scaled = self._power(gpu)
         parts = power(spec, priced.work, time_ns)
         wanted_w = parts.dynamic_w + parts.memory_w
-        # Near the board's limit the clock falls, and every part but idle power with it.
+        # Near the board's limit the clock falls, and with it every part except idle power.
         at_clock = (parts.total_w - parts.idle_w) / wanted_w * time_ns * PJ_PER_NS_PER_W
         dram_w = spec.dram_pj_per_byte * priced.work.dram_bytes / time_ns * 1e-3
         l2_w = spec.l2_pj_per_byte * priced.work.l2_bytes / time_ns * 1e-3
@@ -696,7 +698,8 @@ def _calibrated(gpu: GpuSpec) -> CalibratedGpu:
             f"(known are {', '.join(CALIBRATIONS.names())}); {PUBLISHED_INSTEAD}",
         )
     known = CalibratedGpu.load(name, where=f"GPU {gpu.name}: calibration")
-    # A system may state another memory size; another machine takes the coefficients scaled.
+    # A system may change the memory size of a GPU; the coefficients stay those of that GPU. For any
+    # other difference of the data sheet they are scaled.
     same = known.gpu.model_copy(
         update={
             "memory_bytes": gpu.memory_bytes,

@@ -1,9 +1,8 @@
-"""Times of GPU kernels from their shapes, compiled: one call for any number of operators.
+"""Compiled functions that time GPU kernels from their shapes, any number of operators in one call.
 
-Every function here is an equation of docs/model/gpu-model.md. Coefficients come as flat arrays, in
-the
+Every function is an equation of docs/model/gpu-model.md. Coefficients come as flat arrays, in the
 order of the fields of the coefficient records in `attacc.gpu.calibrated.coefficients`. Times are in
-nanoseconds, rates in bytes (and operations) per nanosecond.
+nanoseconds, rates in bytes or operations per nanosecond.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from attacc.compiled import inlined, kernel
 Floats = NDArray[np.float64]
 
 SPLITS: Final = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128], dtype=np.float64)
-"""Into how many parts a kernel may divide the inner dimension, or the keys."""
+"""Numbers of parts into which a kernel may divide the inner dimension, or the keys."""
 
 OPERAND_BYTES: Final = 0
 CORES: Final = 1
@@ -28,19 +27,19 @@ BYTES_PER_NS: Final = 3
 L2_BYTES: Final = 4
 RIGHT_BYTES: Final = 5
 MACHINE_FIELDS: Final = 6
-"""Fields of the array that describes the GPU; bytes of the right operand last."""
+"""Number of fields of the array that describes the GPU; the last one is `RIGHT_BYTES`."""
 
 SMALLEST_SPLIT_INNER: Final = 64.0
 """Inner elements below which a matrix product is not divided further."""
 ROUNDS_TO_SPLIT: Final = 4.0
 """Blocks per core beyond which a matrix product is not divided further."""
 ACCUMULATOR_BYTES: Final = 8.0
-"""A partial result is written and read again, in 4 bytes each."""
+"""Bytes that a partial result moves: 4 bytes are written, and read again."""
 RESULT_BYTES: Final = 2.0
 TIE: Final = 1e-6
-"""Of two ways that wait equally long, the one with less work is taken."""
+"""Weight of the work in the choice between ways: of equally long waits, the least work wins."""
 LARGEST_RESIDENT_TILE: Final = 32768.0
-"""Results of a tile that leaves no room for a second one on a core."""
+"""Number of results of a tile that leaves no room for a second tile on a core."""
 
 WAITS_LATENCY: Final = 0
 WAITS_COMPUTE: Final = 1
@@ -49,9 +48,9 @@ WAITS_MEMORY: Final = 2
 
 @inlined
 def joined(a: float, b: float, c: float, sharpness: float) -> float:
-    """Return the time of three activities that overlap: between their maximum and their sum.
+    """Return the time of three activities that overlap, between their maximum and their sum.
 
-    One of them at least takes time: everything moves through the memory.
+    At least one of the three takes time, because every kernel moves data through the memory.
     """
     most = max(a, b, c)
     total = (a / most) ** sharpness + (b / most) ** sharpness + (c / most) ** sharpness
@@ -60,7 +59,7 @@ def joined(a: float, b: float, c: float, sharpness: float) -> float:
 
 @inlined
 def slowed(time_ns: float, compute_ns: float, share: float, after_ns: float) -> float:
-    """Return a time at the clock that the power limit leaves to long, arithmetic-bound kernels."""
+    """Return a time at the lower clock that the power limit leaves to arithmetic-bound kernels."""
     busy = min(1.0, compute_ns / time_ns) if time_ns > 0.0 else 0.0
     return time_ns / (1.0 - (1.0 - share) * busy * time_ns / (time_ns + after_ns))
 
@@ -84,15 +83,16 @@ def matmul_times(
         n: columns.
         k: inner dimension.
         machine: `MACHINE_FIELDS` numbers.
-        coefficients: those of `GemmCoefficients`, then of `QuantiseCoefficients` (zeros: none).
-        tiles: kernels of the library, one a row: rows above and up to, columns above and up to,
-            tile rows, tile columns, tiles of a cluster, most splits.
+        coefficients: those of `GemmCoefficients`, then those of `QuantiseCoefficients`, or zeros if
+            nothing is converted.
+        tiles: one row for each kernel of the library: rows above and up to, columns above and up
+            to, tile rows, tile columns, tiles of a cluster, most splits.
         splits: `SPLITS`.
-        time_ns: the times, written.
-        waits: what each waits for, written.
+        time_ns: array for the times, which the function writes.
+        waits: array for the bound of each product, which the function writes.
 
     Returns:
-        0, or 1 more than the index of a product that no kernel of the library takes.
+        0, or the index of a product that no kernel of the library takes, plus 1.
     """
     launch, fill, share, core_load, l2_core = coefficients[:5]
     read_share, write_share, split_ns, split_core, step_ns = coefficients[5:10]
@@ -190,17 +190,19 @@ def decode_times(
         kv_heads: key/value heads.
         dim: elements of a head.
         length: keys of every request.
-        machine: `MACHINE_FIELDS` numbers, the operand bytes those of the cache.
-        coefficients: those of `DecodeCoefficients`, one kernel a row.
-        kernels: for each kernel: smallest and largest group that it takes, fewest blocks of work
-            that it takes, whether it reads keys once per group (1) or per query head (0), whether
-            it divides the keys of a head (1), and that also without groups (1).
+        machine: `MACHINE_FIELDS` numbers; the bytes of an operand are those of the cache.
+        coefficients: those of `DecodeCoefficients`, one row for each kernel.
+        kernels: one row for each kernel: smallest and largest group that it takes, fewest blocks of
+            work that it takes, whether it reads keys once per group (1) or per query head (0),
+            whether it divides the keys of a head (1), and whether it does so also without groups
+            (1).
         splits: `SPLITS`.
-        time_ns: the times, written.
-        rounds: blocks that a core works through one after the other, written.
+        time_ns: array for the times, which the function writes.
+        rounds: array for the blocks that a core works through one after another, which the function
+            writes.
 
     Returns:
-        0, or 1 more than the index of a shape that no kernel takes.
+        0, or the index of a shape that no kernel takes, plus 1.
     """
     size, cores, peak, bandwidth = machine[:4]
     for i in range(batch.size):
@@ -291,13 +293,13 @@ def prefill_times(
         kv_heads: key/value heads.
         dim: elements of a head, 64 to 256.
         length: new tokens of every prompt.
-        past: keys before these.
+        past: keys before the new tokens.
         within: mean over the new tokens of the length of their own chunk; equal to ``length`` where
-            all chunks are alike.
+            all chunks are equal.
         machine: `MACHINE_FIELDS` numbers.
         coefficients: those of `PrefillCoefficients`.
         pack: 1 where the queries of a group fill the rows of a tile together, else 0.
-        time_ns: the times, written.
+        time_ns: array for the times, which the function writes.
 
     Returns:
         0.
@@ -318,7 +320,7 @@ def prefill_times(
         computed = min(all_keys, past[i] + within[i] / 2.0 + max(tokens, tile_keys) / 2.0)
         read = min(keys, past[i] + within[i] / 2.0 + tokens / 2.0)
         wide = dim[i] / 128.0
-        # The shares are those of 64, 128, 192 and 256 elements; between them, a line.
+        # The shares are for 64, 128, 192 and 256 elements. Between them the share is interpolated.
         place = min(3.0, max(0.0, dim[i] / 64.0 - 1.0))
         below = min(2, int(place))
         share = shares[below] + (shares[below + 1] - shares[below]) * (place - below)

@@ -1,8 +1,8 @@
 """The calibrated GPU model: times of any number of operators at once, from their shapes.
 
-Tiles and rounds over cores, traffic of memory and second-level cache, and launches, with the
-coefficients of a `CalibrationSpec` (docs/model/gpu-model.md). No measured time is looked up: a
-shape between, or beyond, those measured is computed like every other.
+The model counts tiles and rounds over cores, traffic of memory and second-level cache, and
+launches. Its coefficients are those of a `CalibrationSpec` (docs/model/gpu-model.md). No measured
+time is looked up: a shape that was not measured is computed like any other.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ UNBOUNDED: Final = float(2**40)
 
 
 def _needed_above(side: int) -> float:
-    """Return below how many rows a tile of this side computes no more than the next smaller."""
+    """Return the rows up to which a tile of this side is larger than needed.
+
+    With no more rows, the next smaller tile computes all of them.
+    """
     return 0.0 if side == SIDES[0] else side / 2
 
 
@@ -54,7 +57,8 @@ CUBLAS_TILES: Final = np.array(
     ],
     dtype=np.float64,
 )
-"""Rows above and up to, columns above and up to, tile, tiles of a cluster, most splits."""
+"""Kernels of cuBLAS. Columns: rows above and up to, columns above and up to, rows and columns of a
+tile, tiles of a cluster, most splits."""
 CUTLASS_TILES: Final = np.array(
     [
         (0, 16, 0, UNBOUNDED, 16, 64, 1, 1),
@@ -65,8 +69,9 @@ CUTLASS_TILES: Final = np.array(
     ],
     dtype=np.float64,
 )
-"""The same of vLLM's 8-bit products on Hopper: the tile follows from the rows (and columns), in
-clusters of two; its published dispatch by rows, told here by what the measured times step at."""
+"""Kernels of vLLM's 8-bit products on Hopper, with the columns of `CUBLAS_TILES`. The tile follows
+from the rows and columns, in clusters of two. The limits follow the library's published dispatch by
+rows, and are the sizes at which measured times step."""
 TILES: Final = {GemmLibraryName.CUBLAS: CUBLAS_TILES, GemmLibraryName.CUTLASS: CUTLASS_TILES}
 
 SMALLEST_DIM: Final = 64
@@ -75,7 +80,7 @@ LARGEST_DIM: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class GemmShapes:
-    """Products of an (m, k) with a (k, n) matrix; arrays of one length.
+    """Products of an (m, k) with a (k, n) matrix, as arrays with one element for each product.
 
     Attributes:
         m: rows.
@@ -89,7 +94,7 @@ class GemmShapes:
 
     @classmethod
     def of(cls, m: ArrayLike, n: ArrayLike, k: ArrayLike) -> GemmShapes:
-        """Return shapes of what broadcasts to one length.
+        """Return shapes from sizes that broadcast to one length.
 
         Raises:
             InputError: a size is below 1.
@@ -97,18 +102,18 @@ class GemmShapes:
         return cls(*_sizes(m=m, n=n, k=k))
 
     def take(self, chosen: NDArray[np.integer] | Flags) -> GemmShapes:
-        """Return some of them."""
+        """Return the shapes at some places."""
         return GemmShapes(self.m[chosen], self.n[chosen], self.k[chosen])
 
     @property
     def flops(self) -> Floats:
-        """Operations, a multiply and an add counted as two."""
+        """Operations; a multiply and an add count as two."""
         return 2.0 * self.m * self.n * self.k
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionShapes:
-    """Attention of one layer on one GPU; arrays of one length.
+    """Attention of one layer on one GPU, as arrays with one element for each shape.
 
     Attributes:
         batch: requests.
@@ -116,9 +121,9 @@ class AttentionShapes:
         kv_heads: key/value heads.
         head_dim: elements of a head.
         length: keys of every request (decode), or new tokens of every prompt (prefill).
-        past: in prefill, keys before the new tokens; None for none.
+        past: in prefill, keys before the new tokens; None if there are none.
         within: in prefill, the mean over the new tokens of the length of their own chunk; None
-            where all chunks are alike.
+            where all chunks are equal.
     """
 
     batch: Floats
@@ -138,7 +143,7 @@ class AttentionShapes:
         head_dim: ArrayLike,
         length: ArrayLike,
     ) -> AttentionShapes:
-        """Return shapes of what broadcasts to one length.
+        """Return shapes from sizes that broadcast to one length.
 
         Raises:
             InputError: a size is below 1.
@@ -148,7 +153,7 @@ class AttentionShapes:
         )
 
     def take(self, chosen: NDArray[np.integer] | Flags) -> AttentionShapes:
-        """Return some of them."""
+        """Return the shapes at some places."""
         return AttentionShapes(
             self.batch[chosen],
             self.heads[chosen],
@@ -182,13 +187,13 @@ def _sizes(**sizes: ArrayLike) -> list[Floats]:
 
 
 def machine(gpu: GpuSpec, left: ElementType, right: ElementType | None = None) -> Floats:
-    """Return what the kernels need to know of a GPU.
+    """Return the facts about a GPU that the kernels need, as an array.
 
     Args:
         gpu: the GPU.
         left: element type of a product's left matrix, or of a cache.
-        right: of a product's right matrix, or what attention over a cache is computed in; that of
-            the left by default. The peak rate is that of both together.
+        right: element type of a product's right matrix, or the type in which attention computes; by
+            default that of ``left``. Both types together decide the peak rate.
     """
     other = left if right is None else right
     return np.array(
@@ -204,7 +209,7 @@ def machine(gpu: GpuSpec, left: ElementType, right: ElementType | None = None) -
 
 
 def gemm_vector(coefficients: GemmCoefficients, quantise: QuantiseCoefficients | None) -> Floats:
-    """Return the coefficients of a product and of the conversion before it; zeros for none."""
+    """Return the coefficients of a product and of the conversion before it, or zeros for that."""
     extra = np.zeros(4) if quantise is None else quantise.vector()
     return np.concatenate([coefficients.vector(), extra])
 
@@ -212,15 +217,15 @@ def gemm_vector(coefficients: GemmCoefficients, quantise: QuantiseCoefficients |
 def gemm_times(
     shapes: GemmShapes, at: Floats, vector: Floats, tiles: Floats
 ) -> tuple[Floats, NDArray[np.int8]]:
-    """Return times in nanoseconds, and what each product waits for.
+    """Return the time of each product in nanoseconds, and the bound of each product.
 
     Args:
         shapes: the products.
-        at: `machine`.
-        vector: `gemm_vector`.
-        tiles: kernels of the library, as `CUBLAS_TILES`.
+        at: the GPU, as `machine` returns it.
+        vector: the coefficients, as `gemm_vector` returns them.
+        tiles: kernels of the library, in the form of `CUBLAS_TILES`.
     """
-    # Imported here, like below: it loads Numba.
+    # Imported inside functions because it loads Numba.
     from attacc.gpu.calibrated.curves_kernel import SPLITS, matmul_times
 
     times, waits = np.empty(shapes.m.size), np.empty(shapes.m.size, dtype=np.int8)
@@ -239,8 +244,8 @@ def matmul_ns(series: GemmSeries, gpu: GpuSpec, shapes: GemmShapes) -> Floats:
     """Return the times of matrix products in nanoseconds.
 
     Args:
-        series: whose kernels.
-        gpu: on which GPU.
+        series: series of the kernels.
+        gpu: the GPU.
         shapes: the products.
     """
     vector = gemm_vector(series.coefficients, series.quantise)
@@ -248,7 +253,7 @@ def matmul_ns(series: GemmSeries, gpu: GpuSpec, shapes: GemmShapes) -> Floats:
 
 
 def decode_kernel_table(series: DecodeSeries) -> Floats:
-    """Return which kernel takes which shapes, as `decode_times` wants it."""
+    """Return the shapes that each kernel takes, in the form that `decode_times` needs."""
     return np.array(
         [
             (
@@ -269,10 +274,10 @@ class DecodeTimer:
     """The decode attention of one library on one GPU, ready to time shapes.
 
     Attributes:
-        framework: whose kernels, for messages.
-        machine: what `machine` returns.
-        coefficients: of each kernel.
-        table: which kernel takes which shapes, as `decode_kernel_table` returns it.
+        framework: framework of the kernels, for messages.
+        machine: the GPU, as `machine` returns it.
+        coefficients: (kernels, coefficients) coefficients of each kernel.
+        table: the shapes that each kernel takes, as `decode_kernel_table` returns them.
     """
 
     framework: str
@@ -284,13 +289,13 @@ class DecodeTimer:
     def of(
         cls, series: DecodeSeries, gpu: GpuSpec, cache: ElementType | None = None
     ) -> DecodeTimer:
-        """Return what times the kernels of a series on a GPU.
+        """Return a timer of the kernels of a series on a GPU.
 
         Args:
             series: the kernels.
             gpu: the GPU.
-            cache: element type that keys and values are stored in; that of the series by default.
-                Another changes what is read, not what is computed in.
+            cache: element type of the stored keys and values; by default that of the series.
+                Another type changes the bytes that are read, and not the type that computes.
         """
         return cls(
             series.framework,
@@ -308,7 +313,7 @@ class DecodeTimer:
         return self.timed(shapes)[0]
 
     def timed(self, shapes: AttentionShapes) -> tuple[Floats, Floats]:
-        """Return times in nanoseconds, and in how many rounds each core works.
+        """Return times in nanoseconds, and the number of rounds in which each core works.
 
         Raises:
             InputError: no kernel takes one of the shapes.
@@ -343,8 +348,8 @@ def decode_ns(series: DecodeSeries, gpu: GpuSpec, shapes: AttentionShapes) -> Fl
     """Return the times of decode attention in nanoseconds.
 
     Args:
-        series: whose kernels.
-        gpu: on which GPU.
+        series: series of the kernels.
+        gpu: the GPU.
         shapes: the attention.
 
     Raises:
@@ -359,13 +364,13 @@ def prefill_ns(
     """Return the times of causal prefill attention in nanoseconds.
 
     Args:
-        series: whose kernels.
+        series: series of the kernels.
         decode: the decode kernels of the same library, for prompts of one token.
-        gpu: on which GPU.
-        shapes: the attention; heads of 64 to 256 elements.
+        gpu: the GPU.
+        shapes: the attention, with heads of 64 to 256 elements.
 
     Raises:
-        InputError: a head dimension for which nothing is known.
+        InputError: a head has fewer or more elements.
     """
     from attacc.gpu.calibrated.curves_kernel import prefill_times
 
@@ -402,11 +407,12 @@ def prefill_ns(
 def wire_share(operation: str, gpus: Floats) -> Floats:
     """Return the bytes that one GPU sends per byte of the message, in an operation's ring.
 
-    A sum goes round twice: once to add, once to hand out; all others go round once.
+    The data of a sum go round the ring twice: once to be added, and once to be handed out. The data
+    of all other operations go round once.
 
     Args:
-        operation: as in "all_reduce".
-        gpus: how many GPUs take part.
+        operation: the operation, as in "all_reduce".
+        gpus: number of GPUs that take part.
     """
     return (2.0 if operation == "all_reduce" else 1.0) * (gpus - 1) / gpus
 
@@ -415,12 +421,12 @@ def collective_ns(series: CollectiveSeries, gpus: ArrayLike, message_bytes: Arra
     """Return the times of a collective in nanoseconds.
 
     Args:
-        series: which operation over which links.
-        gpus: how many GPUs take part.
-        message_bytes: of the whole message: what every GPU holds in the end.
+        series: series of the operation.
+        gpus: number of GPUs that take part.
+        message_bytes: bytes of the whole message, which every GPU holds in the end.
 
     Raises:
-        InputError: a number of GPUs that the series is not stated for.
+        InputError: the series is not stated for a number of GPUs.
     """
     count, size = _sizes(gpus=gpus, message_bytes=message_bytes)
     known = np.array(series.gpus, dtype=np.float64)
@@ -448,20 +454,20 @@ SWITCH: Final = 12.0
 
 
 def nearly_fastest(ways: Sequence[Floats]) -> Floats:
-    """Return the time of the fastest way, a little less where two are equally fast.
+    """Return the time of the fastest way, a little less where two ways are almost equally fast.
 
-    A minimum without an edge: close to a change of protocols NCCL takes a mixture of their
-    channels, and a fit sees what a protocol does that is never quite the fastest.
+    This is a minimum without an edge. Near a change of protocols NCCL takes a mixture of their
+    channels. A fit can also adjust a protocol that is never quite the fastest.
     """
     return np.sum(np.array(ways) ** -SWITCH, axis=0) ** (-1 / SWITCH)
 
 
 Limits = list[tuple[str, Flags]]
-"""What a series is stated for, and which shapes keep to it, one entry for each size."""
+"""For each size: its range in words, and for each shape whether the size is within the range."""
 
 
 def gemm_limits(limits: GemmRange, shapes: GemmShapes) -> Limits:
-    """Return which shapes keep to what a series is stated for, size by size."""
+    """Return for each size which products are within the range of a series."""
     return [
         _limit("m", shapes.m, limits.m),
         _limit("n", shapes.n, limits.n),
@@ -470,7 +476,7 @@ def gemm_limits(limits: GemmRange, shapes: GemmShapes) -> Limits:
 
 
 def attention_limits(limits: AttentionRange, shapes: AttentionShapes) -> Limits:
-    """Return which shapes keep to what a series is stated for, size by size."""
+    """Return for each size which attention is within the range of a series."""
     group = shapes.heads / shapes.kv_heads
     dims = np.isin(shapes.head_dim, np.array(limits.head_dims, dtype=np.float64))
     return [
@@ -484,7 +490,7 @@ def attention_limits(limits: AttentionRange, shapes: AttentionShapes) -> Limits:
 
 
 def collective_limits(series: CollectiveSeries, gpus: Floats, message_bytes: Floats) -> Limits:
-    """Return which messages keep to what a series is stated for, size by size."""
+    """Return for each size which messages are within the range of a series."""
     counts = np.isin(gpus, np.array(series.gpus, dtype=np.float64))
     return [
         (f"GPUs are one of {', '.join(str(count) for count in series.gpus)}", counts),
@@ -493,7 +499,7 @@ def collective_limits(series: CollectiveSeries, gpus: Floats, message_bytes: Flo
 
 
 def inside(limits: Limits) -> Flags:
-    """Return which shapes keep to everything that a series is stated for."""
+    """Return which shapes are within the range of a series in every size."""
     return np.logical_and.reduce([keeps for _, keeps in limits])
 
 
@@ -506,11 +512,11 @@ def _within(values: Floats, limits: tuple[int, int]) -> Flags:
 
 
 def preset_of(name: str) -> str:
-    """Return the calibration preset of a GPU that tables of measurements call so.
+    """Return the calibration preset of a GPU by the GPU's name in tables of measurements.
 
     Args:
-        name: any name, in any case; one that no preset has, or is measured as, is returned as it
-            is.
+        name: any name, in small or capital letters. A name that no preset states is returned
+            without change.
     """
     lower = name.lower()
     for preset in CALIBRATIONS.names():
@@ -536,9 +542,10 @@ class CalibratedGpu:
     """A GPU with its calibration.
 
     Attributes:
-        gpu: its data sheet.
-        calibration: coefficients, its own or those it is scaled from.
-        scaled_from: the calibration that they were fitted as; None if they are its own.
+        gpu: data sheet of the GPU.
+        calibration: coefficients of the GPU, or of another GPU whose coefficients are scaled.
+        scaled_from: name of the calibration that is scaled; None if the coefficients are the GPU's
+            own.
     """
 
     gpu: GpuSpec
@@ -550,17 +557,17 @@ class CalibratedGpu:
         """Return a calibration preset, or a document, with its GPU.
 
         Args:
-            name: of the preset, or what tables of measurements call its GPU; or a path.
-            where: where the name came from, for messages.
+            name: name of the preset, name of its GPU in tables of measurements, or a path.
+            where: source of the name, for messages.
 
         Raises:
-            UnknownNameError: there is none of this name.
+            UnknownNameError: no calibration has this name.
         """
         return cls.of(CALIBRATIONS.load_name_or_file(preset_of(name), where=where))
 
     @classmethod
     def of(cls, calibration: CalibrationSpec) -> CalibratedGpu:
-        """Return a calibration with its GPU; one that is scaled takes another's coefficients."""
+        """Return a calibration with its GPU, and with the coefficients that it has or scales."""
         gpu = GPUS.load_name_or_file(calibration.gpu, where=calibration.name)
         if calibration.scaled_from is None:
             return cls(gpu, calibration, None)
@@ -574,32 +581,32 @@ class CalibratedGpu:
     def gemm(
         self, dtype: ElementType, framework: str | None = None, version: str | None = None
     ) -> GemmSeries:
-        """Return the matrix products of a library; of the reference library by default.
+        """Return the series of matrix products of a library, by default of the reference.
 
         Raises:
-            InputError: none was measured.
+            InputError: no such series was measured.
         """
         return self._series("matrix products", self.calibration.gemm, dtype, framework, version)
 
     def decode(
         self, dtype: ElementType, framework: str | None = None, version: str | None = None
     ) -> DecodeSeries:
-        """Return the decode attention of a library; of the reference library by default."""
+        """Return the series of decode attention of a library, by default of the reference."""
         return self._series("decode attention", self.calibration.decode, dtype, framework, version)
 
     def prefill(
         self, dtype: ElementType, framework: str | None = None, version: str | None = None
     ) -> PrefillSeries:
-        """Return the prefill attention of a library; of the reference library by default."""
+        """Return the series of prefill attention of a library, by default of the reference."""
         return self._series(
             "prefill attention", self.calibration.prefill, dtype, framework, version
         )
 
     def collective(self, operation: str) -> CollectiveSeries:
-        """Return a collective operation.
+        """Return the series of a collective operation.
 
         Raises:
-            InputError: it was not measured.
+            InputError: the operation was not measured.
         """
         for series in self.calibration.collectives:
             if series.operation == operation:

@@ -1,8 +1,9 @@
-"""Power of a GPU while a kernel runs: what is always drawn, arithmetic, and traffic.
+"""Power of a GPU while a kernel runs: a constant part, arithmetic, and traffic.
 
-The work of a kernel is counted as its shape implies it (every operand crosses the memory interface
-once; tiles of 128 x 256 results read their operands from the second-level cache), and divided by
-the time that it takes. The sum bends to the limit of the board.
+The work of a kernel follows from its shape. Every operand crosses the memory interface once, and
+tiles of 128 x 256 results read their operands from the second-level cache. Power is the energy of
+that work over the kernel's time. Near the limit of the board, the sum of all parts bends to that
+limit.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from attacc.models.precision import ElementType
 BEND: Final = 12.0
 """How sharply the sum bends to the limit."""
 MEASURED: Final = "h200"
-"""The calibration whose power was measured, and that other GPUs' is scaled from."""
+"""The calibration whose power was measured. The power of other GPUs is scaled from it."""
 RESULT_BYTES: Final = 2
 TILE: Final = (128, 256)
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What kernels do; arrays of one length.
+    """The work of kernels, as arrays with one element for each kernel.
 
     Attributes:
-        flops: operations, a multiply and an add counted as two.
-        dram_bytes: across the memory interface.
-        l2_bytes: from the second-level cache.
-        attention: which are attention rather than products with weights.
-        eight_bits: which have 8-bit operands (or, in attention, an 8-bit cache).
+        flops: operations; a multiply and an add count as two.
+        dram_bytes: bytes that cross the memory interface.
+        l2_bytes: bytes that the second-level cache delivers.
+        attention: whether the kernel is attention, and not a product with weights.
+        eight_bits: whether the kernel has 8-bit operands, or an 8-bit cache in attention.
     """
 
     flops: Floats
@@ -47,13 +48,13 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """Where power goes, in watts; arrays of one length.
+    """The parts of the power in watts, as arrays with one element for each kernel.
 
     Attributes:
-        idle_w: drawn whether a kernel runs or not.
-        dynamic_w: of cores that are switched on, and their arithmetic.
-        memory_w: of memory and second-level cache.
-        total_w: all of it, or the board's limit.
+        idle_w: power with or without a kernel.
+        dynamic_w: power of cores that are switched on, and of their arithmetic.
+        memory_w: power of memory and second-level cache.
+        total_w: sum of all parts, or the board's limit.
     """
 
     idle_w: Floats
@@ -67,8 +68,8 @@ def gemm_work(shapes: GemmShapes, element: ElementType, weights: ElementType | N
 
     Args:
         shapes: the products.
-        element: type of the left matrix.
-        weights: of the right one; that of the left by default.
+        element: element type of the left matrix.
+        weights: element type of the right matrix; by default that of the left.
     """
     left, right = element.bytes, (element if weights is None else weights).bytes
     dram = (shapes.m * left + shapes.n * right) * shapes.k + shapes.m * shapes.n * RESULT_BYTES
@@ -96,9 +97,9 @@ def power(spec: PowerSpec, work: Work, time_ns: Floats) -> Power:
     """Return the power of kernels that run back to back.
 
     Args:
-        spec: of the GPU.
-        work: what each kernel does.
-        time_ns: how long each takes.
+        spec: coefficients of the GPU's power.
+        work: work of each kernel.
+        time_ns: time of each kernel.
     """
     attention = np.where(work.eight_bits > 0, spec.attention_flop_fp8_pj, spec.attention_flop_pj)
     flop_pj = np.where(work.attention > 0, attention, spec.gemm_flop_pj)
@@ -113,10 +114,10 @@ def power(spec: PowerSpec, work: Work, time_ns: Floats) -> Power:
 
 
 def power_on(gpu: CalibratedGpu) -> tuple[PowerSpec, tuple[str, ...]]:
-    """Return the power of a GPU, and how it came about if it was not fitted.
+    """Return the coefficients of a GPU's power, and notes if they were not fitted to this GPU.
 
     Raises:
-        InputError: its power was not fitted, and its data sheet states none to scale to.
+        InputError: the GPU's power was not fitted, and its data sheet states no board power.
     """
     own = gpu.calibration.power
     if own is not None and gpu.scaled_from is None:
@@ -131,16 +132,16 @@ def power_on(gpu: CalibratedGpu) -> tuple[PowerSpec, tuple[str, ...]]:
 
 
 def scaled_power(spec: PowerSpec, measured: GpuSpec, gpu: GpuSpec) -> PowerSpec:
-    """Return the power of one GPU taken to another's data sheet.
+    """Return the coefficients of one GPU's power, scaled to the data sheet of another GPU.
 
-    Boards are built for what their chip draws: idle and active power go with the board's, the
-    energy of an operation with board power over peak rate. A byte of memory, and of the
-    second-level cache, is taken to cost the same.
+    A board is built for the power of its chip. So idle and active power are scaled with the board
+    power, and the energy of an operation with board power over peak rate. A byte of memory or of
+    the second-level cache is assumed to take the same energy on both GPUs.
 
     Args:
-        spec: the power of the GPU that was measured.
-        measured: its data sheet.
-        gpu: the other's.
+        spec: power of the GPU that was measured.
+        measured: data sheet of the GPU that was measured.
+        gpu: data sheet of the other GPU.
 
     Raises:
         InputError: a data sheet states no board power.

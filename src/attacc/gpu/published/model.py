@@ -1,8 +1,8 @@
 """The published system model as a cost model.
 
-Formulas and constants of the system model that AttAcc's authors released, from its restatement in
-reference/system-model.md, extended to separate element types per operand and to embeddings. See
-docs/model/system-model.md for the equations, what they were compared with, and their limits.
+Formulas and constants are those of the system model that AttAcc's authors released, as restated in
+reference/system-model.md. They are extended to an element type for each operand, and to embeddings.
+docs/model/system-model.md states the equations, their validation and their limits.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ FITTED: Final = {
     PointwiseKind.RMS_NORM: "norm",
     PointwiseKind.EMBEDDING: "norm",
 }
-"""Which fitted line prices an operator; the embedding is not in the published model, and priced as
-the memory traffic of a norm."""
+"""The fitted line that prices each operator. The published model has no embedding; it is priced by
+its memory traffic, on the line of a norm."""
 
 MATRICES_MOVED: Final = {
     PointwiseKind.SOFTMAX: 2,
@@ -73,7 +73,7 @@ MATRICES_MOVED: Final = {
     PointwiseKind.RMS_NORM: 3,
     PointwiseKind.EMBEDDING: 2,
 }
-"""How many matrices of the result's size an operator reads and writes."""
+"""Number of matrices of the result's size that an operator reads and writes."""
 
 
 _Share = Annotated[float, Field(ge=1e-6, le=1)]
@@ -85,8 +85,8 @@ class Efficiency(Spec):
     """Shares of the peaks that kernels reach.
 
     Attributes:
-        compute: of arithmetic.
-        memory: of memory bandwidth.
+        compute: share of the peak arithmetic rate.
+        memory: share of the peak memory bandwidth.
     """
 
     compute: _Share
@@ -94,11 +94,11 @@ class Efficiency(Spec):
 
 
 class FittedLine(Spec):
-    """Time of a kernel as a line over its memory traffic.
+    """Time of a kernel as a straight line over its memory traffic.
 
     Attributes:
-        start_ns: without traffic.
-        ns_per_byte: at the bandwidth it was fitted at.
+        start_ns: time without traffic.
+        ns_per_byte: time of each byte, at the bandwidth of the measured GPU.
     """
 
     start_ns: Nanoseconds = Field(validation_alias="start")
@@ -106,12 +106,12 @@ class FittedLine(Spec):
 
 
 class Elementwise(Spec):
-    """Kernels whose time was measured.
+    """Kernels on every element, whose times were measured.
 
     Attributes:
         fitted_at_bytes_per_s: memory bandwidth of the GPU that was measured.
-        activation: activation functions.
-        norm: norms.
+        activation: line of activation functions.
+        norm: line of norms.
     """
 
     fitted_at_bytes_per_s: BytesPerSecond = Field(validation_alias="fitted_at")
@@ -123,11 +123,11 @@ class EventEnergy(Spec):
     """Energy per event on a GPU.
 
     Attributes:
-        dram_pj_per_byte: from memory to the GPU or back.
-        l2_pj_per_byte: at the second-level cache.
-        l1_pj_per_byte: at the first-level cache.
-        register_pj_per_byte: at the registers.
-        multiply_add_pj: one multiplication and one addition.
+        dram_pj_per_byte: energy of a byte between memory and the GPU.
+        l2_pj_per_byte: energy of a byte at the second-level cache.
+        l1_pj_per_byte: energy of a byte at the first-level cache.
+        register_pj_per_byte: energy of a byte at the registers.
+        multiply_add_pj: energy of one multiplication and one addition.
     """
 
     dram_pj_per_byte: PicojoulesPerByte = Field(validation_alias="dram")
@@ -138,13 +138,13 @@ class EventEnergy(Spec):
 
 
 class PublishedRates(Spec):
-    """Bandwidths of a stack, and what reading its cells takes, as the published model has them.
+    """Bandwidths of a stack and the energy of its reads, as the published model states them.
 
     Attributes:
-        interface_bytes_per_s: between the stack and the outside.
-        power_limited: internal bandwidth over that of the interface, within the power budget.
-        unlimited: the same without a power budget.
-        read_pj_per_byte: from the cells to the units.
+        interface_bytes_per_s: bandwidth between the stack and the outside.
+        power_limited: internal bandwidth over the interface's bandwidth, within the power budget.
+        unlimited: internal bandwidth over the interface's bandwidth, without a power budget.
+        read_pj_per_byte: energy of moving a byte from the cells to the units.
     """
 
     interface_bytes_per_s: BytesPerSecond = Field(validation_alias="interface")
@@ -154,13 +154,13 @@ class PublishedRates(Spec):
 
 
 class PublishedConstants(PresetSpec):
-    """Every constant of the published system model, links apart.
+    """All constants of the published system model, except those of links.
 
     Attributes:
         efficiency: shares of the peaks that kernels reach.
-        elementwise: kernels whose time was measured.
+        elementwise: kernels whose times were measured.
         energy: energy per event.
-        flops_per_element: of operators that touch every element.
+        flops_per_element: operations per element, for operators that act on every element.
         attacc: bandwidths of a stack.
     """
 
@@ -177,10 +177,11 @@ COST_MODELS: Final = Presets("cost model", PublishedConstants, "attacc.gpu", "pr
 def published_rates(
     placement: Placement, *, power_limited: bool, stacks_per_device: int
 ) -> AttaccRates:
-    """Return the rates of one AttAcc as the published model has them.
+    """Return the rates of one AttAcc as the published model states them.
 
-    The bandwidths are rounder than those of the DRAM device: 9 times the interface for units in
-    the banks within the power budget, where the cadence of its multiply commands gives 10.7.
+    The internal bandwidths are rounder than those of the DRAM device. For units in the banks within
+    the power budget they are 9 times that of the interface; the cadence of the device's multiply
+    commands gives 10.7 times.
     """
     constants = COST_MODELS.load("published")
     rates = constants.attacc
@@ -196,13 +197,13 @@ def published_rates(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tiles:
-    """Results of the tile search, arrays with one element for each step.
+    """Results of the tile search, as arrays with one element for each step.
 
     Attributes:
         utilization: share of the cores that work.
-        dram_bytes: moved between memory and the second-level cache.
-        l2_bytes: moved between the caches.
-        l1_bytes: moved between the first-level cache and the registers.
+        dram_bytes: bytes that move between memory and the second-level cache.
+        l2_bytes: bytes that move between the caches.
+        l1_bytes: bytes that move between the first-level cache and the registers.
     """
 
     utilization: Floats
@@ -215,10 +216,11 @@ class PublishedCostModel(CostModel):
     """The published system model.
 
     Args:
-        repair_slips: count the register traffic of a matrix product in bytes and over all
-            products of a batch, and share a compute-bound product with AttAcc in proportion to
-            the GPU's rate for its element types. With False, as published: register traffic in
-            elements of a single product, and the GPU's 16-bit rate whatever the types.
+        repair_slips: whether two mistakes of the published model are repaired. The repaired model
+            counts the register traffic of a matrix product in bytes and over all products of a
+            batch. It shares a compute-bound product with AttAcc in proportion to the GPU's rate for
+            the element types. The published model counts register traffic in elements of a single
+            product, and takes the GPU's 16-bit rate for all types.
     """
 
     def __init__(self, *, repair_slips: bool = True) -> None:
@@ -231,7 +233,7 @@ class PublishedCostModel(CostModel):
         return self.constants.name
 
     def matmul(self, op: MatMul, gpu: GpuSpec) -> OperatorCosts:
-        """Price a matrix product: the larger of its arithmetic and its memory traffic."""
+        """Price a matrix product by the longer of its arithmetic and its memory traffic."""
         efficiency = self.constants.efficiency
         tiles = _search(op, gpu)
         peak = gpu.peak_flops_per_s(op.left, op.right)
@@ -261,7 +263,7 @@ class PublishedCostModel(CostModel):
         )
 
     def coprocessing_peak_flops_per_s(self, op: MatMul, gpu: GpuSpec) -> float:
-        """Return the GPU's peak rate for the operands; as published, for 16-bit ones."""
+        """Return the GPU's peak rate for the operands' types (as published: for 16 bits)."""
         if self.repair_slips:
             return gpu.peak_flops_per_s(op.left, op.right)
         return gpu.peak_flops[ElementType.FP16]
@@ -272,10 +274,11 @@ class PublishedCostModel(CostModel):
         return gpu.memory_bytes_per_s
 
     def pointwise(self, op: Pointwise, gpu: GpuSpec) -> OperatorCosts:
-        """Price an operator on every element.
+        """Price an operator that acts on every element.
 
-        Its memory traffic (softmax) or a line fitted to measurements (all others), and its
-        arithmetic where that takes longer. The matrices of one operator run on one core each.
+        A softmax takes the time of its memory traffic, and any other operator the time on a line
+        fitted to measurements. Where the arithmetic takes longer, its time counts instead. The
+        matrices of one operator run on one core each.
         """
         constants = self.constants
         utilization = op.count / (-(-op.count // gpu.cores) * gpu.cores)
@@ -310,7 +313,7 @@ class PublishedCostModel(CostModel):
     def attention(self, op: Attention, gpu: GpuSpec) -> tuple[OperatorCosts, ...]:
         """Price attention as three operators: score, softmax and context.
 
-        Each of the heads of a request is a block of work, which one core does at a time.
+        Each head of a request is a block of work. A core works on one block at a time.
         """
         parts = self._attention(op, gpu)
         if op.phase is Phase.PREFILL:
@@ -333,7 +336,7 @@ class PublishedCostModel(CostModel):
         )
 
     def _attention(self, op: Attention, gpu: GpuSpec) -> tuple[OperatorCosts, ...]:
-        """Price attention of requests that are all alike."""
+        """Price attention of equal requests."""
         return (
             self.matmul(op.score, gpu),
             self.pointwise(op.softmax, gpu),
@@ -341,9 +344,10 @@ class PublishedCostModel(CostModel):
         )
 
     def all_reduce(self, op: AllReduce, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCosts:
-        """Price the sum of one matrix over several GPUs: as many steps as there are other GPUs.
+        """Price the sum of one matrix over several GPUs.
 
-        In each step, one part of the matrix crosses every link.
+        The sum takes as many steps as there are other GPUs. In each step, one part of the matrix
+        crosses every link.
         """
         del gpu
         if link.collective is None:
@@ -381,8 +385,8 @@ class PublishedCostModel(CostModel):
         """Price attention on the CPUs with the efficiencies of the GPUs' kernels.
 
         The published release has no formula for CPUs. Every operand of the products is read from
-        memory once; scores stay in the caches. Of the energy, only the memory's is counted. Work
-        is taken as shared out evenly, whatever the lengths.
+        memory once, and scores stay in the caches. Only the energy of memory is counted. Work is
+        assumed to be shared evenly, whatever the lengths.
         """
         score, softmax, context = op.score, op.softmax, op.context
         scores = 1.0 * softmax.m * softmax.n * softmax.count
@@ -401,7 +405,7 @@ class PublishedCostModel(CostModel):
 
 
 def _search(op: MatMul, gpu: GpuSpec) -> _Tiles:
-    # Imported here: it loads Numba.
+    # Imported here because it loads Numba.
     from attacc.gpu.published.tiles import search_all
 
     def search(sizes: tuple[Floats, ...]) -> tuple[Floats, ...]:
@@ -431,13 +435,14 @@ def published_softmax_ns(
 ) -> float:
     """Return the softmax time of one layer on AttAcc, as the published model estimates it.
 
-    The larger of 5 operations per score, at one per byte of interface bandwidth and twice that
-    for one-byte elements, and of reading and writing the scores over the interface.
+    The time is the longer of arithmetic and traffic. Arithmetic is 5 operations per score, at a
+    rate of one operation per byte of interface bandwidth, or two for one-byte elements. Traffic is
+    reading and writing the scores over the interface.
 
     Args:
         softmax: the softmax of one layer on one GPU.
-        rates: of one AttAcc device.
-        gpus_per_device: how many GPUs share one AttAcc device.
+        rates: rates of one AttAcc device.
+        gpus_per_device: number of GPUs that share one AttAcc device.
     """
     scores = softmax.m * softmax.n * softmax.count * gpus_per_device
     widths = 2 / softmax.element.bytes

@@ -1,7 +1,7 @@
 """The tile search of the published system model, compiled.
 
 Sizes are floating-point numbers because the published model divides LLaMA's intermediate size
-without rounding; with whole numbers every intermediate result up to 2**53 is exact.
+without rounding. For whole sizes every intermediate result up to 2**53 is exact.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ L1_SIDES: Final = np.array([8, 16, 32, *range(64, 513, 64)], dtype=np.float64)
 L1_DEPTH: Final = 32.0
 """Inner dimension of a tile in the first-level cache."""
 L2_PARTS: Final = 64.0
-"""Into how many parts a tile in the second-level cache divides the inner dimension."""
+"""Number of parts into which a tile in the second-level cache divides the inner dimension."""
 REGISTER_SIDE: Final = 16.0
 """Side of the tile that registers hold."""
 
@@ -35,9 +35,9 @@ def traffic(
     right: float,
     out: float,
 ) -> float:
-    """Return the bytes that one product moves if computed in tiles of tm x tn results.
+    """Return the bytes that one product moves if it is computed in tiles of tm x tn results.
 
-    Every column of tiles reads the left matrix, every row of tiles the right one.
+    Every column of tiles reads the left matrix, and every row of tiles reads the right matrix.
     """
     return math.ceil(n / tn) * m * k * left + math.ceil(m / tm) * n * k * right + m * n * out
 
@@ -73,12 +73,12 @@ def search_tiles(
         right: bytes of one element of the right matrix.
         out: bytes of one element of the result.
         tiles_in_parallel: 1 if the tiles of one product run on different cores, else 0.
-        cores: of the GPU.
+        cores: cores of the GPU.
         l1_bytes: first-level cache of one core.
         l2_bytes: second-level cache.
 
     Returns:
-        The share of the cores that work, and the bytes that all products move in tiles of the
+        The share of the cores that work. Then the bytes that all products move in tiles of the
         second-level cache, of the first-level cache, and of registers.
     """
     best = math.inf
@@ -99,8 +99,8 @@ def search_tiles(
                 best, best_tm, best_tn = score, tm, tn
                 utilization, l1_traffic = used, moved
 
-    # Traffic falls with both sides of a tile, so that for each tm the largest tn that fits is the
-    # best one: a search over rows only. The tile of the first-level cache may always be used.
+    # Traffic falls with both sides of a tile. So for each tm the largest tn that fits is the best,
+    # and only rows are searched. The tile of the first-level cache may always be used.
     depth = k / L2_PARTS
     least = traffic(best_tm, best_tn, m, n, k, left, right, out)
     columns = math.ceil(n / best_tn)
@@ -138,19 +138,21 @@ def search_all(
 ) -> None:
     """Choose the tiles of many products.
 
+    Sizes are those of `search_tiles`, as arrays with one element for each product.
+
     Args:
-        m: as in `search_tiles`, likewise the others; arrays of one length.
-        n: columns.
+        m: rows of the left matrices.
+        n: columns of the right matrices.
         k: inner dimensions.
         count: independent products.
         left: bytes of one element of the left matrix.
         right: bytes of one element of the right matrix.
         out: bytes of one element of the result.
         tiles_in_parallel: 1 if the tiles of one product run on different cores, else 0.
-        cores: of the GPU.
+        cores: cores of the GPU.
         l1_bytes: first-level cache of one core.
         l2_bytes: second-level cache.
-        found: (4, products) what `search_tiles` returns, written.
+        found: (4, products) the results of `search_tiles`; the function writes them.
     """
     for i in range(m.size):
         found[0, i], found[1, i], found[2, i], found[3, i] = search_tiles(
