@@ -1,1 +1,1 @@
-"""Other people's software on modelled AttAccs; nothing here loads unless it is asked for."""
+"""Other people's software on modelled AttAccs. Its libraries are loaded only when they are used."""

@@ -1,8 +1,8 @@
-"""How well a model agrees with itself when its attention moves to a device.
+"""The agreement of a model with itself when its attention moves to a device.
 
-Text is given, not written (teacher-forced): every token's successor is predicted from the tokens
-before it, once with the model's own attention, and once with every token attended to on the
-device as in a decode step. So one early difference does not change what comes later.
+The text is given, and not written by the model (teacher forcing). Each token is predicted from the
+tokens before it, once with the model's own attention, and once with attention on the device as in a
+decode step. So one early difference does not change later predictions.
 
 Importing this module imports torch and transformers.
 """
@@ -23,16 +23,17 @@ from attacc.errors import InputError
 from attacc.integrations.huggingface_session import Session
 
 _ROWS: Final = 4
-"""Windows at a time; the scores of 256 tokens for a vocabulary of 49,152 take 50 MB each."""
+"""Windows that are predicted at a time. The scores of a window of 256 tokens take 50 MB for a
+vocabulary of 49,152."""
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model expects after every token of some windows but their last.
+    """Predictions of a model for every token of some windows, except the first tokens.
 
     Attributes:
         likeliest: (predictions,) the token with the greatest score.
-        loss: (predictions,) negative log-likelihood, in nats, of the token that comes.
+        loss: (predictions,) negative log-likelihood of the true token, in nats.
     """
 
     likeliest: npt.NDArray[np.int64]
@@ -40,7 +41,7 @@ class Predictions:
 
     @property
     def perplexity(self) -> float:
-        """Of all predictions."""
+        """Perplexity of all predictions."""
         return math.exp(float(self.loss.mean()))
 
     def top1_agreement(self, other: Predictions) -> float:
@@ -48,18 +49,18 @@ class Predictions:
         return float((self.likeliest == other.likeliest).mean())
 
     def relative_perplexity(self, reference: Predictions) -> float:
-        """Return by how much, relatively, perplexity exceeds that of a reference."""
+        """Return the relative increase of perplexity over that of a reference."""
         return self.perplexity / reference.perplexity - 1
 
 
 def windows_of(tokens: Sequence[int], length: int) -> torch.Tensor:
-    """Cut a text into windows of one length; what remains at its end is left out.
+    """Cut a text into windows of one length. A shorter rest at the end is left out.
 
     Returns:
         (windows, length).
 
     Raises:
-        InputError: there is not enough for a window of two tokens.
+        InputError: the text is too short for a window of two tokens.
     """
     whole = len(tokens) // length
     if length <= 1 or not whole:
@@ -76,16 +77,16 @@ def predict(
     prompt: int = 1,
     session: Session | None = None,
 ) -> Predictions:
-    """Predict the tokens of windows, after a prompt, from those before them in their window.
+    """Predict the tokens of windows after a prompt, from the tokens before them in their window.
 
     Args:
-        model: in evaluation mode.
-        windows: (windows, length); each begins anew.
-        prompt: tokens at the start of each window that are prefilled on the host; what they
-            predict does not count.
-        session: entered, to which the model is attached: every token after the prompt is attended
-            to on the device, the windows being several requests in a batch. None: with the
-            attention that the model has.
+        model: the model, in evaluation mode.
+        windows: (windows, length) tokens; each window is a text of its own.
+        prompt: number of tokens at the start of each window that are prefilled on the host. Their
+            predictions do not count.
+        session: an entered session that the model is attached to. Then the device attends to every
+            token after the prompt, and the windows are the requests of a batch. None for the
+            model's own attention.
 
     Raises:
         InputError: a window has no token after its prompt that has a successor.
@@ -111,7 +112,7 @@ def predict(
 def _scores(
     model: PreTrainedModel, given: torch.Tensor, prompt: int, session: Session | None
 ) -> torch.Tensor:
-    """Return the scores after every token past the prompt, (windows, tokens, vocabulary)."""
+    """Return the scores after each token that follows the prompt: (windows, tokens, vocabulary)."""
     if session is None:
         call = cast("Callable[..., Any]", model)
         tokens = given.shape[1] - prompt

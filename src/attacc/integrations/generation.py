@@ -28,8 +28,8 @@ class Token:
     """A token that was written.
 
     Attributes:
-        number: in the vocabulary.
-        step: the decode step that it came from; None of the first, which prefill yields.
+        number: number of the token in the vocabulary.
+        step: the decode step that gave the token; None for the first token, which prefill gives.
         wall_s: wall time of that step, or of prefill, on this machine.
     """
 
@@ -40,7 +40,7 @@ class Token:
 
 @contextmanager
 def threads_of_host(number: int | None) -> Generator[None]:
-    """Have torch use so many threads; None leaves it the number it has."""
+    """Set the number of torch's threads for the block; None leaves it unchanged."""
     before = torch.get_num_threads()
     if number is not None:
         torch.set_num_threads(number)
@@ -58,21 +58,21 @@ def generate(
     tokens: int,
     sampling: Sampling,
 ) -> Iterator[Token]:
-    """Write tokens after a prompt, until the model ends its text or they are as many as asked.
+    """Write tokens after a prompt, until the model ends its text or all tokens are written.
 
     Args:
-        language_model: attached by the session.
-        session: entered.
-        prompt: tokens; at least one.
-        tokens: to write at most.
-        sampling: how they are chosen.
+        language_model: the model, which the session has attached.
+        session: the session, which must be entered.
+        prompt: tokens of the prompt, at least one.
+        tokens: most tokens to write.
+        sampling: how tokens are chosen.
 
     Yields:
-        Each token when it is known; one that ends the text, too.
+        Each token when it is known, and also the token that ends the text.
 
     Raises:
-        InputError: prompt and tokens are more than the model has positions for.
-        CapacityError: their keys and values may not fit into the device.
+        InputError: the model has fewer positions than prompt and tokens need.
+        CapacityError: the keys and values of prompt and tokens may not fit into the device.
     """
     positions = language_model.positions
     if positions is not None and len(prompt) + tokens > positions:
@@ -88,11 +88,11 @@ def generate(
     def next_after(given: list[int]) -> Token:
         begin = perf_counter()
         steps_before = len(session.steps)
-        # Not around the yields, where it would hold for the caller, too.
+        # The block must not contain the yields: it would then apply to the caller's code, too.
         with torch.inference_mode():
             output = session.forward(torch.tensor([given]), cache, logits_to_keep=1)
             number = choose(output.logits[0, -1])
-        # A prompt of several tokens is no step; one of a single token is.
+        # A prompt of several tokens is a prefill. A prompt of a single token is a decode step.
         step = session.steps[-1] if len(session.steps) > steps_before else None
         return Token(number, step, perf_counter() - begin)
 
@@ -110,11 +110,11 @@ def generate(
 
 
 class Pieces(TextStreamer):
-    """Turns tokens into pieces of text, which begin and end with whole words.
+    """Turns tokens into pieces of text that consist of whole words.
 
     Args:
-        language_model: whose tokens.
-        take: takes each piece.
+        language_model: the model that the tokens belong to.
+        take: function that is called with each piece.
     """
 
     def __init__(self, language_model: LanguageModel, take: Callable[[str], None]) -> None:
@@ -125,9 +125,9 @@ class Pieces(TextStreamer):
         """Take the next token."""
         cast("Any", super()).put(torch.tensor([value]))
 
-    # The name and the signature are those of transformers.
+    # transformers decides the name and the signature.
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:  # noqa: ARG002, FBT001
-        """Pass a piece on; transformers' name and signature."""
+        """Pass a piece on. transformers calls this method."""
         if text:
             self._take(text)
 
@@ -144,21 +144,21 @@ def write_text(
     threads: int | None = None,
     take: Callable[[str], None] | None = None,
 ) -> Generated:
-    """Have a model write text with its attention on a device, and return what that cost.
+    """Write text with a model whose attention runs on a device, and return the costs.
 
     Args:
-        language_model: loaded.
-        device: whatever it held is freed.
-        prompt: what the model is to answer, or to continue.
-        tokens: to write at most.
-        sampling: how they are chosen.
+        language_model: the loaded model.
+        device: the device. All its requests are freed first.
+        prompt: the text that the model answers or continues.
+        tokens: most tokens to write.
+        sampling: how tokens are chosen.
         kv: name of the format of keys and values (`kv_format`).
-        chat: whether to ask in the model's template for conversations.
-        threads: of torch; None for as many as it has.
-        take: takes each piece of the text as it is written.
+        chat: whether the prompt goes into the model's template for conversations.
+        threads: number of torch's threads; None leaves it unchanged.
+        take: function that is called with each piece of the text as it is written.
 
     Raises:
-        InputError: whatever the device cannot compute.
+        InputError: the device cannot compute the model's attention.
         CapacityError: keys and values do not fit into the device.
     """
     pieces: list[str] = []
@@ -212,8 +212,8 @@ def write_text(
 def _steps(
     language_model: LanguageModel, given: list[int], tokens: list[Token]
 ) -> Iterator[GeneratedStep]:
-    """Yield what the attention of every token has cost."""
-    # A step attends from the token before the one that it yields.
+    """Yield the costs of the attention of each token."""
+    # The query of a step belongs to the token before the token that the step gives.
     attending = [given[-1], *(token.number for token in tokens)]
     for number, token in zip(attending, tokens, strict=False):
         step = token.step
@@ -238,7 +238,7 @@ def _steps(
 
 
 def _chooser(sampling: Sampling) -> Callable[[torch.Tensor], int]:
-    """Return what picks a token by its scores."""
+    """Return a function that chooses a token from the scores of all tokens."""
     if sampling.temperature == 0:
         return lambda scores: int(scores.argmax())
     generator = torch.Generator().manual_seed(sampling.seed)

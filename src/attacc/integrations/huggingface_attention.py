@@ -1,16 +1,18 @@
 """Attention of transformers' models on a modelled AttAcc: ``attn_implementation="attacc"``.
 
-Registered through transformers' own interfaces for attention and for masks. The division of work
-is that of AttAcc (ASPLOS 2024): the host computes prefill and all that is not attention; keys and
-values are written to the device when they are new, and each later token is attended to there::
+It is registered through transformers' own interfaces for attention and for masks. The division of
+work is that of AttAcc (ASPLOS 2024). The host computes prefill, and everything except attention.
+New keys and values are written to the device, and the device computes the attention of each later
+token::
 
     with attach(model, device) as session:
         session.generate(input_ids, max_new_tokens=20)
         print(session.steps[-1].attention.time_ns)
 
-Keys and values do not stay on the host. The model's key/value cache, a `DeviceCache` of
-`attacc.integrations.huggingface_cache`, hands them over and forgets them. What the device does not
-compute (sliding windows, sinks, soft caps, masks of one's own, beams) is refused by name.
+Keys and values do not stay on the host. The model's key/value cache is a `DeviceCache` of
+`attacc.integrations.huggingface_cache`, which passes keys and values to the session and does not
+keep them. Features that the device does not compute (sliding windows, sinks, soft caps, custom
+masks, beams) are refused by name.
 
 Importing this module imports torch and transformers.
 """
@@ -27,7 +29,7 @@ from attacc.integrations.huggingface_session import NAME, Session, session_of
 from attacc.models.precision import ElementType
 from attacc.pim.host.device import HostDevice
 
-# transformers leaves these without types.
+# transformers states no types for these.
 _INTERFACES: Final[tuple[Any, Any]] = AttentionInterface, AttentionMaskInterface
 
 _WITHOUT_EFFECT: Final = frozenset(
@@ -41,7 +43,7 @@ _WITHOUT_EFFECT: Final = frozenset(
         "use_cache",
     }
 )
-"""Arguments that models hand to every attention, and that do not change what it computes."""
+"""Arguments that models pass to every attention and that do not change its result."""
 
 _REFUSED: Final = {
     "sliding_window": "a sliding window",
@@ -60,18 +62,18 @@ def attach(
 ) -> Session:
     """Attach a decoder-only model to a device, for as long as the returned session is entered.
 
-    The first tokens of a request, if several, are prefilled on the host; every other token is
-    attended to on the device, also where a pass brings several of them. Dropout must be off, and
-    no gradients flow.
+    If the first pass of a request brings several tokens, the host prefills them. The device attends
+    to every other token, also if a pass brings several. Dropout must be off, and no gradients are
+    computed.
 
     Args:
-        model: from transformers, with an attention that goes through its interface.
-        device: holds keys and values; whatever it held is freed.
-        element: of keys and values in its banks.
+        model: a model of transformers whose attention goes through transformers' interface.
+        device: the device that holds keys and values. All its requests are freed first.
+        element: element type of keys and values in the banks.
 
     Raises:
-        InputError: the model has no key/value cache; on entering, or in the first pass, whatever
-            the device cannot compute.
+        InputError: the model has no key/value cache. Entering the session, or the first pass,
+            raises it if the device cannot compute the model's attention.
     """
     return Session(model, device, element)
 
@@ -87,7 +89,7 @@ def _attention(
     is_causal: bool | None = None,  # noqa: FBT001 - transformers' signature
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend as transformers' interface for attention wants it."""
+    """Attend, with the signature of transformers' interface for attention."""
     session = session_of(getattr(module, "config", None))
     for name, argument in others.items():
         if name in _WITHOUT_EFFECT or argument is None or argument is False:
@@ -113,7 +115,7 @@ def _mask(
     config: object = None,
     **arguments: Any,
 ) -> torch.Tensor | None:
-    """Make a mask as transformers' interface for masks wants it."""
+    """Make a mask, with the signature of transformers' interface for masks."""
     return session_of(config).mask(
         batch=batch_size,
         tokens=q_length,

@@ -1,7 +1,6 @@
-"""What a model of transformers takes for its key/value cache, and what holds nothing.
+"""A key/value cache for models of transformers that holds no keys and values.
 
-`DeviceCache` hands keys and values of new tokens to the session whose device keeps them, and
-forgets them.
+`DeviceCache` passes keys and values of new tokens to its session, whose device keeps them.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from attacc.errors import InputError
 
 
 class CacheOwner(Protocol):
-    """What a cache asks of the session that it belongs to."""
+    """The methods of a session that its caches call."""
 
     def open_requests(self, count: int) -> tuple[int, ...]:
-        """Return numbers that no request of this session has had."""
+        """Open requests, and return numbers for them that no earlier request of the session had."""
         ...
 
     def hand_over(self, handed: Handed) -> None:
-        """Take keys and values of a layer's new tokens."""
+        """Take the keys and values of a layer's new tokens."""
         ...
 
     def free(self, requests: Sequence[int]) -> None:
-        """Free those of some requests that are still open."""
+        """Free some requests; those that are no longer open are ignored."""
         ...
 
 
@@ -43,7 +42,7 @@ class Handed:
 
 
 class DeviceLayer(CacheLayerMixin):
-    """A layer of a `DeviceCache`: counts tokens, and holds none."""
+    """A layer of a `DeviceCache`, which counts tokens and holds no keys and values."""
 
     is_sliding = False
 
@@ -53,7 +52,7 @@ class DeviceLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Do nothing: there is nothing to hold."""
+        """Do nothing, because the layer holds no keys and values."""
 
     def update(
         self,
@@ -62,29 +61,29 @@ class DeviceLayer(CacheLayerMixin):
         *args: Any,  # noqa: ARG002 - this and others: transformers' signature
         **kwargs: Any,  # noqa: ARG002
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Count new tokens, and return them."""
+        """Count new tokens, and return their keys and values unchanged."""
         self.tokens += key_states.shape[-2]
         return key_states, value_states
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return how many keys a mask has, and which one it begins with."""
+        """Return the number of keys of a mask, and the number of its first key."""
         return self.tokens + query_length, 0
 
     def get_seq_length(self) -> int:
-        """Return the tokens of a row, padding included."""
+        """Return the number of tokens of a row, including padding."""
         return self.tokens
 
     def get_max_length(self) -> int:
-        """Return -1: the device's memory is the bound."""
+        """Return -1 for no limit; the device's memory limits the tokens."""
         return -1
 
 
 class DeviceCache(Cache):
-    """What a model takes for its key/value cache: hands new keys and values to the device.
+    """A model's key/value cache, which passes new keys and values to the session.
 
     Args:
-        session: whose device.
-        layers: of the model.
+        session: the session whose device keeps the keys and values.
+        layers: number of layers of the model.
     """
 
     def __init__(self, session: CacheOwner, layers: int) -> None:
@@ -96,14 +95,15 @@ class DeviceCache(Cache):
 
     @property
     def requests(self) -> tuple[int, ...]:
-        """The device's number of every row's request; empty before the first tokens."""
+        """For each row, the number of its request on the device; empty before the first tokens."""
         return self._requests
 
     def begin(self) -> None:
-        """Take note that a pass through the model begins.
+        """Note that a pass through the model begins.
 
         Raises:
-            InputError: the one before did not come to its end, so that layers differ in tokens.
+            InputError: the pass before did not end, so that layers have different numbers of
+                tokens.
         """
         if self._passing:
             raise InputError(
@@ -112,20 +112,20 @@ class DeviceCache(Cache):
         self._passing = True
 
     def end(self) -> None:
-        """Take note that all layers have attended."""
+        """Note that all layers have attended."""
         self._passing = False
 
     def open(
         self, padding: tuple[int, ...] | None, rows: int
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the request of every row, and tokens of padding at its start.
+        """Return the request of every row, and the number of padding tokens at its start.
 
         Args:
-            padding: of each row, as the mask tells; None for none.
-            rows: of the batch.
+            padding: padding tokens of each row, by the mask; None for no padding.
+            rows: number of rows of the batch.
 
         Raises:
-            InputError: they are not those of the tokens before.
+            InputError: rows or padding differ from those of earlier tokens.
         """
         given = padding or (0,) * rows
         if not self._requests:
@@ -146,13 +146,13 @@ class DeviceCache(Cache):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hand keys and values of new tokens to the session, and return them as they are."""
+        """Pass keys and values of new tokens to the session, and return them unchanged."""
         new = cast("Any", super()).update(key_states, value_states, layer_idx, *args, **kwargs)
         self._session.hand_over(Handed(self, layer_idx, *new))
         return new
 
     def free(self) -> None:
-        """Free the requests on the device; the cache is empty then."""
+        """Free the requests on the device. After that the cache is empty."""
         self._session.free(self._requests)
         self._requests = self._padding = ()
         self._passing = False
@@ -160,29 +160,29 @@ class DeviceCache(Cache):
             cast("DeviceLayer", layer).tokens = 0
 
     def reset(self) -> None:
-        """Do as `free` does; the name that transformers has for it."""
+        """Free the requests on the device, under the name that transformers calls."""
         self.free()
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:  # noqa: ARG002
-        """Refuse: a device has no command to copy a request."""
+        """Refuse, because a device has no command that copies a request."""
         raise unsupported("beam search, which reorders requests")
 
     def batch_repeat_interleave(self, repeats: int) -> None:  # noqa: ARG002
-        """Refuse, likewise."""
+        """Refuse, because a device has no command that copies a request."""
         raise unsupported("copies of requests")
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:  # noqa: ARG002
-        """Refuse, likewise."""
+        """Refuse, because a device has no command that copies a request."""
         raise unsupported("a selection of requests")
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Refuse, unless there is nothing to do: a device has no command to take tokens back."""
+        """Refuse to remove tokens, because a device has no command for that."""
         if tokens_to_remove:
             raise unsupported("taking tokens back, as assisted generation does")
 
 
 def unsupported(what: str) -> InputError:
-    """Return the error for what the device does not compute."""
+    """Return the error for a feature that the device does not compute."""
     return InputError(
         f"the device does not compute {what}",
         hint='use attn_implementation="sdpa" or "eager" for such a model',

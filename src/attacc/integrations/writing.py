@@ -1,4 +1,4 @@
-"""Asking a language model for text: what is asked is checked before torch is loaded."""
+"""Writing text with a language model. All arguments are checked before torch is loaded."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def write(
     take: Callable[[str], None] | None = None,
     loading: Callable[[], None] = lambda: None,
 ) -> Generated:
-    """Have a language model write text with its attention on AttAccs; needs the torch extra.
+    """Write text with a language model whose attention runs on AttAccs. Needs the torch extra.
 
     Args:
-        prompt: what the model is to answer, or to continue.
-        device: the AttAccs; whatever they held is freed.
+        prompt: the text that the model answers or continues.
+        device: the AttAccs. All their requests are freed first.
         model: folder with a model in safetensors or GGUF, a GGUF file, or "bundled".
-        max_tokens: tokens to write at most.
+        max_tokens: most tokens to write.
         sampling: how tokens are chosen; None takes the likeliest.
-        kv: format of keys and values: that of the device's arithmetic.
-        chat: whether to ask in the model's template for conversations.
+        kv: format of keys and values, in which the device computes.
+        chat: whether the prompt goes into the model's template for conversations.
         host_dtype: type of weights and activations on the host.
-        threads: of torch; None for as many as it has.
-        take: takes each piece of the text as it is written.
-        loading: is told when the model begins to load, after everything was checked.
+        threads: number of torch's threads; None leaves it unchanged.
+        take: function that is called with each piece of the text as it is written.
+        loading: function that is called after all checks, before the model is loaded.
 
     Raises:
         InputError: a library is not installed, the model cannot be loaded, or the device cannot
