@@ -569,8 +569,8 @@ class KimiLayers(Spec):
         gate_lower_bound: bound of the decay; nothing that is counted follows from it.
     """
 
-    full_attn_layers: tuple[Size, ...]
-    kda_layers: tuple[Size, ...]
+    full_attn_layers: tuple[_Count, ...]
+    kda_layers: tuple[_Count, ...]
     num_heads: Size
     head_dim: Size
     short_conv_kernel_size: Size = 4
