@@ -253,7 +253,8 @@ FORMATS: Final[Mapping[str, ElementFormat]] = {
     known.name: known
     for known in (
         FP32, FP16, BF16, FP8, FP8_CHANNEL, FP8_BLOCK, fp8_block(scale_bits=8), INT8, LLM_INT8,
-        int_groups(8, None), int_groups(4, 32), int_groups(4, 128), int_groups(4, 128, symmetric=False),
+        int_groups(8, None), int_groups(4, 32), int_groups(4, 128),
+        int_groups(4, 128, symmetric=False),
         gptq(4, 128), gptq(8, 128), awq(4, 128), NVFP4, MXFP4, MXFP8, NF4, NF4_DOUBLE,
         mlx(4, 64), mlx(8, 64),
     )
