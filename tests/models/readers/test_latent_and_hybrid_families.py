@@ -411,6 +411,17 @@ def test_draft_layers_are_counted_apart() -> None:
         assert described(family, {**SMALL[family], **off}).draft is None
 
 
+def test_published_totals_are_the_model_and_its_draft_layers() -> None:
+    """Notes that do not say what a published total holds besides: copies of V3, none of GLM-5."""
+    drafting = {"num_nextn_predict_layers": 1}
+    notes = {
+        family: " ".join(described(family, {**SMALL[family], **drafting}).notes)
+        for family in ("deepseek_v3", "glm_moe_dsa")
+    }
+    assert "copies" in notes["deepseek_v3"]
+    assert "copies" not in notes["glm_moe_dsa"]
+
+
 def test_json_may_hold_infinity() -> None:
     """A limit of time steps in Nemotron's files that stops the reader, though it is not used."""
     assert described("nemotron_h", {**NEMOTRON, "time_step_limit": [0.0, float("inf")]})

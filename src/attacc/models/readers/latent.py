@@ -135,6 +135,12 @@ class _DeepSeek(Latent):
     """
 
     harmless: ClassVar[frozenset[str]] = frozenset({"moe_router_dtype"})
+    family: ClassVar[str]
+    """The label for listings."""
+    remarks: ClassVar[tuple[str, ...]] = (CORRECTION,)
+    """Notes on every model of the family."""
+    draft_remarks: ClassVar[tuple[str, ...]] = ()
+    """Further notes on those with draft layers."""
 
     intermediate_size: Size
     moe_intermediate_size: Size
@@ -183,10 +189,6 @@ class _DeepSeek(Latent):
         layer = Layer(mixer=self.draft_attention(), feed_forward=self._experts())
         return Draft(modules=modules, layers=(layer,), repeated=modules == 1)
 
-    def notes(self) -> tuple[str, ...]:
-        """Say what was counted apart."""
-        return (CORRECTION, _DRAFT_COPIES) if self.num_nextn_predict_layers else (CORRECTION,)
-
     def described(self, *, tied: bool) -> LayeredModel:
         """Return the model (`Family.described`)."""
         dense = Dense(width=self.intermediate_size, activation=self.hidden_act)
@@ -202,11 +204,8 @@ class _DeepSeek(Latent):
             ],
             max_context=self.max_position_embeddings,
             draft=self._draft(),
-            notes=self.notes(),
+            notes=self.remarks + (self.draft_remarks if self.num_nextn_predict_layers else ()),
         )
-
-    family: ClassVar[str]
-    """The label for listings."""
 
 
 class DeepSeekV2(_DeepSeek):
@@ -214,13 +213,11 @@ class DeepSeekV2(_DeepSeek):
 
     classes: ClassVar[tuple[str, ...]] = ("DeepseekV2",)
     family: ClassVar[str] = "deepseek_v2"
+    # A router of this family corrects nothing.
+    remarks: ClassVar[tuple[str, ...]] = ()
 
     n_shared_experts: _Count | None = 2
     first_k_dense_replace: _Count = 0
-
-    def notes(self) -> tuple[str, ...]:
-        """Say nothing: a router of this family corrects nothing."""
-        return (_DRAFT_COPIES,) if self.num_nextn_predict_layers else ()
 
 
 class DeepSeekV3(_DeepSeek):
@@ -228,6 +225,7 @@ class DeepSeekV3(_DeepSeek):
 
     classes: ClassVar[tuple[str, ...]] = ("DeepseekV3",)
     family: ClassVar[str] = "deepseek_v3"
+    draft_remarks: ClassVar[tuple[str, ...]] = (_DRAFT_COPIES,)
 
 
 class KimiK2(DeepSeekV3):
@@ -251,6 +249,7 @@ class DeepSeekV32(_DeepSeek):
 
     classes: ClassVar[tuple[str, ...]] = ("DeepseekV32",)
     family: ClassVar[str] = "deepseek_v32"
+    draft_remarks: ClassVar[tuple[str, ...]] = (_DRAFT_COPIES,)
     harmless: ClassVar[frozenset[str]] = _DeepSeek.harmless | {
         "index_share_for_mtp_iteration",
         "indexer_rope_interleave",
@@ -328,6 +327,8 @@ class GlmMoeDsa(DeepSeekV32):
 
     classes: ClassVar[tuple[str, ...]] = ("GlmMoeDsa",)
     family: ClassVar[str] = "glm_moe_dsa"
+    # The published totals of GLM-5 hold a draft layer without copies.
+    draft_remarks: ClassVar[tuple[str, ...]] = ()
 
     indexer_types: tuple[Indexing, ...] | None = None
     index_topk_pattern: str | tuple[Indexing, ...] | None = None
