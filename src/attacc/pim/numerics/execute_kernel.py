@@ -1,8 +1,8 @@
-"""Executes what one channel issues on data, compiled.
+"""Compiled code that executes the commands of one channel on data.
 
-What a command means follows from its address and from how often its like has been issued, as in
-`attacc.pim.audit.hazards`; how the counts wrap around, what is in which half of a vector buffer and
-in which set of accumulators is told in `attacc.pim.numerics.execute`.
+The meaning of a command follows from its address, and from the number of earlier commands of its
+kind at that address, as in `attacc.pim.audit.hazards`. `attacc.pim.numerics.execute` describes how
+these counts wrap around, and what the halves of a vector buffer and the sets of accumulators hold.
 """
 
 from __future__ import annotations
@@ -28,72 +28,84 @@ WRGB = 1
 MVSB = 2
 MVGB = 3
 SFM = 4
-"""Kinds of requests, as in `attacc.pim.program.program.Kind`; all others are multiplies."""
+"""Kinds of requests, as in `attacc.pim.program.program.Kind`. All other kinds are multiplies."""
 
 OK = 0
 NOWHERE = 1
-"""A command's address belongs to no keys or values, or not to this kind of command."""
+"""Status: a command's address belongs to no keys or values, or not to this kind of command."""
 
 (
     BANK_BIT, GROUP_BIT, RANK_BIT, ACCESS_BYTES, COLUMNS, BANKS, GROUPS, RANKS, PSEUDO_CHANNELS,
     UNITS, STRIDE, PARTS, WIDTH, PER_KEY, PER_MOVE, BUFFER_WORDS, PART_WORDS, PASSES, QUERIES,
     ALL_QUERIES, PLACEMENT,
 ) = range(21)  # fmt: skip
-"""Of the channel: bits of an address; banks; units and the banks from one to the next; parts of the
-sequence; elements of an access; columns of a key; keys of a part whose scores move together;
-accesses of half a vector buffer, and of these the probabilities of one query; passes, queries of
-the fullest, and queries in all; the placement."""
+"""Fields of `Numbers.shape`, which describes the channel.
+
+Bits of an address; bytes of an access; columns of a row; banks, bank groups, ranks and
+pseudo-channels; units, and banks from one unit to the next; parts of the sequence; elements of an
+access; columns of a key; keys of a part whose scores move together; accesses of half a vector
+buffer, and those of them that hold the probabilities of one query; passes; queries of the fullest
+pass; queries of all passes; the placement.
+"""
 
 BANK, BANKGROUP, BUFFER = range(3)
-"""Placements."""
+"""Values of ``PLACEMENT``: where the units are."""
 
 MULTIPLIER, ADDER, ACCUMULATOR, SCORE, CONTEXT, PROBABILITY = range(6)
-"""Of the roundings."""
+"""Rows of `Numbers.floors` and `Numbers.limits`: where a number is rounded."""
 
 (
     TREE_PAIRWISE, GROUPS_PAIRWISE, MERGE_PAIRWISE, LANES, SOFTMAX_LANES, NORMALIZE, TABLE_BITS,
     SINGLE, HALF_PRODUCTS, HALF_TREE, HALF_SUMS, HALF_CODES,
 ) = range(12)  # fmt: skip
-"""Of the choices: orders; lanes of the tree and of the softmax; whether exponentials are divided
-before they return; bits of the table of the exponential, 0 for the exact one; whether units can be
-computed in float32 (`attacc.pim.numerics.single_kernel`), what of that is rounded to fp16, and
-whether operands are fp16."""
+"""Fields of `Numbers.choices`, which describes the arithmetic.
+
+Whether the tree of a unit, sums over banks and sums over parts of a context add up in pairs;
+lanes of the tree, and of the softmax; whether exponentials are divided before they return; bits of
+the table of the exponential, or 0 for the exact function; whether units can be computed in float32
+(`attacc.pim.numerics.single_kernel`); whether products, tree and sums are rounded to fp16 there;
+whether operands are fp16.
+"""
 
 OPERANDS, PRODUCTS, SPARE, REPEATED = range(4)
-"""Of the room for float32."""
+"""Rows of `Space.singles`, the working arrays for float32."""
 
 LENGTH, KEYS, WORDS, FILLS, ROOM = range(5)
-"""Of a chunk: its keys; those of each part; accesses of probabilities of each part; into how many
-phases its context is cut; keys of each part for which there is room."""
+"""Fields of a chunk: its keys; keys of each part; accesses of probabilities of each part; number of
+phases of its context; keys of each part for which there is room."""
 
 BEGIN, END, CHUNK, IS_CONTEXT, ISSUED, FILLED, MOVED, SLOTS, PLACES = range(9)
-"""Of the keys or the values of a chunk: where they lie; which of the two; where the counts of their
-multiplies, fills and moves begin; accesses and places that are counted."""
+"""Fields of the keys or the values of a chunk: first and last address; the chunk; whether they are
+values; where the counts of their multiplies, fills and moves begin; accesses and places that are
+counted."""
 
 TURN_CHUNK, TURN_QUERIES, TURN_QUERY, TURN_SOFTMAX = range(4)
-"""Of a turn, which is one pass over one chunk: the chunk; its queries, and the first of them; the
-first of their softmaxes."""
+"""Fields of a turn, which is one pass over one chunk: the chunk; queries of the pass; first query;
+first softmax."""
 
 SCORES_AT, STAGED_AT, RECEIVED_AT, SOFTMAX_TURN = range(4)
-"""Of a softmax, which is that of one query of a turn: where its scores, the parts of its context,
-and what has arrived of these begin; its turn."""
+"""Fields of a softmax of one query of a turn: where its scores, the parts of its context, and the
+flags of arrived parts begin; its turn."""
 
 TAG, LEFT, OPENED, DONE = range(4)
-"""Of half a vector buffer or a set of accumulators: what it holds; multiplies, or moves, that will
-still use it; when it was taken; multiplies that have been summed up in order."""
+"""Fields of half a vector buffer, or of a set of accumulators.
+
+Tag of its contents; multiplies or moves that still use it; number of the command that took it;
+multiplies that were summed up in order.
+"""
 
 TAGS = 1 << 30
-"""More than the phases, or the units of work, of any turn."""
+"""A number larger than the phases, or the units of work, of any turn."""
 
 
 class Numbers(NamedTuple):
     """The channel and its arithmetic.
 
     Attributes:
-        shape: of the channel, by the constants above.
-        choices: of the arithmetic, by the constants above.
+        shape: (21,) sizes of the channel, in the order of the constants above.
+        choices: (12,) choices of the arithmetic, in the order of the constants above.
         floors: (6, 2) floor and spread of every rounding.
-        limits: (6, 2) largest value, and what is beyond.
+        limits: (6, 2) largest value of every rounding, and the result of a larger one.
         powers: table of the exponential.
     """
 
@@ -105,16 +117,16 @@ class Numbers(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is attended to, and in which order.
+    """The chunks and their order. The fields of each row are the constants above.
 
     Attributes:
-        chunks: (chunks, 5) by the constants above, like those that follow.
-        products: (2 * chunks, 9) in the order of where they begin.
-        turns: (turns, 4).
+        chunks: (chunks, 5) the chunks.
+        products: (2 * chunks, 9) the keys and the values of each chunk, in the order of addresses.
+        turns: (turns, 4) the turns.
         turn_of: (chunks, passes) the turn of every pass.
-        softmaxes: (softmaxes, 4).
-        columns: accesses, from where keys or values begin, that consecutive multiplies read.
-        banks: their banks, among those of a unit.
+        softmaxes: (softmaxes, 4) the softmaxes.
+        columns: accesses that consecutive multiplies read, from the beginning of keys or values.
+        banks: banks that consecutive multiplies read, among the banks of a unit.
     """
 
     chunks: I64
@@ -127,15 +139,17 @@ class Plan(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What is computed on.
+    """The data of the computation.
+
+    Only rows that hold keys or values are stored.
 
     Attributes:
-        rows: (rows of a bank,) which of the rows that are kept each is.
-        memory: (rows that are kept * columns, banks * elements of an access) what it holds.
+        rows: (rows of a bank,) number of each row among the stored rows.
+        memory: (stored rows * columns, banks * elements of an access) codes of the elements.
         table: value of every code.
-        owners: (chunks,) which of the following belong to each.
-        queries: (owners, queries, elements) from outside, padded to whole accesses.
-        factors: (owners, queries) by which the softmax multiplies scores.
+        owners: (chunks,) owner of each chunk, an index into ``queries`` and ``factors``.
+        queries: (owners, queries, elements) queries, padded to whole accesses.
+        factors: (owners, queries) factor by which the softmax multiplies scores.
     """
 
     rows: I64
@@ -147,27 +161,27 @@ class Data(NamedTuple):
 
 
 class Space(NamedTuple):
-    """What a channel keeps while it executes, and where it computes.
+    """The state of a channel during execution, and its working arrays.
 
     Attributes:
-        issued: zero on entry: how often each multiply has issued.
-        filled: zero on entry: how often each access of each place has been written.
-        moved: zero on entry: how often each place has moved.
-        halves: (2, 4) -1 on entry: what the halves of the vector buffers hold.
-        sets: (2, 4) -1 on entry: what the sets of accumulators hold.
-        waiting: (2, multiplies of a unit of work) room.
-        buffers: (2, accesses, units * elements) zero on entry: the vector buffers.
-        sums: (2, queries of a pass, units * elements) zero on entry: the accumulators, scores key
-            by key, contexts unit by unit.
-        operands: (units * elements,) room.
-        room: (units * elements,) room.
-        spare: (units * elements,) room.
-        repeated: (units * elements,) room.
-        singles: (4, units * elements) room.
-        lanes: (softmax lanes,) room.
-        scores: zero on entry: the softmax buffer.
-        staged: zero on entry: parts of contexts that have reached the buffer die.
-        received: zero on entry: which of them have.
+        issued: how often each multiply has issued; zero on entry.
+        filled: how often each access of each place has been written; zero on entry.
+        moved: how often each place has moved; zero on entry.
+        halves: (2, 4) fields of the halves of the vector buffers; -1 on entry.
+        sets: (2, 4) fields of the sets of accumulators; -1 on entry.
+        waiting: (2, multiplies of a unit of work) whether a multiply waits for earlier ones.
+        buffers: (2, accesses, units * elements) the vector buffers; zero on entry.
+        sums: (2, queries of a pass, units * elements) the accumulators; zero on entry. Scores are
+            stored key by key, contexts unit by unit.
+        operands: (units * elements,) working array for values that were read.
+        room: (units * elements,) working array.
+        spare: (units * elements,) working array.
+        repeated: (units * elements,) working array.
+        singles: (4, units * elements) working arrays for float32.
+        lanes: (softmax lanes,) working array.
+        scores: the softmax buffer; zero on entry.
+        staged: parts of contexts on the buffer die; zero on entry.
+        received: whether each part of a context has reached the buffer die; zero on entry.
     """
 
     issued: I32
@@ -190,11 +204,11 @@ class Space(NamedTuple):
 
 
 class Yields(NamedTuple):
-    """What softmaxes yield.
+    """The results of softmaxes.
 
     Attributes:
-        maxima: (softmaxes,) the greatest score of each.
-        totals: (softmaxes,) the sum of its exponentials.
+        maxima: (softmaxes,) the greatest score of each softmax.
+        totals: (softmaxes,) the sum of exponentials of each softmax.
     """
 
     maxima: F32
@@ -203,9 +217,9 @@ class Yields(NamedTuple):
 
 @kernel
 def take(tag: int, left: int, clock: int, holders: I64) -> int:
-    """Return the half, or the set, that holds something; give it one if none does.
+    """Return the half or set whose contents have a tag. If none has the tag, give it one.
 
-    One that nobody needs any more, or else the one that was taken the longest ago.
+    The older of the two is given, unless it is still used and the other is not.
     """
     first, second = 0, 1
     if holders[1, OPENED] < holders[0, OPENED]:
@@ -226,7 +240,7 @@ def take(tag: int, left: int, clock: int, holders: I64) -> int:
 
 @kernel
 def add_up(count: int, pairwise: int, role: int, floors: I64, limits: F64, terms: F64) -> float:
-    """Return the sum of the first terms, a power of two of them, which are overwritten."""
+    """Return the sum of the first ``count`` terms, a power of two. The terms are overwritten."""
     floor, spread = floors[role, 0], floors[role, 1]
     largest, beyond = limits[role, 0], limits[role, 1]
     if pairwise:
@@ -246,7 +260,7 @@ def add_up(count: int, pairwise: int, role: int, floors: I64, limits: F64, terms
 def halve(
     count: int, floor: int, spread: int, largest: float, beyond: float, of: F64, to: F64
 ) -> None:
-    """Write the sums of neighbours."""
+    """Write the rounded sums of pairs of neighbours."""
     for i in range(count):
         to[i] = rounded(of[2 * i] + of[2 * i + 1], floor, spread, largest, beyond)
 
@@ -255,7 +269,10 @@ def halve(
 def tree(
     count: int, lanes: int, pairwise: int, floors: I64, limits: F64, products: F64, spare: F64
 ) -> int:
-    """Add up every ``lanes`` products; return 0 if the sums are in ``products``, 1 in ``spare``."""
+    """Sum each group of ``lanes`` products; return 0 if the sums are in ``products``, else 1.
+
+    For 1 they are in ``spare``.
+    """
     floor, spread = floors[ADDER, 0], floors[ADDER, 1]
     largest, beyond = limits[ADDER, 0], limits[ADDER, 1]
     if pairwise:
@@ -281,7 +298,7 @@ def tree(
 def read_column(
     access: int, bank: int, shape: I64, rows: I64, memory: Codes, table: F32, operands: F64
 ) -> None:
-    """Read one access of every unit, and tell the values of its elements."""
+    """Read one access of every unit, and write the values of its elements."""
     width, stride = shape[WIDTH], shape[STRIDE]
     column = rows[access // shape[COLUMNS]] * shape[COLUMNS] + access % shape[COLUMNS]
     for unit in range(shape[UNITS]):
@@ -301,7 +318,7 @@ def multiplied(count: int, floors: I64, limits: F64, left: F32, right: F64, prod
 
 @kernel
 def accumulated(count: int, floors: I64, limits: F64, terms: F64, sums: F32) -> None:
-    """Add a term to every sum."""
+    """Add one term to each sum, and round."""
     floor, spread = floors[ACCUMULATOR, 0], floors[ACCUMULATOR, 1]
     largest, beyond = limits[ACCUMULATOR, 0], limits[ACCUMULATOR, 1]
     for i in range(count):
@@ -340,7 +357,7 @@ def multiply_values(
     shape: I64, floors: I64, limits: F64, operands: F64, products: F64, buffers: F32,
     repeated: F32, sums: F32,
 ) -> None:  # fmt: skip
-    """Multiply an access of values by a probability of each query, and add it lane by lane."""
+    """Multiply an access of values by a probability of each query, and add up lane by lane."""
     units, width = shape[UNITS], shape[WIDTH]
     count = units * width
     for query in range(queries):
@@ -363,10 +380,10 @@ def read_single(
     access: int, bank: int, shape: I64, choices: I64, rows: I64, memory: Codes, table: F32,
     singles: F32,
 ) -> None:  # fmt: skip
-    """Do what `read_column` does, in float32."""
+    """Read one access of every unit as `read_column` does, in float32."""
     width, stride = shape[WIDTH], shape[STRIDE]
     column = rows[access // shape[COLUMNS]] * shape[COLUMNS] + access % shape[COLUMNS]
-    # Accesses that lie side by side are read as one.
+    # Accesses of neighbouring banks are read together.
     together, pieces = width, shape[UNITS]
     if stride == 1:
         together, pieces = width * shape[UNITS], 1
@@ -386,7 +403,7 @@ def multiply_keys_single(
     first: int, key: int, half: int, word: int, which: int, queries: int, shape: I64,
     choices: I64, limits: F64, singles: F32, buffers: F32, sums: F32,
 ) -> None:  # fmt: skip
-    """Do what `multiply_keys` does, in float32."""
+    """Multiply keys as `multiply_keys` does, in float32."""
     units, width, lanes = shape[UNITS], shape[WIDTH], choices[LANES]
     count = units * width
     groups = width // lanes
@@ -419,7 +436,7 @@ def multiply_values_single(
     first: int, lane: int, half: int, word: int, per_query: int, which: int, queries: int,
     shape: I64, choices: I64, limits: F64, singles: F32, buffers: F32, sums: F32,
 ) -> None:  # fmt: skip
-    """Do what `multiply_values` does, in float32."""
+    """Multiply values as `multiply_values` does, in float32."""
     units, width = shape[UNITS], shape[WIDTH]
     count = units * width
     beyond = np.float32(limits[MULTIPLIER, 1])
@@ -444,7 +461,7 @@ def multiply_values_single(
 
 @kernel
 def table_exponential(x: np.float32, bits: int, powers: F32) -> np.float64:
-    """Return 2**(x log2 e) for x of no more than 0, from a table of 2**(i / 2**bits), in fp32."""
+    """Return 2**(x log2 e) for x <= 0, from a table of 2**(i / 2**bits), in fp32."""
     y = np.float32(max(x, np.float32(-160.0)) * np.float32(1.4426950408889634))
     whole = math.floor(y)
     place = np.float32(y - np.float32(whole)) * np.float32(1 << bits)
@@ -460,22 +477,22 @@ def softmax(
     which: int, length: int, factor: np.float32, gain: np.float32, choices: I64, floors: I64,
     limits: F64, powers: F32, at: int, lanes: F32, scores: F32, maxima: F32, totals: F32,
 ) -> None:  # fmt: skip
-    """Replace the scores of one query by what returns to the units.
+    """Replace the scores of one query by the probabilities that return to the units.
 
     Args:
-        which: softmax.
-        length: keys.
-        factor: by which scores are multiplied.
-        gain: by which probabilities are multiplied.
-        choices: of the arithmetic.
-        floors: of the roundings.
-        limits: of the roundings.
+        which: number of the softmax.
+        length: number of keys.
+        factor: factor of the scores.
+        gain: factor of the probabilities.
+        choices: choices of the arithmetic, as in `Numbers`.
+        floors: floors of the roundings, as in `Numbers`.
+        limits: limits of the roundings, as in `Numbers`.
         powers: the table of the exponential.
-        at: where the scores are.
-        lanes: (softmax lanes,) room for their sums.
-        scores: of the channel, replaced.
+        at: place of the query's first score.
+        lanes: (softmax lanes,) working array for the sums of the lanes.
+        scores: scores of the channel, which the function replaces.
         maxima: output: the greatest score of each softmax.
-        totals: output: the sum of exponentials of each.
+        totals: output: the sum of exponentials of each softmax.
     """
     greatest = np.float32(-np.inf)
     for i in range(at, at + length):
@@ -520,7 +537,7 @@ def softmax(
 
 @kernel
 def find(in_bank: int, products: I64) -> int:
-    """Return whose keys or values lie there; -1 if nobody's do."""
+    """Return the index of the keys or values at an address in a bank; -1 if there are none."""
     low, high = 0, len(products)
     while low < high:
         middle = (low + high) // 2
@@ -535,15 +552,16 @@ def find(in_bank: int, products: I64) -> int:
 
 @kernel
 def pass_of(before: int, least: int, chunk: int, shape: I64, turns: I64, turn_of: I64) -> int:
-    """Return to which turn a command belongs whose like has been issued some times before.
+    """Return the turn of a command, from the number of earlier commands of its kind.
 
     Args:
-        before: how often.
-        least: queries that a pass needs to have such a command; those of fewer come last.
-        chunk: which.
-        shape: of the channel.
-        turns: of the channel.
-        turn_of: of the channel.
+        before: number of earlier commands of the kind.
+        least: fewest queries of a pass that has such a command. Passes with fewer queries come
+            last.
+        chunk: the chunk.
+        shape: sizes of the channel, as in `Numbers`.
+        turns: turns of the channel, as in `Plan`.
+        turn_of: (chunks, passes) the turn of every pass.
     """
     with_it = 0
     while with_it < shape[PASSES] and turns[turn_of[chunk, with_it], TURN_QUERIES] >= least:
@@ -556,12 +574,12 @@ def write_query(
     clock: int, product: int, word: int, bank: int, shape: I64, chunks: I64, products: I64,
     turns: I64, turn_of: I64, owners: I64, queries: F32, filled: I32, halves: I64, buffers: F32,
 ) -> int:  # fmt: skip
-    """WRGB: write one access of a query into half a vector buffer of every unit that uses it."""
+    """Execute WRGB: write one access of a query into half a vector buffer of each unit using it."""
     per_key, width, chunk = shape[PER_KEY], shape[WIDTH], products[product, CHUNK]
     which = word // per_key
     if products[product, IS_CONTEXT] or which >= shape[QUERIES]:
         return NOWHERE
-    # Only at ``bank`` do units hold different elements of a key.
+    # Units hold different elements of a key only at ``bank``.
     place, first, step = 0, 0, 1
     if shape[PLACEMENT] == BANK:
         place, first, step = bank, bank, shape[BANKS]
@@ -583,7 +601,7 @@ def return_probabilities(
     products: I64, turns: I64, turn_of: I64, softmaxes: I64, filled: I32, halves: I64, scores: F32,
     buffers: F32,
 ) -> int:  # fmt: skip
-    """MVGB: write one access of probabilities into half a vector buffer of the units of a part."""
+    """Execute MVGB: write one access of probabilities into half a buffer of the units of a part."""
     width, part_words, parts = shape[WIDTH], shape[PART_WORDS], shape[PARTS]
     chunk = products[product, CHUNK]
     fill, word = access // shape[BUFFER_WORDS], access % shape[BUFFER_WORDS]
@@ -620,21 +638,21 @@ def move_scores(
     holder: int, query: int, work: int, place: int, length: int, at: int, scale: float,
     shape: I64, choices: I64, floors: I64, limits: F64, terms: F64, sums: F32, scores: F32,
 ) -> None:  # fmt: skip
-    """MVSB of scores: add up those of the banks that share a key, and note them with the softmax.
+    """Execute MVSB of scores: add up the banks that share a key, and write to the softmax buffer.
 
     Args:
-        holder: set of accumulators.
-        query: of the pass.
-        work: which unit of work.
-        place: rank and bank group.
-        length: keys; what is beyond is padding.
-        at: where the scores of the query begin.
-        scale: by which they are multiplied for their way.
-        shape: of the channel.
-        choices: of the arithmetic.
-        floors: of the roundings.
-        limits: of the roundings.
-        terms: room.
+        holder: number of the set of accumulators.
+        query: number of the query in the pass.
+        work: number of the unit of work.
+        place: place that moves: rank and bank group.
+        length: number of keys; later ones are padding.
+        at: place of the query's first score.
+        scale: factor of the scores on the way to the buffer die.
+        shape: sizes of the channel, as in `Numbers`.
+        choices: choices of the arithmetic, as in `Numbers`.
+        floors: floors of the roundings, as in `Numbers`.
+        limits: limits of the roundings, as in `Numbers`.
+        terms: working array.
         sums: the accumulators.
         scores: the softmax buffer.
     """
@@ -667,10 +685,10 @@ def move_context(
     holder: int, query: int, work: int, rank: int, bank: int, at: int, scale: float, shape: I64,
     choices: I64, floors: I64, limits: F64, terms: F64, sums: F32, singles: F32, staged: F32,
 ) -> None:  # fmt: skip
-    """MVSB of an output slice: add up bank groups, and note it on the buffer die.
+    """Execute MVSB of an output slice: add up bank groups, and write the sums to the buffer die.
 
-    Arguments as of `move_scores`; the address names a rank and a bank, and what is noted begins at
-    ``at``.
+    Arguments are those of `move_scores`, except that the place is a rank and a bank. The sums are
+    written to ``staged`` from ``at`` on.
     """
     width, per_key = shape[WIDTH], shape[PER_KEY]
     ranks, groups, banks, apart = shape[RANKS], shape[GROUPS], 1, 1
@@ -718,7 +736,7 @@ def move(
     plan: Plan,
     space: Space,
 ) -> None:
-    """MVSB: move the next sums of a place to the buffer die; of those never made, nothing."""
+    """Execute MVSB: move the next sums of a place to the buffer die, if they were computed."""
     chunk, of_context = plan.products[product, CHUNK], plan.products[product, IS_CONTEXT]
     placement = numbers.shape[PLACEMENT]
     if placement == BUFFER:
@@ -790,7 +808,7 @@ def move(
 def multiply(
     clock: int, product: int, x: int, numbers: Numbers, plan: Plan, data: Data, space: Space,
 ) -> int:  # fmt: skip
-    """Do one multiply, and those that have waited for it; or let it wait for those before it."""
+    """Execute a multiply and all multiplies that wait for it, or let it wait for earlier ones."""
     width, per_key, part_words = (
         numbers.shape[WIDTH],
         numbers.shape[PER_KEY],
@@ -800,7 +818,7 @@ def multiply(
     keys = plan.chunks[chunk, KEYS]
     away = 0
     if of_context:
-        # Slices lie apart by the keys for which there is room.
+        # The distance between output slices is the number of keys for which there is room.
         output, first = x // plan.chunks[chunk, ROOM], x % plan.chunks[chunk, ROOM]
         if first >= keys:
             return NOWHERE
@@ -844,7 +862,7 @@ def multiply(
         space.waiting[holder, ready] = 1
         return OK
     if ready < done:
-        # In place of the product that was there: from the start of its sum.
+        # The multiply has issued before. Its sum is computed again from the first product.
         if not of_context:
             ready -= ready % per_key
         else:
@@ -971,19 +989,19 @@ def execute(
     """Execute the commands of a channel in order.
 
     Args:
-        kinds: (n,) of each command.
-        addresses: (n,) byte address of each, below the channel.
+        kinds: (n,) kind of each command.
+        addresses: (n,) byte address of each command within the channel.
         numbers: the channel and its arithmetic.
-        gain: by which probabilities are multiplied.
-        score_scale: by which scores are multiplied for their way.
-        context_scale: by which parts of a context are.
-        plan: what is attended to.
-        data: what is computed on.
-        space: what is kept meanwhile.
-        yields: what softmaxes yield, written.
+        gain: factor of the probabilities.
+        score_scale: factor of scores on the way to the buffer die.
+        context_scale: factor of parts of a context on the way to the buffer die.
+        plan: the chunks and their order.
+        data: the data of the computation.
+        space: state of the channel, and working arrays.
+        yields: arrays for the results of softmaxes, which the function writes.
 
     Returns:
-        `OK` or what is wrong, and with which command.
+        `OK` or another status, and the number of the command that it is about.
     """
     placement, all_banks = numbers.shape[PLACEMENT], numbers.shape[BANKS]
     groups, ranks = numbers.shape[GROUPS], numbers.shape[RANKS]
@@ -1082,19 +1100,19 @@ def merge_parts(
     whole: int, pairwise: int, apart: I64, softmaxes: I64, places: I64, staged: F32, received: U8,
     terms: F32, contexts: F32, complete: U8,
 ) -> None:  # fmt: skip
-    """Add up what has reached the buffer die, in fp32.
+    """Add up the parts of contexts on the buffer die, in fp32.
 
     Args:
-        whole: elements of a context, padded.
-        pairwise: whether in pairs, rather than one after the other.
-        apart: (softmaxes,) parts of each context.
-        softmaxes: see `execute`.
-        places: (softmaxes,) moves of each context.
-        staged: as `execute` has left it; likewise the following one.
-        received: as `execute` has left it.
-        terms: (most parts,) room.
-        contexts: (softmaxes, whole) output.
-        complete: (softmaxes,) output: whether all of it has arrived.
+        whole: elements of a padded context.
+        pairwise: whether parts are added in pairs, and not one after another.
+        apart: (softmaxes,) number of parts of each context.
+        softmaxes: (softmaxes, 4) the softmaxes, as in `Plan`.
+        places: (softmaxes,) number of moves of each context.
+        staged: parts of contexts, as `execute` has left them.
+        received: flags of arrived parts, as `execute` has left them.
+        terms: (most parts,) working array.
+        contexts: (softmaxes, whole) output: the contexts.
+        complete: (softmaxes,) output: whether all parts of each context have arrived.
     """
     for number in range(len(softmaxes)):
         at, count = softmaxes[number, STAGED_AT], apart[number]

@@ -1,11 +1,10 @@
-"""Writes the steps of a channel's interleaved attention straight in their order, compiled.
+"""Compiled code that writes the steps of a channel's interleaved attention in their order.
 
-What the steps are, and what waits for what, is told in `attacc.pim.program.interleaved`; the naive
-twin of this module is in the tests' oracle. Multiplies stand at the places 0, 1, 2, ... All other
-steps have a place among them, and come in three sequences, whose places never decrease: moves,
-softmaxes and fills. So that nothing has to be sorted: of the three, and the next multiply, the one
-at the least place is written next; at the same place moves come first, then softmaxes, fills, and
-the multiply.
+`attacc.pim.program.interleaved` describes the steps and their dependences. The tests' oracle has a
+naive twin of this module. Multiplies have the places 0, 1, 2, ... All other steps have a place
+among the multiplies. They come in three sequences, whose places never decrease: moves, softmaxes
+and fills. So nothing has to be sorted. The next step is the one with the least place among the next
+move, softmax, fill and multiply. At the same place the order is move, softmax, fill, multiply.
 """
 
 from __future__ import annotations
@@ -32,32 +31,46 @@ SFM = 4
 
 
 TURN_CHUNK, TURN_QUERIES, TURN_WORDS, TURN_PARTS, TURN_CONTEXT, TURN_SOFTMAX = range(6)
-"""Of a turn, which is one pass over one chunk: the chunk; queries of the pass; accesses of
-probabilities per query; parts of the context; phase of the first of these; first softmax."""
+"""Fields of a turn. A turn is one pass over one chunk.
+
+Its chunk; queries of the pass; accesses of probabilities for each query; parts of the context;
+phase of the first part; first softmax.
+"""
 
 PHASE_TURN, PHASE_PART, PHASE_UNIT, PHASE_FILL, PHASE_WORDS = range(5)
-"""Of a phase: its turn; part of the context, or -1 for the score; first unit; number of the first
-event that lets its buffer be filled; accesses per query that fill it."""
+"""Fields of a phase. A phase is the score of a turn, or a part of its context.
+
+Its turn; part of the context, or -1 for the score; first unit; number of the first event that lets
+the phase's buffer be filled; accesses that fill the buffer for each query.
+"""
 
 UNIT_BEGIN, UNIT_X, UNIT_PHASE = range(3)
-"""Of a unit: its first multiply, in the channel and in the chunk; its phase."""
+"""Fields of a unit of multiplies: its first multiply in the channel and in the chunk; its phase."""
 
 EVENTS_APART = 4
 BEGUN, DONE, FILL, SCORED = range(1, EVENTS_APART + 1)
-"""The first event of each kind: filled and free to begin, per unit; multiplied, per unit; ready to
-be filled, per phase, and per query for those who wait for its softmax; scored, per turn and query.
-The next one of a kind is `EVENTS_APART` later, so that channels which begin alike name alike."""
+"""The first event of each kind.
+
+- BEGUN, for each unit: its buffer is filled, and it may begin.
+- DONE, for each unit: it has multiplied.
+- FILL, for each phase: its buffer may be filled. A phase that waits for softmaxes has one event for
+  each query.
+- SCORED, for each turn and query: the scores are complete.
+
+The next event of a kind has a number that is `EVENTS_APART` higher. So channels whose programs
+begin alike have equal numbers there.
+"""
 
 SPARE = 3
-"""Places beyond the last turn, phase and unit, so that the next ones can be asked for."""
+"""Additional places after the last turn, phase and unit, so that a next one can always be read."""
 
 
 class Shape(NamedTuple):
-    """What all chunks of a channel have in common.
+    """Sizes that all chunks of a channel have in common.
 
     Attributes:
         queries: queries that share each chunk.
-        passes: how often a chunk is read for them.
+        passes: how often a chunk is read for its queries.
         sequence_parts: parts of the sequence that lie side by side.
         keys_per_move: keys of each part whose scores move together.
         elements: elements of an access.
@@ -81,10 +94,10 @@ class Chunks(NamedTuple):
 
     Attributes:
         lengths: (chunks,) keys of each chunk.
-        keys: (chunks,) where its keys begin.
-        values: (chunks,) where its values begin.
+        keys: (chunks,) address at which the keys of each chunk begin.
+        values: (chunks,) address at which the values of each chunk begin.
         busy: (chunks,) cycles that the softmax of one query takes.
-        strides: (chunks,) keys of each part for which an output slice of its values has room.
+        strides: (chunks,) keys of each part for which an output slice of the values has room.
     """
 
     lengths: I64
@@ -95,14 +108,14 @@ class Chunks(NamedTuple):
 
 
 class Sites(NamedTuple):
-    """Addresses, from where a chunk's keys or values begin.
+    """Addresses relative to the beginning of a chunk's keys or values.
 
     Attributes:
-        multiplies: of the multiplies of the chunk with most room.
-        query_places: of the units to be filled with different parts of a query.
-        probability_places: of those to be filled with different probabilities.
-        score_moves: of the moves of one unit's scores.
-        context_moves: of the moves of one output slice.
+        multiplies: addresses of the multiplies of the chunk with most room.
+        query_places: addresses of the GEMV units that get different parts of a query.
+        probability_places: addresses of the GEMV units that get different probabilities.
+        score_moves: addresses of the moves of one unit's scores.
+        context_moves: addresses of the moves of one output slice.
     """
 
     multiplies: I64
@@ -113,15 +126,15 @@ class Sites(NamedTuple):
 
 
 class Times(NamedTuple):
-    """Latencies in cycles, as `attacc.hardware.dram.Pipeline` has them.
+    """Latencies in cycles, as in `attacc.hardware.dram.Pipeline`.
 
     Attributes:
-        write_to_multiply: from a write of a buffer to a multiply that uses it.
-        multiply_to_move: from a multiply to the move of its sum.
-        move_to_softmax: from a move of scores to their softmax.
-        softmax_to_move: from a softmax to the move of its probabilities.
-        interval: from one multiply to the next.
-        spacing: multiplies from one move to the next.
+        write_to_multiply: cycles from a write of a buffer to a multiply that uses it.
+        multiply_to_move: cycles from a multiply to the move of its sum.
+        move_to_softmax: cycles from a move of scores to their softmax.
+        softmax_to_move: cycles from a softmax to the move of its probabilities.
+        interval: cycles from one multiply to the next.
+        spacing: number of multiplies from one move to the next.
     """
 
     write_to_multiply: int
@@ -133,15 +146,16 @@ class Times(NamedTuple):
 
 
 class Room(NamedTuple):
-    """Where `weave` works.
+    """Working arrays of `weave`.
 
     Attributes:
-        turns: (6, turns + `SPARE`) what turns are.
-        phases: (5, phases + `SPARE`) what phases are.
-        units: (3, units + `SPARE`) what units are.
-        fill_places: (events to be filled,) where the first fill of each stands.
-        move_places: (2, units) where the first move would stand, and where the last one has to.
-        softmax_places: (softmaxes,) where each stands.
+        turns: (6, turns + `SPARE`) fields of the turns.
+        phases: (5, phases + `SPARE`) fields of the phases.
+        units: (3, units + `SPARE`) fields of the units.
+        fill_places: (FILL events,) place of the first fill that waits for each event.
+        move_places: (2, units) place suggested for the first move of each unit, and latest place of
+            its last move.
+        softmax_places: (softmaxes,) place of each softmax.
     """
 
     turns: I64
@@ -153,14 +167,14 @@ class Room(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """Columns of `attacc.pim.program.program.Program`, to be written.
+    """Arrays for the columns of `attacc.pim.program.program.Program`, which `weave` writes.
 
     Attributes:
-        kinds: (steps,).
-        addresses: (steps,).
-        waits: (steps,).
-        signals: (steps, 3).
-        delays: (steps, 3).
+        kinds: (steps,) kind of each request.
+        addresses: (steps,) address of each request.
+        waits: (steps,) event that each request waits for.
+        signals: (steps, 3) events that each request signals.
+        delays: (steps, 3) delay of each signal in cycles.
     """
 
     kinds: U8
@@ -176,9 +190,9 @@ def count(
     elements: int, columns: int, part_words: int, query_places: int, probability_places: int,
     score_moves: int, context_moves: int,
 ) -> tuple[int, int, int, int, int, int]:  # fmt: skip
-    """Return how many steps, events to be filled, units, phases, turns and softmaxes there are.
+    """Return the numbers of steps, FILL events, units, phases, turns and softmaxes.
 
-    The arguments are those of `weave`, lists replaced by their lengths.
+    The arguments are those of `weave`, with lengths in place of lists.
     """
     steps = 0
     units = 0
@@ -202,9 +216,9 @@ def count(
 def take_turns(
     lengths: I64, queries: int, passes: int, words_per_key: int, part_words: int, turns: I64
 ) -> int:
-    """Write all turns, and the softmaxes before each; return how many turns there are.
+    """Write all turns with the number of softmaxes before each, and return the number of turns.
 
-    Two chunks take turns until their passes are done.
+    Two chunks alternate until all their passes are done.
     """
     at = 0
     softmax = 0
@@ -225,9 +239,9 @@ def take_turns(
 
 @kernel
 def order_phases(count: int, part_words: int, columns: int, turns: I64, phases: I64) -> int:
-    """Write the phases of all turns in order, without their units; return how many there are.
+    """Write the phases of all turns in order, without their units, and return their number.
 
-    The context of a turn comes after the score of the next one.
+    The context of a turn comes after the score of the next turn.
     """
     at = 0
     for turn in range(count + 1):
@@ -253,7 +267,7 @@ def cut_units(
     count: int, lengths: I64, sequence_parts: int, keys_per_move: int, elements: int,
     columns: int, part_words: int, strides: I64, turns: I64, phases: I64, units: I64,
 ) -> int:  # fmt: skip
-    """Write the units of all phases; return how many multiplies they have."""
+    """Write the units of all phases, and return the number of their multiplies."""
     unit = 0
     total = 0
     for k in range(count):
@@ -291,35 +305,35 @@ def suggest_places(
     all_phases: int, all_units: int, turns: I64, phases: I64, units: I64, fill_places: F64,
     move_places: F64, softmax_places: F64,
 ) -> None:  # fmt: skip
-    """Write where the latencies suggest that all but the multiplies should stand.
+    """Write the places that the latencies suggest for moves, softmaxes and fills.
 
     Args:
-        total: multiplies.
-        busy: as for `weave`, up to ``spacing``.
-        multiply_to_move: likewise.
-        move_to_softmax: likewise.
-        softmax_to_move: likewise.
-        interval: likewise.
-        spacing: likewise.
-        probability_places: how many of these there are; likewise the following two.
-        score_moves: of a unit and query.
-        context_moves: of a unit and query.
-        all_phases: of the channel.
-        all_units: of the channel.
-        turns: as written by `take_turns`.
-        phases: as written by `order_phases`.
-        units: as written by `cut_units`.
-        fill_places: output: where the first fill that waits for an event stands.
-        move_places: (2, units) output: where the first move of a unit would stand, and where the
-            last one has to.
-        softmax_places: output: where each softmax stands.
+        total: number of multiplies.
+        busy: (chunks,) cycles that the softmax of one query takes.
+        multiply_to_move: latency, as in `Times`.
+        move_to_softmax: latency, as in `Times`.
+        softmax_to_move: latency, as in `Times`.
+        interval: latency, as in `Times`.
+        spacing: multiplies from one move to the next.
+        probability_places: number of GEMV units that get different probabilities.
+        score_moves: number of moves of the scores of a unit and query.
+        context_moves: number of moves of the context of a unit and query.
+        all_phases: number of phases of the channel.
+        all_units: number of units of the channel.
+        turns: fields of the turns, as `take_turns` writes them.
+        phases: fields of the phases, as `order_phases` writes them.
+        units: fields of the units, as `cut_units` writes them.
+        fill_places: (FILL events,) output: place of the first fill that waits for each event.
+        move_places: (2, units) output: place suggested for the first move of each unit, and latest
+            place of its last move.
+        softmax_places: (softmaxes,) output: place of each softmax.
     """
     last_move = 0.0
     for k in range(all_phases):
         turn, part = phases[PHASE_TURN, k], phases[PHASE_PART, k]
         chunk, queries = turns[TURN_CHUNK, turn], turns[TURN_QUERIES, turn]
         at = phases[PHASE_FILL, k]
-        # The half of the buffer is free when the phase before the previous one has ended.
+        # A half of the buffer is free when the phase two phases earlier has ended.
         fill_places[at] = units[UNIT_BEGIN, phases[PHASE_UNIT, k - 1]] if k else 0
         if part == 0:
             for i in range(queries):
@@ -362,17 +376,17 @@ def weave(
 
     Args:
         chunks: the chunks.
-        shape: what they have in common.
+        shape: sizes that the chunks have in common.
         sites: addresses.
         times: latencies.
         multiply: kind of the multiplies.
-        room: where to work.
-        steps: the steps, written.
+        room: working arrays.
+        steps: arrays that the function writes the steps to.
 
     Returns:
         The number of steps.
     """
-    # They come as plain tuples (`attacc.compiled.plain`).
+    # The arguments come as plain tuples (`attacc.compiled.plain`).
     chunks, shape, sites, times = Chunks(*chunks), Shape(*shape), Sites(*sites), Times(*times)
     room, steps = Room(*room), Steps(*steps)
     kinds, addresses, waits, signals, delays = steps
@@ -434,14 +448,14 @@ def weave(
         softmax_places,
     )
 
-    # The next move, softmax and fill, and where they stand.
+    # State of the next multiply, move, softmax and fill, and the places of the last three.
     step = 0
-    unit = 0  # of the next multiply
-    n = 0  # the next multiply
+    unit = 0  # unit of the next multiply
+    n = 0  # number of the next multiply
     move_unit = 0
     move_query = 0
-    move_which = 0  # of the places
-    moved = 0  # of the unit
+    move_which = 0  # index among the addresses of moves
+    moved = 0  # moves of the unit so far
     move_at = min(move_places[0, 0], move_places[1, 0])
     softmax = 0
     softmax_turn = 0
@@ -449,9 +463,9 @@ def weave(
     fill_phase = 0
     fill_event = 0
     fill_query = 0
-    fill_which = 0  # of the places
+    fill_which = 0  # index among the addresses of fills
     fill_word = 0
-    filled = 0  # since the event
+    filled = 0  # fills since the event
     fill_at = 0.0
     none = np.inf
     while True:
@@ -552,8 +566,8 @@ def weave(
                 slot = part * shape.buffer_words + fill_query * words + fill_word
                 addresses[step] = values[chunk] + probability_places[fill_which] + slot
             waits[step] = FILL + EVENTS_APART * fill_event
-            # All units of a phase use what fills the buffer. Those after the second wait for the
-            # moves of others that do.
+            # All units of a phase use this buffer. The first two wait for its fills. Later units
+            # wait for moves of earlier ones, and so for the fills, too.
             first = phases[PHASE_UNIT, fill_phase]
             signals[step, 0] = BEGUN + EVENTS_APART * first
             delays[step, 0] = write_to_multiply
@@ -564,7 +578,7 @@ def weave(
                 signals[step, 1] = BEGUN + EVENTS_APART * (first + 1)
                 delays[step, 1] = write_to_multiply
                 which = 2
-            # The probabilities of the next query, or of the next part.
+            # The fills with the probabilities of the next query, or of the next part, come next.
             follower = 0
             if part == 0 and fill_query + 1 < of_pass:
                 follower = FILL + EVENTS_APART * (fill_event + 1)
