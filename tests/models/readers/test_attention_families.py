@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from attacc.documents import keys_of, parse_document
 from attacc.errors import DocumentError
@@ -626,6 +628,7 @@ BAD: list[tuple[str, Config, str]] = [
         "use_sliding_window = true: Qwen3-VL has no windows",
     ),
     ("gemma", {**GEMMA, "use_bidirectional_attention": True}, "use_bidirectional_attention: True"),
+    ("gemma2", {**GEMMA, "sliding_window_size": 8}, "sliding_window_size = 8 and sliding_window"),
     ("gemma2", {**GEMMA, "sliding_window": None, "layer_types": [LOCAL] * 4}, "is null: give"),
     (
         "gemma3_text", {**GEMMA, "sliding_window_pattern": 2, "layer_types": [LOCAL] * 4},
@@ -782,3 +785,40 @@ def test_no_size_is_filled_in(family: str) -> None:
     for key in (sizes & set(config)) - OPTIONAL.get(family, frozenset()):
         with pytest.raises(DocumentError, match=key):
             described(family, {k: v for k, v in config.items() if k != key})
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 70),
+    st.sampled_from([2**24, 2**24 - 1, 2**23, 2**22, 10**20, 1.5, "silu", LOCAL, "LG", {}]),
+    st.lists(st.integers(0, 4), max_size=5),
+    st.lists(st.sampled_from([LOCAL, GLOBAL]), min_size=4, max_size=4),
+)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> tuple[str, Config]:
+    """A configuration of some family with values replaced or left out."""
+    family, config = VARIANTS[draw(st.sampled_from(sorted(VARIANTS)))]
+    changed = dict(config)
+    keys = st.sampled_from(sorted({*config, *keys_of(FAMILIES[family])} - {"num_hidden_layers"}))
+    for key in draw(st.lists(keys, min_size=1, max_size=3)):
+        if draw(st.booleans()):
+            changed.pop(key, None)
+        else:
+            changed[key] = draw(VALUES)
+    return family, changed
+
+
+@settings(max_examples=400)
+@given(damaged())
+def test_damaged_configurations_are_read_or_refused(case: tuple[str, Config]) -> None:
+    """Catches a document that leads to a traceback, or to a model that cannot be."""
+    family, config = case
+    try:
+        model = described(family, config, tied=False)
+    except DocumentError:
+        return
+    assert 0 < model.active_parameters <= model.parameters
+    assert min(stored(model)) >= 0

@@ -144,6 +144,7 @@ class Cohere(GatedDecoder):
     family = "cohere"
     tied = True
     norms = 1
+    parallel = True
 
     num_key_value_heads: Size | None = None
     attention_bias: bool = False
@@ -426,7 +427,11 @@ class Gemma(_GemmaLike):
 
 
 class Gemma2(_GemmaLike, Patterned):
-    """Gemma2Config: every other layer has a window, and each layer four norms."""
+    """Gemma2Config: every other layer has a window, and each layer four norms.
+
+    Attributes:
+        sliding_window_size: the same as sliding_window, in older files.
+    """
 
     classes = ("Gemma2",)
     family = "gemma2"
@@ -435,7 +440,17 @@ class Gemma2(_GemmaLike, Patterned):
     num_key_value_heads: Size | None = 4
     hidden_activation: _GELU = "gelu_pytorch_tanh"
     sliding_window: Size | None = 4096
+    sliding_window_size: Size | None = None
     use_bidirectional_attention: Literal[False] | None = None
+
+    @model_validator(mode="after")
+    def _has_one_window(self) -> Self:
+        if self.sliding_window_size not in (None, self.sliding_window):
+            raise ValueError(
+                f"sliding_window_size = {self.sliding_window_size} and sliding_window = "
+                f"{self.sliding_window} disagree: remove one of them"
+            )
+        return self
 
     def period(self) -> int:
         """Return of how many layers the last one is full (`Patterned.period`)."""
@@ -780,7 +795,12 @@ FAMILIES: Final[dict[str, type[Family]]] = {
 
 WRAPPERS: Final[dict[str, Wrapper]] = {
     "qwen3_vl": Wrapper(families=("qwen3_vl_text",), classes=("Qwen3VL",), tied=False),
-    "gemma3": Wrapper(families=("gemma3_text",), classes=("Gemma3",), tied=True),
+    "gemma3": Wrapper(
+        families=("gemma3_text",),
+        classes=("Gemma3",),
+        tied=True,
+        harmless=frozenset({"mm_tokens_per_image"}),
+    ),
     "gemma4": Wrapper(
         families=("gemma4_text",),
         classes=("Gemma4",),
