@@ -23,9 +23,10 @@ from attacc.errors import UnknownNameError
 from attacc.models.layers import LayeredModel
 from attacc.models.mixers import Size
 from attacc.models.weights import Part, Weight
+from attacc.units import MAX_SIZE
 
 _Bits = Annotated[int, Field(ge=0, le=64)]
-_LayerNumber = Annotated[int, Field(ge=0)]
+_LayerNumber = Annotated[int, Field(ge=0, le=MAX_SIZE)]
 _BYTE: Final = 8
 _FP32: Final = 32
 EMBEDDING: Final = "embed_tokens"

@@ -23,6 +23,7 @@ from pydantic import ConfigDict, Field
 
 from attacc.documents import Spec, parse_document, read_document
 from attacc.errors import DocumentError
+from attacc.files import name_as_text
 from attacc.models.architecture import AS_DOCUMENT
 from attacc.models.formats import (
     BF16,
@@ -135,6 +136,8 @@ _WIDE: Final = {
     "float32": FP16,
     "fp32": FP16,
     "float": FP16,
+    "float8_e4m3fn": FP8,
+    "float8_e5m2": FP8,
 }
 
 # Keys of a table about a quantisation that do not change the bytes of its weights.
@@ -149,7 +152,7 @@ _HARMLESS: Final = frozenset({
 })  # fmt: skip
 _SUSPICIOUS: Final = re.compile(
     "bit|group|layer|module|type|rank|codebook|spars|target|quant|scheme|format|block|overrid"
-    "|dynamic|config|weight|ignore|exclude|skip|expert|kv|algo|load_in|rotat|transform|outlier"
+    "|dynamic|config|weight|ignore|exclude|skip|expert|kv|algo|load_in|zero_point|rotat|transform|outlier"
 )
 _ABSENT: Final[tuple[object, ...]] = (None, False, "", [], {})
 _DENSE: Final = {"format": "dense"}
@@ -526,7 +529,7 @@ def _safe_regex(regex: str, where: str) -> str:
     excludes that a match takes exponential time.
 
     Raises:
-        DocumentError: it has more than characters, classes, alternatives and wildcards.
+        DocumentError: it has other things than characters, classes, alternatives and wildcards.
     """
     marks = _TOKEN.findall(regex)
     depth = quantified = 0
@@ -558,6 +561,7 @@ def _safe_regex(regex: str, where: str) -> str:
 _Count = Annotated[int, Field(ge=-1, le=2**20)]
 _Bits = Annotated[int, Field(ge=0, le=64)]
 _FractionalBits = Annotated[float, Field(ge=0, le=64)]
+_Side = Annotated[int, Field(gt=0, le=2**20)]
 _Patterns = tuple[str, ...] | None
 
 
@@ -572,7 +576,7 @@ class _Numbers(_Ignoring):
     type: str = "int"
     strategy: str | None = None
     group_size: _Count | None = None
-    block_structure: tuple[int, int] | None = None
+    block_structure: tuple[_Side, _Side] | None = None
     symmetric: bool = True
     scale_dtype: str | None = None
     actorder: str | bool | None = None
@@ -606,10 +610,9 @@ class _Statement(_Ignoring):
     q_group_size: _Count | None = None
     mode: str | None = None
     format: str | None = None
-    weight_block_size: tuple[int, int] | None = None
+    weight_block_size: tuple[_Side, _Side] | None = None
     scale_fmt: str | None = None
     zero_point: bool = True
-    has_zero_point: bool = False
     load_in_4bit: bool | None = None
     load_in_8bit: bool | None = None
     bnb_4bit_quant_type: str = "fp4"
@@ -696,7 +699,7 @@ def stated_formats(
         wide=wide,
         rules=_rules(merged, names, default),
         kv=_agreed_kv({r.where: r.kv for r in readings if r.kv is not None}, str(path)),
-        places=tuple(dict.fromkeys(places)),
+        places=tuple(dict.fromkeys(map(name_as_text, places))),
         notes=tuple(dict.fromkeys([*notes, *(note for r in readings for note in r.notes)])),
     )
 
@@ -706,6 +709,12 @@ def _wide_of(
 ) -> tuple[ElementFormat, list[str]]:
     """Return the format of what is not quantised, and a note where it was not taken as stated."""
     for part in (text, document):
+        stated = {key: part[key] for key in ("dtype", "torch_dtype") if part.get(key) is not None}
+        if len({str(value).removeprefix("torch.") for value in stated.values()}) > 1:
+            shown = " and ".join(f"{key} = {value!r:.40}" for key, value in stated.items())
+            raise DocumentError(
+                f"{shown} disagree", where=where, hint="correct one of them, or remove one"
+            )
         for key in ("dtype", "torch_dtype"):
             value = part.get(key)
             if value is None:
@@ -888,6 +897,9 @@ class _Reader:
                     continue
                 raise _not_read(key, value, self._where)
 
+    def _note(self, text: str) -> None:
+        self._found.notes.append(f"{name_as_text(self._where)}: {text}")
+
     # Choosing weights
 
     def _chosen(self, lists: Mapping[str, tuple[str, ...]]) -> set[_Key]:
@@ -897,8 +909,9 @@ class _Reader:
             keys, idle = self._names.chosen(patterns, f"{self._where}: {key}")
             found |= keys
             if idle:
-                shown = ", ".join(idle[:3]) + (", ..." if len(idle) > 3 else "")
-                self._found.notes.append(f"{key} names none of the weights by {shown}")
+                shown = ", ".join(f"{one!r:.80}" for one in idle[:3])
+                more = f" and {len(idle) - 3} others" if len(idle) > 3 else ""
+                self._note(f"{key} names none of the weights by {shown}{more}")
         return found
 
     def _give_default(
@@ -938,8 +951,6 @@ class _Reader:
             stored = FP8
         else:
             rows, columns = says.weight_block_size
-            if min(rows, columns) < 1:
-                raise _not_read("weight_block_size", [rows, columns], self._where)
             # DeepSeek-V4 stores its scales in the type that others only round them to.
             narrow = says.scale_fmt == "ue8m0" and any(
                 ".compressor." in name for _, name in self._names.weights
@@ -954,13 +965,16 @@ class _Reader:
             and (".compressor." in weight.name or weight.name.endswith(_KEPT_BY_SERVERS))
         }  # fmt: skip
         if kept - excluded:
-            self._found.notes.append(
+            self._note(
                 "projections of compressors and the weights_proj of indexers count as 16 bits, as "
                 "servers load them"
             )
         self._give_default(stored, is_plain, excluded | kept)
         if over:
-            self._overlay(self._chosen(says.patterns(*_OVER_LISTS)))
+            apart = says.patterns(*_OVER_LISTS)
+            if apart:
+                self._note(f"what {' and '.join(apart)} names keeps the form of {stored.name}")
+            self._overlay(self._chosen(apart))
 
     def _overlay(self, excluded: set[_Key]) -> None:
         """Give the formats that are stated besides, for some modules, to all but these."""
@@ -1052,14 +1066,14 @@ class _Reader:
             or self._method == _COMPRESSED
         )
         if not listed:
-            self._found.notes.append(
-                f"{self._where} lists no modules that keep 16 bits: all linear layers count as "
+            self._note(
+                "no list of modules that keep 16 bits: all linear layers count as "
                 f"{stored.name}, apart from the output head and routers"
             )
         if self._kimi:
             latent = {key for key in self._names.weights if key[1] in _LATENT}
             if latent - excluded:
-                self._found.notes.append(
+                self._note(
                     "the projections around the experts count as 16 bits, as servers load them"
                 )
             excluded = excluded | latent
@@ -1122,9 +1136,7 @@ class _Reader:
         says = self._says
         group = says.group_size if says.group_size is not None else says.q_group_size
         if group is None:
-            self._found.notes.append(
-                f"{self._where} states no group_size: {_GROUPED}, the tool's default"
-            )
+            self._note(f"no group_size: {_GROUPED}, the tool's default")
             return _GROUPED
         if group == 0:
             raise _not_read("group_size", group, self._where)
@@ -1215,7 +1227,7 @@ def _of_numbers(numbers: _Numbers, form: str | None, where: str) -> ElementForma
     elif numbers.type == "float" and bits == 4 and strategy in by_group:
         found = {16: NVFP4, 32: MXFP4}.get(group or 0)
     elif numbers.type == "float" and bits == 8:
-        if strategy == "block" and numbers.block_structure and min(numbers.block_structure) > 0:
+        if strategy == "block" and numbers.block_structure is not None:
             found = fp8_block(*numbers.block_structure)
         elif strategy in by_group and group == 32:
             found = MXFP8
