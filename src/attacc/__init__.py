@@ -4,6 +4,7 @@ The public face, ``import attacc as aa``. Names are loaded when they are first u
 
 - ``load_model``, ``load_system``, ``load_device``, ``presets``: what is modelled, by name, file or
   document.
+- ``describe``: what a model consists of, layer by layer, what it stores and computes.
 - ``Requests``: what is served.
 - ``Pricer``, ``Chunk``, ``Batches``: what a step costs on a system, and what fits.
 - ``compare``: systems with and without attention in memory, on one model and its requests.
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from attacc.study.accuracy import accuracy
     from attacc.study.claims.registry import check_claims as validate
     from attacc.study.compare import compare
+    from attacc.study.described import describe
     from attacc.study.papers.reproduce import reproduce_papers as reproduce
     from attacc.study.shipped import presets
     from attacc.system.batches import Batches, Chunk
@@ -58,6 +60,7 @@ __all__ = [
     "accuracy",
     "attach",
     "compare",
+    "describe",
     "load_device",
     "load_model",
     "load_system",
@@ -76,6 +79,7 @@ _PLACES: Final = {
     "accuracy": ("attacc.study.accuracy", "accuracy"),
     "attach": ("attacc.integrations.huggingface_attention", "attach"),
     "compare": ("attacc.study.compare", "compare"),
+    "describe": ("attacc.study.described", "describe"),
     "load_device": ("attacc.hardware.dram", "load_device"),
     "load_model": ("attacc.models.huggingface", "load_model"),
     "load_system": ("attacc.hardware.system", "load_system"),

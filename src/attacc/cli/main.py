@@ -27,6 +27,7 @@ from attacc.cli import (
     compare,
     generate,
     gpu,
+    model,
     presets,
     reproduce,
     trace,
@@ -147,6 +148,7 @@ def options(
 
 for _command in (
     compare.compare,
+    model.model,
     attention.attention,
     accuracy.accuracy,
     generate.generate,

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Final, cast
 
 from attacc.errors import DocumentError
-from attacc.models.architecture import AS_DOCUMENT, ModelSpec
+from attacc.models.architecture import AS_DOCUMENT
 
 _OUT: Final = f"{AS_DOCUMENT}, or remove the key if it has no effect on the model"
 
@@ -92,12 +92,12 @@ _SAME: Final = {
     ),
     "intermediate_size": ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner"),
 }
-"""Keys of other families that mean a size of `ModelSpec` or its feed-forward block."""
+"""Keys of other families that mean a size of a layer."""
 
 _ALIASES: Final = frozenset(key for keys in _SAME.values() for key in keys)
 CLASS_ENDS: Final = (
     r"(Config|(PreTrained)?Model|ForCausalLM|LMHeadModel|DoubleHeadsModel"
-    r"|For(Sequence|Token)Classification|ForQuestionAnswering)"
+    r"|For(Sequence|Token)Classification|ForQuestionAnswering|ForConditionalGeneration)"
 )
 _NO_MODEL: Final = re.compile("Tokenizer|Processor|FeatureExtractor")
 
@@ -139,25 +139,6 @@ def refuse_foreign_parts(
             where=where,
             hint=_OUT,
         )
-
-
-def refuse_other_sizes(
-    document: Mapping[str, object], model: ModelSpec, *, read: Collection[str], where: str
-) -> None:
-    """Refuse sizes that another family's keys state otherwise than the model as it was read.
-
-    Args:
-        document: the parsed ``config.json``.
-        model: what was read from it.
-        read: the keys that it was read from.
-        where: the file, for messages.
-
-    Raises:
-        DocumentError: names the first such key, its value and the size that was read.
-    """
-    sizes = dict(model) | {"intermediate_size": model.feed_forward.intermediate_size}
-    known = {field: {cast("int", sizes[field])} for field in _SAME}
-    refuse_sizes(document, known, family=model.family, read=read, where=where)
 
 
 def refuse_sizes(

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from attacc.documents import Spec
 from attacc.models.mixers import Size
 from attacc.models.weights import Part, Weight, linear, vector
+from attacc.units import MAX_SIZE
 
 
 class FeedForwardPart(Spec, ABC):
@@ -89,7 +90,7 @@ class Mixture(FeedForwardPart):
     activation: str = "silu"
     bias: bool = False
     router_bias: bool = False
-    shared_width: Annotated[int, Field(ge=0)] = 0
+    shared_width: Annotated[int, Field(ge=0, le=MAX_SIZE)] = 0
     shared_gate: bool = False
     dense: Dense | None = None
     latent: Size | None = None

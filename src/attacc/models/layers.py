@@ -15,6 +15,7 @@ from pydantic import Field
 from attacc.documents import PresetSpec, Spec
 from attacc.models.feedforward import AnyFeedForward
 from attacc.models.mixers import AnyMixer, Attention, LatentAttention, Size
+from attacc.models.precision import Precision
 from attacc.models.weights import Part, Weight, linear, vector
 from attacc.units import MAX_SIZE
 
@@ -123,6 +124,7 @@ class LayeredModel(PresetSpec):
         other: parameters outside the layers besides: the end of mixed residual streams.
         max_context: tokens the model was made for; recorded, not enforced.
         draft: layers for drafting, counted apart; None for none.
+        precision: element types, where no format of single weights is stated.
         vision_parameters: parameters of what sees pictures, counted apart; None where the model has
             nothing of the kind, or the file does not tell how large it is (then a note says so).
         notes: what was counted apart, is missing from the file, or was taken from elsewhere.
@@ -142,6 +144,7 @@ class LayeredModel(PresetSpec):
     other: _Parameters = 0
     max_context: Size | None = None
     draft: Draft | None = None
+    precision: Precision = Precision()
     vision_parameters: _Parameters | None = None
     notes: tuple[str, ...] = ()
 

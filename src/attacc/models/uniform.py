@@ -91,6 +91,9 @@ _ALIKE: Final = {
 def uniform(model: LayeredModel, precision: Precision) -> ModelSpec:
     """Return a model of equal layers of full attention, which is what is priced so far.
 
+    Up to the smallest window of its layers, attention is full: steps at longer contexts are refused
+    where they are priced.
+
     Args:
         model: a model of layers.
         precision: its element types.
@@ -106,8 +109,13 @@ def uniform(model: LayeredModel, precision: Precision) -> ModelSpec:
             hint="attacc model tells what it consists of; priced are models of equal layers with "
             "full attention",
         )
-    (layer,) = model.layers
+    layer = _without_window(model.layers[0])
     mixer, block = layer.mixer, layer.feed_forward
+    windows = [
+        one.mixer.window
+        for one in model.layers
+        if isinstance(one.mixer, Attention) and one.mixer.window is not None
+    ]
     assert isinstance(mixer, Attention)  # noqa: S101 - others are refused above
     assert isinstance(block, Dense | Mixture)  # noqa: S101
     activation = _ALIKE.get(block.activation, block.activation)
@@ -116,7 +124,7 @@ def uniform(model: LayeredModel, precision: Precision) -> ModelSpec:
         description=model.description,
         sources=model.sources,
         family=model.family,
-        layers=layer.repeat,
+        layers=model.layer_count,
         hidden_size=model.hidden_size,
         heads=mixer.heads,
         kv_heads=mixer.kv_heads,
@@ -139,19 +147,28 @@ def uniform(model: LayeredModel, precision: Precision) -> ModelSpec:
         biases=Biases(qkv=mixer.qkv_bias, out=mixer.out_bias, ffn=block.bias),
         parallel_residual=layer.parallel,
         max_context=model.max_context,
-        sliding_window=mixer.window,
+        sliding_window=min(windows, default=None),
         precision=precision,
     )
 
 
+def _without_window(layer: Layer) -> Layer:
+    """Return one such layer, with full attention in place of a window."""
+    changes: dict[str, object] = {"repeat": 1}
+    if isinstance(layer.mixer, Attention):
+        changes["mixer"] = layer.mixer.model_copy(update={"window": None})
+    return layer.model_copy(update=changes)
+
+
 def _not_priced(model: LayeredModel) -> Iterator[str]:
     """Yield what of a model is not priced, as the end of a sentence."""
-    kinds = list(dict.fromkeys(layer.kind for layer in model.layers))
+    alike = [_without_window(layer) for layer in model.layers]
+    kinds = list(dict.fromkeys(layer.kind for layer in alike))
     if len(kinds) > 1:
         yield f"has layers of several kinds ({', '.join(kinds)})"
-    if len(model.layers) > 1:
+    layer = alike[0]
+    if any(one != layer for one in alike):
         yield "has layers of different sizes"
-    layer, *_ = model.layers
     mixer, block = layer.mixer, layer.feed_forward
     if not isinstance(mixer, Attention) or not isinstance(block, Dense | Mixture):
         yield f"has layers of {layer.kind}"

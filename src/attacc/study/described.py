@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
+from attacc.models.architecture import ModelSpec
+from attacc.models.checkpoint import Checkpoint
+from attacc.models.formats import named_format
+from attacc.models.huggingface import load_layers
 from attacc.models.layers import Layer, LayeredModel
 from attacc.models.mixers import Stored
+from attacc.models.precision import kv_element
 from attacc.results import Result, flat
 
 CONTEXTS: Final = (1024, 32_768, 1_048_576)
@@ -128,7 +134,7 @@ class ModelDescription(Result):
 
 
 def describe_layers(
-    model: LayeredModel, *, kv: str, kv_bytes: float, weight_bytes: dict[str, float]
+    model: LayeredModel, *, kv: str, kv_bytes: float, weight_bytes: Mapping[str, float]
 ) -> ModelDescription:
     """Tell what a model of layers consists of, stores and costs.
 
@@ -188,3 +194,38 @@ def _decoding(layer: Layer, kv_bytes: float) -> Iterator[Decoding]:
         work = layer.mixer.decode_work(context, kv_bytes)
         ratio = work.flops / work.bytes if work.bytes else None
         yield Decoding(context, work.flops, work.bytes, ratio)
+
+
+def describe(
+    source: str | Path | Mapping[str, object] | ModelSpec, *, kv: str | None = None
+) -> ModelDescription:
+    """Tell what a model consists of: its layers by kind, its parameters, and what it stores.
+
+    Args:
+        source: a preset's name; a TOML document, of layers or of equal ones; a Hugging Face
+            ``config.json``, or a folder that holds one; a document as a mapping; or a model that is
+            loaded already.
+        kv: element type of keys and values; None for the stated one.
+
+    Raises:
+        UnknownNameError: there is no such preset, family or element type.
+        DocumentError: the file cannot be read, is malformed, or has a key that may change the
+            answer and that is not understood.
+    """
+    element = None if kv is None else kv_element(kv, where="kv")
+    found = load_layers(source, where="source")
+    if isinstance(found, Checkpoint):
+        stored = found.kv if element is None else named_format(element)
+        return describe_layers(
+            found.model,
+            kv=stored.name,
+            kv_bytes=stored.element_bytes,
+            weight_bytes=found.weight_bytes(),
+        )
+    own, weights = element or found.precision.kv, found.precision.weights
+    return describe_layers(
+        found,
+        kv=own,
+        kv_bytes=own.bytes,
+        weight_bytes={str(weights): found.parameters * weights.bytes},
+    )

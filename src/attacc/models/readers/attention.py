@@ -122,6 +122,8 @@ class Decoder(Family):
     """The name in listings."""
     norms: ClassVar[int] = 2
     """Norms of a layer."""
+    parallel: ClassVar[bool] = False
+    """Whether attention and feed-forward part read the same input."""
     norm_bias: ClassVar[bool] = False
     """Whether norms have biases."""
 
@@ -199,7 +201,10 @@ class Decoder(Family):
     def layer(self, number: int, window: Window) -> Layer:
         """Return a layer, by its number from 0 and its window."""
         return Layer(
-            mixer=self.mixer(window), feed_forward=self.feed_forward(number), norms=self.norms
+            mixer=self.mixer(window),
+            feed_forward=self.feed_forward(number),
+            norms=self.norms,
+            parallel=self.parallel,
         )
 
     def drafting(self) -> Draft | None:

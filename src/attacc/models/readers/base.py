@@ -109,7 +109,7 @@ def one_for_each(key: str, entries: Sequence[L], layers: int, *, more: int = 0) 
     if not layers <= len(entries) <= layers + more:
         raise ValueError(
             f"{key} has {len(entries)} entries, and the model {layers} layers: "
-            "give one entry per layer"
+            "give one entry per layer, or remove the key"
         )
     return entries[:layers]
 

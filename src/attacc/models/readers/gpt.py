@@ -102,6 +102,7 @@ class GPTJ(Family):
                 self.n_inner or 4 * self.n_embd, self.activation_function, bias=True
             ),
             norms=1,
+            parallel=True,
         )
         return model(
             family="gptj",
@@ -194,6 +195,7 @@ class GPTNeoX(Family):
             repeat=self.num_hidden_layers,
             mixer=_mha(self.hidden_size, self.num_attention_heads, bias=self.attention_bias),
             feed_forward=_plain(self.intermediate_size, self.hidden_act, bias=True),
+            parallel=self.use_parallel_residual,
         )
         return model(
             family="gpt_neox",
@@ -356,6 +358,7 @@ class Falcon(_TwoNames):
                 self.ffn_hidden_size or 4 * self._hidden, self.activation, bias=bias
             ),
             norms=norms,
+            parallel=bool(self.parallel_attn),
         )
 
     def described(self, *, tied: bool) -> LayeredModel:

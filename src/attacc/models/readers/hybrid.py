@@ -575,7 +575,7 @@ class KimiLayers(Spec):
     head_dim: Size
     short_conv_kernel_size: Size = 4
     use_full_rank_gate: bool = False
-    gate_lower_bound: float | None = None
+    gate_lower_bound: Annotated[float, Field(ge=-1e6, le=1e6)] | None = None
 
 
 class KimiLinear(Latent):

@@ -333,7 +333,7 @@ class GlmMoeDsa(DeepSeekV32):
     indexer_types: tuple[Indexing, ...] | None = None
     index_topk_pattern: str | tuple[Indexing, ...] | None = None
     index_topk_freq: _Count | None = None
-    index_skip_topk_offset: int | None = None
+    index_skip_topk_offset: Annotated[int, Field(ge=-MAX_SIZE, le=MAX_SIZE)] | None = None
 
     def _by_pattern(self) -> Sequence[Indexing] | None:
         """Return what the pattern says of each layer; None without one."""
@@ -447,7 +447,7 @@ class DeepSeekV4(Family):
     o_groups: Size
     o_lora_rank: Size
     sliding_window: Size
-    compress_ratios: tuple[int, ...] | None = None
+    compress_ratios: tuple[_Count, ...] | None = None
     layer_types: (
         tuple[
             Literal[
@@ -459,7 +459,7 @@ class DeepSeekV4(Family):
         ]
         | None
     ) = None
-    compress_rates: dict[str, int] | None = None
+    compress_rates: dict[str, _Count] | None = None
     index_n_heads: Size
     index_head_dim: Size
     index_topk: Size

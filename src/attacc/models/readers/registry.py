@@ -16,8 +16,9 @@ from attacc.models.architecture import AS_DOCUMENT
 from attacc.models.contradictions import CLASS_ENDS, refuse_foreign_parts, refuse_sizes
 from attacc.models.layers import LayeredModel
 from attacc.models.mixers import Attention, CompressedAttention, LatentAttention
-from attacc.models.quantization import QUANTIZATION_KEYS
 from attacc.models.readers.base import HARMLESS, Document, Family, Wrapper
+from attacc.models.readers.vision import vision_parameters
+from attacc.models.stored import QUANTIZATION_KEYS
 
 _MODULES: Final = ("gpt", "dense", "experts", "latent", "hybrid")
 TEXT: Final = "text_config"
@@ -29,7 +30,8 @@ class LanguagePart:
     """The language part of a file, and who reads it.
 
     Attributes:
-        family: its model type.
+        kind: model type of the whole file.
+        family: model type of the language part.
         reader: the family's reader.
         document: the keys of the language part: the file itself, or its ``text_config``.
         top: the file.
@@ -37,6 +39,7 @@ class LanguagePart:
         where: the place of the language part, for messages.
     """
 
+    kind: str
     family: str
     reader: type[Family]
     document: Document
@@ -79,7 +82,7 @@ def language_part(document: Document, where: str) -> LanguagePart:
     if name is None:
         raise DocumentError(
             "missing key 'model_type', and architectures names no class that is known",
-            where=where,
+            where=f"{where}: model_type",
             hint=AS_DOCUMENT,
         )
     if name in wrappers():
@@ -96,7 +99,7 @@ def language_part(document: Document, where: str) -> LanguagePart:
             raise UnknownNameError(
                 "language part", str(own), wrapper.families, where=f"{place}.model_type"
             )
-        return LanguagePart(str(own), families()[str(own)], text, document, wrapper, place)
+        return LanguagePart(name, str(own), families()[str(own)], text, document, wrapper, place)
     if name not in families():
         raise UnknownNameError(
             "model family",
@@ -107,7 +110,7 @@ def language_part(document: Document, where: str) -> LanguagePart:
             hint=f"{AS_DOCUMENT}; the families that are read from a config.json are "
             + ", ".join(sorted({*families(), *wrappers()})),
         )
-    return LanguagePart(name, families()[name], document, document, None, where)
+    return LanguagePart(name, name, families()[name], document, document, None, where)
 
 
 def _by_class(document: Document) -> str | None:
@@ -163,13 +166,16 @@ def read_layers(document: Document, path: Path) -> LayeredModel:
     config = parse_document(reader, part.document, where=part.where)
     model = config.described(tied=_tied(part))
     refuse_sizes(part.document, _sizes(model), family=part.family, read=read, where=part.where)
-    vision = part.wrapper is not None and any(part.top.get(k) for k in part.wrapper.vision_keys)
-    notes = list(model.notes)
-    if vision and model.vision_parameters is None:
-        notes.append("what sees pictures is not counted")
-    elif part.wrapper is not None and not vision:
-        notes.append("the file does not say how large what sees pictures is: it is not counted")
-    return model.model_copy(update={"family": part.family, "notes": tuple(notes)})
+    vision, notes = None, list(model.notes)
+    if part.wrapper is not None:
+        vision = vision_parameters(part.kind, part.top, str(path))
+        if vision is None and any(part.top.get(key) for key in part.wrapper.vision_keys):
+            notes.append("the part that sees pictures is not counted")
+        elif vision is None:
+            notes.append("the part that sees pictures is not counted: the file has no sizes of it")
+    return model.model_copy(
+        update={"family": part.family, "vision_parameters": vision, "notes": tuple(notes)}
+    )
 
 
 def _classes_of(part: LanguagePart) -> tuple[str, ...]:
