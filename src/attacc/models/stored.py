@@ -5,14 +5,12 @@ part, or in a file beside it. Every place that is known is looked into. What is 
 either read, or refused by file, key and value. Nothing counts as 16 bits because it was not
 understood.
 
-Checkpoints name modules in their own ways. One table (`_BLOCKS`, `_LEAVES`) has the spellings of
-each name of `attacc.models.weights`; lists of modules are matched against all of them. The meaning
-of the forms follows reference/model-architectures.md, section 5.
+Which weights a list of modules means is told by `attacc.models.module_names`. The meaning of the
+forms follows reference/model-architectures.md, section 5.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -47,10 +45,10 @@ from attacc.models.formats import (
     gptq,
     int_groups,
     is_plain,
-    may_be_narrow,
     mlx,
 )
 from attacc.models.layers import LayeredModel
+from attacc.models.module_names import MLX_EXPERTS, OUT, Key, Names
 from attacc.models.weights import Part, Weight
 
 _TABLES: Final = ("quantization_config", "compression_config", "quantization")
@@ -83,10 +81,6 @@ _REFUSED: Final = ("quip_params", "load_in_4bit", "load_in_8bit", "sparsity_conf
 QUANTIZATION_KEYS: Final = frozenset((*_TABLES, *_FLAT, *_FLAT_BESIDE, *_REFUSED, _EXPERTS_KEY))
 """The keys of a ``config.json``, or of its language part, that are read or refused here."""
 
-_OUT: Final = (
-    f"{AS_DOCUMENT}, or remove the statement and give the types in the precision of the study "
-    "(--weights, --kv)"
-)
 _MLX: Final = "mlx"
 _FP8_METHODS: Final = ("fp8", "fbgemm_fp8")
 _COMPRESSED: Final = "compressed-tensors"
@@ -168,395 +162,6 @@ _NESTED: Final = "hf_quant_config.json"
 _RECIPES: Final = ("recipe.yaml", "recipe.yml")
 _OTHER_FILE: Final = re.compile(r".*quant.*\.(json|ya?ml)", re.IGNORECASE)
 
-# --- Names ----------------------------------------------------------------------------------------
-
-_MIXERS: Final = ("self_attn", "attn", "self_attention", "attention", "mixer")
-_FEED_FORWARD: Final = ("mlp", "ffn", "feed_forward", "block_sparse_moe", "moe", "mixer")
-_BLOCKS: Final[Mapping[str, tuple[str, ...]]] = {
-    "self_attn": _MIXERS,
-    "attn": _MIXERS,
-    "linear_attn": ("linear_attn",),
-    "mixer": ("mixer", "mamba"),
-    "mlp": _FEED_FORWARD,
-}
-"""First part of a weight's name -> how checkpoints spell it."""
-_LEAVES: Final[Mapping[str, tuple[str, ...]]] = {
-    "gate_proj": ("gate_proj", "w1", "gate_up_proj"),
-    "up_proj": ("up_proj", "w3", "gate_up_proj", "fc1", "c_fc", "dense_h_to_4h", "fc_in"),
-    "down_proj": ("down_proj", "w2", "fc2", "c_proj", "dense_4h_to_h", "fc_out"),
-    "gate": ("gate", "router", "router.proj", "router.layer", "gate.wg"),
-    "q_proj": ("q_proj", "qkv_proj", "query_key_value", "c_attn", "wq", "W_pack"),
-    "k_proj": ("k_proj", "qkv_proj", "query_key_value", "c_attn", "wk", "W_pack"),
-    "v_proj": ("v_proj", "qkv_proj", "query_key_value", "c_attn", "wv", "W_pack"),
-    "o_proj": ("o_proj", "out_proj", "dense", "c_proj", "wo"),
-    "q_a_proj": ("q_a_proj", "fused_qkv_a_proj_with_mqa", "wq_a"),
-    "q_b_proj": ("q_b_proj", "wq_b"),
-    "kv_a_proj_with_mqa": ("kv_a_proj_with_mqa", "fused_qkv_a_proj_with_mqa", "wkv_a"),
-    "kv_b_proj": ("kv_b_proj", "wkv_b"),
-    # GLM's lists lack ".weight" in the middle of this one.
-    "indexer.weights_proj": ("indexer.weights_proj", "indexers_proj"),
-    "wq_a": ("wq_a", "q_a_proj"),
-    "wq_b": ("wq_b", "q_b_proj"),
-    "wkv": ("wkv", "kv_proj"),
-    "wo_a": ("wo_a", "o_a_proj"),
-    "wo_b": ("wo_b", "o_b_proj"),
-    "in_proj_qkv": ("in_proj_qkv", "in_proj_qkvz"),
-    "in_proj_z": ("in_proj_z", "in_proj_qkvz"),
-    "in_proj_b": ("in_proj_b", "in_proj_ba"),
-    "in_proj_a": ("in_proj_a", "in_proj_ba"),
-    "latent_in": ("latent_in", "fc1_latent_proj"),
-    "latent_out": ("latent_out", "fc2_latent_proj"),
-}
-"""The rest of a weight's name -> how checkpoints spell it."""
-_EXPERTS: Final = ("experts.0", "experts")
-"""The experts of a layer: each by a number, for which 0 stands here, or all in one tensor."""
-_MLX_EXPERTS: Final = "mlp.switch_mlp"
-"""MLX's name of all experts of a layer in one tensor."""
-_SHARED: Final = ("shared_experts", "shared_expert", "share_expert")
-_JOINED: Final[Mapping[str, str]] = {
-    "gate_up_proj": "gate_up",
-    "qkv_proj": "qkv",
-    "query_key_value": "query_key",
-    "c_attn": "c_attn",
-    "W_pack": "W_pack",
-    "fused_qkv_a_proj_with_mqa": "qkv",
-    "in_proj_qkvz": "qkvz",
-    "in_proj_ba": "in_proj_ba",
-}
-"""Spellings of several weights in one tensor -> what a pattern must contain to mean them: a pattern
-for "gate" does not mean the matrix beside it."""
-_KDA: Final[Mapping[str, tuple[str, ...]]] = {
-    "in_proj_qkv": ("q_proj", "k_proj", "v_proj"),
-    "in_proj_z": ("g_proj",),
-    "in_proj_b": ("b_proj",),
-    "out_proj": ("o_proj",),
-}
-"""Kimi's names of the matrices of its delta attention, which it calls self_attn as well."""
-_KDA_MARK: Final = "linear_attn.f_a_proj"
-_OUTSIDE: Final[Mapping[str, tuple[str, ...]]] = {
-    "lm_head": (
-        "lm_head", "language_model.lm_head", "model.lm_head", "head", "output", "embed_out",
-    ),
-    EMBEDDING: (
-        "model.embed_tokens", "embed_tokens", "language_model.model.embed_tokens",
-        "model.language_model.embed_tokens", "embed", "model.embed", "backbone.embeddings",
-        "transformer.wte", "wte", "word_embeddings",
-    ),
-}  # fmt: skip
-_PREFIXES: Final = (
-    "model.layers.",
-    "layers.",
-    "language_model.model.layers.",
-    "model.language_model.layers.",
-    "backbone.layers.",
-)
-_IN_LAYER: Final = re.compile(
-    r"(?:(?:model|language_model|text_model|transformer|decoder|backbone|gpt_neox)\.)*"
-    r"(?:layers|h|blocks)\.(?:(\d{1,6})|\*)(?:\.(.*))?"
-)
-_NUMBERED: Final = re.compile(r"(?:layers|h|blocks)\\?\.(\d{1,6})(?!\d)")
-_EXPERT_NUMBER: Final = re.compile(r"(?<=experts\.)\d{1,6}(?=\.|$)")
-_ELSEWHERE: Final = re.compile(
-    r"visual|vision|vit\b|projector|patch_m|patch_e|embed_vision|embed_audio|audio|image|speech"
-    r"|mtp|nextn|eagle|draft|eh_proj|enorm|hnorm|shared_head|mm_"
-)
-"""Names of parts that are counted apart: of pictures and sound, and of layers for drafting."""
-_NOT_LINEAR: Final = re.compile(
-    r"(.*[._])?(\w*norm\w*|ln_\w+|bias|\w*_bias|conv1d|\w+_conv|A_log|D|sinks?|attn_sink|ape|scale"
-    r"|rotary_emb|inv_freq|act_fn|e_score_correction\w*|wpe|embed_positions|position_embeddings)"
-)
-"""Names of what is no linear layer, and is not quantised anyway."""
-_MOST_DRAFT_LAYERS: Final = 16
-_MOST_CHARACTERS: Final = 500
-_TOKEN: Final = re.compile(r"\\[dw.\-/]|\[\^?[\w.\-\\]+\]|\(\?:|[\w\-/:,]|[()|^$]|\.\*|\.\+|[.+*?]")
-_QUANTIFIED: Final = ("\\d", "\\w", ".")
-_MOST_QUANTIFIED: Final = 3
-_PLAIN_REGEX: Final = re.compile(r"\^?(?:[\w\-]|\\[.\-]|\.\*|\.(?![*+?]))*\$?")
-
-_Key = tuple[int | None, str]
-_Test = Callable[[str], bool]
-
-
-def _spellings(weights: Iterable[Weight]) -> list[tuple[str, str, str | None]]:
-    """Return how the weights of a layer are spelt, whose they are, and which share of it it is."""
-    names = [weight.name for weight in weights]
-    found: list[tuple[str, str, str | None]] = []
-    for name in names:
-        block, _, rest = name.partition(".")
-        start, _, leaf = rest.rpartition(".")
-        blocks = _BLOCKS.get(block, (block,))
-        if start == "experts.*":
-            rests = [f"{one}.{last}" for one in _EXPERTS for last in _LEAVES.get(leaf, (leaf,))]
-        elif start == "shared_experts":
-            rests = [f"{one}.{last}" for one in _SHARED for last in _LEAVES.get(leaf, (leaf,))]
-        else:
-            rests = list(_LEAVES.get(rest, (rest,)))
-        found += [(f"{one}.{last}", name, None) for one in blocks for last in rests]
-        if start == "experts.*" or rest == "gate":
-            # Gemma has its experts and their router beside the block, and not inside.
-            found += [(last, name, None) for last in rests]
-        if block == "linear_attn" and _KDA_MARK in names:
-            shares = _KDA.get(rest, (rest,))
-            found += [
-                (f"{one}.{share}", name, share if len(shares) > 1 else None)
-                for one in ("self_attn", "linear_attn")
-                for share in shares
-            ]
-    return found
-
-
-class _Names:
-    """The weights of a model that may be quantised, found by the names of checkpoints."""
-
-    def __init__(self, model: LayeredModel) -> None:
-        self.weights: dict[_Key, Weight] = {
-            (None, weight.name): weight for weight in model.outside() if may_be_narrow(weight)
-        }
-        self._kinds: list[list[tuple[str, str, str | None]]] = []
-        self._kind_of: list[int] = []
-        self._found: dict[tuple[int, str], tuple[tuple[str, str | None], ...]] = {}
-        for first, layer in model.each_layer():
-            weights = [weight for weight in model.of_layer(layer) if weight.linear]
-            for number in range(first, first + layer.repeat):
-                self.weights |= {(number, weight.name): weight for weight in weights}
-            spelt = _spellings(weights)
-            if spelt not in self._kinds:
-                self._kinds.append(spelt)
-            self._kind_of += [self._kinds.index(spelt)] * layer.repeat
-
-    @property
-    def layers(self) -> int:
-        """All layers."""
-        return len(self._kind_of)
-
-    def chosen(self, patterns: Iterable[str], where: str) -> tuple[set[_Key], list[str]]:
-        """Return the weights that some patterns name, and those patterns that name none.
-
-        Raises:
-            DocumentError: a pattern is not understood, names weights of a layer that are not
-                known, or patterns name a share of matrices that have one format here.
-        """
-        shares: dict[_Key, set[str] | None] = {}
-        idle: list[str] = []
-        for pattern in patterns:
-            found = self._named(pattern, where)
-            if not found and not self._is_known(pattern, where):
-                idle.append(pattern)
-            for key, share in found:
-                if share is None:
-                    shares[key] = None
-                elif (so_far := shares.setdefault(key, set())) is not None:
-                    so_far.add(share)
-        for (layer, name), some in shares.items():
-            if some is None:
-                continue
-            whole = self.weights[layer, name].count
-            whole = len(_KDA["in_proj_qkv"]) if whole == 1 and not _is_number(some) else whole
-            if len(some) < whole:
-                raise DocumentError(
-                    f"names {len(some)} of the {whole} matrices of {name} in layer {layer} "
-                    f"({', '.join(sorted(some)[:3])}), which have one format here",
-                    where=where,
-                    hint=_OUT,
-                )
-        return set(shares), idle
-
-    def _named(self, pattern: str, where: str) -> list[tuple[_Key, str | None]]:
-        """Return the weights that one pattern names, each with the share of it."""
-        if len(pattern) > _MOST_CHARACTERS:
-            raise DocumentError(f"names {pattern!r:.80}, which is no name", where=where, hint=_OUT)
-        text = pattern.strip().removesuffix(".weight")
-        if text.startswith("re:"):
-            return self._by_regex(text.removeprefix("re:"), where)
-        return self._by_name(text)
-
-    def _by_regex(self, regex: str, where: str) -> list[tuple[_Key, str | None]]:
-        if _PLAIN_REGEX.fullmatch(regex):
-            return self._by_name(_as_glob(regex))
-        test = re.compile(_safe_regex(regex, where)).match
-        same = regex.startswith(".*") and not re.search(r"[0-9\[]|\\d(?!\+)", regex)
-        return self._everywhere(lambda name: test(name) is not None, f"*{regex}", same=same)
-
-    def _by_name(self, text: str) -> list[tuple[_Key, str | None]]:
-        if inside := _IN_LAYER.fullmatch(text):
-            number, rest = inside.groups()
-            if number is not None and int(number) >= self.layers:
-                return []
-            layers = range(self.layers) if number is None else (int(number),)
-            return [
-                ((layer, name), share)
-                for layer in layers
-                for name, share in self._in_kind(self._kind_of[layer], rest or "*")
-            ]
-        outside: list[tuple[_Key, str | None]] = []
-        if not _has_wildcard(text):
-            outside = [(key, None) for key in self._outside(lambda name: name == text)]
-            return outside + [
-                ((layer, name), share)
-                for layer, kind in enumerate(self._kind_of)
-                for name, share in self._in_kind(kind, text, anywhere=True)
-            ]
-        return self._everywhere(
-            _glob(text), text, same=text.startswith("*") and not re.search(r"[0-9\[?]", text)
-        )
-
-    def _outside(self, test: _Test) -> Iterator[_Key]:
-        for layer, name in self.weights:
-            if layer is None and any(test(one) for one in _OUTSIDE.get(name, (name,))):
-                yield None, name
-
-    def _meant(self, kind: int, text: str) -> Iterator[tuple[str, str, str | None]]:
-        """Yield the spellings of a kind of layer that a pattern may mean."""
-        for entry in self._kinds[kind]:
-            joined = _JOINED.get(entry[0].rpartition(".")[2])
-            if joined is None or joined in text:
-                yield entry
-
-    def _everywhere(self, test: _Test, text: str, *, same: bool) -> list[tuple[_Key, str | None]]:
-        """Return all whose whole name meets a test.
-
-        Args:
-            test: of a name.
-            text: the pattern that it tests for.
-            same: the test does not look at prefixes and at numbers of layers.
-        """
-        found: list[tuple[_Key, str | None]] = [(key, None) for key in self._outside(test)]
-        prefixes = _PREFIXES[:1] if same else _PREFIXES
-        known: dict[int, list[tuple[str, str | None]]] = {}
-        for layer, kind in enumerate(self._kind_of):
-            starts = [f"{prefix}{layer}" for prefix in prefixes]
-            starts = [one for one in starts if _fits(f"{one}.", text)]
-            if kind not in known or not same:
-                known[kind] = [
-                    (name, share)
-                    for spelling, name, share in self._meant(kind, text)
-                    if any(test(f"{start}.{spelling}") for start in starts)
-                ]
-            found += [((layer, name), share) for name, share in known[kind]]
-        return found
-
-    def _in_kind(
-        self, kind: int, rest: str, *, anywhere: bool = False
-    ) -> list[tuple[str, str | None]]:
-        """Return the weights of a kind of layer that the rest of a name means.
-
-        Args:
-            kind: of layer.
-            rest: of the name, behind the number of the layer.
-            anywhere: the rest may be a part in the middle of a name.
-        """
-        number = _EXPERT_NUMBER.search(rest)
-        if number is not None:
-            rest = _EXPERT_NUMBER.sub("0", rest)
-        place = (kind, f".{rest}" if anywhere else rest)
-        if place not in self._found:
-            if _has_wildcard(rest):
-                test = _glob(rest)
-            elif anywhere:
-                test: _Test = lambda name: f".{rest}." in f".{name}."  # noqa: E731
-            else:
-                test = lambda name: name == rest or name.startswith(f"{rest}.")  # noqa: E731
-            self._found[place] = tuple(
-                (name, share) for spelling, name, share in self._meant(kind, rest) if test(spelling)
-            )
-        if number is None:
-            return list(self._found[place])
-        return [(name, number.group()) for name, _ in self._found[place]]
-
-    def _is_known(self, pattern: str, where: str) -> bool:
-        """Say whether a pattern that names none of the weights has a reason for it.
-
-        Raises:
-            DocumentError: it names weights of a layer, and they are not known.
-        """
-        text = pattern.strip().removesuffix(".weight").removeprefix("re:")
-        if _ELSEWHERE.search(text) or _NOT_LINEAR.fullmatch(text.rstrip("*.$")):
-            return True
-        if any(text in spellings for spellings in _OUTSIDE.values()):
-            return True  # a tied output head
-        if _has_wildcard(text) and "layers" not in text:
-            return False
-        number = _NUMBERED.search(text)
-        if number is None:
-            return False
-        layer = int(number.group(1))
-        if self.layers <= layer < self.layers + _MOST_DRAFT_LAYERS:
-            return True
-        inside = _IN_LAYER.fullmatch(text)
-        rest = inside.group(2) if inside else None
-        kinds = range(len(self._kinds)) if layer < self.layers and rest else ()
-        if any(self._in_kind(kind, rest or "") for kind in kinds):
-            return False
-        raise DocumentError(
-            f"names {pattern!r}, which is none of the weights of the model of {self.layers} layers",
-            where=where,
-            hint=f"correct the name, or {AS_DOCUMENT}",
-        )
-
-
-def _is_number(shares: set[str]) -> bool:
-    return all(share.isdigit() for share in shares)
-
-
-def _has_wildcard(text: str) -> bool:
-    return any(mark in text for mark in "*?[")
-
-
-def _fits(start: str, text: str) -> bool:
-    """Say whether names that start so may be meant by a pattern with stars."""
-    literal = re.split(r"[*?\[]", text, maxsplit=1)[0]
-    return start.startswith(literal) or literal.startswith(start)
-
-
-def _glob(text: str) -> _Test:
-    """Return the test whether a name, or a module around it, is meant by a pattern with stars."""
-    own = re.compile(fnmatch.translate(text))
-    around = re.compile(fnmatch.translate(f"{text}.*"))
-    return lambda name: own.match(name) is not None or around.match(name) is not None
-
-
-def _as_glob(regex: str) -> str:
-    """Return a regular expression of literal characters and ``.*`` as a pattern with stars."""
-    end = "" if regex.endswith(("$", ".*")) else "*"
-    text = regex.removeprefix("^").removesuffix("$").replace(".*", "*").replace("\\.", "\0")
-    return text.replace(".", "?").replace("\0", ".").replace("\\-", "-") + end
-
-
-def _safe_regex(regex: str, where: str) -> str:
-    """Return an equal regular expression that takes little time on any name.
-
-    Wildcards outside of parentheses are satisfied by the first match of what follows, which
-    excludes that a match takes exponential time.
-
-    Raises:
-        DocumentError: it has other things than characters, classes, alternatives and wildcards.
-    """
-    marks = _TOKEN.findall(regex)
-    depth = quantified = 0
-    pieces, piece, fault = list[str](), "", "".join(marks) != regex
-    for before, mark in zip(["", *marks], marks, strict=False):
-        depth += mark.startswith("(") - (mark == ")")
-        if mark in ("+", "*", ".+"):
-            quantified += 1
-            fault |= mark != ".+" and before not in _QUANTIFIED and not before.startswith("[")
-        fault |= depth < 0 or (mark == ".*" and depth > 0) or (mark == "|" and depth == 0)
-        fault |= mark == "?" and before in ("", "*", "+", "?", ".*", ".+", "(", "|")
-        if mark == ".*":
-            pieces.append(piece)
-            piece = ""
-        else:
-            piece += mark
-    pieces.append(piece)
-    if fault or depth or quantified > _MOST_QUANTIFIED:
-        raise DocumentError(
-            f"names modules by {'re:' + regex!r:.80}, a regular expression that is not read",
-            where=where,
-            hint=f"use names, * and alternatives in parentheses, or {AS_DOCUMENT}",
-        )
-    return pieces[0] + "".join(f"(?>.*?{one})" for one in pieces[1:] if one)
-
-
-# --- Statements -----------------------------------------------------------------------------------
 
 _Count = Annotated[int, Field(ge=-1, le=2**20)]
 _Bits = Annotated[int, Field(ge=0, le=64)]
@@ -651,11 +256,11 @@ class _Reading:
     """
 
     where: str
-    formats: dict[_Key, ElementFormat | None] = field(
-        default_factory=dict[_Key, ElementFormat | None]
+    formats: dict[Key, ElementFormat | None] = field(
+        default_factory=dict[Key, ElementFormat | None]
     )
     default: ElementFormat | None = None
-    named: set[_Key] = field(default_factory=set[_Key])
+    named: set[Key] = field(default_factory=set[Key])
     kv: ElementFormat | None = None
     notes: list[str] = field(default_factory=list[str])
 
@@ -679,7 +284,7 @@ def stated_formats(
         DocumentError: a quantisation that is not read, names that are not known, or two statements
             that disagree.
     """
-    names = _Names(model)
+    names = Names(model)
     wide, notes = _wide_of(document, text_document, str(path))
     kimi = "kimi" in str(text_document.get("model_type", "")).lower()
     readings = [
@@ -790,7 +395,7 @@ def _table(value: object, where: str) -> dict[str, object]:
         raise DocumentError(
             f"should be a table that states a quantisation, not {value!r:.80}",
             where=where,
-            hint=_OUT,
+            hint=OUT,
         )
     return cast(dict[str, object], value)
 
@@ -808,7 +413,7 @@ def _not_read(key: str, value: object, where: str) -> DocumentError:
     return DocumentError(
         f"{key} = {value!r:.80} is not read, and may change what the weights take",
         where=where,
-        hint=_OUT,
+        hint=OUT,
     )
 
 
@@ -825,7 +430,7 @@ class _Reader:
 
     def __init__(
         self,
-        names: _Names,
+        names: Names,
         where: str,
         table: dict[str, object],
         method: str | None,
@@ -873,14 +478,14 @@ class _Reader:
                     else f"quant_method = {method!r} without quant_algo or config_groups"
                 )
                 raise DocumentError(
-                    f"{wanted}: the weights' type is not stated", where=self._where, hint=_OUT
+                    f"{wanted}: the weights' type is not stated", where=self._where, hint=OUT
                 )
         else:
             raise DocumentError(
                 f"quantization method quant_method = {method!r:.80} is not supported: choose from "
                 f"{', '.join(_METHODS)}",
                 where=self._where,
-                hint=_OUT,
+                hint=OUT,
             )
         return self._found
 
@@ -902,9 +507,9 @@ class _Reader:
 
     # Choosing weights
 
-    def _chosen(self, lists: Mapping[str, tuple[str, ...]]) -> set[_Key]:
+    def _chosen(self, lists: Mapping[str, tuple[str, ...]]) -> set[Key]:
         """Return the weights that lists of modules name; what they name in vain is noted."""
-        found: set[_Key] = set()
+        found: set[Key] = set()
         for key, patterns in lists.items():
             keys, idle = self._names.chosen(patterns, f"{self._where}: {key}")
             found |= keys
@@ -918,7 +523,7 @@ class _Reader:
         self,
         stored: ElementFormat,
         covers: Callable[[Weight], bool],
-        excluded: set[_Key] | None = None,
+        excluded: set[Key] | None = None,
     ) -> None:
         """Give a format to all weights of a kind, and the wide one to all others."""
         if excluded is None:
@@ -928,7 +533,7 @@ class _Reader:
             narrow = covers(weight) and key not in excluded
             self._found.formats[key] = stored if narrow else None
 
-    def _give(self, keys: Iterable[_Key], stored: ElementFormat | None, place: str) -> None:
+    def _give(self, keys: Iterable[Key], stored: ElementFormat | None, place: str) -> None:
         """Give a format to weights that are named.
 
         Raises:
@@ -976,7 +581,7 @@ class _Reader:
                 self._note(f"what {' and '.join(apart)} names keeps the form of {stored.name}")
             self._overlay(self._chosen(apart))
 
-    def _overlay(self, excluded: set[_Key]) -> None:
+    def _overlay(self, excluded: set[Key]) -> None:
         """Give the formats that are stated besides, for some modules, to all but these."""
         says = self._says
         if says.moe_quant_algo is not None:
@@ -992,11 +597,11 @@ class _Reader:
             else:
                 self._give(self._chosen({"targets": group.targets or ()}), stored, place)
 
-    def _experts(self) -> set[_Key]:
+    def _experts(self) -> set[Key]:
         weights = self._names.weights.items()
         return {key for key, weight in weights if weight.part is Part.EXPERTS}
 
-    def _give_quantized_layers(self, excluded: set[_Key]) -> None:
+    def _give_quantized_layers(self, excluded: set[Key]) -> None:
         by_format: dict[tuple[str | None, int | None], list[str]] = {}
         for name, own in (self._says.quantized_layers or {}).items():
             by_format.setdefault((own.quant_algo, own.group_size), []).append(name)
@@ -1004,7 +609,7 @@ class _Reader:
             place = f"{self._where}: quantized_layers"
             if algorithm is None:
                 raise DocumentError(
-                    f"states no quant_algo of {patterns[0]!r:.80}", where=place, hint=_OUT
+                    f"states no quant_algo of {patterns[0]!r:.80}", where=place, hint=OUT
                 )
             stored = _of_algorithm(algorithm, group, place)
             keys = self._chosen({"quantized_layers": tuple(patterns)})
@@ -1019,7 +624,7 @@ class _Reader:
                         f"targets name {target!r:.80}, which is a class that is not known: choose "
                         f"{_LINEAR!r}, or names of modules",
                         where=place,
-                        hint=_OUT,
+                        hint=OUT,
                     )
             form = group.format or self._says.format
             numbers = group.weights
@@ -1053,10 +658,10 @@ class _Reader:
                 f"quant_algo = {says.quant_algo!r} without quantized_layers: the weights' type is "
                 "not stated",
                 where=self._where,
-                hint=_OUT,
+                hint=OUT,
             )
 
-    def _give_described(self, stored: ElementFormat | None, excluded: set[_Key]) -> None:
+    def _give_described(self, stored: ElementFormat | None, excluded: set[Key]) -> None:
         """Give the format of all linear layers; lists tell whether the output head is one."""
         says = self._says
         if stored is None:
@@ -1127,7 +732,7 @@ class _Reader:
                 f"quantization method {self._method!r}{given} is not supported: choose bits from "
                 f"{', '.join(map(str, known))}",
                 where=self._where,
-                hint=_OUT,
+                hint=OUT,
             )
         return int(bits)
 
@@ -1152,7 +757,7 @@ class _Reader:
                 f"{bool(eight)} and bnb_4bit_quant_type = {says.bnb_4bit_quant_type!r:.40} is not "
                 "supported: choose 4 bits of nf4 or fp4, or 8 bits",
                 where=self._where,
-                hint=_OUT,
+                hint=OUT,
             )
         narrow = NF4_DOUBLE if says.bnb_4bit_use_double_quant else NF4
         self._give_default(LLM_INT8 if eight else narrow, is_plain)
@@ -1166,7 +771,7 @@ class _Reader:
             if "." not in name and name not in ("lm_head", EMBEDDING):
                 continue
             place = f"{where}: {name}"
-            keys = self._chosen({name: (name.replace(_MLX_EXPERTS, "mlp.experts"),)})
+            keys = self._chosen({name: (name.replace(MLX_EXPERTS, "mlp.experts"),)})
             if own is False:
                 self._give(keys, None, place)
             elif own is not True:
@@ -1199,14 +804,14 @@ def _of_algorithm(algorithm: str, group: int | None, where: str) -> ElementForma
         raise DocumentError(
             f"quant_algo = {algorithm!r:.80} is not supported: choose from {known}",
             where=where,
-            hint=_OUT,
+            hint=OUT,
         )
     stored = _ALGORITHMS[algorithm]
     if group and stored.group is not None and group != stored.group:
         raise DocumentError(
             f"group_size = {group} is not supported for {algorithm}: it is {stored.group}",
             where=where,
-            hint=_OUT,
+            hint=OUT,
         )
     return stored
 
@@ -1249,7 +854,7 @@ def _of_numbers(numbers: _Numbers, form: str | None, where: str) -> ElementForma
             "not supported: choose from 2 to 8 bits of int, 8 bits of float, and 4 bits of float "
             "in groups of 16 (NVFP4) or 32 (MXFP4)",
             where=where,
-            hint=_OUT,
+            hint=OUT,
         )
     return found
 
@@ -1272,7 +877,7 @@ def _of_mlx(bits: float | None, group: int | None, mode: str | None, where: str)
         f"and group_size = {group} is not supported: choose from 2 to 8 bits, other than 7, in "
         f"mode 'affine', and {', '.join(modes)}",
         where=where,
-        hint=_OUT,
+        hint=OUT,
     )
 
 
@@ -1297,7 +902,7 @@ def _kv_of(statement: _Statement, where: str) -> ElementFormat | None:
                 f"{key} = {shown!r:.80} is not supported for keys and values: "
                 "choose from FP8, INT8 and NVFP4",
                 where=where,
-                hint=_OUT,
+                hint=OUT,
             )
         found[f"{where}: {key}"] = stored
     return _agreed_kv(found, where)
@@ -1315,7 +920,7 @@ def _agreed_kv(stated: Mapping[str, ElementFormat], where: str) -> ElementFormat
     return next(iter(stated.values()), None)
 
 
-def _disagree(key: _Key, stated: Mapping[str, ElementFormat | None], where: str) -> DocumentError:
+def _disagree(key: Key, stated: Mapping[str, ElementFormat | None], where: str) -> DocumentError:
     layer, name = key
     what = name if layer is None else f"{name} of layer {layer}"
     places = ", ".join(
@@ -1329,14 +934,14 @@ def _disagree(key: _Key, stated: Mapping[str, ElementFormat | None], where: str)
     )
 
 
-def _merged(readings: Iterable[_Reading], where: str) -> dict[_Key, ElementFormat | None]:
+def _merged(readings: Iterable[_Reading], where: str) -> dict[Key, ElementFormat | None]:
     """Return the formats that all statements agree on.
 
     Raises:
         DocumentError: two of them disagree.
     """
-    merged: dict[_Key, ElementFormat | None] = {}
-    said: dict[_Key, str] = {}
+    merged: dict[Key, ElementFormat | None] = {}
+    said: dict[Key, str] = {}
     for reading in readings:
         for key, stored in reading.formats.items():
             if key in merged and merged[key] != stored:
@@ -1359,9 +964,9 @@ def _expert_statement(
 
 
 def _give_experts(
-    merged: dict[_Key, ElementFormat | None],
+    merged: dict[Key, ElementFormat | None],
     readings: Iterable[_Reading],
-    names: _Names,
+    names: Names,
     stated: tuple[str, str],
 ) -> None:
     """Give the experts the type that is stated for them, where no list of modules has another.
@@ -1383,13 +988,13 @@ def _give_experts(
                 f"{_EXPERTS_KEY} = {value!r:.80} is not supported: choose from "
                 f"{', '.join(_EXPERT_TYPES)}, and fp8 where the other weights are in fp8",
                 where=where,
-                hint=_OUT,
+                hint=OUT,
             )
         merged[key] = _EXPERT_TYPES[name]
 
 
 def _rules(
-    merged: Mapping[_Key, ElementFormat | None], names: _Names, default: ElementFormat | None
+    merged: Mapping[Key, ElementFormat | None], names: Names, default: ElementFormat | None
 ) -> tuple[Rule, ...]:
     """Return rules for what differs from the default, with layers in a row in one rule."""
     by_name: dict[str, list[tuple[int | None, ElementFormat | None]]] = {}
