@@ -130,6 +130,13 @@ class Decoder(Family):
     @model_validator(mode="after")
     def _has_whole_heads(self) -> Self:
         heads = self.num_attention_heads
+        usual = type(self).model_fields["head_dim"].default
+        if self.head_dim is None and usual is not None:
+            # The library refuses null where its default is a number.
+            raise ValueError(
+                f"head_dim is null, and the family's heads have {usual} elements where the key is "
+                "absent: give the number, or remove the key"
+            )
         if self.head_dim is None:
             split_evenly(("hidden_size", self.hidden_size), ("num_attention_heads", heads))
         if heads % self.kv_heads:

@@ -497,7 +497,7 @@ class Gemma4Text(_GemmaLike, Patterned):
     num_key_value_heads: Size | None = 4
     hidden_activation: _GELU = "gelu_pytorch_tanh"
     sliding_window: Size | None = 512
-    global_head_dim: Size | None = 512
+    global_head_dim: Size = 512
     num_global_key_value_heads: Size | None = None
     attention_k_eq_v: bool = False
     num_kv_shared_layers: Count | None = 0
@@ -573,7 +573,7 @@ class Gemma4Text(_GemmaLike, Patterned):
         bias = self.attention_bias
         more: dict[str, Any] = {"qk_norm": self.qk_norm, "qkv_bias": bias, "out_bias": bias}
         if window is None:
-            more["head_dim"] = self.global_head_dim or self.dim
+            more["head_dim"] = self.global_head_dim
             more["kv_heads"] = self._global_kv_heads
             more["keys_as_values"] = self.attention_k_eq_v
         return self.attention(window, **more)

@@ -173,6 +173,15 @@ class Qwen3Moe(_QwenMoe):
     use_sliding_window: bool = False
     sliding_window: Size | None = 4096
 
+    @model_validator(mode="after")
+    def _has_head_dim_or_derives_it(self) -> Self:
+        if self.head_dim is None and "head_dim" in self.model_fields_set:
+            raise ValueError(
+                "head_dim is null, which the library does not read: give the number, or remove the "
+                "key where it is hidden_size / num_attention_heads"
+            )
+        return self
+
     def windows(self) -> tuple[Window, ...]:
         """Return how many keys a query sees in each layer (`Decoder.windows`)."""
         window = self.sliding_window if self.use_sliding_window else None
@@ -257,6 +266,9 @@ class MiMoV2Flash(Decoder):
             ("n_routed_experts", self.n_routed_experts),
         )
         one_for_each("moe_layer_freq", self.moe_layer_freq, self.num_hidden_layers)
+        if self.head_dim is None:
+            # The library's default is that of one model.
+            raise ValueError("missing key 'head_dim', or null: MiMo-V2 states it")
         if self.swa_num_attention_heads % self.swa_num_key_value_heads:
             heads, kv_heads = self.swa_num_attention_heads, self.swa_num_key_value_heads
             raise ValueError(
@@ -332,6 +344,7 @@ class MiniMaxM2(Decoder):
     Attributes:
         attn_type_list: 1 for softmax attention, which every layer must have.
         shared_intermediate_size: must be 0; there is no shared expert.
+        use_qk_norm: must be true: the library has the norms whatever the key says.
     """
 
     classes = ("MiniMaxM2",)
@@ -343,7 +356,7 @@ class MiniMaxM2(Decoder):
     num_experts_per_tok: Size
     shared_intermediate_size: Literal[0] = 0
     attn_type_list: Flags | None = None
-    use_qk_norm: bool = True
+    use_qk_norm: Literal[True] = True
     qk_norm_type: Literal["per_layer"] = "per_layer"
     num_mtp_modules: Count = 0
     hidden_act: Literal["silu"] = "silu"
@@ -367,7 +380,7 @@ class MiniMaxM2(Decoder):
 
     def mixer(self, window: Window) -> Attention:
         """Return the attention of a layer (`Decoder.mixer`)."""
-        return self.attention(window, qk_norm=QkNorm.WIDTH if self.use_qk_norm else None)
+        return self.attention(window, qk_norm=QkNorm.WIDTH)
 
     def feed_forward(self, number: int) -> AnyFeedForward:  # noqa: ARG002 - all are alike
         """Return the feed-forward part (`Decoder.feed_forward`)."""

@@ -68,7 +68,8 @@ class _Qwen(Family):
         num_attention_heads: query heads of full attention.
         num_key_value_heads: its key/value heads.
         head_dim: elements of its heads.
-        attn_output_gate: its context is multiplied by numbers from the query projection.
+        attn_output_gate: must be true: its context is multiplied by numbers from the query
+            projection, and the library has the gate whatever the key says.
         linear_num_key_heads: heads of queries and keys of a delta net.
         linear_num_value_heads: its heads of values.
         linear_key_head_dim: elements of its keys.
@@ -90,7 +91,7 @@ class _Qwen(Family):
     num_attention_heads: Size
     num_key_value_heads: Size
     head_dim: Size = 256
-    attn_output_gate: bool = True
+    attn_output_gate: Literal[True] = True
     linear_num_key_heads: Size
     linear_num_value_heads: Size
     linear_key_head_dim: Size
@@ -100,7 +101,7 @@ class _Qwen(Family):
     full_attention_interval: Size | None = None
     mamba_ssm_dtype: _StateType | None = None
     mtp_num_hidden_layers: _Count = 0
-    hidden_act: str = "silu"
+    hidden_act: Literal["silu"] = "silu"
     max_position_embeddings: Size | None = None
 
     @model_validator(mode="after")
@@ -160,7 +161,7 @@ class _Qwen(Family):
             heads=self.num_attention_heads,
             kv_heads=self.num_key_value_heads,
             head_dim=self.head_dim,
-            gate=Gate.ELEMENT if self.attn_output_gate else None,
+            gate=Gate.ELEMENT,
             qk_norm=QkNorm.HEAD,
         )
         net = DeltaNet(
@@ -374,6 +375,7 @@ class NemotronH(Family):
         mtp_hybrid_override_pattern: the blocks of a draft module by letters.
         mtp_layers_block_type: the same by names.
         max_position_embeddings: tokens the model was made for.
+        tie_word_embeddings: must be false: the library has an output head whatever the key says.
     """
 
     classes: ClassVar[tuple[str, ...]] = ("NemotronH",)
@@ -398,7 +400,7 @@ class NemotronH(Family):
     use_bias: bool = False
     mamba_ssm_cache_dtype: _StateType | None = None
     intermediate_size: Size | None = None
-    mlp_hidden_act: str = "relu2"
+    mlp_hidden_act: Literal["relu2"] = "relu2"
     n_routed_experts: Size | None = None
     num_experts_per_tok: Size | None = None
     n_shared_experts: _Count = 1
@@ -409,6 +411,7 @@ class NemotronH(Family):
     mtp_hybrid_override_pattern: str | None = None
     mtp_layers_block_type: tuple[str, ...] | None = None
     max_position_embeddings: Size | None = None
+    tie_word_embeddings: Literal[False] = False
 
     @staticmethod
     def _one_list(
@@ -430,7 +433,9 @@ class NemotronH(Family):
             "hybrid_override_pattern", self.hybrid_override_pattern,
             "layers_block_type", self.layers_block_type,
         )  # fmt: skip
-        return needed("layers_block_type", found or None, "nothing else names the blocks")
+        return needed(
+            "layers_block_type", found or None, "no hybrid_override_pattern names the blocks"
+        )
 
     def _of_draft(self) -> tuple[_Block, ...]:
         """Return the blocks of a draft module; none without one."""
@@ -591,12 +596,13 @@ class KimiLinear(Latent):
         num_experts_per_token: experts that a token visits, shared ones apart.
         num_shared_experts: experts that every token visits.
         first_k_dense_replace: the first layers that have a dense block.
-        moe_layer_freq: of the layers behind these, the ones that its multiples number have experts.
+        moe_layer_freq: must be 1, since the library follows no other.
         routed_expert_hidden_size: elements that tokens are projected to before the experts.
         latent_moe_use_norm: a norm stands before the projection back.
         attn_res_block_size: layers after which the residual stream is kept for later ones to mix.
         hidden_act: name of the non-linear function.
         model_max_length: tokens the model was made for.
+        tie_word_embeddings: must be false: the library has an output head whatever the key says.
     """
 
     classes: ClassVar[tuple[str, ...]] = ("KimiLinear",)
@@ -618,12 +624,13 @@ class KimiLinear(Latent):
     num_experts_per_token: Size
     num_shared_experts: _Count
     first_k_dense_replace: _Count = 1
-    moe_layer_freq: Size = 1
+    moe_layer_freq: Literal[1] = 1
     routed_expert_hidden_size: Size | None = None
     latent_moe_use_norm: bool = False
     attn_res_block_size: Size | None = None
-    hidden_act: str = "silu"
+    hidden_act: Literal["silu", "situ"] = "silu"
     model_max_length: Size | None = None
+    tie_word_embeddings: Literal[False] = False
 
     @model_validator(mode="after")
     def _is_consistent(self) -> KimiLinear:
@@ -673,11 +680,8 @@ class KimiLinear(Latent):
             latent=self.routed_expert_hidden_size,
             latent_norm=self.latent_moe_use_norm,
         )
-        first, each = self.first_k_dense_replace, self.moe_layer_freq
-        return [
-            experts if i >= first and i % each == 0 else dense
-            for i in range(self.num_hidden_layers)
-        ]
+        first = self.first_k_dense_replace
+        return [experts if i >= first else dense for i in range(self.num_hidden_layers)]
 
     def described(self, *, tied: bool) -> LayeredModel:
         """Return the model (`Family.described`)."""

@@ -129,7 +129,7 @@ class _DeepSeek(Latent):
         num_experts_per_tok: experts that a token visits, shared ones apart.
         n_shared_experts: experts that every token visits; null for none.
         first_k_dense_replace: the first layers that have a dense block.
-        moe_layer_freq: of the layers behind these, the ones that its multiples number have experts.
+        moe_layer_freq: must be 1, since the library follows no other.
         hidden_act: name of the non-linear function.
         num_nextn_predict_layers: draft layers behind the others.
     """
@@ -148,8 +148,8 @@ class _DeepSeek(Latent):
     num_experts_per_tok: Size
     n_shared_experts: _Count | None
     first_k_dense_replace: _Count
-    moe_layer_freq: Size = 1
-    hidden_act: str = "silu"
+    moe_layer_freq: Literal[1] = 1
+    hidden_act: Literal["silu"] = "silu"
     num_nextn_predict_layers: _Count = 0
 
     @model_validator(mode="after")
@@ -162,8 +162,7 @@ class _DeepSeek(Latent):
 
     def sparse(self) -> Sequence[bool]:
         """Say of each layer whether it has experts."""
-        first, each = self.first_k_dense_replace, self.moe_layer_freq
-        return [i >= first and i % each == 0 for i in range(self.num_hidden_layers)]
+        return [i >= self.first_k_dense_replace for i in range(self.num_hidden_layers)]
 
     def attentions(self) -> Sequence[LatentAttention]:
         """Return the attention of each layer."""
@@ -470,7 +469,7 @@ class DeepSeekV4(Family):
     num_hash_layers: _Count | None = None
     mlp_layer_types: tuple[Literal["hash_moe", "moe"], ...] | None = None
     hc_mult: Annotated[int, Field(gt=0, le=16)] = 4
-    hidden_act: str = "silu"
+    hidden_act: Literal["silu"] = "silu"
     num_nextn_predict_layers: _Count = 0
     max_position_embeddings: Size | None = None
 

@@ -90,7 +90,9 @@ def language_part(document: Document, where: str) -> LanguagePart:
         inner = document.get(TEXT)
         if not isinstance(inner, dict):
             raise DocumentError(
-                f"{TEXT} holds no table, and the language part of {name!r} is in it", where=where
+                f"{TEXT} holds no table, and by model_type or architectures the file is one of "
+                f"{name!r}, whose language part is in it",
+                where=where,
             )
         text = cast("Document", inner)
         place = f"{where}: {TEXT}"
@@ -119,9 +121,11 @@ def _by_class(document: Document) -> str | None:
     named = cast("list[object]", stated) if isinstance(stated, list) else [stated]
     for name in map(str, named):
         known: Mapping[str, tuple[str, ...]] = {
-            **{family: reader.classes for family, reader in families().items()},
-            **{family: wrapper.classes for family, wrapper in wrappers().items()},
+            family: reader.classes for family, reader in families().items()
         }
+        around = {family: wrapper.classes for family, wrapper in wrappers().items()}
+        # A language part alone, and the file around it, have classes of the same beginning.
+        known = {**around, **known} if TEXT in document else {**known, **around}
         for family, classes in known.items():
             if re.fullmatch(_any_of(classes) + CLASS_ENDS, name, re.IGNORECASE):
                 return family
@@ -186,10 +190,10 @@ def _classes_of(part: LanguagePart) -> tuple[str, ...]:
 def _tied(part: LanguagePart) -> bool:
     """Return whether the output head is the embedding table: the outermost statement decides."""
     for document in (part.top, part.document):
-        stated = document.get("tie_word_embeddings")
+        stated = document.get("tie_word_embeddings", part)
         if isinstance(stated, bool):
             return stated
-        if stated is not None:
+        if stated is not part:  # null too: the library refuses it, and defaults differ by family
             raise DocumentError(
                 f"{stated!r:.40} is neither true nor false",
                 where=f"{part.where}: tie_word_embeddings",
