@@ -1,7 +1,10 @@
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from coverage import Coverage
 from hypothesis import settings
 
 from tests import share
@@ -35,15 +38,48 @@ def reference() -> Path:
     return REFERENCE
 
 
-@pytest.fixture(autouse=True)
-def _untraced(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Pause coverage in tests marked so; pytest-cov's own marker fails where there is none."""
-    controller = getattr(request.config.pluginmanager.getplugin("_cov"), "cov_controller", None)
-    if controller is None or request.node.get_closest_marker("untraced") is None:
-        yield
-        return
-    controller.pause()
+MANY = 1000
+"""Tests of a run that will need most kernels."""
+
+
+@contextmanager
+def untraced() -> Generator[None]:
+    """Pause coverage, here and in the processes that are started meanwhile.
+
+    In a process of pytest-xdist coverage is started more than once, and whichever is stopped hands
+    over to the one before it: as every process of ours, and by pytest-cov.
+    """
+    of_processes = os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+    stopped: list[Coverage] = []
+    while (started := Coverage.current()) is not None:
+        started.stop()
+        stopped.append(started)
     try:
         yield
     finally:
-        controller.resume()
+        for started in reversed(stopped):
+            started.start()
+        if of_processes is not None:
+            os.environ["COVERAGE_PROCESS_CONFIG"] = of_processes
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Have a long run's processes share the compilation, and not trace it, which takes longer."""
+    if len(request.session.items) < MANY:
+        return
+    from tests import warm
+
+    ours = tmp_path_factory.getbasetemp()
+    with untraced():
+        warm.compile_parts(ours.parent if hasattr(request.config, "workerinput") else ours)
+
+
+@pytest.fixture(autouse=True)
+def _untraced(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Pause coverage in tests marked so."""
+    if request.node.get_closest_marker("untraced") is None:
+        yield
+        return
+    with untraced():
+        yield

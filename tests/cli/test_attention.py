@@ -53,7 +53,7 @@ KEYS = [
 PARTS = ["activate", "cell", "read_path", "multiply", "move", "softmax", "total"]
 
 
-@pytest.mark.untraced  # the suite's first kernels are compiled here: traced, it takes longer
+@pytest.mark.untraced  # of all schedules: it would take twice as long
 @pytest.mark.parametrize("placement", list(Placement))
 @pytest.mark.parametrize("schedule", list(Schedule))
 @pytest.mark.parametrize("power_limited", [True, False])

@@ -22,6 +22,7 @@ def commands() -> list[str]:
     return [line for line in lines if line.startswith("attacc ")]
 
 
+@pytest.mark.untraced  # of commands that have tests of their own
 def test_the_readmes_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a command of the README that fails, or a file that it names and that is not there."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")

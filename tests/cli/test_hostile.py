@@ -83,6 +83,7 @@ def check_both(*command: str | Path, env: dict[str, str] | None = None) -> None:
         json.loads(document)
 
 
+@pytest.mark.untraced  # of commands that have tests of their own
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_files(tmp_path: Path, name: str) -> None:
     """Every command that takes a file, once with it and once without."""
@@ -152,6 +153,7 @@ def test_names_in_tables_of_measurements(tmp_path: Path) -> None:
     assert "\x1b" not in text
 
 
+@pytest.mark.untraced  # of commands that have tests of their own
 @pytest.mark.parametrize(
     "env",
     [

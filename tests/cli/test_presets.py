@@ -128,6 +128,7 @@ def test_one_preset(kind: str, name: str) -> None:
     assert not values
 
 
+@pytest.mark.untraced  # of all presets, as test_one_preset, which is traced
 @pytest.mark.parametrize(("kind", "name"), NAMES)
 def test_every_preset_can_be_told(kind: str, name: str) -> None:
     """A value that the table cannot show; a source that is missing below it."""
@@ -189,6 +190,7 @@ def test_unknown_names(args: tuple[str, ...], parts: list[str]) -> None:
             assert part in message
 
 
+@pytest.mark.untraced  # of all presets: it would take twice as long
 @pytest.mark.parametrize(("kind", "name"), NAMES)
 def test_the_document_of_a_preset_is_that_preset(kind: str, name: str, tmp_path: Path) -> None:
     """Catches a document that lost something on its way to the user's own file."""

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from tests.cli.console import DEVICE_FILE, check_refusal, invoke, refusal
 
+pytestmark = pytest.mark.untraced  # hundreds of documents would take twice as long
+
 KEYS = st.one_of(st.sampled_from(["name", "clock", "timing", "nRCD", "rows", "rules"]), st.text())
 LEAVES = st.one_of(
     st.booleans(),

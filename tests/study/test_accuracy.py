@@ -117,6 +117,7 @@ def test_exact_attention_in_blocks() -> None:
     np.testing.assert_allclose(all_count, 9000)
 
 
+@pytest.mark.untraced  # of many heads: it would take twice as long
 def test_fp32_sums_are_better_and_short_sums_too() -> None:
     """An option of the arithmetic or of the split that never reaches the units."""
     long = {"lengths": (4096,), "steps": 4}

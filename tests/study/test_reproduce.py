@@ -203,6 +203,7 @@ def test_kv_bytes(setting: Setting) -> None:
     assert row[3:5] == (weight_bytes(spec) / 1e9, 54 * 2048 * kv_bytes_per_token(spec) / 1e9)
 
 
+@pytest.mark.untraced  # of whole searches for a batch, as other tests of exhibits
 def test_batch_limit_of_the_paper(setting: Setting) -> None:
     """Catches a deviation that stands in another row than the paper's."""
     exhibit = cal2023.batches(setting)

@@ -125,6 +125,7 @@ def compare_with_exact(
     return sampled, got, true
 
 
+@pytest.mark.untraced  # of hundreds of lengths, each a stack of its own
 @pytest.mark.parametrize(
     ("placement", "batch", "lengths", "budget", "most"),
     [

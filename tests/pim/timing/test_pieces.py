@@ -107,6 +107,7 @@ def streamed_row(placement: Placement) -> Program:
     )  # fmt: skip
 
 
+@pytest.mark.untraced  # of a long program: it would take twice as long
 def test_a_long_program_folds() -> None:
     """Catches a search that never finds the state that recurs."""
     rows = 2_000_000
