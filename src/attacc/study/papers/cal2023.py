@@ -110,7 +110,7 @@ def intensity(setting: Setting) -> Exhibit:
         notes=(
             (
                 "Operands and results moved once each, whatever the tiles. The length of decode is "
-                "that of the cache, and of no account for products with weights (empty)."
+                "that of the cache; products with weights do not depend on it (empty)."
             ),
             (
                 "The reference says that decode attention stays near 1 op/B; queries, scores and "
