@@ -388,7 +388,8 @@ def test_a_gate_that_the_library_has_all_the_same_cannot_be_turned_off() -> None
 def test_heads_have_the_size_that_any_of_the_keys_states() -> None:
     """A size of heads under the older name of Nemotron-H, or none, that is overlooked."""
     without = {k: v for k, v in NEMOTRON.items() if k != "head_dim"}
-    for changes, size in (({"attention_head_dim": 6}, 6), ({}, 128)):
+    stated = {"head_dim": 6, "attention_head_dim": 6}
+    for changes, size in ((stated, 6), ({"attention_head_dim": 128}, 128), ({}, 128)):
         mixers = [layer.mixer for layer in described("nemotron_h", {**without, **changes}).layers]
         heads = [mixer.head_dim for mixer in mixers if isinstance(mixer, Attention)]
         assert heads == [size]

@@ -474,10 +474,12 @@ REFUSED: Mapping[str, tuple[str, Config]] = {
     "tie_word_embeddings": ("dense", {"tie_word_embeddings": None}),
     "head_dim": ("widths", {"head_dim": None}),
     "global_head_dim": ("widths", {"global_head_dim": None}),
+    "attention_head_dim": ("blocks", {"head_dim": None, "attention_head_dim": 6}),
+    "num_key_value_heads": ("blocks", {"num_key_value_heads": None}),
     "hidden_act": ("experts", {"hidden_act": "sil"}),
     "mlp_hidden_act": ("blocks", {"mlp_hidden_act": "relu"}),
 }
-"""Keys that transformers refuses the value of."""
+"""Keys whose value transformers refuses, or has another default for."""
 
 
 @pytest.mark.parametrize(

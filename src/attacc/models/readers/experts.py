@@ -408,7 +408,7 @@ class _BlockSparse(Spec):
         sparse_score_type: how a block is scored by its keys.
         sparse_init_block: blocks at the beginning that are always chosen, among the others.
         sparse_local_block: likewise at the end.
-        use_sparse_attention: false for full attention in all layers.
+        use_sparse_attention: must be true: the library chooses whatever the key says.
     """
 
     sparse_attention_freq: Flags
@@ -420,7 +420,7 @@ class _BlockSparse(Spec):
     sparse_score_type: Literal["max"] = "max"
     sparse_init_block: Count = 0
     sparse_local_block: Count = 0
-    use_sparse_attention: bool = True
+    use_sparse_attention: Literal[True] = True
 
 
 class MiniMaxM3(Decoder):
@@ -432,6 +432,7 @@ class MiniMaxM3(Decoder):
         shared_intermediate_size: width of the expert that every token visits.
         moe_layer_freq: 1 for a layer with experts.
         first_k_dense_replace: so many layers at the beginning have none, which must agree.
+        use_qk_norm: must be true: the library has the norms whatever the key says.
         attention_output_gate: must be false.
     """
 
@@ -449,7 +450,7 @@ class MiniMaxM3(Decoder):
     moe_layer_freq: Flags
     first_k_dense_replace: Count | None = None
     sparse_attention_config: _BlockSparse
-    use_qk_norm: bool = True
+    use_qk_norm: Literal[True] = True
     qk_norm_type: Literal["per_head"] = "per_head"
     attention_output_gate: Literal[False] = False
     num_mtp_modules: Count = 0
@@ -468,6 +469,9 @@ class MiniMaxM3(Decoder):
                 f"moe_intermediate_size = {self.moe_intermediate_size} and intermediate_size = "
                 f"{self.intermediate_size} disagree: both are the width of an expert"
             )
+        if self.head_dim is None:
+            # The library's default is that of one model.
+            raise ValueError("missing key 'head_dim', or null: MiniMax M3 states it")
         one_for_each("moe_layer_freq", self.moe_layer_freq, layers)
         if self.first_k_dense_replace is not None:
             found = [int(i >= self.first_k_dense_replace) for i in range(layers)]
@@ -499,16 +503,15 @@ class MiniMaxM3(Decoder):
         """Return a layer (`Decoder.layer`)."""
         own = self.sparse_attention_config
         selector: BlockSelector | None = None
-        if own.use_sparse_attention and own.sparse_attention_freq[number]:
+        if own.sparse_attention_freq[number]:
             selector = BlockSelector(
                 heads=own.sparse_num_index_heads,
                 dim=own.sparse_index_dim,
                 block=own.sparse_block_size,
                 blocks=own.sparse_topk_blocks,
             )
-        norm = QkNorm.HEAD if self.use_qk_norm else None
         return Layer(
-            mixer=self.attention(window, qk_norm=norm, selector=selector),
+            mixer=self.attention(window, qk_norm=QkNorm.HEAD, selector=selector),
             feed_forward=self.feed_forward(number),
         )
 

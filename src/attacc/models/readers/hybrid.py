@@ -307,6 +307,8 @@ class Qwen3Next(_QwenExperts):
         return ("checkpoints of this family hold a draft layer that no key states",)
 
 
+_NEMOTRON_HEAD: Final = 128
+"""Elements of a head of Nemotron-H where no key states them."""
 _Block = Literal["mamba", "attention", "moe", "mlp"]
 _BLOCKS: Final[dict[str, _Block]] = {
     "M": "mamba",
@@ -354,7 +356,7 @@ class NemotronH(Family):
         num_attention_heads: query heads of attention.
         num_key_value_heads: its key/value heads.
         head_dim: elements of its heads; 128 where no key states it.
-        attention_head_dim: the same under an older name.
+        attention_head_dim: the same under an older name, which must agree.
         mamba_num_heads: heads of Mamba-2.
         mamba_head_dim: elements of its heads.
         ssm_state_size: columns of the state of a head.
@@ -464,10 +466,13 @@ class NemotronH(Family):
                 "use_bias = true: biases of projections are not described for this family; "
                 "remove the key if the model has none"
             )
-        if self.head_dim is not None and self.attention_head_dim not in (None, self.head_dim):
+        size = self.head_dim or _NEMOTRON_HEAD
+        if self.attention_head_dim not in (None, size):
+            stated = "" if self.head_dim else ", which is the default"
             raise ValueError(
-                f"head_dim = {self.head_dim} contradicts attention_head_dim = "
-                f"{self.attention_head_dim}: remove one of them"
+                f"head_dim = {size}{stated}, contradicts attention_head_dim = "
+                f"{self.attention_head_dim}, which the library does not read: write the size of "
+                "heads in head_dim, and remove the other key"
             )
         for block in set(own) | set(self._of_draft()):
             self._makers[block]()
@@ -500,9 +505,12 @@ class NemotronH(Family):
 
     def _attention(self) -> Layer:
         heads = needed("num_attention_heads", self.num_attention_heads, "some blocks are attention")
-        kv_heads = self.num_key_value_heads or heads
+        # Where the key is absent the library has as many as one model.
+        kv_heads = needed(
+            "num_key_value_heads", self.num_key_value_heads, "some blocks are attention"
+        )
         _divides("num_key_value_heads", kv_heads, "num_attention_heads", heads)
-        size = self.head_dim or self.attention_head_dim or 128
+        size = self.head_dim or _NEMOTRON_HEAD
         return Layer(mixer=Attention(heads=heads, kv_heads=kv_heads, head_dim=size), norms=1)
 
     def _experts(self) -> Layer:
