@@ -27,6 +27,9 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("all")
 
 
+# Commands that a busy machine slows down say so on stderr, where tests expect nothing.
+os.environ["ATTACC_PROGRESS"] = "off"
+
 REFERENCE = Path(__file__).parents[2] / "shared"
 
 

@@ -1,6 +1,7 @@
 """What all commands share when they answer."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -67,8 +68,31 @@ def test_progress_off_a_terminal() -> None:
         "sys.argv = ['attacc', 'compare', '--json']; entry.run()"
     )
     done = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"ATTACC_PROGRESS": "on"},
     )
     assert json.loads(done.stdout)["systems"]
     lines = done.stderr.splitlines()
     assert any(re.fullmatch(r"attacc: comparing dgx-\S+, \d of 7, \d+ s", line) for line in lines)
+
+
+@pytest.mark.parametrize(("value", "code", "said"), [("off", 0, ""), ("fast", 2, "use on or off")])
+def test_progress_is_turned_off_by_name(value: str, code: int, said: str) -> None:
+    """Catches lines that cannot be turned off, and a slip that is passed over."""
+    run = (
+        "import sys; from attacc.cli import entry, output; output.HEARTBEAT_S = 0.001; "
+        "sys.argv = ['attacc', 'presets', 'link']; entry.run()"
+    )
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", run],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"ATTACC_PROGRESS": value},
+    )
+    assert done.returncode == code
+    assert said in done.stderr
+    assert (done.stderr == "") == (said == "")

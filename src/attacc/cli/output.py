@@ -161,6 +161,8 @@ def compilation_shown() -> Generator[None]:
 
 HEARTBEAT_S: Final = 5.0
 """Seconds between two lines of progress, where stderr is no terminal."""
+PROGRESS: Final = "ATTACC_PROGRESS"
+"""The environment variable that turns these lines off."""
 
 
 class Heartbeat:
@@ -176,8 +178,12 @@ class Heartbeat:
 
     @contextmanager
     def beating(self) -> Generator[None]:
-        """Print the lines until the block ends."""
-        if sys.stderr.isatty():
+        """Print the lines until the block ends, unless `PROGRESS` says off."""
+        wanted = os.environ.get(PROGRESS, "on")
+        if wanted not in ("on", "off"):
+            complain(f"{PROGRESS}: {wanted!r:.40} is unknown", hint="use on or off")
+            sys.exit(2)
+        if sys.stderr.isatty() or wanted == "off":
             yield
             return
         self._ended.clear()
