@@ -23,11 +23,13 @@ from attacc.hardware.gpu import GPUS
 from attacc.report.gpu import accuracy_tables
 
 TABLES = ("gemm", "decode_attention", "prefill_attention", "nccl")
+ENDINGS = ("", "_b200")
 
 
 def held_back(data: Measurements, part: float, seed: int) -> np.ndarray:
     """Return which shapes are held back: a hash of the sizes decides, whoever measured them."""
-    sizes = np.stack(astuple(data.shapes), axis=1).astype(np.int64)
+    columns = [column for column in astuple(data.shapes) if column is not None]
+    sizes = np.stack(columns, axis=1).astype(np.int64)
     salt = seed.to_bytes(8, "little")
     hashes = [hashlib.blake2b(row.tobytes(), digest_size=4, salt=salt).digest() for row in sizes]
     return np.array([int.from_bytes(value, "little") < part * 2**32 for value in hashes])
@@ -36,12 +38,13 @@ def held_back(data: Measurements, part: float, seed: int) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shared", nargs="?", type=Path, default=Path("../shared"))
-    parser.add_argument("--gpu", nargs="+", default=["a100", "h100", "h200"])
+    parser.add_argument("--gpu", nargs="+", default=["a100", "h100", "h200", "b200"])
     parser.add_argument("--part", type=float, default=0.3)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     folder = arguments.shared / "data" / "silicon"
-    tables = [data for name in TABLES for data in read_measurements(folder / f"{name}.parquet")]
+    files = [f"{name}{ending}.parquet" for ending in ENDINGS for name in TABLES]
+    tables = [data for file in files for data in read_measurements(folder / file)]
     for name in arguments.gpu:
         mine = fitted_tables(tables, GPUS.load(name), None)
         hidden = [held_back(data, arguments.part, arguments.seed) for data in mine]

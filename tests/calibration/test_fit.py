@@ -10,10 +10,22 @@ import pytest
 from attacc.calibration import fit as gpu_fit
 from attacc.calibration.check import Checked, accuracy, check
 from attacc.calibration.fit import fit_calibration, fitted_tables, held_back_rows
-from attacc.calibration.measured import Measurements, read_measurements
+from attacc.calibration.measured import (
+    MeasuredOperator,
+    Measurements,
+    SeriesKey,
+    read_measurements,
+)
 from attacc.errors import InputError
-from attacc.gpu.calibrated.coefficients import CalibrationSpec
-from attacc.gpu.calibrated.kernels import AttentionShapes, CalibratedGpu
+from attacc.gpu.calibrated.coefficients import BlockFormat, CalibrationSpec
+from attacc.gpu.calibrated.kernels import (
+    AttentionShapes,
+    CalibratedGpu,
+    GemmShapes,
+    decode_ns,
+    matmul_ns,
+    prefill_ns,
+)
 from attacc.hardware.gpu import GPUS
 from attacc.models.precision import ElementType
 from tests.calibration.gpu_tables import attention_csv, gemm_csv, nccl_csv
@@ -49,6 +61,44 @@ def test_times_of_the_model_are_fitted_again(operator: str, tmp_path: Path) -> N
     # The document's figures are those of the fit itself.
     errors = np.abs(held_back[0].time_ns / held_back[0].data.time_ns - 1)
     np.testing.assert_allclose(np.mean(errors), again.mape, rtol=0.05)
+
+
+@pytest.mark.parametrize("kind", ["fp8", "fp8_block", "nvfp4", "decode", "prefill"])
+def test_times_of_blackwell_are_fitted_again(kind: str) -> None:
+    """Catches coefficients that only Blackwell has, and that are fitted to the wrong shapes: of a
+    single row, of the host, and of heads that another kernel takes.
+    """
+    b200, generator = CalibratedGpu.load("b200"), np.random.default_rng(2)
+    if kind in ("decode", "prefill"):
+        shapes = AttentionShapes.of(
+            np.floor(2 ** generator.uniform(0, 7, 300)),
+            generator.choice([8, 16, 32], 300),
+            generator.choice([1, 4, 8], 300),
+            generator.choice([64, 128, 192], 300),
+            np.floor(2 ** generator.uniform(1, 12, 300)),
+        )
+        decode, prefill = b200.decode(ElementType.FP8), b200.prefill(ElementType.FP8)
+        if kind == "decode":
+            times = decode_ns(decode, b200.gpu, shapes)
+        else:
+            times = prefill_ns(prefill, None, b200.gpu, shapes)
+        operator, dtype = MeasuredOperator(f"{kind}_attention"), ElementType.FP8
+    else:
+        dtype = ElementType.FP8 if kind == "fp8" else BlockFormat(kind)
+        operator = MeasuredOperator.GEMM
+        n, k = (64 * np.floor(2 ** generator.uniform(0, 8, 400)) for _ in range(2))
+        m = np.floor(2 ** generator.uniform(0, 14, 400))
+        shapes = GemmShapes.of(m, n, k)
+        times = matmul_ns(b200.gemm(dtype), b200.gpu, shapes)
+    key = SeriesKey(operator, "b200-sxm-180gb", "VLLM", "0.24.0", dtype)
+    table = Measurements(key, shapes, times, np.full(times.size, np.nan))
+    spec, _ = fit_calibration(
+        "mine", GPUS.load("b200"), [table], reference=None, source="a test", folds=0
+    )
+    again = accuracy(check([table], CalibratedGpu.of(spec)))[0]
+    assert again.out_of_range == 0
+    assert again.mape is not None
+    assert again.mape < 0.04
 
 
 def test_every_row_is_held_back_once(tmp_path: Path) -> None:

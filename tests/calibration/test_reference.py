@@ -26,24 +26,34 @@ TABLES = {
     "prefill_attention": ("prefill_attention.parquet", 0.12),
     "all_reduce": ("nccl.parquet", 0.10),
 }
+GPUS_OF: dict[str, set[str]] = {
+    "": {"a100-sxm-80gb", "h100-sxm-80gb", "h200-sxm-141gb"},
+    "_b200": {"b200-sxm-180gb"},
+}
+"""Ending of the files' names -> GPUs that were measured."""
 REFERENCE = ("VLLM", "NCCL")
 
 
-def tables(reference: Path, name: str) -> list[Measurements]:
-    return read_measurements(reference / "data" / "silicon" / TABLES[name][0])
+def tables(reference: Path, name: str, ending: str = "") -> list[Measurements]:
+    file = Path(TABLES[name][0])
+    return read_measurements(reference / "data" / "silicon" / f"{file.stem}{ending}{file.suffix}")
 
 
+@pytest.mark.parametrize("ending", GPUS_OF)
 @pytest.mark.parametrize("name", TABLES)
-def test_presets_on_the_measured_tables(name: str, reference: Path) -> None:
+def test_presets_on_the_measured_tables(name: str, ending: str, reference: Path) -> None:
     """Catches a preset, an equation or a reader that no longer gives what was measured."""
-    rows = [row for row in accuracy(check(tables(reference, name))) if row.operator == name]
+    measured = tables(reference, name, ending)
+    rows = [row for row in accuracy(check(measured)) if row.operator == name]
     whole = [row for row in rows if row.size_class == ALL and row.framework in REFERENCE]
-    assert {row.gpu for row in whole} == {"a100-sxm-80gb", "h100-sxm-80gb", "h200-sxm-141gb"}
+    assert {row.gpu for row in whole} == GPUS_OF[ending]
     for row in whole:
+        assert not row.scaled
+        assert row.points >= 0.7 * (row.points + row.out_of_range)
         assert row.mape is not None
         assert row.mape <= TABLES[name][1], row
     assert sum(row.points + row.out_of_range for row in rows if row.size_class == ALL) == sum(
-        data.count for data in tables(reference, name) if data.key.operation in ("", name)
+        data.count for data in measured if data.key.operation in ("", name)
     )
 
 

@@ -197,6 +197,20 @@ def collectives(folder: Path, header: str, *rows: str) -> MeasuredTable:
     return read_table(written(folder, "\n".join(lines) + "\n"))
 
 
+def test_formats_in_blocks_are_of_products_only(tmp_path: Path) -> None:
+    """Catches products in fp8_block that are counted as fp8, and a cache of four bits that is read
+    as if it had been measured.
+    """
+    rows = [f"b200,VLLM,0.24.0,{dtype},8,64,128,0.01," for dtype in ("fp8", "fp8_block", "nvfp4")]
+    table = read_table(written(tmp_path, "\n".join([HEADER, *rows]) + "\n"))
+    found = [(str(data.key.dtype), data.key.dtype.bytes) for data in table.series]
+    assert found == [("fp8", 1.0), ("fp8_block", 1.0), ("nvfp4", 0.5625)]
+    messages = collectives(tmp_path, "dtype", "nvfp4")
+    assert list(reasons(messages)) == [
+        "element type 'nvfp4' is none of bfloat16, float16, fp8, int8"
+    ]
+
+
 def test_messages_count_the_bytes_of_their_type(tmp_path: Path) -> None:
     """Catches int8 messages of two bytes an element: 57 % off on average on a B200."""
     table = collectives(tmp_path, "dtype", "half", "int8", "bfloat16", "float64")

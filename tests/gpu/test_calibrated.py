@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attacc.errors import InputError
-from attacc.gpu.calibrated.coefficients import CALIBRATIONS, Coefficients, GemmSeries
+from attacc.gpu.calibrated.coefficients import (
+    CALIBRATIONS,
+    BlockFormat,
+    Coefficients,
+    GemmSeries,
+    SeriesType,
+)
 from attacc.gpu.calibrated.kernels import (
     TILES,
     AttentionShapes,
@@ -23,13 +29,14 @@ from attacc.gpu.calibrated.kernels import (
     inside,
     machine,
     matmul_ns,
+    peak_flops_per_s,
     prefill_ns,
 )
 from attacc.hardware.gpu import GPUS
 from attacc.models.precision import ElementType
 from tests.oracle import gpu as oracle
 
-FITTED = ("a100", "h100", "h200")
+FITTED = ("a100", "h100", "h200", "b200")
 SIZE = st.integers(1, 20_000)
 
 
@@ -41,7 +48,7 @@ def named(coefficients: Coefficients) -> dict[str, float]:
 
 
 def described(
-    gpu: CalibratedGpu, element: ElementType, right: ElementType | None = None
+    gpu: CalibratedGpu, element: SeriesType, right: SeriesType | None = None
 ) -> dict[str, float]:
     names = ("operand_bytes", "cores", "peak", "bandwidth", "l2", "right_bytes")
     values = (float(value) for value in machine(gpu.gpu, element, right))
@@ -68,6 +75,7 @@ def test_products_are_those_of_the_plain_twin(
         named(series.coefficients),
         None if series.quantise is None else named(series.quantise),
         TILES[series.library].tolist(),
+        None if series.host is None else named(series.host),
     )
     assert isclose(got, expected, rel_tol=1e-9)
 
@@ -92,34 +100,47 @@ def test_decode_attention_is_that_of_the_plain_twin(
     gpu = CalibratedGpu.load(name)
     series = gpu.decode(element)
     got = decode_ns(series, gpu.gpu, AttentionShapes.of(batch, *heads, dim, length))[0]
-    coefficients = named(series.kernels[0].coefficients)
+    kernel = series.kernels[0]
+    if kernel.head_dims is not None and not kernel.head_dims[0] <= dim <= kernel.head_dims[1]:
+        kernel = series.kernels[1]
+    coefficients = named(kernel.coefficients)
     expected = oracle.decode(batch, *heads, dim, length, described(gpu, element), coefficients)
     assert isclose(got, expected, rel_tol=1e-9)
 
 
 @given(
-    st.sampled_from(FITTED),
+    st.sampled_from(
+        [*((name, ElementType.BF16) for name in FITTED), ("h100", ElementType.FP8)]
+        + 2 * [("b200", ElementType.FP8)]
+    ),
     st.integers(1, 256),
     st.sampled_from([(32, 8), (8, 1), (16, 16), (96, 8)]),
     st.sampled_from([64, 128, 192, 256]),
     st.integers(2, 16_384),
 )
 def test_prefill_attention_is_that_of_the_plain_twin(
-    name: str, batch: int, heads: tuple[int, int], dim: int, length: int
+    case: tuple[str, ElementType], batch: int, heads: tuple[int, int], dim: int, length: int
 ) -> None:
-    """Catches a term of the compiled prefill kernel that differs from the equations."""
+    """Catches a term of the compiled prefill kernel that differs from the equations, or heads that
+    another kernel takes.
+    """
+    name, element = case
     gpu = CalibratedGpu.load(name)
-    series = gpu.prefill(ElementType.BF16)
+    series = gpu.prefill(element)
     shapes = AttentionShapes.of(batch, *heads, dim, length)
     got = prefill_ns(series, None, gpu.gpu, shapes)[0]
+    coefficients, pack = series.coefficients, series.packs_groups
+    for other in series.others:
+        if other.head_dims[0] <= dim <= other.head_dims[1]:
+            coefficients, pack = other.coefficients, other.packs_groups
     expected = oracle.prefill(
         batch,
         *heads,
         dim,
         length,
-        described(gpu, ElementType.BF16),
-        named(series.coefficients),
-        pack=series.packs_groups,
+        described(gpu, element),
+        named(coefficients),
+        pack=pack,
     )
     assert isclose(got, expected, rel_tol=1e-9)
 
@@ -152,7 +173,7 @@ def test_no_product_beats_the_data_sheet(
     size = series.dtype.bytes
     moved = (shapes.m + shapes.n) * shapes.k * size + 2 * shapes.m * shapes.n
     least = np.maximum(
-        shapes.flops / sheet.peak_flops_per_s(series.dtype), moved / sheet.memory_bytes_per_s
+        shapes.flops / peak_flops_per_s(sheet, series.dtype), moved / sheet.memory_bytes_per_s
     )
     assert (matmul_ns(series, sheet, shapes) > least * 1e9).all()
 
@@ -181,19 +202,38 @@ def test_a_prompt_of_one_token_is_decode_attention() -> None:
 
 def test_a_scaled_gpu_takes_its_own_data_sheet() -> None:
     """Catches a scaled preset that computes with the GPU that its coefficients come from."""
-    b200, h200 = CalibratedGpu.load("b200"), CalibratedGpu.load("h200")
-    assert (b200.scaled_from, h200.scaled_from) == ("h200", None)
+    h200 = CalibratedGpu.load("h200")
+    moved = h200.on(GPUS.load("b200"))
+    assert (moved.scaled_from, h200.scaled_from) == ("h200", None)
     large = GemmShapes.of(8192, 8192, 8192)
     element = ElementType.BF16
     ratio = matmul_ns(h200.gemm(element), h200.gpu, large) / matmul_ns(
-        b200.gemm(element), b200.gpu, large
+        moved.gemm(element), moved.gpu, large
     )
     assert 1.5 < ratio[0] < 2.4  # 2.27 times the peak, 1.67 times the bandwidth
     a100a, a100 = CalibratedGpu.load("a100a"), CalibratedGpu.load("a100")
+    assert (a100a.scaled_from, a100.scaled_from) == ("a100", None)
     long = AttentionShapes.of(64, 32, 8, 128, 8192)
     series = a100.decode(element)
     faster = decode_ns(series, a100.gpu, long) / decode_ns(series, a100a.gpu, long)
     assert 1.3 < faster[0] < 1.7  # 3352 over 2039 GB/s is 1.64
+
+
+def test_formats_in_blocks_are_series_of_their_own() -> None:
+    """Catches a price of fp8 that is that of fp8_block, with the host's time, and 4-bit floating
+    point on a GPU that has no units for it.
+    """
+    gpu = CalibratedGpu.load("b200")
+    small = GemmShapes.of([8, 9], 4096, 4096)
+    plain, blocks, four = (
+        matmul_ns(gpu.gemm(kind), gpu.gpu, small) for kind in (ElementType.FP8, *BlockFormat)
+    )
+    assert gpu.gemm(ElementType.FP8).dtype is ElementType.FP8
+    assert (blocks > 10 * plain).all()
+    assert blocks[1] > 1.2 * blocks[0]  # 9 rows are no multiple of 4
+    assert (four < 1.2 * plain).all()
+    with pytest.raises(InputError, match=r"no rate of 4-bit floating point.*fp4_peak"):
+        matmul_ns(gpu.gemm(BlockFormat.NVFP4), GPUS.load("h200"), small)
 
 
 def test_fp16_runs_as_bf16() -> None:

@@ -49,6 +49,7 @@ RATES = published_rates(Placement.BANK, power_limited=True, stacks_per_device=5)
 
 def gpus(name: str, count: int) -> ResolvedSystem:
     link = "nvlink3" if name.startswith("a100") else "nvlink4"
+    link = "nvlink5" if name == "b200" else link
     spec = SystemSpec(name="mine", gpu=name, gpus=count, link=link, attention=AttentionSite.GPU)
     return resolve_system(spec)
 

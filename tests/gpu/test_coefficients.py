@@ -25,7 +25,7 @@ def test_every_calibration_names_its_source(name: str) -> None:
     assert reference.reference in {series.framework for series in reference.gemm}
 
 
-@pytest.mark.parametrize("name", ["a100", "h100", "h200"])
+@pytest.mark.parametrize("name", ["a100", "h100", "h200", "b200"])
 def test_the_reference_library_keeps_to_the_goals(name: str) -> None:
     """Catches a refitted preset whose error on shapes held back exceeds the project's goals."""
     spec = CALIBRATIONS.load(name)

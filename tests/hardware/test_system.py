@@ -125,7 +125,7 @@ def test_a_fault_names_file_field_and_way_out(
     ("text", "old", "new", "message"),
     [
         (GPUS_ONLY, "h100", "h1000", r"system mine: gpu: unknown GPU preset 'h1000'.*'h100'"),
-        (GPUS_ONLY, "nvlink4", "nvlink5", r"system mine: link: unknown link preset 'nvlink5'"),
+        (GPUS_ONLY, "nvlink4", "nvlink9", r"system mine: link: unknown link preset 'nvlink9'"),
         (
             WITH_ATTACC,
             "devices = 2",

@@ -31,6 +31,7 @@ def matmul(
     c: Numbers,
     quantise: Numbers | None,
     tiles: Sequence[Sequence[float]],
+    host: Numbers | None = None,
 ) -> float:
     left_bytes, right_bytes, cores = gpu["operand_bytes"], gpu["right_bytes"], gpu["cores"]
     dram = (m * left_bytes + n * right_bytes) * k / (gpu["bandwidth"] * c["read_share"])
@@ -71,6 +72,11 @@ def matmul(
         away = min(1.0, max(0.0, moved / gpu["l2"] - 0.5))
         traffic = moved * ((1 - away) / quantise["fast"] + away / quantise["slow"])
         time += max(quantise["row"] * m / cores, traffic)
+        time += quantise["single_row"] if m == 1 else 0.0
+    if host is not None:
+        ragged = m % 4 > 0 and n % 64 == 0 and k % 128 == 0
+        started = host["host"] + (host["ragged_rows"] if ragged else 0.0)
+        time = (time**4 + started**4) ** 0.25
     return time
 
 
@@ -127,7 +133,7 @@ def prefill(
     cores = gpu["cores"]
     group = heads / kv_heads if pack else 1
     tile_keys = 128 if dim <= 128 else 80
-    high = c["tile_rows"] * (1.5 if dim <= 64 and c["tile_rows"] >= 128 else 1)
+    high = c["tile_rows"] * (1.5 if dim <= 64 and c["tile_rows"] == 128 else 1)
     tiles = math.ceil(length * group / high)
     blocks = batch * heads / group * tiles
     tokens = high / group

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 
 from attacc.errors import InputError
+from attacc.gpu.calibrated.coefficients import SeriesType
 from attacc.gpu.calibrated.kernels import (
     AttentionShapes,
     CalibratedGpu,
@@ -37,7 +38,7 @@ PREFILL = AttentionShapes.of(
 
 
 def main() -> None:
-    for name in ("a100", "h100"):
+    for name in ("a100", "h100", "b200"):
         gpu = CalibratedGpu.load(name)
         calibration = gpu.calibration
         for series in calibration.gemm:
@@ -67,7 +68,7 @@ def without_a_kernel() -> None:
         sys.stdout.write(f"{error}\n")
 
 
-def show(name: str, dtype: ElementType, times: np.ndarray) -> None:
+def show(name: str, dtype: SeriesType, times: np.ndarray) -> None:
     # Powers differ in their last digits.
     sys.stdout.write(f"{name} {dtype} " + " ".join(f"{time:.9g}" for time in times) + "\n")
 

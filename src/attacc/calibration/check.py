@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from attacc.calibration.measured import (
     ELEMENTS,
+    FORMATS,
     MeasuredOperator,
     Measurements,
     Messages,
@@ -24,6 +25,7 @@ from attacc.gpu.calibrated.coefficients import (
     DecodeSeries,
     GemmSeries,
     PrefillSeries,
+    SeriesType,
 )
 from attacc.gpu.calibrated.kernels import (
     AttentionShapes,
@@ -70,7 +72,9 @@ SIZE_CLASSES: Final[dict[MeasuredOperator, tuple[tuple[str, float], ...]]] = {
 The size is the rows of a product, the keys of decode attention, the tokens of a prompt, or the
 bytes of a message.
 """
-NAMES: Final = {element: name for name, element in ELEMENTS.items()}
+NAMES: Final[dict[SeriesType, str]] = {
+    element: name for name, element in (*ELEMENTS.items(), *FORMATS.items())
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,10 +34,12 @@ from attacc.calibration.fit import (
     collective_problem,
     decode_problem,
     gemm_problem,
+    gemm_unknowns,
     least_squares,
     library_rules,
     modelled_dims,
     prefill_problem,
+    prefill_taken_by,
     taken_by,
 )
 from attacc.calibration.measured import MeasuredOperator, Measurements, Messages
@@ -45,15 +47,16 @@ from attacc.errors import InputError
 from attacc.gpu.calibrated.coefficients import (
     DecodeCoefficients,
     GemmCoefficients,
+    HostCoefficients,
     PrefillCoefficients,
     QuantiseCoefficients,
+    SeriesType,
 )
-from attacc.gpu.calibrated.kernels import Floats, GemmShapes, preset_of
+from attacc.gpu.calibrated.kernels import Floats, GemmShapes, peak_flops_per_s, preset_of
 from attacc.hardware.gpu import GPUS, GpuSpec
 from attacc.hardware.link import LINKS
-from attacc.models.precision import ElementType
 
-LINK_OF: Final = {"a100": "nvlink3", "h100": "nvlink4", "h200": "nvlink4"}
+LINK_OF: Final = {"a100": "nvlink3", "h100": "nvlink4", "h200": "nvlink4", "b200": "nvlink5"}
 """Presets with the data sheets of the links over which collectives were measured, by GPU."""
 MEMORY_SHARES: Final = ("read_share", "write_share", "io_share")
 PER_CORE_RATES: Final = ("core_bytes_per_s", "l2_core_bytes_per_s", "split_core_bytes_per_s")
@@ -205,7 +208,7 @@ def _by_preset(tables: Iterable[Measurements]) -> dict[str, list[Measurements]]:
     return found
 
 
-def _kind(data: Measurements) -> tuple[MeasuredOperator, str, str, ElementType]:
+def _kind(data: Measurements) -> tuple[MeasuredOperator, str, str, SeriesType]:
     return data.key.operator, data.key.operation, data.key.framework, data.key.dtype
 
 
@@ -238,7 +241,7 @@ def _extrapolated(
     return rows
 
 
-def _distance(one: GpuSpec, other: GpuSpec, dtype: ElementType) -> tuple[float, float]:
+def _distance(one: GpuSpec, other: GpuSpec, dtype: SeriesType) -> tuple[float, float]:
     return (
         abs(np.log(_per_core(one, dtype) / _per_core(other, dtype))),
         abs(np.log(one.cores / other.cores)),
@@ -298,19 +301,24 @@ def _parts(data: Measurements, gpu: GpuSpec, target: GpuSpec) -> list[_Part]:
         return [_Part(problem, scale, np.zeros(scale.size, dtype=np.bool_), everything)]
     if isinstance(data.shapes, GemmShapes):
         problem = gemm_problem(data, gpu, rules)
-        fields = [*GemmCoefficients.model_fields, *QuantiseCoefficients.model_fields]
-        return [_part(problem, fields[: len(problem.unknowns)], faster, everything)]
+        kinds = (GemmCoefficients, QuantiseCoefficients, HostCoefficients)
+        every = [name for kind in kinds for name in kind.model_fields]
+        wanted = zip(every, gemm_unknowns(rules), strict=True)
+        fields = [name for name, unknown in wanted if unknown is not None]
+        return [_part(problem, fields, faster, everything)]
     known = modelled_dims(data.shapes)
+    parts: list[_Part] = []
     if data.key.operator is MeasuredOperator.PREFILL:
         if rules.single_token_decodes:
             known &= data.shapes.length > 1
-        mine = everything[known]
-        if not mine.size:
-            return []
-        problem = prefill_problem(data.take(mine), gpu, rules)
-        return [_part(problem, list(PrefillCoefficients.model_fields), faster, mine)]
+        taken = prefill_taken_by(rules.prefill, data.shapes)
+        for i, prompts in enumerate(rules.prefill):
+            mine = everything[known & (taken == i)]
+            if mine.size:
+                problem = prefill_problem(data.take(mine), gpu, prompts)
+                parts.append(_part(problem, list(PrefillCoefficients.model_fields), faster, mine))
+        return parts
     taken = taken_by(rules.decode, data.shapes)
-    parts: list[_Part] = []
     for i, rule in enumerate(rules.decode):
         mine = everything[known & (taken == i)]
         if mine.size:
@@ -325,8 +333,8 @@ def _part(problem: Problem, fields: Sequence[str], faster: float, rows: Indices)
     return _Part(problem, faster ** np.array(power), memory, rows)
 
 
-def _per_core(gpu: GpuSpec, dtype: ElementType) -> float:
-    return gpu.peak_flops_per_s(dtype) / gpu.cores
+def _per_core(gpu: GpuSpec, dtype: SeriesType) -> float:
+    return peak_flops_per_s(gpu, dtype) / gpu.cores
 
 
 def _link_bytes_per_s(gpu: GpuSpec) -> float:

@@ -30,6 +30,7 @@ from attacc.gpu.calibrated.coefficients import (
     CALIBRATIONS,
     GB,
     AttentionRange,
+    BlockFormat,
     CalibrationSpec,
     Coefficients,
     CollectiveSeries,
@@ -40,13 +41,18 @@ from attacc.gpu.calibrated.coefficients import (
     GemmLibraryName,
     GemmRange,
     GemmSeries,
+    HostCoefficients,
     PrefillCoefficients,
+    PrefillKernel,
     PrefillSeries,
     Protocol,
     QuantiseCoefficients,
 )
 from attacc.gpu.calibrated.kernels import (
+    ANY_SIZE,
+    HOST_FIELDS,
     LARGEST_DIM,
+    QUANTISE_FIELDS,
     SMALLEST_DIM,
     TILES,
     AttentionShapes,
@@ -55,6 +61,7 @@ from attacc.gpu.calibrated.kernels import (
     gemm_times,
     machine,
     nearly_fastest,
+    prefill_kernel_ns,
     wire_share,
 )
 from attacc.hardware.gpu import GpuSpec
@@ -116,6 +123,8 @@ QUANTISE_UNKNOWNS: Final = (
     Unknown(1200.0, 200.0, 5000.0),
     Unknown(1.0, 0.1, 4.0),
 )
+SINGLE_ROW_UNKNOWNS: Final = (_around(10_000.0),)
+HOST_UNKNOWNS: Final = (_around(160_000.0, 3.0), _around(60_000.0, 10.0))
 DECODE_UNKNOWNS: Final = (
     _around(7000.0, 5.0),
     _around(1500.0),
@@ -156,6 +165,12 @@ PREFILL_UNKNOWNS: Final = (
 )
 
 
+WIDENED_KV_PASSES: Final = Unknown(2.0, 0.3, 12.0)
+"""How often keys and values cross the memory interface, where they are first widened."""
+SCALAR_SHARE: Final = Unknown(0.03, 0.003, 1.0)
+"""Share of the peak rate of small tiles, which are not computed by whole tensor cores."""
+
+
 @dataclass(frozen=True, slots=True)
 class DecodeRule:
     """The shapes that one kernel of a library takes. Only the kernel's coefficients are fitted."""
@@ -165,6 +180,24 @@ class DecodeRule:
     grouped: bool = True
     splits_keys: bool = True
     splits_ungrouped: bool = True
+    head_dims: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillRule:
+    """What is known of one kernel of prefill attention.
+
+    Attributes:
+        packs_groups: whether prefill tiles hold the queries of a group together.
+        tile_rows: queries of a prefill tile.
+        widens_cache: whether keys and values of an 8-bit cache are first written in 16 bits.
+        head_dims: smallest and largest size of a head; None for all that no kernel before takes.
+    """
+
+    packs_groups: bool
+    tile_rows: int
+    widens_cache: bool = False
+    head_dims: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,20 +208,30 @@ class LibraryRules:
         gemm: kernels of the library's matrix products.
         quantises: whether the measured product includes the conversion of the left matrix.
         decode: kernels of decode attention; the first one that takes a shape computes it.
-        packs_groups: whether prefill tiles hold the queries of a group together.
-        tile_rows: queries of a prefill tile.
+        prefill: kernels of prefill attention; the first one that takes a head computes it.
         single_token_decodes: whether a prompt of one token runs as decode attention.
+        single_row: whether a single row is converted by other kernels.
+        waits_for_host: whether the measured product waits for the host to start its kernels.
     """
 
     gemm: GemmLibraryName
     quantises: bool
     decode: tuple[DecodeRule, ...]
-    packs_groups: bool
-    tile_rows: int
+    prefill: tuple[PrefillRule, ...]
     single_token_decodes: bool
+    single_row: bool = False
+    waits_for_host: bool = False
 
 
 ANY_GROUP: Final = (1, 2**20)
+TRITON_DIMS: Final = (192, 192)
+"""Heads that vLLM's attention on Blackwell leaves to a kernel written in Triton."""
+BLACKWELL_GEMM: Final[dict[str, GemmLibraryName]] = {
+    ElementType.FP8: GemmLibraryName.CUTLASS_PAIRS,
+    BlockFormat.FP8_BLOCK: GemmLibraryName.DEEP_GEMM,
+    BlockFormat.NVFP4: GemmLibraryName.CUTE,
+}
+"""Kernels of vLLM's products of converted activations on Blackwell."""
 
 
 def library_rules(key: SeriesKey, gpu: GpuSpec) -> LibraryRules:
@@ -197,8 +240,9 @@ def library_rules(key: SeriesKey, gpu: GpuSpec) -> LibraryRules:
     Before Hopper, vLLM runs FlashAttention 2, which divides keys only where heads share them. On
     Hopper it runs FlashAttention 3, whose tiles hold a group's queries together. TensorRT-LLM has
     a kernel for groups of up to 32 query heads (XQA) and one for single heads. In 16 bits it takes
-    the latter also where groups are too few to fill the GPU. All other libraries are modelled with
-    cuBLAS, and with kernels like those of FlashAttention 3.
+    the latter also where groups are too few to fill the GPU. On Blackwell, vLLM runs TensorRT-LLM's
+    attention, with tiles of 256 queries, and leaves heads of 192 elements to Triton. All other
+    libraries are modelled with cuBLAS, and with kernels like those of FlashAttention 3.
 
     Args:
         key: key of the series.
@@ -206,6 +250,19 @@ def library_rules(key: SeriesKey, gpu: GpuSpec) -> LibraryRules:
     """
     eight_bits = key.dtype.bytes == 1
     hopper = ElementType.FP8 in gpu.peak_flops
+    if key.framework == "VLLM" and gpu.fp4_flops is not None:
+        return LibraryRules(
+            BLACKWELL_GEMM.get(key.dtype, GemmLibraryName.CUBLAS),
+            quantises=key.dtype in BLACKWELL_GEMM,
+            decode=(DecodeRule(ANY_GROUP, head_dims=TRITON_DIMS), DecodeRule(ANY_GROUP)),
+            prefill=(
+                PrefillRule(packs_groups=True, tile_rows=16, head_dims=TRITON_DIMS),
+                PrefillRule(packs_groups=False, tile_rows=256, widens_cache=eight_bits),
+            ),
+            single_token_decodes=True,
+            single_row=key.dtype is ElementType.FP8,
+            waits_for_host=key.dtype is BlockFormat.FP8_BLOCK,
+        )
     if key.framework == "TRTLLM":
         return LibraryRules(
             GemmLibraryName.CUBLAS,
@@ -214,8 +271,7 @@ def library_rules(key: SeriesKey, gpu: GpuSpec) -> LibraryRules:
                 DecodeRule((2, 32), fewest_blocks=0 if eight_bits else 64),
                 DecodeRule(ANY_GROUP, grouped=False),
             ),
-            packs_groups=False,
-            tile_rows=128,
+            prefill=(PrefillRule(packs_groups=False, tile_rows=128),),
             single_token_decodes=False,
         )
     cutlass = key.framework == "VLLM" and eight_bits
@@ -230,8 +286,7 @@ def library_rules(key: SeriesKey, gpu: GpuSpec) -> LibraryRules:
                 DecodeRule((2, ANY_GROUP[1])),
             )
         ),
-        packs_groups=hopper,
-        tile_rows=128 if hopper else 64,
+        prefill=(PrefillRule(packs_groups=hopper, tile_rows=128 if hopper else 64),),
         single_token_decodes=True,
     )
 
@@ -332,10 +387,16 @@ STEP: Final = 9
 DECODE_LOAD: Final = 3
 DECODE_COMPUTE: Final = 5
 """Places of coefficients in the vector of decode attention."""
+TILE_ROWS: Final = 2
 KEY: Final = 4
 SHARES: Final = 6
+KV_PASSES: Final = 11
 SUSTAINED_AFTER: Final = 14
 """Places of coefficients in the vector of prefill attention."""
+
+
+SMALLEST_TENSOR_TILE: Final = 64
+"""Rows of a tile below which tensor cores are not filled."""
 
 
 def start_of(unknowns: Sequence[Unknown], **changed: float) -> Floats:
@@ -346,17 +407,36 @@ def start_of(unknowns: Sequence[Unknown], **changed: float) -> Floats:
     return values
 
 
+def gemm_unknowns(rules: LibraryRules) -> list[Unknown | None]:
+    """Return the unknown of each coefficient of `gemm_vector`.
+
+    It is None for a coefficient that the library has not, which is zero.
+    """
+    single = SINGLE_ROW_UNKNOWNS if rules.single_row else (None,)
+    return [
+        *GEMM_UNKNOWNS,
+        *((*QUANTISE_UNKNOWNS, *single) if rules.quantises else (None,) * QUANTISE_FIELDS),
+        *(HOST_UNKNOWNS if rules.waits_for_host else (None,) * HOST_FIELDS),
+    ]
+
+
+def _with_zeros(values: Floats, wanted: Sequence[Unknown | None]) -> Floats:
+    """Return all coefficients of a product from those that were fitted."""
+    vector = np.zeros(len(wanted))
+    vector[[unknown is not None for unknown in wanted]] = values
+    return vector
+
+
 def gemm_problem(data: Measurements, gpu: GpuSpec, rules: LibraryRules) -> Problem:
     """Return the problem of a series of matrix products."""
     shapes = data.shapes
     assert isinstance(shapes, GemmShapes)  # noqa: S101 - the operator implies it
-    unknowns = (*GEMM_UNKNOWNS, *(QUANTISE_UNKNOWNS if rules.quantises else ()))
+    wanted = gemm_unknowns(rules)
+    unknowns = [unknown for unknown in wanted if unknown is not None]
     at, tiles = machine(gpu, data.key.dtype), TILES[rules.gemm]
-    none = np.zeros(0 if rules.quantises else len(QUANTISE_UNKNOWNS))
 
     def predict(values: Floats, rows: Indices) -> Floats:
-        vector = np.concatenate([values, none])
-        return gemm_times(shapes.take(rows), at, vector, tiles)[0]
+        return gemm_times(shapes.take(rows), at, _with_zeros(values, wanted), tiles)[0]
 
     launch = float(np.quantile(data.time_ns, 0.01)) * 0.7
     # Kernels before Hopper take several times as long for a step. That is another minimum.
@@ -369,7 +449,9 @@ def _gemm(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[GemmSeries, Flo
     fitted = fit(gemm_problem(data, gpu, rules), folds=folds)
     shapes = data.shapes
     assert isinstance(shapes, GemmShapes)  # noqa: S101
+    values = _with_zeros(fitted.values, gemm_unknowns(rules))
     count = len(GEMM_UNKNOWNS)
+    product, converts, waits = np.split(values, [count, count + QUANTISE_FIELDS])
     series = GemmSeries(
         framework=data.key.framework,
         version=data.key.version,
@@ -378,8 +460,9 @@ def _gemm(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[GemmSeries, Flo
         points=data.count,
         error=_error(fitted.held_back, data.time_ns),
         range=GemmRange(m=_extent(shapes.m), n=_extent(shapes.n), k=_extent(shapes.k)),
-        coefficients=record(GemmCoefficients, fitted.values[:count]),
-        quantise=record(QuantiseCoefficients, fitted.values[count:]) if rules.quantises else None,
+        coefficients=record(GemmCoefficients, product),
+        quantise=record(QuantiseCoefficients, converts) if rules.quantises else None,
+        host=record(HostCoefficients, waits) if rules.waits_for_host else None,
     )
     return series, fitted.held_back
 
@@ -389,6 +472,11 @@ def modelled_dims(shapes: AttentionShapes) -> NDArray[np.bool_]:
     return (shapes.head_dim >= SMALLEST_DIM) & (shapes.head_dim <= LARGEST_DIM)
 
 
+def _of_size(head_dims: tuple[int, int] | None, shapes: AttentionShapes) -> NDArray[np.bool_]:
+    low, high = head_dims or ANY_SIZE
+    return (shapes.head_dim >= low) & (shapes.head_dim <= high)
+
+
 def taken_by(rules: Sequence[DecodeRule], shapes: AttentionShapes) -> NDArray[np.intp]:
     """Return for each shape the index of the kernel that takes it; -1 where none does."""
     group = shapes.heads / shapes.kv_heads
@@ -396,6 +484,7 @@ def taken_by(rules: Sequence[DecodeRule], shapes: AttentionShapes) -> NDArray[np
     chosen = np.full(group.size, -1)
     for i, rule in reversed(list(enumerate(rules))):
         takes = (group >= rule.group[0]) & (group <= rule.group[1])
+        takes &= _of_size(rule.head_dims, shapes)
         chosen[takes & (blocks >= rule.fewest_blocks)] = i
     return chosen
 
@@ -415,6 +504,7 @@ def decode_problem(data: Measurements, gpu: GpuSpec, rule: DecodeRule) -> Proble
                 rule.grouped,
                 rule.splits_keys,
                 rule.splits_keys and rule.splits_ungrouped,
+                *ANY_SIZE,
             )
         ],
         dtype=np.float64,
@@ -466,13 +556,14 @@ def _decode(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[DecodeSeries,
                 grouped=rule.grouped,
                 splits_keys=rule.splits_keys,
                 splits_ungrouped=rule.splits_ungrouped,
+                head_dims=rule.head_dims,
                 coefficients=record(DecodeCoefficients, fitted.values),
             )
         )
     series = DecodeSeries(
         framework=data.key.framework,
         version=data.key.version,
-        dtype=data.key.dtype,
+        dtype=_element(data.key),
         points=data.count,
         error=_error(held_back, data.time_ns),
         range=attention_range(shapes),
@@ -481,44 +572,41 @@ def _decode(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[DecodeSeries,
     return series, held_back
 
 
-def prefill_problem(data: Measurements, gpu: GpuSpec, rules: LibraryRules) -> Problem:
-    """Return the problem of a series of prefill attention."""
-    from attacc.gpu.calibrated.curves_kernel import prefill_times
-
+def prefill_problem(data: Measurements, gpu: GpuSpec, rule: PrefillRule) -> Problem:
+    """Return the problem of one kernel of prefill attention, for the heads that it takes."""
     shapes = data.shapes
     assert isinstance(shapes, AttentionShapes)  # noqa: S101
     at = machine(gpu, data.key.dtype)
-    rows_of_tile = float(rules.tile_rows)
+    rows_of_tile = float(rule.tile_rows)
     unknowns = list(PREFILL_UNKNOWNS)
-    unknowns[2] = Unknown(rows_of_tile, rows_of_tile * 0.999, rows_of_tile * 1.001)
+    unknowns[TILE_ROWS] = Unknown(rows_of_tile, rows_of_tile * 0.999, rows_of_tile * 1.001)
+    if rule.widens_cache:
+        unknowns[KV_PASSES] = WIDENED_KV_PASSES
+    small = rule.tile_rows < SMALLEST_TENSOR_TILE
+    if small:
+        unknowns[SHARES : SHARES + 4] = [SCALAR_SHARE] * 4
 
     def predict(values: Floats, rows: Indices) -> Floats:
-        some, times = shapes.take(rows), np.empty(rows.size)
         vector = values.copy()
-        vector[2] = rows_of_tile
-        prefill_times(
-            some.batch,
-            some.heads,
-            some.kv_heads,
-            some.head_dim,
-            some.length,
-            some.earlier,
-            some.own,
-            at,
-            vector,
-            float(rules.packs_groups),
-            times,
-        )
-        return times
+        vector[TILE_ROWS] = rows_of_tile
+        return prefill_kernel_ns(vector, at, shapes.take(rows), packs_groups=rule.packs_groups)
 
     launch = float(np.quantile(data.time_ns, 0.01)) * 0.7
     first = start_of(unknowns, launch=launch)
     # Tiles may also wait for their keys, or for arithmetic at a low rate: other minima.
     waiting, slow = first.copy(), first.copy()
     waiting[KEY : KEY + 2] = 20.0
-    slow[SHARES : SHARES + 4] = 0.4
+    slow[SHARES : SHARES + 4] = 0.1 if small else 0.4
     slow[SUSTAINED_AFTER] = 1e5
     return Problem(unknowns, data.time_ns, predict, [first, waiting, slow])
+
+
+def prefill_taken_by(rules: Sequence[PrefillRule], shapes: AttentionShapes) -> NDArray[np.intp]:
+    """Return for each shape the index of the kernel that takes it."""
+    chosen = np.full(shapes.batch.size, len(rules) - 1)
+    for i, rule in reversed(list(enumerate(rules))):
+        chosen[_of_size(rule.head_dims, shapes)] = i
+    return chosen
 
 
 def _prefill(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[PrefillSeries, Floats]:
@@ -528,23 +616,42 @@ def _prefill(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[PrefillSerie
     several = (
         shapes.length > 1 if rules.single_token_decodes else np.full(data.count, fill_value=True)
     )
-    fitted = fit(prefill_problem(data.take(several), gpu, rules), folds=folds)
-    values = fitted.values.copy()
-    values[2] = rules.tile_rows
+    chosen = prefill_taken_by(rules.prefill, shapes)
     held_back = np.full(data.count, np.nan)
-    held_back[several] = fitted.held_back
+    kernels: list[PrefillKernel] = []
+    for i, rule in enumerate(rules.prefill):
+        mine = several & (chosen == i)
+        if not mine.any():
+            continue
+        fitted = fit(prefill_problem(data.take(mine), gpu, rule), folds=folds)
+        held_back[mine] = fitted.held_back
+        values = fitted.values.copy()
+        values[TILE_ROWS] = rule.tile_rows
+        kernels.append(
+            PrefillKernel(
+                head_dims=rule.head_dims or ANY_SIZE,
+                packs_groups=rule.packs_groups,
+                coefficients=record(PrefillCoefficients, values),
+            )
+        )
     series = PrefillSeries(
         framework=data.key.framework,
         version=data.key.version,
-        dtype=data.key.dtype,
-        packs_groups=rules.packs_groups,
+        dtype=_element(data.key),
+        packs_groups=kernels[-1].packs_groups,
         single_token_decodes=rules.single_token_decodes,
         points=int(several.sum()),
-        error=_error(fitted.held_back, data.time_ns[several]),
+        error=_error(held_back[several], data.time_ns[several]),
         range=attention_range(shapes),
-        coefficients=record(PrefillCoefficients, values),
+        coefficients=kernels[-1].coefficients,
+        others=tuple(kernels[:-1]),
     )
     return series, held_back
+
+
+def _element(key: SeriesKey) -> ElementType:
+    assert isinstance(key.dtype, ElementType)  # noqa: S101 - a cache has no block format
+    return key.dtype
 
 
 NOT_FITTED: Final = (
@@ -615,6 +722,7 @@ def record(kind: type[C], values: Floats) -> C:
     named = {
         name: float(value) / (GB if name.endswith("_bytes_per_s") else 1.0)
         for name, value in zip(kind.model_fields, values, strict=True)
+        if value != 0.0 or kind.model_fields[name].is_required()
     }
     return kind.model_validate(named)
 

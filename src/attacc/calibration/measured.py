@@ -8,7 +8,7 @@ the reason, if the model does not price what it measures, or if it holds an impo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from attacc.calibration.tables import Allowed, Flags, Reasons, Table, open_table
 from attacc.errors import DocumentError
+from attacc.gpu.calibrated.coefficients import BlockFormat, SeriesType
 from attacc.gpu.calibrated.kernels import AttentionShapes, Floats, GemmShapes
 from attacc.models.precision import ElementType
 from attacc.units import NS_PER_MS
@@ -117,6 +118,8 @@ ELEMENTS: Final = {
     "fp8": ElementType.FP8,
     "int8": ElementType.INT8,
 }
+FORMATS: Final = {str(block): block for block in BlockFormat}
+"""Types of products that have series of their own. Caches and messages do not have them."""
 ALIASES: Final = {"half": "float16"}
 """Other names of element types."""
 COLLECTIVE_LIBRARY: Final = "NCCL"
@@ -147,7 +150,7 @@ class SeriesKey:
     gpu: str
     framework: str
     version: str
-    dtype: ElementType
+    dtype: SeriesType
     operation: str = ""
 
 
@@ -278,7 +281,8 @@ def measurements(table: Table) -> MeasuredTable:
     reasons = Reasons(table.rows)
     for column in ("gpu", "framework"):
         reasons.add(_among(labels[column], ("",)), f"{column} is empty")
-    _leave_types(labels["dtype"], reasons)
+    types = _types(operator)
+    _leave_types(labels["dtype"], types, reasons)
     _leave_others(operator, table, labels, reasons)
     wanted = {name: QUANTITIES[name] for name in (*SIZE_COLUMNS[operator], "latency_ms", "power_w")}
     columns = table.quantities(wanted, ("power_w",), reasons)
@@ -297,7 +301,7 @@ def measurements(table: Table) -> MeasuredTable:
         good = rows[reasons.usable[rows]]
         if not good.size:
             continue
-        element = ELEMENTS[dtype]
+        element = types[dtype]
         key = SeriesKey(operator, gpu, framework, version, element, operation)
         shapes = _shapes(operator, element, [values[good] for values in sizes])
         time_ns = columns["latency_ms"][good] * NS_PER_MS
@@ -379,10 +383,14 @@ def _among(values: pl.Series, names: Iterable[str]) -> Flags:
     return np.asarray(values.is_in(list(names)).to_numpy(), dtype=np.bool_)
 
 
-def _leave_types(dtype: pl.Series, reasons: Reasons) -> None:
+def _types(operator: MeasuredOperator) -> Mapping[str, SeriesType]:
+    return {**ELEMENTS, **FORMATS} if operator is MeasuredOperator.GEMM else ELEMENTS
+
+
+def _leave_types(dtype: pl.Series, types: Mapping[str, SeriesType], reasons: Reasons) -> None:
     for name in dtype.unique(maintain_order=True):
-        if name not in ELEMENTS:
-            known = ", ".join(ELEMENTS)
+        if name not in types:
+            known = ", ".join(types)
             reasons.add(_among(dtype, (name,)), f"element type {name!r:.40} is none of {known}")
 
 
@@ -418,7 +426,7 @@ def _leave_others(
 
 
 def _shapes(
-    operator: MeasuredOperator, element: ElementType, sizes: Sequence[Floats]
+    operator: MeasuredOperator, element: SeriesType, sizes: Sequence[Floats]
 ) -> GemmShapes | AttentionShapes | Messages:
     match operator:
         case MeasuredOperator.GEMM:

@@ -24,6 +24,8 @@ class GpuSpec(PresetSpec):
     Attributes:
         peak_flops: element type of the operands -> dense peak rate of matrix products; fp16 must
             be there. A type that is absent is computed in fp16.
+        fp4_flops: dense peak rate of products of 4-bit floating point; None where it has no units
+            for them.
         memory_bytes_per_s: bandwidth of its own memory.
         memory_bytes: capacity of its own memory.
         cores: streaming multiprocessors.
@@ -36,6 +38,7 @@ class GpuSpec(PresetSpec):
     """
 
     peak_flops: dict[ElementType, OperationsPerSecond] = Field(validation_alias="peak")
+    fp4_flops: OperationsPerSecond | None = Field(default=None, validation_alias="fp4_peak")
     memory_bytes_per_s: BytesPerSecond = Field(validation_alias="memory_bandwidth")
     memory_bytes: Memory = Field(validation_alias="memory")
     cores: int = Field(gt=0, le=100_000)

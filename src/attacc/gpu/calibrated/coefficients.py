@@ -34,14 +34,38 @@ GB: Final = 1e-9
 """Factor from bytes per second to bytes per nanosecond."""
 
 
+class BlockFormat(StrEnum):
+    """Formats of products whose blocks of elements share a scale.
+
+    Each has series of its own, beside those of `ElementType`. Whole steps do not take them.
+    """
+
+    FP8_BLOCK = "fp8_block"
+    """`ElementType.FP8`: weights in blocks of 128 x 128, activations in groups of 128."""
+    NVFP4 = "nvfp4"
+    """Four bits, and a scale of 8 bits for 16 elements, of weights and activations."""
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of one element. The scales of fp8_block, 3 % at most, are not counted."""
+        return 1.0 if self is BlockFormat.FP8_BLOCK else (4 + 8 / 16) / 8
+
+
+SeriesType = ElementType | BlockFormat
+"""Type of the operands of a series."""
+
+
 class Coefficients(Spec):
     """Base class of the coefficient records."""
 
     def vector(self) -> NDArray[np.float64]:
-        """Return the coefficients in the order of the fields; rates are in bytes per nanosecond."""
+        """Return the coefficients in the order of the fields; rates are in bytes per nanosecond.
+
+        A coefficient that is absent is zero.
+        """
         values: list[float] = []
         for name in type(self).model_fields:
-            value: float = getattr(self, name)
+            value: float = getattr(self, name) or 0.0
             values.append(value * GB if name.endswith("_bytes_per_s") else value)
         return np.array(values)
 
@@ -84,7 +108,7 @@ class GemmCoefficients(Coefficients):
 
 
 class QuantiseCoefficients(Coefficients):
-    """The coefficients of converting the left matrix to 8 bits, and of the 8-bit library's tiles.
+    """The coefficients of converting the left matrix to fewer bits, and of that library's tiles.
 
     Attributes:
         row_ns: time to convert one row on one core.
@@ -92,12 +116,28 @@ class QuantiseCoefficients(Coefficients):
             second-level cache.
         slow_bytes_per_s: rate at which the matrix is read and written, if it does not fit.
         ragged_tiles: additional clusters of tiles that a row of clusters costs if it is not full.
+        single_row_ns: additional time where the matrix has one row, which other kernels convert;
+            None for no such time.
     """
 
     row_ns: Nanoseconds = Field(validation_alias="row")
     fast_bytes_per_s: BytesPerSecond = Field(validation_alias="fast")
     slow_bytes_per_s: BytesPerSecond = Field(validation_alias="slow")
     ragged_tiles: Positive
+    single_row_ns: Nanoseconds | None = Field(default=None, validation_alias="single_row")
+
+
+class HostCoefficients(Coefficients):
+    """The coefficients of the host's work for a product, while which the GPU waits.
+
+    Attributes:
+        host_ns: time in which the host starts the kernels of a product.
+        ragged_rows_ns: additional time for rows that are no multiple of 4, whose scales other
+            kernels align.
+    """
+
+    host_ns: Nanoseconds = Field(validation_alias="host")
+    ragged_rows_ns: Nanoseconds = Field(validation_alias="ragged_rows")
 
 
 class DecodeCoefficients(Coefficients):
@@ -155,7 +195,7 @@ class PrefillCoefficients(Coefficients):
     Attributes:
         launch_ns: time to start and end the kernels.
         tile_ns: fixed time of a tile of queries.
-        tile_rows: queries of a tile; half as many again for heads of 64 elements.
+        tile_rows: queries of a tile; 128 are half as many again for heads of 64 elements.
         row_ns: time of one query of a tile for every 128 elements.
         key_ns: fixed time of one key that a tile reads.
         key_dim_ns: time of one key that a tile reads, for every 128 elements.
@@ -265,6 +305,12 @@ class GemmLibraryName(StrEnum):
     """Any tile, and any division of the inner dimension."""
     CUTLASS = "cutlass"
     """One tile for every range of rows, inner dimension undivided (vLLM's 8-bit products)."""
+    CUTLASS_PAIRS = "cutlass_pairs"
+    """The same on Blackwell, where two cores compute one tile."""
+    DEEP_GEMM = "deep_gemm"
+    """Tiles of 64 or 128 rows, inner dimension undivided (vLLM's fp8_block on Blackwell)."""
+    CUTE = "cute"
+    """Tiles of 128 or 256 rows, inner dimension undivided (vLLM's nvfp4)."""
 
 
 class GemmSeries(Library, Fitted):
@@ -277,13 +323,15 @@ class GemmSeries(Library, Fitted):
         coefficients: coefficients of the product.
         quantise: coefficients of converting the left matrix, where the measured time includes the
             conversion.
+        host: coefficients of the host's work, where the measured time includes it.
     """
 
-    dtype: ElementType
+    dtype: SeriesType
     library: GemmLibraryName
     range: GemmRange
     coefficients: GemmCoefficients
     quantise: QuantiseCoefficients | None = None
+    host: HostCoefficients | None = None
 
 
 class DecodeKernel(Spec):
@@ -296,6 +344,7 @@ class DecodeKernel(Spec):
         grouped: whether keys are read once for each group, and not once for each query head.
         splits_keys: whether the keys of a head are divided among cores where that is faster.
         splits_ungrouped: whether keys are divided also where every query head has its own keys.
+        head_dims: smallest and largest size of a head; None for all sizes.
         coefficients: coefficients of the kernel's time.
     """
 
@@ -304,6 +353,7 @@ class DecodeKernel(Spec):
     grouped: bool
     splits_keys: bool = True
     splits_ungrouped: bool = True
+    head_dims: tuple[Extent, Extent] | None = None
     coefficients: DecodeCoefficients
 
 
@@ -321,6 +371,20 @@ class DecodeSeries(Library, Fitted):
     kernels: tuple[DecodeKernel, ...]
 
 
+class PrefillKernel(Spec):
+    """One kernel of prefill attention beside the main one, and the heads that it takes.
+
+    Attributes:
+        head_dims: smallest and largest size of a head.
+        packs_groups: whether the queries of a group fill the rows of a tile together.
+        coefficients: coefficients of the time.
+    """
+
+    head_dims: tuple[Extent, Extent]
+    packs_groups: bool
+    coefficients: PrefillCoefficients
+
+
 class PrefillSeries(Library, Fitted):
     """Prefill attention of one library.
 
@@ -330,6 +394,7 @@ class PrefillSeries(Library, Fitted):
         single_token_decodes: whether a prompt of one token runs as decode attention over one key.
         range: shapes that the series is stated for.
         coefficients: coefficients of the time.
+        others: kernels that take some sizes of heads instead.
     """
 
     dtype: ElementType
@@ -337,6 +402,7 @@ class PrefillSeries(Library, Fitted):
     single_token_decodes: bool
     range: AttentionRange
     coefficients: PrefillCoefficients
+    others: tuple[PrefillKernel, ...] = ()
 
 
 class CollectiveSeries(Fitted):

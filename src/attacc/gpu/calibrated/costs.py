@@ -233,7 +233,7 @@ class Kernels:
         operands = self._operands(op, source)
         series = self._series(operands.series, source.gemm)
         at = machine(self.gpu.gpu, operands.left, operands.right)
-        vector = gemm_vector(series.coefficients, series.quantise)
+        vector = gemm_vector(series.coefficients, series.quantise, series.host)
 
         def timed(sizes: tuple[Floats, ...]) -> tuple[Floats, ...]:
             m, n, k, count = sizes

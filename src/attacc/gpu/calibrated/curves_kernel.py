@@ -41,6 +41,9 @@ TIE: Final = 1e-6
 LARGEST_RESIDENT_TILE: Final = 32768.0
 """Number of results of a tile that leaves no room for a second tile on a core."""
 
+HIDES: Final = 4.0
+"""How well the work of the host and of the GPU overlap."""
+
 WAITS_LATENCY: Final = 0
 WAITS_COMPUTE: Final = 1
 WAITS_MEMORY: Final = 2
@@ -84,7 +87,8 @@ def matmul_times(
         k: inner dimension.
         machine: `MACHINE_FIELDS` numbers.
         coefficients: those of `GemmCoefficients`, then those of `QuantiseCoefficients`, or zeros if
-            nothing is converted.
+            nothing is converted, then those of `HostCoefficients`, or zeros if the host is not
+            waited for.
         tiles: one row for each kernel of the library: rows above and up to, columns above and up
             to, tile rows, tile columns, tiles of a cluster, most splits.
         splits: `SPLITS`.
@@ -97,7 +101,8 @@ def matmul_times(
     launch, fill, share, core_load, l2_core = coefficients[:5]
     read_share, write_share, split_ns, split_core, step_ns = coefficients[5:10]
     sustained, after_ns, sharpness, resident = coefficients[10:14]
-    row_ns, fast_gb, slow_gb, ragged = coefficients[14:18]
+    row_ns, fast_gb, slow_gb, ragged, single_row = coefficients[14:19]
+    host_ns, ragged_host = coefficients[19:21]
     left, cores, peak, bandwidth, l2_bytes, right = machine[:6]
     core_peak = share * peak / cores
     l2_rate = l2_core * cores
@@ -160,8 +165,15 @@ def matmul_times(
             away = min(1.0, max(0.0, moved / l2_bytes - 0.5))
             rate = moved * ((1.0 - away) / fast_gb + away / slow_gb)
             start += max(row_ns * rows / cores, rate)
+            if rows == 1.0:
+                start += single_row
         time_ns[i] = start + work
-        if start > work:
+        host = host_ns
+        if rows % 4.0 > 0.0 and columns % 64.0 == 0.0 and inner % 128.0 == 0.0:
+            host += ragged_host
+        if host > 0.0:
+            time_ns[i] = ((start + work) ** HIDES + host**HIDES) ** (1.0 / HIDES)
+        if start > work or host > start + work:
             waits[i] = WAITS_LATENCY
         else:
             waits[i] = WAITS_COMPUTE if best_compute >= max(best_l2, dram) else WAITS_MEMORY
@@ -194,8 +206,8 @@ def decode_times(
         coefficients: those of `DecodeCoefficients`, one row for each kernel.
         kernels: one row for each kernel: smallest and largest group that it takes, fewest blocks of
             work that it takes, whether it reads keys once per group (1) or per query head (0),
-            whether it divides the keys of a head (1), and whether it does so also without groups
-            (1).
+            whether it divides the keys of a head (1), whether it does so also without groups (1),
+            smallest and largest size of a head.
         splits: `SPLITS`.
         time_ns: array for the times, which the function writes.
         rounds: array for the blocks that a core works through one after another, which the function
@@ -210,7 +222,9 @@ def decode_times(
         chosen = -1
         blocks_of_work = batch[i] * kv_heads[i] * max(1.0, np.floor(length[i] / 128.0))
         for c in range(kernels.shape[0]):
-            if kernels[c, 0] <= group <= kernels[c, 1] and blocks_of_work >= kernels[c, 2]:
+            takes = kernels[c, 6] <= dim[i] <= kernels[c, 7]
+            takes = takes and kernels[c, 0] <= group <= kernels[c, 1]
+            if takes and blocks_of_work >= kernels[c, 2]:
                 chosen = c
                 break
         if chosen < 0:
@@ -311,7 +325,7 @@ def prefill_times(
     for i in range(batch.size):
         group = heads[i] / kv_heads[i] if pack > 0.0 else 1.0
         tile_keys = 128.0 if dim[i] <= 128.0 else 80.0
-        high = 1.5 * tile_rows if dim[i] <= 64.0 and tile_rows >= 128.0 else tile_rows
+        high = 1.5 * tile_rows if dim[i] <= 64.0 and tile_rows == 128.0 else tile_rows
         tiles = np.ceil(length[i] * group / high)
         blocks = batch[i] * (heads[i] / group) * tiles
         tokens = high / group

@@ -19,6 +19,7 @@ from attacc.gpu.calibrated.coefficients import (
     CALIBRATIONS,
     GB,
     AttentionRange,
+    BlockFormat,
     CalibrationSpec,
     CollectiveSeries,
     DecodeSeries,
@@ -26,8 +27,10 @@ from attacc.gpu.calibrated.coefficients import (
     GemmLibraryName,
     GemmRange,
     GemmSeries,
+    HostCoefficients,
     PrefillSeries,
     QuantiseCoefficients,
+    SeriesType,
 )
 from attacc.hardware.gpu import GPUS, GpuSpec
 from attacc.models.precision import ElementType
@@ -72,7 +75,49 @@ CUTLASS_TILES: Final = np.array(
 """Kernels of vLLM's 8-bit products on Hopper, with the columns of `CUBLAS_TILES`. The tile follows
 from the rows and columns, in clusters of two. The limits follow the library's published dispatch by
 rows, and are the sizes at which measured times step."""
-TILES: Final = {GemmLibraryName.CUBLAS: CUBLAS_TILES, GemmLibraryName.CUTLASS: CUTLASS_TILES}
+PAIRS_TILES: Final = np.array(
+    [
+        (0, 16, 0, UNBOUNDED, 32, 64, 1, 1),
+        (16, 64, 0, UNBOUNDED, 64, 64, 1, 1),
+        (64, 256, 0, UNBOUNDED, 64, 128, 2, 1),
+        (256, UNBOUNDED, 0, UNBOUNDED, 128, 128, 2, 1),
+    ],
+    dtype=np.float64,
+)
+"""Kernels of vLLM's 8-bit products on Blackwell, as of the library's published dispatch by rows
+(sm100_fp8_config). A tile is the half that one core of a pair computes. Up to 64 rows, the kernel
+takes the weights for the left matrix."""
+
+
+def _undivided(heights: Sequence[int], widths: Sequence[int]) -> Floats:
+    """Return kernels of any tile of these sides, which never divide the inner dimension."""
+    return np.array(
+        [
+            (
+                0.0 if tm == min(heights) else tm / 2,
+                UNBOUNDED,
+                0.0 if tn == min(widths) else tn / 2,
+                UNBOUNDED,
+                tm,
+                tn,
+                1,
+                1,
+            )
+            for tm in heights
+            for tn in widths
+            if tm * tn <= LARGEST_TILE
+        ],
+        dtype=np.float64,
+    )
+
+
+TILES: Final = {
+    GemmLibraryName.CUBLAS: CUBLAS_TILES,
+    GemmLibraryName.CUTLASS: CUTLASS_TILES,
+    GemmLibraryName.CUTLASS_PAIRS: PAIRS_TILES,
+    GemmLibraryName.DEEP_GEMM: _undivided((64, 128), (32, 64, 128)),
+    GemmLibraryName.CUTE: _undivided((128, 256), (64, 128, 256)),
+}
 
 SMALLEST_DIM: Final = 64
 LARGEST_DIM: Final = 256
@@ -186,7 +231,27 @@ def _sizes(**sizes: ArrayLike) -> list[Floats]:
     return flat
 
 
-def machine(gpu: GpuSpec, left: ElementType, right: ElementType | None = None) -> Floats:
+def peak_flops_per_s(gpu: GpuSpec, left: SeriesType, right: SeriesType | None = None) -> float:
+    """Return the peak rate of a product of operands of these types.
+
+    Raises:
+        InputError: the data sheet states no rate of 4-bit floating point, which is asked for.
+    """
+    kinds = [left] if right is None else [left, right]
+    if BlockFormat.NVFP4 in kinds:
+        if gpu.fp4_flops is None:
+            raise InputError(
+                "its data sheet states no rate of 4-bit floating point",
+                where=f"GPU {gpu.name}",
+                hint='add fp4_peak = "9000 TFLOPS", or what its data sheet states',
+            )
+        return gpu.fp4_flops
+    return gpu.peak_flops_per_s(
+        *(kind if isinstance(kind, ElementType) else ElementType.FP8 for kind in kinds)
+    )
+
+
+def machine(gpu: GpuSpec, left: SeriesType, right: SeriesType | None = None) -> Floats:
     """Return the facts about a GPU that the kernels need, as an array.
 
     Args:
@@ -200,7 +265,7 @@ def machine(gpu: GpuSpec, left: ElementType, right: ElementType | None = None) -
         [
             left.bytes,
             gpu.cores,
-            gpu.peak_flops_per_s(left, other) * GB,
+            peak_flops_per_s(gpu, left, other) * GB,
             gpu.memory_bytes_per_s * GB,
             gpu.l2_bytes,
             other.bytes,
@@ -208,10 +273,26 @@ def machine(gpu: GpuSpec, left: ElementType, right: ElementType | None = None) -
     )
 
 
-def gemm_vector(coefficients: GemmCoefficients, quantise: QuantiseCoefficients | None) -> Floats:
-    """Return the coefficients of a product and of the conversion before it, or zeros for that."""
-    extra = np.zeros(4) if quantise is None else quantise.vector()
-    return np.concatenate([coefficients.vector(), extra])
+QUANTISE_FIELDS: Final = len(QuantiseCoefficients.model_fields)
+HOST_FIELDS: Final = len(HostCoefficients.model_fields)
+
+
+def gemm_vector(
+    coefficients: GemmCoefficients,
+    quantise: QuantiseCoefficients | None,
+    host: HostCoefficients | None = None,
+) -> Floats:
+    """Return the coefficients of a product, of the conversion before it and of the host's work.
+
+    There are zeros for what is not there.
+    """
+    return np.concatenate(
+        [
+            coefficients.vector(),
+            np.zeros(QUANTISE_FIELDS) if quantise is None else quantise.vector(),
+            np.zeros(HOST_FIELDS) if host is None else host.vector(),
+        ]
+    )
 
 
 def gemm_times(
@@ -248,8 +329,12 @@ def matmul_ns(series: GemmSeries, gpu: GpuSpec, shapes: GemmShapes) -> Floats:
         gpu: the GPU.
         shapes: the products.
     """
-    vector = gemm_vector(series.coefficients, series.quantise)
+    vector = gemm_vector(series.coefficients, series.quantise, series.host)
     return gemm_times(shapes, machine(gpu, series.dtype), vector, TILES[series.library])[0]
+
+
+ANY_SIZE: Final = (0, 2**20)
+"""Smallest and largest size of a head, of kernels that take all."""
 
 
 def decode_kernel_table(series: DecodeSeries) -> Floats:
@@ -262,6 +347,7 @@ def decode_kernel_table(series: DecodeSeries) -> Floats:
                 kernel.grouped,
                 kernel.splits_keys,
                 kernel.splits_ungrouped and kernel.splits_keys,
+                *(kernel.head_dims or ANY_SIZE),
             )
             for kernel in series.kernels
         ],
@@ -358,6 +444,36 @@ def decode_ns(series: DecodeSeries, gpu: GpuSpec, shapes: AttentionShapes) -> Fl
     return DecodeTimer.of(series, gpu).ns(shapes)
 
 
+def prefill_kernel_ns(
+    vector: Floats, at: Floats, shapes: AttentionShapes, *, packs_groups: bool
+) -> Floats:
+    """Return the times of one kernel of prefill attention in nanoseconds.
+
+    Args:
+        vector: the coefficients, in the order of `PrefillCoefficients`.
+        at: the GPU, as `machine` returns it.
+        shapes: the attention, with heads of 64 to 256 elements.
+        packs_groups: whether the queries of a group fill the rows of a tile together.
+    """
+    from attacc.gpu.calibrated.curves_kernel import prefill_times
+
+    times = np.empty(shapes.batch.size)
+    prefill_times(
+        shapes.batch,
+        shapes.heads,
+        shapes.kv_heads,
+        shapes.head_dim,
+        shapes.length,
+        shapes.earlier,
+        shapes.own,
+        at,
+        vector,
+        float(packs_groups),
+        times,
+    )
+    return times
+
+
 def prefill_ns(
     series: PrefillSeries, decode: DecodeSeries | None, gpu: GpuSpec, shapes: AttentionShapes
 ) -> Floats:
@@ -372,8 +488,6 @@ def prefill_ns(
     Raises:
         InputError: a head has fewer or more elements.
     """
-    from attacc.gpu.calibrated.curves_kernel import prefill_times
-
     dims = shapes.head_dim
     if dims.size and not (dims.min() >= SMALLEST_DIM and dims.max() <= LARGEST_DIM):
         worst = dims.min() if dims.min() < SMALLEST_DIM else dims.max()
@@ -382,20 +496,15 @@ def prefill_ns(
             where="head_dim",
             hint=f"use {SMALLEST_DIM} to {LARGEST_DIM}",
         )
-    times = np.empty(shapes.batch.size)
-    prefill_times(
-        shapes.batch,
-        shapes.heads,
-        shapes.kv_heads,
-        shapes.head_dim,
-        shapes.length,
-        shapes.earlier,
-        shapes.own,
-        machine(gpu, series.dtype),
-        series.coefficients.vector(),
-        float(series.packs_groups),
-        times,
+    at = machine(gpu, series.dtype)
+    times = prefill_kernel_ns(
+        series.coefficients.vector(), at, shapes, packs_groups=series.packs_groups
     )
+    for kernel in series.others:
+        takes = (dims >= kernel.head_dims[0]) & (dims <= kernel.head_dims[1])
+        times[takes] = prefill_kernel_ns(
+            kernel.coefficients.vector(), at, shapes.take(takes), packs_groups=kernel.packs_groups
+        )
     single = shapes.length == 1
     if series.single_token_decodes and decode is not None and single.any():
         alone = shapes.take(single)
@@ -531,7 +640,7 @@ class _Series(Protocol):
     @property
     def version(self) -> str: ...
     @property
-    def dtype(self) -> ElementType: ...
+    def dtype(self) -> SeriesType: ...
 
 
 S = TypeVar("S", bound=_Series)
@@ -579,7 +688,7 @@ class CalibratedGpu:
         return replace(self, gpu=gpu, scaled_from=self.calibration.name)
 
     def gemm(
-        self, dtype: ElementType, framework: str | None = None, version: str | None = None
+        self, dtype: SeriesType, framework: str | None = None, version: str | None = None
     ) -> GemmSeries:
         """Return the series of matrix products of a library, by default of the reference.
 
@@ -619,7 +728,7 @@ class CalibratedGpu:
         self,
         what: str,
         all_series: Sequence[S],
-        dtype: ElementType,
+        dtype: SeriesType,
         framework: str | None,
         version: str | None,
     ) -> S:

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from attacc.errors import InputError
-from attacc.gpu.calibrated.coefficients import PowerSpec
+from attacc.gpu.calibrated.coefficients import PowerSpec, SeriesType
 from attacc.gpu.calibrated.kernels import AttentionShapes, CalibratedGpu, Floats, GemmShapes
 from attacc.hardware.gpu import GpuSpec
 from attacc.models.precision import ElementType
@@ -63,7 +63,7 @@ class Power:
     total_w: Floats
 
 
-def gemm_work(shapes: GemmShapes, element: ElementType, weights: ElementType | None = None) -> Work:
+def gemm_work(shapes: GemmShapes, element: SeriesType, weights: SeriesType | None = None) -> Work:
     """Return the work of matrix products.
 
     Args:
@@ -78,7 +78,7 @@ def gemm_work(shapes: GemmShapes, element: ElementType, weights: ElementType | N
     return Work(shapes.flops, dram, l2, kind, np.full_like(dram, float(left == 1)))
 
 
-def attention_work(shapes: AttentionShapes, cache: ElementType, *, prefill: bool) -> Work:
+def attention_work(shapes: AttentionShapes, cache: SeriesType, *, prefill: bool) -> Work:
     """Return the work of decode attention, or of causal prefill attention."""
     queries = shapes.batch * shapes.heads * shapes.head_dim * 2 * RESULT_BYTES
     keys = shapes.earlier + shapes.own if prefill else shapes.length
