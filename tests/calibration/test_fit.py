@@ -13,15 +13,22 @@ from attacc.calibration.fit import fit_calibration, fitted_tables, held_back_row
 from attacc.calibration.measured import (
     MeasuredOperator,
     Measurements,
+    Messages,
     SeriesKey,
     read_measurements,
 )
 from attacc.errors import InputError
-from attacc.gpu.calibrated.coefficients import BlockFormat, CalibrationSpec
+from attacc.gpu.calibrated.coefficients import (
+    BlockFormat,
+    CalibrationSpec,
+    CollectiveSeries,
+    Protocol,
+)
 from attacc.gpu.calibrated.kernels import (
     AttentionShapes,
     CalibratedGpu,
     GemmShapes,
+    collective_ns,
     decode_ns,
     matmul_ns,
     prefill_ns,
@@ -99,6 +106,35 @@ def test_times_of_blackwell_are_fitted_again(kind: str) -> None:
     assert again.out_of_range == 0
     assert again.mape is not None
     assert again.mape < 0.04
+
+
+def test_a_fitted_collective_is_that_of_its_document(tmp_path: Path) -> None:
+    """Catches shares of a rate that the fit gives to the last protocol, and the model to the
+    fastest: a document that is off by more than its error says.
+    """
+    data = read_measurements(nccl_csv(tmp_path / "nccl.csv"))[0]
+    assert isinstance(data.shapes, Messages)
+    problem = gpu_fit.collective_problem(data)
+    rates = (10.0, 320.0, 250.0)
+    shares = (1.0, 1.5, 2.0)
+    values = np.array(
+        [9000, 250, rates[0], 15000, 300, rates[1], 18000, 1500, rates[2], *shares[1:]]
+    )
+    series = CollectiveSeries(
+        operation="all_reduce",
+        points=data.count,
+        error=0.0,
+        gpus=(2, 4, 8),
+        bytes=(1, 2**40),
+        protocols=tuple(
+            Protocol(start_ns=start, hop_ns=hop, bytes_per_s=rate * 1e9)
+            for start, hop, rate in values[:9].reshape(3, 3)
+        ),
+        full_share=shares,
+    )
+    got = problem.predict(values, np.arange(data.count))
+    expected = collective_ns(series, data.shapes.gpus, data.shapes.message_bytes)
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
 def test_every_row_is_held_back_once(tmp_path: Path) -> None:

@@ -663,7 +663,7 @@ PROTOCOLS: Final = 3
 
 
 def collective_problem(data: Measurements) -> Problem:
-    """Return the problem of a collective: its protocols, and shares of the last protocol's rate."""
+    """Return the problem of a collective: its protocols, and shares of the fastest one's rate."""
     shapes = data.shapes
     assert isinstance(shapes, Messages)  # noqa: S101
     counts = np.unique(shapes.gpus)
@@ -679,10 +679,11 @@ def collective_problem(data: Measurements) -> Problem:
     def predict(values: Floats, rows: Indices) -> Floats:
         share = np.concatenate([[1.0], values[3 * PROTOCOLS :]])[place[rows]]
         others = shapes.gpus[rows] - 1
+        fastest = int(np.argmax(values[2 : 3 * PROTOCOLS : 3]))
         ways = [
             values[3 * p]
             + values[3 * p + 1] * others
-            + on_wire[rows] / (values[3 * p + 2] * (share if p == PROTOCOLS - 1 else 1.0))
+            + on_wire[rows] / (values[3 * p + 2] * (share if p == fastest else 1.0))
             for p in range(PROTOCOLS)
         ]
         return nearly_fastest(ways)
