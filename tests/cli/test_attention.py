@@ -228,7 +228,7 @@ def test_heads_that_make_no_sense(options: tuple[str, ...], parts: list[str]) ->
             ["the complete schedule", "interleaved"],
         ),
         (("--power-budget", "1"), ["power budget of 1 W", "give more than"]),
-        (("--power-budget", "-5"), ["-5 W is not positive"]),
+        (("--power-budget", "-5"), ["--power-budget: -5.0 is out of range"]),
         (("--power-budget", "30", "--no-power-limit"), ["30 W, but multiplies without a limit"]),
         (("--power-window", "0"), ["a window of 0 ns", "at least 0.769 ns"]),
         (("--kv-heads", "1", "--queries-per-read", "20"), ["20 queries", "at most 8 queries"]),

@@ -19,7 +19,13 @@ _PLACE: Final = re.compile(
     r"(?:workload\.|precision\.)?(?P<name>[a-z_]+)(?:\.[0-9]+)*(?P<rest>$|:.*| .*)", re.S
 )
 """An argument: the table of a study that holds it, its name, its place in a list, and the rest."""
-_OTHER_NAMES: Final = {"element": "dtype", "synthetic": "workload"}
+_OTHER_NAMES: Final = {
+    "element": "dtype",
+    "synthetic": "workload",
+    "power_budget_w": "power_budget",
+    "temperature_c": "temperature",
+    "window_ns": "power_window",
+}
 """Arguments of the library whose option has another name."""
 
 

@@ -40,7 +40,7 @@ from attacc.units import NS_PER_S, PJ_PER_J, finite, whole, wholes
 MAX_WINDOW_CYCLES: Final = 10**9
 """Most cycles of the command clock over which power is averaged: about a second."""
 
-_MOST: Final = 2**48
+MOST_KEYS: Final = 2**48
 """Far more heads, and keys, than fit into a stack: how many fit is told by its capacity."""
 _COLDEST_C: Final = -273.0
 _HOTTEST_C: Final = 200.0
@@ -386,8 +386,8 @@ class Stack:
                 does not even suffice for standby; or the schedule cannot do what is asked
                 (`attend_to`).
         """
-        whole(heads, where="heads", most=_MOST)
-        whole(length, where="length", most=_MOST)
+        whole(heads, where="heads", most=MOST_KEYS)
+        whole(length, where="length", most=MOST_KEYS)
         whole(head_dim, where="head_dim")
         if heads % whole(queries_per_kv_head, where="queries_per_kv_head"):
             raise InputError(
@@ -437,7 +437,7 @@ class Stack:
         Raises:
             InputError: as in `attend`.
         """
-        if not wholes(lengths, where="lengths", most=_MOST).size:
+        if not wholes(lengths, where="lengths", most=MOST_KEYS).size:
             raise InputError("there are no heads to attend to", where="lengths")
         whole(head_dim, where="head_dim")
         whole(queries_per_kv_head, where="queries_per_kv_head")

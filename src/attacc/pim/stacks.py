@@ -13,8 +13,9 @@ from attacc.hardware.system import Schedule
 from attacc.models.precision import ElementType, kv_element
 from attacc.pim.mapping.balance import assign_stacks
 from attacc.pim.program.interleaved import QueryPasses, chunk_grain, longest_chunk
-from attacc.pim.stack import Stack, StackAttention
+from attacc.pim.stack import MOST_KEYS, Stack, StackAttention
 from attacc.results import Result
+from attacc.units import wholes
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,7 @@ def attend_over(
         InputError: no heads, a length below 1, or as in `Stack.attend`.
     """
     element = kv_element(element, where="element")
+    wholes(lengths, where="lengths", most=MOST_KEYS)
 
     def attend(held: tuple[int, ...]) -> StackAttention:
         return stack.attend_to(
