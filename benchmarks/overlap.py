@@ -25,7 +25,7 @@ from attacc.models.precision import ElementType
 from attacc.models.steps import decode_step
 from attacc.pim.product import AttaccProducts
 from attacc.pim.program.product import ProductShape
-from attacc.system.attaccs import AttaccAttention, Attaccs
+from attacc.system.attaccs import AttaccAttention, Attaccs, LayerHeads
 from attacc.system.operator_schedule import OperatorSchedule
 from attacc.system.pipelined_layer import (
     ATTACC,
@@ -35,7 +35,7 @@ from attacc.system.pipelined_layer import (
     OverlapComparison,
     simulate_decode_step,
 )
-from attacc.system.step import Beside, step_costs
+from attacc.system.step import Beside, LayerBeside, step_costs
 
 LENGTH: Final = 3072
 """Keys half-way through an output of 2,048 tokens behind a prompt of 2,048."""
@@ -94,7 +94,9 @@ class Bench:
         return published_rates(placement, power_limited=True, stacks_per_device=5)
 
     def attention(self, workload: Workload, length: int = LENGTH) -> AttaccAttention:
-        return self.attaccs.curve(workload.model, workload.batch, [length]).at([length])
+        return self.attaccs.curve(LayerHeads.of_model(workload.model), workload.batch, [length]).at(
+            [length]
+        )
 
     def compare(
         self,
@@ -183,7 +185,7 @@ def parts_table() -> None:
     bench = Bench.of(Placement.BANK)
     step = WORKLOADS[0].step()
     qkv, projection = (
-        next(op for op in step.layer if isinstance(op, MatMul) and op.name == name)
+        next(op for op in step.layers[0].operators if isinstance(op, MatMul) and op.name == name)
         for name in ("qkv", "projection")
     )
     for units in (1, 2, 3, 4, 6, 12):
@@ -234,18 +236,20 @@ def regimes_table() -> None:
         )
         changed = replace(system, attacc=replace(system.attacc, link=slow))
         attention = AttaccAttention.one(attention_us * NS_PER_US, EnergyBreakdown())
-        cost = step_costs(step, changed, costs, Beside(attention=attention)).one
+        cost = step_costs(
+            step, changed, costs, Beside(layers=(LayerBeside(attention=attention),))
+        ).one
         op = {one.name: one.alone_ns / NS_PER_US for one in cost.operators}
         rates = bench.rates(Placement.BANK)
         result = simulate_decode_step(
             step, changed, costs, attention, rates, products=bench.products
         )
         for case in (result.neither, result.pipelining):
-            difference = (case.closed_form_ns - case.simulated_ns) / step.layers / NS_PER_US
+            difference = (case.closed_form_ns - case.simulated_ns) / step.layer_count / NS_PER_US
             row(
                 title, attention_us, op["qkv_transfer"], op["context_transfer"],
-                op["qkv"] + op["projection"], case.closed_form_ns / step.layers / NS_PER_US,
-                case.simulated_ns / step.layers / NS_PER_US, difference,
+                op["qkv"] + op["projection"], case.closed_form_ns / step.layer_count / NS_PER_US,
+                case.simulated_ns / step.layer_count / NS_PER_US, difference,
             )  # fmt: skip
 
 
@@ -255,7 +259,7 @@ def unit_attention_table() -> None:
         bench = Bench.of(placement)
         for workload in WORKLOADS:
             model = workload.model
-            alone = model.model_copy(update={"heads": 8, "kv_heads": 8})
+            alone = LayerHeads.of_model(model.model_copy(update={"heads": 8, "kv_heads": 8}))
             heads = model.kv_heads // 8
             whole = float(bench.attention(workload).time_ns[0]) / heads / NS_PER_US
             curve = bench.attaccs.curve(alone, workload.batch, [LENGTH])

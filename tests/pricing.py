@@ -8,7 +8,7 @@ from attacc.gpu.rates import AttaccRates
 from attacc.hardware.system import ResolvedSystem
 from attacc.models.operators import Step
 from attacc.system.attaccs import AttaccAttention
-from attacc.system.step import Beside, StepCost, step_costs
+from attacc.system.step import Beside, LayerBeside, StepCost, step_costs
 
 
 def step_cost(
@@ -22,7 +22,8 @@ def step_cost(
     kv_bytes: float = 0.0,
 ) -> StepCost:
     """Price one step from its operators."""
-    beside = Beside(attention=attention, rates=rates, copies=copies, written_bytes=kv_bytes)
+    own = LayerBeside(attention=attention, written_bytes=kv_bytes)
+    beside = Beside(layers=(own,), rates=rates, copies=copies)
     return step_costs(step, system, costs, beside).one
 
 

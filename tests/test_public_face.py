@@ -59,7 +59,7 @@ def test_names_files_documents_and_objects_alike(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="loaded already is not changed"):
         aa.load_system(by_file, gpus=4)
     model = aa.load_model("llama-3.1-8b", kv="int8")
-    assert (model.precision.kv, aa.load_model(model).precision.kv) == ("int8", "int8")
+    assert (model.kv, aa.load_model(model).kv) == ("int8", "int8")
     device = aa.load_device("hbm3-5.2", name="slow", **{"timing.nRCDRD": 40})
     assert device.name == "slow"
     slow, fast = (aa.Stack(one).attend(heads=16, length=100) for one in (device, "hbm3-5.2"))

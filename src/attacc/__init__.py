@@ -8,6 +8,7 @@ The public face, ``import attacc as aa``. Names are loaded when they are first u
 - ``Requests``: what is served.
 - ``Pricer``, ``Chunk``, ``Batches``: what a step costs on a system, and what fits.
 - ``compare``: systems with and without attention in memory, on one model and its requests.
+- ``where``: whether attention should run on GPUs or on AttAccs, by kind of layers.
 - ``Stack``, ``HostDevice``: one stack that attends; AttAccs as a host sees them.
 - ``accuracy``, ``reproduce``, ``validate``: errors of attention by format; the papers' figures; the
   package's own claims.
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from attacc.study.described import describe
     from attacc.study.papers.reproduce import reproduce_papers as reproduce
     from attacc.study.shipped import presets
+    from attacc.study.where import where
     from attacc.system.batches import Batches, Chunk
     from attacc.system.pricer import Pricer
     from attacc.workload.requests import Requests
@@ -67,6 +69,7 @@ __all__ = [
     "presets",
     "reproduce",
     "validate",
+    "where",
 ]
 
 _PLACES: Final = {
@@ -86,6 +89,7 @@ _PLACES: Final = {
     "presets": ("attacc.study.shipped", "presets"),
     "reproduce": ("attacc.study.papers.reproduce", "reproduce_papers"),
     "validate": ("attacc.study.claims.registry", "check_claims"),
+    "where": ("attacc.study.where", "where"),
 }
 """Where each public name lives: module and name."""
 

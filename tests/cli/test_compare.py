@@ -168,7 +168,7 @@ def test_the_study_of_the_documentation(tmp_path: Path) -> None:
     nested |= {f"precision.{name}" for name in ("weights", "activations", "kv")}
     flat = set(StudySpec.model_fields) - {"workload", "precision"}
     assert rows == nested | flat
-    assert load_study(path).load_model().precision.kv == "fp8"
+    assert load_study(path).load_model().kv == "fp8"
     result = document("compare", path)
     assert [system["system"] for system in result["systems"]] == [
         "dgx-large",

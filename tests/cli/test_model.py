@@ -82,12 +82,17 @@ def test_a_folder_is_told_like_its_file(tmp_path: Path) -> None:
     assert told["active_parameters"] == told["parameters"] - 2 * 6 * expert
 
 
-def test_what_is_described_and_not_priced_is_said(tmp_path: Path) -> None:
-    """Catches a model of latent attention that is priced as one of heads."""
+def test_what_is_described_is_priced(tmp_path: Path) -> None:
+    """Catches a model of latent attention that is refused, or priced as one of heads."""
     path = written(tmp_path, DEEPSEEK)
-    told = refusal("compare", "--model", path)
-    assert "several kinds (latent attention + dense, latent attention + experts)" in told
-    assert "attacc model tells what it consists of" in told
+    told = document(
+        "compare", "--model", path, "--system", "dgx-base", "--batch", "4", "--set", "gpus=4"
+    )
+    assert told["systems"][0]["sites"] == {"latent": "gpu"}
+    described = document("model", path)
+    assert told["model"]["parameters"] == described["parameters"]
+    assert told["model"]["kv_bytes_per_token"] == described["kv_bytes_per_token"]
+    assert [one["site_kind"] for one in described["layers"]] == ["latent", "latent"]
 
 
 def test_a_document_of_layers(tmp_path: Path) -> None:

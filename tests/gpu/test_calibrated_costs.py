@@ -80,13 +80,18 @@ def test_a_step_is_the_sum_of_its_kernels(gpu: str, split: int, model: str) -> N
                 return kernel(kernels.pointwise(op)).time_ns
             case AllReduce():
                 return kernel(kernels.all_reduce(op, split)).time_ns
+            case _:
+                raise AssertionError(f"{op.name} in a model of dense layers")
 
     for step, costs in (
         (decode_step(spec, batch=24, kv_length=1500, tensor_parallel=split), ALONE),
         (prefill_step(spec, batch=1, prompt_length=900, tensor_parallel=split), MODEL),
     ):
         run = as_run(step)
-        expected = step.layers * sum(map(alone_ns, run.layer)) + sum(map(alone_ns, run.outside))
+        [layer] = run.layers
+        assert layer.runs == spec.layers
+        inside = spec.layers * sum(map(alone_ns, layer.operators))
+        expected = inside + sum(map(alone_ns, run.outside))
         assert isclose(step_cost(step, system, costs).time_ns, expected, rel_tol=1e-12)
 
 
@@ -130,9 +135,9 @@ def test_operators_as_libraries_run_them() -> None:
     gated = typed("llama-3.1-8b", weights=FP8)
     before = decode_step(gated, batch=3, kv_length=10, tensor_parallel=2)
     after = as_run(before)
-    names = [op.name for op in after.layer if isinstance(op, MatMul)]
+    names = [op.name for op in after.layers[0].operators if isinstance(op, MatMul)]
     assert names == ["qkv", "projection", "ff1", "ff3"]
-    wide = next(op for op in after.layer if op.name == "ff1")
+    wide = next(op for op in after.layers[0].operators if op.name == "ff1")
     assert isinstance(wide, MatMul)
     assert (wide.m, wide.n, wide.k) == (3, 14336, 4096)
     head = next(op for op in after.outside if op.name == "lm_head")

@@ -13,7 +13,10 @@ from pydantic import ValidationError
 from attacc.documents import read_document
 from attacc.errors import DocumentError, UnknownNameError
 from attacc.models.feedforward import Dense, Mixture
-from attacc.models.formats import (
+from attacc.models.layers import Layer, LayeredModel
+from attacc.models.mixers import Attention, Decay, DeltaNet
+from attacc.models.readers.registry import language_part, read_layers
+from attacc.models.storage.formats import (
     BF16,
     FORMATS,
     FP8,
@@ -41,10 +44,7 @@ from attacc.models.formats import (
     part_bytes,
     weight_bytes,
 )
-from attacc.models.layers import Layer, LayeredModel
-from attacc.models.mixers import Attention, Decay, DeltaNet
-from attacc.models.readers.registry import language_part, read_layers
-from attacc.models.stored import stated_formats
+from attacc.models.storage.stated import stated_formats
 from attacc.models.weights import Part, linear
 
 Config = dict[str, object]

@@ -3,7 +3,6 @@
 import pytest
 from pydantic import ValidationError
 
-from attacc.errors import InputError
 from attacc.models.architecture import MODELS
 from attacc.models.feedforward import Dense, LinearBlock, Mixture
 from attacc.models.layers import Draft, Layer, LayeredModel
@@ -21,10 +20,13 @@ from attacc.models.mixers import (
     QkNorm,
     TokenIndexer,
 )
+from attacc.models.operators import Step
 from attacc.models.parameters import count_parameters, kv_bytes_per_token
 from attacc.models.precision import Precision
 from attacc.models.readers.base import one_for_each, runs
-from attacc.models.uniform import layered, uniform
+from attacc.models.served import served_layers
+from attacc.models.steps import decode_step
+from attacc.models.uniform import layered
 from attacc.models.weights import Part
 from attacc.study.described import describe_layers
 
@@ -191,7 +193,6 @@ def test_shipped_models_count_alike(name: str) -> None:
     model = MODELS.load(name)
     counts, layers = count_parameters(model), layered(model)
     assert (layers.parameters, layers.active_parameters) == (counts.total, counts.active)
-    assert uniform(layers, model.precision) == model
     described = describe_layers(
         layers, kv=model.precision.kv, kv_bytes=model.precision.kv.bytes, weight_bytes={}
     )
@@ -243,43 +244,52 @@ def test_drafts_are_counted_apart() -> None:
     assert model.by_part()[Part.NORMS] == 3 * 20 + 10
 
 
+FULL = Attention(heads=2, kv_heads=2, head_dim=2)
+
+
 @pytest.mark.parametrize(
-    ("layers", "message"),
+    ("layers", "kinds"),
     [
-        ([Layer(mixer=V3, feed_forward=Dense(width=9))], "layers of latent attention . dense"),
+        ([Layer(mixer=V3, feed_forward=Dense(width=9))], [("latent attention + dense", 1)]),
         (
             [
-                Layer(mixer=Attention(heads=2, kv_heads=2, head_dim=2), feed_forward=block)
+                Layer(mixer=FULL, feed_forward=block)
                 for block in (Dense(width=9), Mixture(experts=4, experts_per_token=2, width=3))
             ],
-            "several kinds .full attention . dense, full attention . experts",
+            [("full attention + dense", 1), ("full attention + experts", 1)],
+        ),
+        (
+            [Layer(mixer=FULL, feed_forward=Dense(width=width)) for width in (9, 8)],
+            [("full attention + dense", 1)] * 2,
         ),
         (
             [
-                Layer(mixer=Attention(heads=2, kv_heads=2, head_dim=2), feed_forward=block)
-                for block in (Dense(width=9), Dense(width=8))
+                Layer(mixer=FULL, feed_forward=Dense(width=9), repeat=3),
+                Layer(mixer=FULL.model_copy(update={"sinks": True}), feed_forward=Dense(width=9)),
+                Layer(mixer=FULL, feed_forward=Dense(width=9), repeat=2),
             ],
-            "layers of different sizes",
-        ),
-        (
-            [
-                Layer(
-                    mixer=Attention(heads=2, kv_heads=2, head_dim=2, sinks=True),
-                    feed_forward=Dense(width=9),
-                )
-            ],
-            "has attention sinks",
+            [("full attention + dense", 5), ("full attention + dense", 1)],
         ),
     ],
 )
-def test_what_is_not_priced_is_refused_by_name(layers: list[Layer], message: str) -> None:
-    """Catches a model that is priced as if it were another one."""
+def test_layers_that_differ_are_priced_apart(
+    layers: list[Layer], kinds: list[tuple[str, int]]
+) -> None:
+    """Catches a layer that is priced as if it were another one, and equal ones twice."""
     model = LayeredModel(
         name="m", family="f", hidden_size=4, vocab_size=9, tied_embeddings=True,
         layers=tuple(layers),
     )  # fmt: skip
-    with pytest.raises(InputError, match=message):
-        uniform(model, Precision())
+
+    def step_of(one: LayeredModel) -> Step:
+        return decode_step(served_layers(one, Precision()), batch=1, kv_length=8, tensor_parallel=1)
+
+    step = step_of(model)
+    assert [(layer.kind, layer.runs) for layer in step.layers] == kinds
+    assert step.layer_count == model.layer_count
+    for found, layer in zip(step.layers, layers, strict=False):  # each kind occurs first in turn
+        alone = step_of(model.model_copy(update={"layers": (layer,)}))
+        assert found.operators == alone.layers[0].operators
 
 
 @pytest.mark.parametrize(

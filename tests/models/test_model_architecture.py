@@ -11,6 +11,8 @@ from attacc.errors import DocumentError, UnknownNameError
 from attacc.models.architecture import MODELS, Activation, FeedForward, ModelSpec, divisors
 from attacc.models.huggingface import load_model
 from attacc.models.precision import ElementType
+from attacc.models.served import served
+from attacc.models.uniform import layered
 
 TINY = """
 name = "tiny"
@@ -77,7 +79,10 @@ def test_gpt3_is_the_model_of_the_papers() -> None:
 
 def test_own_document_is_read_with_its_defaults(tmp_path: Path) -> None:
     """A default that silently changed."""
-    model = load_model(str(written(tmp_path, TINY)))
+    path = written(tmp_path, TINY)
+    model = MODELS.load_file(path)
+    assert load_model(str(path)) == served(model)
+    assert served(model).model.layers == layered(model).layers
     assert model.group_size == 2
     assert model.embedding_width == 64
     assert model.final_norm
@@ -140,7 +145,9 @@ def test_model_is_loaded_by_name_document_config_and_folder(tmp_path: Path) -> N
     """A way of naming a model that leads elsewhere."""
     toml = written(tmp_path, TINY)
     tiny = load_model(str(toml))
-    own_json = written(tmp_path, tiny.model_dump_json(), "own.json")
+    own_json = written(tmp_path, MODELS.load_file(toml).model_dump_json(), "own.json")
+    layers_json = written(tmp_path, tiny.model.model_dump_json(), "layers.json")
+    assert load_model(json.loads(layers_json.read_text())) == tiny
     assert load_model(str(own_json)) == tiny
     config = {
         "model_type": "gpt2", "vocab_size": 10, "n_embd": 8, "n_layer": 1, "n_head": 2,
@@ -153,7 +160,7 @@ def test_model_is_loaded_by_name_document_config_and_folder(tmp_path: Path) -> N
     assert load_model(str(folder / "config.json")) == load_model(str(folder))
     written(tmp_path, json.dumps(config), "other.json")
     assert load_model(str(tmp_path / "other.json")).name == "other"
-    assert load_model("gpt3-13b") == MODELS.load("gpt3-13b")
+    assert load_model("gpt3-13b") == served(MODELS.load("gpt3-13b"))
 
 
 def test_preset_comes_before_a_folder_of_the_same_name(
@@ -162,7 +169,7 @@ def test_preset_comes_before_a_folder_of_the_same_name(
     """A folder in the working directory that changes what a preset's name means."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gpt3-13b").mkdir()
-    assert load_model("gpt3-13b").layers == 40
+    assert load_model("gpt3-13b").model.layer_count == 40
 
 
 @pytest.mark.parametrize(

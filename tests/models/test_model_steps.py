@@ -13,6 +13,7 @@ from attacc.models.architecture import MODELS, ModelSpec
 from attacc.models.operators import (
     AllReduce,
     Attention,
+    Experts,
     MatMul,
     MatMulRole,
     Operator,
@@ -21,11 +22,12 @@ from attacc.models.operators import (
     PointwiseKind,
     Size,
     Step,
+    expected_visits,
 )
 from attacc.models.parameters import count_parameters, kv_bytes_per_token
 from attacc.models.precision import ElementType, Precision
-from attacc.models.sharding import valid_tensor_parallel
-from attacc.models.steps import active_experts, decode_step, prefill_step
+from attacc.models.served import valid_tensor_parallel
+from attacc.models.steps import decode_step, prefill_step
 
 # Operations per element, as the published system model counts them (reference/system-model.md).
 PUBLISHED_FLOPS = {
@@ -43,10 +45,16 @@ PUBLISHED_NAMES = {
 
 
 def products(operators: tuple[Operator, ...]) -> list[Operator]:
-    """The operators, attention as its score, softmax and context."""
+    """The operators, attention as its score, softmax and context, experts as their products."""
     flat: list[Operator] = []
     for op in operators:
-        flat += (op.score, op.softmax, op.context) if isinstance(op, Attention) else (op,)
+        match op:
+            case Attention():
+                flat += (op.score, op.softmax, op.context)
+            case Experts():
+                flat += op.products()
+            case _:
+                flat.append(op)
     return flat
 
 
@@ -62,6 +70,11 @@ def pointwise(operators: tuple[Operator, ...], name: str) -> Pointwise:
     return found
 
 
+def attention(step: Step, layer: int = 0) -> Attention:
+    [found] = [op for op in step.layers[layer].operators if isinstance(op, Attention)]
+    return found
+
+
 def shape(op: MatMul) -> tuple[Size, Size, Size, Size]:
     return op.m, op.n, op.k, op.count
 
@@ -73,41 +86,41 @@ def names(operators: tuple[Operator, ...]) -> list[str]:
 def layer_flops(step: Step) -> float:
     """Operations of all layers on all devices."""
     total = 0.0
-    for op in products(step.layer):
+    for op in products(step.layers[0].operators):
         if isinstance(op, MatMul):
             total += float(op.flops)
         elif isinstance(op, Pointwise):
             total += float(PUBLISHED_FLOPS[op.kind] * op.m * op.n * op.count)
-    return total * step.layers * step.tensor_parallel
+    return total * step.layer_count * step.tensor_parallel
 
 
 def test_decode_of_gpt3_has_the_published_shapes() -> None:
     """A shape that departs from the published model where that applies."""
     b, L, t, h, d = 18, 2049, 8, 12288, 128
     step = decode_step(MODELS.load("gpt3-175b"), batch=b, kv_length=L, tensor_parallel=t)
-    assert (step.phase, step.decoding, step.tensor_parallel, step.layers) == (
+    assert (step.phase, step.decoding, step.tensor_parallel, step.layer_count) == (
         Phase.DECODE,
         b,
         t,
         96,
     )
-    assert names(step.layer) == [
+    assert names(step.layers[0].operators) == [
         "qkv", "score", "softmax", "context", "projection", "all_reduce1", "norm1",
         "ff1", "activation", "ff2", "all_reduce2", "norm2",
     ]  # fmt: skip
-    assert shape(matmul(step.layer, "qkv")) == (b, 3 * h // t, h, 1)
-    assert shape(matmul(step.layer, "score")) == (1, L, d, 96 // t * b)
-    assert shape(matmul(step.layer, "context")) == (1, d, L, 96 // t * b)
-    assert shape(matmul(step.layer, "projection")) == (b, h, h // t, 1)
-    assert shape(matmul(step.layer, "ff1")) == (b, 4 * h // t, h, 1)
-    assert shape(matmul(step.layer, "ff2")) == (b, h, 4 * h // t, 1)
-    softmax = pointwise(step.layer, "softmax")
+    assert shape(matmul(step.layers[0].operators, "qkv")) == (b, 3 * h // t, h, 1)
+    assert shape(matmul(step.layers[0].operators, "score")) == (1, L, d, 96 // t * b)
+    assert shape(matmul(step.layers[0].operators, "context")) == (1, d, L, 96 // t * b)
+    assert shape(matmul(step.layers[0].operators, "projection")) == (b, h, h // t, 1)
+    assert shape(matmul(step.layers[0].operators, "ff1")) == (b, 4 * h // t, h, 1)
+    assert shape(matmul(step.layers[0].operators, "ff2")) == (b, h, 4 * h // t, 1)
+    softmax = pointwise(step.layers[0].operators, "softmax")
     assert (softmax.m, softmax.n, softmax.count) == (1, L, 96 // t * b)
-    activation = pointwise(step.layer, "activation")
+    activation = pointwise(step.layers[0].operators, "activation")
     assert activation.kind is PointwiseKind.GELU
     assert (activation.m, activation.n, activation.count) == (b, 4 * h // t, 1)
-    assert pointwise(step.layer, "norm1").kind is PointwiseKind.LAYER_NORM
-    [reduce, _] = [op for op in step.layer if isinstance(op, AllReduce)]
+    assert pointwise(step.layers[0].operators, "norm1").kind is PointwiseKind.LAYER_NORM
+    [reduce, _] = [op for op in step.layers[0].operators if isinstance(op, AllReduce)]
     assert (reduce.m, reduce.n) == (b, h)
 
 
@@ -128,12 +141,12 @@ def test_prefill_of_gpt3_has_the_published_shapes() -> None:
     model = MODELS.load("gpt3-175b")
     step = prefill_step(model, batch=b, prompt_length=L, tensor_parallel=t)
     assert (step.phase, step.decoding) == (Phase.PREFILL, 0)
-    assert shape(matmul(step.layer, "qkv")) == (b * L, 3 * h // t, h, 1)
-    assert shape(matmul(step.layer, "score")) == (L, L, 128, 96 // t * b)
-    assert shape(matmul(step.layer, "context")) == (L, 128, L, 96 // t * b)
-    assert shape(matmul(step.layer, "ff2")) == (b * L, h, 4 * h // t, 1)
-    assert pointwise(step.layer, "norm2").m == b * L
-    [reduce, _] = [op for op in step.layer if isinstance(op, AllReduce)]
+    assert shape(matmul(step.layers[0].operators, "qkv")) == (b * L, 3 * h // t, h, 1)
+    assert shape(matmul(step.layers[0].operators, "score")) == (L, L, 128, 96 // t * b)
+    assert shape(matmul(step.layers[0].operators, "context")) == (L, 128, L, 96 // t * b)
+    assert shape(matmul(step.layers[0].operators, "ff2")) == (b * L, h, 4 * h // t, 1)
+    assert pointwise(step.layers[0].operators, "norm2").m == b * L
+    [reduce, _] = [op for op in step.layers[0].operators if isinstance(op, AllReduce)]
     assert reduce.m == b * L
 
 
@@ -174,31 +187,31 @@ def test_grouped_queries_share_keys_and_values() -> None:
     """K and V read once per query head, or once per group of another size."""
     model = MODELS.load("llama-3.1-70b")  # 64 query heads, 8 key/value heads
     step = decode_step(model, batch=5, kv_length=1000, tensor_parallel=4)
-    assert shape(matmul(step.layer, "qkv")) == (5, (64 + 16) * 128 // 4, 8192, 1)
-    assert shape(matmul(step.layer, "score")) == (8, 1000, 128, 5 * 2)
-    assert shape(matmul(step.layer, "context")) == (8, 128, 1000, 5 * 2)
+    assert shape(matmul(step.layers[0].operators, "qkv")) == (5, (64 + 16) * 128 // 4, 8192, 1)
+    assert shape(matmul(step.layers[0].operators, "score")) == (8, 1000, 128, 5 * 2)
+    assert shape(matmul(step.layers[0].operators, "context")) == (8, 128, 1000, 5 * 2)
     copied = decode_step(model, batch=5, kv_length=1000, tensor_parallel=16)
-    assert shape(matmul(copied.layer, "score")) == (4, 1000, 128, 5)
-    assert shape(matmul(copied.layer, "qkv")) == (5, (4 + 2) * 128, 8192, 1)
+    assert shape(matmul(copied.layers[0].operators, "score")) == (4, 1000, 128, 5)
+    assert shape(matmul(copied.layers[0].operators, "qkv")) == (5, (4 + 2) * 128, 8192, 1)
     prefill = prefill_step(model, batch=5, prompt_length=1000, tensor_parallel=4)
-    assert shape(matmul(prefill.layer, "score")) == (1000, 1000, 128, 5 * 16)
+    assert shape(matmul(prefill.layers[0].operators, "score")) == (1000, 1000, 128, 5 * 16)
 
 
 def test_gated_block_has_three_matrices() -> None:
     """A gate without its matrix, or SwiGLU of the wrong width."""
     step = decode_step(MODELS.load("llama-65b"), batch=7, kv_length=10, tensor_parallel=8)
-    assert shape(matmul(step.layer, "ff1")) == (7, 2752, 8192, 1)
-    assert shape(matmul(step.layer, "ff2")) == (7, 2752, 8192, 1)
-    assert shape(matmul(step.layer, "ff3")) == (7, 8192, 2752, 1)
-    activation = pointwise(step.layer, "activation")
+    assert shape(matmul(step.layers[0].operators, "ff1")) == (7, 2752, 8192, 1)
+    assert shape(matmul(step.layers[0].operators, "ff2")) == (7, 2752, 8192, 1)
+    assert shape(matmul(step.layers[0].operators, "ff3")) == (7, 8192, 2752, 1)
+    activation = pointwise(step.layers[0].operators, "activation")
     assert (activation.kind, activation.n) == (PointwiseKind.SWIGLU, 2752)
-    assert pointwise(step.layer, "norm1").kind is PointwiseKind.RMS_NORM
+    assert pointwise(step.layers[0].operators, "norm1").kind is PointwiseKind.RMS_NORM
 
 
 def test_query_and_key_norms_of_qwen3() -> None:
     """Norms over head_dim forgotten, or run over values too."""
     step = decode_step(MODELS.load("qwen3-32b"), batch=3, kv_length=10, tensor_parallel=4)
-    norm = pointwise(step.layer, "qk_norm")
+    norm = pointwise(step.layers[0].operators, "qk_norm")
     assert (norm.m, norm.n, norm.kind) == (3 * (16 + 2), 128, PointwiseKind.RMS_NORM)
 
 
@@ -206,33 +219,36 @@ def test_mixture_of_experts() -> None:
     """Experts that are not visited but computed, or tokens that meet too few."""
     model = MODELS.load("mixtral-8x7b")
     one = decode_step(model, batch=1, kv_length=10, tensor_parallel=2)
-    assert names(one.layer)[7:12] == ["router", "ff1", "ff2", "activation", "ff3"]
-    assert shape(matmul(one.layer, "router")) == (1, 8, 4096, 1)
-    assert shape(matmul(one.layer, "ff1")) == (1, 7168, 4096, 2)
+    assert names(one.layers[0].operators)[7:12] == ["router", "ff1", "ff2", "activation", "ff3"]
+    assert shape(matmul(one.layers[0].operators, "router")) == (1, 8, 4096, 1)
+    assert shape(matmul(one.layers[0].operators, "ff1")) == (1, 7168, 4096, 2)
     many = decode_step(model, batch=64, kv_length=10, tensor_parallel=2)
-    assert shape(matmul(many.layer, "ff3")) == (16, 4096, 7168, 8)
-    assert pointwise(many.layer, "activation").count == 8
+    assert shape(matmul(many.layers[0].operators, "ff3")) == (16, 4096, 7168, 8)
+    assert pointwise(many.layers[0].operators, "activation").count == 8
 
 
 @given(tokens=st.integers(1, 10_000), experts=st.integers(1, 300), visited=st.integers(1, 300))
-def test_active_experts_are_possible(tokens: int, experts: int, visited: int) -> None:
+def test_visited_experts_are_possible(tokens: int, experts: int, visited: int) -> None:
     """More experts than there are, fewer than one token visits, or than tokens could."""
     visited = min(visited, experts)
-    active = active_experts(tokens=tokens, experts=experts, experts_per_token=visited)
-    assert visited <= active <= min(experts, tokens * visited)
+    active = expected_visits(experts, visited, tokens)
+    assert visited * (1 - 1e-12) <= active <= min(experts, tokens * visited) * (1 + 1e-12)
 
 
-def test_active_experts_of_mixtral() -> None:
-    """Another expectation: 8 (1 - (6/8)^n), rounded."""
-    active = [active_experts(tokens=n, experts=8, experts_per_token=2) for n in (1, 2, 4, 8, 32)]
-    assert active == [2, 4, 5, 7, 8]  # 2, 3.5, 5.47, 7.2, 7.999
+def test_visited_experts_of_mixtral() -> None:
+    """Another expectation: 8 (1 - (6/8)^n)."""
+    active = [expected_visits(8, 2, n) for n in (1, 2, 4, 8, 32)]
+    assert active == [8 * (1 - 0.75**n) for n in (1, 2, 4, 8, 32)]
+    assert [round(float(n), 2) for n in active] == [2, 3.5, 5.47, 7.2, 8]
 
 
 def test_parallel_residual_needs_one_sum_over_devices() -> None:
     """Both blocks' sums counted where one serves both (arXiv 2204.06745, 2.1)."""
     model = MODELS.load("gpt3-13b").model_copy(update={"parallel_residual": True})
     step = decode_step(model, batch=1, kv_length=10, tensor_parallel=8)
-    assert [op.name for op in step.layer if isinstance(op, AllReduce)] == ["all_reduce2"]
+    assert [op.name for op in step.layers[0].operators if isinstance(op, AllReduce)] == [
+        "all_reduce2"
+    ]
 
 
 def test_projections_around_narrow_embeddings() -> None:
@@ -248,7 +264,9 @@ def test_projections_around_narrow_embeddings() -> None:
 def test_one_device_sums_nothing() -> None:
     """An all-reduce among one."""
     step = decode_step(MODELS.load("gpt3-13b"), batch=1, kv_length=10, tensor_parallel=1)
-    assert not [op for op in (*step.layer, *step.outside) if isinstance(op, AllReduce)]
+    assert not [
+        op for op in (*step.layers[0].operators, *step.outside) if isinstance(op, AllReduce)
+    ]
 
 
 def test_element_types_reach_their_operands() -> None:
@@ -258,7 +276,10 @@ def test_element_types_reach_their_operands() -> None:
     )
     model = MODELS.load("gpt3-13b").model_copy(update={"precision": precision})
     decode = decode_step(model, batch=1, kv_length=10, tensor_parallel=1)
-    qkv, score = matmul(decode.layer, "qkv"), matmul(decode.layer, "score")
+    qkv, score = (
+        matmul(decode.layers[0].operators, "qkv"),
+        matmul(decode.layers[0].operators, "score"),
+    )
     assert (qkv.left, qkv.right, qkv.out) == (
         ElementType.BF16, ElementType.INT4, ElementType.BF16
     )  # fmt: skip
@@ -266,7 +287,7 @@ def test_element_types_reach_their_operands() -> None:
         ElementType.BF16, ElementType.FP8, ElementType.BF16
     )  # fmt: skip
     prefill = prefill_step(model, batch=1, prompt_length=10, tensor_parallel=1)
-    assert matmul(prefill.layer, "context").right is ElementType.BF16
+    assert matmul(prefill.layers[0].operators, "context").right is ElementType.BF16
 
 
 @pytest.mark.parametrize("name", MODELS.names())
@@ -279,8 +300,9 @@ def test_a_decode_step_reads_the_weights_and_the_cache(name: str) -> None:
     """
     model, batch, length = MODELS.load(name), 4096, 100
     step = decode_step(model, batch=batch, kv_length=length, tensor_parallel=1)
-    fc = [op for op in step.layer if isinstance(op, MatMul) and op.role is MatMulRole.FC]
-    read = step.layers * sum(op.n * op.k * op.count for op in fc)
+    every = [op for op in products(step.layers[0].operators) if isinstance(op, MatMul)]
+    fc = [op for op in every if op.role is MatMulRole.FC]
+    read = step.layer_count * sum(op.n * op.k * op.count for op in fc)
     counts = count_parameters(model)
     stored = counts.attention + counts.feed_forward + counts.router
     h, block = model.hidden_size, model.feed_forward
@@ -293,9 +315,8 @@ def test_a_decode_step_reads_the_weights_and_the_cache(name: str) -> None:
     assert read == stored - model.layers * biases
     head = matmul(step.outside, "lm_head")
     assert head.n * head.k == (counts.embedding if model.tied_embeddings else counts.lm_head)
-    every = [op for op in products(step.layer) if isinstance(op, MatMul)]
-    attention = [op for op in every if op not in fc]
-    cache = step.layers * sum(op.n * op.k * op.count * op.right.bytes for op in attention)
+    others = [op for op in every if op not in fc]
+    cache = step.layer_count * sum(op.n * op.k * op.count * op.right.bytes for op in others)
     assert cache == batch * length * kv_bytes_per_token(model)
 
 
@@ -317,14 +338,14 @@ def test_impossible_sizes_are_refused(batch: int, length: int, message: str) -> 
         prefill_step(model, batch=batch, prompt_length=length, tensor_parallel=1)
 
 
-def test_context_beyond_the_window_is_refused() -> None:
+def test_a_window_limits_the_keys() -> None:
     """A sliding window that is ignored, so that attention costs too much."""
     model: ModelSpec = MODELS.load("mixtral-8x7b").model_copy(update={"sliding_window": 4096})
-    decode_step(model, batch=1, kv_length=4096, tensor_parallel=1)
-    with pytest.raises(InputError, match=r"4097 tokens exceed the sliding window .*at most 4096"):
-        decode_step(model, batch=1, kv_length=4097, tensor_parallel=1)
-    with pytest.raises(InputError, match="prompt_length: 5000 tokens exceed"):
-        prefill_step(model, batch=1, prompt_length=5000, tensor_parallel=1)
+    for length, keys in ((10, 10), (4096, 4096), (4097, 4096), (100_000, 4096)):
+        op = attention(decode_step(model, batch=1, kv_length=length, tensor_parallel=1))
+        assert (op.queries, op.keys, op.window) == (1, keys, 4096)
+        op = attention(prefill_step(model, batch=1, prompt_length=length, tensor_parallel=1))
+        assert (op.queries, op.keys, op.window) == (length, keys, 4096)
 
 
 def test_heads_that_do_not_divide_are_refused() -> None:

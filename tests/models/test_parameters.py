@@ -5,7 +5,8 @@ import math
 import pytest
 
 from attacc.errors import InputError
-from attacc.models.architecture import MODELS, Biases, ModelSpec
+from attacc.models.architecture import MODELS, Activation, Biases, FeedForward, ModelSpec
+from attacc.models.feedforward import Dense
 from attacc.models.parameters import (
     activation_bytes,
     count_parameters,
@@ -13,7 +14,7 @@ from attacc.models.parameters import (
     weight_bytes,
 )
 from attacc.models.precision import ElementType, Precision
-from attacc.models.sharding import shard, valid_tensor_parallel
+from attacc.models.served import served, valid_tensor_parallel
 
 PUBLISHED_PARAMETERS = {
     # arXiv 2005.14165, table D.1, "Params (M)": 12,850 and 174,600
@@ -174,7 +175,7 @@ def test_activations_grow_with_tokens_and_shrink_with_devices() -> None:
 def test_impossible_split_is_refused(name: str, devices: int, choices: str) -> None:
     """Heads cut into pieces, or a message without the way out."""
     with pytest.raises(InputError, match=rf"tensor parallelism {devices} .*use one of {choices}"):
-        shard(MODELS.load(name), devices)
+        served(MODELS.load(name)).share(devices)
 
 
 def test_key_value_heads_that_do_not_split_are_refused() -> None:
@@ -182,14 +183,26 @@ def test_key_value_heads_that_do_not_split_are_refused() -> None:
     model = MODELS.load("llama-3.1-8b").model_copy(update={"heads": 24, "kv_heads": 8})
     assert valid_tensor_parallel(model) == [1, 2, 4, 8, 24]
     with pytest.raises(InputError, match=r"use one of 1, 2, 4, 8, 24"):
-        shard(model, 3)
+        served(model).share(3)
 
 
 def test_sizes_that_do_not_divide_are_padded() -> None:
     """Columns lost by rounding down."""
-    part = shard(MODELS.load("gpt3-175b"), 8)
+    part = served(MODELS.load("gpt3-175b")).share(8).model
     assert part.vocab_size == 6283  # 50257 / 8 = 6282.1
-    assert part.intermediate_size == 49152 // 8
+    odd = served(
+        MODELS.load("llama-2-7b").model_copy(
+            update={
+                "feed_forward": FeedForward(
+                    intermediate_size=11009, gated=True, activation=Activation.SILU
+                )
+            }
+        )
+    )
+    for model, width in ((part, 49152 // 8), (odd.share(8).model, 1377)):  # 11009 / 8 = 1376.1
+        block = model.layers[0].feed_forward
+        assert isinstance(block, Dense)
+        assert block.width == width
 
 
 def test_biases_count_each() -> None:

@@ -21,14 +21,20 @@ from attacc.gpu.published.model import PublishedCostModel
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule, load_system
-from attacc.models.architecture import MODELS, ModelSpec
-from attacc.models.operators import MatMul, MatMulRole
+from attacc.models.architecture import MODELS
+from attacc.models.operators import Experts, MatMul
 from attacc.models.parameters import count_parameters
 from attacc.models.steps import decode_step, prefill_step
 from attacc.pim.stack import Stack
 from attacc.study.compare import Comparison, Status, SystemResult, compare_study
 from attacc.study.specification import DEFAULT_SYSTEMS, StudySpec
-from attacc.system.attaccs import AttaccAttention, Attaccs, AttentionCurve, CurveKind
+from attacc.system.attaccs import (
+    AttaccAttention,
+    Attaccs,
+    AttentionCurve,
+    CurveKind,
+    LayerHeads,
+)
 from attacc.system.capacity import footprint, stores
 from attacc.system.pricer import Limit
 from attacc.system.step import Group, StepCost
@@ -558,8 +564,8 @@ def test_copies_of_weights_get_the_room_that_is_left(tmp_path: Path) -> None:
     step = decode_step(model, batch=2, kv_length=101, tensor_parallel=2)
     gpu = load_system(common["systems"][0]).gpu
     products_ms = sum(
-        step.layers * PublishedCostModel().matmul(op, gpu).one.time_ns / 1e6
-        for op in step.layer
+        step.layer_count * PublishedCostModel().matmul(op, gpu).one.time_ns / 1e6
+        for op in step.layers[0].operators
         if isinstance(op, MatMul) and op.name.startswith("ff")
     )
     assert isclose(p.hidden_ms, share * products_ms, rel_tol=0.02), "and some of the transfers"
@@ -591,14 +597,14 @@ def test_a_batch_of_more_than_a_million_can_be_given_too() -> None:
 
 
 def proportional(
-    attaccs: Attaccs, model: ModelSpec, batch: int, lengths: Sequence[int]
+    attaccs: Attaccs, layer: LayerHeads, batch: int, lengths: Sequence[int]
 ) -> AttentionCurve:
     """Return attention that takes 10 ns for each key of each head on the fullest stack."""
-    heads = -(-batch * model.kv_heads // attaccs.stacks)
+    heads = -(-batch * layer.kv_heads // attaccs.stacks)
     keys = np.array(lengths, dtype=np.float64)
     each = keys * heads
     return AttentionCurve(
-        CurveKind.EXACT, 0.0, heads * model.group_size, 1, keys, 10 * each, each, each, 0 * each, 1
+        CurveKind.EXACT, 0.0, heads * layer.group, 1, keys, 10 * each, each, each, 0 * each, 1
     )
 
 
@@ -811,13 +817,9 @@ def test_experts_that_no_token_visits_are_not_read() -> None:
     (row,) = rows(
         model="mixtral-8x7b", workload=SHORT, systems=["dgx-base"], batch=1, gpu_model="published"
     )
-    fc = [
-        op
-        for op in decode_step(
-            MODELS.load("mixtral-8x7b"), batch=1, kv_length=1, tensor_parallel=8
-        ).layer
-        if isinstance(op, MatMul) and op.role is MatMulRole.FC and op.name.startswith("ff")
-    ]
+    step = decode_step(MODELS.load("mixtral-8x7b"), batch=1, kv_length=1, tensor_parallel=8)
+    [experts] = [op for op in step.layers[0].operators if isinstance(op, Experts)]
+    fc = [op for op in experts.products() if isinstance(op, MatMul)]
     assert [op.count for op in fc] == [2, 2, 2]
     total = count_parameters(MODELS.load("mixtral-8x7b")).total
     assert part(row, Group.FC) < 0.5 * 2 * total / (8 * A100A_BYTES_PER_S) * 1e3

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from attacc.errors import DocumentError, InputError, UnknownNameError
 from attacc.models.precision import ElementType
+from attacc.models.served import weight_type
 from attacc.study.specification import (
     DEFAULT_SYSTEMS,
     StudySpec,
@@ -27,6 +28,12 @@ systems = ["dgx-large", "mine/system.toml"]
 batch = 12
 slo_ms = 50
 gpu_model = "calibrated"
+draft_tokens = 3
+shared_prefix = 100
+acceptance = [0.9, 0.8, 0.7]
+
+[sites]
+full = "attacc"
 
 [precision]
 weights = "int8"
@@ -51,14 +58,19 @@ def test_every_key_reaches_the_study(tmp_path: Path) -> None:
     assert spec.model == "llama-2-7b"
     assert spec.systems == ("dgx-large", str(tmp_path / "mine" / "system.toml"))
     assert (spec.batch, spec.slo_ms, spec.gpu_model) == (12, 50, "calibrated")
-    precision = spec.load_model().precision
-    assert precision.weights is ElementType.INT8
-    assert precision.activations is ElementType.BF16
-    assert precision.kv is ElementType.FP8
+    assert (spec.sites, spec.draft_tokens, spec.acceptance, spec.shared_prefix) == (
+        {"full": "attacc"}, 3, (0.9, 0.8, 0.7), 100
+    )  # fmt: skip
+    model = spec.load_model()
+    assert weight_type(model.formats.default) is ElementType.INT8
+    assert weight_type(model.formats.wide) is ElementType.INT8
+    assert model.activations is ElementType.BF16
+    assert model.kv is ElementType.FP8
     workload = spec.load_workload()
     assert workload.name == "300+40"
     assert set(StudySpec.model_fields) == {
-        "model", "precision", "workload", "systems", "batch", "slo_ms", "gpu_model",
+        "model", "precision", "workload", "systems", "batch", "slo_ms", "gpu_model", "sites",
+        "draft_tokens", "acceptance", "shared_prefix",
     }  # fmt: skip
     assert set(WorkloadTable.model_fields) == {"prompt", "output", "trace", "synthetic", "seed"}
 

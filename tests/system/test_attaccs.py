@@ -27,9 +27,10 @@ from attacc.models.precision import ElementType
 from attacc.pim.energy.dram import DRAM_ENERGIES
 from attacc.pim.stack import Stack
 from attacc.system import attaccs as attacc
-from attacc.system.attaccs import Attaccs, AttentionCurve, CurveKind
+from attacc.system.attaccs import Attaccs, AttentionCurve, CurveKind, LayerHeads
 
 GPT3 = MODELS.load("gpt3-175b")
+HEADS = LayerHeads.of_model(GPT3)
 FP16 = ElementType.FP16
 F64 = npt.NDArray[np.float64]
 
@@ -93,7 +94,7 @@ def test_an_exact_curve_is_the_stack_at_every_length(placement: Placement) -> No
     keys is counted, at lengths around 100.
     """
     lengths = range(97, 130)
-    curve = attaccs(placement).curve(GPT3, 5, lengths)
+    curve = attaccs(placement).curve(HEADS, 5, lengths)
     assert (curve.kind, curve.relative_error) == (CurveKind.EXACT, 0)
     assert curve.heads_per_stack == 12
     one = stack(placement)
@@ -114,10 +115,10 @@ def compare_with_exact(
     """Return a sampled curve, and times of it and of the exact one at all lengths."""
     source = attaccs(placement)
     monkeypatch.setattr(attacc, "MULTIPLY_BUDGET", 10**12)
-    exact = source.curve(GPT3, batch, lengths)
+    exact = source.curve(HEADS, batch, lengths)
     assert exact.kind is CurveKind.EXACT
     monkeypatch.setattr(attacc, "MULTIPLY_BUDGET", budget)
-    sampled = source.curve(GPT3, batch, lengths)
+    sampled = source.curve(HEADS, batch, lengths)
     assert sampled.kind is CurveKind.INTERPOLATED
     got, true = (
         np.array([at(curve, length).time_ns for length in lengths]) for curve in (sampled, exact)
@@ -176,13 +177,13 @@ def test_energy_grows_with_the_batch_and_time_with_the_fullest_channel() -> None
     """Catches energy of the fullest stack times all stacks, or time of the mean stack."""
     source = attaccs()
     # 3 and 6 heads for every channel.
-    twenty, forty = (at(source.curve(GPT3, batch, [1000]), 1000) for batch in (20, 40))
+    twenty, forty = (at(source.curve(HEADS, batch, [1000]), 1000) for batch in (20, 40))
     assert isclose(forty.energy.total_pj, 2 * twenty.energy.total_pj, rel_tol=1e-12)
     # Heads that are cut need their queries in every channel that has a part.
     for batch in (1, 7, 11, 19, 35):
-        got = at(source.curve(GPT3, batch, [1000]), 1000)
+        got = at(source.curve(HEADS, batch, [1000]), 1000)
         assert 1 < got.energy.total_pj / (batch / 20 * twenty.energy.total_pj) < 1.1
-    times = [at(source.curve(GPT3, batch, [1000]), 1000).time_ns for batch in range(1, 36)]
+    times = [at(source.curve(HEADS, batch, [1000]), 1000).time_ns for batch in range(1, 36)]
     # 96 heads of a request on 640 channels: fewer heads than channels are cut, so that a single
     # request takes less than six, and more are evened out.
     assert times[0] < 0.5 * times[5]
@@ -196,7 +197,7 @@ def test_stacks_that_hold_a_head_less_count_as_such() -> None:
     three, two = (
         one.attend(heads=heads, length=960, head_dim=128, element=FP16) for heads in (3, 2)
     )
-    got = at(attaccs().curve(GPT3, 1, [960]), 960)
+    got = at(attaccs().curve(HEADS, 1, [960]), 960)
     assert got.time_ns == max(three.time_ns, two.time_ns)
     energy_pj = 16 * three.energy.total_pj + 24 * two.energy.total_pj
     assert isclose(got.energy.total_pj, energy_pj, rel_tol=1e-12)
@@ -207,7 +208,7 @@ def test_grouped_queries_share_reads_as_the_system_says(queries_per_read: int) -
     """Catches a system whose queries_per_read does not reach its stacks."""
     model = MODELS.load("llama-2-70b")
     source = Attaccs(system_with(queries_per_read=queries_per_read))
-    curve = source.curve(model, 80, [2048])
+    curve = source.curve(LayerHeads.of_model(model), 80, [2048])
     passes = -(-8 // queries_per_read)
     assert (curve.heads_per_stack, curve.passes_per_kv_head) == (16 * 8, passes)
     run = stack().attend(
@@ -222,7 +223,7 @@ def test_the_papers_stack_behind_barriers() -> None:
     """Catches a device and schedule that can no longer be asked for, or another share of heads."""
     source = Attaccs(system_with(dram="hbm3-5.2-asplos24", schedule=Schedule.COMPLETE))
     for batch, heads in ((5, 12), (7, 17)):
-        curve = source.curve(GPT3, batch, [1008])
+        curve = source.curve(HEADS, batch, [1008])
         run = barriers().attend(heads=heads, length=1008, head_dim=128, element=FP16)
         assert curve.heads_per_stack == heads
         assert at(curve, 1008).time_ns == run.time_ns
@@ -248,14 +249,17 @@ def test_the_papers_stack_behind_barriers() -> None:
 )
 def test_heads_of_the_fullest_stack(model: str, batch: int, heads: int) -> None:
     """Catches heads that are rounded down, or query heads apart from the keys they share."""
-    assert attaccs().curve(MODELS.load(model), batch, [100]).heads_per_stack == heads
+    assert (
+        attaccs().curve(LayerHeads.of_model(MODELS.load(model)), batch, [100]).heads_per_stack
+        == heads
+    )
 
 
 def test_fewer_stacks_take_longer() -> None:
     """Catches stacks of one device in place of all."""
     few, many = (Attaccs(system_with(stacks=stacks)) for stacks in (1, 5))
     assert (few.stacks, many.stacks) == (8, 40)
-    times = [at(source.curve(GPT3, 40, [2000]), 2000).time_ns for source in (few, many)]
+    times = [at(source.curve(HEADS, 40, [2000]), 2000).time_ns for source in (few, many)]
     assert isclose(times[0] / times[1], 30 / 6, rel_tol=0.05)
 
 
@@ -328,6 +332,6 @@ def test_shared_keys_need_no_more_rows_than_they_take() -> None:
     each of 96 query heads they would be 18,432, of the 16,384 of a bank.
     """
     model = GPT3.model_copy(update={"kv_heads": 1})
-    curve = attaccs().curve(model, 3840, [4000])
+    curve = attaccs().curve(LayerHeads.of_model(model), 3840, [4000])
     assert curve.heads_per_stack == 96 * 96
     assert at(curve, 4000).time_ns > 6 * 96 * 1000

@@ -12,19 +12,27 @@ from attacc.hardware.system import (
     AttaccTable,
     AttentionSite,
     CapacityRule,
+    Heads,
     ResolvedSystem,
     SystemSpec,
     load_system,
     resolve_system,
 )
 from attacc.models.architecture import MODELS
+from attacc.models.feedforward import Dense
+from attacc.models.layers import Layer, LayeredModel
+from attacc.models.mixers import Attention, CompressedAttention, DeltaNet, LatentAttention
+from attacc.models.precision import Precision
+from attacc.models.served import served_layers
 from attacc.system.capacity import (
     Content,
     Footprint,
+    StoredKind,
     StoredTokens,
     check_batch,
     copies_that_fit,
     footprint,
+    footprint_of,
     largest_batch,
     preferred_batch,
     stores,
@@ -37,9 +45,14 @@ GPT3 = MODELS.load("gpt3-175b")
 
 
 def with_attacc(
-    capacity: CapacityRule = CapacityRule.SEPARATE, *, coprocessing: bool = False
+    capacity: CapacityRule = CapacityRule.SEPARATE,
+    *,
+    coprocessing: bool = False,
+    heads: Heads | None = None,
 ) -> ResolvedSystem:
-    table = AttaccTable(devices=8, stacks_per_device=5, placement=Placement.BANK, capacity=capacity)
+    table = AttaccTable(
+        devices=8, stacks_per_device=5, placement=Placement.BANK, capacity=capacity, heads=heads
+    )
     spec = SystemSpec(
         name="mine",
         gpu="a100a",
@@ -60,8 +73,11 @@ def of(model: str, gpus: int = 8, prompt: int = 2048, output: int = 2048) -> Foo
 def test_a_request_keeps_every_token_but_the_last() -> None:
     """Catches a cache that is too small by a token, a layer, keys or values."""
     need = of("gpt3-175b")
-    assert need.kv_heads == 12
-    assert need.kv_heads * need.kv_head_bytes(1) * 8 == 2 * 96 * 12288 * 2 * 4095
+    [kind] = need.stored
+    assert (kind.kind, kind.pieces, kind.copies, kind.away) == ("full", 12, 1, True)
+    assert kind.pieces * need.piece_bytes(kind, 1) * 8 == 2 * 96 * 12288 * 2 * 4095
+    assert need.request_bytes(1, away=True) * 8 == 2 * 96 * 12288 * 2 * 4095
+    assert need.request_bytes(1, away=False) == 0
 
 
 @pytest.mark.parametrize(
@@ -97,7 +113,8 @@ def test_the_fullest_stack_decides() -> None:
     """Catches heads that are cut into pieces to fill stacks evenly."""
     need = of("gpt3-175b")
     _, stack = stores(need, with_attacc(), 35, stack_bytes=STACK_BYTES)
-    assert stack.kv_bytes == ceil(35 * 96 / 40) * need.kv_head_bytes(35)
+    [kind] = need.stored
+    assert stack.kv_bytes == ceil(35 * 96 / 40) * need.piece_bytes(kind, 35)
     assert stack.fits
     assert stack.weights_bytes == 0
 
@@ -152,6 +169,8 @@ SYSTEMS = [
     feed_forward=st.floats(0, 1),
     kv_heads=st.integers(1, 20),
     kv_head_token_bytes=st.floats(1e3, 1e6),
+    window=st.integers(1, 3000),
+    several=st.integers(1, 4),
     deviation=st.floats(0, 2000),
     activations=st.floats(0, 1e8),
 )
@@ -161,6 +180,8 @@ def test_the_largest_batch_fits_as_do_all_below_and_none_above(
     feed_forward: float,
     kv_heads: int,
     kv_head_token_bytes: float,
+    window: int,
+    several: int,
     deviation: float,
     activations: float,
 ) -> None:
@@ -169,9 +190,15 @@ def test_the_largest_batch_fits_as_do_all_below_and_none_above(
     Before copies were limited by the room that is left, small batches overflowed stacks in which
     larger ones fitted, and the search for the largest did not notice.
     """
+    kinds = (
+        StoredKind("full", kv_heads, kv_head_token_bytes),
+        StoredKind("window", kv_heads, kv_head_token_bytes, reach=window),
+        StoredKind("latent", 1, kv_head_token_bytes, copies=8, away=False),
+        StoredKind("state", 1, 0.0, state_bytes=1e3 * kv_head_token_bytes, away=False),
+    )
     need = Footprint(
-        weights, feed_forward * weights, 2.0, 1.0, activations, activations, kv_heads,
-        kv_head_token_bytes, StoredTokens(1000.0, deviation, 8000),
+        weights, feed_forward * weights, 2.0, 1.0, activations, activations, kinds[:several],
+        StoredTokens(1000.0, deviation, 8000),
     )  # fmt: skip
 
     def fits(batch: int, share: float = 0.0) -> bool:
@@ -209,7 +236,8 @@ def test_a_batch_that_does_not_fit_says_by_how_much_and_what_would() -> None:
 
 def test_activations_can_be_what_fills_a_gpu() -> None:
     """Catches a limit that always blames the cache."""
-    need = Footprint(1e9, 0.0, 2.0, 1.0, 1e6, 1e9, 1, 1e3, StoredTokens(1000.0, 0.0, 1000))
+    kinds = (StoredKind("full", 1, 1e3),)
+    need = Footprint(1e9, 0.0, 2.0, 1.0, 1e6, 1e9, kinds, StoredTokens(1000.0, 0.0, 1000))
     assert largest_batch(need, load_system("dgx-base")).content is Content.ACTIVATIONS
 
 
@@ -260,6 +288,116 @@ def test_faults_of_the_caller_are_engine_errors() -> None:
         largest_batch(of("gpt3-175b"), with_attacc())
     with pytest.raises(EngineError, match="needs the rates"):
         preferred_batch(of("gpt3-175b"), with_attacc(coprocessing=True), stack_bytes=STACK_BYTES)
+
+
+HEADS = Attention(heads=8, kv_heads=8, head_dim=16)
+WINDOW = HEADS.model_copy(update={"kv_heads": 2, "window": 100})
+LATENT = LatentAttention(heads=8, query_rank=64, latent=48, rope_dim=16, nope_dim=16, value_dim=16)
+STATE = DeltaNet(key_heads=4, value_heads=8, key_dim=16, value_dim=16, conv=4)
+KINDS = served_layers(
+    LayeredModel(
+        name="kinds", family="f", hidden_size=128, vocab_size=1000, tied_embeddings=True,
+        layers=tuple(
+            Layer(mixer=mixer, feed_forward=Dense(width=256), repeat=repeat)
+            for mixer, repeat in ((HEADS, 1), (WINDOW, 3), (LATENT, 4), (STATE, 5), (HEADS, 1))
+        ),
+    ),
+    Precision(),
+)  # fmt: skip
+"""2 layers of full attention, 3 of a window, 4 of latents, 5 of states; keys have 16 bits."""
+
+
+HOME = ("latent", "state", "compressed")
+
+
+def of_kinds(
+    tokens: int = 1000, *, gpus: int = 8, home: tuple[str, ...] = HOME, kept: int = 0
+) -> Footprint:
+    stored = StoredTokens(tokens, 0.0, tokens)
+    return footprint_of(
+        KINDS, stored, prefill_tokens=1, kept_tokens=kept, tensor_parallel=gpus, home=home
+    )
+
+
+def test_every_kind_of_layers_stores_what_it_keeps() -> None:
+    """Catches a window that grows without end, a latent that is split, a state for each token.
+
+    On each of 8 GPUs: one full head, 2 layers x 32 numbers; a copy of a window's head, of which 4
+    GPUs have the same, 3 x 32; the whole latent, 4 x 64, on all of them; one head of a state, 5 x
+    (16 x 16 numbers of fp32, and 3 columns of 16 + 16 + 16 channels).
+    """
+    need = of_kinds()
+    full, window, latent, state = need.stored
+    assert full == StoredKind("full", 1, 128.0)
+    assert window == StoredKind("window", 1, 192.0, reach=100, copies=4)
+    assert latent == StoredKind("latent", 1, 512.0, copies=8, away=False)
+    held = 5.0 * (16 * 16 * 4 + 3 * 48 * 2)
+    assert state == StoredKind("state", 1, 0.0, state_bytes=held, away=False)
+    for tokens, windowed in ((1000, 100), (100, 100), (99, 99), (1, 1)):
+        some = of_kinds(tokens)
+        assert some.request_bytes(1, away=True) == 128 * tokens + 192 * windowed
+        assert some.request_bytes(1, away=False) == 512 * tokens + held
+        once = some.request_bytes(1, away=True, copies=False)
+        assert once == 128 * tokens + 192 * windowed / 4
+    whole = of_kinds(gpus=1)
+    assert [kind.pieces for kind in whole.stored] == [8, 2, 1, 1]
+    assert [kind.copies for kind in whole.stored] == [1, 1, 1, 1]
+    assert whole.request_bytes(1, away=True) == 8 * 128_000 + 2 * 19_200
+    assert whole.request_bytes(1, away=False) == 512_000 + 5 * (
+        8 * 16 * 16 * 4 + 3 * (2 * 4 * 16 + 8 * 16) * 2
+    )
+
+
+def test_kinds_of_layers_lie_where_they_are_attended_to() -> None:
+    """Catches latents or states in stacks, heads that are copied there, and a cache left out."""
+    need, batch, held = of_kinds(), 35, 5 * (1024 + 288)
+    here, there = batch * (512_000 + held), batch * (128_000 + 19_200)
+    [gpu] = stores(need, load_system("dgx-base"), batch)
+    assert gpu.kv_bytes == here + there
+    gpu, cpus = stores(need, load_system("dgx-cpu"), batch)
+    assert (gpu.kv_bytes, cpus.kv_bytes) == (here, 8 * batch * (128_000 + 19_200 / 4))
+    # 35 x 8 full heads and 35 x 2 of the window on 40 stacks: 7 and 2 whole ones of each
+    for heads, windows in ((Heads.WHOLE, 2), (Heads.CUT, 1.75)):
+        gpu, stack = stores(need, with_attacc(heads=heads), batch, stack_bytes=STACK_BYTES)
+        assert (gpu.kv_bytes, stack.kv_bytes) == (here, 7 * 128_000 + windows * 19_200)
+    [pool] = stores(need, with_attacc(CapacityRule.POOLED), batch, stack_bytes=STACK_BYTES)
+    assert pool.kv_bytes == here * 8 + cpus.kv_bytes
+
+
+def test_kinds_that_stay_home_are_in_gpu_memory() -> None:
+    """Catches a kind of layers that is counted in two places, or in none."""
+    need = of_kinds(home=("window", *HOME), kept=500)
+    assert [kind.away for kind in need.stored] == [True, False, False, False]
+    gpu, stack = stores(need, with_attacc(), 35, stack_bytes=STACK_BYTES)
+    kept = 128 * 500  # of a prompt, whose keys go to the stacks when its prefill ends
+    assert need.prefill_kv_bytes == kept
+    assert gpu.kv_bytes == 35 * (19_200 + 512_000 + 5 * (1024 + 288)) + kept
+    assert stack.kv_bytes == 7 * 128_000
+    assert of_kinds(kept=500).prefill_kv_bytes == kept + 192 * 100
+    assert all(kind.away for kind in of_kinds(home=()).stored)
+    assert not any(kind.away for kind in of_kinds(home=("full", "window", *HOME)).stored)
+
+
+def test_compressed_records_keep_a_full_ring() -> None:
+    """Catches the window of compressed attention left out, or a record stored for each token.
+
+    16 bits: a record of 32 numbers for 128 tokens, a ring of 8 of them, and an open record of twice
+    32 numbers of fp32 for each of the 128 tokens. Every GPU has all of it.
+    """
+    mixer = CompressedAttention(
+        heads=8, head_dim=32, rope_dim=8, query_rank=16, output_groups=8, output_rank=4, window=8,
+        ratio=128,
+    )  # fmt: skip
+    layers = (Layer(mixer=mixer, feed_forward=Dense(width=256), repeat=2),)
+    model = served_layers(KINDS.model.model_copy(update={"layers": layers}), Precision())
+    tokens = StoredTokens(1280, 0.0, 1280)
+    for gpus in (1, 8):
+        need = footprint_of(model, tokens, prefill_tokens=1, tensor_parallel=gpus, home=HOME)
+        [kind] = need.stored
+        assert (kind.kind, kind.pieces, kind.copies, kind.away) == ("compressed", 1, gpus, False)
+        assert need.request_bytes(1, away=False) == 2 * (
+            10 * 32 * 2 + 8 * 32 * 2 + 128 * 2 * 32 * 4
+        )
 
 
 def test_experts_have_fewer_rows() -> None:

@@ -155,7 +155,7 @@ def test_pipelining_beats_the_closed_form_where_products_are_longest() -> None:
     cost = step_cost(step, SYSTEM, COSTS, attention=attention_of(time_ns))
     op = {op.name: op.alone_ns for op in cost.operators}
     hidden_ns = (time_ns + op["qkv_transfer"] + op["context_transfer"]) / result.units
-    closed_ns = result.pipelining.closed_form_ns - step.layers * hidden_ns
+    closed_ns = result.pipelining.closed_form_ns - step.layer_count * hidden_ns
     assert result.pipelining.simulated_ns == pytest.approx(closed_ns, rel=1e-12)
 
 
@@ -267,7 +267,7 @@ def test_attention_of_a_unit_can_be_given() -> None:
         step, SYSTEM, COSTS, attention_of(1e6), RATES, products=PRODUCTS,
         unit_attention_ns=2e6 / 12,
     )  # fmt: skip
-    expected = compared(1e6, step).neither.simulated_ns + step.layers * 1e6
+    expected = compared(1e6, step).neither.simulated_ns + step.layer_count * 1e6
     assert twice.neither.simulated_ns == pytest.approx(expected)
 
 

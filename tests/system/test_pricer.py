@@ -21,8 +21,10 @@ from attacc.hardware.system import (
     resolve_system,
 )
 from attacc.models.architecture import MODELS
-from attacc.models.operators import Phase
+from attacc.models.operators import Attention, Phase
+from attacc.models.steps import model_step
 from attacc.pim.stack import Stack
+from attacc.system.attaccs import LayerHeads
 from attacc.system.batches import PHASES, Batches, Chunk
 from attacc.system.pricer import Limit, Pricer, SplitError
 from attacc.system.step import Group
@@ -252,7 +254,7 @@ def test_ragged_attention_is_that_of_the_stacks(
     system = attacc(heads=heads, queries_per_read=queries)
     pricer = Pricer(LLAMA, system, gpu_model="published")
     assert pricer.attaccs is not None
-    found = pricer.attaccs.attend(LLAMA, lengths)
+    found = pricer.attaccs.attend(LayerHeads.of_model(LLAMA), lengths)
     one = Stack(
         pricer.attaccs._stack.device,  # pyright: ignore[reportPrivateUsage]
         pricer.attaccs._stack.placement,  # pyright: ignore[reportPrivateUsage]
@@ -333,15 +335,63 @@ def test_requests_that_cannot_be(
         pricer.step(decode=decode, prefill=[Chunk(*sizes) for sizes in prefill])
 
 
+@BOTH
+def test_a_window_is_priced_as_the_keys_that_it_leaves(gpu_model: GpuModel) -> None:
+    """Catches a window that is left out: attention would grow with the context without end."""
+    wide, narrow = (
+        Pricer(
+            SMALL.model_copy(update={"sliding_window": window}),
+            load_system("dgx-base"),
+            gpu_model=gpu_model,
+        )
+        for window in (None, 1000)
+    )
+    full = narrow.step(decode=[1000] * 64).time_ns
+    assert narrow.step(decode=[1001] * 64).time_ns == full
+    assert narrow.step(decode=[100_000] * 64).time_ns == full
+    assert narrow.step(decode=[500] * 64).time_ns < full < wide.step(decode=[2000] * 64).time_ns
+    assert wide.step(decode=[1000] * 64).time_ns == full
+    chunk = narrow.step(prefill=[Chunk(600, past=1000)]).time_ns
+    assert narrow.step(prefill=[Chunk(600, past=50_000)]).time_ns == chunk
+    assert chunk < wide.step(prefill=[Chunk(600, past=50_000)]).time_ns
+
+
+@BOTH
+def test_the_mean_of_a_window_is_that_of_every_request(gpu_model: GpuModel) -> None:
+    """Catches the window of the mean length, which is more where requests differ.
+
+    Of 800, 7,200 and 50,000 keys a window of 8,000 leaves 800, 7,200 and 8,000: 16,000 in all. The
+    mean length is beyond the window, so three times the window would be 24,000.
+    """
+    wide, narrow = (
+        Pricer(
+            SMALL.model_copy(update={"sliding_window": window}),
+            load_system("dgx-base"),
+            gpu_model=gpu_model,
+        )
+        for window in (None, 8000)
+    )
+    mixed = Batches.of([([800, 7200, 50_000], []), ([9000, 8000, 4], []), ([7000] * 3, [])])
+    decode = mixed.decoding()
+    assert decode is not None
+    step = model_step(narrow.model, decode=decode, tensor_parallel=8)
+    [attention] = [op for op in step.layers[0].operators if isinstance(op, Attention)]
+    assert np.array_equal(attention.keys, np.array([16_000, 16_004, 21_000]) / 3)
+    assert attention.longest is not None
+    assert np.array_equal(attention.longest, [8000, 8000, 7000])
+    cut = Batches.of([([800, 7200, 8000], []), ([8000, 8000, 4], []), ([7000] * 3, [])])
+    found, expected = narrow.steps(mixed), wide.steps(cut)
+    assert np.array_equal(found.time_ns, expected.time_ns)
+    assert np.array_equal(found.energy.parts_pj, expected.energy.parts_pj)
+    full = narrow.step(decode=[8000] * 3)
+    assert found.time_ns[0] <= full.time_ns
+    assert found.energy.total_pj[0] < full.energy.total_pj
+
+
 def test_models_and_systems_that_do_not_go_together() -> None:
-    """Catches a model split unevenly, a window that is left out, heads cut behind barriers."""
+    """Catches a model split unevenly, heads cut behind barriers."""
     with pytest.raises(SplitError, match="8 GPUs cannot share the 12 query heads"):
         Pricer(GPT3.model_copy(update={"heads": 12, "kv_heads": 12}), load_system("dgx-base"))
-    narrow = Pricer(SMALL.model_copy(update={"sliding_window": 100}), load_system("dgx-base"))
-    with pytest.raises(InputError, match="101 tokens exceed the sliding window"):
-        narrow.step(decode=[101])
-    with pytest.raises(InputError, match="110 tokens exceed the sliding window"):
-        narrow.step(prefill=[Chunk(60, past=50)])
     with pytest.raises(InputError, match=r'attacc.heads = "cut" needs attacc.schedule'):
         attacc(heads="cut", schedule="complete")
     barriers = attacc(schedule="complete").spec.attacc

@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from dataclasses import replace
 from math import isclose
 
@@ -19,7 +20,14 @@ from attacc.hardware.system import (
     resolve_system,
 )
 from attacc.models.architecture import MODELS
-from attacc.models.operators import AllReduce, Attention, Phase, Pointwise, PointwiseKind, Step
+from attacc.models.operators import (
+    AllReduce,
+    Attention,
+    Operator,
+    Pointwise,
+    PointwiseKind,
+    Step,
+)
 from attacc.models.precision import ElementType
 from attacc.models.steps import Decoding, decode_step, model_step, prefill_step
 from attacc.system.attaccs import AttaccAttention
@@ -78,7 +86,7 @@ def test_operators_keep_their_order_and_count() -> None:
     cost = step_cost(step, load_system("dgx-base"), MODEL)
     kernels = [
         name
-        for op in (*step.layer, *step.outside)
+        for op in (*step.layers[0].operators, *step.outside)
         for name in (("score", "softmax", "context") if isinstance(op, Attention) else (op.name,))
     ]
     assert [op.name for op in cost.operators] == kernels
@@ -105,7 +113,7 @@ def test_energy_counts_every_gpu() -> None:
     """Catches the energy of one GPU in place of the system's."""
     step = gpt3_step()
     cost = step_cost(step, load_system("dgx-base"), MODEL)
-    qkv = MODEL.matmul(step.layer[0], load_system("dgx-base").gpu).one  # pyright: ignore[reportArgumentType]
+    qkv = MODEL.matmul(step.layers[0].operators[0], load_system("dgx-base").gpu).one  # pyright: ignore[reportArgumentType]
     assert cost.operators[0].energy == qkv.energy.times(8)
 
 
@@ -221,6 +229,11 @@ def test_a_step_for_other_gpus_is_refused() -> None:
         step_cost(prefill, load_system("dgx-base"), MODEL)
 
 
+def with_layer(step: Step, operators: Iterable[Operator]) -> Step:
+    """A step whose layers consist of other operators."""
+    return replace(step, layers=(replace(step.layers[0], operators=tuple(operators)),))
+
+
 def test_faults_of_the_caller_are_engine_errors() -> None:
     """Catches attention of zero time where nobody timed it, and other silent omissions."""
     step = gpt3_step()
@@ -228,23 +241,22 @@ def test_faults_of_the_caller_are_engine_errors() -> None:
         step_cost(step, with_attacc(), MODEL)
     with pytest.raises(EngineError, match="needs the rates"):
         step_cost(step, with_attacc(coprocessing=True), MODEL, attention=ATTENTION)
-    prefill = prefill_step(GPT3, batch=1, prompt_length=8, tensor_parallel=8)
-    with pytest.raises(EngineError, match="no decode with one attention of each kind"):
-        step_cost(replace(prefill, phase=Phase.DECODE), load_system("dgx-base"), MODEL)
+    operators = step.layers[0].operators
+    twice = (*operators, next(op for op in operators if isinstance(op, Attention)))
+    with pytest.raises(EngineError, match="a layer with 2 attentions in decode"):
+        step_cost(with_layer(step, twice), load_system("dgx-base"), MODEL)
     two = model_step(GPT3, decode=Decoding(1, np.array([1.0, 2.0])), tensor_parallel=8)
     several = step_costs(two, load_system("dgx-base"), MODEL)
     with pytest.raises(EngineError, match="2 steps, not one"):
         _ = several.one
-    nameless = replace(step, layer=tuple(op for op in step.layer if op.name != "projection"))
+    nameless = with_layer(step, (op for op in operators if op.name != "projection"))
     with pytest.raises(EngineError, match="needs an operator projection"):
         step_cost(nameless, with_attacc(pipelining=True), MODEL, attention=ATTENTION)
     odd = Pointwise("ff1", PointwiseKind.GELU, 1, 1, 1, ElementType.FP16)
     with pytest.raises(EngineError, match="ff1 is no matrix product"):
-        step_cost(
-            replace(step, layer=(*step.layer, odd)), with_attacc(coprocessing=True), MODEL, RATES
-        )
+        step_cost(with_layer(step, (*operators, odd)), with_attacc(coprocessing=True), MODEL, RATES)
     unlinked = replace(load_system("dgx-base"), link=None)
-    assert any(isinstance(op, AllReduce) for op in step.layer)
+    assert any(isinstance(op, AllReduce) for op in operators)
     with pytest.raises(EngineError, match="without a link"):
         step_cost(step, unlinked, MODEL)
     hostless = replace(load_system("dgx-cpu"), host=None)

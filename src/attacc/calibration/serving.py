@@ -37,7 +37,7 @@ from attacc.hardware.gpu import GPUS
 from attacc.hardware.system import AttentionSite, SystemSpec, resolve_system
 from attacc.models.architecture import MODELS
 from attacc.models.precision import ElementType
-from attacc.models.sharding import valid_tensor_parallel
+from attacc.models.served import valid_tensor_parallel
 from attacc.system.batches import Chunk
 from attacc.system.pricer import Pricer
 from attacc.system.step import Group as Part

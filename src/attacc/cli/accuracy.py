@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from attacc.cli import options
-from attacc.cli.options import DEFAULT_DEVICE, Device, Json, comma_list
+from attacc.cli.options import DEFAULT_DEVICE, Device, Json, comma_list, sizes
 from attacc.cli.output import HEARTBEAT, print_answer
 
 RECORDED_SUFFIX = ".npz"
@@ -145,7 +145,7 @@ def accuracy(
         "normalization": normalization,
         "chunk_keys": chunk_keys,
         "sum_keys": sum_keys,
-        "lengths": None if length is None else _lengths(length),
+        "lengths": None if length is None else sizes(length, "--length"),
     }
     with _progress() as progress:
         result = attacc.accuracy(
@@ -170,11 +170,6 @@ def _recorded(data: str) -> Path | None:
     """Return the path of recorded data, if ``--data`` names one."""
     path = Path(data)
     return path if "," not in data and (path.suffix == RECORDED_SUFFIX or "/" in data) else None
-
-
-def _lengths(text: str) -> list[int]:
-    parse = options.size("--length")
-    return [parse(entry) for entry in comma_list(text, "--length")]
 
 
 @contextmanager

@@ -7,7 +7,15 @@ from typing import Annotated, Final
 
 import typer
 
-from attacc.cli.options import Settings, changes, names, number, size
+from attacc.cli.options import (
+    Settings,
+    changes,
+    names,
+    number,
+    pairs,
+    probabilities,
+    size,
+)
 from attacc.cli.options import seed as parse_seed
 from attacc.cli.output import print_answer, progress_bar
 
@@ -57,6 +65,38 @@ def compare(
     weights: Annotated[str | None, typer.Option(help="Element type of the weights.")] = None,
     activations: Annotated[str | None, typer.Option(help="Element type of activations.")] = None,
     kv: Annotated[str | None, typer.Option(help="Element type of the KV cache.")] = None,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND=WHERE",
+            help="Where layers of a kind run their mixers, as in window=gpu: gpu, attacc, or auto; "
+            "repeat it. `attacc model` tells the kinds.",
+        ),
+    ] = None,
+    draft_tokens: Annotated[
+        int | None,
+        typer.Option(
+            parser=size("--draft-tokens", least=0),
+            metavar="N",
+            help="Drafts that every decode step verifies.",
+        ),
+    ] = None,
+    acceptance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A",
+            help="Probability that a draft is accepted if those before it were, or one for each: "
+            "0.8,0.7.",
+        ),
+    ] = None,
+    shared_prefix: Annotated[
+        int | None,
+        typer.Option(
+            parser=size("--shared-prefix", least=0),
+            metavar="N",
+            help="Tokens that all prompts begin with: stored and read once.",
+        ),
+    ] = None,
     gpu_model: Annotated[
         str | None,
         typer.Option(
@@ -93,6 +133,10 @@ def compare(
         activations=activations,
         kv=kv,
         gpu_model=gpu_model,
+        sites=pairs(site, "--site") or None,
+        draft_tokens=draft_tokens,
+        acceptance=probabilities(acceptance),
+        shared_prefix=shared_prefix,
     )
     with progress_bar("comparing") as progress:
         comparison = compare_study(asked, progress, changes=changes(settings))

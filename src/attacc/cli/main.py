@@ -32,6 +32,7 @@ from attacc.cli import (
     reproduce,
     trace,
     validate,
+    where,
 )
 from attacc.cli.entry import SIGNALS
 from attacc.cli.output import (
@@ -148,6 +149,7 @@ def options(
 
 for _command in (
     compare.compare,
+    where.where,
     model.model,
     attention.attention,
     accuracy.accuracy,

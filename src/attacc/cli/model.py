@@ -26,8 +26,8 @@ def model(
 ) -> None:
     """Tell what a model consists of: layers by kind, parameters, and what it stores.
 
-    Mixtures of experts, windows, latent attention and recurrent states are described; what a model
-    costs is told by compare, for models of equal layers of full attention.
+    The last word of a row is the kind that --site of compare takes. What a model costs is told by
+    compare and where.
     """
     import attacc
     from attacc.report.model import model_renderable

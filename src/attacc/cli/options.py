@@ -95,6 +95,46 @@ def names(given: list[str] | None, option: str) -> list[str]:
     return found
 
 
+def sizes(text: str, option: str) -> list[int]:
+    """Return the sizes of a text that commas divide.
+
+    Raises:
+        InputError: an entry is no size.
+    """
+    parse = size(option)
+    return [parse(entry) for entry in comma_list(text, option)]
+
+
+def pairs(given: list[str] | None, option: str) -> dict[str, str]:
+    """Return the names and values of an option such as ``--site window=gpu``.
+
+    Raises:
+        InputError: an entry is no pair, or a name is given twice.
+    """
+    found: dict[str, str] = {}
+    for text in names(given, option):
+        name, sign, value = (part.strip() for part in text.partition("="))
+        if not (name and sign and value):
+            raise InputError(f"{text!r:.60} is no pair", where=option, hint="write NAME=VALUE")
+        if name in found:
+            raise InputError(f"{name!r:.60} is given twice", where=option)
+        found[name] = value
+    return found
+
+
+def probabilities(text: str | None) -> float | list[float] | None:
+    """Return a probability, or a list of several that commas divide.
+
+    Raises:
+        InputError: an entry is no number.
+    """
+    if text is None:
+        return None
+    parse = number("--acceptance")
+    found = [parse(entry) for entry in comma_list(text, "--acceptance")]
+    return found[0] if len(found) == 1 else found
+
+
 Device = Annotated[
     str, typer.Option(metavar="NAME|FILE", help="DRAM device: a preset, or a .toml or .json file.")
 ]

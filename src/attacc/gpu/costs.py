@@ -21,12 +21,28 @@ from attacc.errors import EngineError
 from attacc.hardware.cpu import CpuSpec
 from attacc.hardware.gpu import GpuSpec
 from attacc.hardware.link import LinkSpec
-from attacc.models.architecture import ModelSpec
-from attacc.models.operators import AllReduce, Attention, MatMul, Phase, Pointwise, Step
+from attacc.models.operators import (
+    AllReduce,
+    Attention,
+    Convolution,
+    Experts,
+    IndexScan,
+    LatentAttention,
+    MatMul,
+    Phase,
+    Pointwise,
+    StateUpdate,
+    Step,
+)
+from attacc.models.served import ServedModel
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Codes = NDArray[np.int8]
+
+
+Fused = Experts | LatentAttention | IndexScan | StateUpdate | Convolution
+"""Operators that libraries run as kernels of their own, beside attention over keys and values."""
 
 
 class Bound(StrEnum):
@@ -340,7 +356,7 @@ class CostModel(abc.ABC):
         """Return the operators that the kernels of this model run for a step."""
         return step
 
-    def for_steps(self, phase: Phase, model: ModelSpec | None = None) -> CostModel:
+    def for_steps(self, phase: Phase, model: ServedModel | None = None) -> CostModel:
         """Return the cost model for steps of one phase of one model.
 
         The phase matters because libraries start the kernels of decode steps and of prefills in
@@ -382,6 +398,14 @@ class CostModel(abc.ABC):
     @abc.abstractmethod
     def attention(self, op: Attention, gpu: GpuSpec) -> tuple[OperatorCosts, ...]:
         """Price attention of one layer on one GPU. Each kernel of it has a cost of its own."""
+
+    def products(self, op: Experts) -> tuple[MatMul | Pointwise, ...]:
+        """Return the experts as the products that this model's kernels run."""
+        return op.products()
+
+    @abc.abstractmethod
+    def fused(self, op: Fused, gpu: GpuSpec) -> tuple[OperatorCosts, ...]:
+        """Price an operator that libraries run as kernels of its own, on one GPU."""
 
     @abc.abstractmethod
     def all_reduce(self, op: AllReduce, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCosts:

@@ -17,7 +17,7 @@ from pydantic import Field
 from attacc.documents import Presets, PresetSpec, Spec
 from attacc.gpu.calibrated.coefficients import Error, Points, Positive
 from attacc.gpu.calibrated.kernels import Floats
-from attacc.models.precision import ElementType
+from attacc.models.precision import ElementType, WeightType
 from attacc.units import Nanoseconds
 
 
@@ -124,7 +124,7 @@ SERVING: Final = Presets("serving framework", ServingSpec, "attacc.gpu", "preset
 
 
 def serving_series(
-    spec: ServingSpec, version: str | None, dtype: ElementType
+    spec: ServingSpec, version: str | None, dtype: WeightType
 ) -> ServingSeries | None:
     """Return the series of an element type; None if there is none.
 

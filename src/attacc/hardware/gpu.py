@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from pydantic import Field, field_validator
 
 from attacc.documents import DocumentName, Presets, PresetSpec
-from attacc.models.precision import ElementType
+from attacc.models.precision import BlockFormat, ElementType, WeightType
 from attacc.units import BytesPerSecond, OperationsPerSecond, Quantity
 
 Memory = Annotated[float, Quantity("bytes", "1 MB", "1 PB")]
@@ -16,6 +16,15 @@ _Level1 = Annotated[float, Quantity("bytes", "2 KiB", "1 GiB")]
 """An 8 x 8 tile of 2-byte elements over an inner dimension of 32 takes 1.1 KiB."""
 _Level2 = Annotated[float, Quantity("bytes", "2 KiB", "1 TiB")]
 _BoardPower = Annotated[float, Quantity("watts", "1 W", "1 MW")]
+
+_COMPUTED_AS: Final[dict[WeightType, ElementType]] = {
+    BlockFormat.FP8_BLOCK: ElementType.FP8,
+    BlockFormat.NVFP4: ElementType.FP8,
+    BlockFormat.MXFP4: ElementType.FP8,
+    BlockFormat.INT4_G128: ElementType.INT4,
+    BlockFormat.INT4_G32: ElementType.INT4,
+}
+"""Type in which a product with block formats is computed, where activations are as narrow."""
 
 
 class GpuSpec(PresetSpec):
@@ -57,7 +66,7 @@ class GpuSpec(PresetSpec):
             raise ValueError('the rate of fp16 is missing: add fp16 = "... TFLOPS"')
         return peak
 
-    def peak_flops_per_s(self, *operands: ElementType) -> float:
+    def peak_flops_per_s(self, *operands: WeightType) -> float:
         """Return the peak rate of a matrix product of operands of these types.
 
         The product is computed in the wider of the types, floating point before integers, and
@@ -65,8 +74,9 @@ class GpuSpec(PresetSpec):
         Where the GPU has no rate for that type (8-bit floating point on an A100), it computes in
         16 bits.
         """
+        kinds = {_COMPUTED_AS.get(operand, operand) for operand in operands}
         for element in (ElementType.FP16, ElementType.BF16, ElementType.FP8):
-            if element in operands:
+            if element in kinds:
                 break
         else:
             element = ElementType.INT8

@@ -5,24 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from attacc.errors import InputError
 from attacc.files import name_as_text
-from attacc.models.architecture import AS_DOCUMENT, ModelSpec
-from attacc.models.formats import ElementFormat, WeightFormats, each_weight, is_plain, weight_bytes
 from attacc.models.layers import LayeredModel
-from attacc.models.precision import ElementType, Precision
 from attacc.models.readers.registry import language_part, read_layers
-from attacc.models.stored import stated_formats
-from attacc.models.uniform import uniform
-
-_WIDE: Final = {"fp32": ElementType.FP16, "fp16": ElementType.FP16, "bf16": ElementType.BF16}
-_NARROW: Final = {
-    ("fp8", 8): ElementType.FP8,
-    ("int", 8): ElementType.INT8,
-    ("int", 4): ElementType.INT4,
-}
+from attacc.models.served import ServedModel, element_type, weight_type
+from attacc.models.storage.formats import ElementFormat, WeightFormats, weight_bytes
+from attacc.models.storage.stated import stated_formats
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,51 +35,24 @@ class Checkpoint:
         """Return the bytes of the weights by the name of their format, scales included."""
         return weight_bytes(self.model, self.formats)
 
-    def priced(self) -> ModelSpec:
-        """Return the model as it is priced.
+    def served(self) -> ServedModel:
+        """Return the model as it is served, with the types that the checkpoint states.
 
         Raises:
-            InputError: its layers differ, its weights have several formats, or one that is not
-                priced.
+            InputError: activations, keys and values, or weights of a product have a format that is
+                not computed with.
         """
-        wide = _element(self.formats.wide, "activations")
-        weights: dict[str, ElementFormat] = {}
-        for layer, weight in each_weight(self.model):
-            if is_plain(weight):
-                stored = self.formats.of(weight, layer)
-                weights[stored.name] = stored
-        if len(weights) > 1:
-            names = ", ".join(sorted(weights))
-            raise InputError(
-                f"{self.model.name} has weights of several formats ({names}), which are described "
-                "but not priced yet",
-                where="model",
-                hint=f"{AS_DOCUMENT} with one type, to be priced; attacc model tells their bytes",
-            )
-        precision = Precision(
-            weights=_element(next(iter(weights.values())), "weights"),
-            activations=wide,
-            kv=_element(self.kv, "keys and values"),
+        found = ServedModel(
+            self.model,
+            self.formats,
+            element_type(self.formats.wide, "activations"),
+            element_type(self.kv, "keys and values"),
         )
-        return uniform(self.model, precision)
-
-
-def _element(stored: ElementFormat, what: str) -> ElementType:
-    """Return the element type that a format is priced as.
-
-    Raises:
-        InputError: there is none.
-    """
-    if stored.name in _WIDE:
-        return _WIDE[stored.name]
-    for (kind, bits), element in _NARROW.items():
-        if stored.bits == bits and kind in stored.name.replace("gptq", "int").replace("awq", "int"):
-            return element
-    raise InputError(
-        f"{what} in {stored.name} are described but not priced yet",
-        where="model",
-        hint=f"{AS_DOCUMENT} with another type, which is priced; attacc model tells their bytes",
-    )
+        head = "embed_tokens" if self.model.tied_embeddings else "lm_head"
+        inside = (stored for group in found.groups for stored in group.formats.values())
+        for stored in dict.fromkeys((*inside, found.format_of(head))):
+            weight_type(stored)
+        return found
 
 
 def read_checkpoint(document: Mapping[str, object], path: Path, name: str) -> Checkpoint:

@@ -1,12 +1,13 @@
 """Models by the name of a preset, from a document, or from a Hugging Face ``config.json``.
 
 What a ``config.json`` says is read by `attacc.models.readers`, and how its weights are stored by
-`attacc.models.stored`.
+`attacc.models.storage.stated`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,9 @@ from attacc.models.architecture import MODELS, ModelSpec
 from attacc.models.checkpoint import Checkpoint, read_checkpoint
 from attacc.models.layers import LayeredModel
 from attacc.models.precision import ElementType, Precision
-from attacc.models.uniform import layered, uniform
+from attacc.models.served import ServedModel, plain_format, served, served_layers
+from attacc.models.storage.formats import WeightFormats
+from attacc.models.uniform import layered
 
 CONFIG_FILE: Final = "config.json"
 
@@ -38,33 +41,20 @@ _NO_DESCRIPTIONS: Final = {
 """Suffixes of files that people have of a model, and that do not tell its sizes here."""
 
 
-def model_from_config(path: Path) -> ModelSpec:
-    """Read the model that a Hugging Face ``config.json`` describes, to be priced.
+def checkpoint_of(document: Mapping[str, object], path: Path) -> Checkpoint:
+    """Read the checkpoint that a ``config.json`` describes.
 
     The model is called like the file, or like its folder where the file is ``config.json``; in
     the cache of the Hugging Face Hub like its repository, as in "org/name".
 
     Args:
-        path: the file. Files beside it that state a quantisation are read too.
+        document: the parsed file.
+        path: its path. Files beside it that state a quantisation are read too.
 
     Raises:
         DocumentError: the file is malformed, lacks a key, has a value that cannot be, or a key that
             may change the answer and that is not understood.
         UnknownNameError: its ``model_type`` is none of the families that are read.
-        InputError: the model is described, and not priced: its layers differ, say.
-    """
-    return checkpoint_of(read_document(path), path).priced()
-
-
-def checkpoint_of(document: Mapping[str, object], path: Path) -> Checkpoint:
-    """Read the checkpoint that a ``config.json`` describes.
-
-    Args:
-        document: the parsed file.
-        path: its path.
-
-    Raises:
-        DocumentError: as in `model_from_config`, likewise the others.
     """
     return read_checkpoint(document, path, name_as_text(_name_of(path)))
 
@@ -89,24 +79,24 @@ def _name_of(path: Path) -> str:
 
 
 def load_model(
-    source: str | Path | Mapping[str, object] | ModelSpec,
+    source: str | Path | Mapping[str, object] | ModelSpec | ServedModel,
     *,
     weights: ElementType | str | None = None,
     activations: ElementType | str | None = None,
     kv: ElementType | str | None = None,
     where: str | None = None,
-) -> ModelSpec:
+) -> ServedModel:
     """Return a model by the name of its preset (which comes first), or from a file or folder.
 
-    A file is a TOML (or JSON) document of `ModelSpec`, or a Hugging Face ``config.json``, which
-    a ``model_type`` tells apart; a folder is one that holds a ``config.json``. No model hub is
-    asked for a name.
+    A file is a TOML (or JSON) document of `ModelSpec` or `LayeredModel`, or a Hugging Face
+    ``config.json``, which a ``model_type`` tells apart; a folder is one that holds a
+    ``config.json``. No model hub is asked for a name.
 
     Args:
         source: a preset's name, or a path: anything with a slash, the suffix of a document, or
             the name of an existing folder; a document as a mapping; or a model that is loaded
             already.
-        weights: element type of the parameters; None for the model's own, likewise the others.
+        weights: element type of all parameters; None for the model's own, likewise the others.
         activations: of what flows between operators.
         kv: of the key/value cache.
         where: the option or field that the name came from, for messages.
@@ -116,17 +106,43 @@ def load_model(
         DocumentError: the file cannot be read or is malformed.
         InputError: an element type is of no use where it is asked for.
     """
-    if isinstance(source, str | Path):
-        model = _priced(_load(str(source), where))
-    else:
-        model = MODELS.load_any(source, where=where)
     asked = {"weights": weights, "activations": activations, "kv": kv}
     changes = {name: str(element) for name, element in asked.items() if element is not None}
-    if not changes:
-        return model
-    document = {name: str(element) for name, element in model.precision} | changes
-    precision = parse_document(Precision, document, where="precision")
-    return model.model_copy(update={"precision": precision})
+    found = source if isinstance(source, ServedModel) else _found(source, where)
+    return _changed(found, changes) if changes else found
+
+
+def _found(source: str | Path | Mapping[str, object] | ModelSpec, where: str | None) -> ServedModel:
+    if isinstance(source, ModelSpec):
+        return served(source)
+    if isinstance(source, str | Path):
+        found = _load(str(source), where)
+    elif isinstance(source.get("layers"), list):
+        found = parse_document(LayeredModel, source, where=where or "model")
+    else:
+        found = MODELS.load_any(source, where=where)
+    match found:
+        case Checkpoint():
+            return found.served()
+        case LayeredModel():
+            return served_layers(found, found.precision)
+        case ModelSpec():
+            return served(found)
+
+
+def _changed(model: ServedModel, changes: Mapping[str, str]) -> ServedModel:
+    """Return a model with other element types.
+
+    Raises:
+        DocumentError: there is no such type, or it is of no use where it is asked for.
+    """
+    unchanged = {"activations": str(model.activations), "kv": str(model.kv)}
+    precision = parse_document(Precision, unchanged | dict(changes), where="precision")
+    formats = model.formats
+    if "weights" in changes:
+        plain = plain_format(precision.weights)
+        formats = WeightFormats(default=plain, wide=plain)
+    return replace(model, formats=formats, activations=precision.activations, kv=precision.kv)
 
 
 def load_layers(
@@ -162,17 +178,6 @@ def _layered_document(
     if isinstance(document.get("layers"), list):
         return parse_document(LayeredModel, document, where=where, folder=folder)
     return _with_precision(MODELS.parse(MODELS.completed(document, Path(where)), Path(where)))
-
-
-def _priced(found: ModelSpec | LayeredModel | Checkpoint) -> ModelSpec:
-    """Return a model as it is priced.
-
-    Raises:
-        InputError: it is described, and not priced.
-    """
-    if isinstance(found, Checkpoint):
-        return found.priced()
-    return uniform(found, found.precision) if isinstance(found, LayeredModel) else found
 
 
 def _load(name_or_path: str, where: str | None) -> ModelSpec | LayeredModel | Checkpoint:

@@ -14,7 +14,15 @@ from pydantic import Field
 
 from attacc.documents import PresetSpec, Spec
 from attacc.models.feedforward import AnyFeedForward
-from attacc.models.mixers import AnyMixer, Attention, LatentAttention, Size
+from attacc.models.mixers import (
+    AnyMixer,
+    Attention,
+    CompressedAttention,
+    DeltaNet,
+    LatentAttention,
+    Mamba2,
+    Size,
+)
 from attacc.models.precision import Precision
 from attacc.models.weights import Part, Weight, linear, vector
 from attacc.units import MAX_SIZE
@@ -50,6 +58,28 @@ class Layer(Spec):
         if self.feed_forward is not None:
             parts.append(self.feed_forward.kind.replace("linear", "linear block"))
         return " + ".join(parts) or "nothing"
+
+    @property
+    def site_kind(self) -> str:
+        """Its kind where devices are chosen: "full", "window", "latent", "state", ...; "" without.
+
+        Layers of one such kind run their mixers on the same devices.
+        """
+        match self.mixer:
+            case Attention() as mixer:
+                if mixer.window is not None:
+                    return "window"
+                if mixer.chunk is not None:
+                    return "chunk"
+                return "full" if mixer.selector is None else "blocks"
+            case LatentAttention() as mixer:
+                return "latent" if mixer.indexer is None else "sparse"
+            case DeltaNet() | Mamba2():
+                return "state"
+            case CompressedAttention():
+                return "compressed"
+            case _:
+                return ""
 
     def weights(self, hidden: int, norm_width: int) -> tuple[Weight, ...]:
         """Return the weights of one such layer.

@@ -319,7 +319,7 @@ class LatentAttention(Mixer):
             ]
         return tuple(found)
 
-    def _record(self, kv_bytes: float) -> float:
+    def record_bytes(self, kv_bytes: float) -> float:
         """Return the bytes of one token: 8-bit records of sparse attention carry scales."""
         if self.indexer is not None and kv_bytes == 1:
             scales = -(-self.latent // _SCALED_BLOCK) * _SCALE_BYTES
@@ -329,7 +329,7 @@ class LatentAttention(Mixer):
     def stored(self, kv_bytes: float) -> Stored:
         """Return what is stored (`Mixer.stored`)."""
         index = 0.0 if self.indexer is None else self.indexer.key_bytes
-        return Stored(per_token=self._record(kv_bytes) + index)
+        return Stored(per_token=self.record_bytes(kv_bytes) + index)
 
     def decode_work(self, keys: int, kv_bytes: float, queries: int = 1) -> Work:
         """Return the work of one decode step (`Mixer.decode_work`)."""
@@ -341,7 +341,7 @@ class LatentAttention(Mixer):
                 flops, read = 2.0 * queries * x.heads * x.dim * keys, keys * x.key_bytes
         # The absorbed form: scores over the whole record, values are its latent.
         flops += 2.0 * queries * self.heads * (2 * self.latent + self.rope_dim) * seen
-        return Work(flops, read + seen * self._record(kv_bytes))
+        return Work(flops, read + seen * self.record_bytes(kv_bytes))
 
 
 class CompressedAttention(Mixer):
@@ -421,7 +421,7 @@ class CompressedAttention(Mixer):
             ]
         return tuple(found)
 
-    def _record(self, kv_bytes: float) -> float:
+    def record_bytes(self, kv_bytes: float) -> float:
         """Return the bytes of one record; in fp8 with a scale for every 64 elements."""
         if kv_bytes != 1:
             return self.head_dim * kv_bytes
@@ -429,14 +429,15 @@ class CompressedAttention(Mixer):
         scales = -(-narrow // _RECORD_BLOCK)
         return narrow + self.rope_dim * _WIDE_BYTES + scales + scales % 2
 
-    @staticmethod
-    def _index_key(indexer: TokenIndexer, kv_bytes: float) -> float:
+    def index_key_bytes(self, kv_bytes: float) -> float:
         """Return the bytes of an index key, which are of the type of the records."""
-        return indexer.key_bytes if kv_bytes == 1 else indexer.dim * kv_bytes
+        if self.indexer is None:
+            return 0.0
+        return self.indexer.key_bytes if kv_bytes == 1 else self.indexer.dim * kv_bytes
 
     def stored(self, kv_bytes: float) -> Stored:
         """Return what is stored (`Mixer.stored`)."""
-        record = self._record(kv_bytes)
+        record = self.record_bytes(kv_bytes)
         ring = self.window * record
         if not self.ratio:
             return Stored(per_request=ring)
@@ -446,7 +447,7 @@ class CompressedAttention(Mixer):
         # The open records: two windows of twice the width, of values and of gates.
         slots = 2 * self.ratio
         state = slots * 2 * (2 * self.head_dim + 2 * self.indexer.dim) * _STATE_BYTES
-        return Stored((record + self._index_key(self.indexer, kv_bytes)) / self.ratio, ring, state)
+        return Stored((record + self.index_key_bytes(kv_bytes)) / self.ratio, ring, state)
 
     def decode_work(self, keys: int, kv_bytes: float, queries: int = 1) -> Work:
         """Return the work of one decode step (`Mixer.decode_work`)."""
@@ -456,11 +457,11 @@ class CompressedAttention(Mixer):
             if self.indexer is not None:
                 x = self.indexer
                 flops = 2.0 * queries * x.heads * x.dim * records
-                read = records * self._index_key(x, kv_bytes)
+                read = records * self.index_key_bytes(kv_bytes)
                 records = min(records, x.chosen)
             seen += records
         flops += 4.0 * queries * self.heads * self.head_dim * seen
-        return Work(flops, read + seen * self._record(kv_bytes))
+        return Work(flops, read + seen * self.record_bytes(kv_bytes))
 
 
 _OVERLAPPED: Final = 4

@@ -9,11 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from attacc.models.architecture import ModelSpec, NormKind
-from attacc.models.sharding import Shard, shard
+from attacc.models.architecture import ModelSpec
+from attacc.models.feedforward import AnyFeedForward, Dense, Mixture
+from attacc.models.mixers import (
+    AnyMixer,
+    Attention,
+    CompressedAttention,
+    DeltaNet,
+    Gate,
+    LatentAttention,
+    Mamba2,
+)
+from attacc.models.served import ServedModel, served
+from attacc.models.weights import Part
 
 LOGIT_BYTES: Final = 4
 """Logits are held in fp32 while they are sampled from, whatever the activations are."""
+
+AnyModel = ModelSpec | ServedModel
+"""A model of equal layers, or one as it is served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +37,13 @@ class ParameterCounts:
     Attributes:
         embedding: token embedding, with the projection into the hidden size if there is one.
         position: learned positions.
-        attention: query, key, value and output matrices, their biases, and query/key norms.
+        attention: all matrices of mixers, their biases, and query/key norms.
         feed_forward: all feed-forward matrices, of all experts, and their biases.
         router: the matrices that choose experts.
         norms: norms of the layers and the final one.
         lm_head: the LM head where it is not the embedding table, with the projection out of the
             hidden size if there is one.
+        other: paths of the residual stream besides the layers' own.
         idle: those of feed_forward that one token does not meet, in the experts it does not visit.
     """
 
@@ -39,6 +54,7 @@ class ParameterCounts:
     router: int
     norms: int
     lm_head: int
+    other: int
     idle: int
 
     @property
@@ -52,6 +68,7 @@ class ParameterCounts:
             + self.router
             + self.norms
             + self.lm_head
+            + self.other
         )
 
     @property
@@ -60,7 +77,11 @@ class ParameterCounts:
         return self.total - self.idle
 
 
-def count_parameters(model: ModelSpec, tensor_parallel: int = 1) -> ParameterCounts:
+FEED_FORWARD_PARTS: Final = (Part.FEED_FORWARD, Part.EXPERTS, Part.SHARED)
+"""The parts that hold feed-forward matrices."""
+
+
+def count_parameters(model: AnyModel, tensor_parallel: int = 1) -> ParameterCounts:
     """Count the parameters that one device holds.
 
     Biases of the split matrices are split with them; those added after the sum over devices
@@ -73,45 +94,43 @@ def count_parameters(model: ModelSpec, tensor_parallel: int = 1) -> ParameterCou
     Raises:
         InputError: the model cannot be split over so many devices.
     """
-    part = shard(model, tensor_parallel)
-    expert = _block_parameters(model, part)
-    experts = model.experts.experts if model.experts else 1
-    visited = model.experts.experts_per_token if model.experts else 1
-    projection = model.hidden_size * model.embedding_size if model.embedding_size else 0
-    table = part.vocab_size * model.embedding_width
-    norm = model.hidden_size * (2 if model.norm is NormKind.LAYER else 1)
+    share = served(model).share(tensor_parallel)
+    parts = dict.fromkeys(Part, 0) | share.by_part
+    position = share.model.learned_positions * share.model.hidden_size
     return ParameterCounts(
-        embedding=table + projection,
-        position=model.learned_positions * model.hidden_size,
-        attention=model.layers * _attention_parameters(model, part),
-        feed_forward=model.layers * experts * expert,
-        router=model.layers * model.hidden_size * experts if model.experts else 0,
-        norms=(2 * model.layers + model.final_norm) * norm,
-        lm_head=(0 if model.tied_embeddings else table) + projection,
-        idle=model.layers * (experts - visited) * expert,
+        embedding=parts[Part.EMBEDDING] - position,
+        position=position,
+        attention=parts[Part.MIXER],
+        feed_forward=sum(parts[part] for part in FEED_FORWARD_PARTS),
+        router=parts[Part.ROUTER],
+        norms=parts[Part.NORMS],
+        lm_head=parts[Part.HEAD],
+        other=parts[Part.OTHER],
+        idle=share.model.parameters - share.model.active_parameters,
     )
 
 
-def _attention_parameters(model: ModelSpec, part: Shard) -> int:
-    query = part.heads * model.head_dim
-    qkv = query + 2 * part.kv_heads * model.head_dim
-    weights = model.hidden_size * (qkv + query)
-    biases = qkv * model.biases.qkv + model.hidden_size * model.biases.out
-    return weights + biases + 2 * model.head_dim * model.qk_norm
+def weight_bytes(model: AnyModel, tensor_parallel: int = 1) -> float:
+    """Return the bytes of all parameters that one device holds, scales of narrow ones included.
+
+    Args:
+        model: the model. All weights of a `ModelSpec` have one type, without scales: those of int4
+            in groups of 128 would add 3 to 4 %.
+        tensor_parallel: devices that share every layer.
+
+    Raises:
+        InputError: the model cannot be split over so many devices.
+    """
+    return served(model).share(tensor_parallel).weight_bytes
 
 
-def _block_parameters(model: ModelSpec, part: Shard) -> int:
-    block = model.feed_forward
-    weights = (block.widenings + 1) * model.hidden_size * part.intermediate_size
-    biases = block.widenings * part.intermediate_size + model.hidden_size
-    return weights + biases * model.biases.ffn
+def kv_bytes_per_token(model: AnyModel, tensor_parallel: int = 1) -> float:
+    """Return the bytes that one device stores per token without end, over all layers.
 
-
-def weight_bytes(model: ModelSpec, tensor_parallel: int = 1) -> float:
-    """Return the bytes of all parameters that one device holds.
-
-    All are stored in the weights' element type, embeddings and norms too. The scales and zero
-    points of quantised weights are not counted: 3 to 4 % of int4 weights in groups of 128.
+    Keys, values, latents and index keys count; windows, chunks and states do not grow with the
+    context, and do not count. Where devices outnumber the key/value heads each holds a copy of one
+    head, and every device holds all latents, so that the sum over devices exceeds the figure for
+    one.
 
     Args:
         model: the model.
@@ -120,33 +139,20 @@ def weight_bytes(model: ModelSpec, tensor_parallel: int = 1) -> float:
     Raises:
         InputError: the model cannot be split over so many devices.
     """
-    return count_parameters(model, tensor_parallel).total * model.precision.weights.bytes
-
-
-def kv_bytes_per_token(model: ModelSpec, tensor_parallel: int = 1) -> float:
-    """Return the bytes of keys and values that one device stores per token, over all layers.
-
-    2 x key/value heads x head_dim x layers x bytes of one element. Where devices outnumber the
-    key/value heads each holds a copy of one head, so that the sum over devices exceeds the
-    figure for one.
-
-    Args:
-        model: the model.
-        tensor_parallel: devices that share every layer.
-
-    Raises:
-        InputError: the model cannot be split over so many devices.
-    """
-    heads = shard(model, tensor_parallel).kv_heads
-    return 2 * heads * model.head_dim * model.layers * model.precision.kv.bytes
+    share = served(model).share(tensor_parallel)
+    return sum(
+        layer.repeat * layer.mixer.stored(share.kv.bytes).per_token
+        for layer in share.model.layers
+        if layer.mixer is not None
+    )
 
 
 def activation_bytes(
-    model: ModelSpec, *, tokens: int, sequences: int, tensor_parallel: int = 1
+    model: AnyModel, *, tokens: int, sequences: int, tensor_parallel: int = 1
 ) -> float:
     """Estimate the peak of live activations on one device during a step.
 
-    The largest, over the stages of a layer, of the residual stream plus what the stage reads and
+    The largest, over the stages of all layers, of the residual stream plus what the stage reads and
     writes; or, after the last layer, the residual stream plus the logits in fp32. Attention is
     taken to be fused (FlashAttention), so scores are not stored. Buffers are reused between
     stages and layers, without fragmentation: a lower estimate of what a framework reserves.
@@ -160,20 +166,53 @@ def activation_bytes(
     Raises:
         InputError: the model cannot be split over so many devices.
     """
-    part = shard(model, tensor_parallel)
-    hidden = model.hidden_size
-    context = part.heads * model.head_dim
-    qkv = context + 2 * part.kv_heads * model.head_dim
-    block, width = model.feed_forward, part.intermediate_size
-    copies = model.experts.experts_per_token if model.experts else 1
-    per_token = hidden + max(
-        hidden + qkv,
-        qkv + context,
-        context + hidden,
-        copies * (hidden + block.widenings * width),
-        copies * (block.widenings + 1) * width,
-        copies * (width + hidden),
+    share = served(model).share(tensor_parallel)
+    hidden = share.model.hidden_size
+    widest = max(
+        max(_mixer_width(layer.mixer, hidden), _block_width(layer.feed_forward, hidden))
+        for layer in share.model.layers
     )
-    element = model.precision.activations.bytes
-    logits = sequences * part.vocab_size * LOGIT_BYTES
-    return max(tokens * per_token * element, tokens * hidden * element + logits)
+    element = share.activations.bytes
+    logits = sequences * share.model.vocab_size * LOGIT_BYTES
+    return max(tokens * (hidden + widest) * element, tokens * hidden * element + logits)
+
+
+def _mixer_width(mixer: AnyMixer | None, hidden: int) -> int:
+    """Return the most elements that a stage of a mixer reads and writes for a token."""
+    match mixer:
+        case Attention():
+            query = mixer.heads * mixer.head_dim * (2 if mixer.gate is Gate.ELEMENT else 1)
+            made = query + mixer.kv_heads * (mixer.head_dim + mixer.values)
+            context = mixer.heads * mixer.values
+        case LatentAttention():
+            # Absorbed queries and contexts of the latent are the widest.
+            made = mixer.heads * (mixer.nope_dim + 2 * mixer.rope_dim + mixer.latent)
+            context = mixer.heads * (mixer.latent + mixer.value_dim)
+        case CompressedAttention():
+            made = mixer.heads * mixer.head_dim + mixer.query_rank + mixer.head_dim
+            context = mixer.heads * mixer.head_dim
+        case DeltaNet():
+            made = mixer.channels + mixer.value_heads * mixer.value_dim
+            context = mixer.value_heads * mixer.value_dim
+        case Mamba2():
+            made, context = mixer.channels + mixer.width, mixer.width
+        case _:
+            return 2 * hidden
+    return max(hidden + made, made + context, context + hidden)
+
+
+def _block_width(block: AnyFeedForward | None, hidden: int) -> int:
+    """Return the most elements that a stage of a feed-forward part reads and writes for a token."""
+    match block:
+        case Dense():
+            return _stages(hidden, block.width, gated=block.gated)
+        case Mixture():
+            inputs = block.latent or hidden
+            return block.experts_per_token * _stages(inputs, block.width, gated=block.gated)
+        case _:
+            return 2 * hidden
+
+
+def _stages(inputs: int, width: int, *, gated: bool) -> int:
+    widenings = 2 if gated else 1
+    return max(inputs + widenings * width, (widenings + 1) * width, width + inputs)

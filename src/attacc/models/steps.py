@@ -1,24 +1,46 @@
 """The operators of one step of a model, on one of the devices that share it.
 
 The shapes are those of the published system model (reference/system-model.md), generalised to
-grouped queries, gated and plain feed-forward blocks, mixtures of experts, and the work outside
-the layers. Not counted, as in that model: rotary embeddings, residual additions, the choice of
-the top experts and sampling, each a few passes over the activations that kernels fuse into their
-neighbours.
+every mixer and feed-forward part of `attacc.models`, and to the work outside the layers. Not
+counted, as in that model: rotary embeddings, residual additions, the choice of the top experts and
+sampling, each a few passes over the activations that kernels fuse into their neighbours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attacc.errors import InputError
-from attacc.models.architecture import Activation, ModelSpec, NormKind
+from attacc.models.feedforward import Dense, LinearBlock, Mixture
+from attacc.models.layers import Layer
+from attacc.models.mixers import (
+    Attention as AttentionMixer,
+)
+from attacc.models.mixers import (
+    CompressedAttention,
+    Decay,
+    DeltaNet,
+    Gate,
+    LinearMixer,
+    Mamba2,
+    QkNorm,
+    TokenIndexer,
+)
+from attacc.models.mixers import (
+    LatentAttention as LatentMixer,
+)
 from attacc.models.operators import (
     AllReduce,
     Attention,
+    Convolution,
+    Experts,
+    IndexScan,
+    LatentAttention,
+    LayerOperators,
     MatMul,
     MatMulRole,
     Operator,
@@ -26,17 +48,21 @@ from attacc.models.operators import (
     Pointwise,
     PointwiseKind,
     Size,
+    StateKind,
+    StateUpdate,
     Step,
 )
-from attacc.models.sharding import Shard, shard
+from attacc.models.parameters import AnyModel
+from attacc.models.precision import WeightType
+from attacc.models.served import LayerGroup, ServedModel, served, weight_type
 from attacc.units import MAX_SIZE
 
-_ACTIVATION = {
-    Activation.GELU: PointwiseKind.GELU,
-    Activation.RELU: PointwiseKind.RELU,
-    Activation.SILU: PointwiseKind.SWIGLU,
-}
-_NORM = {NormKind.LAYER: PointwiseKind.LAYER_NORM, NormKind.RMS: PointwiseKind.RMS_NORM}
+Floats = NDArray[np.float64]
+Seen = Callable[[Floats], Floats]
+"""Keys that a query attends to, for each number of keys of its context."""
+
+_PLAIN = {"relu": PointwiseKind.RELU, "relu2": PointwiseKind.RELU}
+"""Activations that are not gated and are no kind of GELU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +73,41 @@ class Decoding:
         requests: how many.
         keys: keys that a request attends to, its newest included; where they differ, the mean.
         longest: keys of the longest request; None where all are alike.
+        mean: returns the mean over the requests of a function of their keys; None where all are
+            alike.
+        queries: tokens of each request in the step: 1, and more where drafts are verified. The last
+            of them attends to ``keys``. What the mask of the others saves is not counted.
+        shared: of its keys, those at the beginning that all requests share. Layers of full
+            attention read them once for all; others are priced without sharing.
     """
 
     requests: Size
     keys: Size
     longest: Size | None = None
+    mean: Callable[[Seen], Size] | None = None
+    queries: int = 1
+    shared: int = 0
+
+    @property
+    def tokens(self) -> Size:
+        """Tokens of all requests."""
+        return self.requests * self.queries
+
+    def seen(self, limit: Seen) -> tuple[Size, Size | None]:
+        """Return the keys within a limit: their mean, and those of the longest request.
+
+        Args:
+            limit: keys that a query attends to, for each number of keys of its context.
+        """
+        if limit is _all:
+            return self.keys, self.longest
+        mean = _of(limit, self.keys) if self.mean is None else self.mean(limit)
+        return mean, None if self.longest is None else _of(limit, self.longest)
+
+
+def _of(function: Seen, size: Size) -> Size:
+    found = function(np.asarray(size, dtype=np.float64))
+    return float(found) if np.ndim(found) == 0 else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +131,7 @@ class Prefilling:
     past: Size = 0
 
 
-def decode_step(model: ModelSpec, *, batch: int, kv_length: int, tensor_parallel: int) -> Step:
+def decode_step(model: AnyModel, *, batch: int, kv_length: int, tensor_parallel: int) -> Step:
     """Return the operators that decode one token of every request.
 
     The query heads that share a key/value head are the rows of one product, m = heads / kv_heads
@@ -89,16 +145,15 @@ def decode_step(model: ModelSpec, *, batch: int, kv_length: int, tensor_parallel
         tensor_parallel: devices that share every layer.
 
     Raises:
-        InputError: a size is out of range, the length exceeds the model's sliding window, or the
-            model cannot be split over so many devices.
+        InputError: a size is out of range, or the model cannot be split over so many devices.
     """
     _check_size("batch", batch)
-    _check_length(model, "kv_length", kv_length)
+    _check_size("kv_length", kv_length)
     decode = Decoding(batch, kv_length)
     return model_step(model, decode=decode, tensor_parallel=tensor_parallel)
 
 
-def prefill_step(model: ModelSpec, *, batch: int, prompt_length: int, tensor_parallel: int) -> Step:
+def prefill_step(model: AnyModel, *, batch: int, prompt_length: int, tensor_parallel: int) -> Step:
     """Return the operators that process the prompts of a batch and give each its first token.
 
     Every token of a prompt attends to all of it: like the published model, the operator does not
@@ -115,13 +170,13 @@ def prefill_step(model: ModelSpec, *, batch: int, prompt_length: int, tensor_par
         InputError: as in `decode_step`.
     """
     _check_size("batch", batch)
-    _check_length(model, "prompt_length", prompt_length)
+    _check_size("prompt_length", prompt_length)
     prefill = Prefilling(batch, prompt_length, prompt_length)
     return model_step(model, prefill=prefill, tensor_parallel=tensor_parallel)
 
 
 def model_step(
-    model: ModelSpec,
+    model: AnyModel,
     *,
     decode: Decoding | None = None,
     prefill: Prefilling | None = None,
@@ -129,8 +184,8 @@ def model_step(
 ) -> Step:
     """Return the operators of a step, or of many steps at once.
 
-    Products see all tokens of the step together; attention is apart for requests that decode and
-    for chunks of prompts. The LM head runs for one position of every request and chunk.
+    Products see all tokens of the step together; mixers are apart for requests that decode and for
+    chunks of prompts. The LM head runs for one position of every request and chunk.
 
     Args:
         model: the model.
@@ -141,162 +196,543 @@ def model_step(
     Raises:
         InputError: neither is given, or the model cannot be split over so many devices.
     """
-    part = shard(model, tensor_parallel)
-    act, kv = model.precision.activations, model.precision.kv
-    heads = part.heads, part.kv_heads, model.head_dim
+    share = served(model).share(tensor_parallel)
     tokens: Size = 0
     sequences: Size = 0
-    attention: list[Attention] = []
     if prefill is not None:
-        p = prefill
-        tokens, sequences = p.chunks * p.new, p.chunks
-        attention.append(
-            Attention(Phase.PREFILL, p.chunks, *heads, p.new, p.keys, act, kv, past=p.past)
-        )
+        tokens, sequences = prefill.chunks * prefill.new, prefill.chunks
     if decode is not None:
-        d = decode
-        tokens, sequences = tokens + d.requests, sequences + d.requests
-        attention.append(
-            Attention(Phase.DECODE, d.requests, *heads, 1, d.keys, act, kv, longest=d.longest)
-        )
-    if not attention:
+        tokens, sequences = tokens + decode.tokens, sequences + decode.tokens
+    if prefill is None and decode is None:
         raise InputError("a step without requests", hint="give requests that decode, or prompts")
-    builder = _Builder(model, part, tokens, sequences)
+    phase = Phase.DECODE if decode is not None else Phase.PREFILL
+    if decode is not None and prefill is not None:
+        phase = Phase.MIXED
+    layers = [
+        LayerOperators(
+            group.layer.kind,
+            group.count,
+            tuple(_Builder(share, group, decode, prefill, tokens).layer()),
+        )
+        for group in share.groups
+    ]
+    if decode is not None and decode.queries > 1:
+        layers += _drafting(share, decode)
     return Step(
-        phase=attention[0].phase if len(attention) == 1 else Phase.MIXED,
+        phase=phase,
         decoding=0 if decode is None else decode.requests,
-        tensor_parallel=part.devices,
-        layers=model.layers,
-        layer=builder.layer(attention),
-        outside=builder.outside(),
+        tensor_parallel=tensor_parallel,
+        layers=tuple(layers),
+        outside=_outside(share, tokens, sequences),
     )
 
 
-def active_experts(*, tokens: Size, experts: int, experts_per_token: int) -> Size:
-    """Return the expected number of distinct experts that a batch of tokens visits.
+def _drafting(share: ServedModel, decode: Decoding) -> Iterator[LayerOperators]:
+    """Yield the layers that make drafts, one token of every request at a time.
 
-    With every token choosing k of E experts at random, and independently of the others, an
-    expert is left out by all tokens with probability (1 - k/E)^tokens; the expected number of
-    those visited, E (1 - (1 - k/E)^tokens), is rounded to the nearest whole one. An expectation:
-    real routing is less even, so fewer experts are read and the busiest has more rows.
-
-    Args:
-        tokens: tokens in the step.
-        experts: experts of a layer, E.
-        experts_per_token: experts that a token visits, k.
+    Every draft runs the layers of one module, and the output head. A model without such layers
+    makes its drafts elsewhere, and nothing is counted.
     """
-    left_out = (1 - experts_per_token / experts) ** tokens
-    return np.maximum(experts_per_token, np.rint(experts * (1 - left_out)))
+    draft = share.model.draft
+    if draft is None:
+        return
+    one, drafts, hidden = replace(decode, queries=1), decode.queries - 1, share.model.hidden_size
+    act = share.activations
+    own: list[Operator] = []
+    if draft.projection:
+        own.append(
+            MatMul(
+                "draft_projection", MatMulRole.FC, one.tokens, hidden, 2 * hidden, 1, act, act, act
+            )
+        )
+    own += [op for op in _outside(share, one.tokens, one.tokens) if op.name == "lm_head"]
+    yield LayerOperators("draft", drafts, tuple(own))
+    for group in share.draft_groups:
+        builder = _Builder(share, group, one, None, one.tokens)
+        yield LayerOperators(
+            f"draft: {group.layer.kind}", drafts * group.count, tuple(builder.layer())
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Builder:
-    """Builds the operators that do not depend on the phase.
+    """Builds the operators of one kind of layer.
 
     Attributes:
-        model: the model.
-        part: one device's share of it.
+        share: one device's share of the model.
+        group: the kind of layer.
+        decode: requests that get a token.
+        prefill: chunks of prompts.
         tokens: rows of the activations.
-        sequences: rows that reach the LM head.
     """
 
-    model: ModelSpec
-    part: Shard
+    share: ServedModel
+    group: LayerGroup
+    decode: Decoding | None
+    prefill: Prefilling | None
     tokens: Size
-    sequences: Size
 
-    def layer(self, attention: Iterable[Attention]) -> tuple[Operator, ...]:
-        """Return the operators of one layer, with this attention."""
-        model, part, tokens = self.model, self.part, self.tokens
-        hidden, dim = model.hidden_size, model.head_dim
-        context = part.heads * dim
-        # Parallel residual: attention's and feed-forward's partial sums are added on each device
-        # before they are summed over devices, once (GPT-NeoX-20B, arXiv 2204.06745, 2.1).
-        reduce_attention = () if model.parallel_residual else self._all_reduce("all_reduce1")
-        return (
-            self._fc("qkv", tokens, context + 2 * part.kv_heads * dim, hidden),
-            *self._qk_norm(),
-            *attention,
-            self._fc("projection", tokens, hidden, context),
-            *reduce_attention,
-            self._norm("norm1", tokens),
-            *self._feed_forward(),
-            *self._all_reduce("all_reduce2"),
-            self._norm("norm2", tokens),
+    @property
+    def _layer(self) -> Layer:
+        return self.group.layer
+
+    @property
+    def _hidden(self) -> int:
+        return self.share.model.hidden_size
+
+    def layer(self) -> Iterator[Operator]:
+        """Yield the operators of one layer.
+
+        Of a layer with both parts, half of the norms follow each of them. With a parallel residual,
+        partial sums of both are added on each device before they are summed over devices, once
+        (GPT-NeoX-20B, arXiv 2204.06745, 2.1).
+        """
+        layer = self._layer
+        both = layer.mixer is not None and layer.feed_forward is not None
+        first = layer.norms // 2 if both else layer.norms
+        norms = [self._norm(f"norm{i + 1}") for i in range(layer.norms)]
+        if layer.mixer is not None:
+            yield from self._mixer()
+            if not (both and layer.parallel):
+                yield from _all_reduce(self.share, "all_reduce1", self.tokens)
+        if layer.other:
+            yield self._fc("streams", -(-layer.other // self._hidden), self._hidden)
+        yield from norms[:first]
+        if layer.feed_forward is not None:
+            yield from self._feed_forward()
+            yield from _all_reduce(self.share, "all_reduce2", self.tokens)
+        yield from norms[first:]
+
+    # Mixers
+
+    def _mixer(self) -> Iterable[Operator]:
+        match self._layer.mixer:
+            case AttentionMixer() as mixer:
+                return self._attention(mixer)
+            case LatentMixer() as mixer:
+                return self._latent(mixer)
+            case CompressedAttention() as mixer:
+                return self._compressed(mixer)
+            case DeltaNet() as mixer:
+                return self._delta_net(mixer)
+            case Mamba2() as mixer:
+                return self._mamba2(mixer)
+            case LinearMixer():
+                return (self._fc("linear", self._hidden, self._hidden, "self_attn.linear_attn"),)
+            case None:
+                return ()
+
+    def _attention(self, mixer: AttentionMixer) -> Iterator[Operator]:
+        query = mixer.heads * mixer.head_dim * (2 if mixer.gate is Gate.ELEMENT else 1)
+        key, value = mixer.kv_heads * mixer.head_dim, mixer.kv_heads * mixer.values
+        if mixer.borrowed:
+            key = value = 0
+        elif mixer.keys_as_values:
+            value = 0
+        yield self._fc("qkv", query + key + value, self._hidden, "self_attn.q_proj")
+        if mixer.gate is Gate.HEAD:
+            yield self._fc("gate", mixer.heads, self._hidden, "self_attn.g_proj")
+        if mixer.qk_norm is QkNorm.WIDTH:
+            width = mixer.heads * mixer.head_dim + key
+            yield self._pointwise("qk_norm", PointwiseKind.RMS_NORM, width)
+        elif mixer.qk_norm is not None:
+            rows = self.tokens * (mixer.heads + mixer.kv_heads)
+            yield self._pointwise("qk_norm", PointwiseKind.RMS_NORM, mixer.head_dim, rows)
+        limit: Seen = _all
+        if mixer.selector is not None:
+            chooser = mixer.selector
+            yield self._fc(
+                "index", (chooser.heads + 1) * chooser.dim, self._hidden, "self_attn.index_q_proj"
+            )
+            yield from self._scans(
+                chooser.heads, chooser.dim, 2.0 * chooser.dim, chooser.blocks, _all
+            )
+            limit = _at_most(chooser.block * chooser.blocks)
+        elif mixer.window is not None:
+            limit = _at_most(mixer.window)
+        elif mixer.chunk is not None:
+            limit = _in_chunk(mixer.chunk)
+        act, kv = self.share.activations, self.share.kv
+        heads = mixer.heads, mixer.kv_heads, mixer.head_dim
+        value_dim, window = mixer.value_dim, mixer.reach
+        if self.prefill is not None:
+            # A window or a chunk is taken as a band of so many keys for every token.
+            p = self.prefill
+            band = limit if mixer.reach is None else _at_most(mixer.reach)
+            keys = _prefill_keys(band, p)
+            past = p.past if band is _all else _of(band, p.past)
+            yield Attention(
+                Phase.PREFILL, p.chunks, *heads, p.new, keys, act, kv, past,
+                value_dim=value_dim, window=window,
+            )  # fmt: skip
+        if self.decode is not None:
+            d = self.decode
+            if d.shared and limit is _all:
+                limit = _beyond(d.shared)
+                yield Attention(
+                    Phase.DECODE, 1, *heads, d.tokens, d.shared, act, kv,
+                    value_dim=mixer.value_dim, shared=True,
+                )  # fmt: skip
+            keys, longest = d.seen(limit)
+            yield Attention(
+                Phase.DECODE, d.requests, *heads, d.queries, keys, act, kv, 0, longest,
+                value_dim=value_dim, window=window,
+            )  # fmt: skip
+        if mixer.gate is not None:
+            yield self._pointwise("gating", PointwiseKind.SWIGLU, mixer.heads * mixer.values)
+        yield self._fc("projection", self._hidden, mixer.heads * mixer.values, "self_attn.o_proj")
+
+    def _latent(self, mixer: LatentMixer) -> Iterator[Operator]:
+        query = mixer.heads * (mixer.nope_dim + mixer.rope_dim)
+        if mixer.query_rank is None:
+            yield self._fc("qkv", query + mixer.width, self._hidden, "self_attn.q_proj")
+            yield self._pointwise("latent_norm", PointwiseKind.RMS_NORM, mixer.latent)
+        else:
+            rank = mixer.query_rank
+            yield self._fc("latents", rank + mixer.width, self._hidden, "self_attn.q_a_proj")
+            yield self._pointwise("latent_norm", PointwiseKind.RMS_NORM, rank + mixer.latent)
+            yield self._fc("qkv", query, rank, "self_attn.q_b_proj")
+        if mixer.gate:
+            yield self._fc("gate", mixer.heads * mixer.value_dim, self._hidden, "self_attn.g_proj")
+        limit: Seen = _all
+        if mixer.indexer is not None:
+            x = mixer.indexer
+            limit = _at_most(x.chosen)
+            yield from self._indexer(x, mixer.query_rank or self._hidden, "self_attn", _all)
+        stored = self._stored("self_attn.kv_b_proj")
+        sparse = mixer.indexer is not None
+        if self.prefill is not None:
+            yield from self._latent_prefill(mixer, stored, limit, sparse=sparse)
+        if self.decode is not None:
+            d = self.decode
+            keys, longest = d.seen(limit)
+            yield self._of_heads("absorb_keys", d.tokens, mixer.latent, mixer.nope_dim,
+                                 mixer.heads, stored)  # fmt: skip
+            yield self._latent_attention(
+                mixer, Phase.DECODE, d.requests, d.queries, keys, longest=longest
+            )
+            yield self._of_heads("absorb_values", d.tokens, mixer.value_dim, mixer.latent,
+                                 mixer.heads, stored)  # fmt: skip
+        context = mixer.heads * mixer.value_dim
+        if mixer.gate:
+            yield self._pointwise("gating", PointwiseKind.SWIGLU, context)
+        yield self._fc("projection", self._hidden, context, "self_attn.o_proj")
+
+    def _latent_prefill(
+        self, mixer: LatentMixer, stored: WeightType, limit: Seen, *, sparse: bool
+    ) -> Iterator[Operator]:
+        """Yield a prefill: expanded, or absorbed where an indexer chooses each query's tokens."""
+        assert self.prefill is not None  # noqa: S101 - asked only then
+        p = self.prefill
+        new = p.chunks * p.new
+        keys = _prefill_keys(limit, p)
+        if sparse:
+            yield self._of_heads("prefill_absorb_keys", new, mixer.latent, mixer.nope_dim,
+                                 mixer.heads, stored)  # fmt: skip
+            yield self._latent_attention(mixer, Phase.PREFILL, p.chunks, p.new, keys)
+            yield self._of_heads("prefill_absorb_values", new, mixer.value_dim, mixer.latent,
+                                 mixer.heads, stored)  # fmt: skip
+            return
+        # Earlier tokens of the prompt are expanded again.
+        act, rows = self.share.activations, new + p.chunks * p.past
+        width = mixer.heads * (mixer.nope_dim + mixer.value_dim)
+        yield MatMul("expansion", MatMulRole.FC, rows, width, mixer.latent, 1, act, stored, act)
+        yield self._latent_attention(mixer, Phase.PREFILL, p.chunks, p.new, keys, past=p.past)
+
+    def _latent_attention(
+        self,
+        mixer: LatentMixer,
+        phase: Phase,
+        batch: Size,
+        queries: Size,
+        keys: Size,
+        *,
+        past: Size = 0,
+        longest: Size | None = None,
+    ) -> LatentAttention:
+        return LatentAttention(
+            phase, batch, mixer.heads, mixer.latent, mixer.rope_dim, mixer.nope_dim,
+            mixer.value_dim, queries, keys, self.share.activations, self.share.kv, past, longest,
+            gathers=mixer.indexer is not None,
+            record_bytes=mixer.record_bytes(self.share.kv.bytes),
+        )  # fmt: skip
+
+    def _compressed(self, mixer: CompressedAttention) -> Iterator[Operator]:
+        d, rank, ratio = mixer.head_dim, mixer.query_rank, mixer.ratio
+        context = mixer.heads * d
+        yield self._fc("latents", rank + d, self._hidden, "attn.wq_a")
+        yield self._pointwise("latent_norm", PointwiseKind.RMS_NORM, rank + d)
+        yield self._fc("qkv", context, rank, "attn.wq_b")
+
+        def records(keys: Floats) -> Floats:
+            return np.floor(keys / ratio)
+
+        def seen(keys: Floats) -> Floats:
+            found = np.minimum(keys, mixer.window)
+            if ratio:
+                old = records(keys)
+                chosen = mixer.indexer
+                found = found + (old if chosen is None else np.minimum(old, chosen.chosen))
+            return found
+
+        if ratio:
+            wide = d * (2 if mixer.indexer is not None else 1)
+            yield self._fc("compressor", 2 * wide, self._hidden, "attn.compressor.wkv")
+        if mixer.indexer is not None:
+            x = mixer.indexer
+            yield self._fc(
+                "index_compressor", 4 * x.dim, self._hidden, "attn.indexer.compressor.wkv"
+            )
+            yield self._fc("index_queries", x.heads * x.dim, rank, "attn.indexer.wq_b")
+            yield self._fc("index_weights", x.heads, self._hidden, "attn.indexer.weights_proj")
+            key_bytes = mixer.index_key_bytes(self.share.kv.bytes)
+            yield from self._scans(x.heads, x.dim, key_bytes, x.chosen, records)
+        act, kv = self.share.activations, self.share.kv
+        sizes, record = (mixer.heads, d, 0, d, d), mixer.record_bytes(kv.bytes)
+        if self.prefill is not None:
+            p = self.prefill
+            yield LatentAttention(
+                Phase.PREFILL, p.chunks, *sizes, p.new, _prefill_keys(seen, p), act, kv,
+                gathers=True, record_bytes=record,
+            )  # fmt: skip
+        if self.decode is not None:
+            keys, longest = self.decode.seen(seen)
+            yield LatentAttention(
+                Phase.DECODE, self.decode.requests, *sizes, self.decode.queries, keys, act, kv, 0,
+                longest, gathers=True, record_bytes=record,
+            )  # fmt: skip
+        groups = mixer.output_groups
+        yield self._of_heads(
+            "output_groups", self.tokens, mixer.output_rank, context // groups, groups,
+            self._stored("attn.wo_a"),
+        )  # fmt: skip
+        yield self._fc("projection", self._hidden, groups * mixer.output_rank, "attn.wo_b")
+
+    def _delta_net(self, mixer: DeltaNet) -> Iterator[Operator]:
+        keys = mixer.key_heads * mixer.key_dim
+        values = mixer.value_heads * mixer.value_dim
+        made = 2 * keys + values + mixer.value_heads
+        if mixer.decay is Decay.HEAD:
+            made += mixer.value_heads
+        else:
+            yield self._fc("decay_latent", mixer.key_dim, self._hidden, "linear_attn.f_a_proj")
+            yield self._fc("decay", keys, mixer.key_dim, "linear_attn.f_b_proj")
+        if mixer.gate_rank is None:
+            made += values
+        else:
+            rank = mixer.gate_rank
+            yield self._fc("gate_latent", rank, self._hidden, "linear_attn.g_a_proj")
+            yield self._fc("gate", values, rank, "linear_attn.g_b_proj")
+        yield self._fc("qkv", made, self._hidden, "linear_attn.in_proj_qkv")
+        yield from self._states(
+            StateKind.DELTA_NET, mixer.value_heads, mixer.key_heads, mixer.key_dim,
+            mixer.value_dim, mixer.state_bytes, mixer.channels, mixer.conv,
+        )  # fmt: skip
+        rows = self.tokens * mixer.value_heads
+        yield self._pointwise("state_norm", PointwiseKind.RMS_NORM, mixer.value_dim, rows)
+        yield self._fc("projection", self._hidden, values, "linear_attn.out_proj")
+
+    def _mamba2(self, mixer: Mamba2) -> Iterator[Operator]:
+        made = mixer.width + mixer.channels + mixer.heads
+        yield self._fc("qkv", made, self._hidden, "mixer.in_proj")
+        yield from self._states(
+            StateKind.MAMBA2, mixer.heads, mixer.groups, mixer.state, mixer.head_dim,
+            mixer.state_bytes, mixer.channels, mixer.conv,
+        )  # fmt: skip
+        yield self._pointwise("state_norm", PointwiseKind.RMS_NORM, mixer.width)
+        yield self._fc("projection", self._hidden, mixer.width, "mixer.out_proj")
+
+    def _states(
+        self,
+        kind: StateKind,
+        heads: int,
+        key_heads: int,
+        key_dim: int,
+        value_dim: int,
+        state_bytes: float,
+        channels: int,
+        conv: int,
+    ) -> Iterator[Operator]:
+        """Yield the convolution and the state of chunks, and those of requests that decode."""
+        act = self.share.activations
+        for phase, batch, queries in self._phases():
+            yield Convolution(phase, batch, queries, channels, conv, act)
+            yield StateUpdate(
+                kind, phase, batch, queries, heads, key_heads, key_dim, value_dim, state_bytes, act
+            )
+
+    def _phases(self) -> Iterator[tuple[Phase, Size, Size]]:
+        if self.prefill is not None:
+            yield Phase.PREFILL, self.prefill.chunks, self.prefill.new
+        if self.decode is not None:
+            yield Phase.DECODE, self.decode.requests, self.decode.queries
+
+    def _indexer(
+        self, indexer: TokenIndexer, rank: int, prefix: str, limit: Seen
+    ) -> Iterator[Operator]:
+        if indexer.shared:
+            return
+        x, name = indexer, f"{prefix}.indexer"
+        yield self._fc("index_queries", x.heads * x.dim, rank, f"{name}.wq_b")
+        yield self._fc("index_keys", x.dim + x.heads, self._hidden, f"{name}.wk")
+        yield from self._scans(x.heads, x.dim, x.key_bytes, x.chosen, limit)
+
+    def _scans(
+        self, heads: int, dim: int, key_bytes: float, chosen: int, limit: Seen
+    ) -> Iterator[Operator]:
+        if self.prefill is not None:
+            p = self.prefill
+            keys = _prefill_keys(limit, p)
+            yield IndexScan(Phase.PREFILL, p.chunks, heads, dim, p.new, keys, key_bytes, chosen)
+        if self.decode is not None:
+            d = self.decode
+            keys, _ = d.seen(limit)
+            yield IndexScan(
+                Phase.DECODE, d.requests, heads, dim, d.queries, keys, key_bytes, chosen
+            )
+
+    # Feed-forward parts
+
+    def _feed_forward(self) -> Iterator[Operator]:
+        match self._layer.feed_forward:
+            case Dense() as block:
+                yield from self._dense(block, "ff", "activation")
+            case Mixture() as block:
+                yield from self._mixture(block)
+            case LinearBlock():
+                yield self._fc("linear_block", self._hidden, self._hidden, "mlp.linear_mlp")
+            case None:
+                return
+
+    def _dense(
+        self, block: Dense, name: str, activation: str, weights: str = "mlp"
+    ) -> Iterator[Operator]:
+        names = [f"{name}{i + 1}" for i in range(3 if block.gated else 2)]
+        stored = f"{weights}.up_proj"
+        for one in names[:-1]:
+            yield self._fc(one, block.width, self._hidden, stored)
+        yield self._pointwise(activation, _function(block.activation, block.gated), block.width)
+        yield self._fc(names[-1], self._hidden, block.width, f"{weights}.down_proj")
+
+    def _mixture(self, block: Mixture) -> Iterator[Operator]:
+        inputs = block.latent or self._hidden
+        yield self._fc("router", block.experts, self._hidden, "mlp.gate")
+        if block.latent is not None:
+            yield self._fc("latent_in", block.latent, self._hidden, "mlp.latent_in")
+        yield Experts(
+            tokens=self.tokens,
+            hidden=inputs,
+            width=block.width,
+            experts=block.experts,
+            here=block.experts,
+            per_token=block.experts_per_token,
+            gated=block.gated,
+            function=_function(block.activation, block.gated),
+            activation=self.share.activations,
+            weights=self._stored("mlp.experts.*.up_proj"),
+        )
+        if block.latent is not None:
+            yield self._fc("latent_out", self._hidden, block.latent, "mlp.latent_out")
+        if block.shared_width:
+            shared = Dense(width=block.shared_width, gated=block.gated, activation=block.activation)
+            yield from self._dense(shared, "shared", "shared_activation", "mlp.shared_experts")
+        if block.shared_gate:
+            yield self._fc("shared_gate", 1, self._hidden, "mlp.shared_expert_gate")
+        if block.dense is not None:
+            yield from self._dense(block.dense, "dense", "dense_activation")
+
+    # Parts
+
+    def _stored(self, *names: str) -> WeightType:
+        return self.group.stored_as(*names)
+
+    def _fc(self, name: str, n: int, k: int, stored: str | None = None) -> MatMul:
+        act = self.share.activations
+        right = act if stored is None else self._stored(stored)
+        return MatMul(name, MatMulRole.FC, self.tokens, n, k, 1, act, right, act)
+
+    def _of_heads(
+        self, name: str, rows: Size, n: int, k: int, heads: int, stored: WeightType
+    ) -> MatMul:
+        act = self.share.activations
+        return MatMul(name, MatMulRole.HEADS, rows, n, k, heads, act, stored, act)
+
+    def _pointwise(
+        self, name: str, kind: PointwiseKind, n: int, rows: Size | None = None
+    ) -> Pointwise:
+        return Pointwise(
+            name, kind, self.tokens if rows is None else rows, n, 1, self.share.activations
         )
 
-    def _qk_norm(self) -> tuple[Operator, ...]:
-        if not self.model.qk_norm:
-            return ()
-        rows = self.tokens * (self.part.heads + self.part.kv_heads)
-        act = self.model.precision.activations
-        return (Pointwise("qk_norm", PointwiseKind.RMS_NORM, rows, self.model.head_dim, 1, act),)
+    def _norm(self, name: str) -> Pointwise:
+        return self._pointwise(name, _norm_kind(self.share), self._hidden)
 
-    def _feed_forward(self) -> tuple[Operator, ...]:
-        model = self.model
-        rows: Size = self.tokens
-        count: Size = 1
-        hidden, width = model.hidden_size, self.part.intermediate_size
-        router: tuple[Operator, ...] = ()
-        if model.experts:
-            experts, visited = model.experts.experts, model.experts.experts_per_token
-            router = (self._fc("router", self.tokens, experts, hidden),)
-            count = active_experts(tokens=rows, experts=experts, experts_per_token=visited)
-            rows = -(-rows * visited // count)
-        kind = _ACTIVATION[model.feed_forward.activation]
-        activation = Pointwise("activation", kind, rows, width, count, model.precision.activations)
-        names = [f"ff{i + 1}" for i in range(model.feed_forward.widenings + 1)]
-        return (
-            *router,
-            *(self._fc(name, rows, width, hidden, count) for name in names[:-1]),
-            activation,
-            self._fc(names[-1], rows, hidden, width, count),
-        )
 
-    def outside(self) -> tuple[Operator, ...]:
-        """Return the operators that run once per step."""
-        model, hidden, width = self.model, self.model.hidden_size, self.model.embedding_width
-        act = model.precision.activations
-        embedding = Pointwise("embedding", PointwiseKind.EMBEDDING, self.tokens, width, 1, act)
-        projects = model.embedding_size is not None
-        return (
-            embedding,
-            # Each device looks up the rows of its part of the vocabulary.
-            *self._all_reduce("embedding_all_reduce", width),
-            *([self._fc("project_in", self.tokens, hidden, width)] if projects else []),
-            *([self._norm("final_norm", self.sequences)] if model.final_norm else []),
-            *([self._fc("project_out", self.sequences, width, hidden)] if projects else []),
-            self._fc("lm_head", self.sequences, self.part.vocab_size, width),
-        )
+def _all(keys: Floats) -> Floats:
+    return keys
 
-    def _fc(self, name: str, m: Size, n: int, k: int, count: Size = 1) -> MatMul:
-        precision = self.model.precision
-        act = precision.activations
-        return MatMul(name, MatMulRole.FC, m, n, k, count, act, precision.weights, act)
 
-    def _norm(self, name: str, rows: Size) -> Pointwise:
-        model = self.model
-        kind, act = _NORM[model.norm], model.precision.activations
-        return Pointwise(name, kind, rows, model.hidden_size, 1, act)
+def _at_most(most: int) -> Seen:
+    return lambda keys: np.minimum(keys, most)
 
-    def _all_reduce(self, name: str, width: int | None = None) -> tuple[Operator, ...]:
-        if self.part.devices == 1:
-            return ()
-        columns = width or self.model.hidden_size
-        return (AllReduce(name, self.tokens, columns, self.model.precision.activations),)
+
+def _beyond(shared: int) -> Seen:
+    return lambda keys: keys - shared
+
+
+def _in_chunk(chunk: int) -> Seen:
+    """Return the keys of a query's own aligned chunk, its own key included."""
+    return lambda keys: np.where(keys > 0, np.fmod(keys - 1, chunk) + 1, 0.0)
+
+
+def _prefill_keys(limit: Seen, prefill: Prefilling) -> Size:
+    """Return the keys that a new token attends to, without the mask."""
+    return prefill.keys if limit is _all else _of(limit, prefill.keys)
+
+
+def _function(activation: str, gated: bool) -> PointwiseKind:  # noqa: FBT001 - as layers state it
+    if gated:
+        return PointwiseKind.SWIGLU
+    return _PLAIN.get(activation, PointwiseKind.GELU)
+
+
+def _norm_kind(share: ServedModel) -> PointwiseKind:
+    return PointwiseKind.LAYER_NORM if share.model.norm_bias else PointwiseKind.RMS_NORM
+
+
+def _all_reduce(
+    share: ServedModel, name: str, tokens: Size, width: int | None = None
+) -> tuple[Operator, ...]:
+    if share.devices == 1:
+        return ()
+    return (AllReduce(name, tokens, width or share.model.hidden_size, share.activations),)
+
+
+def _outside(share: ServedModel, tokens: Size, sequences: Size) -> tuple[Operator, ...]:
+    """Return the operators that run once per step."""
+    model, act = share.model, share.activations
+    hidden = model.hidden_size
+    width = model.embedding_size or hidden
+    projects = model.embedding_size is not None
+
+    def product(name: str, rows: Size, n: int, k: int, weights: str) -> MatMul:
+        stored = weight_type(share.format_of(weights))
+        return MatMul(name, MatMulRole.FC, rows, n, k, 1, act, stored, act)
+
+    norm = Pointwise("final_norm", _norm_kind(share), sequences, hidden, 1, act)
+    embedding = Pointwise("embedding", PointwiseKind.EMBEDDING, tokens, width, 1, act)
+    head = "embed_tokens" if model.tied_embeddings else "lm_head"
+    return (
+        embedding,
+        # Each device looks up the rows of its part of the vocabulary.
+        *_all_reduce(share, "embedding_all_reduce", tokens, width),
+        *([product("project_in", tokens, hidden, width, "project_in")] if projects else []),
+        *([norm] if model.final_norm else []),
+        *([product("project_out", sequences, width, hidden, "project_out")] if projects else []),
+        product("lm_head", sequences, model.vocab_size, width, head),
+    )
 
 
 def _check_size(name: str, value: int) -> None:
     if not 1 <= value <= MAX_SIZE:
         raise InputError(f"{value} is out of range", where=name, hint=f"use 1 to {MAX_SIZE}")
-
-
-def _check_length(model: ModelSpec, name: str, length: int) -> None:
-    _check_size(name, length)
-    if model.sliding_window is not None and length > model.sliding_window:
-        raise InputError(
-            f"{length} tokens exceed the sliding window of {model.name}, beyond which its "
-            "attention is not full",
-            where=name,
-            hint=f"use at most {model.sliding_window} tokens",
-        )

@@ -17,6 +17,7 @@ from attacc.study.compare import (
 )
 from attacc.system.attaccs import CurveKind
 from attacc.system.pricer import BatchChoice, Limit
+from attacc.system.sites import Site
 from attacc.workload.lengths import LengthKind
 
 LIMITS = {
@@ -26,6 +27,7 @@ LIMITS = {
     Limit.LATENCY: "TPOT target",
     Limit.GIVEN: "given",
 }
+SITES = {Site.GPU: "GPUs", Site.ATTACC: "AttAccs"}
 PARTS = {
     "fc": "FC",
     "attention": "attention",
@@ -65,6 +67,22 @@ def _heading(comparison: Comparison) -> Text:
         f"  {workload.mean_prompt_tokens:,.0f} prompt + {workload.mean_output_tokens:,.0f} output "
         f"tokens, mean KV length {workload.mean_kv_tokens:,.0f}",
         f"\nlatency target {comparison.slo_ms:g} ms per output token" if comparison.slo_ms else "",
+        _drafts(comparison),
+        f"\n{comparison.shared_prefix:,} tokens that all prompts begin with"
+        if comparison.shared_prefix
+        else "",
+    )
+
+
+def _drafts(comparison: Comparison) -> str:
+    """Return the drafts of a step in words; empty without any."""
+    drafts = comparison.speculation
+    if not drafts.draft_tokens:
+        return ""
+    chances = ", ".join(f"{one:g}" for one in dict.fromkeys(drafts.acceptance))
+    return (
+        f"\n{drafts.draft_tokens} drafts a step, accepted with {chances}: "
+        f"{comparison.tokens_per_step:.2f} tokens a step"
     )
 
 
@@ -189,6 +207,9 @@ def _notes(comparison: Comparison) -> list[str]:
     for result in comparison.systems:
         if result.reason is not None:
             notes.append(f"{result.system}: {result.reason}")
+        if len(set(result.sites.values())) > 1:
+            where = ", ".join(f"{kind} on {SITES[site]}" for kind, site in result.sites.items())
+            notes.append(f"{result.system}: {where} (--site).")
         attacc = result.performance.attacc if result.performance is not None else None
         if attacc is None:
             continue

@@ -53,6 +53,7 @@ def _layers(model: ModelDescription) -> Table:
     table.add_column("kind", style="bold")
     for name in ("parameters", "active", "per token", "per request", "state"):
         table.add_column(name, justify="right")
+    table.add_column("--site")
     for layer in model.layers:
         table.add_row(
             str(layer.layers),
@@ -62,6 +63,7 @@ def _layers(model: ModelDescription) -> Table:
             _bytes(layer.bytes_per_token),
             _bytes(layer.window_bytes_per_request),
             _bytes(layer.state_bytes_per_request),
+            layer.site_kind or "-",
         )
     return table
 

@@ -461,23 +461,24 @@ class _Heads:
             model = load_model(spec.model or DEFAULT_MODEL, where="model")
         if spec.recorded is None:
             assert model is not None  # noqa: S101 - told by the condition above
-            shared = model.heads // model.kv_heads
+            mixer = model.full_attention()
+            shared = mixer.heads // mixer.kv_heads
             return cls(
-                model.name, model.head_dim, shared, spec.heads or 1, spec.steps,
+                model.name, mixer.head_dim, shared, spec.heads or 1, spec.steps,
                 spec.lengths or DEFAULT_LENGTHS, spec.seed, None,
             )  # fmt: skip
         recorded = RecordedHeads.load(spec.recorded)
         count, queries, length, head_dim = recorded.queries.shape
-        if model is not None and (head_dim, queries) != (
-            model.head_dim,
-            model.heads // model.kv_heads,
-        ):
-            raise InputError(
-                f"the file has heads of {head_dim} elements that {queries} queries share, "
-                f"{model.name} of {model.head_dim} that {model.heads // model.kv_heads} share",
-                where=str(spec.recorded),
-                hint="leave the model out",
-            )
+        if model is not None:
+            mixer = model.full_attention()
+            own = mixer.head_dim, mixer.heads // mixer.kv_heads
+            if own != (head_dim, queries):
+                raise InputError(
+                    f"the file has heads of {head_dim} elements that {queries} queries share, "
+                    f"{model.name} of {own[0]} that {own[1]} share",
+                    where=str(spec.recorded),
+                    hint="leave the model out",
+                )
         if spec.heads is not None and spec.heads > count:
             raise InputError(
                 f"heads = {spec.heads}, but the file has {count}", where=str(spec.recorded)

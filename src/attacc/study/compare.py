@@ -20,16 +20,17 @@ from attacc.gpu.costs import Bound
 from attacc.gpu.models import GpuModel, cost_model
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.system import (
+    AttentionSite,
     CapacityRule,
     ResolvedSystem,
     Source,
     SystemSpec,
     changed_system,
 )
-from attacc.models.architecture import ModelSpec
 from attacc.models.huggingface import load_model
-from attacc.models.parameters import count_parameters, kv_bytes_per_token
+from attacc.models.parameters import AnyModel, count_parameters, kv_bytes_per_token
 from attacc.models.precision import ElementType
+from attacc.models.served import ServedModel
 from attacc.results import Progress, Result, flat, untold
 from attacc.study.specification import (
     DEFAULT_MODEL,
@@ -37,7 +38,7 @@ from attacc.study.specification import (
     DEFAULT_TOKENS,
     StudySpec,
 )
-from attacc.system.attaccs import CurveKind
+from attacc.system.attaccs import AttentionCurve, CurveKind
 from attacc.system.capacity import Store
 from attacc.system.pricer import (
     DECODE_BINS,
@@ -47,10 +48,12 @@ from attacc.system.pricer import (
     Pricer,
     SplitError,
 )
+from attacc.system.sites import Site, assignments, kinds_of
 from attacc.system.step import Group, StepCost
 from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
 from attacc.workload.lengths import LengthDistribution, LengthKind, decode_lengths
 from attacc.workload.requests import Workload, workload_of
+from attacc.workload.speculation import NO_DRAFTS, Speculation
 
 _ONE_SYSTEM: Final = (str, Path, Mapping, SystemSpec, ResolvedSystem)
 
@@ -127,7 +130,7 @@ class Performance:
 
     Attributes:
         throughput_tokens_per_s: output tokens of the whole batch while it decodes.
-        tpot_ms: mean time per output token, which is the mean decode step.
+        tpot_ms: mean time per output token: the mean decode step over the tokens that it yields.
         longest_step_ms: the longest of the decode steps that were priced, over all lengths.
         prefill_ms: prefill of one request alone, mean over prompts.
         energy_per_token_j: energy of decode, per token.
@@ -169,6 +172,7 @@ class SystemResult:
             request if there is no batch. Empty if the model cannot be split over the GPUs.
         memory_bytes: all memory of the system.
         capacity_rule: which memory of a system with AttAccs may hold what; None without AttAccs.
+        sites: where the mixers of each kind of layers run; empty without a batch.
         batch: the batch and its limit; None if no batch serves the comparison.
         performance: None unless the status is ok.
     """
@@ -182,6 +186,7 @@ class SystemResult:
     capacity_rule: CapacityRule | None
     batch: BatchChoice | None
     performance: Performance | None
+    sites: dict[str, Site]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +197,7 @@ class ModelSummary:
         name: name of the model.
         parameters: number of parameters.
         active_parameters: number of parameters that a token uses.
-        weights: element type of the parameters.
+        weights: format of most parameters of the layers.
         activations: element type of the values between operators.
         kv: element type of the key/value cache.
         kv_bytes_per_token: bytes of keys and values of one token, all layers and heads.
@@ -201,7 +206,7 @@ class ModelSummary:
     name: str
     parameters: int
     active_parameters: int
-    weights: ElementType
+    weights: str
     activations: ElementType
     kv: ElementType
     kv_bytes_per_token: float
@@ -238,6 +243,9 @@ class Comparison(Result):
         model: the model.
         workload: the workload.
         cost_model: which model prices the GPUs, "published" or "calibrated".
+        speculation: drafts of every decode step, and how many are accepted.
+        tokens_per_step: tokens that a decode step yields for a request, on average.
+        shared_prefix: tokens that all prompts begin with.
         slo_ms: longest acceptable mean time per output token, if any.
         systems: results in the given order; the others are compared with the first one.
     """
@@ -247,6 +255,9 @@ class Comparison(Result):
     cost_model: str
     slo_ms: float | None
     systems: tuple[SystemResult, ...]
+    speculation: Speculation = NO_DRAFTS
+    tokens_per_step: float = 1.0
+    shared_prefix: int = 0
 
     @property
     def estimates(self) -> tuple[str, ...]:
@@ -267,13 +278,17 @@ class Comparison(Result):
 
 
 def compare(
-    model: str | Path | Mapping[str, object] | ModelSpec = DEFAULT_MODEL,
+    model: str | Path | Mapping[str, object] | AnyModel = DEFAULT_MODEL,
     requests: Asked = (DEFAULT_TOKENS, DEFAULT_TOKENS),
     systems: Source | Sequence[Source] = DEFAULT_SYSTEMS,
     *,
     batch: int | str = "max",
     slo_ms: float | None = None,
     gpu_model: GpuModel | str = GpuModel.CALIBRATED,
+    sites: Mapping[str, Site | str] | None = None,
+    draft_tokens: int | None = None,
+    acceptance: float | Sequence[float] | None = None,
+    shared_prefix: int | None = None,
     progress: Progress = untold,
 ) -> Comparison:
     """Compare systems on one model and its requests.
@@ -290,20 +305,36 @@ def compare(
         batch: requests in flight, or "max" for as many as fit and keep the latency target.
         slo_ms: longest acceptable mean time per output token, in milliseconds.
         gpu_model: what prices the GPUs: "calibrated" (real ones) or "published" (the papers').
+        sites: kind of layers -> where their mixers run on systems with a choice: "gpu", "attacc",
+            or "auto" for the shorter time per token with the batch that fits then. Kinds are told
+            by `attacc.describe`. By default every mixer leaves the GPUs that can.
+        draft_tokens: drafts that every decode step verifies; None for none.
+        acceptance: probability that a draft is accepted if those before it were; one for each
+            draft, or one for all.
+        shared_prefix: tokens at the beginning of all prompts that are the same. Their keys and
+            values are stored once, and read once for all requests in layers of full attention.
         progress: told the name of every system before it is priced, and how many there are.
 
     Raises:
         InputError: something that is named does not exist or is malformed, or no system can do
             what is asked.
     """
-    asked = {"batch": batch, "slo_ms": slo_ms, "gpu_model": str(gpu_model)}
+    asked: dict[str, object | None] = {
+        "batch": batch,
+        "slo_ms": slo_ms,
+        "gpu_model": str(gpu_model),
+        "sites": None if sites is None else {kind: str(site) for kind, site in sites.items()},
+        "draft_tokens": draft_tokens,
+        "shared_prefix": shared_prefix,
+        "acceptance": acceptance if isinstance(acceptance, float | int | None) else [*acceptance],
+    }
     given = {name: value for name, value in asked.items() if value is not None}
     checked = parse_document(StudySpec, given, where="compare")
     return _compare(
         load_model(model, where="model"),
         workload_of(requests),
         _load_systems([systems] if isinstance(systems, _ONE_SYSTEM) else systems),
-        _Question(checked.batch, checked.slo_ms, checked.gpu_model),
+        _Question.of(checked),
         progress,
     )
 
@@ -324,7 +355,7 @@ def compare_study(
     Raises:
         InputError: as in `compare`.
     """
-    asked = _Question(study.batch, study.slo_ms, study.gpu_model)
+    asked = _Question.of(study)
     systems = _load_systems(study.systems, changes or {})
     return _compare(study.load_model(), study.load_workload(), systems, asked, progress)
 
@@ -337,15 +368,27 @@ class _Question:
         batch: requests in flight, or "max".
         slo_ms: longest acceptable mean time per output token.
         gpu_model: the model that prices the GPUs.
+        sites: kind of layers -> where their mixers run.
+        speculation: drafts of every decode step.
+        shared_prefix: tokens that all prompts begin with.
     """
 
     batch: int | str
     slo_ms: float | None
     gpu_model: GpuModel
+    sites: Mapping[str, Site]
+    speculation: Speculation
+    shared_prefix: int
+
+    @classmethod
+    def of(cls, study: StudySpec) -> _Question:
+        drafts = Speculation.of(study.draft_tokens, study.acceptance)
+        prefix = study.shared_prefix or 0
+        return cls(study.batch, study.slo_ms, study.gpu_model, study.sites, drafts, prefix)
 
 
 def _compare(
-    model: ModelSpec,
+    model: ServedModel,
     workload: Workload,
     systems: Sequence[ResolvedSystem],
     asked: _Question,
@@ -360,8 +403,25 @@ def _compare(
         first = results[0] if results else None
         case: _Case | None = None
         try:
-            case = _Case(Pricer(model, system, gpu_model=costs), workload, lengths)
-            result = case.evaluate(asked, first)
+            found: list[SystemResult] = []
+            unfit: list[CapacityError] = []
+            for sites in _assignments(model, system, asked):
+                pricer = Pricer(
+                    model,
+                    system,
+                    gpu_model=costs,
+                    sites=sites,
+                    speculation=asked.speculation,
+                    shared_prefix=asked.shared_prefix,
+                )
+                case = _Case(pricer, workload, lengths)
+                try:
+                    found.append(case.evaluate(asked, first))
+                except CapacityError as refusal:
+                    unfit.append(refusal)
+            if not found:
+                raise unfit[-1]
+            result = max(found, key=_tokens_per_s)
         except (DocumentError, UnknownNameError):
             raise
         except InputError as refusal:
@@ -376,9 +436,9 @@ def _compare(
             model.name,
             counts.total,
             counts.active,
-            model.precision.weights,
-            model.precision.activations,
-            model.precision.kv,
+            model.weights_name,
+            model.activations,
+            model.kv,
             kv_bytes_per_token(model),
         ),
         workload=WorkloadSummary(
@@ -393,7 +453,27 @@ def _compare(
         cost_model=costs.kind,
         slo_ms=asked.slo_ms,
         systems=tuple(results),
+        speculation=asked.speculation,
+        tokens_per_step=asked.speculation.tokens_per_step,
+        shared_prefix=asked.shared_prefix,
     )
+
+
+def _assignments(
+    model: ServedModel, system: ResolvedSystem, asked: _Question
+) -> list[dict[str, Site]]:
+    """Return the assignments of sites to be tried on a system; one without a choice has one."""
+    kinds = kinds_of(model)
+    for kind in asked.sites:
+        if kind not in kinds:
+            raise UnknownNameError("kind of layers", kind, kinds, where="sites")
+    has_choice = system.spec.attention is not AttentionSite.GPU
+    return assignments(model, system, asked.sites if has_choice else {})
+
+
+def _tokens_per_s(result: SystemResult) -> float:
+    """Return what the best assignment of sites has most of; with a given batch, by its step."""
+    return 0.0 if result.performance is None else result.performance.throughput_tokens_per_s
 
 
 def _load_systems(
@@ -455,6 +535,7 @@ def _row(
     reason: str | None = None,
     choice: BatchChoice | None = None,
     performance: Performance | None = None,
+    sites: Mapping[str, Site] | None = None,
 ) -> SystemResult:
     attacc, host = system.attacc, system.host
     total_bytes = system.gpu_memory_bytes
@@ -473,6 +554,7 @@ def _row(
         capacity_rule=attacc.table.capacity if attacc is not None else None,
         batch=choice,
         performance=performance,
+        sites=dict(sites or {}),
     )
 
 
@@ -491,12 +573,14 @@ class _Case:
             CapacityError: the batch (or, with "max", a single request) does not fit.
         """
         if isinstance(asked.batch, str):
-            choice = self.pricer.largest_batch(self.workload, asked.slo_ms, lengths=self.lengths)
+            tokens = asked.speculation.tokens_per_step
+            step_ms = None if asked.slo_ms is None else asked.slo_ms * tokens
+            choice = self.pricer.largest_batch(self.workload, step_ms, lengths=self.lengths)
         else:
             choice = self.pricer.given_batch(self.workload, asked.batch)
         size = max(1, choice.size)
         decode = self.pricer.decode(size, self.lengths, self.workload)
-        tpot_ms = decode.mean.time_ns / NS_PER_MS
+        tpot_ms = decode.mean.time_ns / NS_PER_MS / asked.speculation.tokens_per_step
         memory = self.pricer.memory(self.workload, size, decode.copied_share)
         if asked.slo_ms is not None and tpot_ms > asked.slo_ms:
             reason = (
@@ -531,15 +615,17 @@ class _Case:
             reason=reason,
             choice=choice,
             performance=performance,
+            sites=self.pricer.sites,
         )
 
     def _performance(
         self, batch: int, decode: DecodePrice, first: SystemResult | None
     ) -> Performance:
-        mean, curve = decode.mean, decode.curve
+        mean = decode.mean
         prefill = self.pricer.prefill(self.workload)
-        throughput = batch / mean.time_ns * NS_PER_S
-        energy_per_token_j = mean.energy.total_pj / batch / PJ_PER_J
+        tokens = batch * self.pricer.speculation.tokens_per_step
+        throughput = tokens / mean.time_ns * NS_PER_S
+        energy_per_token_j = mean.energy.total_pj / tokens / PJ_PER_J
         speedup = energy_ratio = None
         if first is None:
             speedup = energy_ratio = 1.0
@@ -548,7 +634,7 @@ class _Case:
             energy_ratio = first.performance.energy_per_token_j / energy_per_token_j
         return Performance(
             throughput_tokens_per_s=throughput,
-            tpot_ms=mean.time_ns / NS_PER_MS,
+            tpot_ms=mean.time_ns / NS_PER_MS * batch / tokens,
             longest_step_ms=decode.longest_ns / NS_PER_MS,
             prefill_ms=prefill.time_ns / NS_PER_MS,
             energy_per_token_j=energy_per_token_j,
@@ -557,24 +643,49 @@ class _Case:
             speedup=speedup,
             energy_ratio=energy_ratio,
             breakdown=tuple(_part(mean, group) for group in Group),
-            attacc=None
-            if curve is None
-            else AttaccNote(
-                curve.kind, curve.relative_error, curve.heads_per_stack, curve.passes_per_kv_head
-            ),
+            attacc=_attacc_note(decode.curves),
             estimates=tuple(
-                dict.fromkeys((*mean.estimates, *prefill.estimates, *self._beyond_context()))
+                dict.fromkeys(
+                    (
+                        *mean.estimates,
+                        *prefill.estimates,
+                        *self._beyond_context(),
+                        *self._drafts(),
+                    )
+                )
             ),
         )
 
+    def _drafts(self) -> Iterator[str]:
+        """Yield notes on what drafts cost and need beyond what is priced."""
+        if not self.pricer.speculation.draft_tokens:
+            return
+        if not self.pricer.model.draft_groups:
+            yield "drafts: making them costs nothing here, since the model has no draft layers"
+        if "state" in self.pricer.sites:
+            yield "drafts: the states of rejected tokens are kept for nothing"
+
     def _beyond_context(self) -> Iterator[str]:
         """Yield a note where requests are longer than the model was made for."""
-        made_for = self.pricer.model.max_context
+        made_for = self.pricer.model.model.max_context
         if made_for is not None and self.workload.max_final_tokens > made_for:
             yield (
                 f"requests of up to {self.workload.max_final_tokens:,} tokens, of a model that was "
                 f"made for {made_for:,}"
             )
+
+
+def _attacc_note(curves: Sequence[AttentionCurve]) -> AttaccNote | None:
+    """Return how attention on AttAcc was obtained, over all kinds of layers that run there."""
+    if not curves:
+        return None
+    exact = all(curve.kind is CurveKind.EXACT for curve in curves)
+    return AttaccNote(
+        CurveKind.EXACT if exact else CurveKind.INTERPOLATED,
+        max(curve.relative_error for curve in curves),
+        max(curve.heads_per_stack for curve in curves),
+        max(curve.passes_per_kv_head for curve in curves),
+    )
 
 
 def _memory_use(store: Store) -> MemoryUse:

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 from attacc.models.architecture import ModelSpec
 from attacc.models.checkpoint import Checkpoint
-from attacc.models.formats import named_format
 from attacc.models.huggingface import load_layers
 from attacc.models.layers import Layer, LayeredModel
 from attacc.models.mixers import Stored
 from attacc.models.precision import kv_element
+from attacc.models.storage.formats import named_format
 from attacc.results import Result, flat
 
 CONTEXTS: Final = (1024, 32_768, 1_048_576)
@@ -43,6 +43,7 @@ class LayerKind:
 
     Attributes:
         kind: what they are, in words.
+        site_kind: their kind where devices are chosen, as in ``attacc where``; empty without mixer.
         layers: how many there are.
         parameters: of one of them.
         active_parameters: of one of them, those that one token meets.
@@ -53,6 +54,7 @@ class LayerKind:
     """
 
     kind: str
+    site_kind: str
     layers: int
     parameters: int
     active_parameters: int
@@ -176,6 +178,7 @@ def _kinds(model: LayeredModel, kv_bytes: float) -> Iterator[LayerKind]:
         stored = Stored() if layer.mixer is None else layer.mixer.stored(kv_bytes)
         yield LayerKind(
             kind=layer.kind,
+            site_kind=layer.site_kind,
             layers=count,
             parameters=model.of_one(layer),
             active_parameters=model.active_of_one(layer),

@@ -18,11 +18,14 @@ from attacc.documents import (
 )
 from attacc.errors import InputError, nearest_hint
 from attacc.gpu.models import GpuModel
-from attacc.models.architecture import MODELS, ModelSpec
+from attacc.models.architecture import MODELS
 from attacc.models.huggingface import load_model
 from attacc.models.precision import ElementType
+from attacc.models.served import ServedModel
+from attacc.system.sites import Site
 from attacc.units import MAX_SIZE
 from attacc.workload.requests import Workload, fixed_lengths
+from attacc.workload.speculation import MOST_DRAFTS
 from attacc.workload.synthetic import synthetic
 from attacc.workload.traces import load_workload
 
@@ -62,6 +65,10 @@ def _check_model(name: str, info: ValidationInfo) -> str:
         f"unknown model preset {name!r:.80}: {nearest_hint(name, MODELS.names())}; "
         "a folder with a config.json is written with a slash, as in ./folder"
     )
+
+
+Drafts = Annotated[int, Field(ge=0, le=MOST_DRAFTS)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class WorkloadTable(Spec):
@@ -116,6 +123,12 @@ class StudySpec(Spec):
         batch: requests in flight, or "max" for as many as fit and meet the latency target.
         slo_ms: longest acceptable mean time per output token.
         gpu_model: model that prices the GPUs: the calibrated one, or the papers'.
+        sites: kind of layers -> "gpu", "attacc" or "auto": where their mixers run on systems with a
+            choice. Kinds that are not named leave the GPUs where they can.
+        draft_tokens: drafts that every decode step verifies.
+        acceptance: probability that a draft is accepted if those before it were: one for all, or
+            one for each.
+        shared_prefix: tokens at the beginning of all prompts that are the same.
     """
 
     model: Annotated[DocumentName, AfterValidator(_check_model)] = DEFAULT_MODEL
@@ -125,6 +138,10 @@ class StudySpec(Spec):
     batch: Annotated[Batch | Literal["max"], BeforeValidator(_check_batch)] = "max"
     slo_ms: LatencyTarget | None = None
     gpu_model: GpuModel = GpuModel.CALIBRATED
+    sites: dict[str, Site] = Field(default_factory=dict)
+    draft_tokens: Drafts | None = None
+    acceptance: Probability | tuple[Probability, ...] | None = None
+    shared_prefix: Annotated[int, Field(ge=0, le=MAX_SIZE)] | None = None
 
     @model_validator(mode="after")
     def _distinct_systems(self) -> Self:
@@ -133,7 +150,7 @@ class StudySpec(Spec):
                 raise ValueError(f"system {name!r} is given twice: each needs a name of its own")
         return self
 
-    def load_model(self) -> ModelSpec:
+    def load_model(self) -> ServedModel:
         """Load the model, with the element types of this study.
 
         Raises:

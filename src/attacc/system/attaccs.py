@@ -25,8 +25,12 @@ from attacc.gpu.rates import AttaccRates
 from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import ResolvedSystem, Schedule
-from attacc.models.architecture import ModelSpec
-from attacc.models.operators import Attention, Size
+from attacc.models.mixers import Attention as AttentionMixer
+from attacc.models.mixers import Mixer
+from attacc.models.operators import Attention, LatentAttention, Size
+from attacc.models.parameters import AnyModel
+from attacc.models.precision import ElementType
+from attacc.models.served import served
 from attacc.pim.energy.dram import DRAM_ENERGIES
 from attacc.pim.program.interleaved import QueryPasses
 from attacc.pim.stack import Stack, StackAttention
@@ -143,6 +147,66 @@ class _OfStacks:
     extra_parts: int
 
 
+@dataclass(frozen=True, slots=True)
+class LayerHeads:
+    """The heads of one layer that AttAccs attend to, over all devices.
+
+    Attributes:
+        kv_heads: key/value heads.
+        group: queries that share one of them: of query heads, and of several tokens.
+        head_dim: elements of a key.
+        element: element type of keys and values.
+        reach: keys that a query attends to at most; None for all.
+    """
+
+    kv_heads: int
+    group: int
+    head_dim: int
+    element: ElementType
+    reach: int | None = None
+
+    @classmethod
+    def of(cls, mixer: Mixer, kv: ElementType, queries: int = 1) -> LayerHeads | None:
+        """Return the heads of a mixer; None where AttAccs cannot run it.
+
+        Args:
+            mixer: of a layer.
+            kv: element type of keys and values.
+            queries: tokens of a request in a step. They share keys like the heads of a group.
+        """
+        if not isinstance(mixer, AttentionMixer):
+            return None
+        if mixer.values != mixer.head_dim or mixer.chunk or mixer.selector or mixer.borrowed:
+            return None
+        group = mixer.heads // mixer.kv_heads * queries
+        return cls(mixer.kv_heads, group, mixer.head_dim, kv, mixer.window)
+
+    @classmethod
+    def of_model(cls, model: AnyModel) -> LayerHeads:
+        """Return the heads of the first layers whose attention AttAccs can run.
+
+        Args:
+            model: the model.
+
+        Raises:
+            InputError: there are none.
+        """
+        whole = served(model)
+        for layer in whole.model.layers:
+            found = None if layer.mixer is None else cls.of(layer.mixer, whole.kv)
+            if found is not None:
+                return found
+        raise InputError(f"{whole.name} has no attention that AttAccs run", where="model")
+
+    def shared(self, keys: int) -> int:
+        """Return the keys that requests with so many equal first keys share: none in a window."""
+        return keys if self.reach is None else 0
+
+    def seen(self, keys: I64) -> I64:
+        """Return the keys that a query attends to, for each number of keys of its context."""
+        return keys if self.reach is None else np.minimum(keys, self.reach)
+
+
 @dataclass(frozen=True)
 class _StackKey:
     """Identity of a stack: all that its device states, and how the stack is used."""
@@ -207,11 +271,11 @@ class Attaccs:
             multiply_add_pj=energy.multiply_add,
         )
 
-    def curve(self, model: ModelSpec, batch: int, lengths: Sequence[int]) -> AttentionCurve:
+    def curve(self, heads: LayerHeads, batch: int, lengths: Sequence[int]) -> AttentionCurve:
         """Time and cost one layer's attention of a batch at every length that occurs.
 
         Args:
-            model: the model.
+            heads: of the layer.
             batch: number of requests; all have the same length at a time.
             lengths: keys that the requests attend to; at least one.
 
@@ -219,10 +283,10 @@ class Attaccs:
             InputError: the heads of a stack do not fit into its banks, or the queries that share
                 a read into the vector buffers.
         """
-        longest = self._stack.layout(max(lengths), model.head_dim, model.precision.kv)
+        longest = self._stack.layout(max(lengths), heads.head_dim, heads.element)
         parts = longest.sequence_parts
-        shares = self._shares(batch * model.kv_heads)
-        passes = QueryPasses.of(model.group_size, self._queries_per_read).passes
+        shares = self._shares(batch * heads.kv_heads)
+        passes = QueryPasses.of(heads.group, self._queries_per_read).passes
         needed: I64 = np.unique(-(-np.array(lengths, dtype=np.int64) // parts))
         fullest = -(-max(share.simulated for share in shares) // longest.organization.channels)
         per_run = fullest * passes * (longest.score_multiplies + longest.context_multiplies)
@@ -230,13 +294,13 @@ class Attaccs:
         exact = len(needed) <= samples
         if not exact:
             needed = _sampled(int(needed[0]), int(needed[-1]), samples)
-        timed = [self._equal(model, batch, shares, keys * parts) for keys in needed.tolist()]
+        timed = [self._equal(heads, batch, shares, keys * parts) for keys in needed.tolist()]
         x = needed.astype(np.float64)
         time_ns = np.array([one.time_ns for one in timed])
         return AttentionCurve(
             kind=CurveKind.EXACT if exact else CurveKind.INTERPOLATED,
             relative_error=0.0 if exact else _leave_one_out(x, time_ns),
-            heads_per_stack=shares[0].kv_heads * model.group_size,
+            heads_per_stack=shares[0].kv_heads * heads.group,
             passes_per_kv_head=passes,
             _keys_per_part=x,
             _time_ns=time_ns,
@@ -246,18 +310,18 @@ class Attaccs:
             _parts=parts,
         )
 
-    def attend(self, model: ModelSpec, lengths: Sequence[int]) -> AttaccAttention:
+    def attend(self, heads: LayerHeads, lengths: Sequence[int]) -> AttaccAttention:
         """Time and cost one layer's attention of requests of any lengths, exactly.
 
         Args:
-            model: the model.
+            heads: of the layer.
             lengths: keys that each request attends to.
 
         Raises:
             InputError: as in `curve`, or the schedule knows equal heads only.
         """
-        keys = [length for length in lengths for _ in range(model.kv_heads)]
-        one = self._over_stacks(model, keys)
+        keys = [length for length in lengths for _ in range(heads.kv_heads)]
+        one = self._over_stacks(heads, keys)
         return AttaccAttention(
             time_ns=np.array([one.time_ns]),
             energy=Energies.of(dram_pj=one.dram_pj, alu_pj=one.alu_pj),
@@ -265,12 +329,12 @@ class Attaccs:
         )
 
     def _equal(
-        self, model: ModelSpec, batch: int, shares: Sequence[_Share], length: int
+        self, heads: LayerHeads, batch: int, shares: Sequence[_Share], length: int
     ) -> _OfStacks:
         """Attend to equal heads."""
         if self._cut:
-            return self._over_stacks(model, [length] * (batch * model.kv_heads))
-        runs = [(self._attend(model, share.simulated, length), share) for share in shares]
+            return self._over_stacks(heads, [length] * (batch * heads.kv_heads))
+        runs = [(self._attend(heads, share.simulated, length), share) for share in shares]
         return _OfStacks(
             time_ns=max(run.time_ns for run, _ in runs),
             dram_pj=sum(_dram_pj(run) * share.weight for run, share in runs),
@@ -278,15 +342,15 @@ class Attaccs:
             extra_parts=0,
         )
 
-    def _over_stacks(self, model: ModelSpec, keys: Sequence[int]) -> _OfStacks:
+    def _over_stacks(self, heads: LayerHeads, keys: Sequence[int]) -> _OfStacks:
         """Attend to heads of any lengths."""
         over = attend_over(
             self._stack,
             keys,
             stacks=self.stacks,
-            head_dim=model.head_dim,
-            element=model.precision.kv,
-            queries_per_kv_head=model.group_size,
+            head_dim=heads.head_dim,
+            element=heads.element,
+            queries_per_kv_head=heads.group,
             queries_per_read=self._queries_per_read,
             cut=self._cut,
         )
@@ -314,13 +378,13 @@ class Attaccs:
         filled = -(-heads // channels) * channels
         return [_Share(heads, filled, kv_heads / filled)]
 
-    def _attend(self, model: ModelSpec, kv_heads: int, length: int) -> StackAttention:
+    def _attend(self, heads: LayerHeads, kv_heads: int, length: int) -> StackAttention:
         return self._stack.attend(
-            heads=kv_heads * model.group_size,
+            heads=kv_heads * heads.group,
             length=length,
-            head_dim=model.head_dim,
-            element=model.precision.kv,
-            queries_per_kv_head=model.group_size,
+            head_dim=heads.head_dim,
+            element=heads.element,
+            queries_per_kv_head=heads.group,
             queries_per_read=self._queries_per_read,
         )
 
@@ -358,26 +422,32 @@ PARTIAL_SUM_BYTES: Final = 8
 """Bytes that a part of a head returns with its context: a maximum and a sum of four bytes each."""
 
 
-def query_bytes(op: Attention, extra_parts: Size = 0.0) -> Size:
+def query_bytes(op: Attention | LatentAttention, extra_parts: Size = 0.0) -> Size:
     """Return the bytes that one GPU sends for decode attention: a layer's queries, keys, values.
 
     Args:
         op: the attention of one GPU.
         extra_parts: parts of its key/value heads beyond one a head; each needs the queries.
     """
-    queries = op.heads * op.activation.bytes
-    new_keys_and_values = 2 * op.kv_heads * op.kv.bytes
-    again = extra_parts * (op.heads // op.kv_heads) * op.head_dim * op.activation.bytes
-    return op.batch * op.queries * op.head_dim * (queries + new_keys_and_values) + again
+    if isinstance(op, LatentAttention):
+        width, group, record = op.latent + op.rope_dim, op.heads, op.record
+    else:
+        width, group = op.head_dim, op.heads // op.kv_heads
+        record = op.kv_heads * (op.head_dim + op.values) * op.kv.bytes
+    queries = op.heads * width * op.activation.bytes
+    again = extra_parts * group * width * op.activation.bytes
+    return op.batch * op.queries * (queries + record) + again
 
 
-def context_bytes(op: Attention, extra_parts: Size = 0.0) -> Size:
+def context_bytes(op: Attention | LatentAttention, extra_parts: Size = 0.0) -> Size:
     """Return the bytes that one GPU gets back from decode attention: the contexts of a layer.
 
     Args:
         op: the attention of one GPU.
         extra_parts: parts of its key/value heads beyond one a head; each returns a context.
     """
-    each = op.head_dim * op.activation.bytes
-    again = extra_parts * (op.heads // op.kv_heads) * (each + PARTIAL_SUM_BYTES)
+    latent = isinstance(op, LatentAttention)
+    each = (op.latent if latent else op.values) * op.activation.bytes
+    group = op.heads if latent else op.heads // op.kv_heads
+    again = extra_parts * group * (each + PARTIAL_SUM_BYTES)
     return op.batch * op.queries * op.heads * each + again

@@ -8,7 +8,7 @@ one go.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
@@ -71,6 +71,9 @@ class Batches:
         past: (chunks,) tokens before each chunk.
         cached: (chunks,) past tokens that have to be read back.
         prefill_ends: (steps,) number of chunks up to the end of each step.
+        queries: tokens that a step computes for each decoding request: more than 1 where drafts are
+            verified. ``lengths`` are the keys of the last of them.
+        shared: keys at the beginning that all decoding requests of a step share.
     """
 
     lengths: Ints
@@ -80,14 +83,28 @@ class Batches:
     past: Ints
     cached: Ints
     prefill_ends: Ints
+    queries: int = 1
+    shared: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shared and self.lengths.size and self.shared >= self.lengths.min():
+            raise InputError(
+                f"{self.shared} keys are shared, by requests of {self.lengths.min()}",
+                where="shared_prefix",
+                hint="share fewer keys than the shortest request has",
+            )
 
     @classmethod
-    def equal(cls, requests: ArrayLike, lengths: ArrayLike) -> Batches:
+    def equal(
+        cls, requests: ArrayLike, lengths: ArrayLike, *, queries: int = 1, shared: int = 0
+    ) -> Batches:
         """Return decode steps whose requests all have the same length.
 
         Args:
             requests: (steps,) number of decoding requests, or one number for all steps.
             lengths: (steps,) keys that each request attends to, or one number for all steps.
+            queries: tokens of every request in a step; ``lengths`` are the keys of the last one.
+            shared: keys at the beginning that all requests of a step share.
 
         Raises:
             InputError: a number is below 1.
@@ -103,14 +120,24 @@ class Batches:
         counts, keys = np.broadcast_arrays(given, known)
         none = np.zeros(0, dtype=np.int64)
         ends = np.arange(1, counts.size + 1)
-        return cls(keys, counts, ends, none, none, none, np.zeros_like(ends))
+        zeros = np.zeros_like(ends)
+        tokens, prefix = whole(queries, where="queries"), _shared(shared)
+        return cls(keys, counts, ends, none, none, none, zeros, tokens, prefix)
 
     @classmethod
-    def of(cls, steps: Iterable[tuple[Sequence[int], Sequence[Chunk]]]) -> Batches:
+    def of(
+        cls,
+        steps: Iterable[tuple[Sequence[int], Sequence[Chunk]]],
+        *,
+        queries: int = 1,
+        shared: int = 0,
+    ) -> Batches:
         """Return steps from lists.
 
         Args:
             steps: for each step the lengths of the requests that decode, and the chunks of prompts.
+            queries: as in `equal`.
+            shared: as in `equal`.
 
         Raises:
             InputError: a step without both, a size out of range, or more cached than past tokens.
@@ -142,7 +169,8 @@ class Batches:
             for name in ("new", "past", "cached")
         )
         ends = np.array(decode_ends, dtype=np.int64), np.array(prefill_ends, dtype=np.int64)
-        return cls(keys, np.ones_like(keys), ends[0], new, past, cached, ends[1])
+        tokens, prefix = whole(queries, where="queries"), _shared(shared)
+        return cls(keys, np.ones_like(keys), ends[0], new, past, cached, ends[1], tokens, prefix)
 
     def __len__(self) -> int:
         return self.decode_ends.size
@@ -227,6 +255,8 @@ class Batches:
             self.past[pieces],
             self.cached[pieces],
             prefill_ends,
+            self.queries,
+            self.shared,
         )
 
     def decoding(self) -> Decoding | None:
@@ -236,7 +266,18 @@ class Batches:
         differ = (self.shortest != self.longest).any()
         longest = self.longest if differ else None
         requests = _constant(self.requests)
-        return Decoding(requests, _constant(self.keys / self.requests), longest)
+        mean = self.mean_of if differ else None
+        keys = _constant(self.keys / self.requests)
+        return Decoding(requests, keys, longest, mean, self.queries, self.shared)
+
+    def mean_of(self, function: Callable[[Floats], Floats]) -> float | Floats:
+        """Return the mean over the decoding requests of a function of their lengths.
+
+        Args:
+            function: takes and returns an array, element by element.
+        """
+        values = function(self.lengths.astype(np.float64))
+        return _constant(self._sums(self.decode_ends, self.counts * values) / self.requests)
 
     def prefilling(self) -> Prefilling | None:
         """Return the prefilled chunks; None in decode steps. All steps must have one phase.
@@ -260,6 +301,10 @@ class Batches:
         first = 0 if step == 0 else int(self.decode_ends[step - 1])
         last = int(self.decode_ends[step])
         return np.repeat(self.lengths[first:last], self.counts[first:last]).tolist()
+
+
+def _shared(keys: int) -> int:
+    return whole(keys, where="shared_prefix", least=0)
 
 
 def _constant(values: Floats) -> float | Floats:

@@ -14,21 +14,25 @@ batch without copies grows with every request, so bisection finds the largest ba
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
 from attacc.errors import CapacityError, EngineError, InputError, Shortfall
 from attacc.gpu.rates import AttaccRates
 from attacc.hardware.system import CapacityRule, ResolvedSystem
-from attacc.models.architecture import ModelSpec
+from attacc.models.feedforward import Mixture
+from attacc.models.layers import Layer
+from attacc.models.mixers import Attention
 from attacc.models.parameters import (
+    FEED_FORWARD_PARTS,
+    AnyModel,
     activation_bytes,
-    count_parameters,
-    kv_bytes_per_token,
     weight_bytes,
 )
-from attacc.models.sharding import shard
+from attacc.models.served import ServedModel, served
+from attacc.models.sharding import share_of_layer
 from attacc.system.overlap import coprocessed_share
 from attacc.workload.lengths import FinalLengths, final_lengths
 from attacc.workload.requests import Workload
@@ -78,6 +82,43 @@ class StoredTokens:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredKind:
+    """What layers of one kind store of every request, on one GPU.
+
+    Attributes:
+        kind: the kind of layers.
+        pieces: parts that can lie in different places: key/value heads; 1 for a latent or a state.
+        token_bytes: of one token of one piece, all layers of the kind.
+        reach: tokens that are kept at most; None for all.
+        state_bytes: of one piece at any length, all layers of the kind.
+        copies: GPUs that hold a copy of one piece.
+        away: whether it lies with the devices that run attention, and not in GPU memory.
+    """
+
+    kind: str
+    pieces: int
+    token_bytes: float
+    reach: int | None = None
+    state_bytes: float = 0.0
+    copies: int = 1
+    away: bool = True
+
+    @property
+    def shares(self) -> bool:
+        """Whether requests with equal first tokens can share what is stored of them."""
+        return self.reach is None and not self.state_bytes
+
+    def piece_bytes(self, tokens: float) -> float:
+        """Return the bytes of one piece of a request.
+
+        Args:
+            tokens: that the request has stored.
+        """
+        kept = tokens if self.reach is None else min(tokens, self.reach)
+        return self.token_bytes * kept + self.state_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Footprint:
     """The memory that one model and workload need, per GPU under tensor parallelism.
 
@@ -89,12 +130,12 @@ class Footprint:
             feed-forward product: 1, or the share of the experts that a token visits.
         prefill_activation_bytes: activations of the prefill of one request.
         activation_bytes_per_request: activations of a decode step.
-        kv_heads: key/value heads.
-        kv_head_token_bytes: key and value of one token of one head, all layers.
+        stored: what the layers of each kind store.
         tokens: tokens that a request stores.
-        kv_copies: GPUs that hold a copy of one key/value head, where they outnumber the heads.
-        prefill_kv_bytes: keys and values of a prompt that stay in GPU memory until its prefill
-            ends, although attention of decode steps runs elsewhere.
+        kept_tokens: tokens of a prompt that stay in GPU memory until its prefill ends, although
+            attention of decode steps runs elsewhere.
+        shared_tokens: tokens at the beginning that all requests share, whose keys and values are
+            stored once.
     """
 
     weight_bytes: float
@@ -103,24 +144,67 @@ class Footprint:
     feed_forward_rows_per_request: float
     prefill_activation_bytes: float
     activation_bytes_per_request: float
-    kv_heads: int
-    kv_head_token_bytes: float
+    stored: tuple[StoredKind, ...]
     tokens: StoredTokens
-    kv_copies: int = 1
-    prefill_kv_bytes: float = 0.0
+    kept_tokens: int = 0
+    shared_tokens: int = 0
 
-    def kv_head_bytes(self, requests: int) -> float:
-        """Return bytes of keys and values of one head of one request in a batch, all layers."""
-        return self.kv_head_token_bytes * self.tokens.reserved(max(1, requests))
+    @property
+    def prefill_kv_bytes(self) -> float:
+        """Keys and values of a prompt that stay in GPU memory until its prefill ends."""
+        if not self.kept_tokens:
+            return 0.0
+        away = (kind for kind in self.stored if kind.away)
+        return sum(kind.pieces * kind.piece_bytes(self.kept_tokens) for kind in away)
+
+    def piece_bytes(self, kind: StoredKind, requests: int) -> float:
+        """Return the bytes of one piece of one request in a batch, shared tokens apart.
+
+        Args:
+            kind: one of ``stored``.
+            requests: of the batch.
+        """
+        stored = self.tokens.reserved(max(1, requests))
+        return kind.piece_bytes(stored - (self.shared_tokens if kind.shares else 0))
+
+    def shared_bytes(self, *, away: bool, copies: bool = True) -> float:
+        """Return the bytes of the shared tokens, as in `request_bytes`.
+
+        Args:
+            away: as in `request_bytes`.
+            copies: as in `request_bytes`.
+        """
+        return sum(
+            kind.pieces * kind.token_bytes * self.shared_tokens / (1 if copies else kind.copies)
+            for kind in self.stored
+            if kind.away is away and kind.shares
+        )
+
+    def request_bytes(self, requests: int, *, away: bool, copies: bool = True) -> float:
+        """Return what one request stores on one GPU, or of one GPU's layers elsewhere.
+
+        Args:
+            requests: of the batch.
+            away: what lies with the devices that run attention, or else what lies on the GPU.
+            copies: whether copies of a piece on several GPUs count once for each of them.
+        """
+        return sum(
+            kind.pieces * self.piece_bytes(kind, requests) / (1 if copies else kind.copies)
+            for kind in self.stored
+            if kind.away is away
+        )
 
 
 def footprint(
-    model: ModelSpec,
+    model: AnyModel,
     workload: Workload,
     *,
     tensor_parallel: int,
     chunk_tokens: int | None = None,
     keeps_prefill: bool = False,
+    home: Container[str] = (),
+    draft_tokens: int = 0,
+    shared_tokens: int = 0,
 ) -> Footprint:
     """Return the memory that the requests of a workload need.
 
@@ -135,6 +219,10 @@ def footprint(
         chunk_tokens: tokens of a prompt that are processed at once; None for whole prompts.
         keeps_prefill: whether the keys and values of a prompt that comes in chunks stay in GPU
             memory until its prefill ends, beside the memory that holds them for decode steps.
+        home: kinds of layers whose keys and values lie in GPU memory wherever attention runs.
+        draft_tokens: drafts that a step verifies; their keys and values are stored until then, and
+            the model's draft layers take memory.
+        shared_tokens: tokens at the beginning that all requests share.
 
     Raises:
         InputError: the model cannot be split over so many GPUs.
@@ -147,16 +235,22 @@ def footprint(
         prefill_tokens=chunk,
         kept_tokens=longest if keeps_prefill and chunk < longest else 0,
         tensor_parallel=tensor_parallel,
+        home=home,
+        draft_tokens=draft_tokens,
+        shared_tokens=shared_tokens,
     )
 
 
 def footprint_of(
-    model: ModelSpec,
+    model: AnyModel,
     tokens: StoredTokens,
     *,
     prefill_tokens: int,
     kept_tokens: int = 0,
     tensor_parallel: int,
+    home: Container[str] = (),
+    draft_tokens: int = 0,
+    shared_tokens: int = 0,
 ) -> Footprint:
     """Return the memory that requests with given numbers of stored tokens need.
 
@@ -167,31 +261,85 @@ def footprint_of(
         kept_tokens: tokens of a prompt that stay in GPU memory until its prefill ends, although
             attention of decode steps runs elsewhere.
         tensor_parallel: GPUs that share every layer.
+        home: as in `footprint`.
+        draft_tokens: as in `footprint`.
+        shared_tokens: as in `footprint`.
 
     Raises:
         InputError: the model cannot be split over so many GPUs.
     """
-    part = shard(model, tensor_parallel)
-    element = model.precision.weights.bytes
-    rows = model.experts.experts_per_token / model.experts.experts if model.experts else 1.0
-    token_bytes = kv_bytes_per_token(model, tensor_parallel)
+    whole = served(model)
+    share = whole.share(tensor_parallel)
+    drafts = draft_tokens > 0
+    if drafts:
+        longest = tokens.longest + draft_tokens
+        tokens = StoredTokens(tokens.mean + draft_tokens, tokens.deviation, longest)
+    feed_forward = sum(share.bytes_by_part[part] for part in FEED_FORWARD_PARTS)
     return Footprint(
-        weight_bytes=weight_bytes(model, tensor_parallel),
-        feed_forward_bytes=count_parameters(model, tensor_parallel).feed_forward * element,
-        feed_forward_element_bytes=element,
-        feed_forward_rows_per_request=rows,
-        prefill_activation_bytes=activation_bytes(
-            model, tokens=prefill_tokens, sequences=1, tensor_parallel=tensor_parallel
-        ),
+        weight_bytes=weight_bytes(share) + (share.draft_bytes if drafts else 0.0),
+        feed_forward_bytes=feed_forward,
+        feed_forward_element_bytes=share.weights_format.element_bytes,
+        feed_forward_rows_per_request=_rows_per_request(share),
+        prefill_activation_bytes=activation_bytes(share, tokens=prefill_tokens, sequences=1),
         activation_bytes_per_request=activation_bytes(
-            model, tokens=1, sequences=1, tensor_parallel=tensor_parallel
+            share, tokens=1 + draft_tokens, sequences=1 + draft_tokens
         ),
-        kv_heads=part.kv_heads,
-        kv_head_token_bytes=token_bytes / part.kv_heads,
+        stored=_stored(whole, share, home, drafts=drafts),
         tokens=tokens,
-        kv_copies=part.kv_heads * tensor_parallel // model.kv_heads,
-        prefill_kv_bytes=kept_tokens * token_bytes,
+        kept_tokens=kept_tokens,
+        shared_tokens=shared_tokens,
     )
+
+
+def _rows_per_request(share: ServedModel) -> float:
+    """Return the rows that a request adds to a feed-forward product, on average over layers."""
+    rows = [
+        (layer.feed_forward.visited_share, layer.repeat)
+        for layer in share.model.layers
+        if layer.feed_forward is not None
+    ]
+    if not any(isinstance(layer.feed_forward, Mixture) for layer in share.model.layers):
+        return 1.0
+    return sum(visited * layers for visited, layers in rows) / sum(layers for _, layers in rows)
+
+
+def _stored(
+    whole: ServedModel, share: ServedModel, home: Container[str], *, drafts: bool
+) -> tuple[StoredKind, ...]:
+    """Return what the layers of each kind store on one of the GPUs that share them."""
+    kinds: dict[Layer, tuple[StoredKind, int]] = {}
+    pairs = [*zip(whole.model.layers, share.model.layers, strict=True)]
+    if drafts and whole.model.draft is not None:
+        draft = whole.model.draft
+        modules = [layer for _ in range(draft.modules) for layer in draft.layers]
+        pairs += [(layer, share_of_layer(layer, share.devices)) for layer in modules]
+    for layer, mine in pairs:
+        if mine.mixer is None:
+            continue
+        one = mine.model_copy(update={"repeat": 1, "feed_forward": None})
+        before = kinds[one][1] if one in kinds else 0
+        kinds[one] = _stored_kind(layer, mine, share, home), before + layer.repeat
+    return tuple(
+        replace(kind, token_bytes=layers * kind.token_bytes, state_bytes=layers * kind.state_bytes)
+        for kind, layers in kinds.values()
+        if kind.token_bytes or kind.state_bytes
+    )
+
+
+def _stored_kind(layer: Layer, mine: Layer, share: ServedModel, home: Container[str]) -> StoredKind:
+    """Return what one layer stores on one of the GPUs that share it."""
+    assert mine.mixer is not None  # noqa: S101 - asked only then
+    kind, stored = mine.site_kind, mine.mixer.stored(share.kv.bytes)
+    away = kind not in home
+    if not isinstance(mine.mixer, Attention) or not isinstance(layer.mixer, Attention):
+        copies = share.devices if stored.per_token else 1
+        # A ring beside tokens without end, as of compressed records, is counted as full.
+        state = stored.state + stored.per_request
+        return StoredKind(kind, 1, stored.per_token, None, state, copies, away)
+    heads, reach = mine.mixer.kv_heads, mine.mixer.reach
+    token = stored.per_token if reach is None else stored.per_request / reach
+    copies = heads * share.devices // layer.mixer.kv_heads
+    return StoredKind(kind, heads, token / heads, reach, stored.state / heads, copies, away)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +403,8 @@ def stores(
 
     Whole heads are dealt out to the stacks one by one, so that the fullest stack holds the
     rounded-up share. Heads that are cut fill all stacks evenly. Where GPUs outnumber the key/value
-    heads, they copy heads; CPUs and stacks store each head once. The stacks hold the copies of
+    heads, they copy heads; CPUs and stacks store each head once. Kinds of layers that stay home are
+    in GPU memory. The stacks hold the copies of
     weights that co-processing multiplies with, while the GPUs keep all weights for the prefill.
 
     Args:
@@ -267,15 +416,19 @@ def stores(
     """
     f, gpus = footprint, system.gpus
     activations = f.prefill_activation_bytes + batch * f.activation_bytes_per_request
-    kv = batch * f.kv_heads * f.kv_head_bytes(batch)
-    away = gpus * kv / f.kv_copies
+    some = batch > 0
+    here = batch * f.request_bytes(batch, away=False) + some * f.shared_bytes(away=False)
+    own = batch * f.request_bytes(batch, away=True, copies=False)
+    away = gpus * (own + some * f.shared_bytes(away=True, copies=False))
     gpu_bytes = system.gpu.memory_bytes
+    kept = f.prefill_kv_bytes
     if system.host is not None:
         return (
-            Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, f.prefill_kv_bytes),
+            Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, here + kept),
             Store("memory of the CPUs", system.host.memory_bytes, 0.0, 0.0, away),
         )
     if system.attacc is None:
+        kv = here + batch * f.request_bytes(batch, away=True) + some * f.shared_bytes(away=True)
         return (Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, kv),)
     if stack_bytes <= 0:
         raise EngineError("the memory of an AttAcc stack is needed")
@@ -285,16 +438,19 @@ def stores(
         pool_bytes = gpus * gpu_bytes + stacks * stack_bytes
         weights = gpus * f.weight_bytes + copies
         name = "memory of GPUs and AttAccs together"
-        kept = gpus * f.prefill_kv_bytes
-        return (Store(name, pool_bytes, weights, gpus * activations, away + kept),)
-    every = batch * f.kv_heads * gpus // f.kv_copies
-    if system.attacc.table.cuts_heads:
-        in_stack = every * f.kv_head_bytes(batch) / stacks
-    else:
-        heads = -(-every // stacks)
-        in_stack = heads * f.kv_head_bytes(min(batch, heads))
+        return (Store(name, pool_bytes, weights, gpus * activations, away + gpus * (here + kept)),)
+    in_stack = some * gpus * f.shared_bytes(away=True, copies=False) / stacks
+    for kind in f.stored:
+        if not kind.away:
+            continue
+        every = batch * kind.pieces * gpus // kind.copies
+        if system.attacc.table.cuts_heads:
+            in_stack += every * f.piece_bytes(kind, batch) / stacks
+        else:
+            pieces = -(-every // stacks)
+            in_stack += pieces * f.piece_bytes(kind, min(batch, pieces))
     return (
-        Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, f.prefill_kv_bytes),
+        Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, here + kept),
         Store("memory of each AttAcc stack", stack_bytes, copies / stacks, 0.0, in_stack),
     )
 

@@ -30,8 +30,10 @@ from attacc.errors import EngineError, InputError
 from attacc.gpu.costs import CostModel
 from attacc.gpu.rates import AttaccRates
 from attacc.hardware.system import ResolvedSystem
-from attacc.models.architecture import ModelSpec
-from attacc.models.operators import Attention, MatMul, Step
+from attacc.models.operators import Attention, Experts, MatMul, Step
+from attacc.models.parameters import AnyModel
+from attacc.models.precision import ElementType
+from attacc.models.served import served
 from attacc.pim.product import AttaccProducts, StackProduct
 from attacc.pim.program.product import ProductShape
 from attacc.system.attaccs import AttaccAttention
@@ -41,6 +43,7 @@ from attacc.system.step import (
     PROJECTION,
     QKV,
     Beside,
+    LayerBeside,
     OperatorTime,
     StepCost,
     gpus_per_link,
@@ -308,7 +311,7 @@ def simulate_decode_step(
     attention: AttaccAttention,
     rates: AttaccRates,
     *,
-    model: ModelSpec | None = None,
+    model: AnyModel | None = None,
     products: AttaccProducts | None = None,
     units: int | None = None,
     unit_attention_ns: float | None = None,
@@ -337,7 +340,8 @@ def simulate_decode_step(
     """
     if products is None:
         products = AttaccProducts.of(system)
-    beside = Beside(model=model, attention=attention, rates=rates)
+    known = None if model is None else served(model)
+    beside = Beside(known, (LayerBeside(attention=attention),), rates)
     plan = _Plan(step, system, costs, beside, products, units, unit_attention_ns)
     cases = [
         plan.case(pipelined=pipelined, shared=shared)
@@ -370,11 +374,18 @@ class _Plan:
         self._known: dict[tuple[str, bool], SharedProduct] = {}
         self._link = system.attacc.link
         self._gpus_per_link = gpus_per_link(system)
-        self._matmuls = {op.name: op for op in step.layer if isinstance(op, MatMul)}
+        if len(step.layers) != 1:
+            raise InputError("the schedule knows layers of one kind only")
+        operators = step.layers[0].operators
+        split = (op.products() if isinstance(op, Experts) else (op,) for op in operators)
+        parts = [part for parts in split for part in parts]
+        self._matmuls = {op.name: op for op in parts if isinstance(op, MatMul)}
+        if any(not isinstance(op.right, ElementType) for op in self._matmuls.values()):
+            raise InputError("the schedule knows weights without blocks of scales only")
         for name in (QKV, PROJECTION):
             if name not in self._matmuls:
                 raise EngineError(f"the step has no operator {name}")
-        heads = next(op.kv_heads for op in step.layer if isinstance(op, Attention))
+        heads = next(op.kv_heads for op in operators if isinstance(op, Attention))
         self.units = heads if units is None else units
         if self.units < 1 or heads % self.units:
             raise InputError(
@@ -382,15 +393,16 @@ class _Plan:
             )
         cost = self._closed(pipelined=False, shared=False)
         # In place of the attention are itself and the transfers around it.
-        layer = cost.operators[: len(step.layer) + 2]
+        layer = [op for op in cost.operators if op.layers]
         self._outside_ns = sum(op.runs * op.time_ns for op in cost.operators[len(layer) :])
         names = [op.name for op in layer]
         first, last = names.index("qkv_transfer"), names.index("context_transfer")
         self._before, self._after = layer[:first], layer[last + 1 :]
         self._there_ns, self._back_ns = layer[first].alone_ns, layer[last].alone_ns
-        if beside.attention is None:
+        attention = beside.of_layer(0).attention
+        if attention is None:
             raise EngineError("the schedule needs the attention of one layer")
-        whole_ns = float(beside.attention.time_ns[0])
+        whole_ns = float(attention.time_ns[0])
         self._unit_attention_ns = (
             whole_ns / self.units if unit_attention_ns is None else unit_attention_ns
         )
@@ -400,7 +412,7 @@ class _Plan:
         spec = self._system.spec.model_copy(
             update={"head_level_pipelining": pipelined, "ff_coprocessing": shared}
         )
-        beside = Beside(attention=self._beside.attention, rates=self._beside.rates)
+        beside = Beside(layers=self._beside.layers, rates=self._beside.rates)
         return step_costs(self._given, replace(self._system, spec=spec), self._unphased, beside).one
 
     def case(self, *, pipelined: bool, shared: bool) -> OverlapCase:
@@ -419,7 +431,7 @@ class _Plan:
         )
 
     def _step_ns(self, schedule: OperatorSchedule) -> float:
-        return self._step.layers * layer_ns(schedule) + self._outside_ns
+        return self._step.layer_count * layer_ns(schedule) + self._outside_ns
 
     def _layer(
         self, closed: Sequence[OperatorTime], *, pipelined: bool, shared: bool, priced: bool
@@ -475,7 +487,8 @@ class _Plan:
         )
         stacks = self._products.stacks_per_gpu
         # As many columns as there are parts of a channel cost no more than one.
-        grain = self._products.column_grain(product.right)
+        weights = ElementType(product.right)
+        grain = self._products.column_grain(weights)
 
         def columns(grains: int) -> int:
             return min(round(grains * grain * stacks), width)
@@ -490,7 +503,7 @@ class _Plan:
             stack = None
             if grains:
                 own = ceil(columns(grains) / stacks)
-                stack = self._products.multiply(ProductShape(rows, inner, own, product.right))
+                stack = self._products.multiply(ProductShape(rows, inner, own, weights))
             there_bytes = repeats * rows * inner * product.left.bytes
             back_bytes = repeats * rows * columns(grains) * product.out.bytes
             return SharedProduct(

@@ -21,14 +21,15 @@ from attacc.errors import CapacityError, InputError, member
 from attacc.gpu.costs import CostModel, Energies, Floats
 from attacc.gpu.models import GpuModel, cost_model
 from attacc.hardware.system import AttentionSite, PrefillKv, ResolvedSystem, changed_system
-from attacc.models.architecture import ModelSpec
 from attacc.models.huggingface import load_model
+from attacc.models.layers import Layer
+from attacc.models.mixers import Attention
 from attacc.models.operators import Step
-from attacc.models.parameters import kv_bytes_per_token
-from attacc.models.sharding import valid_tensor_parallel
+from attacc.models.parameters import AnyModel
+from attacc.models.served import heads_words, valid_tensor_parallel
 from attacc.models.steps import model_step
 from attacc.results import Answer, Result
-from attacc.system.attaccs import AttaccAttention, Attaccs, AttentionCurve
+from attacc.system.attaccs import AttaccAttention, Attaccs, AttentionCurve, LayerHeads
 from attacc.system.batches import PHASES, Batches, Chunk, Ints, chunks_of
 from attacc.system.capacity import (
     Content,
@@ -43,7 +44,8 @@ from attacc.system.capacity import (
     preferred_batch,
     stores,
 )
-from attacc.system.step import Beside, StepCost, StepCosts, step_costs
+from attacc.system.sites import Site, Sites, checked_sites
+from attacc.system.step import Beside, LayerBeside, StepCost, StepCosts, step_costs
 from attacc.units import NS_PER_MS, finite, whole, wholes
 from attacc.workload.lengths import (
     LengthDistribution,
@@ -52,6 +54,7 @@ from attacc.workload.lengths import (
     prompt_lengths,
 )
 from attacc.workload.requests import Requests, Workload, workload_of
+from attacc.workload.speculation import NO_DRAFTS, Speculation
 
 DECODE_BINS: Final = 32
 """Lengths that represent the decode steps of mixed requests."""
@@ -86,6 +89,8 @@ class Limit(StrEnum):
     GIVEN = "given"
 
 
+Attended = dict[LayerHeads, AttaccAttention]
+"""Heads of a layer -> their attention on AttAccs in every step."""
 Asked = Requests | Workload | tuple[int, int] | str | Path
 """Requests as callers give them."""
 
@@ -118,13 +123,13 @@ class DecodePrice:
     Attributes:
         mean: mean step over the lengths, with their weights.
         longest_ns: duration of the longest step.
-        curve: attention on AttAcc; None where it runs elsewhere.
+        curves: attention on AttAcc, for each kind of layers that runs there.
         copied_share: share of the feed-forward weights that AttAccs multiply with.
     """
 
     mean: StepCost
     longest_ns: float
-    curve: AttentionCurve | None
+    curves: tuple[AttentionCurve, ...]
     copied_share: float
 
 
@@ -195,25 +200,31 @@ class Pricer:
         system: the system, likewise.
         gpu_model: what prices the GPUs: "calibrated" (real ones), "published" (the papers'), or a
             cost model.
+        sites: where the mixers of each kind of layers run, "gpu" or "attacc"; by default away from
+            the GPUs where the system's devices can run them (`attacc.system.sites`).
+        speculation: drafts of every decode step of `decode` and `largest_batch`; none by default.
+        shared_prefix: tokens at the beginning that all requests share, likewise.
 
     Raises:
-        UnknownNameError: there is no such model, system or GPU model.
+        UnknownNameError: there is no such model, system, GPU model, kind of layers or site.
         SplitError: the model cannot be split over the GPUs.
         InputError: the device of the AttAccs cannot run the system's schedule.
     """
 
     def __init__(
         self,
-        model: str | Path | Mapping[str, object] | ModelSpec,
+        model: str | Path | Mapping[str, object] | AnyModel,
         system: str | Path | Mapping[str, object] | ResolvedSystem,
         *,
         gpu_model: GpuModel | str | CostModel = GpuModel.CALIBRATED,
+        sites: Mapping[str, Site | str] | None = None,
+        speculation: Speculation = NO_DRAFTS,
+        shared_prefix: int = 0,
     ) -> None:
         model, system = load_model(model, where="model"), changed_system(system, where="system")
         if system.gpus not in valid_tensor_parallel(model):
             raise SplitError(
-                f"{system.gpus} GPUs cannot share the {model.heads} query heads and "
-                f"{model.kv_heads} key/value heads of {model.name}",
+                f"{system.gpus} GPUs cannot share the {heads_words(model.model)} of {model.name}",
                 where=f"system {system.spec.name}: gpus",
                 hint=f"use one of {', '.join(map(str, valid_tensor_parallel(model)))}",
             )
@@ -225,6 +236,16 @@ class Pricer:
             else cost_model(member(GpuModel, gpu_model, where="gpu_model"))
         )
         self.attaccs: Final = Attaccs(system) if system.attacc is not None else None
+        self.speculation: Final = speculation
+        self.shared_prefix: Final = whole(shared_prefix, where="shared_prefix", least=0)
+        self.sites: Final[Sites] = checked_sites(model, system, sites or {})
+        if Site.AUTO in self.sites.values():
+            raise InputError(
+                "a pricer prices one assignment, so auto is not solved here",
+                where="sites",
+                hint="compare solves it, and attacc.system.sites.assignments lists them",
+            )
+        self.home: Final = frozenset(k for k, site in self.sites.items() if site is Site.GPU)
         self._one = lru_cache(maxsize=REMEMBERED)(self._price_one)
         self._curve = lru_cache(maxsize=REMEMBERED)(self._time_curve)
 
@@ -274,9 +295,9 @@ class Pricer:
             if not chosen.size:
                 continue
             own = batches.take(chosen)
-            attention = None
-            if own.requests.any() and self.attaccs is not None:
-                attention, relative = self._attention(own)
+            attention: Attended = {}
+            for heads in self._away(own.queries).values() if own.requests.any() else ():
+                attention[heads], relative = self._attention(own, heads)
                 error = max(error, relative)
             groups.append((chosen, self._price(own, attention, self._copies(own))))
         return PricedSteps(len(batches), tuple(groups), error)
@@ -285,6 +306,8 @@ class Pricer:
         self, batch: int, lengths: LengthDistribution, workload: Workload | None = None
     ) -> DecodePrice:
         """Price the decode steps of equal requests, at every length of a distribution.
+
+        With drafts, a step computes several tokens of each request.
 
         Args:
             batch: number of requests.
@@ -301,24 +324,31 @@ class Pricer:
             copies = copies_that_fit(
                 self.need(workload), self.system, batch, stack_bytes=self.stack_bytes
             )
-        keys = np.asarray(lengths.lengths, dtype=np.int64)
-        curve, attention = None, None
-        if self.attaccs is not None:
-            curve = self.curve(batch, lengths.lengths)
-            attention = curve.at(keys)
-        priced = self._price(Batches.equal(batch, keys), attention, copies)
+        keys = np.asarray(lengths.lengths, dtype=np.int64) + self.speculation.draft_tokens
+        batches = Batches.equal(
+            batch, keys, queries=self.speculation.queries, shared=self.shared_prefix
+        )
+        curves: dict[LayerHeads, AttentionCurve] = {}
+        attention: Attended = {}
+        for heads in dict.fromkeys(self._away(batches.queries).values()):
+            own = keys - heads.shared(self.shared_prefix)
+            curves[heads] = self._curve_of(heads, batch, own)
+            attention[heads] = self._with_prefix(curves[heads].at(heads.seen(own)), heads, batch)
+        priced = self._price(batches, attention, copies)
         return DecodePrice(
             mean=priced.mean(lengths.weights),
             longest_ns=float(priced.time_ns.max()),
-            curve=curve,
+            curves=tuple(curves.values()),
             copied_share=float(priced.copied_share.max()),
         )
 
     def prefill(self, workload: Workload) -> StepCost:
-        """Return the mean prefill of one request alone."""
+        """Return the mean prefill of one request alone; a shared prefix is known already."""
         prompts = prompt_lengths(workload, PROMPT_BINS)
-        batches = Batches.of(((), (Chunk(length),)) for length in prompts.lengths)
-        return self._price(batches, None, 1.0).mean(prompts.weights)
+        known = self.shared_prefix
+        chunks = (Chunk(length - known, past=known, cached=known) for length in prompts.lengths)
+        batches = Batches.of(((), (chunk,)) for chunk in chunks)
+        return self._price(batches, {}, 1.0).mean(prompts.weights)
 
     def decode_operators(self, batch: int, kv_length: int) -> Step:
         """Return the operators of a decode step, before any is priced."""
@@ -327,15 +357,44 @@ class Pricer:
     def curve(self, batch: int, lengths: Iterable[int]) -> AttentionCurve:
         """Return attention of one layer on the AttAccs, over the lengths of equal requests.
 
-        Raises:
-            InputError: the system has no AttAccs, or they cannot hold the heads.
-        """
-        return self._curve(batch, tuple(lengths))
+        The layer is the first of those whose attention runs there.
 
-    def _time_curve(self, batch: int, lengths: tuple[int, ...]) -> AttentionCurve:
+        Raises:
+            InputError: no attention runs on AttAccs, or they cannot hold the heads.
+        """
+        for heads in self._away(1).values():
+            return self._curve_of(heads, batch, np.array(list(lengths), dtype=np.int64))
+        raise InputError(f"system {self.system.spec.name} runs no attention on AttAccs")
+
+    def _curve_of(self, heads: LayerHeads, batch: int, keys: Ints) -> AttentionCurve:
+        return self._curve(heads, batch, tuple(np.unique(heads.seen(keys)).tolist()))
+
+    def _time_curve(
+        self, heads: LayerHeads, batch: int, lengths: tuple[int, ...]
+    ) -> AttentionCurve:
         if self.attaccs is None:
             raise InputError(f"system {self.system.spec.name} has no AttAccs")
-        return self.attaccs.curve(self.model, batch, lengths)
+        return self.attaccs.curve(heads, batch, lengths)
+
+    def _away(self, queries: int) -> dict[int, LayerHeads]:
+        """Return the heads that AttAccs attend to, by the place of their layers in a step.
+
+        Args:
+            queries: tokens of each request in the step. The layers of drafts have one.
+        """
+        if self.attaccs is None:
+            return {}
+        found: dict[int, LayerHeads] = {}
+        layers = [(group.layer, queries) for group in self.model.groups]
+        if queries > 1 and self.model.draft_groups:
+            # The first of the draft's operators stand outside its layers.
+            layers += [(Layer(), 1), *((group.layer, 1) for group in self.model.draft_groups)]
+        for number, (layer, tokens) in enumerate(layers):
+            mixer = layer.mixer
+            heads = None if mixer is None else LayerHeads.of(mixer, self.model.kv, tokens)
+            if heads is not None and layer.site_kind not in self.home:
+                found[number] = heads
+        return found
 
     @property
     def stack_bytes(self) -> float:
@@ -349,12 +408,23 @@ class Pricer:
             requests: what is served, as in `Requests.of`.
             chunk_tokens: tokens that a prefill processes at once; None for whole prompts.
         """
+        workload = workload_of(requests)
+        shortest = int(workload.prompt_tokens.min())
+        if self.shared_prefix >= shortest:
+            raise InputError(
+                f"{self.shared_prefix:,} tokens are shared, by prompts of {shortest:,}",
+                where="shared_prefix",
+                hint="share fewer tokens than the shortest prompt has",
+            )
         return footprint(
             self.model,
-            workload_of(requests),
+            workload,
             tensor_parallel=self.system.gpus,
             chunk_tokens=chunk_tokens,
             keeps_prefill=self._keeps_prefill,
+            home=self.home,
+            draft_tokens=self.speculation.draft_tokens,
+            shared_tokens=self.shared_prefix,
         )
 
     @property
@@ -498,14 +568,24 @@ class Pricer:
         Attention on AttAccs is interpolated linearly between the first and the last batch.
         """
         sizes, keys = np.arange(first, last + 1), np.asarray(lengths.lengths, dtype=np.int64)
-        batches = Batches.equal(np.repeat(sizes, keys.size), np.tile(keys, sizes.size))
-        attention = None
-        if self.attaccs is not None:
-            low, high = (self.curve(size, lengths.lengths).at(keys) for size in (first, last))
+        keys += self.speculation.draft_tokens
+        queries = self.speculation.queries
+        batches = Batches.equal(
+            np.repeat(sizes, keys.size),
+            np.tile(keys, sizes.size),
+            queries=queries,
+            shared=self.shared_prefix,
+        )
+        attention: Attended = {}
+        for heads in self._away(queries).values():
+            own = keys - heads.shared(self.shared_prefix)
+            low, high = (
+                self._with_prefix(self._curve_of(heads, size, own).at(heads.seen(own)), heads, size)
+                for size in (first, last)
+            )
             share = np.linspace(0.0, 1.0, sizes.size)[:, None]
             line = (1 - share) * low.time_ns + share * high.time_ns
-            attention = replace(low, time_ns=line.ravel(), energy=Energies.of())
-            attention = replace(attention, extra_parts=0.0)
+            attention[heads] = AttaccAttention(line.ravel(), Energies.of())
         copies: float | Floats = 1.0
         if self.system.spec.ff_coprocessing:
             need, at = self.need(workload), self.stack_bytes
@@ -514,20 +594,31 @@ class Pricer:
         priced = self._price(batches, attention, copies)
         return priced.time_ns.reshape(sizes.size, keys.size) @ np.asarray(lengths.weights)
 
-    def _price(
-        self, batches: Batches, attention: AttaccAttention | None, copies: float | Floats
-    ) -> StepCosts:
+    def _price(self, batches: Batches, attention: Attended, copies: float | Floats) -> StepCosts:
         """Price steps of one phase."""
-        token_bytes = kv_bytes_per_token(self.model, self.system.gpus) / self.model.layers
         keeps = self._keeps_prefill or self.system.spec.attention is not AttentionSite.ATTACC
         read = batches.cached_tokens if keeps else batches.past_tokens
+        share = self.model.share(self.system.gpus)
+        layers: list[LayerBeside] = []
+        places, kinds = self._away(batches.queries), [group.layer for group in share.groups]
+        if batches.queries > 1 and share.draft_groups:
+            kinds += [Layer(), *(group.layer for group in share.draft_groups)]
+        for number, layer in enumerate(kinds):
+            away, token_bytes = layer.site_kind not in self.home, self._token_bytes(layer)
+            heads = places.get(number)
+            layers.append(
+                LayerBeside(
+                    attention=None if heads is None else attention.get(heads),
+                    away=away,
+                    written_bytes=token_bytes * batches.new_tokens if away else 0.0,
+                    read_bytes=token_bytes * read if away else 0.0,
+                )
+            )
         beside = Beside(
             model=self.model,
-            attention=attention,
+            layers=tuple(layers),
             rates=self.attaccs.rates if self.attaccs is not None else None,
             copies=copies,
-            written_bytes=token_bytes * batches.new_tokens,
-            read_bytes=token_bytes * read,
         )
         priced = step_costs(self._operators(batches), self.system, self.costs, beside)
         if priced.steps == len(batches):
@@ -539,15 +630,6 @@ class Pricer:
         )
 
     def _operators(self, batches: Batches) -> Step:
-        window = self.model.sliding_window
-        longest = int(max(batches.longest.max(), (batches.past + batches.new).max(initial=0)))
-        if window is not None and longest > window:
-            raise InputError(
-                f"{longest} tokens exceed the sliding window of {self.model.name}, beyond which "
-                "its attention is not full",
-                where="lengths",
-                hint=f"use at most {window} tokens",
-            )
         return model_step(
             self.model,
             decode=batches.decoding(),
@@ -555,8 +637,39 @@ class Pricer:
             tensor_parallel=self.system.gpus,
         )
 
-    def _attention(self, batches: Batches) -> tuple[AttaccAttention, float]:
-        """Return attention on AttAccs of every step, and a bound of its error.
+    def _with_prefix(
+        self,
+        own: AttaccAttention,
+        heads: LayerHeads,
+        requests: int,
+        shared: int | None = None,
+    ) -> AttaccAttention:
+        """Return attention over the requests' own keys, and over a prefix that they share.
+
+        The prefix is that of one request, whose queries are those of all. It is read after the
+        others' own keys, and each request's context has one part more.
+        """
+        prefix = heads.shared(self.shared_prefix if shared is None else shared)
+        if not prefix:
+            return own
+        together = replace(heads, group=heads.group * requests)
+        there = self._curve(together, 1, (prefix,)).at([prefix])
+        return AttaccAttention(
+            own.time_ns + there.time_ns,
+            own.energy + there.energy,
+            extra_parts=own.extra_parts + requests * heads.kv_heads,
+        )
+
+    def _token_bytes(self, layer: Layer) -> float:
+        """Return the bytes of keys and values of one token in one layer, on one GPU."""
+        mixer = layer.mixer
+        if not isinstance(mixer, Attention):
+            return 0.0
+        stored = mixer.stored(self.model.kv.bytes)
+        return stored.per_token if mixer.reach is None else stored.per_request / mixer.reach
+
+    def _attention(self, batches: Batches, heads: LayerHeads) -> tuple[AttaccAttention, float]:
+        """Return attention of one layer on AttAccs in every step, and a bound of its error.
 
         Steps of equal requests share a curve over their lengths for each number of requests. Steps
         of unequal requests are timed one by one.
@@ -568,12 +681,15 @@ class Pricer:
         alike: list[tuple[Ints, AttaccAttention]] = []
         for requests in np.unique(batches.requests[equal]).tolist():
             chosen = np.flatnonzero(equal & (batches.requests == requests))
-            keys = batches.longest[chosen].astype(np.int64)
-            curve = self.curve(int(requests), np.unique(keys).tolist())
+            keys = batches.longest[chosen].astype(np.int64) - heads.shared(batches.shared)
+            curve = self._curve_of(heads, int(requests), keys)
             error = max(error, curve.relative_error)
-            alike.append((chosen, curve.at(keys)))
+            found = curve.at(heads.seen(keys))
+            alike.append((chosen, self._with_prefix(found, heads, int(requests), batches.shared)))
         for step in np.flatnonzero(~equal).tolist():
-            found = self.attaccs.attend(self.model, batches.lengths_of(step))
+            keys = np.array(batches.lengths_of(step), dtype=np.int64) - heads.shared(batches.shared)
+            found = self.attaccs.attend(heads, heads.seen(keys).tolist())
+            found = self._with_prefix(found, heads, keys.size, batches.shared)
             alike.append((np.array([step]), found))
         for chosen, found in alike:
             time_ns[chosen], parts[chosen] = found.time_ns, found.extra_parts
@@ -597,6 +713,9 @@ class Pricer:
                 StoredTokens(keys / requests, 0.0, int(longest)),
                 prefill_tokens=max(1, int(chunk)),
                 tensor_parallel=self.system.gpus,
+                home=self.home,
+                draft_tokens=self.speculation.draft_tokens,
+                shared_tokens=self.shared_prefix,
             )
             copies = copies_that_fit(need, self.system, int(requests), stack_bytes=self.stack_bytes)
             each.append(copies)

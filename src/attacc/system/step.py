@@ -35,10 +35,12 @@ from attacc.gpu.costs import (
 from attacc.gpu.rates import AttaccRates
 from attacc.hardware.link import LinkSpec
 from attacc.hardware.system import AttentionSite, ResolvedSystem
-from attacc.models.architecture import ModelSpec
 from attacc.models.operators import (
     AllReduce,
     Attention,
+    Experts,
+    LatentAttention,
+    LayerOperators,
     MatMul,
     Operator,
     Phase,
@@ -46,6 +48,7 @@ from attacc.models.operators import (
     Size,
     Step,
 )
+from attacc.models.served import ServedModel
 from attacc.results import Result, flat
 from attacc.system.attaccs import AttaccAttention, context_bytes, query_bytes
 from attacc.system.overlap import basic_overlap, coprocessed_share, head_level_pipelining
@@ -53,6 +56,7 @@ from attacc.system.overlap import basic_overlap, coprocessed_share, head_level_p
 QKV: Final = "qkv"
 PROJECTION: Final = "projection"
 FEED_FORWARD: Final = ("ff1", "ff2", "ff3")
+SHARED: Final = "shared_attention"
 NO_ENERGY: Final = EnergyBreakdown()
 PJ_PER_NS_PER_W: Final = 1e3
 """Picojoules of one watt in a nanosecond."""
@@ -86,6 +90,7 @@ class OperatorTime:
         energy: energy of one run on all devices, without the idle power of GPUs.
         launch_ns: part of `alone_ns` that is the start of kernels.
         estimates: parts of its price that are scaled, assumed, or beyond the fitted range.
+        layers: kind of the layers that it is in; empty outside them.
     """
 
     name: str
@@ -97,6 +102,7 @@ class OperatorTime:
     energy: EnergyBreakdown
     launch_ns: float = 0.0
     estimates: tuple[str, ...] = ()
+    layers: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +126,8 @@ class StepCost(Result):
 
     Attributes:
         cost_model: kind of the cost model that priced the operators.
-        operators: operators of a layer in order, then operators outside the layers.
+        operators: operators of a layer in order, for each kind of layers; then operators outside
+            the layers.
         static_w: power that all GPUs together draw at any time, whatever they do.
     """
 
@@ -226,6 +233,7 @@ class OperatorTimes:
     energy: Energies
     launch_ns: float = 0.0
     estimates: tuple[Estimate, ...] = ()
+    layers: str = ""
 
     def at(self, index: int) -> OperatorTime:
         """Return the operator in one step."""
@@ -243,6 +251,7 @@ class OperatorTimes:
             self.energy.at(index),
             self.launch_ns,
             noted(self.estimates, index),
+            self.layers,
         )
 
     def mean(self, shares: Floats) -> OperatorTime:
@@ -269,6 +278,7 @@ class OperatorTimes:
             EnergyBreakdown(*(of(part) for part in self.energy.parts_pj)),
             self.launch_ns,
             noted(self.estimates),
+            self.layers,
         )
 
 
@@ -279,7 +289,8 @@ class StepCosts:
     Attributes:
         steps: number of steps.
         cost_model: as in `StepCost`.
-        operators: operators of a layer in order, then operators outside the layers.
+        operators: operators of a layer in order, for each kind of layers; then operators outside
+            the layers.
         static_w: power that all GPUs together draw at any time, whatever they do.
         copied_share: (steps,) share of the feed-forward weights of which AttAccs hold copies to
             multiply with: the largest share of all products; 0 without co-processing.
@@ -336,28 +347,49 @@ class StepCosts:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """Inputs of a step's price besides its operators.
+class LayerBeside:
+    """Inputs of the price of one kind of layers besides its operators.
 
     Attributes:
-        model: the model of the steps; None where it is not known.
         attention: decode attention of one layer on all AttAccs; None where it runs elsewhere.
-        rates: rates of one AttAcc device; needed for feed-forward co-processing.
-        copies: share of the feed-forward weights whose copies fit into the AttAccs. It limits the
-            share of the products that AttAccs take over (`attacc.system.capacity`). It is 1 where
-            the memory for copies is not counted, as in the published model.
+        away: whether keys and values lie with the devices that run attention, and not on the GPUs.
         written_bytes: bytes of keys and values of one layer that one GPU computes in a prefill and
             sends to the devices that run attention.
         read_bytes: bytes of keys and values of one layer that one GPU needs in a prefill and reads
             from the devices that run attention.
     """
 
-    model: ModelSpec | None = None
     attention: AttaccAttention | None = None
-    rates: AttaccRates | None = None
-    copies: float | Floats = 1.0
+    away: bool = True
     written_bytes: float | Floats = 0.0
     read_bytes: float | Floats = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Inputs of a step's price besides its operators.
+
+    Attributes:
+        model: the model of the steps; None where it is not known.
+        layers: inputs for each kind of layers of the step; the last one holds for all that follow.
+        rates: rates of one AttAcc device; needed for feed-forward co-processing.
+        copies: share of the feed-forward weights whose copies fit into the AttAccs. It limits the
+            share of the products that AttAccs take over (`attacc.system.capacity`). It is 1 where
+            the memory for copies is not counted, as in the published model.
+    """
+
+    model: ServedModel | None = None
+    layers: tuple[LayerBeside, ...] = (LayerBeside(),)
+    rates: AttaccRates | None = None
+    copies: float | Floats = 1.0
+
+    def of_layer(self, number: int) -> LayerBeside:
+        """Return the inputs of one kind of layers.
+
+        Args:
+            number: its place in the step.
+        """
+        return self.layers[min(number, len(self.layers) - 1)]
 
 
 def step_costs(
@@ -379,34 +411,103 @@ def step_costs(
         InputError: the step is split over another number of GPUs than the system has, or the
             latency of collectives over the GPUs' link is not known.
     """
-    return _Layer(step, system, costs, beside or Beside()).price()
+    if step.tensor_parallel != system.gpus:
+        raise InputError(
+            f"the step is split over {step.tensor_parallel} GPUs, the system has {system.gpus}",
+            where=system.spec.name,
+            hint="build the step with the system's number of GPUs",
+        )
+    given = beside or Beside()
+    costs = costs.for_steps(step.phase, given.model)
+    step = costs.as_run(step)
+    layers = [
+        _Layer(step, layer, system, costs, given, given.of_layer(number))
+        for number, layer in enumerate(step.layers)
+    ]
+    operators = [cost for layer in layers for cost in layer.price()]
+    outside = [cost for op in step.outside for cost in _on_gpus(op, 1, "", system, costs)]
+    operators += [*outside, *_on_host(step, costs)]
+    steps = max(op.time_ns.size for op in operators)
+    copied: Floats = reduce(np.maximum, (layer.copied_share for layer in layers))
+    return StepCosts(
+        steps=steps,
+        cost_model=costs.kind,
+        operators=tuple(operators),
+        static_w=system.gpus * costs.static_w(system.gpu),
+        copied_share=np.broadcast_to(copied, (steps,)),
+    )
+
+
+def _on_gpus(
+    op: Operator, runs: int, kind: str, system: ResolvedSystem, costs: CostModel
+) -> list[OperatorTimes]:
+    """Price an operator on the GPUs; each kernel of it has a time of its own."""
+    match op:
+        case MatMul():
+            group, priced = Group.FC, (costs.matmul(op, system.gpu),)
+        case Attention():
+            group, priced = Group.ATTENTION, costs.attention(op, system.gpu)
+        case Pointwise():
+            group, priced = Group.OTHER, (costs.pointwise(op, system.gpu),)
+        case AllReduce():
+            if system.link is None:
+                raise EngineError(f"{op.name} on a system without a link between its GPUs")
+            group = Group.COMMUNICATION
+            priced = (costs.all_reduce(op, system.gpu, system.link, system.gpus),)
+        case Experts():
+            group, priced = Group.FC, costs.fused(op, system.gpu)
+        case _:
+            group, priced = Group.ATTENTION, costs.fused(op, system.gpu)
+    return [_placed(cost, group, runs, system.gpus, kind) for cost in priced]
+
+
+def _on_host(step: Step, costs: CostModel) -> list[OperatorTimes]:
+    """Return the time that the host adds, as operators during which all devices wait."""
+    host = costs.host(step)
+    if host is None:
+        return []
+    layer_ns, none = np.full(1, host.layer_ns), Energies.equal(NO_ENERGY)
+    return [
+        OperatorTimes(name, Group.OTHER, runs, ns, ns, only(Bound.LATENCY), none, 0.0, notes)
+        for name, runs, ns, notes in (
+            ("host_layer", step.layer_count, layer_ns, host.estimates),
+            ("host_step", 1, host.step_ns, host.estimates),
+        )
+    ]
 
 
 class _Layer:
-    """Prices the operators of one layer and those outside the layers."""
+    """Prices the operators of one kind of layers.
+
+    Attributes:
+        copied_share: share of the feed-forward weights of which AttAccs hold copies.
+    """
 
     def __init__(
-        self, step: Step, system: ResolvedSystem, costs: CostModel, beside: Beside
+        self,
+        step: Step,
+        layer: LayerOperators,
+        system: ResolvedSystem,
+        costs: CostModel,
+        beside: Beside,
+        own: LayerBeside,
     ) -> None:
-        if step.tensor_parallel != system.gpus:
-            raise InputError(
-                f"the step is split over {step.tensor_parallel} GPUs, the system has {system.gpus}",
-                where=system.spec.name,
-                hint="build the step with the system's number of GPUs",
-            )
-        self._costs = costs.for_steps(step.phase, beside.model)
-        self._step = step = self._costs.as_run(step)
-        self._system = system
-        self._beside = beside
-        self._copied_share: Floats = np.zeros(1)
-        self._decode = _attention_operator(step)
-        first = next(op for op in step.layer if isinstance(op, Attention))
-        place = step.layer.index(first)
-        self._ahead = step.layer[:place]
-        self._behind = [op for op in step.layer[place:] if not isinstance(op, Attention)]
+        self._phase, self._layer = step.phase, layer
+        self._system, self._costs = system, costs
+        self._beside, self._own = beside, own
+        self.copied_share: Floats = np.zeros(1)
+        attention = [op for op in layer.operators if isinstance(op, Attention | LatentAttention)]
+        self._shared = [op for op in attention if op.name == SHARED]
+        self._decode = _of_phase([op for op in attention if op.name != SHARED], Phase.DECODE)
+        self._prefill = _of_phase(attention, Phase.PREFILL)
+        place = layer.operators.index(attention[0]) if attention else len(layer.operators)
+        self._ahead = layer.operators[:place]
+        self._behind = [
+            op for op in layer.operators[place:] if not isinstance(op, Attention | LatentAttention)
+        ]
 
-    def price(self) -> StepCosts:
-        """Return the costs."""
+    def price(self) -> list[OperatorTimes]:
+        """Return the costs of one such layer, operator by operator."""
         before = [cost for op in self._ahead for cost in self._product(op)]
         after = [cost for op in self._behind for cost in self._product(op)]
         prefill = self._prefill_attention()
@@ -414,53 +515,19 @@ class _Layer:
         if self._decode is not None:
             before, middle, after = self._decode_attention(self._decode, before, after)
         layer = [*before, *prefill, *middle, *after]
-        if self._step.phase is not Phase.DECODE:
+        if self._prefill is not None:
             layer += self._moved(layer)
-        outside = [cost for op in self._step.outside for cost in self._on_gpus(op, 1)]
-        operators = (*layer, *outside, *self._on_host())
-        sizes = [op.time_ns.size for op in operators]
-        return StepCosts(
-            steps=max(sizes),
-            cost_model=self._costs.kind,
-            operators=operators,
-            static_w=self._system.gpus * self._costs.static_w(self._system.gpu),
-            copied_share=np.broadcast_to(self._copied_share, (max(sizes),)),
-        )
+        return layer
 
-    def _on_gpus(self, op: Operator, runs: int) -> list[OperatorTimes]:
-        system, costs = self._system, self._costs
-        match op:
-            case MatMul():
-                group, priced = Group.FC, (costs.matmul(op, system.gpu),)
-            case Attention():
-                group, priced = Group.ATTENTION, costs.attention(op, system.gpu)
-            case Pointwise():
-                group, priced = Group.OTHER, (costs.pointwise(op, system.gpu),)
-            case AllReduce():
-                if system.link is None:
-                    raise EngineError(f"{op.name} on a system without a link between its GPUs")
-                group = Group.COMMUNICATION
-                priced = (costs.all_reduce(op, system.gpu, system.link, system.gpus),)
-        return [_placed(cost, group, runs, system.gpus) for cost in priced]
-
-    def _on_host(self) -> list[OperatorTimes]:
-        """Return the time that the host adds, as operators during which all devices wait."""
-        host = self._costs.host(self._step)
-        if host is None:
-            return []
-        layer_ns, none = np.full(1, host.layer_ns), Energies.equal(NO_ENERGY)
-        return [
-            OperatorTimes(name, Group.OTHER, runs, ns, ns, only(Bound.LATENCY), none, 0.0, notes)
-            for name, runs, ns, notes in (
-                ("host_layer", self._step.layers, layer_ns, host.estimates),
-                ("host_step", 1, host.step_ns, host.estimates),
-            )
-        ]
+    def _on_gpus(self, op: Operator) -> list[OperatorTimes]:
+        return _on_gpus(op, self._layer.runs, self._layer.kind, self._system, self._costs)
 
     def _product(self, op: Operator) -> list[OperatorTimes]:
         """Price an operator other than attention; AttAccs may take over a part of it."""
-        placed = self._on_gpus(op, self._step.layers)
-        shares = self._step.phase is Phase.DECODE and self._system.spec.ff_coprocessing
+        shares = self._phase is Phase.DECODE and self._system.spec.ff_coprocessing
+        if shares and isinstance(op, Experts):
+            return [cost for part in self._costs.products(op) for cost in self._product(part)]
+        placed = self._on_gpus(op)
         if not shares or op.name not in FEED_FORWARD:
             return placed
         if not isinstance(op, MatMul):
@@ -470,7 +537,7 @@ class _Layer:
         shared: list[OperatorTimes] = []
         for alone in placed:
             share = np.minimum(self._beside.copies, self._balanced_share(op, alone.bound))
-            self._copied_share = np.maximum(self._copied_share, share)
+            self.copied_share = np.maximum(self.copied_share, share)
             shared.append(self._coprocessed(op, alone, self._beside.rates, share))
         return shared
 
@@ -504,11 +571,10 @@ class _Layer:
         )
 
     def _prefill_attention(self) -> list[OperatorTimes]:
-        prompts = [
-            op for op in self._step.layer if isinstance(op, Attention) and op.phase is Phase.PREFILL
-        ]
-        found = [cost for op in prompts for cost in self._on_gpus(op, self._step.layers)]
-        if self._step.phase is Phase.MIXED:
+        if self._prefill is None:
+            return []
+        found = self._on_gpus(self._prefill)
+        if self._phase is Phase.MIXED:
             return [replace(op, name=f"prefill_{op.name}") for op in found]
         return found
 
@@ -517,14 +583,14 @@ class _Layer:
 
         The two directions of a link are independent. Both are hidden behind the work of the layer.
         """
-        if self._system.spec.attention is AttentionSite.GPU:
+        if self._site is AttentionSite.GPU:
             return []
         work_ns = sum(op.time_ns for op in layer)
         moved: list[OperatorTimes] = []
-        read = np.any(np.asarray(self._beside.read_bytes) > 0)
+        read = np.any(np.asarray(self._own.read_bytes) > 0)
         for name, size in (
-            ("kv_transfer", self._beside.written_bytes),
-            *([("kv_read_back", self._beside.read_bytes)] if read else []),
+            ("kv_transfer", self._own.written_bytes),
+            *([("kv_read_back", self._own.read_bytes)] if read else []),
         ):
             cost = self._transfer(name, size)
             visible_ns = np.maximum(0.0, cost.alone_ns - work_ns)
@@ -532,23 +598,32 @@ class _Layer:
             work_ns = work_ns + visible_ns
         return moved
 
+    @property
+    def _site(self) -> AttentionSite:
+        """Where the keys and values of these layers lie, and decode steps attend to them."""
+        return self._system.spec.attention if self._own.away else AttentionSite.GPU
+
     def _decode_attention(
-        self, op: Attention, before: list[OperatorTimes], after: list[OperatorTimes]
+        self,
+        op: Attention | LatentAttention,
+        before: list[OperatorTimes],
+        after: list[OperatorTimes],
     ) -> tuple[list[OperatorTimes], list[OperatorTimes], list[OperatorTimes]]:
         """Return the operators before attention, attention with transfers, and those after it."""
-        site = self._system.spec.attention
+        site = self._site
         if site is AttentionSite.GPU:
-            return before, self._on_gpus(op, self._step.layers), after
+            prefix = [cost for part in self._shared for cost in self._on_gpus(part)]
+            return before, [*prefix, *self._on_gpus(op)], after
         parts: float | Floats = 0.0
         if site is AttentionSite.CPU:
-            if self._system.host is None:
-                raise EngineError("attention on CPUs of a system without CPUs")
+            if self._system.host is None or isinstance(op, LatentAttention) or self._shared:
+                raise EngineError("attention on CPUs of a system without CPUs, or of latents")
             host, gpus = self._system.host, self._system.gpus
             cost = self._costs.cpu_attention(op, gpus, host.cpu, host.count)
             busy_ns = cost.time_ns
-            attention = _placed(cost, Group.ATTENTION, self._step.layers, 1)
+            attention = _placed(cost, Group.ATTENTION, self._layer.runs, 1, self._layer.kind)
         else:
-            given = self._beside.attention
+            given = self._own.attention
             if given is None:
                 raise EngineError("attention on AttAcc needs the attention of one layer")
             busy_ns = given.time_ns + given.softmax_ns
@@ -556,11 +631,12 @@ class _Layer:
             attention = OperatorTimes(
                 "attention",
                 Group.ATTENTION,
-                self._step.layers,
+                self._layer.runs,
                 given.time_ns,
                 given.time_ns,
                 only(Bound.MEMORY),
                 given.energy,
+                layers=self._layer.kind,
             )
         r = 1 / op.heads
         there = self._transfer("qkv_transfer", query_bytes(op, parts))
@@ -590,10 +666,12 @@ class _Layer:
         per_link = gpus_per_link(self._system)
         cost = self._costs.transfer(name, per_link * size_bytes, _away(self._system))
         devices = self._system.gpus / per_link
-        return _placed(cost, Group.COMMUNICATION, self._step.layers, devices)
+        return _placed(cost, Group.COMMUNICATION, self._layer.runs, devices, self._layer.kind)
 
 
-def _placed(cost: OperatorCosts, group: Group, runs: int, devices: float) -> OperatorTimes:
+def _placed(
+    cost: OperatorCosts, group: Group, runs: int, devices: float, kind: str
+) -> OperatorTimes:
     return OperatorTimes(
         cost.name,
         group,
@@ -604,18 +682,18 @@ def _placed(cost: OperatorCosts, group: Group, runs: int, devices: float) -> Ope
         cost.energy.times(devices),
         cost.launch_ns,
         cost.estimates,
+        kind,
     )
 
 
-def _attention_operator(step: Step) -> Attention | None:
-    """Return decode attention; None in a prefill."""
-    found = [op for op in step.layer if isinstance(op, Attention)]
-    decode = [op for op in found if op.phase is Phase.DECODE]
-    prefill = len(found) - len(decode)
-    wanted = (step.phase is not Phase.PREFILL, step.phase is not Phase.DECODE)
-    if (len(decode), prefill) != wanted:
-        raise EngineError(f"the step is no {step.phase} with one attention of each kind")
-    return decode[0] if decode else None
+def _of_phase(
+    operators: Sequence[Attention | LatentAttention], phase: Phase
+) -> Attention | LatentAttention | None:
+    """Return the attention of one phase; None where there is none."""
+    found = [op for op in operators if op.phase is phase]
+    if len(found) > 1:
+        raise EngineError(f"a layer with {len(found)} attentions in {phase}")
+    return found[0] if found else None
 
 
 def _qkv_share(before: Iterable[Operator], after: Iterable[Operator]) -> float:

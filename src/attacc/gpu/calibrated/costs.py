@@ -7,7 +7,7 @@ outside the fitted range says so (`OperatorCost.estimates`). See docs/model/gpu-
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +24,7 @@ from attacc.gpu.calibrated.coefficients import (
     GemmSeries,
     PowerSpec,
     PrefillSeries,
+    SeriesType,
 )
 from attacc.gpu.calibrated.kernels import (
     LARGEST_DIM,
@@ -57,6 +58,7 @@ from attacc.gpu.costs import (
     Energies,
     Estimate,
     Floats,
+    Fused,
     HostTime,
     OperatorCosts,
     either,
@@ -69,10 +71,10 @@ from attacc.gpu.published.model import PublishedCostModel
 from attacc.hardware.cpu import CpuSpec
 from attacc.hardware.gpu import GPUS, GpuSpec
 from attacc.hardware.link import LINKS, LinkSpec
-from attacc.models.architecture import ModelSpec
 from attacc.models.operators import (
     AllReduce,
     Attention,
+    Experts,
     MatMul,
     MatMulRole,
     Operator,
@@ -82,7 +84,8 @@ from attacc.models.operators import (
     Size,
     Step,
 )
-from attacc.models.precision import ElementType
+from attacc.models.precision import BlockFormat, ElementType, WeightType
+from attacc.models.served import ServedModel, weight_type
 from attacc.units import NS_PER_S
 
 POINTWISE_SHARE: Final = 0.7
@@ -100,22 +103,36 @@ MATRICES_MOVED: Final = {
 RESIDUAL_NORMS: Final = ("norm1", "norm2", "final_norm")
 """Norms that also add the residual, and so read and write it."""
 LM_HEAD: Final = "lm_head"
-GATE: Final = "ff1"
-UP: Final = "ff2"
+GATE_AND_UP: Final = (("ff1", "ff2"), ("shared1", "shared2"), ("dense1", "dense2"))
+"""Names of gate and up projections, which run as one product."""
 SIXTEEN_BITS: Final = (ElementType.FP16, ElementType.BF16)
-OPERANDS: Final = frozenset(
+_SERVED_AS: Final[dict[WeightType, WeightType]] = {
+    ElementType.FP16: ElementType.BF16,
+    BlockFormat.FP8_BLOCK: ElementType.FP8,
+}
+"""Type of weights whose series gives the host's time, where it is another."""
+OPERANDS: Final[frozenset[tuple[ElementType, WeightType]]] = frozenset(
     (left, right)
     for left, rights in {
-        ElementType.BF16: tuple(ElementType),
-        ElementType.FP8: (ElementType.FP8, ElementType.INT4),
-        ElementType.INT8: (ElementType.INT8, ElementType.INT4),
+        ElementType.BF16: (*ElementType, *BlockFormat),
+        ElementType.FP8: (ElementType.FP8, ElementType.INT4, *BlockFormat),
+        ElementType.INT8: (
+            ElementType.INT8,
+            ElementType.INT4,
+            BlockFormat.INT4_G128,
+            BlockFormat.INT4_G32,
+        ),
     }.items()
     for right in rights
 )
 """Types of activations and weights that libraries can multiply. bf16 stands for fp16, too."""
+CONVERTED: Final = (ElementType.FP8, BlockFormat.FP8_BLOCK, BlockFormat.NVFP4)
+"""Types of weights whose measured products convert activations to the same type."""
 SOFTMAX_OPERATIONS: Final = 5
 """Operations of a softmax per score, as in the published model."""
 PJ_PER_NS_PER_W: Final = 1e3
+SHARED_KEYS: Final = "decode attention over shared keys: as of one request, never measured"
+SEVERAL: Final = "decode attention of several tokens: as of more heads, never measured"
 WAITS: Final = np.array(
     [BOUNDS.index(bound) for bound in (Bound.LATENCY, Bound.COMPUTE, Bound.MEMORY)], dtype=np.int8
 )
@@ -158,9 +175,9 @@ class Operands:
         estimates: parts of the price that were never measured, in words.
     """
 
-    series: ElementType
-    left: ElementType
-    right: ElementType
+    series: SeriesType
+    left: WeightType
+    right: WeightType
     estimates: tuple[str, ...] = ()
 
 
@@ -170,20 +187,26 @@ def as_run(step: Step) -> Step:
     Gate and up projections are one product, with their weights side by side. The LM head has 16
     bits also where the layers' weights have 8 or 4 bits.
     """
-    layer: list[Operator] = []
-    for op in step.layer:
-        last = layer[-1] if layer else None
+    layers = tuple(replace(one, operators=_joined(one.operators)) for one in step.layers)
+    outside = [_in_16_bits(op) if op.name == LM_HEAD else op for op in step.outside]
+    return replace(step, layers=layers, outside=tuple(outside))
+
+
+def _joined(operators: Sequence[Operator]) -> tuple[Operator, ...]:
+    """Return the operators of a layer with gate and up projections as one product."""
+    found: list[Operator] = []
+    for op in operators:
+        last = found[-1] if found else None
         if (
             isinstance(op, MatMul)
             and isinstance(last, MatMul)
-            and (last.name, op.name) == (GATE, UP)
+            and (last.name, op.name) in GATE_AND_UP
             and (last.n, last.k) == (op.n, op.k)
         ):
-            layer[-1] = replace(last, n=2 * last.n)
+            found[-1] = replace(last, n=2 * last.n)
         else:
-            layer.append(op)
-    outside = [_in_16_bits(op) if op.name == LM_HEAD else op for op in step.outside]
-    return replace(step, layer=tuple(layer), outside=tuple(outside))
+            found.append(op)
+    return tuple(found)
 
 
 def _in_16_bits(op: Operator) -> Operator:
@@ -221,13 +244,13 @@ class Kernels:
     def product(self, op: MatMul) -> Priced:
         """Price a product with weights.
 
-        The products of a mixture's experts are priced as one product over the columns of all
-        experts. Grouped kernels work in this way: the tiles of all products share the cores.
+        Several products, of the experts of a mixture or of heads, are priced as one product over
+        the columns of all. Grouped kernels work in this way: the tiles of all share the cores.
 
         Raises:
             InputError: the time of products of these element types on this GPU is not known.
         """
-        if op.role is not MatMulRole.FC:
+        if op.role not in (MatMulRole.FC, MatMulRole.HEADS):
             raise EngineError(f"{op.name} is part of attention, which is priced as a whole")
         source = self.products or self.gpu
         operands = self._operands(op, source)
@@ -249,7 +272,8 @@ class Kernels:
             scaled = f"products on {sheet}: scaled from {self.products.scaled_from}"
             estimates.append(Estimate.always(scaled))
         several = _column(op.count) > 1
-        grouped = "products of experts: as one over all columns, never measured"
+        kind = "heads" if op.role is MatMulRole.HEADS else "experts"
+        grouped = f"products of {kind}: as one over all columns, never measured"
         estimates += [
             Estimate(grouped, several),
             Estimate(f"products on {sheet}: shapes outside those fitted", ~several & (outside > 0)),
@@ -273,12 +297,18 @@ class Kernels:
             InputError: the time of attention on this GPU is not known.
         """
         sheet, cache = self.gpu.gpu, op.kv
-        sizes = op.batch, op.heads, op.kv_heads, op.head_dim
+        # Several tokens of a request read its keys together, like the heads of a group.
+        heads = op.heads * op.queries if op.phase is Phase.DECODE else op.heads
+        sizes = op.batch, heads, op.kv_heads, op.head_dim
         if op.phase is Phase.DECODE:
             shapes = AttentionShapes.of(*sizes, op.keys)
             decode, timer, computed = self._decode(cache)
             time_ns, rounds = timer.timed(shapes)
             estimates = [Estimate.always(what) for what in self._scaled]
+            if op.shared:
+                estimates.append(Estimate.always(SHARED_KEYS))
+            elif not np.array_equal(op.queries, 1):
+                estimates.append(Estimate.always(SEVERAL))
             if op.longest is not None:
                 longest = AttentionShapes.of(*sizes, op.longest)
                 time_ns = ragged(time_ns, timer.ns(longest), rounds)
@@ -374,7 +404,7 @@ class Kernels:
     def _computed(
         self,
         cache: ElementType,
-        find: Callable[[ElementType, str | None], DecodeSeries | PrefillSeries],
+        find: Callable[[SeriesType, str | None], DecodeSeries | PrefillSeries],
     ) -> ElementType:
         """Return the element type of the series that prices attention over a cache."""
         known = cache not in SIXTEEN_BITS and self._knows(find, cache)
@@ -399,11 +429,9 @@ class Kernels:
         Weights may have fewer bits than activations. Where no kernel of such types was measured,
         the product takes the coefficients of bf16 and the real bytes of each operand.
         """
-        left, right = (
-            ElementType.BF16 if element in SIXTEEN_BITS else element
-            for element in (op.left, op.right)
-        )
         bf16, fp8 = ElementType.BF16, ElementType.FP8
+        left = bf16 if op.left in SIXTEEN_BITS else op.left
+        right = bf16 if op.right in SIXTEEN_BITS else op.right
         if (left, right) not in OPERANDS:
             raise InputError(
                 f"no kernel multiplies {op.left} activations with {op.right} weights",
@@ -413,9 +441,14 @@ class Kernels:
             )
         if left is right is bf16:
             return Operands(bf16, bf16, bf16)
-        # The measured 8-bit products take the left matrix in 16 bits and convert it.
-        if right is fp8 and self._knows(source.gemm, fp8):
-            return Operands(fp8, fp8, fp8)
+        # The measured narrow products take the left matrix in 16 bits and convert it.
+        if right in CONVERTED and self._knows(source.gemm, right) and _computes(source, right):
+            return Operands(right, right, right)
+        if right is BlockFormat.FP8_BLOCK:
+            if self._knows(source.gemm, fp8):
+                note = "products of fp8_block weights: as fp8 with one scale, never measured"
+                return Operands(fp8, fp8, fp8, (note,))
+            right = fp8
         if left is right is ElementType.INT8:
             note = "int8 products: scaled from bf16, never measured"
             return Operands(bf16, left, right, (note,))
@@ -432,8 +465,8 @@ class Kernels:
 
     def _knows(
         self,
-        find: Callable[[ElementType, str | None], GemmSeries | DecodeSeries | PrefillSeries],
-        element: ElementType,
+        find: Callable[[SeriesType, str | None], GemmSeries | DecodeSeries | PrefillSeries],
+        element: SeriesType,
     ) -> bool:
         """Return whether a series of an element type exists."""
         try:
@@ -442,7 +475,7 @@ class Kernels:
             return False
         return True
 
-    def _series(self, element: ElementType, find: Callable[[ElementType, str | None], S]) -> S:
+    def _series(self, element: SeriesType, find: Callable[[SeriesType, str | None], S]) -> S:
         """Return the series of an element type.
 
         Raises:
@@ -454,6 +487,11 @@ class Kernels:
             raise InputError(
                 refusal.message, where=refusal.where, hint=f"{refusal.hint}; {PUBLISHED_INSTEAD}"
             ) from None
+
+
+def _computes(source: CalibratedGpu, kind: SeriesType) -> bool:
+    """Say whether a GPU has units for products of a type."""
+    return kind is not BlockFormat.NVFP4 or source.gpu.fp4_flops is not None
 
 
 def _column(size: Size) -> Floats:
@@ -532,7 +570,7 @@ class CalibratedCostModel(CostModel):
         """Return the operators that serving libraries run for a step."""
         return as_run(step)
 
-    def for_steps(self, phase: Phase, model: ModelSpec | None = None) -> CalibratedCostModel:
+    def for_steps(self, phase: Phase, model: ServedModel | None = None) -> CalibratedCostModel:
         """Return the cost model for steps of a phase, with the host's time for the model's types.
 
         Where no run with the weights' type was measured, the series of bf16 gives the host's time,
@@ -542,13 +580,13 @@ class CalibratedCostModel(CostModel):
         chosen.runs_as(phase, model)
         return chosen
 
-    def runs_as(self, phase: Phase, model: ModelSpec | None) -> None:
+    def runs_as(self, phase: Phase, model: ServedModel | None) -> None:
         """Set the phase, and the framework's coefficients for steps of it."""
         self._phase, self._token, self._host_estimates = phase, None, ()
         if self._serving is None or phase is Phase.PREFILL:
             return
-        weights = ElementType.BF16 if model is None else model.precision.weights
-        wanted = ElementType.BF16 if weights in SIXTEEN_BITS else weights
+        weights = ElementType.BF16 if model is None else weight_type(model.weights_format)
+        wanted = _SERVED_AS.get(weights, weights)
         notes: list[Estimate] = []
         series = serving_series(self._serving, None, wanted)
         if series is None:
@@ -585,6 +623,20 @@ class CalibratedCostModel(CostModel):
     def attention(self, op: Attention, gpu: GpuSpec) -> tuple[OperatorCosts, ...]:
         """Price attention as one fused kernel."""
         return (self._cost(op.name, self.kernels(gpu).attention(op), gpu),)
+
+    def products(self, op: Experts) -> tuple[MatMul | Pointwise, ...]:
+        """Return the experts as products, with gate and up projections as one."""
+        joined = _joined(op.products())
+        return tuple(part for part in joined if isinstance(part, MatMul | Pointwise))
+
+    def fused(self, op: Fused, gpu: GpuSpec) -> tuple[OperatorCosts, ...]:
+        """Price an operator that libraries run as kernels of its own."""
+        if isinstance(op, Experts):
+            return tuple(
+                self.matmul(part, gpu) if isinstance(part, MatMul) else self.pointwise(part, gpu)
+                for part in self.products(op)
+            )
+        return self._published.fused(op, gpu)
 
     def pointwise(self, op: Pointwise, gpu: GpuSpec) -> OperatorCosts:
         """Price an operator that acts on every element, by its memory traffic."""

@@ -19,7 +19,6 @@ from attacc.gpu.calibrated.coefficients import (
     CALIBRATIONS,
     GB,
     AttentionRange,
-    BlockFormat,
     CalibrationSpec,
     CollectiveSeries,
     DecodeSeries,
@@ -33,7 +32,7 @@ from attacc.gpu.calibrated.coefficients import (
     SeriesType,
 )
 from attacc.hardware.gpu import GPUS, GpuSpec
-from attacc.models.precision import ElementType
+from attacc.models.precision import BlockFormat, ElementType
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -238,7 +237,7 @@ def peak_flops_per_s(gpu: GpuSpec, left: SeriesType, right: SeriesType | None = 
         InputError: the data sheet states no rate of 4-bit floating point, which is asked for.
     """
     kinds = [left] if right is None else [left, right]
-    if BlockFormat.NVFP4 in kinds:
+    if all(kind is BlockFormat.NVFP4 for kind in kinds):
         if gpu.fp4_flops is None:
             raise InputError(
                 "its data sheet states no rate of 4-bit floating point",
@@ -246,9 +245,7 @@ def peak_flops_per_s(gpu: GpuSpec, left: SeriesType, right: SeriesType | None = 
                 hint='add fp4_peak = "9000 TFLOPS", or what its data sheet states',
             )
         return gpu.fp4_flops
-    return gpu.peak_flops_per_s(
-        *(kind if isinstance(kind, ElementType) else ElementType.FP8 for kind in kinds)
-    )
+    return gpu.peak_flops_per_s(*kinds)
 
 
 def machine(gpu: GpuSpec, left: SeriesType, right: SeriesType | None = None) -> Floats:
@@ -698,13 +695,13 @@ class CalibratedGpu:
         return self._series("matrix products", self.calibration.gemm, dtype, framework, version)
 
     def decode(
-        self, dtype: ElementType, framework: str | None = None, version: str | None = None
+        self, dtype: SeriesType, framework: str | None = None, version: str | None = None
     ) -> DecodeSeries:
         """Return the series of decode attention of a library, by default of the reference."""
         return self._series("decode attention", self.calibration.decode, dtype, framework, version)
 
     def prefill(
-        self, dtype: ElementType, framework: str | None = None, version: str | None = None
+        self, dtype: SeriesType, framework: str | None = None, version: str | None = None
     ) -> PrefillSeries:
         """Return the series of prefill attention of a library, by default of the reference."""
         return self._series(

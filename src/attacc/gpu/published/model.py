@@ -23,6 +23,7 @@ from attacc.gpu.costs import (
     Energies,
     Estimate,
     Floats,
+    Fused,
     OperatorCosts,
     either,
     only,
@@ -37,6 +38,7 @@ from attacc.hardware.placement import Placement
 from attacc.models.operators import (
     AllReduce,
     Attention,
+    Experts,
     MatMul,
     MatMulRole,
     Phase,
@@ -341,6 +343,35 @@ class PublishedCostModel(CostModel):
             self.matmul(op.score, gpu),
             self.pointwise(op.softmax, gpu),
             self.matmul(op.context, gpu),
+        )
+
+    def fused(self, op: Fused, gpu: GpuSpec) -> tuple[OperatorCosts, ...]:
+        """Price experts product by product, and other kernels by their arithmetic and traffic.
+
+        The published release has neither. Kernels other than experts take the longer of their
+        operations and their bytes, at the shares of the peaks that products reach.
+        """
+        if isinstance(op, Experts):
+            return tuple(
+                self.matmul(part, gpu) if isinstance(part, MatMul) else self.pointwise(part, gpu)
+                for part in op.products()
+            )
+        efficiency, energy = self.constants.efficiency, self.constants.energy
+        flops, moved = (np.atleast_1d(np.asarray(size, dtype=np.float64))
+                        for size in (op.flops, op.bytes))  # fmt: skip
+        compute_s = flops / (efficiency.compute * gpu.peak_flops[ElementType.FP16])
+        memory_s = moved / (efficiency.memory * gpu.memory_bytes_per_s)
+        return (
+            OperatorCosts(
+                op.name,
+                np.maximum(compute_s, memory_s) * NS_PER_S,
+                either(compute_s > memory_s, Bound.COMPUTE, Bound.MEMORY),
+                Energies.of(
+                    dram_pj=moved * energy.dram_pj_per_byte,
+                    alu_pj=flops / 2 * energy.multiply_add_pj,
+                ),
+                estimates=(Estimate.always(f"{op.name}: by operations and bytes, never measured"),),
+            ),
         )
 
     def all_reduce(self, op: AllReduce, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCosts:

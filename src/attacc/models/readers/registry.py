@@ -18,7 +18,7 @@ from attacc.models.layers import LayeredModel
 from attacc.models.mixers import Attention, CompressedAttention, LatentAttention
 from attacc.models.readers.base import HARMLESS, Document, Family, Wrapper
 from attacc.models.readers.vision import vision_parameters
-from attacc.models.stored import QUANTIZATION_KEYS
+from attacc.models.storage.stated import QUANTIZATION_KEYS
 
 _MODULES: Final = ("gpt", "dense", "experts", "latent", "hybrid")
 TEXT: Final = "text_config"

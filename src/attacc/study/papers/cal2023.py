@@ -134,7 +134,7 @@ def _points(
 
 def _products(step: Step) -> Iterator[MatMul]:
     """Return the matrix products of a layer, those of attention among them."""
-    for op in step.layer:
+    for op in step.layers[0].operators:
         if isinstance(op, MatMul):
             yield op
         elif isinstance(op, Attention):

@@ -27,6 +27,7 @@ from attacc.hardware.system import (
 from attacc.models.operators import (
     AllReduce,
     Attention,
+    LayerOperators,
     MatMul,
     MatMulRole,
     Operator,
@@ -38,7 +39,7 @@ from attacc.models.operators import (
 )
 from attacc.models.precision import ElementType
 from attacc.system.attaccs import AttaccAttention
-from attacc.system.step import Beside, StepCost, step_costs
+from attacc.system.step import Beside, LayerBeside, StepCost, step_costs
 
 CLOCK_NS: Final = 0.769
 STACKS_PER_DEVICE: Final = 5
@@ -174,7 +175,9 @@ class PublishedRun:
             norm("norm2"),
         ]
         decoding = self.batch if phase is Phase.DECODE else 0
-        return Step(phase, decoding, self.gpus, m.layers, tuple(layer), ())
+        return Step(
+            phase, decoding, self.gpus, (LayerOperators("decoder", m.layers, tuple(layer)),), ()
+        )
 
     def attention(
         self, cycles: Mapping[int, int], lengths: Sequence[int], rates: AttaccRates
@@ -222,7 +225,9 @@ def decode_of(
         weights = dict.fromkeys(range(run.prompt + 1, run.prompt + run.output), 1.0)
     rates, lengths = run.rates(), list(weights)
     step = run.step(Phase.DECODE, np.array(lengths, dtype=np.float64))
-    beside = Beside(attention=run.attention(cycles, lengths, rates), rates=rates)
+    beside = Beside(
+        layers=(LayerBeside(attention=run.attention(cycles, lengths, rates)),), rates=rates
+    )
     return step_costs(step, run.system(), _as_published(), beside).mean(list(weights.values()))
 
 

@@ -5,8 +5,8 @@ part, or in a file beside it. Every place that is known is looked into. What is 
 either read, or refused by file, key and value. Nothing counts as 16 bits because it was not
 understood.
 
-Which weights a list of modules means is told by `attacc.models.module_names`. The meaning of the
-forms follows reference/model-architectures.md, section 5.
+Which weights a list of modules means is told by `attacc.models.storage.module_names`. The meaning
+of the forms follows reference/model-architectures.md, section 5.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from attacc.documents import Spec, parse_document, read_document
 from attacc.errors import DocumentError
 from attacc.files import name_as_text
 from attacc.models.architecture import AS_DOCUMENT
-from attacc.models.formats import (
+from attacc.models.layers import LayeredModel
+from attacc.models.storage.formats import (
     BF16,
     EMBEDDING,
     FP8,
@@ -47,8 +48,7 @@ from attacc.models.formats import (
     is_plain,
     mlx,
 )
-from attacc.models.layers import LayeredModel
-from attacc.models.module_names import MLX_EXPERTS, OUT, Key, Names
+from attacc.models.storage.module_names import MLX_EXPERTS, OUT, Key, Names
 from attacc.models.weights import Part, Weight
 
 _TABLES: Final = ("quantization_config", "compression_config", "quantization")

@@ -13,8 +13,8 @@ from typing import Final
 
 from attacc.errors import DocumentError
 from attacc.models.architecture import AS_DOCUMENT
-from attacc.models.formats import EMBEDDING, may_be_narrow
 from attacc.models.layers import LayeredModel
+from attacc.models.storage.formats import EMBEDDING, may_be_narrow
 from attacc.models.weights import Weight
 
 OUT: Final = (
