@@ -19,7 +19,6 @@ from attacc.calibration.measured import (
 )
 from attacc.errors import InputError
 from attacc.gpu.calibrated.coefficients import (
-    BlockFormat,
     CalibrationSpec,
     CollectiveSeries,
     Protocol,
@@ -34,7 +33,7 @@ from attacc.gpu.calibrated.kernels import (
     prefill_ns,
 )
 from attacc.hardware.gpu import GPUS
-from attacc.models.precision import ElementType
+from attacc.models.precision import BlockFormat, ElementType
 from tests.calibration.gpu_tables import attention_csv, gemm_csv, nccl_csv
 
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from attacc.errors import InputError
 from attacc.gpu.calibrated.coefficients import (
     CALIBRATIONS,
-    BlockFormat,
     Coefficients,
     GemmSeries,
     SeriesType,
@@ -33,7 +32,7 @@ from attacc.gpu.calibrated.kernels import (
     prefill_ns,
 )
 from attacc.hardware.gpu import GPUS
-from attacc.models.precision import ElementType
+from attacc.models.precision import BlockFormat, ElementType
 from tests.oracle import gpu as oracle
 
 FITTED = ("a100", "h100", "h200", "b200")
@@ -226,7 +225,7 @@ def test_formats_in_blocks_are_series_of_their_own() -> None:
     gpu = CalibratedGpu.load("b200")
     small = GemmShapes.of([8, 9], 4096, 4096)
     plain, blocks, four = (
-        matmul_ns(gpu.gemm(kind), gpu.gpu, small) for kind in (ElementType.FP8, *BlockFormat)
+        matmul_ns(gpu.gemm(kind), gpu.gpu, small) for kind in (ElementType.FP8, BlockFormat.FP8_BLOCK, BlockFormat.NVFP4)
     )
     assert gpu.gemm(ElementType.FP8).dtype is ElementType.FP8
     assert (blocks > 10 * plain).all()

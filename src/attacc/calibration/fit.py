@@ -30,7 +30,6 @@ from attacc.gpu.calibrated.coefficients import (
     CALIBRATIONS,
     GB,
     AttentionRange,
-    BlockFormat,
     CalibrationSpec,
     Coefficients,
     CollectiveSeries,
@@ -65,7 +64,7 @@ from attacc.gpu.calibrated.kernels import (
     wire_share,
 )
 from attacc.hardware.gpu import GpuSpec
-from attacc.models.precision import ElementType
+from attacc.models.precision import BlockFormat, ElementType
 
 Indices = NDArray[np.intp]
 FOLDS: Final = 3

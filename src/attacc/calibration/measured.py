@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from attacc.calibration.tables import Allowed, Flags, Reasons, Table, open_table
 from attacc.errors import DocumentError
-from attacc.gpu.calibrated.coefficients import BlockFormat, SeriesType
+from attacc.gpu.calibrated.coefficients import SeriesType
 from attacc.gpu.calibrated.kernels import AttentionShapes, Floats, GemmShapes
-from attacc.models.precision import ElementType
+from attacc.models.precision import BlockFormat, ElementType
 from attacc.units import NS_PER_MS
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ ELEMENTS: Final = {
     "fp8": ElementType.FP8,
     "int8": ElementType.INT8,
 }
-FORMATS: Final = {str(block): block for block in BlockFormat}
+FORMATS: Final = {str(block): block for block in (BlockFormat.FP8_BLOCK, BlockFormat.NVFP4)}
 """Types of products that have series of their own. Caches and messages do not have them."""
 ALIASES: Final = {"half": "float16"}
 """Other names of element types."""

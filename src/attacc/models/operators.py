@@ -16,7 +16,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from attacc.models.precision import ElementType
+from attacc.models.precision import ElementType, WeightType
 
 Size = int | float | NDArray[np.float64]
 """A size of an operator: a number, or an array with one number for each step."""
@@ -42,6 +42,8 @@ class MatMulRole(StrEnum):
     """Queries times the keys of one request."""
     CONTEXT = "context"
     """Softmax output times the values of one request."""
+    HEADS = "heads"
+    """Activations of every head times weights of that head, as in absorbed latent attention."""
 
 
 class PointwiseKind(StrEnum):
@@ -80,7 +82,7 @@ class MatMul:
     k: Size
     count: Size
     left: ElementType
-    right: ElementType
+    right: WeightType
     out: ElementType
 
     @property
@@ -156,6 +158,9 @@ class Attention:
         kv: element type in which keys and values are cached.
         past: in prefill, how many of the keys were there before the chunk.
         longest: in decode, keys of the longest request; None where all requests are alike.
+        value_dim: elements of a value; None for head_dim.
+        window: keys that a query attends to at most, the newest ones; None for all. ``keys`` and
+            ``longest`` are within it.
     """
 
     phase: Phase
@@ -169,6 +174,13 @@ class Attention:
     kv: ElementType
     past: Size = 0
     longest: Size | None = None
+    value_dim: int | None = None
+    window: int | None = None
+
+    @property
+    def values(self) -> int:
+        """Elements of a value."""
+        return self.value_dim or self.head_dim
 
     @property
     def name(self) -> str:
@@ -201,7 +213,7 @@ class Attention:
         act = self.activation
         rows, count, read = self._products
         return MatMul(
-            "context", MatMulRole.CONTEXT, rows, self.head_dim, self.keys, count, act, read, act
+            "context", MatMulRole.CONTEXT, rows, self.values, self.keys, count, act, read, act
         )
 
     @property
@@ -215,18 +227,354 @@ class Attention:
     @property
     def flops(self) -> float | NDArray[np.float64]:
         """Operations of both products, a multiply and an add counted as two; no mask saves any."""
-        return 4.0 * self.batch * self.heads * self.queries * self.keys * self.head_dim
+        width = self.head_dim + self.values
+        return 2.0 * self.batch * self.heads * self.queries * self.keys * width
 
     @property
     def bytes(self) -> float | NDArray[np.float64]:
         """Bytes of queries, keys, values and results, each moved once; scores stay inside."""
         read = self._products[2]
-        queries = 2 * self.heads * self.queries * self.activation.bytes
-        keys = 2 * self.kv_heads * self.keys * read.bytes
-        return self.batch * self.head_dim * (queries + keys)
+        queries = self.heads * self.queries * self.activation.bytes
+        keys = self.kv_heads * self.keys * read.bytes
+        return self.batch * (self.head_dim + self.values) * (queries + keys)
 
 
-Operator = MatMul | Pointwise | AllReduce | Attention
+@dataclass(frozen=True, slots=True)
+class LatentAttention:
+    """Attention over latents of one layer on one device (DeepSeek V2 and V3).
+
+    Decode steps run the absorbed form: scores over the whole record of a token, and contexts of its
+    latent, for every head. Prefills run the expanded form, with a key and a value for each head.
+    Products with the matrices that absorb or expand are operators of their own.
+
+    Attributes:
+        phase: prefill or decode.
+        batch: requests; in prefill, chunks of prompts.
+        heads: query heads of the device.
+        latent: elements of the latent.
+        rope_dim: rotated elements beside it.
+        nope_dim: elements of an expanded key, without the rotated ones.
+        value_dim: elements of an expanded value.
+        queries: new tokens of every request, or their mean.
+        keys: tokens that every query attends to, as in `Attention`; where an indexer chooses
+            tokens, the chosen ones.
+        activation: element type of queries and results.
+        kv: element type of the records.
+        past: in prefill, how many of the keys were there before the chunk.
+        longest: in decode, keys of the longest request; None where all requests are alike.
+        gathers: an indexer chose the tokens, which lie apart.
+    """
+
+    phase: Phase
+    batch: Size
+    heads: int
+    latent: int
+    rope_dim: int
+    nope_dim: int
+    value_dim: int
+    queries: Size
+    keys: Size
+    activation: ElementType
+    kv: ElementType
+    past: Size = 0
+    longest: Size | None = None
+    gathers: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return "attention"
+
+    @property
+    def flops(self) -> float | NDArray[np.float64]:
+        """Operations of both products; no mask saves any."""
+        if self.phase is Phase.DECODE or self.gathers:
+            width = 2 * self.latent + self.rope_dim
+        else:
+            width = self.nope_dim + self.rope_dim + self.value_dim
+        return 2.0 * self.batch * self.heads * self.queries * self.keys * width
+
+    @property
+    def bytes(self) -> float | NDArray[np.float64]:
+        """Bytes of queries, records (or expanded keys and values) and results, each moved once."""
+        act = self.activation.bytes
+        record = self.latent + self.rope_dim
+        if self.phase is Phase.DECODE or self.gathers:
+            queries = self.heads * self.queries * (record + self.latent) * act
+            keys = self.keys * record * self.kv.bytes
+            if self.gathers:
+                keys = keys * self.queries
+        else:
+            wide = self.nope_dim + self.rope_dim
+            queries = self.heads * self.queries * (wide + self.value_dim) * act
+            keys = self.heads * self.keys * (wide + self.value_dim) * act
+        return self.batch * (queries + keys)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexScan:
+    """Scores of small keys of all tokens, and the choice of the best ones (sparse attention).
+
+    Attributes:
+        phase: prefill or decode.
+        batch: requests, or chunks.
+        heads: index heads. Devices do not share them: each scans all.
+        dim: elements of an index key.
+        queries: new tokens of every request, or their mean.
+        keys: tokens that are scanned for every query.
+        key_bytes: of one index key with its scale.
+        chosen: tokens that are chosen for every query at most.
+    """
+
+    phase: Phase
+    batch: Size
+    heads: int
+    dim: int
+    queries: Size
+    keys: Size
+    key_bytes: float
+    chosen: int
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return "index_scan"
+
+    @property
+    def flops(self) -> float | NDArray[np.float64]:
+        """Operations of the scores."""
+        return 2.0 * self.batch * self.queries * self.heads * self.dim * self.keys
+
+    @property
+    def bytes(self) -> float | NDArray[np.float64]:
+        """Bytes of keys, queries, scores (fp32, written and read) and indices."""
+        queries = self.queries * (self.heads * self.dim + 8 * self.keys + 4 * self.chosen)
+        return self.batch * (self.keys * self.key_bytes + queries)
+
+
+class StateKind(StrEnum):
+    """Which recurrence keeps a state."""
+
+    DELTA_NET = "delta_net"
+    """Gated delta net: decay, product with the key, update, product with the query."""
+    MAMBA2 = "mamba2"
+    """Mamba-2: decay, update, product with C."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateUpdate:
+    """A recurrent state of every request of one layer on one device, read and written.
+
+    Attributes:
+        kind: which recurrence.
+        phase: in prefill, kernels work through chunks of tokens; in decode, token by token.
+        batch: requests, or chunks of prompts.
+        queries: new tokens of every request, or their mean.
+        heads: heads, each with a state.
+        key_heads: heads of queries and keys, or groups that share B and C.
+        key_dim: elements of a key; columns of the state in Mamba-2.
+        value_dim: elements of a value; elements of a head in Mamba-2.
+        state_bytes: of one number of the state.
+        activation: element type of what goes in and comes out.
+    """
+
+    kind: StateKind
+    phase: Phase
+    batch: Size
+    queries: Size
+    heads: int
+    key_heads: int
+    key_dim: int
+    value_dim: int
+    state_bytes: float
+    activation: ElementType
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return "state"
+
+    @property
+    def flops(self) -> float | NDArray[np.float64]:
+        """Operations of the recurrence, token by token."""
+        each = 7.0 if self.kind is StateKind.DELTA_NET else 6.0
+        return each * self.batch * self.queries * self.heads * self.key_dim * self.value_dim
+
+    @property
+    def bytes(self) -> float | NDArray[np.float64]:
+        """Bytes of the state, read and written once a step, and of what goes in and comes out."""
+        state = 2 * self.heads * self.key_dim * self.value_dim * self.state_bytes
+        rows = 2 * self.key_heads * self.key_dim + 2 * self.heads * self.value_dim
+        return self.batch * (state + self.queries * rows * self.activation.bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """The short causal convolution before a recurrent state, of one layer on one device.
+
+    Attributes:
+        phase: prefill, or decode, where the last columns of each request are kept.
+        batch: requests, or chunks of prompts.
+        queries: new tokens of every request, or their mean.
+        channels: channels of the device.
+        width: tokens that it reaches over.
+        activation: element type.
+    """
+
+    phase: Phase
+    batch: Size
+    queries: Size
+    channels: int
+    width: int
+    activation: ElementType
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return "convolution"
+
+    @property
+    def flops(self) -> float | NDArray[np.float64]:
+        """Operations."""
+        return 2.0 * self.batch * self.queries * self.channels * self.width
+
+    @property
+    def bytes(self) -> float | NDArray[np.float64]:
+        """Bytes of rows in and out, and of the kept columns, read and written."""
+        moved = 2 * self.queries + 2 * (self.width - 1)
+        return 1.0 * self.batch * self.channels * moved * self.activation.bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """Routed experts of one layer on one device; every token visits some of them.
+
+    Attributes:
+        tokens: tokens of the step, over all devices.
+        hidden: inputs and outputs of an expert.
+        width: elements between its matrices, of this device.
+        experts: experts of the layer.
+        here: experts whose weights this device holds.
+        per_token: experts that a token visits.
+        gated: three matrices rather than two.
+        function: the activation.
+        activation: element type of what goes in and comes out.
+        weights: how the weights are stored.
+        skew: exponent of the power law by which tokens choose experts; 0 for an even choice.
+    """
+
+    tokens: Size
+    hidden: int
+    width: int
+    experts: int
+    here: int
+    per_token: int
+    gated: bool
+    function: PointwiseKind
+    activation: ElementType
+    weights: WeightType
+    skew: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return "experts"
+
+    @property
+    def matrices(self) -> int:
+        """Matrices of an expert."""
+        return 3 if self.gated else 2
+
+    @property
+    def visits(self) -> Size:
+        """Visits of tokens to experts of this device, on average over devices."""
+        return self.tokens * self.per_token * self.here / self.experts
+
+    @property
+    def visited(self) -> float | NDArray[np.float64]:
+        """Expected number of experts of this device that at least one token visits."""
+        share = expected_visits(self.experts, self.per_token, self.tokens, self.skew)
+        return share * self.here / self.experts
+
+    @property
+    def flops(self) -> float | NDArray[np.float64]:
+        """Operations of all products."""
+        return 2.0 * self.matrices * self.visits * self.hidden * self.width
+
+    @property
+    def bytes(self) -> float | NDArray[np.float64]:
+        """Bytes of visited weights, and of what every visit reads and writes."""
+        weights = self.matrices * self.hidden * self.width * self.weights.bytes
+        rows = 2 * self.hidden + (self.matrices + 1) * self.width
+        return self.visited * weights + self.visits * rows * self.activation.bytes
+
+    def products(self) -> tuple[MatMul | Pointwise, ...]:
+        """Return the experts as equal products, one for each visited expert, rounded up.
+
+        For models that price products one by one: the visited experts are taken as a whole number
+        with equal numbers of rows.
+        """
+        count = np.maximum(min(self.per_token, self.here), np.rint(self.visited))
+        rows = -(-self.visits // count)
+        act, names = self.activation, [f"ff{i + 1}" for i in range(self.matrices)]
+        fc = MatMulRole.FC
+        widenings = [
+            MatMul(name, fc, rows, self.width, self.hidden, count, act, self.weights, act)
+            for name in names[:-1]
+        ]
+        return (
+            *widenings,
+            Pointwise("activation", self.function, rows, self.width, count, act),
+            MatMul(names[-1], fc, rows, self.hidden, self.width, count, act, self.weights, act),
+        )
+
+
+def expected_visits(
+    experts: int, per_token: int, tokens: Size, skew: float = 0.0
+) -> float | NDArray[np.float64]:
+    """Return the expected number of distinct experts that a batch of tokens visits.
+
+    Tokens choose independently of each other. An expert that a token visits with probability p is
+    left out by all with probability (1 - p)^tokens. The sum of 1 - (1 - p)^tokens over all experts
+    is exact. In an even choice p = k/E. In a skewed one p follows a power law of the expert's rank,
+    cut at 1, with the sum k.
+
+    Args:
+        experts: experts of a layer, E.
+        per_token: experts that a token visits, k.
+        tokens: tokens in the step.
+        skew: exponent of the power law; 0 for an even choice.
+    """
+    if skew == 0:
+        return experts * (1 - (1 - per_token / experts) ** tokens)
+    ranks = np.arange(1, experts + 1, dtype=np.float64)
+    chance = _inclusions(ranks**-skew, per_token)
+    batch = np.asarray(tokens, dtype=np.float64)
+    found = np.sum(1 - (1 - chance) ** batch[..., None], axis=-1)
+    return float(found) if found.ndim == 0 else found
+
+
+def _inclusions(weights: NDArray[np.float64], chosen: int) -> NDArray[np.float64]:
+    """Return chances in proportion to falling weights, at most 1 each, that sum to ``chosen``."""
+    for certain in range(chosen + 1):
+        rest = weights[certain:]
+        chance = (chosen - certain) * rest / rest.sum() if rest.size else rest
+        if not chance.size or chance[0] <= 1:
+            return np.concatenate([np.ones(certain), chance])
+    raise AssertionError("no more experts are chosen than there are")
+
+
+Operator = (
+    MatMul
+    | Pointwise
+    | AllReduce
+    | Attention
+    | LatentAttention
+    | IndexScan
+    | StateUpdate
+    | Convolution
+    | Experts
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,47 @@ _BITS = {
 }
 
 
+class BlockFormat(StrEnum):
+    """Formats of weights whose blocks of elements share a scale.
+
+    ``bytes`` counts the scales. Products of such weights are measured and priced apart from those
+    of an `ElementType`.
+    """
+
+    FP8_BLOCK = "fp8_block"
+    """`ElementType.FP8`: weights in blocks of 128 x 128, activations in groups of 128."""
+    NVFP4 = "nvfp4"
+    """Four bits, and a scale of 8 bits for 16 elements, of weights and activations."""
+    MXFP4 = "mxfp4"
+    """Four bits, and a scale of 8 bits for 32 elements; activations stay wider."""
+    INT4_G128 = "int4_g128"
+    """Four bits, and a scale of 16 bits for 128 elements (GPTQ, AWQ); activations have 16 bits."""
+    INT4_G32 = "int4_g32"
+    """Four bits, and a scale of 16 bits for 32 elements; activations have 16 bits."""
+
+    @property
+    def bits(self) -> float:
+        """Bits of one element with its share of the scale."""
+        return _BLOCK_BITS[self]
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of one element with its share of the scale."""
+        return _BLOCK_BITS[self] / 8
+
+
+_BLOCK_BITS = {
+    BlockFormat.FP8_BLOCK: 8.0,
+    BlockFormat.NVFP4: 4 + 8 / 16,
+    BlockFormat.MXFP4: 4 + 8 / 32,
+    BlockFormat.INT4_G128: 4 + 16 / 128,
+    BlockFormat.INT4_G32: 4 + 16 / 32,
+}
+
+WeightType = ElementType | BlockFormat
+"""How the weights of a product are stored."""
+
+
 def kv_element(name: ElementType | str, *, where: str | None = None) -> ElementType:
     """Return the element type of keys and values that a name stands for.
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from attacc.documents import DocumentName, Presets, PresetSpec, Spec
-from attacc.models.precision import ElementType
+from attacc.models.precision import ElementType, WeightType
 from attacc.units import Bytes, BytesPerSecond, Nanoseconds, Picojoules, PicojoulesPerByte, Watts
 
 Positive = Annotated[float, Field(ge=1e-6, le=1e6)]
@@ -34,24 +34,7 @@ GB: Final = 1e-9
 """Factor from bytes per second to bytes per nanosecond."""
 
 
-class BlockFormat(StrEnum):
-    """Formats of products whose blocks of elements share a scale.
-
-    Each has series of its own, beside those of `ElementType`. Whole steps do not take them.
-    """
-
-    FP8_BLOCK = "fp8_block"
-    """`ElementType.FP8`: weights in blocks of 128 x 128, activations in groups of 128."""
-    NVFP4 = "nvfp4"
-    """Four bits, and a scale of 8 bits for 16 elements, of weights and activations."""
-
-    @property
-    def bytes(self) -> float:
-        """Bytes of one element. The scales of fp8_block, 3 % at most, are not counted."""
-        return 1.0 if self is BlockFormat.FP8_BLOCK else (4 + 8 / 16) / 8
-
-
-SeriesType = ElementType | BlockFormat
+SeriesType = WeightType
 """Type of the operands of a series."""
 
 

@@ -19,7 +19,6 @@ from attacc.gpu.calibrated.coefficients import (
     CALIBRATIONS,
     GB,
     AttentionRange,
-    BlockFormat,
     CalibrationSpec,
     CollectiveSeries,
     DecodeSeries,
@@ -33,7 +32,7 @@ from attacc.gpu.calibrated.coefficients import (
     SeriesType,
 )
 from attacc.hardware.gpu import GPUS, GpuSpec
-from attacc.models.precision import ElementType
+from attacc.models.precision import BlockFormat, ElementType
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
