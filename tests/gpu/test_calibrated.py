@@ -225,7 +225,8 @@ def test_formats_in_blocks_are_series_of_their_own() -> None:
     gpu = CalibratedGpu.load("b200")
     small = GemmShapes.of([8, 9], 4096, 4096)
     plain, blocks, four = (
-        matmul_ns(gpu.gemm(kind), gpu.gpu, small) for kind in (ElementType.FP8, BlockFormat.FP8_BLOCK, BlockFormat.NVFP4)
+        matmul_ns(gpu.gemm(kind), gpu.gpu, small)
+        for kind in (ElementType.FP8, BlockFormat.FP8_BLOCK, BlockFormat.NVFP4)
     )
     assert gpu.gemm(ElementType.FP8).dtype is ElementType.FP8
     assert (blocks > 10 * plain).all()
