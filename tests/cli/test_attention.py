@@ -29,6 +29,8 @@ KEYS = [
     "longest_length",
     "keys",
     "head_dim",
+    "value_dim",
+    "key_slices",
     "dtype",
     "chunks",
     "cut_heads",

@@ -139,26 +139,47 @@ def exponential(x: F32, numbers: Numbers) -> F32:
 class Attention:
     """One head with its queries on a device."""
 
-    def __init__(self, device: Device, numbers: Numbers, head_dim: int) -> None:
+    def __init__(
+        self,
+        device: Device,
+        numbers: Numbers,
+        head_dim: int,
+        value_dim: int | None = None,
+        key_slices: int = 1,
+    ) -> None:
         self.device, self.numbers, self.head_dim = device, numbers, head_dim
+        self.value_dim = head_dim if value_dim is None else value_dim
+        self.key_slices = key_slices
         self.n = device.access_bytes * 8 // bits(numbers.operand)
         self.shared = device.banks if device.placement == "bank" else 1
-        self.columns = -(-head_dim // (self.shared * self.n))
+        whole = -(-head_dim // (self.shared * self.n))
+        self.columns = -(-whole // key_slices)
+        self.outputs = -(-self.value_dim // (self.shared * self.n))
         self.parts = device.pseudo_channels
         if device.placement != "buffer":
             self.parts *= device.ranks * device.groups
 
-    def _split(self, x: F64) -> F64:
-        """Cut the last axis into banks, accesses and elements, zeros behind them."""
-        whole = np.zeros((*x.shape[:-1], self.shared * self.columns * self.n))
-        whole[..., : self.head_dim] = x
-        return whole.reshape(*x.shape[:-1], self.shared, self.columns, self.n)
+    def _split(self, x: F64, slices: int, columns: int) -> F64:
+        """Cut the last axis into slices, banks, accesses and elements, zeros behind them."""
+        whole = np.zeros((*x.shape[:-1], slices * self.shared * columns * self.n))
+        whole[..., : x.shape[-1]] = x
+        return whole.reshape(*x.shape[:-1], slices, self.shared, columns, self.n)
 
     def score(self, q: F64, keys: F64) -> F64:
-        """(length,) scores on their way to the softmax."""
+        """(length,) scores in the softmax buffer: those of all slices, added up in fp32."""
+        q, keys = (self._split(x, self.key_slices, self.columns) for x in (q, keys))
+        moved = self._moved(q[0], keys[:, 0])
+        with np.errstate(invalid="ignore", over="ignore"):
+            for which in range(1, self.key_slices):
+                more = self._moved(q[which], keys[:, which])
+                moved = (moved.astype(np.float32) + more.astype(np.float32)).astype(np.float64)
+        return moved
+
+    def _moved(self, q: F64, keys: F64) -> F64:
+        """(length,) scores of one slice on their way to the buffer die."""
         a = self.numbers
         with np.errstate(invalid="ignore"):
-            products = rounded(self._split(q) * self._split(keys), a.multiplier, a.overflow)
+            products = rounded(q * keys, a.multiplier, a.overflow)
         sums: F64 | None = None
         for column in range(self.columns):
             for first in range(0, self.n, a.lanes):
@@ -198,16 +219,16 @@ class Attention:
         return greatest, total, returned
 
     def context(self, probabilities: F64, values: F64, words: int, scale: np.float32) -> F32:
-        """(head_dim,) context of a chunk in fp32, probabilities of so many words at a time."""
+        """(value_dim,) context of a chunk in fp32, probabilities of so many words at a time."""
         a, o = self.numbers, self.device
         own = -(-len(values) // self.parts)
         p = np.zeros((own * self.parts, 1, 1, 1))
         p[: len(values), 0, 0, 0] = probabilities
-        v = np.zeros((own * self.parts, self.shared, self.columns, self.n))
-        v[: len(values)] = self._split(values)
+        v = np.zeros((own * self.parts, self.shared, self.outputs, self.n))
+        v[: len(values)] = self._split(values, 1, self.outputs)[:, 0]
         with np.errstate(invalid="ignore", over="ignore"):
             products = rounded(p * v, a.multiplier, a.overflow)
-        products = products.reshape(own, self.parts, self.shared, self.columns, self.n)
+        products = products.reshape(own, self.parts, self.shared, self.outputs, self.n)
         most = GAINS.get(a.probability, 1.0) * FORMATS[a.operand][2] * o.buffer_words * self.n
         way = shift(most, a, a.context)
         arriving: list[F64] = []
@@ -226,7 +247,7 @@ class Attention:
         total = summed(arriving, a.merge, "fp32", "infinite").astype(np.float32)
         by = np.float32(np.float64(scale) * 2.0**way / GAINS.get(a.probability, 1.0))
         with np.errstate(all="ignore"):
-            return total.reshape(-1)[: self.head_dim] * by
+            return total.reshape(-1)[: self.value_dim] * by
 
     def attend(
         self,
@@ -238,12 +259,12 @@ class Attention:
         scale: float,
         words: int,
     ) -> F32:
-        """(head_dim,) context of one query.
+        """(value_dim,) context of one query.
 
         Args:
             q: (head_dim,).
             keys: (length, head_dim).
-            values: (length, head_dim).
+            values: (length, value_dim).
             chunks: first key and length of each, in order.
             scale: of the scores.
             words: accesses of probabilities at a time.

@@ -49,7 +49,7 @@ class _Phase:
 
     Attributes:
         turn: place of its turn.
-        part: -1 for the score, else which part of the context.
+        part: -1 - s for the score of slice s of the keys, else which part of the context.
         base: where the chunk's keys begin, in every bank.
         fills: for each query, addresses of what fills the buffer.
         units: addresses of each unit's multiplies.
@@ -169,21 +169,29 @@ def _phases(
     half = pipeline_of(device).buffer_words
     words = half // max(turn.queries for turn in turns)
     regions = allocate_chunks(layout, rooms)
-    scores: list[_Phase] = []
+    scores: list[list[_Phase]] = []
     contexts: list[list[_Phase]] = []
     for at, turn in enumerate(turns):
         chunk = layout.head(turn.length)
         keys, values = int(regions.keys[turn.chunk]), int(regions.values[turn.chunk])
         commands = head_commands(chunk)
-        size = chunk.keys_per_move * chunk.columns_per_key
-        score = [keys + commands.score[i : i + size] for i in range(0, len(commands.score), size)]
-        queries = [keys + commands.q + i * chunk.columns_per_key for i in range(turn.queries)]
+        width = chunk.columns_per_slice
+        size = chunk.keys_per_move * width
+        reserved = replace(chunk, length=rooms[turn.chunk])
         moves = np.tile(keys + commands.score_moves, turn.queries)
-        scores.append(_Phase(at, -1, keys, queries, score, moves))
+        banks = np.unique(commands.q - commands.q % layout.organization.bank_bytes)
+        scores.append([])
+        for which, addresses in enumerate(
+            head_commands(reserved).score.reshape(layout.key_slices, -1)
+        ):
+            own = addresses[: chunk.keys_per_part * width]
+            score = [keys + own[i : i + size] for i in range(0, len(own), size)]
+            accesses = np.add.outer(banks, which * half + np.arange(width)).ravel()
+            queries = [keys + accesses + i * width for i in range(turn.queries)]
+            scores[-1].append(_Phase(at, -1 - which, keys, queries, score, moves))
         contexts.append([])
         places = commands.probabilities.reshape(-1, chunk.probability_words)[:, 0]
         # Slices lie as far apart as if the chunk had all the keys for which it has room.
-        reserved = replace(chunk, length=rooms[turn.chunk])
         by_slice = head_commands(reserved).context.reshape(-1, reserved.keys_per_part)
         by_slice = by_slice[:, : chunk.keys_per_part]
         for part, word in enumerate(range(0, chunk.probability_words, words)):
@@ -198,8 +206,8 @@ def _phases(
             contexts[-1].append(_Phase(at, part, keys, fills, units, moves))
     phases: list[_Phase] = []
     for at in range(len(turns)):
-        phases += scores[:1] if at == 0 else []
-        phases += scores[at + 1 : at + 2]
+        phases += scores[0] if at == 0 else []
+        phases += scores[at + 1] if at + 1 < len(turns) else []
         phases += contexts[at]
     return phases
 
@@ -308,7 +316,7 @@ def _channel_steps(
                 ],
             )
             last_move = float(moves[-1])
-        if phase.is_score:
+        if phase.part == -layout.key_slices:
             # The softmax of each query, after that of the one before, whose lanes it takes over.
             place = last_move + pipeline.move_to_softmax / interval
             places = softmax_places[phase.turn] = []

@@ -77,6 +77,23 @@ def attention(
         ),
     ] = "1",
     head_dim: HeadDim = 128,
+    value_dim: Annotated[
+        int | None,
+        typer.Option(
+            parser=options.size("--value-dim"),
+            metavar="N",
+            help="Elements of a value; as many as a key has by default.",
+        ),
+    ] = None,
+    key_slices: Annotated[
+        int | None,
+        typer.Option(
+            parser=options.size("--key-slices"),
+            metavar="N",
+            help="Slices of elements into which every key is cut; as few as long keys need by "
+            "default.",
+        ),
+    ] = None,
     dtype: DType = "fp16",
     placement: PlacementName = "bank",
     device: Device = DEFAULT_DEVICE,
@@ -144,6 +161,8 @@ def attention(
             stacks=stacks,
             head_dim=head_dim,
             element=dtype,
+            value_dim=value_dim,
+            key_slices=key_slices,
             queries_per_kv_head=sharing,
             queries_per_read=queries_per_read,
             window_ns=1e3 * power_window,

@@ -28,8 +28,8 @@ from attacc.pim.energy.power import (
     with_power_cadence,
 )
 from attacc.pim.mapping.balance import Assignment
-from attacc.pim.mapping.geometry import HeadLayout, allocate_heads, check_capacity
-from attacc.pim.program.interleaved import QueryPasses
+from attacc.pim.mapping.geometry import HeadLayout, KeyLayout, allocate_heads, check_capacity
+from attacc.pim.program.interleaved import QueryPasses, sliced
 from attacc.pim.program.schedule import attention_program
 from attacc.pim.timing.dealing import Dealer
 from attacc.pim.timing.engine import CommandCount, TimedRun, run
@@ -90,6 +90,8 @@ class StackAttention(Result):
         shortest: keys of the shortest head.
         longest: keys of the longest head.
         head_dim: elements of a key.
+        value_dim: elements of a value.
+        key_slices: slices of elements into which keys are cut.
         element: element type of the keys and values.
         dealt: how the heads were dealt out to channels.
         cycles: duration in cycles of the command clock.
@@ -121,6 +123,8 @@ class StackAttention(Result):
     shortest: int
     longest: int
     head_dim: int
+    value_dim: int
+    key_slices: int
     element: ElementType
     dealt: Dealt
     cycles: int
@@ -175,6 +179,8 @@ class StackAttention(Result):
             "longest_length": self.longest,
             "keys": self.keys,
             "head_dim": self.head_dim,
+            "value_dim": self.value_dim,
+            "key_slices": self.key_slices,
             "dtype": self.element,
             "chunks": self.dealt.chunks,
             "cut_heads": self.dealt.cut_heads,
@@ -208,16 +214,14 @@ class _Shape:
     Attributes:
         lengths: pairs of keys (rounded up to whole columns) and number of key/value heads with so
             many keys, the longest first.
-        head_dim: elements of a key.
-        element: element type of the keys and values.
+        layout: how a key lies in the banks.
         queries: query heads that share each key/value head.
         queries_per_read: query heads that a read serves at most.
         window_cycles: length of the windows in which commands are counted; 0 for none.
     """
 
     lengths: tuple[tuple[int, int], ...]
-    head_dim: int
-    element: ElementType
+    layout: KeyLayout
     queries: int
     queries_per_read: int
     window_cycles: int
@@ -345,16 +349,41 @@ class Stack:
         return {}
 
     @cached_property
-    def _dealers(self) -> dict[tuple[TimingTables, int, ElementType, int, int], Dealer]:
+    def _dealers(self) -> dict[tuple[TimingTables, KeyLayout, int, int], Dealer]:
         return {}
 
     @cached_property
     def _played(self) -> Callable[[_Shape], _Played]:
         return lru_cache(maxsize=REMEMBERED)(self._play)
 
-    def layout(self, length: int, head_dim: int, element: ElementType) -> HeadLayout:
-        """Return how one head lies in a channel of this stack."""
-        return HeadLayout(self.device.organization, self.placement, head_dim, element, length)
+    def layout(
+        self,
+        length: int,
+        head_dim: int,
+        element: ElementType,
+        *,
+        value_dim: int | None = None,
+        key_slices: int | None = None,
+        queries_per_read: int = 1,
+    ) -> HeadLayout:
+        """Return how one head lies in a channel of this stack.
+
+        Args:
+            length: keys of the head.
+            head_dim: elements of a key.
+            element: element type of the keys and values.
+            value_dim: as in `attend`.
+            key_slices: as in `attend`.
+            queries_per_read: queries that a read of keys and values serves, which decides into how
+                many slices long keys are cut.
+
+        Raises:
+            InputError: keys cannot be cut into so many slices.
+        """
+        o = self.device.organization
+        whole = KeyLayout(o, self.placement, head_dim, element, value_dim=value_dim)
+        together = QueryPasses.of(queries_per_read, queries_per_read)
+        return sliced(self.device, whole, together, self.schedule, key_slices).head(length)
 
     def attend(
         self,
@@ -363,6 +392,8 @@ class Stack:
         length: int,
         head_dim: int = 128,
         element: ElementType | str = ElementType.FP16,
+        value_dim: int | None = None,
+        key_slices: int | None = None,
         queries_per_kv_head: int = 1,
         queries_per_read: int = 1,
         window_ns: float | None = None,
@@ -374,6 +405,9 @@ class Stack:
             length: keys of each head.
             head_dim: elements of a key.
             element: element type of the keys and values.
+            value_dim: elements of a value; None for as many as a key has.
+            key_slices: slices of elements into which every key is cut, so that half a vector buffer
+                holds a slice of a query; None for as few as long keys need.
             queries_per_kv_head: query heads that share the keys and values of one head. They
                 attend in the channels that hold these keys and values.
             queries_per_read: query heads that a read of keys and values serves at most; the
@@ -388,14 +422,22 @@ class Stack:
         """
         whole(heads, where="heads", most=MOST_KEYS)
         whole(length, where="length", most=MOST_KEYS)
-        whole(head_dim, where="head_dim")
+        _check_sizes(head_dim, value_dim, key_slices, queries_per_read)
         if heads % whole(queries_per_kv_head, where="queries_per_kv_head"):
             raise InputError(
                 f"{heads} query heads cannot share keys and values by {queries_per_kv_head}",
                 hint="take a number of query heads that is a multiple of those that share a head",
             )
         kind = kv_element(element, where="element")
-        layout = self.layout(length, head_dim, kind)
+        passes = QueryPasses.of(queries_per_kv_head, queries_per_read)
+        layout = self.layout(
+            length,
+            head_dim,
+            kind,
+            value_dim=value_dim,
+            key_slices=key_slices,
+            queries_per_read=passes.most,
+        )
         kv_heads = heads // queries_per_kv_head
         # Refused before they are listed one by one.
         if self.schedule is Schedule.INTERLEAVED:
@@ -406,6 +448,8 @@ class Stack:
             [length] * kv_heads,
             head_dim=head_dim,
             element=kind,
+            value_dim=value_dim,
+            key_slices=key_slices,
             queries_per_kv_head=queries_per_kv_head,
             queries_per_read=queries_per_read,
             window_ns=window_ns,
@@ -417,6 +461,8 @@ class Stack:
         *,
         head_dim: int = 128,
         element: ElementType | str = ElementType.FP16,
+        value_dim: int | None = None,
+        key_slices: int | None = None,
         queries_per_kv_head: int = 1,
         queries_per_read: int = 1,
         window_ns: float | None = None,
@@ -430,6 +476,8 @@ class Stack:
             lengths: keys of each key/value head.
             head_dim: elements of a key.
             element: element type of the keys and values.
+            value_dim: as in `attend`.
+            key_slices: as in `attend`.
             queries_per_kv_head: as in `attend`.
             queries_per_read: as in `attend`.
             window_ns: as in `attend`.
@@ -439,13 +487,19 @@ class Stack:
         """
         if not wholes(lengths, where="lengths", most=MOST_KEYS).size:
             raise InputError("there are no heads to attend to", where="lengths")
-        whole(head_dim, where="head_dim")
+        _check_sizes(head_dim, value_dim, key_slices, queries_per_read)
         whole(queries_per_kv_head, where="queries_per_kv_head")
-        whole(queries_per_read, where="queries_per_read")
         element = kv_element(element, where="element")
         shortest, longest = min(lengths), max(lengths)
-        layout = self.layout(shortest, head_dim, element)
         passes = QueryPasses.of(queries_per_kv_head, queries_per_read)
+        layout = self.layout(
+            longest,
+            head_dim,
+            element,
+            value_dim=value_dim,
+            key_slices=key_slices,
+            queries_per_read=passes.most,
+        ).of_any_length
         if self.schedule is not Schedule.INTERLEAVED:
             self._check_barriers(lengths, passes)
         # Lengths that fill the same columns share their commands; the longest stands for all.
@@ -454,8 +508,7 @@ class Stack:
         keys_of, heads_of = np.unique(rounded, return_counts=True)
         shape = _Shape(
             tuple(zip(keys_of[::-1].tolist(), heads_of[::-1].tolist(), strict=True)),
-            head_dim,
-            element,
+            layout,
             passes.queries,
             passes.most,
             0 if window_ns is None else self._window_cycles(window_ns),
@@ -463,11 +516,11 @@ class Stack:
         played = self._played(shape)
         timed, device = played.timed, played.device
         keys = sum(lengths)
-        kv_bytes = 2 * keys * head_dim * element.bytes
+        kv_bytes = keys * (head_dim + layout.value_elements) * element.bytes
         together = passes.queries / passes.passes
         energy = attention_energy(
             timed,
-            self.layout(1, head_dim, element),
+            layout,
             keys * passes.queries,
             self._energies,
             banks_per_multiply=self._banks_per_multiply,
@@ -502,6 +555,8 @@ class Stack:
             shortest=shortest,
             longest=longest,
             head_dim=head_dim,
+            value_dim=layout.value_elements,
+            key_slices=layout.key_slices,
             element=element,
             dealt=played.dealt,
             cycles=timed.cycles,
@@ -547,9 +602,9 @@ class Stack:
     def _buffer_words(self, shape: _Shape, dealt: Dealt) -> int | None:
         if self.device.pipeline is None:
             return None
-        chunk = self.layout(dealt.longest_chunk, shape.head_dim, shape.element)
+        chunk = shape.layout.head(dealt.longest_chunk)
         room = self.device.pipeline.buffer_words // shape.queries_per_read
-        words = max(chunk.columns_per_key, min(room, chunk.probability_words))
+        words = max(chunk.columns_per_slice, min(room, chunk.probability_words))
         return shape.queries_per_read * words
 
     def _window_cycles(self, window_ns: float) -> int:
@@ -581,15 +636,14 @@ class Stack:
 
     def _dealer(self, device: DramDevice, tables: TimingTables, shape: _Shape) -> Dealer:
         """Return the dealer for heads of a shape, whatever their lengths."""
-        key = tables, shape.head_dim, shape.element, shape.queries, shape.queries_per_read
+        key = tables, shape.layout, shape.queries, shape.queries_per_read
         if key not in self._dealers:
-            layout = self.layout(1, shape.head_dim, shape.element)
             passes = QueryPasses.of(shape.queries, shape.queries_per_read)
-            self._dealers[key] = Dealer(device, layout, tables, passes)
+            self._dealers[key] = Dealer(device, shape.layout, tables, passes)
         return self._dealers[key]
 
     def _play(self, shape: _Shape) -> _Played:
-        layout = self.layout(shape.longest, shape.head_dim, shape.element)
+        layout = shape.layout.head(shape.longest)
         device, channels = self.device, self.device.organization.channels
         if self.power_budget_w is not None:
             cadence = cadence_from_budget(
@@ -622,6 +676,17 @@ class Stack:
         if device is not self.device:
             internal = device.internal_bytes_per_s(self.placement, power_limited=True)
         return _Played(device, internal, tables.multiply_interval, timed, dealt)
+
+
+def _check_sizes(
+    head_dim: int, value_dim: int | None, key_slices: int | None, queries_per_read: int
+) -> None:
+    """Refuse sizes of heads below 1."""
+    whole(head_dim, where="head_dim")
+    whole(queries_per_read, where="queries_per_read")
+    for name, size in (("value_dim", value_dim), ("key_slices", key_slices)):
+        if size is not None:
+            whole(size, where=name)
 
 
 def _dealt(assignment: Assignment) -> Dealt:

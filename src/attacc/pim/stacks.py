@@ -99,6 +99,8 @@ def attend_over(
     stacks: int,
     head_dim: int,
     element: ElementType | str,
+    value_dim: int | None = None,
+    key_slices: int | None = None,
     queries_per_kv_head: int = 1,
     queries_per_read: int = 1,
     window_ns: float | None = None,
@@ -117,6 +119,8 @@ def attend_over(
         stacks: number of stacks.
         head_dim: elements of a key.
         element: element type of the keys and values.
+        value_dim: as in `Stack.attend`.
+        key_slices: as in `Stack.attend`.
         queries_per_kv_head: as in `Stack.attend`.
         queries_per_read: as in `Stack.attend`.
         window_ns: time over which power is averaged; None for no power over time.
@@ -133,6 +137,8 @@ def attend_over(
             held,
             head_dim=head_dim,
             element=element,
+            value_dim=value_dim,
+            key_slices=key_slices,
             queries_per_kv_head=queries_per_kv_head,
             queries_per_read=queries_per_read,
             window_ns=window_ns,
@@ -146,8 +152,15 @@ def attend_over(
     elif not cut:
         held = _whole(lengths, stacks)
     else:
-        layout = stack.layout(max(lengths, default=1), head_dim, element)
         together = QueryPasses.of(queries_per_kv_head, queries_per_read).most
+        layout = stack.layout(
+            max(lengths, default=1),
+            head_dim,
+            element,
+            value_dim=value_dim,
+            key_slices=key_slices,
+            queries_per_read=together,
+        )
         dealt = assign_stacks(
             lengths,
             stacks=stacks,

@@ -91,6 +91,11 @@ def reads_renderable(reads: Reads) -> RenderableType:
     return Group(*_title(reads.first.slowest, len(reads.first.each)), table, *refused)
 
 
+def _elements(r: StackAttention) -> str:
+    same = r.value_dim == r.head_dim
+    return f"{r.head_dim}" if same else f"{r.head_dim} and {r.value_dim}"
+
+
 def _title(r: StackAttention, stacks: int) -> tuple[Text, Text]:
     """Return the heading: heads, lengths, stacks and power."""
     heads = _heads(r.heads)
@@ -110,7 +115,7 @@ def _title(r: StackAttention, stacks: int) -> tuple[Text, Text]:
     return (
         Text.assemble(
             (f"Attention of {heads}", "bold"),
-            f" with {lengths} keys and values of {r.head_dim} {r.element} elements each",
+            f" with {lengths} keys and values of {_elements(r)} {r.element} elements each",
         ),
         Text(
             f"on {'one stack' if stacks == 1 else f'the slowest of {count(stacks)} stacks'} of "

@@ -563,7 +563,7 @@ def _moves_pj_per_multiply(layout: HeadLayout, costs: CommandCosts) -> float:
     # Groups of moves are the same for every length; the shortest head has one of each.
     group = head_commands(layout.head(layout.sequence_parts))
     moves = (
-        layout.score_groups * len(group.score_moves)
+        layout.key_slices * layout.score_groups * len(group.score_moves)
         + layout.probability_words * len(group.probabilities)
         + layout.context_slices * len(group.context_moves)
     )

@@ -37,15 +37,16 @@ NOWHERE = 1
 (
     BANK_BIT, GROUP_BIT, RANK_BIT, ACCESS_BYTES, COLUMNS, BANKS, GROUPS, RANKS, PSEUDO_CHANNELS,
     UNITS, STRIDE, PARTS, WIDTH, PER_KEY, PER_MOVE, BUFFER_WORDS, PART_WORDS, PASSES, QUERIES,
-    ALL_QUERIES, PLACEMENT,
-) = range(21)  # fmt: skip
+    ALL_QUERIES, PLACEMENT, KEY_SLICES, OUTPUTS,
+) = range(23)  # fmt: skip
 """Fields of `Numbers.shape`, which describes the channel.
 
 Bits of an address; bytes of an access; columns of a row; banks, bank groups, ranks and
 pseudo-channels; units, and banks from one unit to the next; parts of the sequence; elements of an
-access; columns of a key; keys of a part whose scores move together; accesses of half a vector
-buffer, and those of them that hold the probabilities of one query; passes; queries of the fullest
-pass; queries of all passes; the placement.
+access; columns of a slice of a key; keys of a part whose scores move together; accesses of half a
+vector buffer, and those of them that hold the probabilities of one query; passes; queries of the
+fullest pass; queries of all passes; the placement; slices of elements into which keys are cut;
+output slices, which are columns of a value.
 """
 
 BANK, BANKGROUP, BUFFER = range(3)
@@ -102,7 +103,7 @@ class Numbers(NamedTuple):
     """The channel and its arithmetic.
 
     Attributes:
-        shape: (21,) sizes of the channel, in the order of the constants above.
+        shape: (23,) sizes of the channel, in the order of the constants above.
         choices: (12,) choices of the arithmetic, in the order of the constants above.
         floors: (6, 2) floor and spread of every rounding.
         limits: (6, 2) largest value of every rounding, and the result of a larger one.
@@ -576,8 +577,12 @@ def write_query(
 ) -> int:  # fmt: skip
     """Execute WRGB: write one access of a query into half a vector buffer of each unit using it."""
     per_key, width, chunk = shape[PER_KEY], shape[WIDTH], products[product, CHUNK]
-    which = word // per_key
-    if products[product, IS_CONTEXT] or which >= shape[QUERIES]:
+    # The address of a query that is cut tells which slice of it is written.
+    key_slice, access = 0, word
+    if shape[KEY_SLICES] > 1:
+        key_slice, access = word // shape[BUFFER_WORDS], word % shape[BUFFER_WORDS]
+    which = access // per_key
+    if products[product, IS_CONTEXT] or which >= shape[QUERIES] or key_slice >= shape[KEY_SLICES]:
         return NOWHERE
     # Units hold different elements of a key only at ``bank``.
     place, first, step = 0, 0, 1
@@ -586,12 +591,12 @@ def write_query(
     at = products[product, FILLED] + place * products[product, SLOTS] + word
     turn = pass_of(int(filled[at]), which + 1, chunk, shape, turns, turn_of)
     filled[at] += 1
-    half = take(turn * TAGS, chunks[chunk, KEYS] * per_key, clock, halves)
+    half = take(turn * TAGS + key_slice, chunks[chunk, KEYS] * per_key, clock, halves)
     owner, query = owners[chunk], turns[turn, TURN_QUERY] + which
-    element = (place * per_key + word % per_key) * width
+    element = ((key_slice * step + place) * per_key + access % per_key) * width
     for unit in range(first, shape[UNITS], step):
         for i in range(width):
-            buffers[half, word, unit * width + i] = queries[owner, query, element + i]
+            buffers[half, access, unit * width + i] = queries[owner, query, element + i]
     return OK
 
 
@@ -618,7 +623,8 @@ def return_probabilities(
     turn = pass_of(int(filled[at]), which + 1, chunk, shape, turns, turn_of)
     filled[at] += 1
     keys = min(part_words * width, chunks[chunk, KEYS] - fill * part_words * width)
-    half = take(turn * TAGS + 1 + fill, keys * shape[PER_KEY], clock, halves)
+    tag = turn * TAGS + shape[KEY_SLICES] + fill
+    half = take(tag, keys * shape[OUTPUTS], clock, halves)
     scores_at = softmaxes[turns[turn, TURN_SOFTMAX] + which, SCORES_AT]
     position = (fill * part_words + word % per_query) * width
     units = shape[UNITS] // parts
@@ -635,15 +641,19 @@ def return_probabilities(
 
 @kernel
 def move_scores(
-    holder: int, query: int, work: int, place: int, length: int, at: int, scale: float,
-    shape: I64, choices: I64, floors: I64, limits: F64, terms: F64, sums: F32, scores: F32,
+    holder: int, query: int, work: int, key_slice: int, place: int, length: int, at: int,
+    scale: float, shape: I64, choices: I64, floors: I64, limits: F64, terms: F64, sums: F32,
+    scores: F32,
 ) -> None:  # fmt: skip
     """Execute MVSB of scores: add up the banks that share a key, and write to the softmax buffer.
+
+    Of keys that are cut, the first slice is written, and the later ones are added to it in fp32.
 
     Args:
         holder: number of the set of accumulators.
         query: number of the query in the pass.
-        work: number of the unit of work.
+        work: number of the unit of work within its slice of the keys.
+        key_slice: the slice of the keys.
         place: place that moves: rank and bank group.
         length: number of keys; later ones are padding.
         at: place of the query's first score.
@@ -677,7 +687,10 @@ def move_scores(
                 for unit in range(units):
                     terms[unit] = sums[holder, query, first + unit]
                 total = add_up(units, choices[GROUPS_PAIRWISE], ACCUMULATOR, floors, limits, terms)
-            scores[at + key] = rounded(total * scale, floor, spread, largest, beyond_way)
+            moved = np.float32(rounded(total * scale, floor, spread, largest, beyond_way))
+            if key_slice:
+                moved = np.float32(scores[at + key] + moved)
+            scores[at + key] = moved
 
 
 @kernel
@@ -687,16 +700,16 @@ def move_context(
 ) -> None:  # fmt: skip
     """Execute MVSB of an output slice: add up bank groups, and write the sums to the buffer die.
 
-    Arguments are those of `move_scores`, except that the place is a rank and a bank. The sums are
-    written to ``staged`` from ``at`` on.
+    Arguments are those of `move_scores`, except that there is no slice of keys, and that the place
+    is a rank and a bank. The sums are written to ``staged`` from ``at`` on.
     """
-    width, per_key = shape[WIDTH], shape[PER_KEY]
+    width, outputs = shape[WIDTH], shape[OUTPUTS]
     ranks, groups, banks, apart = shape[RANKS], shape[GROUPS], 1, 1
     if shape[PLACEMENT] == BUFFER:
         ranks, groups = 1, 1
     elif shape[PLACEMENT] == BANK:
         banks = apart = shape[BANKS]
-    fill, output = work // per_key, work % per_key
+    fill, output = work // outputs, work % outputs
     floor, spread = floors[CONTEXT, 0], floors[CONTEXT, 1]
     largest, beyond = limits[CONTEXT, 0], limits[CONTEXT, 1]
     single_beyond = np.float32(limits[ACCUMULATOR, 1])
@@ -704,7 +717,7 @@ def move_context(
     for pseudo_channel in range(pseudo_channels):
         first = (pseudo_channel * ranks + rank) * groups * apart + bank
         to = (fill * pseudo_channels + pseudo_channel) * ranks + rank
-        to = at + (to * banks * per_key + bank * per_key + output) * width
+        to = at + (to * banks * outputs + bank * outputs + output) * width
         if choices[SINGLE] and not choices[GROUPS_PAIRWISE]:
             totals = singles[PRODUCTS, :width]
             for i in range(width):
@@ -743,10 +756,11 @@ def move(
         rank, group, bank = 0, 0, 0
     elif placement == BANKGROUP:
         bank = 0
-    works = -(-plan.chunks[chunk, KEYS] // numbers.shape[PER_MOVE])
+    groups = -(-plan.chunks[chunk, KEYS] // numbers.shape[PER_MOVE])
+    works = groups * numbers.shape[KEY_SLICES]
     place = rank * numbers.shape[GROUPS] + group
     if of_context:
-        works = plan.chunks[chunk, FILLS] * numbers.shape[PER_KEY]
+        works = plan.chunks[chunk, FILLS] * numbers.shape[OUTPUTS]
         place = rank * numbers.shape[BANKS] + bank if placement == BANK else rank
     at = plan.products[product, MOVED] + place
     before = space.moved[at] % (works * numbers.shape[ALL_QUERIES])
@@ -789,7 +803,8 @@ def move(
         move_scores(
             holder,
             query,
-            work,
+            work % groups,
+            work // groups,
             place,
             plan.chunks[chunk, LENGTH],
             plan.softmaxes[number, SCORES_AT],
@@ -816,34 +831,35 @@ def multiply(
     )
     chunk, of_context = plan.products[product, CHUNK], plan.products[product, IS_CONTEXT]
     keys = plan.chunks[chunk, KEYS]
-    away = 0
+    # Slices of keys, or of the output, are as far apart as the keys for which there is room say.
+    slices, each = numbers.shape[KEY_SLICES], per_key
     if of_context:
-        # The distance between output slices is the number of keys for which there is room.
-        output, first = x // plan.chunks[chunk, ROOM], x % plan.chunks[chunk, ROOM]
-        if first >= keys:
-            return NOWHERE
-        away = output * (plan.chunks[chunk, ROOM] - keys)
-        x -= away
-    if x >= keys * per_key:
+        slices, each = numbers.shape[OUTPUTS], 1
+    output, first = x // (plan.chunks[chunk, ROOM] * each), x % (plan.chunks[chunk, ROOM] * each)
+    if first >= keys * each or output >= slices:
         return NOWHERE
+    away = output * (plan.chunks[chunk, ROOM] - keys) * each
+    x -= away
     at = plan.products[product, ISSUED] + x
     turn = int(plan.turn_of[chunk, space.issued[at] % numbers.shape[PASSES]])
     space.issued[at] += 1
     queries = plan.turns[turn, TURN_QUERIES]
     if of_context:
-        output, fill = x // keys, x % keys // (part_words * width)
+        fill = first // (part_words * width)
         first = fill * part_words * width
-        work = fill * per_key + output
+        work = fill * slices + output
         begin = output * keys + first
         size = min(part_words * width, keys - first)
         per_query = min(part_words, plan.chunks[chunk, WORDS] - fill * part_words)
-        half = take(turn * TAGS + 1 + fill, size * per_key, clock, space.halves)
+        tag = int(turn * TAGS + numbers.shape[KEY_SLICES] + fill)
+        half = take(tag, size * slices, clock, space.halves)
     else:
-        work = x // per_key // numbers.shape[PER_MOVE]
-        begin = work * numbers.shape[PER_MOVE] * per_key
-        size = min(numbers.shape[PER_MOVE], keys - work * numbers.shape[PER_MOVE]) * per_key
+        group = first // per_key // numbers.shape[PER_MOVE]
+        work = output * -(-keys // numbers.shape[PER_MOVE]) + group
+        begin = (output * keys + group * numbers.shape[PER_MOVE]) * per_key
+        size = min(numbers.shape[PER_MOVE], keys - group * numbers.shape[PER_MOVE]) * per_key
         per_query = per_key
-        half = take(turn * TAGS, keys * per_key, clock, space.halves)
+        half = take(int(turn * TAGS + output), keys * per_key, clock, space.halves)
     space.halves[half, LEFT] -= 1
     tag = int((2 * turn + of_context) * TAGS + work)
     moves = plan.products[product, PLACES] * queries

@@ -44,6 +44,7 @@ from attacc.pim.program.interleaved import (
     interleaved_program,
     longest_chunk,
     pipeline_of,
+    sliced,
 )
 from attacc.pim.program.program import Program
 from attacc.pim.program.schedule import attention_program, published_regions
@@ -79,7 +80,7 @@ class Contexts:
     """The contexts that a stack computes.
 
     Attributes:
-        context: (heads, queries, head_dim) values of the output format; NaN where the program
+        context: (heads, queries, value elements) values of the output format; NaN where the program
             produced no context.
         complete: (heads, queries) whether the program produced the context.
     """
@@ -123,6 +124,8 @@ class AttentionPlan:
         head_dim: int,
         element: ElementType,
         *,
+        value_dim: int | None = None,
+        key_slices: int | None = None,
         queries: int = 1,
         queries_per_read: int = 1,
         schedule: Schedule = Schedule.INTERLEAVED,
@@ -136,6 +139,9 @@ class AttentionPlan:
             lengths: keys of each head.
             head_dim: elements of a key.
             element: element type of keys and values.
+            value_dim: elements of a value; None for as many as a key has.
+            key_slices: slices of elements into which keys are cut; None for as few as the vector
+                buffers need (`attacc.pim.program.interleaved.sliced`).
             queries: query heads that share each head.
             queries_per_read: query heads that a read serves at most.
             schedule: order of the commands. Schedules with barriers take heads of one length, and
@@ -146,8 +152,9 @@ class AttentionPlan:
             InputError: the schedule cannot serve these heads, or they do not fit into banks or
                 buffers.
         """
-        layout = KeyLayout(device.organization, placement, head_dim, element)
+        layout = KeyLayout(device.organization, placement, head_dim, element, value_dim=value_dim)
         passes = QueryPasses.of(queries, queries_per_read)
+        layout = sliced(device, layout, passes, schedule, key_slices)
         if schedule is Schedule.INTERLEAVED:
             assignment = assign(
                 lengths,
@@ -258,7 +265,7 @@ class AttentionPlan:
 
         Args:
             keys: per head, (length, head_dim).
-            values: per head, (length, head_dim).
+            values: per head, (length, value elements).
             arithmetic: arithmetic of the device.
 
         Raises:
@@ -280,21 +287,24 @@ class AttentionPlan:
 
         Args:
             keys: per head, (length, head_dim) with one scale.
-            values: per head, (length, head_dim) with one scale.
+            values: per head, (length, value elements) with one scale.
 
         Raises:
             InputError: a shape or the width of a number is wrong, or formats differ.
         """
-        for name, tensors in (("keys", keys), ("values", values)):
+        for name, tensors, elements in (
+            ("keys", keys, self.layout.head_dim),
+            ("values", values, self.layout.value_elements),
+        ):
             if len(tensors) != len(self.lengths):
                 raise InputError(
                     f"{name} of {len(tensors)} heads are given, the plan is for {len(self.lengths)}"
                 )
             for head, (tensor, length) in enumerate(zip(tensors, self.lengths, strict=True)):
-                if tensor.codes.shape != (length, self.layout.head_dim):
+                if tensor.codes.shape != (length, elements):
                     raise InputError(
                         f"{name} of head {head} have shape {tensor.codes.shape}, not "
-                        f"{(length, self.layout.head_dim)}"
+                        f"{(length, elements)}"
                     )
         formats = sorted({tensor.format for tensor in (*keys, *values)})
         if len(formats) > 1:

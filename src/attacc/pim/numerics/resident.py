@@ -251,7 +251,7 @@ class Attender:
         from attacc.pim.numerics import resident_kernel as k
 
         operand, layout = self.arithmetic.operand, self.layout
-        width = layout.dimension_parts * layout.columns_per_key * layout.elements_per_column
+        width = layout.padded_key
         codes: Codes = np.zeros(
             (*tensor.shape[:2], width), dtype={8: np.uint8, 16: np.uint16}[operand.bits]
         )
@@ -540,7 +540,7 @@ def _room(
     multiplies, filled, moved, scores, staged, received = sizes
     geometry = Geometry.of(layout.organization, layout.placement)
     lanes = geometry.units * layout.elements_per_column
-    whole = layout.dimension_parts * layout.columns_per_key * layout.elements_per_column
+    whole = layout.padded_key
     shape = shapes[0].shape
     part_keys = int(shape[k.PART_WORDS]) * layout.elements_per_column
     unit_of_work = max(part_keys, layout.keys_per_move * layout.columns_per_key)

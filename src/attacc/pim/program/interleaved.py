@@ -7,10 +7,11 @@ so that the softmaxes of a turn are hidden under multiplies of its neighbours: s
 b, context of a, score of c, context of b, and so on. Two chunks alternate until all their passes
 have been served.
 
-Each score or context is a phase. While the multiplies of a phase read one half of the vector
-buffers, the other half is filled for the next phase, with queries or with probabilities. A context
-of more probabilities than a half holds is cut into several phases, and the buffer die adds up
-their partial contexts. A phase consists of units. Each unit fills the accumulators once: with the
+Each score or context is a phase. Keys that are cut into slices of elements have a score phase for
+each slice, and the buffer die adds up the partial scores. While the multiplies of a phase read one
+half of the vector buffers, the other half is filled for the next phase, with queries or with
+probabilities. A context of more probabilities than a half holds is cut into several phases, and the
+buffer die adds up their partial contexts. A phase consists of units. Each unit fills the accumulators once: with the
 scores of 16 keys per part, or with one output slice, for every query of the pass. There are two
 sets of accumulators, so that a unit's sums move away while the next unit multiplies.
 
@@ -30,7 +31,7 @@ steps that signal it have issued, and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Final
@@ -41,6 +42,7 @@ import numpy.typing as npt
 from attacc.compiled import plain
 from attacc.errors import InputError
 from attacc.hardware.dram import DramDevice, Pipeline
+from attacc.hardware.system import Schedule
 from attacc.pim.mapping.balance import Assignment
 from attacc.pim.mapping.geometry import HeadLayout, KeyLayout, allocate_chunks, check_room
 from attacc.pim.program.program import MULTIPLY, Dependences, Program
@@ -146,6 +148,44 @@ class QueryPasses:
         return tuple(least + (which < more) for which in range(self.passes))
 
 
+def sliced(
+    device: DramDevice,
+    layout: KeyLayout,
+    passes: QueryPasses,
+    schedule: Schedule = Schedule.INTERLEAVED,
+    key_slices: int | None = None,
+) -> KeyLayout:
+    """Return the layout with keys cut into slices of elements.
+
+    By default a key of which half a vector buffer holds a query is left whole. A longer key is cut
+    into the fewest slices of which half a buffer holds those of all queries of a pass.
+
+    Args:
+        device: the device.
+        layout: how a key lies in the banks, not cut.
+        passes: how the queries that share keys and values are divided into passes.
+        schedule: order of the commands. Those with barriers do not cut keys, and do not limit the
+            vector buffers.
+        key_slices: number of slices; None for the number above.
+
+    Raises:
+        InputError: the keys cannot be cut into so many slices, or the schedule cuts none.
+    """
+    if schedule is not Schedule.INTERLEAVED:
+        if key_slices not in (None, 1):
+            raise InputError(
+                f"key_slices = {key_slices}: the {schedule} schedule does not cut keys",
+                hint=f"use the {Schedule.INTERLEAVED} schedule, on a device with a [pipeline]",
+            )
+        return layout
+    words = pipeline_of(device).buffer_words
+    if key_slices is None:
+        fitting = max(1, words // passes.most)
+        whole = layout.columns_per_key <= words
+        key_slices = 1 if whole else -(-layout.columns_per_key // fitting)
+    return replace(layout, key_slices=key_slices)
+
+
 def interleaved_program(
     device: DramDevice,
     layout: KeyLayout,
@@ -202,7 +242,8 @@ def interleaved_program(
     part_words = pipeline.buffer_words // passes.most
     shape = (
         queries, passes.passes, layout.sequence_parts, layout.keys_per_move,
-        layout.elements_per_column, layout.columns_per_key, part_words,
+        layout.elements_per_column, layout.key_slices, layout.columns_per_slice,
+        layout.context_slices, part_words,
     )  # fmt: skip
     own_keys = [np.array(chunks, dtype=np.int64) for _, _, chunks, _ in groups]
     counts = [interleaved_kernel.count(keys, *shape, *map(len, places)) for keys in own_keys]
@@ -280,8 +321,8 @@ def interleaved_program(
 
 @lru_cache(maxsize=64)
 def _multiplies(layout: HeadLayout) -> I64:
-    """Return the addresses of a head's score multiplies, relative to the head's first key."""
-    return layout.multiply_addresses(layout.score_multiplies)
+    """Return the addresses of a head's multiplies, relative to its first key or value."""
+    return layout.multiply_addresses(max(layout.score_multiplies, layout.context_multiplies))
 
 
 def move_places(layout: KeyLayout) -> tuple[I64, I64, I64, I64]:
@@ -308,7 +349,7 @@ def _places(layout: HeadLayout) -> tuple[I64, I64, I64, I64]:
 def _check_buffers(device: DramDevice, layout: KeyLayout, length: int, passes: QueryPasses) -> None:
     """Raise unless the queries of a pass, and their scores for the longest chunk, have room."""
     words = pipeline_of(device).buffer_words
-    columns = layout.columns_per_key
+    columns = layout.columns_per_slice
     if passes.most * columns > words:
         most = words // columns
         dim, accesses = layout.head_dim, passes.most * columns
@@ -321,15 +362,24 @@ def _check_buffers(device: DramDevice, layout: KeyLayout, length: int, passes: Q
             where=device.name,
             hint=f"read keys and values for at most {most} queries at a time"
             if most
-            else "use a smaller head_dim, or a device with larger buffer_words",
+            else "use a smaller head_dim, more key_slices, or a device with larger buffer_words",
+        )
+    # The address of a WRGB, within a row of the keys, says which access of which slice it writes.
+    o = layout.organization
+    if layout.key_slices * words > o.columns * o.access_bytes:
+        raise InputError(
+            f"the queries of {layout.key_slices} slices of keys have no addresses of their own "
+            "within a row",
+            where=device.name,
+            hint="cut keys into fewer slices",
         )
     # The address of an MVGB, within the values, says which access of its half it writes.
     per_word = -(-words // (words // passes.most))
-    room = layout.elements_per_column * columns * layout.organization.access_bytes
+    room = layout.elements_per_column * layout.context_slices * layout.organization.access_bytes
     if per_word * layout.banks_in_turn > room:
         raise InputError(
             f"the probabilities of {passes.most} queries have no addresses of their own within "
-            f"values of head_dim {layout.head_dim}",
+            f"values of {layout.value_elements} elements",
             where=device.name,
             hint="read keys and values for fewer queries at a time",
         )

@@ -142,8 +142,9 @@ class Dealer:
         width = self.layout.sequence_parts * self.layout.elements_per_column
         return dealing_kernel.forecast(
             -(-keys // width), bounds, self._multiplying(keys), softmax_cycles(self.device, keys),
-            self.passes.queries, self.passes.passes, self.layout.columns_per_key, self._part_words,
-            self._moves, self.tables.moves_apart, self._pipeline, np.empty(2, dtype=np.int64),
+            self.passes.queries, self.passes.passes, self.layout.columns_per_slice,
+            self.layout.key_slices, self.layout.context_slices, self._part_words, self._moves,
+            self.tables.moves_apart, self._pipeline, np.empty(2, dtype=np.int64),
         )  # fmt: skip
 
     def least(self, lengths: Sequence[int]) -> float:
@@ -158,7 +159,7 @@ class Dealer:
     @cached_property
     def _ends(self) -> int:
         first, _, _, last = self._moves.tolist()
-        moves = self.passes.most * (first * self.layout.columns_per_key + last)
+        moves = self.passes.most * (first * self.layout.columns_per_slice + last)
         return moves * self.tables.moves_apart + int(self._pipeline[:2].sum())
 
     def _multiplying(self, keys: I64) -> I64:
@@ -189,7 +190,7 @@ class Dealer:
         return np.array(
             [
                 layout.sequence_parts, layout.columns_per_key, row, layout.banks_in_turn, each,
-                interval, max(0, opening - each * interval),
+                interval, max(0, opening - each * interval), layout.context_slices,
             ],
             dtype=np.int64,
         )  # fmt: skip

@@ -13,10 +13,10 @@ from attacc.compiled import inlined, kernel
 I64 = npt.NDArray[np.int64]
 
 
-PARTS, COLUMNS, ROW, BANKS, PER_BANK, INTERVAL, OPENING = range(7)
+PARTS, COLUMNS, ROW, BANKS, PER_BANK, INTERVAL, OPENING, OUTPUTS = range(8)
 """How multiplies go through a chunk: parts of its sequence; multiplies per key of each part;
 multiplies that one row of all banks serves; number of banks in turn; multiplies before the next
-bank; cycles of a multiply; additional cycles where a bank has another row open."""
+bank; cycles of a multiply; additional cycles where a bank has another row open; output slices."""
 
 
 @inlined
@@ -27,7 +27,7 @@ def openings(begin: int, end: int, last: int, going: I64) -> int:
         begin: the first multiply.
         end: one past the last multiply.
         last: the row that is open.
-        going: (7,) how multiplies go through the chunk.
+        going: (8,) how multiplies go through the chunk.
     """
     row, each = going[ROW], going[PER_BANK]
     count = 0
@@ -45,7 +45,7 @@ def multiplying(lengths: I64, segment: int, going: I64, cycles: I64) -> None:
     Args:
         lengths: (chunks,) keys of each chunk.
         segment: keys of each part whose probabilities fit half a vector buffer.
-        going: (7,) how multiplies go through a chunk.
+        going: (8,) how multiplies go through a chunk.
         cycles: (2, chunks) output: of the score, and of the context.
     """
     columns = going[COLUMNS]
@@ -57,11 +57,12 @@ def multiplying(lengths: I64, segment: int, going: I64, cycles: I64) -> None:
         keys = -(-lengths[chunk] // going[PARTS])
         busy = keys * columns * going[INTERVAL]
         cycles[0, chunk] = busy + openings(0, keys * columns, -1, going) * going[OPENING]
+        busy = keys * going[OUTPUTS] * going[INTERVAL]
         opened = 0
         last = -1
         for first in range(0, keys, segment):
             size = min(segment, keys - first)
-            for output in range(columns):
+            for output in range(going[OUTPUTS]):
                 begin = output * keys + first
                 opened += openings(begin, begin + size, last, going)
                 last = (begin + size - 1) // going[ROW]
@@ -71,7 +72,8 @@ def multiplying(lengths: I64, segment: int, going: I64, cycles: I64) -> None:
 @kernel
 def forecast(
     words: I64, bounds: I64, cycles: I64, busy: I64, queries: int, passes: int, columns: int,
-    part_words: int, moves: I64, moves_apart: int, pipeline: I64, done: I64,
+    key_slices: int, outputs: int, part_words: int, moves: I64, moves_apart: int, pipeline: I64,
+    done: I64,
 ) -> int:  # fmt: skip
     """Return how long the slowest channel takes, without refresh.
 
@@ -82,7 +84,9 @@ def forecast(
         busy: (chunks,) cycles that the softmax of one query takes.
         queries: queries that share each chunk.
         passes: number of passes over each chunk.
-        columns: multiplies per key of each part, and output slices.
+        columns: multiplies per slice of a key of each part.
+        key_slices: slices of elements into which keys are cut.
+        outputs: output slices.
         part_words: accesses of probabilities that each query has in half a vector buffer.
         moves: (4,) number of fills with one access of a query, of fills with one access of
             probabilities, of moves of a unit's scores, and of moves of an output slice.
@@ -112,7 +116,7 @@ def forecast(
                 if turn == 0:
                     now = fill + pipeline[0] + cycles[0, chunk]
                 else:
-                    now += max(cycles[0, chunk], fill)
+                    now += max(cycles[0, chunk], key_slices * fill)
                 scored = now + pipeline[1] + served * moves[2] * moves_apart + pipeline[2]
                 lanes = max(lanes, scored) + served * busy[chunk]
                 done[turn % 2] = lanes
@@ -124,7 +128,7 @@ def forecast(
                     done[(turn - 1) % 2] + pipeline[3] + fill, context + before_queries * fill
                 )
                 segments = -(-words[before] // part_words)
-                away = segments * before_queries * columns * moves[3] * moves_apart
+                away = segments * before_queries * outputs * moves[3] * moves_apart
                 now = max(now, returned + pipeline[0]) + max(cycles[1, before], away)
                 context = now
             before, before_queries = chunk, served

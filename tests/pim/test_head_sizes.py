@@ -1,0 +1,175 @@
+"""Values of another size than keys, and keys that are cut over their elements, on whole stacks.
+
+Every case is timed, audited against the timing rules, checked for hazards, and executed on data.
+"""
+
+import pytest
+
+from attacc.errors import InputError
+from attacc.hardware.dram import DRAMS
+from attacc.hardware.placement import Placement
+from attacc.hardware.system import Schedule
+from attacc.models.precision import ElementType
+from attacc.pim.audit.legality import check
+from attacc.pim.mapping.geometry import KeyLayout, rows_of, rows_of_values
+from attacc.pim.numerics.arithmetic import Arithmetic
+from attacc.pim.numerics.plan import AttentionPlan
+from attacc.pim.program.interleaved import QueryPasses, sliced
+from attacc.pim.stack import Stack, StackAttention
+from attacc.pim.stacks import attend_over
+from tests.pim.audit.test_hazards import interleaved, said
+from tests.pim.numerics.test_execute import Heads, answer, assert_same_bits, expected, narrow
+
+DEVICE = DRAMS.load("hbm3-5.2")
+FP16 = ElementType.FP16
+PLACEMENTS = pytest.mark.parametrize("placement", list(Placement))
+SIZES = pytest.mark.parametrize(
+    ("head_dim", "value_dim", "queries", "per_read", "key_slices"),
+    [
+        (64, 128, 1, 1, None),
+        (192, 128, 3, 1, None),
+        (96, 8, 3, 2, None),
+        (576, 512, 4, 1, None),
+        (576, 512, 5, 4, 9),
+        (1000, 300, 1, 1, None),
+    ],
+    ids=str,
+)
+
+
+def counts(found: StackAttention) -> dict[str, int]:
+    return {entry.command: entry.count for entry in found.commands}
+
+
+@pytest.mark.untraced  # of whole stacks: the checkers would take three times as long
+@PLACEMENTS
+@SIZES
+def test_heads_of_any_sizes_are_timed_legal_and_executed(
+    placement: Placement,
+    head_dim: int,
+    value_dim: int,
+    queries: int,
+    per_read: int,
+    key_slices: int | None,
+) -> None:
+    """Catches a level that takes values for keys, or a slice for a key, and the others do not."""
+    device, lengths = narrow(2), [520, 33, 7]
+    played = interleaved(
+        device, placement, lengths, head_dim, FP16, queries=queries, queries_per_read=per_read,
+        value_dim=value_dim, key_slices=key_slices,
+    )  # fmt: skip
+    audit = check(
+        played.log, device, placement=placement, power_limited=True, queries_per_read=per_read
+    )
+    assert audit.violations == ()
+    hazards = played.report()
+    assert said(hazards) == ""
+    assert hazards.commands == played.program.requests
+    plan = AttentionPlan.of(
+        device, placement, lengths, head_dim, FP16, value_dim=value_dim, key_slices=key_slices,
+        queries=queries, queries_per_read=per_read,
+    )  # fmt: skip
+    heads = Heads.random(lengths, head_dim, queries, value_dim=value_dim)
+    ours = answer(plan, heads, Arithmetic())
+    assert ours.context.shape == (3, queries, value_dim)
+    assert ours.complete.all()
+    assert_same_bits(ours.context, expected(plan, heads, Arithmetic()))
+
+
+@PLACEMENTS
+def test_values_of_their_own_size_read_what_they_hold(placement: Placement) -> None:
+    """Catches reads, bytes and rows of values that are counted as keys.
+
+    A key of 64 and a value of 128 elements take as much together as a key and a value of 96.
+    """
+    stack = Stack(DEVICE, placement)
+    found = stack.attend(heads=16, length=2048, head_dim=64, value_dim=128)
+    multiply = {
+        Placement.BANK: "MACAB", Placement.BANKGROUP: "MACSB", Placement.BUFFER: "MACPB",
+    }[placement]  # fmt: skip
+    layout = KeyLayout(DEVICE.organization, placement, 64, FP16, value_dim=128)
+    per_key = -(-64 // (layout.dimension_parts * 16)), -(-128 // (layout.dimension_parts * 16))
+    assert counts(found)[multiply] == 16 * 2048 // layout.sequence_parts * sum(per_key)
+    assert found.kv_bytes == 16 * 2048 * (64 + 128) * 2
+    assert found.to_dict()["value_dim"] == 128
+    assert rows_of_values(layout, 2048) == 2 * rows_of(layout, 2048)
+    other = stack.attend(heads=16, length=2048, head_dim=128, value_dim=64)
+    assert counts(other)[multiply] == counts(found)[multiply]
+    assert other.kv_bytes == found.kv_bytes
+    if placement is not Placement.BANK:  # where both fill whole accesses of every bank
+        both = stack.attend(heads=16, length=2048, head_dim=96)
+        assert (both.kv_bytes, both.read_bytes) == (found.kv_bytes, found.read_bytes)
+        assert both.cycles == pytest.approx(found.cycles, rel=0.02)
+
+
+@PLACEMENTS
+@pytest.mark.parametrize("schedule", [Schedule.COMPLETE, Schedule.INTERLEAVED])
+def test_a_value_dim_that_is_the_head_dim_changes_nothing(
+    placement: Placement, schedule: Schedule
+) -> None:
+    """Catches a default that is another model than none."""
+    stack = Stack(DEVICE, placement, schedule=schedule)
+    plain = stack.attend(heads=40, length=300, head_dim=96)
+    assert stack.attend(heads=40, length=300, head_dim=96, value_dim=96) == plain
+    assert stack.attend(heads=40, length=300, head_dim=96, key_slices=1) == plain
+    two = attend_over(stack, [300] * 40, stacks=2, head_dim=96, element=FP16, value_dim=96)
+    assert two == attend_over(stack, [300] * 40, stacks=2, head_dim=96, element=FP16)
+
+
+def test_a_latent_head_is_cut_where_the_buffers_need_it() -> None:
+    """Catches a head of 576 elements that is refused, or cut into other slices than needed.
+
+    A unit at bank holds a quarter of the head, 9 accesses; at bankgroup and buffer it holds all 36,
+    and half a vector buffer 16: three slices of 12 accesses.
+    """
+    for placement, slices, width in (
+        (Placement.BANK, 1, 9), (Placement.BANKGROUP, 3, 12), (Placement.BUFFER, 3, 12),
+    ):  # fmt: skip
+        stack = Stack(DEVICE, placement)
+        found = stack.attend(
+            heads=128, length=1024, head_dim=576, value_dim=512, queries_per_kv_head=128
+        )
+        assert (found.key_slices, found.kv_heads, found.passes) == (slices, 1, 128)
+        assert stack.layout(1, 576, FP16).columns_per_slice == width
+    layout = KeyLayout(DEVICE.organization, Placement.BANK, 576, FP16)
+    four = sliced(DEVICE, layout, QueryPasses.of(128, 4), key_slices=3)
+    assert (four.columns_per_slice, four.columns_per_key) == (3, 9)
+
+
+@PLACEMENTS
+def test_slices_cost_their_moves_and_additions(placement: Placement) -> None:
+    """Catches partial scores that move, or are added, for nothing."""
+    stack = Stack(DEVICE, placement)
+
+    def attend(key_slices: int) -> StackAttention:
+        return stack.attend(heads=16, length=1024, head_dim=128, key_slices=key_slices)
+
+    whole, halves = attend(1), attend(2)
+    layout = KeyLayout(DEVICE.organization, placement, 128, FP16)
+    groups = -(-1024 // layout.sequence_parts // 16)
+    places = 1 if placement is Placement.BUFFER else 8
+    chunks = halves.dealt.chunks
+    assert chunks == whole.dealt.chunks == 64
+    of_a_chunk = -(-groups * 16 // chunks)
+    assert counts(halves)["MVSB"] - counts(whole)["MVSB"] == chunks * of_a_chunk * places
+    for name in ("WRGB", "MVGB", "SFM"):
+        assert counts(halves)[name] == counts(whole)[name]
+    assert halves.read_bytes == whole.read_bytes
+    added = halves.energy.softmax_pj - whole.energy.softmax_pj
+    assert added == pytest.approx(whole.energy.softmax_pj / 5, rel=1e-12)
+
+
+def test_impossible_sizes_of_heads_are_refused() -> None:
+    """Catches sizes that are timed as others."""
+    stack = Stack(DEVICE, Placement.BANKGROUP)
+    with pytest.raises(InputError, match="value_dim: 0 is out of range"):
+        stack.attend(heads=1, length=10, value_dim=0)
+    with pytest.raises(InputError, match="key_slices: 0 is out of range"):
+        stack.attend_to([10], key_slices=0)
+    with pytest.raises(InputError, match="key_slices = 7: .* leaves no slice empty"):
+        stack.attend(heads=1, length=10, key_slices=7)  # of 8 accesses: the 5th would be empty
+    with pytest.raises(InputError, match="head_dim 576 takes? 18 accesses.*more key_slices"):
+        stack.attend(heads=1, length=10, head_dim=576, key_slices=2)
+    barriers = Stack(DEVICE, Placement.BANK, schedule=Schedule.COMPLETE)
+    with pytest.raises(InputError, match="the complete schedule does not cut keys"):
+        barriers.attend(heads=1, length=10, key_slices=2)
