@@ -195,14 +195,22 @@ class Attention:
         most = FORMATS[a.operand][2] ** 2 * self.head_dim
         return rounded(total * 2.0 ** -shift(most, a, a.score), a.score, a.overflow)
 
-    def softmax(self, scores: F64, factor: np.float32) -> tuple[np.float32, np.float32, F64]:
-        """Greatest score, sum of exponentials, and what returns to the units."""
+    def softmax(
+        self, scores: F64, factor: np.float32, seen: npt.NDArray[np.bool_] | None = None
+    ) -> tuple[np.float32, np.float32, F64]:
+        """Greatest score, sum of exponentials, and what returns to the units.
+
+        Keys that are not seen have the probability 0.
+        """
         a = self.numbers
+        seen = np.ones(len(scores), dtype=np.bool_) if seen is None else seen
+        if not seen.any():
+            return np.float32(-np.inf), np.float32(0), np.zeros(len(scores))
         with np.errstate(all="ignore"):
             x = scores.astype(np.float32) * factor
-            known = x[~np.isnan(x)]
+            known = x[~np.isnan(x) & seen]
             greatest = np.float32(known.max() if len(known) else -np.inf)
-            e = exponential(x - greatest, a)
+            e = np.where(seen, exponential(x - greatest, a), np.float32(0))
             lanes = np.zeros(a.softmax_lanes, dtype=np.float32)
             for first in range(0, len(e), a.softmax_lanes):
                 row = e[first : first + a.softmax_lanes]
@@ -218,8 +226,13 @@ class Attention:
             returned = rounded((e * gain).astype(np.float64), a.probability, a.overflow)
         return greatest, total, returned
 
-    def context(self, probabilities: F64, values: F64, words: int, scale: np.float32) -> F32:
-        """(value_dim,) context of a chunk in fp32, probabilities of so many words at a time."""
+    def context(
+        self, probabilities: F64, values: F64, words: int, scale: np.float32, rotation: int = 0
+    ) -> F32:
+        """(value_dim,) context of a chunk in fp32, probabilities of so many words at a time.
+
+        Keys of each part are read from one of them on, and around.
+        """
         a, o = self.numbers, self.device
         own = -(-len(values) // self.parts)
         p = np.zeros((own * self.parts, 1, 1, 1))
@@ -229,6 +242,7 @@ class Attention:
         with np.errstate(invalid="ignore", over="ignore"):
             products = rounded(p * v, a.multiplier, a.overflow)
         products = products.reshape(own, self.parts, self.shared, self.outputs, self.n)
+        products = np.roll(products, -rotation, axis=0)
         most = GAINS.get(a.probability, 1.0) * FORMATS[a.operand][2] * o.buffer_words * self.n
         way = shift(most, a, a.context)
         arriving: list[F64] = []
@@ -258,6 +272,8 @@ class Attention:
         *,
         scale: float,
         words: int,
+        oldest: int = 0,
+        seen: tuple[int, int] | None = None,
     ) -> F32:
         """(value_dim,) context of one query.
 
@@ -265,11 +281,18 @@ class Attention:
             q: (head_dim,).
             keys: (length, head_dim).
             values: (length, value_dim).
-            chunks: first key and length of each, in order.
+            chunks: first place and length of each, in order.
             scale: of the scores.
             words: accesses of probabilities at a time.
+            oldest: place of the first key; the others have the next ones, and around.
+            seen: first key that the query sees, and one past the last; None for all.
         """
         a = self.numbers
+        first, end = (0, len(keys)) if seen is None else seen
+        visible = np.zeros(len(keys), dtype=np.bool_)
+        visible[first:end] = True
+        visible = np.roll(visible, oldest)
+        keys, values = (np.roll(x, oldest, axis=0) for x in (keys, values))
         (qv, qs), (kv, ks), (vv, vs) = (stored(x, a.operand) for x in (q, keys, values))
         most = FORMATS[a.operand][2] ** 2 * self.head_dim
         factor = np.float32(np.float64(qs) * np.float64(ks) * scale)
@@ -279,10 +302,13 @@ class Attention:
         contexts: list[F32] = []
         for start, length in chunks:
             own = slice(start, start + length)
-            greatest, total, returned = self.softmax(self.score(qv, kv[own]), factor)
+            scores = self.score(qv, kv[own])
+            greatest, total, returned = self.softmax(scores, factor, visible[own])
+            inside = start <= oldest < start + length
+            rotation = (oldest - start) // self.parts if inside else 0
             maxima.append(greatest)
             totals.append(total)
-            contexts.append(self.context(returned, vv[own], words, vs))
+            contexts.append(self.context(returned, vv[own], words, vs, rotation))
         with np.errstate(all="ignore"):
             result = self._merge(maxima, totals, contexts)
         return rounded(result.astype(np.float64), a.output, a.overflow).astype(np.float32)

@@ -112,6 +112,7 @@ def interleaved_program(
     queries: int = 1,
     queries_per_read: int = 1,
     capacities: Sequence[Sequence[int]] | None = None,
+    rotations: Sequence[Sequence[int]] | None = None,
 ) -> Program:
     """Build the program of one stack for heads of any lengths."""
     o = device.organization
@@ -119,13 +120,17 @@ def interleaved_program(
     first = 0
     lengths = [tuple(chunk.length for chunk in chunks) for chunks in assignment.channels]
     rooms = lengths if capacities is None else [tuple(own) for own in capacities]
+    turned = [(0,) * len(own) for own in lengths]
+    if rotations is not None:
+        turned = [tuple(own) for own in rotations]
+    alike = list(zip(lengths, rooms, turned, strict=True))
     while first < o.channels:
         last = first + 1
-        while last < o.channels and lengths[last] == lengths[first] and rooms[last] == rooms[first]:
+        while last < o.channels and alike[last] == alike[first]:
             last += 1
         if lengths[first]:
             turns = _turns(lengths[first], queries, queries_per_read)
-            phases = _phases(device, layout, lengths[first], rooms[first], turns)
+            phases = _phases(device, layout, rooms[first], turned[first], turns)
             steps = _channel_steps(device, layout, turns, phases, multiply_interval)
             groups.append((first, last, *steps))
         first = last
@@ -161,8 +166,8 @@ def _turns(lengths: Sequence[int], queries: int, queries_per_read: int) -> list[
 def _phases(
     device: DramDevice,
     layout: KeyLayout,
-    lengths: Sequence[int],
     rooms: Sequence[int],
+    rotations: Sequence[int],
     turns: Sequence[_Turn],
 ) -> list[_Phase]:
     """Cut the attention of a channel's chunks into phases, in order."""
@@ -184,7 +189,7 @@ def _phases(
         for which, addresses in enumerate(
             head_commands(reserved).score.reshape(layout.key_slices, -1)
         ):
-            own = addresses[: chunk.keys_per_part * width]
+            own = np.roll(addresses[: chunk.keys_per_part * width], -rotations[turn.chunk] * width)
             score = [keys + own[i : i + size] for i in range(0, len(own), size)]
             accesses = np.add.outer(banks, which * half + np.arange(width)).ravel()
             queries = [keys + accesses + i * width for i in range(turn.queries)]
@@ -194,6 +199,7 @@ def _phases(
         # Slices lie as far apart as if the chunk had all the keys for which it has room.
         by_slice = head_commands(reserved).context.reshape(-1, reserved.keys_per_part)
         by_slice = by_slice[:, : chunk.keys_per_part]
+        by_slice = np.roll(by_slice, -rotations[turn.chunk], axis=1)
         for part, word in enumerate(range(0, chunk.probability_words, words)):
             own = min(words, chunk.probability_words - word)
             accesses = np.add.outer(places, part * half + np.arange(own)).ravel()

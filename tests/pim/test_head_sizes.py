@@ -166,9 +166,9 @@ def test_impossible_sizes_of_heads_are_refused() -> None:
         stack.attend(heads=1, length=10, value_dim=0)
     with pytest.raises(InputError, match="key_slices: 0 is out of range"):
         stack.attend_to([10], key_slices=0)
-    with pytest.raises(InputError, match="key_slices = 7: .* leaves no slice empty"):
+    with pytest.raises(InputError, match=r"key_slices = 7: .* leaves no slice empty"):
         stack.attend(heads=1, length=10, key_slices=7)  # of 8 accesses: the 5th would be empty
-    with pytest.raises(InputError, match="head_dim 576 takes? 18 accesses.*more key_slices"):
+    with pytest.raises(InputError, match=r"head_dim 576 takes? 18 accesses.*more key_slices"):
         stack.attend(heads=1, length=10, head_dim=576, key_slices=2)
     barriers = Stack(DEVICE, Placement.BANK, schedule=Schedule.COMPLETE)
     with pytest.raises(InputError, match="the complete schedule does not cut keys"):

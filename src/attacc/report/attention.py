@@ -7,8 +7,8 @@ from collections import Counter
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from attacc.pim.attention import Dealt, StackAttention
 from attacc.pim.energy.dram import AttentionEnergy
-from attacc.pim.stack import Dealt, StackAttention
 from attacc.pim.stacks import AttentionOfStacks
 from attacc.report.values import (
     command_table,
@@ -101,6 +101,8 @@ def _title(r: StackAttention, stacks: int) -> tuple[Text, Text]:
     heads = _heads(r.heads)
     if r.kv_heads != r.heads:
         heads = f"{count(r.heads)} query heads sharing {_heads(r.kv_heads)}"
+    if r.query_tokens != 1:
+        heads += f" for {count(r.query_tokens)} new tokens"
     lengths = count(r.longest)
     if r.shortest != r.longest:
         lengths = f"{count(r.shortest)} to {lengths}"

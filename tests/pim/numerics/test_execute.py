@@ -75,6 +75,13 @@ def answer(plan: AttentionPlan, heads: Heads, arithmetic: Arithmetic) -> Context
     return plan.attend(plan.store(heads.keys, heads.values, arithmetic), heads.queries, arithmetic)
 
 
+def seen_by(plan: AttentionPlan, head: int, query: int) -> tuple[int, int]:
+    """Keys that a query sees: those of its token's window, of which the last is its own."""
+    token = query * plan.tokens.count // plan.passes.queries
+    end = plan.lengths[head] - plan.tokens.count + token + 1
+    return max(0, end - (plan.tokens.window or end)), end
+
+
 def expected(plan: AttentionPlan, heads: Heads, arithmetic: Arithmetic) -> F32:
     """What the oracle says, told only how heads were cut."""
     o = plan.layout.organization
@@ -104,8 +111,9 @@ def expected(plan: AttentionPlan, heads: Heads, arithmetic: Arithmetic) -> F32:
                 attention.attend(
                     q, heads.keys[head], heads.values[head], chunks[head],
                     scale=1 / math.sqrt(plan.layout.head_dim), words=words,
+                    oldest=plan.oldest[head], seen=seen_by(plan, head, number),
                 )
-                for q in queries
+                for number, q in enumerate(queries)
             ]
             for head, queries in enumerate(heads.queries)
         ]

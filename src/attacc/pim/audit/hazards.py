@@ -311,6 +311,8 @@ class _Turn:
         place: place among the turns of the channel.
         chunk: shape of the chunk.
         room: shape of the chunk if it had all the keys for which it has room.
+        rotation: key of each part with which reading the chunk begins, and from which it goes
+            around.
         number: place of the chunk among the chunks of the channel.
         queries: number of queries of the pass.
         first_softmax: place of the turn's first query among the softmaxes of the channel.
@@ -320,6 +322,7 @@ class _Turn:
     place: int
     chunk: HeadLayout
     room: HeadLayout
+    rotation: int
     number: int
     queries: int
     first_softmax: int
@@ -451,13 +454,17 @@ class _Score(_Product):
         return self.fills[which], word, which * chunk.score_groups + key // chunk.keys_per_move
 
     def multiply_number(self, command: LoggedCommand, offset: int) -> int:
-        """Return the number of the multiply; the room of the chunk separates slices of keys."""
+        """Return the number of the multiply in the order of reading.
+
+        The room of the chunk separates slices of keys.
+        """
         width = self.chunk.columns_per_slice
-        which, x = divmod(
-            self.place_number(command, offset), self.turn.room.keys_per_part * width
-        )  # fmt: skip
+        room = self.turn.room.keys_per_part * width
+        which, x = divmod(self.place_number(command, offset), room)
         own = self.chunk.keys_per_part * width
-        return which * own + x if x < own else len(self.multiplied)
+        if x >= own:
+            return len(self.multiplied)
+        return which * own + (x - self.turn.rotation * width) % own
 
 
 class _Context(_Product):
@@ -513,10 +520,15 @@ class _Context(_Product):
                 return ()
 
     def multiply_number(self, command: LoggedCommand, offset: int) -> int:
-        """Return the number of the multiply; the room of the chunk separates its slices."""
+        """Return the number of the multiply in the order of reading.
+
+        The room of the chunk separates its slices.
+        """
         output, p = divmod(self.place_number(command, offset), self.turn.room.keys_per_part)
         keys = self.chunk.keys_per_part
-        return output * keys + p if p < keys else len(self.multiplied)
+        if p >= keys:
+            return len(self.multiplied)
+        return output * keys + (p - self.turn.rotation) % keys
 
     def operand(self, x: int) -> tuple[_Fill, int, int]:
         """Return from which access of what a multiply takes its operand, and its unit of work."""
@@ -541,7 +553,10 @@ def _turns(chunks: ChannelChunks, sets: Sequence[int]) -> list[_Turn]:
                 name = f"chunk {number}" if len(sets) == 1 else f"pass {which} of chunk {number}"
                 chunk = chunks.layout.head(chunks.lengths[number])
                 room = chunks.layout.head(chunks.room[number])
-                turns.append(_Turn(len(turns), chunk, room, number, queries, softmaxes, name))
+                rotation = chunks.turned[number]
+                turns.append(
+                    _Turn(len(turns), chunk, room, rotation, number, queries, softmaxes, name)
+                )
                 softmaxes += queries
     return turns
 

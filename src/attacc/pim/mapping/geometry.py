@@ -417,15 +417,23 @@ class ChannelChunks:
         capacities: keys for which each chunk has room. The values of one slice and those of the
             next are as far apart as the room, not the length, says. None where chunks fill their
             room.
+        rotations: the key of each part with which reading each chunk begins, and from which it goes
+            around (`attacc.pim.mapping.ring`); None for the first key of every chunk.
     """
 
     layout: KeyLayout
     lengths: tuple[int, ...]
     regions: HeadRegions
     capacities: tuple[int, ...] | None = None
+    rotations: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         check_room([self.lengths], [self.room])
+
+    @property
+    def turned(self) -> tuple[int, ...]:
+        """The key of each part with which reading each chunk begins."""
+        return (0,) * len(self.lengths) if self.rotations is None else self.rotations
 
     @property
     def room(self) -> tuple[int, ...]:
@@ -434,7 +442,11 @@ class ChannelChunks:
 
     @classmethod
     def allocated(
-        cls, layout: KeyLayout, lengths: Iterable[int], capacities: Iterable[int] | None = None
+        cls,
+        layout: KeyLayout,
+        lengths: Iterable[int],
+        capacities: Iterable[int] | None = None,
+        rotations: Iterable[int] | None = None,
     ) -> ChannelChunks:
         """Return chunks that lie one after the other in the rows (`allocate_chunks`).
 
@@ -442,7 +454,9 @@ class ChannelChunks:
             layout: how a key lies in the banks.
             lengths: keys of each chunk.
             capacities: keys for which each chunk has room; None for as many as it has.
+            rotations: as in the attribute.
         """
         lengths = tuple(lengths)
         room = lengths if capacities is None else tuple(capacities)
-        return cls(layout, lengths, allocate_chunks(layout, room), room)
+        turned = None if rotations is None else tuple(rotations)
+        return cls(layout, lengths, allocate_chunks(layout, room), room, turned)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,30 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Which keys of a chunk the queries see. Keys are told by their age among those of the head.
+
+    Attributes:
+        age: age of the chunk's first key; 0 is the oldest key of the head.
+        ring: number of ages; age 0 comes behind the greatest age.
+        seen: per query, the least age that it sees, and one past the greatest.
+    """
+
+    age: int
+    ring: int
+    seen: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of_all(cls, queries: int) -> Sight:
+        """Return the sight of queries that see all keys, however many there will be."""
+        return cls(0, ENDLESS, ((0, ENDLESS),) * queries)
+
+
+ENDLESS: Final = 2**62
+"""Number of ages of keys that do not lie in a ring."""
+
+
 @dataclass(frozen=True, eq=False)
 class ChannelShape:
     """The chunks of one channel, in the form that the kernel takes.
@@ -52,6 +77,7 @@ class ChannelShape:
         passes: how the queries that share keys and values are divided into passes.
         shape: numbers of the channel.
         chunks: chunks of the channel.
+        sights: which keys the queries of each chunk see.
         products: keys and values, in the order of their first bytes.
         turns: passes over chunks, in the order of their softmaxes.
         turn_of: (chunks, passes) turn of each pass over each chunk.
@@ -67,6 +93,7 @@ class ChannelShape:
     passes: QueryPasses
     shape: I64
     chunks: I64
+    sights: I64
     products: I64
     turns: I64
     turn_of: I64
@@ -78,7 +105,13 @@ class ChannelShape:
 
     @classmethod
     def of(
-        cls, channel: ChannelChunks, passes: QueryPasses, buffer_words: int, *, paired: bool
+        cls,
+        channel: ChannelChunks,
+        passes: QueryPasses,
+        buffer_words: int,
+        *,
+        paired: bool,
+        sights: Sequence[Sight] | None = None,
     ) -> ChannelShape:
         """Return the shape for the chunks of a channel.
 
@@ -88,6 +121,7 @@ class ChannelShape:
             buffer_words: accesses of half a vector buffer.
             paired: whether two chunks alternate pass by pass, as in the interleaved schedule;
                 otherwise all passes of a chunk come before those of the next chunk.
+            sights: per chunk, which of its keys the queries see; None for all keys.
 
         Raises:
             InputError: the queries of a pass exceed half a vector buffer.
@@ -123,13 +157,19 @@ class ChannelShape:
         each = [layout.head(length) for length in channel.lengths]
         rooms = [layout.head(length) for length in channel.room]
         fills = [-(-one.probability_words // part_words) for one in each]
+        seen = [Sight.of_all(passes.queries)] * len(each) if sights is None else sights
         chunks = np.array(
             [
-                [one.length, one.keys_per_part, one.probability_words, fill, room.keys_per_part]
-                for one, fill, room in zip(each, fills, rooms, strict=True)
+                [
+                    one.length, one.keys_per_part, one.probability_words, fill, room.keys_per_part,
+                    rotation, sight.age, sight.ring,
+                ]
+                for one, fill, room, rotation, sight in zip(
+                    each, fills, rooms, channel.turned, seen, strict=True
+                )
             ],
             dtype=np.int64,
-        ).reshape(-1, 5)
+        ).reshape(-1, 8)  # fmt: skip
 
         slots_of_keys = buffer_words * layout.key_slices
         places = MultiplyPlaces.of(layout.head(max(channel.room, default=1)))
@@ -187,6 +227,9 @@ class ChannelShape:
             passes=passes,
             shape=shape,
             chunks=chunks,
+            sights=np.array([sight.seen for sight in seen], dtype=np.int64).reshape(
+                len(each), passes.queries, 2
+            ),
             products=products,
             turns=np.array(turns, dtype=np.int64).reshape(-1, 4),
             turn_of=turn_of,
@@ -402,7 +445,7 @@ class ChannelState:
             shape.shape, machine.choices, machine.floors, machine.limits, machine.powers
         )
         plan = k.Plan(
-            shape.chunks, shape.products, shape.turns, shape.turn_of, shape.softmaxes,
+            shape.chunks, shape.sights, shape.products, shape.turns, shape.turn_of, shape.softmaxes,
             shape.places.column, shape.places.bank,
         )  # fmt: skip
         accesses = memory.accesses(channel, layout.element.bits)

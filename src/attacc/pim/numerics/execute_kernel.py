@@ -71,9 +71,11 @@ whether operands are fp16.
 OPERANDS, PRODUCTS, SPARE, REPEATED = range(4)
 """Rows of `Space.singles`, the working arrays for float32."""
 
-LENGTH, KEYS, WORDS, FILLS, ROOM = range(5)
+LENGTH, KEYS, WORDS, FILLS, ROOM, ROTATION, AGE, RING = range(8)
 """Fields of a chunk: its keys; keys of each part; accesses of probabilities of each part; number of
-phases of its context; keys of each part for which there is room."""
+phases of its context; keys of each part for which there is room; key of each part with which
+reading begins, and from which it goes around; age of the chunk's first key among the keys of its
+head, and number of these: age 0 comes behind the greatest age."""
 
 BEGIN, END, CHUNK, IS_CONTEXT, ISSUED, FILLED, MOVED, SLOTS, PLACES = range(9)
 """Fields of the keys or the values of a chunk: first and last address; the chunk; whether they are
@@ -121,7 +123,9 @@ class Plan(NamedTuple):
     """The chunks and their order. The fields of each row are the constants above.
 
     Attributes:
-        chunks: (chunks, 5) the chunks.
+        chunks: (chunks, 8) the chunks.
+        sights: (chunks, queries, 2) least age of a key that each query sees, and one past the
+            greatest.
         products: (2 * chunks, 9) the keys and the values of each chunk, in the order of addresses.
         turns: (turns, 4) the turns.
         turn_of: (chunks, passes) the turn of every pass.
@@ -131,6 +135,7 @@ class Plan(NamedTuple):
     """
 
     chunks: I64
+    sights: I64
     products: I64
     turns: I64
     turn_of: I64
@@ -475,14 +480,21 @@ def table_exponential(x: np.float32, bits: int, powers: F32) -> np.float64:
 
 @kernel
 def softmax(
-    which: int, length: int, factor: np.float32, gain: np.float32, choices: I64, floors: I64,
-    limits: F64, powers: F32, at: int, lanes: F32, scores: F32, maxima: F32, totals: F32,
+    which: int, length: int, age: int, ring: int, sight: I64, factor: np.float32,
+    gain: np.float32, choices: I64, floors: I64, limits: F64, powers: F32, at: int, lanes: F32,
+    scores: F32, maxima: F32, totals: F32,
 ) -> None:  # fmt: skip
     """Replace the scores of one query by the probabilities that return to the units.
+
+    Keys that the query does not see get the probability zero. A query that sees no key of the chunk
+    has minus infinity as its greatest score, and zero as its sum.
 
     Args:
         which: number of the softmax.
         length: number of keys.
+        age: age of the first key.
+        ring: number of ages.
+        sight: (2,) least age of a key that the query sees, and one past the greatest.
         factor: factor of the scores.
         gain: factor of the probabilities.
         choices: choices of the arithmetic, as in `Numbers`.
@@ -496,10 +508,23 @@ def softmax(
         totals: output: the sum of exponentials of each softmax.
     """
     greatest = np.float32(-np.inf)
+    hides = sight[0] > 0 or sight[1] < ring
+    seen = 0
     for i in range(at, at + length):
         scores[i] = np.float32(scores[i] * factor)
+        if hides:
+            own = (age + i - at) % ring
+            if own < sight[0] or own >= sight[1]:
+                scores[i] = np.float32(-np.inf)
+                continue
+        seen += 1
         if scores[i] > greatest:
             greatest = scores[i]
+    if seen == 0:
+        scores[at : at + length] = np.float32(0)
+        maxima[which] = greatest
+        totals[which] = np.float32(0)
+        return
     bits = choices[TABLE_BITS]
     if bits:
         for i in range(at, at + length):
@@ -509,6 +534,11 @@ def softmax(
         for i in range(at, at + length):
             less = np.float32(scores[i] - greatest)
             scores[i] = np.float32(exponential(np.float64(less)))
+    if hides:
+        for i in range(at, at + length):
+            own = (age + i - at) % ring
+            if own < sight[0] or own >= sight[1]:
+                scores[i] = np.float32(0)
     count = choices[SOFTMAX_LANES]
     for lane in range(count):
         lanes[lane] = np.float32(0)
@@ -628,12 +658,13 @@ def return_probabilities(
     scores_at = softmaxes[turns[turn, TURN_SOFTMAX] + which, SCORES_AT]
     position = (fill * part_words + word % per_query) * width
     units = shape[UNITS] // parts
+    of_a_part, rotation = chunks[chunk, KEYS], chunks[chunk, ROTATION]
     for part in range(place, parts, apart):
         for unit in range(part * units, (part + 1) * units):
             for i in range(width):
-                key = (position + i) * parts + part
+                key = (position + i + rotation) % of_a_part * parts + part
                 value = np.float32(0)
-                if key < chunks[chunk, LENGTH]:
+                if position + i < of_a_part and key < chunks[chunk, LENGTH]:
                     value = scores[scores_at + key]
                 buffers[half, word, unit * width + i] = value
     return OK
@@ -641,7 +672,7 @@ def return_probabilities(
 
 @kernel
 def move_scores(
-    holder: int, query: int, work: int, key_slice: int, place: int, length: int, at: int,
+    holder: int, query: int, work: int, key_slice: int, place: int, chunk: I64, at: int,
     scale: float, shape: I64, choices: I64, floors: I64, limits: F64, terms: F64, sums: F32,
     scores: F32,
 ) -> None:  # fmt: skip
@@ -655,7 +686,7 @@ def move_scores(
         work: number of the unit of work within its slice of the keys.
         key_slice: the slice of the keys.
         place: place that moves: rank and bank group.
-        length: number of keys; later ones are padding.
+        chunk: (8,) fields of the chunk; keys beyond its length are padding.
         at: place of the query's first score.
         scale: factor of the scores on the way to the buffer die.
         shape: sizes of the channel, as in `Numbers`.
@@ -676,9 +707,11 @@ def move_scores(
     largest, beyond_way = limits[SCORE, 0], limits[SCORE, 1]
     for part in range(place, parts, apart):
         for i in range(per_move):
-            key = (work * per_move + i) * parts + part
-            if key >= length:
+            if work * per_move + i >= chunk[KEYS]:
                 break
+            key = (work * per_move + i + chunk[ROTATION]) % chunk[KEYS] * parts + part
+            if key >= chunk[LENGTH]:
+                continue
             first = i * shape[UNITS] + part * units
             if choices[SINGLE] and not choices[GROUPS_PAIRWISE]:
                 own = sums[holder, query, first : first + units]
@@ -806,7 +839,7 @@ def move(
             work % groups,
             work // groups,
             place,
-            plan.chunks[chunk, LENGTH],
+            plan.chunks[chunk],
             plan.softmaxes[number, SCORES_AT],
             score_scale,
             numbers.shape,
@@ -838,8 +871,10 @@ def multiply(
     output, first = x // (plan.chunks[chunk, ROOM] * each), x % (plan.chunks[chunk, ROOM] * each)
     if first >= keys * each or output >= slices:
         return NOWHERE
-    away = output * (plan.chunks[chunk, ROOM] - keys) * each
-    x -= away
+    # Multiplies are numbered in the order of reading, which begins anywhere and goes around.
+    shift = plan.chunks[chunk, ROTATION] * each
+    first = (first - shift) % (keys * each)
+    x = output * keys * each + first
     at = plan.products[product, ISSUED] + x
     turn = int(plan.turn_of[chunk, space.issued[at] % numbers.shape[PASSES]])
     space.issued[at] += 1
@@ -886,7 +921,8 @@ def multiply(
         for i in range(ready + 1, done):
             space.waiting[holder, i] = 1
     while True:
-        place = away + begin + ready
+        place = output * plan.chunks[chunk, ROOM] * each
+        place += (begin + ready - output * keys * each + shift) % (keys * each)
         access = plan.products[product, BEGIN] // numbers.shape[ACCESS_BYTES] + plan.columns[place]
         if numbers.choices[SINGLE]:
             bank = int(plan.banks[place])
@@ -1034,6 +1070,9 @@ def execute(
             softmax(
                 number,
                 plan.chunks[chunk, LENGTH],
+                plan.chunks[chunk, AGE],
+                plan.chunks[chunk, RING],
+                plan.sights[chunk, query],
                 factor,
                 gain,
                 numbers.choices,

@@ -11,8 +11,9 @@ Each score or context is a phase. Keys that are cut into slices of elements have
 each slice, and the buffer die adds up the partial scores. While the multiplies of a phase read one
 half of the vector buffers, the other half is filled for the next phase, with queries or with
 probabilities. A context of more probabilities than a half holds is cut into several phases, and the
-buffer die adds up their partial contexts. A phase consists of units. Each unit fills the accumulators once: with the
-scores of 16 keys per part, or with one output slice, for every query of the pass. There are two
+buffer die adds up their partial contexts. A phase consists of units. Each unit fills the
+accumulators once: with the scores of 16 keys per part, or with one output slice, for every query of
+the pass. There are two
 sets of accumulators, so that a unit's sums move away while the next unit multiplies.
 
 The steps are ordered by the time at which they should be able to issue: all multiplies in order,
@@ -34,7 +35,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -195,6 +196,7 @@ def interleaved_program(
     queries: int = 1,
     queries_per_read: int = 1,
     capacities: Sequence[Sequence[int]] | None = None,
+    rotations: Sequence[Sequence[int]] | None = None,
 ) -> Program:
     """Build the program of one stack for heads of any lengths.
 
@@ -210,6 +212,8 @@ def interleaved_program(
         queries_per_read: query heads that a read of keys or values serves at most.
         capacities: per channel, keys for which each chunk has room in the banks, so that it can
             grow in place; by default its number of keys.
+        rotations: per channel, the key of each part with which reading each chunk begins, and from
+            which it goes around (`attacc.pim.mapping.ring`); by default the first.
 
     Raises:
         InputError: the device has no pipeline; keys and values do not fit into the banks; a chunk
@@ -222,19 +226,8 @@ def interleaved_program(
     pipeline = pipeline_of(device)
     passes = QueryPasses.of(queries, queries_per_read)
     spacing = max(1.0, device.timing["nCCDL"] / multiply_interval)
-    groups: list[tuple[int, int, tuple[int, ...], tuple[int, ...]]] = []
-    first = 0
-    rooms = lengths = assignment.lengths
-    if capacities is not None:
-        rooms = tuple(map(tuple, capacities))
-        check_room(lengths, rooms)
-    while first < o.channels:
-        last, own = first + 1, (lengths[first], rooms[first])
-        while last < o.channels and (lengths[last], rooms[last]) == own:
-            last += 1
-        if lengths[first]:
-            groups.append((first, last, lengths[first], rooms[first]))
-        first = last
+    lengths = assignment.lengths
+    groups = _groups(lengths, capacities, rotations)
     longest = max(map(max, filter(None, lengths)))
     _check_buffers(device, layout, longest, passes)
 
@@ -245,7 +238,7 @@ def interleaved_program(
         layout.elements_per_column, layout.key_slices, layout.columns_per_slice,
         layout.context_slices, part_words,
     )  # fmt: skip
-    own_keys = [np.array(chunks, dtype=np.int64) for _, _, chunks, _ in groups]
+    own_keys = [np.array(group.lengths, dtype=np.int64) for group in groups]
     counts = [interleaved_kernel.count(keys, *shape, *map(len, places)) for keys in own_keys]
     bounds = [0, *accumulate([count[0] for count in counts])]
     steps = bounds[-1]
@@ -260,7 +253,7 @@ def interleaved_program(
         max(fills, units, softmaxes) for _, fills, units, _, _, softmaxes in counts
     )
     events = interleaved_kernel.EVENTS_APART * most_of_a_kind
-    most = max(max(own) for _, _, _, own in groups)
+    most = max(max(group.rooms) for group in groups)
     multiplies = _multiplies(layout.head(most))
     spare = interleaved_kernel.SPARE
     common = plain(interleaved_kernel.Shape(*shape, pipeline.buffer_words))
@@ -275,11 +268,11 @@ def interleaved_program(
             spacing,
         )
     )
-    for (first, last, _, own_rooms), keys, sizes, (begin, end) in zip(
+    for group, keys, sizes, (begin, end) in zip(
         groups, own_keys, counts, pairwise(bounds), strict=True
     ):
         steps, fills, units, phases, turns, softmaxes = sizes
-        regions = allocate_chunks(layout, own_rooms)
+        regions = allocate_chunks(layout, group.rooms)
         own = slice(begin, end)
         interleaved_kernel.weave(
             plain(
@@ -288,7 +281,8 @@ def interleaved_program(
                     keys=regions.keys,
                     values=regions.values,
                     busy=softmax_cycles(device, keys),
-                    strides=-(-np.array(own_rooms, dtype=np.int64) // layout.sequence_parts),
+                    strides=-(-np.array(group.rooms, dtype=np.int64) // layout.sequence_parts),
+                    rotations=np.array(group.rotations, dtype=np.int64),
                 )
             ),
             common,
@@ -311,12 +305,57 @@ def interleaved_program(
                 )
             ),
         )
-        first_channel[own] = first
-        channels[own] = last - first
+        first_channel[own] = group.first
+        channels[own] = group.last - group.first
     return Program(
         o, kind, address, first_channel, channels, Dependences(waits, signals, delays, events),
         np.array(bounds, dtype=np.int64),
     )  # fmt: skip
+
+
+class _Group(NamedTuple):
+    """Neighbouring channels that receive the same steps.
+
+    Attributes:
+        first: the first channel.
+        last: one past the last.
+        lengths: keys of each chunk.
+        rooms: keys for which each chunk has room.
+        rotations: key of each part with which reading each chunk begins.
+    """
+
+    first: int
+    last: int
+    lengths: tuple[int, ...]
+    rooms: tuple[int, ...]
+    rotations: tuple[int, ...]
+
+
+def _groups(
+    lengths: Sequence[tuple[int, ...]],
+    capacities: Sequence[Sequence[int]] | None,
+    rotations: Sequence[Sequence[int]] | None,
+) -> list[_Group]:
+    """Return the groups of channels with chunks; arguments as for `interleaved_program`."""
+    rooms = lengths
+    if capacities is not None:
+        rooms = tuple(map(tuple, capacities))
+        check_room(lengths, rooms)
+    if rotations is None:
+        turned = tuple((0,) * len(own) for own in lengths)
+    else:
+        turned = tuple(map(tuple, rotations))
+    each = list(zip(lengths, rooms, turned, strict=True))
+    groups: list[_Group] = []
+    first = 0
+    while first < len(each):
+        last = first + 1
+        while last < len(each) and each[last] == each[first]:
+            last += 1
+        if lengths[first]:
+            groups.append(_Group(first, last, *each[first]))
+        first = last
+    return groups
 
 
 @lru_cache(maxsize=64)

@@ -105,6 +105,7 @@ class Chunks(NamedTuple):
         busy: (chunks,) cycles that the softmax of one query takes.
         strides: (chunks,) keys of each part for which a slice of the keys, and an output slice of
             the values, has room.
+        rotations: (chunks,) key of each part with which reading begins; it goes around.
     """
 
     lengths: I64
@@ -112,6 +113,7 @@ class Chunks(NamedTuple):
     values: I64
     busy: I64
     strides: I64
+    rotations: I64
 
 
 class Sites(NamedTuple):
@@ -494,12 +496,18 @@ def weave(
             chunk = turns[TURN_CHUNK, phases[PHASE_TURN, k]]
             base = keys[chunk] if phases[PHASE_PART, k] < 0 else values[chunk]
             x = units[UNIT_X, unit] + n - units[UNIT_BEGIN, unit]
+            # Slices are as far apart as there is room. Within each, reading goes around.
+            each = shape.columns if phases[PHASE_PART, k] < 0 else 1
+            span = -(-chunks.lengths[chunk] // shape.sequence_parts) * each
+            origin = x // (chunks.strides[chunk] * each) * chunks.strides[chunk] * each
+            x += chunks.rotations[chunk] * each
             wait, ended = BEGUN + EVENTS_APART * unit, DONE + EVENTS_APART * unit
             refill = FILL + EVENTS_APART * phases[PHASE_FILL, k + 2] if k + 2 < all_phases else 0
             for i in range(end - n):
                 at = step + i
                 kinds[at] = multiply
-                addresses[at] = base + multiplies[x + i]
+                y = x + i if x + i < origin + span else x + i - span
+                addresses[at] = base + multiplies[y]
                 waits[at] = wait
                 signals[at, 0] = ended
                 signals[at, 1] = refill

@@ -31,6 +31,7 @@ import numpy.typing as npt
 from attacc.hardware.dram import DramDevice
 from attacc.pim.mapping.balance import Assignment, ways
 from attacc.pim.mapping.geometry import KeyLayout, rows_of_chunks
+from attacc.pim.mapping.ring import rotation
 from attacc.pim.program.interleaved import (
     QueryPasses,
     chunk_grain,
@@ -85,7 +86,13 @@ class Dealer:
     tables: TimingTables
     passes: QueryPasses
 
-    def play(self, lengths: Sequence[int], *, window_cycles: int = 0) -> DealtRun:
+    def play(
+        self,
+        lengths: Sequence[int],
+        *,
+        window_cycles: int = 0,
+        oldest: Sequence[int] | None = None,
+    ) -> DealtRun:
         """Deal heads out and play their program.
 
         The way of `assign` is played first. For a short program (`SHORT`) the other ways are
@@ -98,6 +105,9 @@ class Dealer:
         Args:
             lengths: keys of every head.
             window_cycles: as for `attacc.pim.timing.engine.run`.
+            oldest: place of the oldest key of every head, where keys lie in a ring
+                (`attacc.pim.mapping.ring`); None for the first place. The forecast leaves out that
+                a ring may open a row twice.
 
         Raises:
             InputError: there are no heads; a head has no keys; or the heads do not fit into banks
@@ -110,7 +120,7 @@ class Dealer:
             grain=chunk_grain(self.layout),
         )
         usual = next(dealt)
-        best = self._play(usual, window_cycles)
+        best = self._play(usual, window_cycles, oldest)
         cycles = self.forecast(usual)
         if cycles <= (1 + NEAR) * self.least(lengths):
             return best
@@ -126,7 +136,7 @@ class Dealer:
         for expected, _, way in others:
             if expected > (1 + above) * least:
                 break
-            played = self._play(way, window_cycles)
+            played = self._play(way, window_cycles, oldest)
             if played.timed.cycles < best.timed.cycles:
                 best = played
         return best
@@ -216,7 +226,16 @@ class Dealer:
         most = self.layout.organization.rows
         return all(rows_of_chunks(self.layout, own) <= most for own in set(assignment.lengths))
 
-    def _play(self, assignment: Assignment, window_cycles: int) -> DealtRun:
+    def _play(
+        self, assignment: Assignment, window_cycles: int, oldest: Sequence[int] | None
+    ) -> DealtRun:
+        rotations = None
+        if oldest is not None and any(oldest):
+            parts = self.layout.sequence_parts
+            rotations = [
+                [rotation(oldest[head], start, length, parts) for head, start, length in own]
+                for own in assignment.channels
+            ]
         program = interleaved_program(
             self.device,
             self.layout,
@@ -224,5 +243,6 @@ class Dealer:
             multiply_interval=self.tables.multiply_interval,
             queries=self.passes.queries,
             queries_per_read=self.passes.most,
+            rotations=rotations,
         )
         return DealtRun(assignment, run(program, self.tables, window_cycles=window_cycles))
