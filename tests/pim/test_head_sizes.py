@@ -173,3 +173,36 @@ def test_impossible_sizes_of_heads_are_refused() -> None:
     barriers = Stack(DEVICE, Placement.BANK, schedule=Schedule.COMPLETE)
     with pytest.raises(InputError, match="the complete schedule does not cut keys"):
         barriers.attend(heads=1, length=10, key_slices=2)
+
+
+@PLACEMENTS
+def test_narrow_elements_cost_what_the_unit_forms_of_them(placement: Placement) -> None:
+    """Catches a level that multiplies 8 bits at the cadence of 16, on a unit without wider ones."""
+    assert DEVICE.pipeline is not None
+    plain = DEVICE.pipeline.model_copy(update={"products_8_bits": 16})
+    device = DEVICE.model_copy(update={"pipeline": plain})
+    wide, narrow_units = Stack(DEVICE, placement), Stack(device, placement)
+
+    def attend(stack: Stack, element: str, per_read: int) -> StackAttention:
+        return stack.attend(
+            heads=32, length=2048, element=element, queries_per_kv_head=2,
+            queries_per_read=per_read,
+        )  # fmt: skip
+
+    for per_read in (1, 2):
+        assert attend(narrow_units, "fp16", per_read) == attend(wide, "fp16", per_read)
+        found, before = (attend(stack, "int8", per_read) for stack in (narrow_units, wide))
+        # 16 products of 32 elements take 2 cycles of 666 MHz for a query: 3.9 of 5.2 Gb/s.
+        assert found.multiply_interval == max(before.multiply_interval, 4 * per_read)
+        assert found.cycles >= before.cycles
+        assert found.energy.multiply_pj == before.energy.multiply_pj
+    assert found.cycles > 1.05 * before.cycles
+    played = interleaved(
+        device, placement, [300, 20], element=ElementType.INT8, queries=2, queries_per_read=2
+    )
+    audit = check(
+        played.log, device, placement=placement, power_limited=True, queries_per_read=2,
+        element_bits=8,
+    )  # fmt: skip
+    assert audit.violations == ()
+    assert said(played.report()) == ""

@@ -169,7 +169,7 @@ class Stack:
                 hint="limit the power, or give no budget",
             )
         # An impossible temperature or organisation is refused here, not at the first use.
-        self._resolve(self.device, 1)
+        self._resolve(self.device, 1, ElementType.FP16)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise FrozenInstanceError(f"{name} of a stack cannot be changed: make another stack")
@@ -190,11 +190,7 @@ class Stack:
         return self.device.banks_per_command(self.placement)
 
     @cached_property
-    def _internal_bytes_per_s(self) -> float:
-        return self.device.internal_bytes_per_s(self.placement, power_limited=self.power_limited)
-
-    @cached_property
-    def _tables(self) -> dict[tuple[int, int | None], TimingTables]:
+    def _tables(self) -> dict[tuple[int, int, int | None], TimingTables]:
         return {}
 
     @cached_property
@@ -490,22 +486,28 @@ class Stack:
         # A window that is longer than the run is one window in any case.
         return round(min(cycles, MAX_WINDOW_CYCLES))
 
-    def _resolve(self, device: DramDevice, queries_per_read: int) -> TimingTables:
+    def _resolve(
+        self, device: DramDevice, queries_per_read: int, element: ElementType
+    ) -> TimingTables:
         """Return the timing tables of the device, which may have a cadence from the budget."""
         cadence = None
         if device is not self.device:
             cadence = device.parameters(
-                power_limited=self.power_limited, queries_per_read=queries_per_read
+                power_limited=self.power_limited,
+                queries_per_read=queries_per_read,
+                element_bits=element.bits,
             )[_CADENCES[self.placement]]
-        if (queries_per_read, cadence) not in self._tables:
-            self._tables[queries_per_read, cadence] = resolve_timing(
+        key = queries_per_read, element.bits, cadence
+        if key not in self._tables:
+            self._tables[key] = resolve_timing(
                 device,
                 self.placement,
                 power_limited=self.power_limited,
                 queries_per_read=queries_per_read,
+                element_bits=element.bits,
                 temperature_c=self.temperature_c,
             )
-        return self._tables[queries_per_read, cadence]
+        return self._tables[key]
 
     def _dealer(self, device: DramDevice, tables: TimingTables, shape: _Shape) -> Dealer:
         """Return the dealer for heads of a shape, whatever their lengths."""
@@ -529,7 +531,7 @@ class Stack:
                 temperature_c=self.temperature_c,
             )
             device = with_power_cadence(device, cadence)
-        tables = self._resolve(device, shape.queries_per_read)
+        tables = self._resolve(device, shape.queries_per_read, layout.element)
         if self.schedule is Schedule.INTERLEAVED:
             keys_of, _, heads_of = zip(*shape.lengths, strict=True)
             check_capacity(layout, keys_of, heads_of)
@@ -547,9 +549,9 @@ class Stack:
                 layout, kv_heads * shape.queries, self.schedule, shape.queries
             )
             timed = run(program, tables, window_cycles=shape.window_cycles)
-        internal = self._internal_bytes_per_s
-        if device is not self.device:
-            internal = device.internal_bytes_per_s(self.placement, power_limited=True)
+        internal = device.internal_bytes_per_s(
+            self.placement, power_limited=self.power_limited, element_bits=layout.element.bits
+        )
         return _Played(device, internal, tables.multiply_interval, timed, dealt)
 
 

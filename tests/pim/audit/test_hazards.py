@@ -113,7 +113,11 @@ def interleaved(
         grain=chunk_grain(layout),
     )
     tables = resolve_timing(
-        device, placement, power_limited=power_limited, queries_per_read=queries_per_read
+        device,
+        placement,
+        power_limited=power_limited,
+        queries_per_read=queries_per_read,
+        element_bits=element.bits,
     )
     rooms = [[chunk.length + spare for chunk in channel] for channel in assignment.channels]
     program = change(

@@ -188,7 +188,11 @@ class AttentionPlan:
                 hint=f"use the {Schedule.INTERLEAVED} schedule, on a device with a [pipeline]",
             )
         tables = resolve_timing(
-            device, placement, power_limited=power_limited, queries_per_read=passes.most
+            device,
+            placement,
+            power_limited=power_limited,
+            queries_per_read=passes.most,
+            element_bits=element.bits,
         )
         assignment, program, owned = _behind_barriers(layout, lengths, passes, schedule)
         words = BUFFER_WORDS if device.pipeline is None else device.pipeline.buffer_words
@@ -233,7 +237,11 @@ class AttentionPlan:
             for own in assignment.channels
         ]
         tables = resolve_timing(
-            device, layout.placement, power_limited=power_limited, queries_per_read=passes.most
+            device,
+            layout.placement,
+            power_limited=power_limited,
+            queries_per_read=passes.most,
+            element_bits=layout.element.bits,
         )
         lengths = assignment.lengths
         rooms = lengths if capacities is None else capacities
