@@ -33,6 +33,7 @@ KEYS = [
     "head_dim",
     "value_dim",
     "key_slices",
+    "one_copy",
     "dtype",
     "chunks",
     "cut_heads",

@@ -146,10 +146,12 @@ class Attention:
         head_dim: int,
         value_dim: int | None = None,
         key_slices: int = 1,
+        *,
+        one_copy: bool = False,
     ) -> None:
         self.device, self.numbers, self.head_dim = device, numbers, head_dim
         self.value_dim = head_dim if value_dim is None else value_dim
-        self.key_slices = key_slices
+        self.key_slices, self.one_copy = key_slices, one_copy
         self.n = device.access_bytes * 8 // bits(numbers.operand)
         self.shared = device.banks if device.placement == "bank" else 1
         whole = -(-head_dim // (self.shared * self.n))
@@ -294,6 +296,8 @@ class Attention:
         visible = np.roll(visible, oldest)
         keys, values = (np.roll(x, oldest, axis=0) for x in (keys, values))
         (qv, qs), (kv, ks), (vv, vs) = (stored(x, a.operand) for x in (q, keys, values))
+        if self.one_copy:
+            vv, vs = kv[:, : self.value_dim], ks
         most = FORMATS[a.operand][2] ** 2 * self.head_dim
         factor = np.float32(np.float64(qs) * np.float64(ks) * scale)
         factor = np.float32(np.float64(factor) * 2.0 ** shift(most, a, a.score))

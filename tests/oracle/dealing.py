@@ -61,8 +61,10 @@ class Expected:
         context, last = 0, -1
         for first in range(0, keys, segment):
             for output in range(one.context_slices):
-                begin = output * keys + first
-                opened, last = self.opened(range(begin, begin + min(segment, keys - first)), last)
+                together = one.slices_together
+                begin = (output // together * keys + first) * together
+                size = min(segment, keys - first) * together
+                opened, last = self.opened(range(begin, begin + size), last)
                 context += opened
         return (
             one.score_multiplies * self.interval + score * adds,

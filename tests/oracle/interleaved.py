@@ -197,7 +197,13 @@ def _phases(
         contexts.append([])
         places = commands.probabilities.reshape(-1, chunk.probability_words)[:, 0]
         # Slices lie as far apart as if the chunk had all the keys for which it has room.
-        by_slice = head_commands(reserved).context.reshape(-1, reserved.keys_per_part)
+        if layout.one_copy:
+            # The same places as those of keys: slice by slice of these, key by key.
+            by_key = head_commands(reserved).score.reshape(layout.key_slices, -1, width)
+            by_slice = by_key.transpose(0, 2, 1).reshape(layout.columns_per_key, -1)
+            by_slice = by_slice[: layout.context_slices]
+        else:
+            by_slice = head_commands(reserved).context.reshape(-1, reserved.keys_per_part)
         by_slice = by_slice[:, : chunk.keys_per_part]
         by_slice = np.roll(by_slice, -rotations[turn.chunk], axis=1)
         for part, word in enumerate(range(0, chunk.probability_words, words)):

@@ -24,14 +24,18 @@ DEVICE = DRAMS.load("hbm3-5.2")
 FP16 = ElementType.FP16
 PLACEMENTS = pytest.mark.parametrize("placement", list(Placement))
 SIZES = pytest.mark.parametrize(
-    ("head_dim", "value_dim", "queries", "per_read", "key_slices"),
+    ("head_dim", "value_dim", "queries", "per_read", "key_slices", "one_copy"),
     [
-        (64, 128, 1, 1, None),
-        (192, 128, 3, 1, None),
-        (96, 8, 3, 2, None),
-        (576, 512, 4, 1, None),
-        (576, 512, 5, 4, 9),
-        (1000, 300, 1, 1, None),
+        (64, 128, 1, 1, None, False),
+        (192, 128, 3, 1, None, False),
+        (96, 8, 3, 2, None, False),
+        (576, 512, 4, 1, None, False),
+        (576, 512, 5, 4, 9, False),
+        (1000, 300, 1, 1, None, False),
+        (576, 512, 4, 1, None, True),
+        (576, 512, 5, 4, 9, True),
+        (128, 128, 1, 1, None, True),
+        (320, 24, 3, 2, 5, True),
     ],
     ids=str,
 )
@@ -51,12 +55,13 @@ def test_heads_of_any_sizes_are_timed_legal_and_executed(
     queries: int,
     per_read: int,
     key_slices: int | None,
+    one_copy: bool,
 ) -> None:
     """Catches a level that takes values for keys, or a slice for a key, and the others do not."""
     device, lengths = narrow(2), [520, 33, 7]
     played = interleaved(
         device, placement, lengths, head_dim, FP16, queries=queries, queries_per_read=per_read,
-        value_dim=value_dim, key_slices=key_slices,
+        value_dim=value_dim, key_slices=key_slices, one_copy=one_copy,
     )  # fmt: skip
     audit = check(
         played.log, device, placement=placement, power_limited=True, queries_per_read=per_read
@@ -67,9 +72,9 @@ def test_heads_of_any_sizes_are_timed_legal_and_executed(
     assert hazards.commands == played.program.requests
     plan = AttentionPlan.of(
         device, placement, lengths, head_dim, FP16, value_dim=value_dim, key_slices=key_slices,
-        queries=queries, queries_per_read=per_read,
+        one_copy=one_copy, queries=queries, queries_per_read=per_read,
     )  # fmt: skip
-    heads = Heads.random(lengths, head_dim, queries, value_dim=value_dim)
+    heads = Heads.random(lengths, head_dim, queries, value_dim=value_dim, one_copy=one_copy)
     ours = answer(plan, heads, Arithmetic())
     assert ours.context.shape == (3, queries, value_dim)
     assert ours.complete.all()
@@ -134,6 +139,49 @@ def test_a_latent_head_is_cut_where_the_buffers_need_it() -> None:
     layout = KeyLayout(DEVICE.organization, Placement.BANK, 576, FP16)
     four = sliced(DEVICE, layout, QueryPasses.of(128, 4), key_slices=3)
     assert (four.columns_per_slice, four.columns_per_key) == (3, 9)
+
+
+@PLACEMENTS
+def test_one_copy_stores_half_and_reads_what_two_copies_do(placement: Placement) -> None:
+    """Catches a copy that is counted twice, and a context that reads other columns than it needs.
+
+    In slices of one access the columns of the values are the first of the keys.
+    """
+    stack, columns = Stack(DEVICE, placement), 9 if placement is Placement.BANK else 36
+
+    def attend(*, one_copy: bool, key_slices: int | None = None) -> StackAttention:
+        return stack.attend(
+            heads=32, length=2048, head_dim=576, value_dim=512, queries_per_kv_head=2,
+            key_slices=key_slices, one_copy=one_copy,
+        )  # fmt: skip
+
+    one, two = (attend(one_copy=which, key_slices=columns) for which in (True, False))
+    assert (one.cycles, one.commands, one.energy) == (two.cycles, two.commands, two.energy)
+    assert (one.kv_bytes, two.kv_bytes) == (16 * 2048 * 576 * 2, 16 * 2048 * 1088 * 2)
+    assert one.to_dict()["one_copy"] is True
+    # In wider slices the context opens rows for every column of a slice. At buffer, where 32 banks
+    # take turns, such a column lies in few of them.
+    wide = attend(one_copy=True)
+    opened = [
+        sum(count for name, count in counts(found).items() if name.startswith("ACT"))
+        for found in (attend(one_copy=False), wide)
+    ]
+    assert (opened[1] > 1.2 * opened[0]) == (placement is not Placement.BUFFER)
+    with pytest.raises(InputError, match="value_dim = 600: keys of 576 elements do not hold"):
+        stack.attend(heads=1, length=10, head_dim=576, value_dim=600, one_copy=True)
+
+
+def test_values_that_are_part_of_the_keys_are_stored_once() -> None:
+    """Catches values that take rows of their own, and values that no key holds."""
+    plan = AttentionPlan.of(
+        narrow(1), Placement.BANK, [100], 64, FP16, value_dim=48, one_copy=True
+    )  # fmt: skip
+    heads = Heads.random([100], 64, value_dim=48, one_copy=True)
+    memory = plan.store(heads.keys, heads.values, Arithmetic()).memory
+    rows = memory.slots[0][memory.rows_in_use(0)].tolist()
+    assert rows == [1, 1]  # two numbers of one row
+    with pytest.raises(InputError, match="values of a head are not the first elements of its keys"):
+        plan.store(heads.keys, [heads.values[0] + 1], Arithmetic())
 
 
 @PLACEMENTS

@@ -110,6 +110,13 @@ def attention(
             "default.",
         ),
     ] = None,
+    one_copy: Annotated[
+        bool,
+        typer.Option(
+            "--one-copy",
+            help="The first elements of a key serve as its value, so that values are not stored.",
+        ),
+    ] = False,
     dtype: DType = "fp16",
     placement: PlacementName = "bank",
     device: Device = DEFAULT_DEVICE,
@@ -180,6 +187,7 @@ def attention(
             element=dtype,
             value_dim=value_dim,
             key_slices=key_slices,
+            one_copy=one_copy,
             window=window,
             query_tokens=query_tokens,
             queries_per_kv_head=sharing,

@@ -56,6 +56,7 @@ class StackAttention(Result):
         head_dim: elements of a key.
         value_dim: elements of a value.
         key_slices: slices of elements into which keys are cut.
+        one_copy: whether the first elements of a key serve as its value.
         element: element type of the keys and values.
         dealt: how the heads were dealt out to channels.
         cycles: duration in cycles of the command clock.
@@ -91,6 +92,7 @@ class StackAttention(Result):
     head_dim: int
     value_dim: int
     key_slices: int
+    one_copy: bool
     element: ElementType
     dealt: Dealt
     cycles: int
@@ -149,6 +151,7 @@ class StackAttention(Result):
             "head_dim": self.head_dim,
             "value_dim": self.value_dim,
             "key_slices": self.key_slices,
+            "one_copy": self.one_copy,
             "dtype": self.element,
             "chunks": self.dealt.chunks,
             "cut_heads": self.dealt.cut_heads,

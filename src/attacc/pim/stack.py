@@ -209,6 +209,7 @@ class Stack:
         *,
         value_dim: int | None = None,
         key_slices: int | None = None,
+        one_copy: bool = False,
         queries_per_read: int = 1,
     ) -> HeadLayout:
         """Return how one head lies in a channel of this stack.
@@ -219,6 +220,7 @@ class Stack:
             element: element type of the keys and values.
             value_dim: as in `attend`.
             key_slices: as in `attend`.
+            one_copy: as in `attend`.
             queries_per_read: queries that a read of keys and values serves, which decides into how
                 many slices long keys are cut.
 
@@ -226,7 +228,9 @@ class Stack:
             InputError: keys cannot be cut into so many slices.
         """
         o = self.device.organization
-        whole = KeyLayout(o, self.placement, head_dim, element, value_dim=value_dim)
+        whole = KeyLayout(
+            o, self.placement, head_dim, element, value_dim=value_dim, one_copy=one_copy
+        )
         together = QueryPasses.of(queries_per_read, queries_per_read)
         return sliced(self.device, whole, together, self.schedule, key_slices).head(length)
 
@@ -239,6 +243,7 @@ class Stack:
         element: ElementType | str = ElementType.FP16,
         value_dim: int | None = None,
         key_slices: int | None = None,
+        one_copy: bool = False,
         window: int | None = None,
         query_tokens: int = 1,
         queries_per_kv_head: int = 1,
@@ -255,6 +260,8 @@ class Stack:
             value_dim: elements of a value; None for as many as a key has.
             key_slices: slices of elements into which every key is cut, so that half a vector buffer
                 holds a slice of a query; None for as few as long keys need.
+            one_copy: whether the first elements of a key serve as its value, so that values are not
+                stored apart.
             window: keys that a token sees at most, its own included; None for all earlier ones.
                 Only so many keys are stored, in rows that are used in turn.
             query_tokens: new tokens, each of which sees the keys up to its own.
@@ -288,6 +295,7 @@ class Stack:
             kind,
             value_dim=value_dim,
             key_slices=key_slices,
+            one_copy=one_copy,
             queries_per_read=passes.most,
         )
         kv_heads = heads // queries_per_kv_head
@@ -302,6 +310,7 @@ class Stack:
             element=kind,
             value_dim=value_dim,
             key_slices=key_slices,
+            one_copy=one_copy,
             window=window,
             query_tokens=query_tokens,
             queries_per_kv_head=queries_per_kv_head,
@@ -317,6 +326,7 @@ class Stack:
         element: ElementType | str = ElementType.FP16,
         value_dim: int | None = None,
         key_slices: int | None = None,
+        one_copy: bool = False,
         window: int | None = None,
         query_tokens: int = 1,
         oldest: Sequence[int] | None = None,
@@ -335,6 +345,7 @@ class Stack:
             element: element type of the keys and values.
             value_dim: as in `attend`.
             key_slices: as in `attend`.
+            one_copy: as in `attend`.
             window: as in `attend`.
             query_tokens: as in `attend`.
             oldest: place of the oldest key of each head, for parts of rings that were dealt out
@@ -369,6 +380,7 @@ class Stack:
             element,
             value_dim=value_dim,
             key_slices=key_slices,
+            one_copy=one_copy,
             queries_per_read=passes.most,
         ).of_any_length
         if self.schedule is not Schedule.INTERLEAVED:
@@ -383,7 +395,8 @@ class Stack:
         played = self._played(shape)
         timed, device = played.timed, played.device
         keys = sum(lengths)
-        kv_bytes = keys * (head_dim + layout.value_elements) * element.bytes
+        elements = head_dim + (0 if one_copy else layout.value_elements)
+        kv_bytes = keys * elements * element.bytes
         together = passes.queries / passes.passes
         energy = attention_energy(
             timed,
@@ -426,6 +439,7 @@ class Stack:
             head_dim=head_dim,
             value_dim=layout.value_elements,
             key_slices=layout.key_slices,
+            one_copy=one_copy,
             element=element,
             dealt=played.dealt,
             cycles=timed.cycles,

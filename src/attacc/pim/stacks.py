@@ -103,6 +103,7 @@ def attend_over(
     element: ElementType | str,
     value_dim: int | None = None,
     key_slices: int | None = None,
+    one_copy: bool = False,
     window: int | None = None,
     query_tokens: int = 1,
     queries_per_kv_head: int = 1,
@@ -125,6 +126,7 @@ def attend_over(
         element: element type of the keys and values.
         value_dim: as in `Stack.attend`.
         key_slices: as in `Stack.attend`.
+        one_copy: as in `Stack.attend`.
         window: as in `Stack.attend`.
         query_tokens: as in `Stack.attend`.
         queries_per_kv_head: as in `Stack.attend`.
@@ -144,12 +146,13 @@ def attend_over(
 
     def attend(held: tuple[_Ring, ...]) -> StackAttention:
         return stack.attend_to(
-            [one.keys for one in held],
-            oldest=[one.oldest for one in held],
+            tuple(one.keys for one in held),
+            oldest=tuple(one.oldest for one in held),
             head_dim=head_dim,
             element=element,
             value_dim=value_dim,
             key_slices=key_slices,
+            one_copy=one_copy,
             window=window,
             query_tokens=query_tokens,
             queries_per_kv_head=queries_per_kv_head,
@@ -172,6 +175,7 @@ def attend_over(
             element,
             value_dim=value_dim,
             key_slices=key_slices,
+            one_copy=one_copy,
             queries_per_read=together,
         )
         dealt = assign_stacks(

@@ -97,12 +97,20 @@ def interleaved(
     spare: int = 0,
     value_dim: int | None = None,
     key_slices: int | None = None,
+    one_copy: bool = False,
     change: Callable[[Program], Program] = lambda program: program,
 ) -> Played:
     """Play the interleaved schedule of some heads, after a change to its program."""
     layout = sliced(
         device,
-        KeyLayout(device.organization, placement, head_dim, element, value_dim=value_dim),
+        KeyLayout(
+            device.organization,
+            placement,
+            head_dim,
+            element,
+            value_dim=value_dim,
+            one_copy=one_copy,
+        ),
         QueryPasses.of(queries, queries_per_read),
         key_slices=key_slices,
     )
@@ -225,6 +233,7 @@ def test_no_interleaved_program_uses_or_destroys_what_it_may_not(
     lengths=LENGTHS,
     queries=st.sampled_from([(1, 1), (3, 2), (5, 4)]),
     sizes=st.sampled_from([(64, 128), (192, 128), (96, 96), (48, 8), (576, 512), (320, 72)]),
+    one_copy=st.booleans(),
     spare=st.sampled_from([0, 0, 100]),
     element=st.sampled_from([FP16, INT8]),
     latencies=LATENCIES,
@@ -235,6 +244,7 @@ def test_heads_of_any_sizes_use_and_destroy_nothing_that_they_may_not(
     lengths: list[int],
     queries: tuple[int, int],
     sizes: tuple[int, int],
+    one_copy: bool,
     spare: int,
     element: ElementType,
     latencies: dict[str, float],
@@ -256,6 +266,7 @@ def test_heads_of_any_sizes_use_and_destroy_nothing_that_they_may_not(
         value_dim=value_dim,
         spare=spare,
         key_slices=-(-layout.columns_per_key // fitting),
+        one_copy=one_copy and value_dim <= head_dim,
     )
     report = played.report()
     assert said(report) == ""

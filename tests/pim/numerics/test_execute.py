@@ -58,7 +58,7 @@ class Heads:
     @classmethod
     def random(
         cls, lengths: Sequence[int], head_dim: int, queries: int = 1, seed: int = 0,
-        spread: float = 1.0, value_dim: int | None = None,
+        spread: float = 1.0, value_dim: int | None = None, *, one_copy: bool = False,
     ) -> "Heads":  # fmt: skip
         """Normally distributed; with a spread of 2**12 there are subnormals and overflows."""
         random = np.random.default_rng(seed)
@@ -67,7 +67,10 @@ class Heads:
             return random.standard_normal(shape) * spread ** random.uniform(-1, 1, shape)
 
         keys = [draw(length, head_dim) for length in lengths]
-        values = [draw(length, value_dim or head_dim) for length in lengths]
+        if one_copy:
+            values = [key[:, : value_dim or head_dim] for key in keys]
+        else:
+            values = [draw(length, value_dim or head_dim) for length in lengths]
         return cls(draw(len(lengths), queries, head_dim), keys, values)
 
 
@@ -98,7 +101,12 @@ def expected(plan: AttentionPlan, heads: Heads, arithmetic: Arithmetic) -> F32:
         output=a.output, overflow=a.overflow,
     )  # fmt: skip
     attention = oracle.Attention(
-        device, numbers, plan.layout.head_dim, plan.layout.value_dim, plan.layout.key_slices
+        device,
+        numbers,
+        plan.layout.head_dim,
+        plan.layout.value_dim,
+        plan.layout.key_slices,
+        one_copy=plan.layout.one_copy,
     )
     words = plan.buffer_words // plan.passes.most
     chunks = [
@@ -190,6 +198,7 @@ def arithmetics(draw: st.DrawFn) -> tuple[ElementType, Arithmetic]:
     ),
     head_dim=st.sampled_from([8, 16, 64, 80, 128, 576]),
     value_dim=st.sampled_from([None, None, 8, 40, 128, 300]),
+    one_copy=st.booleans(),
     queries=st.sampled_from([(1, 1), (1, 1), (3, 1), (3, 2), (5, 4)]),
     channels=st.sampled_from([1, 2, 4]),
     buffer_words=st.sampled_from([16, 32, 64]),
@@ -203,6 +212,7 @@ def test_executed_commands_compute_what_plain_numpy_does(
     lengths: list[int],
     head_dim: int,
     value_dim: int | None,
+    one_copy: bool,
     queries: tuple[int, int],
     channels: int,
     buffer_words: int,
@@ -213,9 +223,10 @@ def test_executed_commands_compute_what_plain_numpy_does(
     element, numbers = arithmetic
     heads_of_queries, per_read = queries
     device = narrow(channels, buffer_words)
+    one_copy = one_copy and (value_dim or 0) <= head_dim
     try:
         plan = AttentionPlan.of(
-            device, placement, lengths, head_dim, element, value_dim=value_dim,
+            device, placement, lengths, head_dim, element, value_dim=value_dim, one_copy=one_copy,
             queries=heads_of_queries, queries_per_read=per_read,
         )  # fmt: skip
     except InputError as error:
@@ -224,7 +235,9 @@ def test_executed_commands_compute_what_plain_numpy_does(
         raise
     if spread > 16 and element is FP16:
         spread = 2.0**7  # so that operands are in the range of fp16
-    heads = Heads.random(lengths, head_dim, heads_of_queries, seed, spread, value_dim)
+    heads = Heads.random(
+        lengths, head_dim, heads_of_queries, seed, spread, value_dim, one_copy=one_copy
+    )
     ours = answer(plan, heads, numbers)
     assert ours.complete.all()
     assert_same_bits(ours.context, expected(plan, heads, numbers))

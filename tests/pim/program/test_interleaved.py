@@ -148,6 +148,7 @@ def test_compiled_program_is_the_naive_one(
     spare=st.sampled_from([0, 0, 1, 100]),
     queries=st.sampled_from([(1, 1), (3, 2), (5, 4)]),
     sizes=st.sampled_from([(64, 128), (192, 128), (48, 8), (576, 512), (320, 72)]),
+    one_copy=st.booleans(),
     lengths=SHAPES["lengths"],
     element=SHAPES["element"],
 )
@@ -157,12 +158,16 @@ def test_compiled_program_of_heads_of_any_sizes_is_the_naive_one(
     spare: int,
     queries: tuple[int, int],
     sizes: tuple[int, int],
+    one_copy: bool,
     lengths: list[int],
     element: ElementType,
 ) -> None:
     """Catches values laid out like keys, and slices of keys in another order or another place."""
     head_dim, value_dim = sizes
-    whole = KeyLayout(DEVICE.organization, placement, head_dim, element, value_dim=value_dim)
+    whole = KeyLayout(
+        DEVICE.organization, placement, head_dim, element, value_dim=value_dim,
+        one_copy=one_copy and value_dim <= head_dim,
+    )  # fmt: skip
     layout = replace(whole, key_slices=-(-whole.columns_per_key // (16 // queries[1])))
     assignment = assign(
         lengths,

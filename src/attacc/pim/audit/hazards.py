@@ -482,7 +482,7 @@ class _Context(_Product):
             kind="the context",
             data="values",
             count=chunk.context_multiplies,
-            room=turn.room.context_multiplies,
+            room=turn.room.value_places,
         )
         o = chunk.organization
         self.half = half
@@ -524,11 +524,13 @@ class _Context(_Product):
 
         The room of the chunk separates its slices.
         """
-        output, p = divmod(self.place_number(command, offset), self.turn.room.keys_per_part)
-        keys = self.chunk.keys_per_part
+        keys, together = self.chunk.keys_per_part, self.chunk.slices_together
+        room = self.turn.room.keys_per_part * together
+        before, x = divmod(self.place_number(command, offset), room)
+        p, which = divmod(x, together)
         if p >= keys:
             return len(self.multiplied)
-        return output * keys + (p - self.turn.rotation) % keys
+        return (before * together + which) * keys + (p - self.turn.rotation) % keys
 
     def operand(self, x: int) -> tuple[_Fill, int, int]:
         """Return from which access of what a multiply takes its operand, and its unit of work."""

@@ -40,6 +40,9 @@ class KeyLayout:
         value_dim: elements of a value; None for as many as a key has.
         key_slices: equal slices of elements into which every key is cut. The keys of one slice lie
             together, and the scores of a slice are partial sums (docs/model/heads.md).
+        one_copy: whether the first elements of a key serve as its value, so that values are not
+            stored. Programs name the rows of the keys a second time, as rows of values; the
+            controller has a table of the real rows.
     """
 
     organization: Organization
@@ -48,12 +51,19 @@ class KeyLayout:
     element: ElementType
     value_dim: int | None = field(default=None, kw_only=True)
     key_slices: int = field(default=1, kw_only=True)
+    one_copy: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.head_dim < 1:
             raise InputError(f"head_dim = {self.head_dim} must be at least 1")
         if self.value_dim is not None and self.value_dim < 1:
             raise InputError(f"value_dim = {self.value_dim} must be at least 1")
+        if self.one_copy and self.value_elements > self.head_dim:
+            raise InputError(
+                f"value_dim = {self.value_elements}: keys of {self.head_dim} elements do not hold "
+                "such values",
+                hint="store values apart, or give a value_dim of at most head_dim",
+            )
         columns = self._columns(self.head_dim)
         if self.key_slices < 1 or (self.key_slices - 1) * self.columns_per_slice >= columns:
             raise InputError(
@@ -76,6 +86,7 @@ class KeyLayout:
             length,
             value_dim=self.value_dim,
             key_slices=self.key_slices,
+            one_copy=self.one_copy,
         )
 
     def _columns(self, elements: int) -> int:
@@ -118,7 +129,23 @@ class KeyLayout:
     @property
     def context_slices(self) -> int:
         """Slices of the output; a slice is finished before the next one begins."""
-        return self._columns(self.value_elements)
+        if not self.one_copy:
+            return self._columns(self.value_elements)
+        # Banks hold consecutive accesses of a slice of the key: the first bank has all columns that
+        # any bank has.
+        last, width = (self.value_elements - 1) // self.elements_per_column, self.columns_per_slice
+        before, access = divmod(last, self.dimension_parts * width)
+        return before * width + min(access + 1, width)
+
+    @property
+    def slices_together(self) -> int:
+        """Output slices whose accesses lie side by side, value by value."""
+        return self.columns_per_slice if self.one_copy else 1
+
+    @property
+    def value_columns(self) -> int:
+        """Columns of every bank that a value of each part takes, or the key that it is part of."""
+        return self.columns_per_key if self.one_copy else self.context_slices
 
     @property
     def padded_key(self) -> int:
@@ -127,7 +154,9 @@ class KeyLayout:
 
     @property
     def padded_value(self) -> int:
-        """Elements of a value, padding included."""
+        """Elements of a value, or of the key that it is part of, padding included."""
+        if self.one_copy:
+            return self.padded_key
         return self.dimension_parts * self.context_slices * self.elements_per_column
 
     @property
@@ -195,6 +224,7 @@ class HeadLayout(KeyLayout):
             self.element,
             value_dim=self.value_dim,
             key_slices=self.key_slices,
+            one_copy=self.one_copy,
         )
 
     @property
@@ -211,6 +241,11 @@ class HeadLayout(KeyLayout):
     def context_multiplies(self) -> int:
         """Multiply commands of the context."""
         return self.context_slices * self.keys_per_part
+
+    @property
+    def value_places(self) -> int:
+        """Accesses, in the order of multiplies, among which the context finds its values."""
+        return self.value_columns * self.keys_per_part
 
     @property
     def score_groups(self) -> int:
@@ -259,15 +294,17 @@ def rows_of(layout: KeyLayout, length: int) -> int:
 def rows_of_values(layout: KeyLayout, length: int) -> int:
     """Return the rows that values of a length take in every bank that holds them.
 
+    Values that are part of the keys take no rows of their own, but a program names their rows.
+
     Args:
         layout: how a value lies in the banks.
         length: values of a head, or of a chunk of one.
     """
-    return _rows_of(layout, length, layout.context_slices)
+    return _rows_of(layout, length, layout.value_columns)
 
 
 def rows_of_both(layout: KeyLayout, length: int) -> int:
-    """Return the rows that the keys and the values of a length take together.
+    """Return the rows that a program names for the keys and the values of a length.
 
     Args:
         layout: how keys and values lie in the banks.

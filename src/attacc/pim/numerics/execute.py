@@ -149,7 +149,9 @@ class ChannelShape:
                 o.ranks, o.pseudo_channels, geometry.units, geometry.stride, layout.sequence_parts,
                 width, per_key, layout.keys_per_move, buffer_words, part_words, passes.passes,
                 passes.most, passes.queries, list(Placement).index(layout.placement),
-                layout.key_slices, layout.context_slices,
+                layout.key_slices, layout.context_slices, layout.slices_together,
+                layout.columns_per_slice if layout.one_copy else layout.context_slices,
+                layout.padded_value,
             ],
             dtype=np.int64,
         )  # fmt: skip
@@ -178,7 +180,7 @@ class ChannelShape:
         multiplies = filled = moved = 0
         for number, (one, room) in enumerate(zip(each, rooms, strict=True)):
             for of_context, begins in enumerate((channel.regions.keys, channel.regions.values)):
-                count = room.context_multiplies if of_context else room.score_multiplies
+                count = room.value_places if of_context else room.score_multiplies
                 size = int(furthest[count - 1]) * o.access_bytes
                 slots = fills[number] * buffer_words if of_context else slots_of_keys
                 if layout.key_slices > 1 and not of_context:

@@ -37,8 +37,8 @@ NOWHERE = 1
 (
     BANK_BIT, GROUP_BIT, RANK_BIT, ACCESS_BYTES, COLUMNS, BANKS, GROUPS, RANKS, PSEUDO_CHANNELS,
     UNITS, STRIDE, PARTS, WIDTH, PER_KEY, PER_MOVE, BUFFER_WORDS, PART_WORDS, PASSES, QUERIES,
-    ALL_QUERIES, PLACEMENT, KEY_SLICES, OUTPUTS,
-) = range(23)  # fmt: skip
+    ALL_QUERIES, PLACEMENT, KEY_SLICES, OUTPUTS, TOGETHER, SIDE, WHOLE,
+) = range(26)  # fmt: skip
 """Fields of `Numbers.shape`, which describes the channel.
 
 Bits of an address; bytes of an access; columns of a row; banks, bank groups, ranks and
@@ -46,7 +46,8 @@ pseudo-channels; units, and banks from one unit to the next; parts of the sequen
 access; columns of a slice of a key; keys of a part whose scores move together; accesses of half a
 vector buffer, and those of them that hold the probabilities of one query; passes; queries of the
 fullest pass; queries of all passes; the placement; slices of elements into which keys are cut;
-output slices, which are columns of a value.
+output slices, which are columns of a value; those of them whose accesses lie side by side, value by
+value; consecutive accesses of a value that a bank holds; elements of a value with padding.
 """
 
 BANK, BANKGROUP, BUFFER = range(3)
@@ -105,7 +106,7 @@ class Numbers(NamedTuple):
     """The channel and its arithmetic.
 
     Attributes:
-        shape: (23,) sizes of the channel, in the order of the constants above.
+        shape: (26,) sizes of the channel, in the order of the constants above.
         choices: (12,) choices of the arithmetic, in the order of the constants above.
         floors: (6, 2) floor and spread of every rounding.
         limits: (6, 2) largest value of every rounding, and the result of a larger one.
@@ -742,15 +743,15 @@ def move_context(
         ranks, groups = 1, 1
     elif shape[PLACEMENT] == BANK:
         banks = apart = shape[BANKS]
-    fill, output = work // outputs, work % outputs
+    fill, output, side = work // outputs, work % outputs, shape[SIDE]
     floor, spread = floors[CONTEXT, 0], floors[CONTEXT, 1]
     largest, beyond = limits[CONTEXT, 0], limits[CONTEXT, 1]
     single_beyond = np.float32(limits[ACCUMULATOR, 1])
     pseudo_channels = shape[PSEUDO_CHANNELS]
     for pseudo_channel in range(pseudo_channels):
         first = (pseudo_channel * ranks + rank) * groups * apart + bank
-        to = (fill * pseudo_channels + pseudo_channel) * ranks + rank
-        to = at + (to * banks * outputs + bank * outputs + output) * width
+        to = ((fill * pseudo_channels + pseudo_channel) * ranks + rank) * shape[WHOLE]
+        to = at + to + ((output // side * banks + bank) * side + output % side) * width
         if choices[SINGLE] and not choices[GROUPS_PAIRWISE]:
             totals = singles[PRODUCTS, :width]
             for i in range(width):
@@ -865,10 +866,13 @@ def multiply(
     chunk, of_context = plan.products[product, CHUNK], plan.products[product, IS_CONTEXT]
     keys = plan.chunks[chunk, KEYS]
     # Slices of keys, or of the output, are as far apart as the keys for which there is room say.
-    slices, each = numbers.shape[KEY_SLICES], per_key
+    slices, each, together = numbers.shape[KEY_SLICES], per_key, 1
+    room = plan.chunks[chunk, ROOM]
     if of_context:
-        slices, each = numbers.shape[OUTPUTS], 1
-    output, first = x // (plan.chunks[chunk, ROOM] * each), x % (plan.chunks[chunk, ROOM] * each)
+        slices, each, together = numbers.shape[OUTPUTS], 1, numbers.shape[TOGETHER]
+    # Output slices that lie side by side alternate, value by value.
+    before, x = x // (room * each * together), x % (room * each * together)
+    output, first = before * together + x % together, x // together
     if first >= keys * each or output >= slices:
         return NOWHERE
     # Multiplies are numbered in the order of reading, which begins anywhere and goes around.
@@ -921,8 +925,8 @@ def multiply(
         for i in range(ready + 1, done):
             space.waiting[holder, i] = 1
     while True:
-        place = output * plan.chunks[chunk, ROOM] * each
-        place += (begin + ready - output * keys * each + shift) % (keys * each)
+        place = (begin + ready - output * keys * each + shift) % (keys * each)
+        place = output // together * together * room * each + place * together + output % together
         access = plan.products[product, BEGIN] // numbers.shape[ACCESS_BYTES] + plan.columns[place]
         if numbers.choices[SINGLE]:
             bank = int(plan.banks[place])

@@ -78,7 +78,7 @@ class MultiplyPlaces:
         Those of both are the same, as far as they go.
         """
         o = layout.organization
-        count = max(layout.score_multiplies, layout.context_multiplies)
+        count = max(layout.score_multiplies, layout.value_places)
         address = layout.multiply_addresses(count)
         bank, in_bank = np.divmod(address, o.bank_bytes)
         return cls(in_bank // o.access_bytes, bank)
@@ -134,7 +134,7 @@ class BankMemory:
             )
         slots, held = self.slots[channel], self.channels[channel]
         missing = first + np.flatnonzero(slots[first : last + 1] == 0)
-        used = 1 + int(np.count_nonzero(slots))
+        used = 1 + int(slots.max())  # rows may have two numbers
         if used + len(missing) > len(held):
             # Grow by half, so that data that grow token by token are not copied every time.
             more = max(used + len(missing), len(held) * 3 // 2) - len(held)
@@ -150,6 +150,22 @@ class BankMemory:
         o = self.organization
         data = self.channels[channel].reshape(-1, o.banks_per_channel, o.access_bytes)
         return data.view({8: np.uint8, 16: np.dtype("<u2")}[bits])
+
+    def alias(self, channel: int, begin: int, other: int, last: int) -> None:
+        """Give rows a second number each.
+
+        Args:
+            channel: the channel.
+            begin: first byte, in every bank, of the rows.
+            other: first byte by their second numbers.
+            last: last access of the rows, relative to the first.
+        """
+        o = self.organization
+        row_bytes = o.columns * o.access_bytes
+        rows = last // o.columns + 1
+        first, second = begin // row_bytes, other // row_bytes
+        slots = self.slots[channel]
+        slots[second : second + rows] = slots[first : first + rows]
 
     def write(
         self, channel: int, begin: int, places: MultiplyPlaces, geometry: Geometry, codes: Codes
@@ -184,7 +200,8 @@ def store_head(
 ) -> None:
     """Write the keys and values of one head, or chunk of one, into the banks of a channel.
 
-    Padding, to whole accesses and parts, is written as zeros.
+    Padding, to whole accesses and parts, is written as zeros. Values that are part of the keys are
+    not written: their rows are those of the keys, by another number.
 
     Args:
         memory: the banks.
@@ -202,6 +219,11 @@ def store_head(
     geometry = Geometry.of(layout.organization, layout.placement)
     reserved = layout if capacity is None else layout.head(capacity)
     places = MultiplyPlaces.of(reserved)
+    if layout.one_copy and not np.array_equal(values, keys[:, : layout.value_elements]):
+        raise InputError(
+            "the values of a head are not the first elements of its keys",
+            hint="store values apart, or give the first elements of the keys as values",
+        )
     banks, width = layout.dimension_parts, layout.elements_per_column
     key_shape = (layout.key_slices, banks, layout.columns_per_slice, width)
     value_shape = (1, banks, layout.context_slices, width)
@@ -227,6 +249,9 @@ def store_head(
         order = (2, 0, 4, 1, 3, 5) if name == "keys" else (2, 4, 0, 1, 3, 5)
         read = split.transpose(order).reshape(-1, geometry.units, width)
         memory.write(channel, at, places, geometry, read)
+        if layout.one_copy:
+            memory.alias(channel, keys_at, values_at, int(places.column[len(read) - 1]))
+            return
 
 
 def pad_elements(codes: npt.NDArray[np.generic], whole: int) -> npt.NDArray[np.generic]:
@@ -258,7 +283,7 @@ def check_regions(layout: KeyLayout, capacities: tuple[int, ...], regions: HeadR
         columns = MultiplyPlaces.of(head).column
         for name, begins, count in (
             ("keys", regions.keys, head.score_multiplies),
-            ("values", regions.values, head.context_multiplies),
+            ("values", regions.values, head.value_places),
         ):
             size = (int(columns[:count].max()) + 1) * layout.organization.access_bytes
             begin = int(begins[number])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -132,6 +132,7 @@ class AttentionPlan:
         *,
         value_dim: int | None = None,
         key_slices: int | None = None,
+        one_copy: bool = False,
         window: int | None = None,
         query_tokens: int = 1,
         queries: int = 1,
@@ -150,6 +151,7 @@ class AttentionPlan:
             value_dim: elements of a value; None for as many as a key has.
             key_slices: slices of elements into which keys are cut; None for as few as the vector
                 buffers need (`attacc.pim.program.interleaved.sliced`).
+            one_copy: whether the first elements of a key serve as its value.
             window: keys that a token sees at most, its own included; None for all earlier ones.
                 Only so many keys are stored, as a ring.
             query_tokens: new tokens of a step, each of which sees the keys up to its own.
@@ -164,7 +166,10 @@ class AttentionPlan:
             InputError: the schedule cannot serve these heads, or they do not fit into banks or
                 buffers.
         """
-        layout = KeyLayout(device.organization, placement, head_dim, element, value_dim=value_dim)
+        layout = KeyLayout(
+            device.organization, placement, head_dim, element, value_dim=value_dim,
+            one_copy=one_copy,
+        )  # fmt: skip
         tokens = NewTokens(window, query_tokens)
         passes = QueryPasses.of(queries * query_tokens, queries_per_read)
         layout = sliced(device, layout, passes, schedule, key_slices)
@@ -322,7 +327,8 @@ class AttentionPlan:
 
         Args:
             keys: per head, (length, head_dim) keys that are stored, the oldest first.
-            values: per head, (length, value elements), likewise.
+            values: per head, (length, value elements), likewise. Values that are part of the keys
+                have to equal their first elements.
             arithmetic: arithmetic of the device.
 
         Raises:
@@ -337,6 +343,14 @@ class AttentionPlan:
             ]
             for name, tensors in (("keys", keys), ("values", values))
         ]
+        if self.layout.one_copy:
+            # The same bits, and so the same scales, as those of the keys.
+            for key, value in zip(keys, values, strict=True):
+                if not np.array_equal(key[:, : self.layout.value_elements], value):
+                    raise InputError("the values of a head are not the first elements of its keys")
+            of_values = [
+                replace(key, codes=key.codes[:, : self.layout.value_elements]) for key in of_keys
+            ]
         return self.write(of_keys, of_values)
 
     def write(self, keys: Sequence[Quantized], values: Sequence[Quantized]) -> StoredHeads:

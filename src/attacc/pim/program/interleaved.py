@@ -256,7 +256,7 @@ def interleaved_program(
     most = max(max(group.rooms) for group in groups)
     multiplies = _multiplies(layout.head(most))
     spare = interleaved_kernel.SPARE
-    common = plain(interleaved_kernel.Shape(*shape, pipeline.buffer_words))
+    common = plain(interleaved_kernel.Shape(*shape, pipeline.buffer_words, layout.slices_together))
     sites = plain(interleaved_kernel.Sites(multiplies, *places))
     times = plain(
         interleaved_kernel.Times(
@@ -361,7 +361,7 @@ def _groups(
 @lru_cache(maxsize=64)
 def _multiplies(layout: HeadLayout) -> I64:
     """Return the addresses of a head's multiplies, relative to its first key or value."""
-    return layout.multiply_addresses(max(layout.score_multiplies, layout.context_multiplies))
+    return layout.multiply_addresses(max(layout.score_multiplies, layout.value_places))
 
 
 def move_places(layout: KeyLayout) -> tuple[I64, I64, I64, I64]:
@@ -414,7 +414,7 @@ def _check_buffers(device: DramDevice, layout: KeyLayout, length: int, passes: Q
         )
     # The address of an MVGB, within the values, says which access of its half it writes.
     per_word = -(-words // (words // passes.most))
-    room = layout.elements_per_column * layout.context_slices * layout.organization.access_bytes
+    room = layout.elements_per_column * layout.value_columns * o.access_bytes
     if per_word * layout.banks_in_turn > room:
         raise InputError(
             f"the probabilities of {passes.most} queries have no addresses of their own within "

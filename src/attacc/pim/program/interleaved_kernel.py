@@ -81,6 +81,7 @@ class Shape(NamedTuple):
         outputs: output slices.
         part_words: accesses of probabilities that each query has in half a vector buffer.
         buffer_words: accesses of half a vector buffer.
+        together: output slices whose accesses lie side by side, value by value.
     """
 
     queries: int
@@ -93,6 +94,7 @@ class Shape(NamedTuple):
     outputs: int
     part_words: int
     buffer_words: int
+    together: int
 
 
 class Chunks(NamedTuple):
@@ -499,15 +501,22 @@ def weave(
             # Slices are as far apart as there is room. Within each, reading goes around.
             each = shape.columns if phases[PHASE_PART, k] < 0 else 1
             span = -(-chunks.lengths[chunk] // shape.sequence_parts) * each
-            origin = x // (chunks.strides[chunk] * each) * chunks.strides[chunk] * each
+            output = x // (chunks.strides[chunk] * each)
+            origin = output * chunks.strides[chunk] * each
             x += chunks.rotations[chunk] * each
+            # Output slices that lie side by side alternate, value by value.
+            step_by, begin = 1, 0
+            if phases[PHASE_PART, k] >= 0 and shape.together > 1:
+                step_by = shape.together
+                begin = output // step_by * step_by * chunks.strides[chunk] + output % step_by
+                begin -= origin * step_by
             wait, ended = BEGUN + EVENTS_APART * unit, DONE + EVENTS_APART * unit
             refill = FILL + EVENTS_APART * phases[PHASE_FILL, k + 2] if k + 2 < all_phases else 0
             for i in range(end - n):
                 at = step + i
                 kinds[at] = multiply
                 y = x + i if x + i < origin + span else x + i - span
-                addresses[at] = base + multiplies[y]
+                addresses[at] = base + multiplies[begin + y * step_by]
                 waits[at] = wait
                 signals[at, 0] = ended
                 signals[at, 1] = refill

@@ -201,6 +201,7 @@ class Dealer:
             [
                 layout.sequence_parts, layout.columns_per_key, row, layout.banks_in_turn, each,
                 interval, max(0, opening - each * interval), layout.context_slices,
+                layout.slices_together,
             ],
             dtype=np.int64,
         )  # fmt: skip

@@ -13,10 +13,11 @@ from attacc.compiled import inlined, kernel
 I64 = npt.NDArray[np.int64]
 
 
-PARTS, COLUMNS, ROW, BANKS, PER_BANK, INTERVAL, OPENING, OUTPUTS = range(8)
+PARTS, COLUMNS, ROW, BANKS, PER_BANK, INTERVAL, OPENING, OUTPUTS, TOGETHER = range(9)
 """How multiplies go through a chunk: parts of its sequence; multiplies per key of each part;
 multiplies that one row of all banks serves; number of banks in turn; multiplies before the next
-bank; cycles of a multiply; additional cycles where a bank has another row open; output slices."""
+bank; cycles of a multiply; additional cycles where a bank has another row open; output slices;
+output slices whose accesses lie side by side, value by value."""
 
 
 @inlined
@@ -27,7 +28,7 @@ def openings(begin: int, end: int, last: int, going: I64) -> int:
         begin: the first multiply.
         end: one past the last multiply.
         last: the row that is open.
-        going: (8,) how multiplies go through the chunk.
+        going: (9,) how multiplies go through the chunk.
     """
     row, each = going[ROW], going[PER_BANK]
     count = 0
@@ -45,7 +46,7 @@ def multiplying(lengths: I64, segment: int, going: I64, cycles: I64) -> None:
     Args:
         lengths: (chunks,) keys of each chunk.
         segment: keys of each part whose probabilities fit half a vector buffer.
-        going: (8,) how multiplies go through a chunk.
+        going: (9,) how multiplies go through a chunk.
         cycles: (2, chunks) output: of the score, and of the context.
     """
     columns = going[COLUMNS]
@@ -63,9 +64,10 @@ def multiplying(lengths: I64, segment: int, going: I64, cycles: I64) -> None:
         for first in range(0, keys, segment):
             size = min(segment, keys - first)
             for output in range(going[OUTPUTS]):
-                begin = output * keys + first
-                opened += openings(begin, begin + size, last, going)
-                last = (begin + size - 1) // going[ROW]
+                together = going[TOGETHER]
+                begin = (output // together * keys + first) * together
+                opened += openings(begin, begin + size * together, last, going)
+                last = (begin + size * together - 1) // going[ROW]
         cycles[1, chunk] = busy + opened * going[OPENING]
 
 
