@@ -113,6 +113,7 @@ def interleaved_program(
     queries_per_read: int = 1,
     capacities: Sequence[Sequence[int]] | None = None,
     rotations: Sequence[Sequence[int]] | None = None,
+    apart: int = 1,
 ) -> Program:
     """Build the program of one stack for heads of any lengths."""
     o = device.organization
@@ -120,6 +121,9 @@ def interleaved_program(
     first = 0
     lengths = [tuple(chunk.length for chunk in chunks) for chunks in assignment.channels]
     rooms = lengths if capacities is None else [tuple(own) for own in capacities]
+    if apart > 1:
+        parts = layout.sequence_parts
+        rooms = [tuple(-(-own // parts) * parts * apart for own in each) for each in lengths]
     turned = [(0,) * len(own) for own in lengths]
     if rotations is not None:
         turned = [tuple(own) for own in rotations]
@@ -130,7 +134,7 @@ def interleaved_program(
             last += 1
         if lengths[first]:
             turns = _turns(lengths[first], queries, queries_per_read)
-            phases = _phases(device, layout, rooms[first], turned[first], turns)
+            phases = _phases(device, layout, rooms[first], turned[first], turns, apart)
             steps = _channel_steps(device, layout, turns, phases, multiply_interval)
             groups.append((first, last, *steps))
         first = last
@@ -169,6 +173,7 @@ def _phases(
     rooms: Sequence[int],
     rotations: Sequence[int],
     turns: Sequence[_Turn],
+    apart: int,
 ) -> list[_Phase]:
     """Cut the attention of a channel's chunks into phases, in order."""
     half = pipeline_of(device).buffer_words
@@ -189,7 +194,8 @@ def _phases(
         for which, addresses in enumerate(
             head_commands(reserved).score.reshape(layout.key_slices, -1)
         ):
-            own = np.roll(addresses[: chunk.keys_per_part * width], -rotations[turn.chunk] * width)
+            by_key = addresses.reshape(-1, width)[::apart][: chunk.keys_per_part]
+            own = np.roll(by_key, -rotations[turn.chunk], axis=0).ravel()
             score = [keys + own[i : i + size] for i in range(0, len(own), size)]
             accesses = np.add.outer(banks, which * half + np.arange(width)).ravel()
             queries = [keys + accesses + i * width for i in range(turn.queries)]
@@ -204,7 +210,7 @@ def _phases(
             by_slice = by_slice[: layout.context_slices]
         else:
             by_slice = head_commands(reserved).context.reshape(-1, reserved.keys_per_part)
-        by_slice = by_slice[:, : chunk.keys_per_part]
+        by_slice = by_slice[:, ::apart][:, : chunk.keys_per_part]
         by_slice = np.roll(by_slice, -rotations[turn.chunk], axis=1)
         for part, word in enumerate(range(0, chunk.probability_words, words)):
             own = min(words, chunk.probability_words - word)

@@ -63,6 +63,7 @@ class _Shape:
         queries: queries that share each key/value head.
         queries_per_read: queries that a read serves at most.
         window_cycles: length of the windows in which commands are counted; 0 for none.
+        apart: keys of each part from one key that is read to the next.
     """
 
     lengths: tuple[tuple[int, int, int], ...]
@@ -70,6 +71,7 @@ class _Shape:
     queries: int
     queries_per_read: int
     window_cycles: int
+    apart: int = 1
 
     @property
     def longest(self) -> int:
@@ -330,6 +332,7 @@ class Stack:
         window: int | None = None,
         query_tokens: int = 1,
         oldest: Sequence[int] | None = None,
+        apart: int = 1,
         queries_per_kv_head: int = 1,
         queries_per_read: int = 1,
         window_ns: float | None = None,
@@ -350,6 +353,9 @@ class Stack:
             query_tokens: as in `attend`.
             oldest: place of the oldest key of each head, for parts of rings that were dealt out
                 already; the lengths are then keys that are stored. None for heads as a whole.
+            apart: keys of each part from one key that is read to the next; the lengths are then
+                keys that are read, and so many times as many are stored
+                (`attacc.pim.selection`).
             queries_per_kv_head: as in `attend`.
             queries_per_read: as in `attend`.
             window_ns: as in `attend`.
@@ -385,12 +391,18 @@ class Stack:
         ).of_any_length
         if self.schedule is not Schedule.INTERLEAVED:
             self._check_barriers(lengths, passes)
+            if apart != 1:
+                raise InputError(
+                    f"the {self.schedule} schedule reads all keys",
+                    hint=f"use the {Schedule.INTERLEAVED} schedule, on a device with a [pipeline]",
+                )
         shape = _Shape(
             _alike(lengths, oldest, layout.sequence_parts),
             layout,
             passes.queries,
             passes.most,
             0 if window_ns is None else self._window_cycles(window_ns),
+            whole(apart, where="apart"),
         )
         played = self._played(shape)
         timed, device = played.timed, played.device
@@ -548,10 +560,13 @@ class Stack:
         tables = self._resolve(device, shape.queries_per_read, layout.element)
         if self.schedule is Schedule.INTERLEAVED:
             keys_of, _, heads_of = zip(*shape.lengths, strict=True)
-            check_capacity(layout, keys_of, heads_of)
+            check_capacity(layout, [keys * shape.apart for keys in keys_of], heads_of)
             dealer = self._dealer(device, tables, shape)
             dealt_run = dealer.play(
-                shape.each(), window_cycles=shape.window_cycles, oldest=shape.oldest()
+                shape.each(),
+                window_cycles=shape.window_cycles,
+                oldest=shape.oldest(),
+                apart=shape.apart,
             )
             timed, dealt = dealt_run.timed, _dealt(dealt_run.assignment)
         else:

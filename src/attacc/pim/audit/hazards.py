@@ -313,6 +313,7 @@ class _Turn:
         room: shape of the chunk if it had all the keys for which it has room.
         rotation: key of each part with which reading the chunk begins, and from which it goes
             around.
+        apart: keys of each part from one key that is read to the next.
         number: place of the chunk among the chunks of the channel.
         queries: number of queries of the pass.
         first_softmax: place of the turn's first query among the softmaxes of the channel.
@@ -323,6 +324,7 @@ class _Turn:
     chunk: HeadLayout
     room: HeadLayout
     rotation: int
+    apart: int
     number: int
     queries: int
     first_softmax: int
@@ -462,7 +464,10 @@ class _Score(_Product):
         room = self.turn.room.keys_per_part * width
         which, x = divmod(self.place_number(command, offset), room)
         own = self.chunk.keys_per_part * width
-        if x >= own:
+        key, column = divmod(x, width)
+        key, between = divmod(key, self.turn.apart)
+        x = key * width + column
+        if between or x >= own:
             return len(self.multiplied)
         return which * own + (x - self.turn.rotation * width) % own
 
@@ -528,7 +533,8 @@ class _Context(_Product):
         room = self.turn.room.keys_per_part * together
         before, x = divmod(self.place_number(command, offset), room)
         p, which = divmod(x, together)
-        if p >= keys:
+        p, between = divmod(p, self.turn.apart)
+        if between or p >= keys:
             return len(self.multiplied)
         return (before * together + which) * keys + (p - self.turn.rotation) % keys
 
@@ -557,8 +563,11 @@ def _turns(chunks: ChannelChunks, sets: Sequence[int]) -> list[_Turn]:
                 room = chunks.layout.head(chunks.room[number])
                 rotation = chunks.turned[number]
                 turns.append(
-                    _Turn(len(turns), chunk, room, rotation, number, queries, softmaxes, name)
-                )
+                    _Turn(
+                        len(turns), chunk, room, rotation, chunks.apart, number, queries, softmaxes,
+                        name,
+                    )
+                )  # fmt: skip
                 softmaxes += queries
     return turns
 

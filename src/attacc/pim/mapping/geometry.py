@@ -456,6 +456,7 @@ class ChannelChunks:
             room.
         rotations: the key of each part with which reading each chunk begins, and from which it goes
             around (`attacc.pim.mapping.ring`); None for the first key of every chunk.
+        apart: keys of each part from one key that is read to the next.
     """
 
     layout: KeyLayout
@@ -463,6 +464,7 @@ class ChannelChunks:
     regions: HeadRegions
     capacities: tuple[int, ...] | None = None
     rotations: tuple[int, ...] | None = None
+    apart: int = 1
 
     def __post_init__(self) -> None:
         check_room([self.lengths], [self.room])

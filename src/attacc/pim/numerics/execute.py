@@ -124,10 +124,13 @@ class ChannelShape:
             sights: per chunk, which of its keys the queries see; None for all keys.
 
         Raises:
-            InputError: the queries of a pass exceed half a vector buffer.
+            InputError: the queries of a pass exceed half a vector buffer, or only some keys are
+                read.
         """
         from attacc.pim.numerics import execute_kernel as k  # loads Numba
 
+        if channel.apart != 1:
+            raise InputError("reads of selected keys are timed, and not executed on data")
         layout, o = channel.layout, channel.layout.organization
         geometry = Geometry.of(o, layout.placement)
         at = AddressLayout.of(o)

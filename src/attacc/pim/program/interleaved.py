@@ -197,6 +197,7 @@ def interleaved_program(
     queries_per_read: int = 1,
     capacities: Sequence[Sequence[int]] | None = None,
     rotations: Sequence[Sequence[int]] | None = None,
+    apart: int = 1,
 ) -> Program:
     """Build the program of one stack for heads of any lengths.
 
@@ -214,6 +215,8 @@ def interleaved_program(
             grow in place; by default its number of keys.
         rotations: per channel, the key of each part with which reading each chunk begins, and from
             which it goes around (`attacc.pim.mapping.ring`); by default the first.
+        apart: keys of each part from one key that is read to the next; each chunk has room for so
+            many times its keys.
 
     Raises:
         InputError: the device has no pipeline; keys and values do not fit into the banks; a chunk
@@ -227,6 +230,9 @@ def interleaved_program(
     passes = QueryPasses.of(queries, queries_per_read)
     spacing = max(1.0, device.timing["nCCDL"] / multiply_interval)
     lengths = assignment.lengths
+    if apart > 1:
+        parts = layout.sequence_parts
+        capacities = [[-(-own // parts) * parts * apart for own in each] for each in lengths]
     groups = _groups(lengths, capacities, rotations)
     longest = max(map(max, filter(None, lengths)))
     _check_buffers(device, layout, longest, passes)
@@ -256,7 +262,9 @@ def interleaved_program(
     most = max(max(group.rooms) for group in groups)
     multiplies = _multiplies(layout.head(most))
     spare = interleaved_kernel.SPARE
-    common = plain(interleaved_kernel.Shape(*shape, pipeline.buffer_words, layout.slices_together))
+    common = plain(
+        interleaved_kernel.Shape(*shape, pipeline.buffer_words, layout.slices_together, apart)
+    )
     sites = plain(interleaved_kernel.Sites(multiplies, *places))
     times = plain(
         interleaved_kernel.Times(

@@ -82,6 +82,7 @@ class Shape(NamedTuple):
         part_words: accesses of probabilities that each query has in half a vector buffer.
         buffer_words: accesses of half a vector buffer.
         together: output slices whose accesses lie side by side, value by value.
+        apart: keys of each part from one key that is read to the next.
     """
 
     queries: int
@@ -95,6 +96,7 @@ class Shape(NamedTuple):
     part_words: int
     buffer_words: int
     together: int
+    apart: int
 
 
 class Chunks(NamedTuple):
@@ -516,6 +518,9 @@ def weave(
                 at = step + i
                 kinds[at] = multiply
                 y = x + i if x + i < origin + span else x + i - span
+                if shape.apart > 1:
+                    key = (y - origin) // each
+                    y += key * (shape.apart - 1) * each
                 addresses[at] = base + multiplies[begin + y * step_by]
                 waits[at] = wait
                 signals[at, 0] = ended

@@ -92,6 +92,7 @@ class Dealer:
         *,
         window_cycles: int = 0,
         oldest: Sequence[int] | None = None,
+        apart: int = 1,
     ) -> DealtRun:
         """Deal heads out and play their program.
 
@@ -108,6 +109,8 @@ class Dealer:
             oldest: place of the oldest key of every head, where keys lie in a ring
                 (`attacc.pim.mapping.ring`); None for the first place. The forecast leaves out that
                 a ring may open a row twice.
+            apart: as for `interleaved_program`. The forecast leaves out that keys which lie apart
+                open more rows.
 
         Raises:
             InputError: there are no heads; a head has no keys; or the heads do not fit into banks
@@ -120,12 +123,14 @@ class Dealer:
             grain=chunk_grain(self.layout),
         )
         usual = next(dealt)
-        best = self._play(usual, window_cycles, oldest)
+        best = self._play(usual, window_cycles, oldest, apart)
         cycles = self.forecast(usual)
         if cycles <= (1 + NEAR) * self.least(lengths):
             return best
         others = [
-            (self.forecast(way), len(way.dealt.head), way) for way in dealt if self._fits(way)
+            (self.forecast(way), len(way.dealt.head), way)
+            for way in dealt
+            if self._fits(way, apart)
         ]
         others.sort(key=lambda other: other[:2])
         least = min([cycles, *(expected for expected, _, _ in others)])
@@ -136,7 +141,7 @@ class Dealer:
         for expected, _, way in others:
             if expected > (1 + above) * least:
                 break
-            played = self._play(way, window_cycles, oldest)
+            played = self._play(way, window_cycles, oldest, apart)
             if played.timed.cycles < best.timed.cycles:
                 best = played
         return best
@@ -222,13 +227,20 @@ class Dealer:
         )  # fmt: skip
         return np.array(delays, dtype=np.int64)
 
-    def _fits(self, assignment: Assignment) -> bool:
+    def _fits(self, assignment: Assignment, apart: int) -> bool:
         """Return whether the banks have rows for all chunks; each chunk begins a row."""
-        most = self.layout.organization.rows
-        return all(rows_of_chunks(self.layout, own) <= most for own in set(assignment.lengths))
+        most, parts = self.layout.organization.rows, self.layout.sequence_parts
+        return all(
+            rows_of_chunks(self.layout, [-(-one // parts) * parts * apart for one in own]) <= most
+            for own in set(assignment.lengths)
+        )
 
     def _play(
-        self, assignment: Assignment, window_cycles: int, oldest: Sequence[int] | None
+        self,
+        assignment: Assignment,
+        window_cycles: int,
+        oldest: Sequence[int] | None,
+        apart: int,
     ) -> DealtRun:
         rotations = None
         if oldest is not None and any(oldest):
@@ -245,5 +257,6 @@ class Dealer:
             queries=self.passes.queries,
             queries_per_read=self.passes.most,
             rotations=rotations,
+            apart=apart,
         )
         return DealtRun(assignment, run(program, self.tables, window_cycles=window_cycles))
