@@ -82,6 +82,20 @@ def test_heads_of_any_sizes_are_timed_legal_and_executed(
 
 
 @PLACEMENTS
+@pytest.mark.parametrize("schedule", [Schedule.COMPLETE, Schedule.PUBLISHED])
+def test_schedules_behind_barriers_take_values_of_their_own_size(
+    placement: Placement, schedule: Schedule
+) -> None:
+    """Catches values that only the interleaved schedule tells from keys."""
+    device = narrow(1, device=DRAMS.load("hbm3-5.2-asplos24"))
+    plan = AttentionPlan.of(device, placement, [70], 64, FP16, value_dim=128, schedule=schedule)
+    heads = Heads.random([70], 64, value_dim=128)
+    ours = answer(plan, heads, Arithmetic())
+    assert ours.complete.all()
+    assert_same_bits(ours.context, expected(plan, heads, Arithmetic()))
+
+
+@PLACEMENTS
 def test_values_of_their_own_size_read_what_they_hold(placement: Placement) -> None:
     """Catches reads, bytes and rows of values that are counted as keys.
 

@@ -36,6 +36,7 @@ def openings(begin: int, end: int, last: int, going: I64) -> int:
         if which != last:
             first, behind = max(begin, which * row), min(end, (which + 1) * row)
             count += min(going[BANKS], (behind - 1) // each - first // each + 1)
+            last = which
     return count
 
 
