@@ -22,13 +22,18 @@ KEYS = [
     "schedule",
     "heads",
     "kv_heads",
+    "query_tokens",
     "queries_per_read",
     "passes",
+    "window",
     "length",
     "shortest_length",
     "longest_length",
     "keys",
     "head_dim",
+    "value_dim",
+    "key_slices",
+    "one_copy",
     "dtype",
     "chunks",
     "cut_heads",
@@ -324,6 +329,32 @@ def test_ways_to_say_how_heads_share_keys() -> None:
     text = answer("attention", "--heads", "32", "--kv-heads", "8", "--length", "500")
     assert "32 query heads sharing 8 heads with 500 keys" in text
     assert "in 4 passes" in text
+
+
+def test_sizes_of_heads_windows_and_new_tokens() -> None:
+    """Options that do not reach the stack, or reach another argument."""
+    stack = Stack("hbm3-5.2", Placement.BANKGROUP)
+    expected = stack.attend(
+        heads=8, length=700, head_dim=576, value_dim=512, key_slices=9, one_copy=True, window=300,
+        query_tokens=3, queries_per_kv_head=4, queries_per_read=4,
+    )  # fmt: skip
+    options = (
+        "--heads", "8", "--length", "700", "--head-dim", "576", "--value-dim", "512",
+        "--key-slices", "9", "--one-copy", "--window", "300", "--query-tokens", "3",
+        "--queries-per-kv-head", "4", "--queries-per-read", "4", "--placement", "bankgroup",
+    )  # fmt: skip
+    got = document("attention", *options)
+    assert (got["cycles"], got["keys"], got["passes"]) == (expected.cycles, 2 * 302, 3)
+    for key in ("value_dim", "key_slices", "one_copy", "window", "query_tokens", "kv_bytes"):
+        assert got[key] == getattr(expected, key)
+    text = answer("attention", *options)
+    assert "for 3 new tokens" in text
+    assert "576 and 512 fp16 elements" in " ".join(text.split())
+    compared = document("attention", *options[:-4], "--queries-per-read", "all")
+    assert [row["queries_per_read"] for row in compared["rows"]][-1] == 12
+    assert "window: 0" in refusal("attention", *SHAPE, "--window", "0").replace(
+        "--window", "window"
+    )
 
 
 def test_both_ends_of_the_trade() -> None:

@@ -17,6 +17,7 @@ from attacc.hardware.dram import (
     RULE_SETS,
     DramDevice,
     Organization,
+    Pipeline,
     Refresh,
     RefreshMode,
     RuleSet,
@@ -251,6 +252,40 @@ def test_a_query_more_per_read_takes_the_unit_longer() -> None:
         assert tuple(limited[f"nCCD{unit}"] for unit in ("AB", "SB", "PB")) == cycles
     free = device.parameters(power_limited=False, queries_per_read=2)
     assert (free["nCCDAB"], free["nCCDPB"]) == (4, 4)
+
+
+@pytest.mark.parametrize("name", STANDARDS)
+def test_presets_state_what_units_form_of_narrow_elements(name: str) -> None:
+    """Catches a preset whose accesses of narrow elements take longer than those of 16 bits."""
+    pipeline = DRAMS.load(name).pipeline
+    assert pipeline is not None
+    products = pipeline.products_16_bits, pipeline.products_8_bits, pipeline.products_4_bits
+    assert products == (16, 32, 64)
+
+
+def test_narrow_elements_take_the_products_that_the_unit_forms() -> None:
+    """Catches 8-bit elements that double the products of a unit for free.
+
+    An access holds 16, 32 or 64 elements; a unit of 666 MHz takes 1.95 cycles of 0.769 ns for 16.
+    """
+    device = DRAMS.load("hbm3-5.2")
+    assert device.pipeline is not None
+    named = ("products_16_bits", "products_8_bits", "products_4_bits")
+    defaults = {name: Pipeline.model_fields[name].default for name in named}
+    assert set(defaults.values()) == {16}
+    plain = device.pipeline.model_copy(update=defaults)
+    narrow = device.model_copy(update={"pipeline": plain})
+    for bits, queries, cycles in (
+        (16, 1, (6, 6, 2)), (8, 1, (6, 6, 4)), (8, 2, (8, 8, 8)), (4, 1, (8, 8, 8)),
+    ):  # fmt: skip
+        found = narrow.parameters(power_limited=True, queries_per_read=queries, element_bits=bits)
+        assert tuple(found[f"nCCD{unit}"] for unit in ("AB", "SB", "PB")) == cycles
+        same = device.parameters(power_limited=True, queries_per_read=queries, element_bits=bits)
+        assert same == device.parameters(power_limited=True, queries_per_read=queries)
+    with pytest.raises(InputError, match="element_bits = 6 is not one of 16, 8 and 4"):
+        device.parameters(power_limited=True, element_bits=6)
+    halved = narrow.internal_bytes_per_s(Placement.BUFFER, power_limited=True, element_bits=8)
+    assert 2 * halved == narrow.internal_bytes_per_s(Placement.BUFFER, power_limited=True)
 
 
 def test_a_unit_at_the_command_clock_takes_one_cycle() -> None:

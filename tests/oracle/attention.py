@@ -139,26 +139,49 @@ def exponential(x: F32, numbers: Numbers) -> F32:
 class Attention:
     """One head with its queries on a device."""
 
-    def __init__(self, device: Device, numbers: Numbers, head_dim: int) -> None:
+    def __init__(
+        self,
+        device: Device,
+        numbers: Numbers,
+        head_dim: int,
+        value_dim: int | None = None,
+        key_slices: int = 1,
+        *,
+        one_copy: bool = False,
+    ) -> None:
         self.device, self.numbers, self.head_dim = device, numbers, head_dim
+        self.value_dim = head_dim if value_dim is None else value_dim
+        self.key_slices, self.one_copy = key_slices, one_copy
         self.n = device.access_bytes * 8 // bits(numbers.operand)
         self.shared = device.banks if device.placement == "bank" else 1
-        self.columns = -(-head_dim // (self.shared * self.n))
+        whole = -(-head_dim // (self.shared * self.n))
+        self.columns = -(-whole // key_slices)
+        self.outputs = -(-self.value_dim // (self.shared * self.n))
         self.parts = device.pseudo_channels
         if device.placement != "buffer":
             self.parts *= device.ranks * device.groups
 
-    def _split(self, x: F64) -> F64:
-        """Cut the last axis into banks, accesses and elements, zeros behind them."""
-        whole = np.zeros((*x.shape[:-1], self.shared * self.columns * self.n))
-        whole[..., : self.head_dim] = x
-        return whole.reshape(*x.shape[:-1], self.shared, self.columns, self.n)
+    def _split(self, x: F64, slices: int, columns: int) -> F64:
+        """Cut the last axis into slices, banks, accesses and elements, zeros behind them."""
+        whole = np.zeros((*x.shape[:-1], slices * self.shared * columns * self.n))
+        whole[..., : x.shape[-1]] = x
+        return whole.reshape(*x.shape[:-1], slices, self.shared, columns, self.n)
 
     def score(self, q: F64, keys: F64) -> F64:
-        """(length,) scores on their way to the softmax."""
+        """(length,) scores in the softmax buffer: those of all slices, added up in fp32."""
+        q, keys = (self._split(x, self.key_slices, self.columns) for x in (q, keys))
+        moved = self._moved(q[0], keys[:, 0])
+        with np.errstate(invalid="ignore", over="ignore"):
+            for which in range(1, self.key_slices):
+                more = self._moved(q[which], keys[:, which])
+                moved = (moved.astype(np.float32) + more.astype(np.float32)).astype(np.float64)
+        return moved
+
+    def _moved(self, q: F64, keys: F64) -> F64:
+        """(length,) scores of one slice on their way to the buffer die."""
         a = self.numbers
         with np.errstate(invalid="ignore"):
-            products = rounded(self._split(q) * self._split(keys), a.multiplier, a.overflow)
+            products = rounded(q * keys, a.multiplier, a.overflow)
         sums: F64 | None = None
         for column in range(self.columns):
             for first in range(0, self.n, a.lanes):
@@ -174,14 +197,22 @@ class Attention:
         most = FORMATS[a.operand][2] ** 2 * self.head_dim
         return rounded(total * 2.0 ** -shift(most, a, a.score), a.score, a.overflow)
 
-    def softmax(self, scores: F64, factor: np.float32) -> tuple[np.float32, np.float32, F64]:
-        """Greatest score, sum of exponentials, and what returns to the units."""
+    def softmax(
+        self, scores: F64, factor: np.float32, seen: npt.NDArray[np.bool_] | None = None
+    ) -> tuple[np.float32, np.float32, F64]:
+        """Greatest score, sum of exponentials, and what returns to the units.
+
+        Keys that are not seen have the probability 0.
+        """
         a = self.numbers
+        seen = np.ones(len(scores), dtype=np.bool_) if seen is None else seen
+        if not seen.any():
+            return np.float32(-np.inf), np.float32(0), np.zeros(len(scores))
         with np.errstate(all="ignore"):
             x = scores.astype(np.float32) * factor
-            known = x[~np.isnan(x)]
+            known = x[~np.isnan(x) & seen]
             greatest = np.float32(known.max() if len(known) else -np.inf)
-            e = exponential(x - greatest, a)
+            e = np.where(seen, exponential(x - greatest, a), np.float32(0))
             lanes = np.zeros(a.softmax_lanes, dtype=np.float32)
             for first in range(0, len(e), a.softmax_lanes):
                 row = e[first : first + a.softmax_lanes]
@@ -197,17 +228,23 @@ class Attention:
             returned = rounded((e * gain).astype(np.float64), a.probability, a.overflow)
         return greatest, total, returned
 
-    def context(self, probabilities: F64, values: F64, words: int, scale: np.float32) -> F32:
-        """(head_dim,) context of a chunk in fp32, probabilities of so many words at a time."""
+    def context(
+        self, probabilities: F64, values: F64, words: int, scale: np.float32, rotation: int = 0
+    ) -> F32:
+        """(value_dim,) context of a chunk in fp32, probabilities of so many words at a time.
+
+        Keys of each part are read from one of them on, and around.
+        """
         a, o = self.numbers, self.device
         own = -(-len(values) // self.parts)
         p = np.zeros((own * self.parts, 1, 1, 1))
         p[: len(values), 0, 0, 0] = probabilities
-        v = np.zeros((own * self.parts, self.shared, self.columns, self.n))
-        v[: len(values)] = self._split(values)
+        v = np.zeros((own * self.parts, self.shared, self.outputs, self.n))
+        v[: len(values)] = self._split(values, 1, self.outputs)[:, 0]
         with np.errstate(invalid="ignore", over="ignore"):
             products = rounded(p * v, a.multiplier, a.overflow)
-        products = products.reshape(own, self.parts, self.shared, self.columns, self.n)
+        products = products.reshape(own, self.parts, self.shared, self.outputs, self.n)
+        products = np.roll(products, -rotation, axis=0)
         most = GAINS.get(a.probability, 1.0) * FORMATS[a.operand][2] * o.buffer_words * self.n
         way = shift(most, a, a.context)
         arriving: list[F64] = []
@@ -226,7 +263,7 @@ class Attention:
         total = summed(arriving, a.merge, "fp32", "infinite").astype(np.float32)
         by = np.float32(np.float64(scale) * 2.0**way / GAINS.get(a.probability, 1.0))
         with np.errstate(all="ignore"):
-            return total.reshape(-1)[: self.head_dim] * by
+            return total.reshape(-1)[: self.value_dim] * by
 
     def attend(
         self,
@@ -237,19 +274,30 @@ class Attention:
         *,
         scale: float,
         words: int,
+        oldest: int = 0,
+        seen: tuple[int, int] | None = None,
     ) -> F32:
-        """(head_dim,) context of one query.
+        """(value_dim,) context of one query.
 
         Args:
             q: (head_dim,).
             keys: (length, head_dim).
-            values: (length, head_dim).
-            chunks: first key and length of each, in order.
+            values: (length, value_dim).
+            chunks: first place and length of each, in order.
             scale: of the scores.
             words: accesses of probabilities at a time.
+            oldest: place of the first key; the others have the next ones, and around.
+            seen: first key that the query sees, and one past the last; None for all.
         """
         a = self.numbers
+        first, end = (0, len(keys)) if seen is None else seen
+        visible = np.zeros(len(keys), dtype=np.bool_)
+        visible[first:end] = True
+        visible = np.roll(visible, oldest)
+        keys, values = (np.roll(x, oldest, axis=0) for x in (keys, values))
         (qv, qs), (kv, ks), (vv, vs) = (stored(x, a.operand) for x in (q, keys, values))
+        if self.one_copy:
+            vv, vs = kv[:, : self.value_dim], ks
         most = FORMATS[a.operand][2] ** 2 * self.head_dim
         factor = np.float32(np.float64(qs) * np.float64(ks) * scale)
         factor = np.float32(np.float64(factor) * 2.0 ** shift(most, a, a.score))
@@ -258,10 +306,13 @@ class Attention:
         contexts: list[F32] = []
         for start, length in chunks:
             own = slice(start, start + length)
-            greatest, total, returned = self.softmax(self.score(qv, kv[own]), factor)
+            scores = self.score(qv, kv[own])
+            greatest, total, returned = self.softmax(scores, factor, visible[own])
+            inside = start <= oldest < start + length
+            rotation = (oldest - start) // self.parts if inside else 0
             maxima.append(greatest)
             totals.append(total)
-            contexts.append(self.context(returned, vv[own], words, vs))
+            contexts.append(self.context(returned, vv[own], words, vs, rotation))
         with np.errstate(all="ignore"):
             result = self._merge(maxima, totals, contexts)
         return rounded(result.astype(np.float64), a.output, a.overflow).astype(np.float32)

@@ -61,11 +61,15 @@ class Expected:
         context, last = 0, -1
         for first in range(0, keys, segment):
             for output in range(one.context_slices):
-                begin = output * keys + first
-                opened, last = self.opened(range(begin, begin + min(segment, keys - first)), last)
+                together = one.slices_together
+                begin = (output // together * keys + first) * together
+                size = min(segment, keys - first) * together
+                opened, last = self.opened(range(begin, begin + size), last)
                 context += opened
-        busy = one.score_multiplies * self.interval
-        return busy + score * adds, busy + context * adds
+        return (
+            one.score_multiplies * self.interval + score * adds,
+            one.context_multiplies * self.interval + context * adds,
+        )
 
     @property
     def words(self) -> int:
@@ -87,7 +91,7 @@ class Expected:
         pipeline = self.device.pipeline
         assert pipeline is not None
         places = head_commands(self.layout.head(1))
-        columns = self.layout.columns_per_key
+        slices, outputs = self.layout.key_slices, self.layout.context_slices
         turns = [
             (length, queries)
             for first in range(0, len(chunks), 2)
@@ -105,7 +109,7 @@ class Expected:
             if phase == "score":
                 fill = queries * len(places.q) * self.apart
                 if number == 0:
-                    now = fill + pipeline.write_to_multiply + score
+                    now = fill // slices + pipeline.write_to_multiply + score
                 else:
                     now += max(score, fill)
                 ready = now + pipeline.multiply_to_move + pipeline.move_to_softmax
@@ -116,7 +120,7 @@ class Expected:
             words = self.layout.head(length).probability_words
             fill = min(words, self.words) * len(places.probabilities) * self.apart
             filled = max(returned[turn] + fill, last_context + queries * fill)
-            away = ceil(words / self.words) * queries * columns * len(places.context_moves)
+            away = ceil(words / self.words) * queries * outputs * len(places.context_moves)
             now = max(now, filled + pipeline.write_to_multiply) + max(context, away * self.apart)
             last_context = now
         queries = turns[-1][1]

@@ -49,7 +49,7 @@ class _Phase:
 
     Attributes:
         turn: place of its turn.
-        part: -1 for the score, else which part of the context.
+        part: -1 - s for the score of slice s of the keys, else which part of the context.
         base: where the chunk's keys begin, in every bank.
         fills: for each query, addresses of what fills the buffer.
         units: addresses of each unit's multiplies.
@@ -112,6 +112,8 @@ def interleaved_program(
     queries: int = 1,
     queries_per_read: int = 1,
     capacities: Sequence[Sequence[int]] | None = None,
+    rotations: Sequence[Sequence[int]] | None = None,
+    apart: int = 1,
 ) -> Program:
     """Build the program of one stack for heads of any lengths."""
     o = device.organization
@@ -119,13 +121,20 @@ def interleaved_program(
     first = 0
     lengths = [tuple(chunk.length for chunk in chunks) for chunks in assignment.channels]
     rooms = lengths if capacities is None else [tuple(own) for own in capacities]
+    if apart > 1:
+        parts = layout.sequence_parts
+        rooms = [tuple(-(-own // parts) * parts * apart for own in each) for each in lengths]
+    turned = [(0,) * len(own) for own in lengths]
+    if rotations is not None:
+        turned = [tuple(own) for own in rotations]
+    alike = list(zip(lengths, rooms, turned, strict=True))
     while first < o.channels:
         last = first + 1
-        while last < o.channels and lengths[last] == lengths[first] and rooms[last] == rooms[first]:
+        while last < o.channels and alike[last] == alike[first]:
             last += 1
         if lengths[first]:
             turns = _turns(lengths[first], queries, queries_per_read)
-            phases = _phases(device, layout, lengths[first], rooms[first], turns)
+            phases = _phases(device, layout, rooms[first], turned[first], turns, apart)
             steps = _channel_steps(device, layout, turns, phases, multiply_interval)
             groups.append((first, last, *steps))
         first = last
@@ -161,31 +170,48 @@ def _turns(lengths: Sequence[int], queries: int, queries_per_read: int) -> list[
 def _phases(
     device: DramDevice,
     layout: KeyLayout,
-    lengths: Sequence[int],
     rooms: Sequence[int],
+    rotations: Sequence[int],
     turns: Sequence[_Turn],
+    apart: int,
 ) -> list[_Phase]:
     """Cut the attention of a channel's chunks into phases, in order."""
     half = pipeline_of(device).buffer_words
     words = half // max(turn.queries for turn in turns)
     regions = allocate_chunks(layout, rooms)
-    scores: list[_Phase] = []
+    scores: list[list[_Phase]] = []
     contexts: list[list[_Phase]] = []
     for at, turn in enumerate(turns):
         chunk = layout.head(turn.length)
         keys, values = int(regions.keys[turn.chunk]), int(regions.values[turn.chunk])
         commands = head_commands(chunk)
-        size = chunk.keys_per_move * chunk.columns_per_key
-        score = [keys + commands.score[i : i + size] for i in range(0, len(commands.score), size)]
-        queries = [keys + commands.q + i * chunk.columns_per_key for i in range(turn.queries)]
+        width = chunk.columns_per_slice
+        size = chunk.keys_per_move * width
+        reserved = replace(chunk, length=rooms[turn.chunk])
         moves = np.tile(keys + commands.score_moves, turn.queries)
-        scores.append(_Phase(at, -1, keys, queries, score, moves))
+        banks = np.unique(commands.q - commands.q % layout.organization.bank_bytes)
+        scores.append([])
+        for which, addresses in enumerate(
+            head_commands(reserved).score.reshape(layout.key_slices, -1)
+        ):
+            by_key = addresses.reshape(-1, width)[::apart][: chunk.keys_per_part]
+            own = np.roll(by_key, -rotations[turn.chunk], axis=0).ravel()
+            score = [keys + own[i : i + size] for i in range(0, len(own), size)]
+            accesses = np.add.outer(banks, which * half + np.arange(width)).ravel()
+            queries = [keys + accesses + i * width for i in range(turn.queries)]
+            scores[-1].append(_Phase(at, -1 - which, keys, queries, score, moves))
         contexts.append([])
         places = commands.probabilities.reshape(-1, chunk.probability_words)[:, 0]
         # Slices lie as far apart as if the chunk had all the keys for which it has room.
-        reserved = replace(chunk, length=rooms[turn.chunk])
-        by_slice = head_commands(reserved).context.reshape(-1, reserved.keys_per_part)
-        by_slice = by_slice[:, : chunk.keys_per_part]
+        if layout.one_copy:
+            # The same places as those of keys: slice by slice of these, key by key.
+            by_key = head_commands(reserved).score.reshape(layout.key_slices, -1, width)
+            by_slice = by_key.transpose(0, 2, 1).reshape(layout.columns_per_key, -1)
+            by_slice = by_slice[: layout.context_slices]
+        else:
+            by_slice = head_commands(reserved).context.reshape(-1, reserved.keys_per_part)
+        by_slice = by_slice[:, ::apart][:, : chunk.keys_per_part]
+        by_slice = np.roll(by_slice, -rotations[turn.chunk], axis=1)
         for part, word in enumerate(range(0, chunk.probability_words, words)):
             own = min(words, chunk.probability_words - word)
             accesses = np.add.outer(places, part * half + np.arange(own)).ravel()
@@ -198,8 +224,8 @@ def _phases(
             contexts[-1].append(_Phase(at, part, keys, fills, units, moves))
     phases: list[_Phase] = []
     for at in range(len(turns)):
-        phases += scores[:1] if at == 0 else []
-        phases += scores[at + 1 : at + 2]
+        phases += scores[0] if at == 0 else []
+        phases += scores[at + 1] if at + 1 < len(turns) else []
         phases += contexts[at]
     return phases
 
@@ -308,7 +334,7 @@ def _channel_steps(
                 ],
             )
             last_move = float(moves[-1])
-        if phase.is_score:
+        if phase.part == -layout.key_slices:
             # The softmax of each query, after that of the one before, whose lanes it takes over.
             place = last_move + pipeline.move_to_softmax / interval
             places = softmax_places[phase.turn] = []

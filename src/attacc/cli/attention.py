@@ -60,6 +60,22 @@ def attention(
             help="Heads of keys and values; as many as query heads by default.",
         ),
     ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            parser=options.size("--window"),
+            metavar="N",
+            help="Keys that a token sees at most; only so many are stored. All by default.",
+        ),
+    ] = None,
+    query_tokens: Annotated[
+        int,
+        typer.Option(
+            parser=options.size("--query-tokens"),
+            metavar="N",
+            help="New tokens of a step, each of which sees the keys up to its own.",
+        ),
+    ] = 1,
     queries_per_kv_head: Annotated[
         int | None,
         typer.Option(
@@ -72,11 +88,35 @@ def attention(
         str,
         typer.Option(
             metavar="N|all",
-            help="Of these, how many each read of keys and values serves, at most; all compares "
-            "the choices.",
+            help="Of these, and of all new tokens, how many queries each read of keys and values "
+            "serves, at most; all compares the choices.",
         ),
     ] = "1",
     head_dim: HeadDim = 128,
+    value_dim: Annotated[
+        int | None,
+        typer.Option(
+            parser=options.size("--value-dim"),
+            metavar="N",
+            help="Elements of a value; as many as a key has by default.",
+        ),
+    ] = None,
+    key_slices: Annotated[
+        int | None,
+        typer.Option(
+            parser=options.size("--key-slices"),
+            metavar="N",
+            help="Slices of elements into which every key is cut; as few as long keys need by "
+            "default.",
+        ),
+    ] = None,
+    one_copy: Annotated[
+        bool,
+        typer.Option(
+            "--one-copy",
+            help="The first elements of a key serve as its value, so that values are not stored.",
+        ),
+    ] = False,
     dtype: DType = "fp16",
     placement: PlacementName = "bank",
     device: Device = DEFAULT_DEVICE,
@@ -120,7 +160,8 @@ def attention(
 ) -> None:
     """Tell time, bandwidth, energy and power of decode attention on one stack, or on several.
 
-    One new query for each query head. --heads and --length are needed, or --lengths.
+    One new query for each query head, or as many as there are new tokens. --heads and --length are
+    needed, or --lengths.
     """
     import attacc
     from attacc.attention import attend_over, compare_reads
@@ -144,13 +185,18 @@ def attention(
             stacks=stacks,
             head_dim=head_dim,
             element=dtype,
+            value_dim=value_dim,
+            key_slices=key_slices,
+            one_copy=one_copy,
+            window=window,
+            query_tokens=query_tokens,
             queries_per_kv_head=sharing,
             queries_per_read=queries_per_read,
             window_ns=1e3 * power_window,
         )
 
     if together is None:
-        print_answer(compare_reads(attend, sharing), reads_renderable, as_json=json)
+        print_answer(compare_reads(attend, sharing * query_tokens), reads_renderable, as_json=json)
     else:
         print_answer(attend(together), attention_renderable, as_json=json)
 

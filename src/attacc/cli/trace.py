@@ -132,6 +132,7 @@ def check(
             help="Queries that a multiply serves, which decides its cadence.",
         ),
     ] = 1,
+    dtype: DType = "fp16",
     temperature: Annotated[
         float | None,
         typer.Option(
@@ -163,6 +164,7 @@ def check(
         placement=placement,
         power_limited=power_limit,
         queries_per_read=queries_per_read,
+        element=dtype,
         temperature_c=temperature,
         postponed_refreshes=postponed_refreshes,
     )

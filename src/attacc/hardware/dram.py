@@ -252,7 +252,11 @@ class Pipeline(Spec):
             multiplier, adder tree, accumulator).
         move_to_softmax: cycles from an MVSB until the softmax has the scores.
         softmax_to_move: cycles from the end of a softmax until an MVGB can take its output.
-        unit_clock_hz: clock of the units, which multiply one access by one query per cycle.
+        unit_clock_hz: clock of the units.
+        products_16_bits: products of 16-bit elements that a unit forms in a cycle of its clock.
+        products_8_bits: the same of 8-bit elements. A unit without wider arithmetic for narrow
+            elements forms as many as of 16 bits.
+        products_4_bits: the same of 4-bit elements, as weights may have them.
         softmax_lanes: exponent, add and multiply lanes of the stack, shared by its channels.
         softmax_clock_hz: clock of the softmax lanes.
         softmax_passes: how often each score passes through a lane.
@@ -265,11 +269,34 @@ class Pipeline(Spec):
     move_to_softmax: int = Field(ge=0, le=10_000)
     softmax_to_move: int = Field(ge=0, le=10_000)
     unit_clock_hz: _Clock = Field(validation_alias="unit_clock")
+    products_16_bits: int = Field(default=16, gt=0, le=4096)
+    products_8_bits: int = Field(default=16, gt=0, le=4096)
+    products_4_bits: int = Field(default=16, gt=0, le=4096)
     softmax_lanes: int = Field(gt=0, le=2**20)
     softmax_clock_hz: _Clock = Field(validation_alias="softmax_clock")
     softmax_passes: int = Field(gt=0, le=100)
     buffer_words: int = Field(gt=0, le=2**16)
     softmax_buffer_bytes: _Buffer = Field(validation_alias="softmax_buffer")
+
+    def unit_cycles_per_access(self, access_bytes: int, element_bits: int) -> int:
+        """Return the cycles of a unit's clock in which it multiplies an access by one query.
+
+        Args:
+            access_bytes: bytes of a column access.
+            element_bits: bits of an element: 16, 8 or 4.
+
+        Raises:
+            InputError: elements have other bits.
+        """
+        known = {
+            16: self.products_16_bits,
+            8: self.products_8_bits,
+            4: self.products_4_bits,
+        }
+        if element_bits not in known:
+            raise InputError(f"element_bits = {element_bits} is not one of 16, 8 and 4")
+        products = known[element_bits]
+        return -(-access_bytes * BITS_PER_BYTE // (element_bits * products))
 
 
 class RefreshMode(StrEnum):
@@ -394,14 +421,16 @@ class DramDevice(PresetSpec):
         *,
         power_limited: bool,
         queries_per_read: int = 1,
+        element_bits: int = 16,
         temperature_c: float | None = None,
     ) -> dict[str, int]:
         """Return every timing parameter, the cadence of the multiply commands included.
 
         Args:
             power_limited: whether multiplies keep the power-limited cadence.
-            queries_per_read: queries by which a unit multiplies each access that it reads; a unit
-                needs a cycle of its own clock for each query.
+            queries_per_read: queries by which a unit multiplies each access that it reads.
+            element_bits: bits of an element of an access: 16, 8 or 4. For each query a unit needs
+                the cycles of its own clock in which it forms all products of an access.
             temperature_c: temperature of the device in degrees Celsius; None for a device that is
                 not hot.
 
@@ -415,7 +444,7 @@ class DramDevice(PresetSpec):
                 other commands.
         """
         cadence = self.power_limited if power_limited else self.unlimited
-        unit = self._unit_cycles(queries_per_read)
+        unit = self._unit_cycles(queries_per_read, element_bits)
         return self.timing | {
             "nREFI": self._refresh_interval(temperature_c),
             "nCCDAB": max(cadence.nCCDAB, unit),
@@ -423,7 +452,7 @@ class DramDevice(PresetSpec):
             DERIVED_CADENCE: max(self.timing.get("nBL", 1), unit),
         }
 
-    def _unit_cycles(self, queries_per_read: int) -> int:
+    def _unit_cycles(self, queries_per_read: int, element_bits: int) -> int:
         """Return the command clock cycles in which a unit multiplies an access by its queries."""
         if queries_per_read < 1:
             raise InputError(f"queries_per_read = {queries_per_read} is not 1 or more")
@@ -436,7 +465,11 @@ class DramDevice(PresetSpec):
                     hint="choose a device with a [pipeline] table, as hbm3-5.2",
                 )
             return 0
-        cycles = queries_per_read * NS_PER_S / self.pipeline.unit_clock_hz / self.clock_ns
+        per_query = self.pipeline.unit_cycles_per_access(
+            self.organization.access_bytes, element_bits
+        )
+        unit_cycles = queries_per_read * per_query
+        cycles = unit_cycles * NS_PER_S / self.pipeline.unit_clock_hz / self.clock_ns
         # A millionth of a cycle, so that a unit at the command clock itself is not rounded up.
         return ceil(cycles - 1e-6)
 
@@ -474,9 +507,11 @@ class DramDevice(PresetSpec):
         bytes_per_burst = o.channels * o.pseudo_channels * o.access_bytes
         return bytes_per_burst / (self.timing["nBL"] * self.clock_ns) * 1e9
 
-    def internal_bytes_per_s(self, placement: Placement, *, power_limited: bool) -> float:
-        """Peak bandwidth at which the units of a placement read their banks."""
-        parameters = self.parameters(power_limited=power_limited)
+    def internal_bytes_per_s(
+        self, placement: Placement, *, power_limited: bool, element_bits: int = 16
+    ) -> float:
+        """Peak bandwidth at which the units of a placement read elements of their banks."""
+        parameters = self.parameters(power_limited=power_limited, element_bits=element_bits)
         cycles = {
             Placement.BANK: parameters["nCCDAB"],
             Placement.BANKGROUP: parameters["nCCDSB"],

@@ -158,6 +158,7 @@ class AttaccProducts:
             self.placement,
             power_limited=self._power_limited,
             queries_per_read=passes.most,
+            element_bits=shape.element.bits,
         )
         likely = sorted(
             layouts,
@@ -186,7 +187,9 @@ class AttaccProducts:
             useful_share=layout.useful_share,
             achieved_bytes_per_s=reads / timed.time_ns * NS_PER_S,
             internal_bytes_per_s=self.device.internal_bytes_per_s(
-                self.placement, power_limited=self._power_limited
+                self.placement,
+                power_limited=self._power_limited,
+                element_bits=shape.element.bits,
             ),
             energy=attention_energy(
                 timed,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import FrozenInstanceError, asdict, dataclass
+from dataclasses import FrozenInstanceError, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 
@@ -15,27 +15,26 @@ from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
 from attacc.models.precision import ElementType, kv_element
+from attacc.pim.attention import Dealt, StackAttention
 from attacc.pim.energy.dram import (
     DRAM_ENERGIES,
-    AttentionEnergy,
     DramEnergy,
     attention_energy,
 )
 from attacc.pim.energy.power import (
-    PowerTrace,
     cadence_from_budget,
     windowed_power,
     with_power_cadence,
 )
 from attacc.pim.mapping.balance import Assignment
-from attacc.pim.mapping.geometry import HeadLayout, allocate_heads, check_capacity
-from attacc.pim.program.interleaved import QueryPasses
+from attacc.pim.mapping.geometry import HeadLayout, KeyLayout, allocate_heads, check_capacity
+from attacc.pim.mapping.ring import NewTokens
+from attacc.pim.program.interleaved import QueryPasses, sliced
 from attacc.pim.program.schedule import attention_program
 from attacc.pim.timing.dealing import Dealer
-from attacc.pim.timing.engine import CommandCount, TimedRun, run
+from attacc.pim.timing.engine import TimedRun, run
 from attacc.pim.timing.tables import TimingTables, resolve_timing
-from attacc.results import Result, flat
-from attacc.units import NS_PER_S, PJ_PER_J, finite, whole, wholes
+from attacc.units import NS_PER_S, finite, whole, wholes
 
 MAX_WINDOW_CYCLES: Final = 10**9
 """Most cycles of the command clock over which power is averaged: about a second."""
@@ -54,173 +53,25 @@ _CADENCES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Dealt:
-    """How the heads of a stack were dealt out to its channels.
-
-    Attributes:
-        chunks: number of chunks: heads, or parts of one, that one channel attends to by itself.
-        longest_chunk: keys of the longest chunk.
-        cut_heads: key/value heads that were cut into several chunks.
-        imbalance: keys of the fullest channel over the mean of all channels; 1 is perfect.
-    """
-
-    chunks: int
-    longest_chunk: int
-    cut_heads: int
-    imbalance: float
-
-
-@dataclass(frozen=True, slots=True)
-class StackAttention(Result):
-    """Attention of a number of heads on one stack, one new query each.
-
-    Attributes:
-        device: the DRAM device's name.
-        placement: where the units sit.
-        power_limited: whether the multiplies keep a cadence that limits power.
-        power_budget_w: budget from which that cadence was computed; None for the device's own
-            cadence.
-        schedule: order of the commands.
-        temperature_c: temperature of the device; None for its usual rate of refresh.
-        heads: query heads on the stack.
-        kv_heads: key/value heads, each shared by the same number of query heads.
-        queries_per_read: query heads that a read of keys and values serves at most.
-        passes: how often keys and values are read for all queries that share them.
-        keys: sum of the keys of all key/value heads.
-        shortest: keys of the shortest head.
-        longest: keys of the longest head.
-        head_dim: elements of a key.
-        element: element type of the keys and values.
-        dealt: how the heads were dealt out to channels.
-        cycles: duration in cycles of the command clock.
-        time_ns: duration in nanoseconds.
-        multiply_interval: least cycles between two multiplies of a channel.
-        buffer_words: most accesses of half a vector buffer in use; None where the device has no
-            pipeline.
-        commands: how often each command issued.
-        kv_bytes: bytes of keys and values of all heads, without padding.
-        read_bytes: bytes that the units read in the banks, padding and repeated reads included.
-        achieved_bytes_per_s: `kv_bytes` over time.
-        internal_bytes_per_s: peak rate at which the units can read.
-        external_bytes_per_s: peak rate of the stack's interface.
-        energy: energy by component, without refresh and standby.
-        power: power over time, with refresh and standby; None if it was not wanted.
-    """
-
-    device: str
-    placement: Placement
-    power_limited: bool
-    power_budget_w: float | None
-    schedule: Schedule
-    temperature_c: float | None
-    heads: int
-    kv_heads: int
-    queries_per_read: int
-    passes: int
-    keys: int
-    shortest: int
-    longest: int
-    head_dim: int
-    element: ElementType
-    dealt: Dealt
-    cycles: int
-    time_ns: float
-    multiply_interval: int
-    buffer_words: int | None
-    commands: tuple[CommandCount, ...]
-    kv_bytes: float
-    read_bytes: float
-    achieved_bytes_per_s: float
-    internal_bytes_per_s: float
-    external_bytes_per_s: float
-    energy: AttentionEnergy
-    power: PowerTrace | None
-
-    @property
-    def length(self) -> int | None:
-        """Keys of each head; None where heads differ."""
-        return self.longest if self.shortest == self.longest else None
-
-    @property
-    def achieved_over_internal_peak(self) -> float:
-        """Achieved rate over the units' peak rate."""
-        return self.achieved_bytes_per_s / self.internal_bytes_per_s
-
-    @property
-    def achieved_over_external_peak(self) -> float:
-        """Achieved rate over the interface's peak; above 1, no reader outside could be as fast."""
-        return self.achieved_bytes_per_s / self.external_bytes_per_s
-
-    @property
-    def average_power_w(self) -> float:
-        """Energy of the commands over time, without refresh and standby."""
-        return self.energy.total_pj / PJ_PER_J / (self.time_ns / NS_PER_S)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the attention as plain values, with the names of the command line's JSON."""
-        parts = asdict(self.energy) | {"total_pj": self.energy.total_pj}
-        return {
-            "device": self.device,
-            "placement": self.placement,
-            "power_limited": self.power_limited,
-            "power_budget_w": self.power_budget_w,
-            "temperature_c": self.temperature_c,
-            "schedule": self.schedule,
-            "heads": self.heads,
-            "kv_heads": self.kv_heads,
-            "queries_per_read": self.queries_per_read,
-            "passes": self.passes,
-            "length": self.length,
-            "shortest_length": self.shortest,
-            "longest_length": self.longest,
-            "keys": self.keys,
-            "head_dim": self.head_dim,
-            "dtype": self.element,
-            "chunks": self.dealt.chunks,
-            "cut_heads": self.dealt.cut_heads,
-            "imbalance": self.dealt.imbalance,
-            "multiply_interval_cycles": self.multiply_interval,
-            "buffer_accesses": self.buffer_words,
-            "cycles": self.cycles,
-            "time_ns": self.time_ns,
-            "kv_bytes": self.kv_bytes,
-            "read_bytes": self.read_bytes,
-            "achieved_bytes_per_s": self.achieved_bytes_per_s,
-            "internal_peak_bytes_per_s": self.internal_bytes_per_s,
-            "external_peak_bytes_per_s": self.external_bytes_per_s,
-            "achieved_over_internal_peak": self.achieved_over_internal_peak,
-            "achieved_over_external_peak": self.achieved_over_external_peak,
-            "commands": {entry.command: entry.count for entry in self.commands},
-            "energy": parts,
-            "average_power_w": self.average_power_w,
-            "power": None if self.power is None else self.power.to_dict(self.time_ns / self.cycles),
-        }
-
-    def table_rows(self) -> list[dict[str, Any]]:
-        """Return one row: the figures of the stack."""
-        return [flat(self.to_dict())]
-
-
-@dataclass(frozen=True, slots=True)
 class _Shape:
     """The shape of an attention, which decides its commands and their timing.
 
     Attributes:
-        lengths: pairs of keys (rounded up to whole columns) and number of key/value heads with so
-            many keys, the longest first.
-        head_dim: elements of a key.
-        element: element type of the keys and values.
-        queries: query heads that share each key/value head.
-        queries_per_read: query heads that a read serves at most.
+        lengths: keys of key/value heads (rounded up to whole columns), place of their oldest key
+            (rounded down to whole columns), and number of such heads, the longest first.
+        layout: how a key lies in the banks.
+        queries: queries that share each key/value head.
+        queries_per_read: queries that a read serves at most.
         window_cycles: length of the windows in which commands are counted; 0 for none.
+        apart: keys of each part from one key that is read to the next.
     """
 
-    lengths: tuple[tuple[int, int], ...]
-    head_dim: int
-    element: ElementType
+    lengths: tuple[tuple[int, int, int], ...]
+    layout: KeyLayout
     queries: int
     queries_per_read: int
     window_cycles: int
+    apart: int = 1
 
     @property
     def longest(self) -> int:
@@ -230,11 +81,15 @@ class _Shape:
     @property
     def heads(self) -> int:
         """Key/value heads."""
-        return sum(heads for _, heads in self.lengths)
+        return sum(heads for _, _, heads in self.lengths)
 
     def each(self) -> list[int]:
         """Return the keys of every head, the longest first."""
-        return [keys for keys, heads in self.lengths for _ in range(heads)]
+        return [keys for keys, _, heads in self.lengths for _ in range(heads)]
+
+    def oldest(self) -> list[int]:
+        """Return the place of the oldest key of every head, in the same order."""
+        return [oldest for _, oldest, heads in self.lengths for _ in range(heads)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -316,7 +171,7 @@ class Stack:
                 hint="limit the power, or give no budget",
             )
         # An impossible temperature or organisation is refused here, not at the first use.
-        self._resolve(self.device, 1)
+        self._resolve(self.device, 1, ElementType.FP16)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise FrozenInstanceError(f"{name} of a stack cannot be changed: make another stack")
@@ -337,24 +192,49 @@ class Stack:
         return self.device.banks_per_command(self.placement)
 
     @cached_property
-    def _internal_bytes_per_s(self) -> float:
-        return self.device.internal_bytes_per_s(self.placement, power_limited=self.power_limited)
-
-    @cached_property
-    def _tables(self) -> dict[tuple[int, int | None], TimingTables]:
+    def _tables(self) -> dict[tuple[int, int, int | None], TimingTables]:
         return {}
 
     @cached_property
-    def _dealers(self) -> dict[tuple[TimingTables, int, ElementType, int, int], Dealer]:
+    def _dealers(self) -> dict[tuple[TimingTables, KeyLayout, int, int], Dealer]:
         return {}
 
     @cached_property
     def _played(self) -> Callable[[_Shape], _Played]:
         return lru_cache(maxsize=REMEMBERED)(self._play)
 
-    def layout(self, length: int, head_dim: int, element: ElementType) -> HeadLayout:
-        """Return how one head lies in a channel of this stack."""
-        return HeadLayout(self.device.organization, self.placement, head_dim, element, length)
+    def layout(
+        self,
+        length: int,
+        head_dim: int,
+        element: ElementType,
+        *,
+        value_dim: int | None = None,
+        key_slices: int | None = None,
+        one_copy: bool = False,
+        queries_per_read: int = 1,
+    ) -> HeadLayout:
+        """Return how one head lies in a channel of this stack.
+
+        Args:
+            length: keys of the head.
+            head_dim: elements of a key.
+            element: element type of the keys and values.
+            value_dim: as in `attend`.
+            key_slices: as in `attend`.
+            one_copy: as in `attend`.
+            queries_per_read: queries that a read of keys and values serves, which decides into how
+                many slices long keys are cut.
+
+        Raises:
+            InputError: keys cannot be cut into so many slices.
+        """
+        o = self.device.organization
+        whole = KeyLayout(
+            o, self.placement, head_dim, element, value_dim=value_dim, one_copy=one_copy
+        )
+        together = QueryPasses.of(queries_per_read, queries_per_read)
+        return sliced(self.device, whole, together, self.schedule, key_slices).head(length)
 
     def attend(
         self,
@@ -363,6 +243,11 @@ class Stack:
         length: int,
         head_dim: int = 128,
         element: ElementType | str = ElementType.FP16,
+        value_dim: int | None = None,
+        key_slices: int | None = None,
+        one_copy: bool = False,
+        window: int | None = None,
+        query_tokens: int = 1,
         queries_per_kv_head: int = 1,
         queries_per_read: int = 1,
         window_ns: float | None = None,
@@ -371,13 +256,21 @@ class Stack:
 
         Args:
             heads: query heads on the stack.
-            length: keys of each head.
+            length: tokens of each head's request, the new ones included.
             head_dim: elements of a key.
             element: element type of the keys and values.
+            value_dim: elements of a value; None for as many as a key has.
+            key_slices: slices of elements into which every key is cut, so that half a vector buffer
+                holds a slice of a query; None for as few as long keys need.
+            one_copy: whether the first elements of a key serve as its value, so that values are not
+                stored apart.
+            window: keys that a token sees at most, its own included; None for all earlier ones.
+                Only so many keys are stored, in rows that are used in turn.
+            query_tokens: new tokens, each of which sees the keys up to its own.
             queries_per_kv_head: query heads that share the keys and values of one head. They
                 attend in the channels that hold these keys and values.
-            queries_per_read: query heads that a read of keys and values serves at most; the
-                other query heads take further passes.
+            queries_per_read: queries that a read of keys and values serves at most, of all heads
+                that share them and of all new tokens; the other queries take further passes.
             window_ns: time over which power is averaged; None for no power over time.
 
         Raises:
@@ -388,24 +281,40 @@ class Stack:
         """
         whole(heads, where="heads", most=MOST_KEYS)
         whole(length, where="length", most=MOST_KEYS)
-        whole(head_dim, where="head_dim")
+        _check_sizes(head_dim, value_dim, key_slices, queries_per_read)
         if heads % whole(queries_per_kv_head, where="queries_per_kv_head"):
             raise InputError(
                 f"{heads} query heads cannot share keys and values by {queries_per_kv_head}",
                 hint="take a number of query heads that is a multiple of those that share a head",
             )
         kind = kv_element(element, where="element")
-        layout = self.layout(length, head_dim, kind)
+        whole(query_tokens, where="query_tokens")
+        passes = QueryPasses.of(queries_per_kv_head * query_tokens, queries_per_read)
+        held = _tokens(window, query_tokens).held(length)
+        layout = self.layout(
+            held,
+            head_dim,
+            kind,
+            value_dim=value_dim,
+            key_slices=key_slices,
+            one_copy=one_copy,
+            queries_per_read=passes.most,
+        )
         kv_heads = heads // queries_per_kv_head
         # Refused before they are listed one by one.
         if self.schedule is Schedule.INTERLEAVED:
-            check_capacity(layout, [length], [kv_heads])
+            check_capacity(layout, [held], [kv_heads])
         else:
             allocate_heads(layout, -(-kv_heads // layout.organization.channels))
         return self.attend_to(
             [length] * kv_heads,
             head_dim=head_dim,
             element=kind,
+            value_dim=value_dim,
+            key_slices=key_slices,
+            one_copy=one_copy,
+            window=window,
+            query_tokens=query_tokens,
             queries_per_kv_head=queries_per_kv_head,
             queries_per_read=queries_per_read,
             window_ns=window_ns,
@@ -417,6 +326,13 @@ class Stack:
         *,
         head_dim: int = 128,
         element: ElementType | str = ElementType.FP16,
+        value_dim: int | None = None,
+        key_slices: int | None = None,
+        one_copy: bool = False,
+        window: int | None = None,
+        query_tokens: int = 1,
+        oldest: Sequence[int] | None = None,
+        apart: int = 1,
         queries_per_kv_head: int = 1,
         queries_per_read: int = 1,
         window_ns: float | None = None,
@@ -427,9 +343,19 @@ class Stack:
         each read. They share keys and values only where key/value heads fill every channel alike.
 
         Args:
-            lengths: keys of each key/value head.
+            lengths: tokens of each key/value head's request.
             head_dim: elements of a key.
             element: element type of the keys and values.
+            value_dim: as in `attend`.
+            key_slices: as in `attend`.
+            one_copy: as in `attend`.
+            window: as in `attend`.
+            query_tokens: as in `attend`.
+            oldest: place of the oldest key of each head, for parts of rings that were dealt out
+                already; the lengths are then keys that are stored. None for heads as a whole.
+            apart: keys of each part from one key that is read to the next; the lengths are then
+                keys that are read, and so many times as many are stored
+                (`attacc.pim.selection`).
             queries_per_kv_head: as in `attend`.
             queries_per_read: as in `attend`.
             window_ns: as in `attend`.
@@ -439,35 +365,54 @@ class Stack:
         """
         if not wholes(lengths, where="lengths", most=MOST_KEYS).size:
             raise InputError("there are no heads to attend to", where="lengths")
-        whole(head_dim, where="head_dim")
+        _check_sizes(head_dim, value_dim, key_slices, queries_per_read)
         whole(queries_per_kv_head, where="queries_per_kv_head")
-        whole(queries_per_read, where="queries_per_read")
         element = kv_element(element, where="element")
+        whole(query_tokens, where="query_tokens")
+        tokens = _tokens(window, query_tokens)
+        if window is not None and self.schedule is not Schedule.INTERLEAVED:
+            raise InputError(
+                f"window = {window}: the {self.schedule} schedule reads no ring of keys",
+                hint=f"use the {Schedule.INTERLEAVED} schedule, on a device with a [pipeline]",
+            )
+        if oldest is None:
+            oldest = [tokens.oldest(length) for length in lengths]
+            lengths = [tokens.held(length) for length in lengths]
         shortest, longest = min(lengths), max(lengths)
-        layout = self.layout(shortest, head_dim, element)
-        passes = QueryPasses.of(queries_per_kv_head, queries_per_read)
-        if self.schedule is not Schedule.INTERLEAVED:
-            self._check_barriers(lengths, passes)
-        # Lengths that fill the same columns share their commands; the longest stands for all.
-        parts = layout.sequence_parts
-        rounded = -(-np.array(lengths, dtype=np.int64) // parts) * parts
-        keys_of, heads_of = np.unique(rounded, return_counts=True)
-        shape = _Shape(
-            tuple(zip(keys_of[::-1].tolist(), heads_of[::-1].tolist(), strict=True)),
+        passes = QueryPasses.of(queries_per_kv_head * query_tokens, queries_per_read)
+        layout = self.layout(
+            longest,
             head_dim,
             element,
+            value_dim=value_dim,
+            key_slices=key_slices,
+            one_copy=one_copy,
+            queries_per_read=passes.most,
+        ).of_any_length
+        if self.schedule is not Schedule.INTERLEAVED:
+            self._check_barriers(lengths, passes)
+            if apart != 1:
+                raise InputError(
+                    f"the {self.schedule} schedule reads all keys",
+                    hint=f"use the {Schedule.INTERLEAVED} schedule, on a device with a [pipeline]",
+                )
+        shape = _Shape(
+            _alike(lengths, oldest, layout.sequence_parts),
+            layout,
             passes.queries,
             passes.most,
             0 if window_ns is None else self._window_cycles(window_ns),
+            whole(apart, where="apart"),
         )
         played = self._played(shape)
         timed, device = played.timed, played.device
         keys = sum(lengths)
-        kv_bytes = 2 * keys * head_dim * element.bytes
+        elements = head_dim + (0 if one_copy else layout.value_elements)
+        kv_bytes = keys * elements * element.bytes
         together = passes.queries / passes.passes
         energy = attention_energy(
             timed,
-            self.layout(1, head_dim, element),
+            layout,
             keys * passes.queries,
             self._energies,
             banks_per_multiply=self._banks_per_multiply,
@@ -494,14 +439,19 @@ class Stack:
             power_budget_w=self.power_budget_w,
             schedule=self.schedule,
             temperature_c=self.temperature_c,
-            heads=len(lengths) * passes.queries,
+            heads=len(lengths) * queries_per_kv_head,
             kv_heads=len(lengths),
+            query_tokens=query_tokens,
             queries_per_read=passes.most,
             passes=passes.passes,
+            window=window,
             keys=keys,
             shortest=shortest,
             longest=longest,
             head_dim=head_dim,
+            value_dim=layout.value_elements,
+            key_slices=layout.key_slices,
+            one_copy=one_copy,
             element=element,
             dealt=played.dealt,
             cycles=timed.cycles,
@@ -547,9 +497,9 @@ class Stack:
     def _buffer_words(self, shape: _Shape, dealt: Dealt) -> int | None:
         if self.device.pipeline is None:
             return None
-        chunk = self.layout(dealt.longest_chunk, shape.head_dim, shape.element)
+        chunk = shape.layout.head(dealt.longest_chunk)
         room = self.device.pipeline.buffer_words // shape.queries_per_read
-        words = max(chunk.columns_per_key, min(room, chunk.probability_words))
+        words = max(chunk.columns_per_slice, min(room, chunk.probability_words))
         return shape.queries_per_read * words
 
     def _window_cycles(self, window_ns: float) -> int:
@@ -562,34 +512,39 @@ class Stack:
         # A window that is longer than the run is one window in any case.
         return round(min(cycles, MAX_WINDOW_CYCLES))
 
-    def _resolve(self, device: DramDevice, queries_per_read: int) -> TimingTables:
+    def _resolve(
+        self, device: DramDevice, queries_per_read: int, element: ElementType
+    ) -> TimingTables:
         """Return the timing tables of the device, which may have a cadence from the budget."""
         cadence = None
         if device is not self.device:
             cadence = device.parameters(
-                power_limited=self.power_limited, queries_per_read=queries_per_read
+                power_limited=self.power_limited,
+                queries_per_read=queries_per_read,
+                element_bits=element.bits,
             )[_CADENCES[self.placement]]
-        if (queries_per_read, cadence) not in self._tables:
-            self._tables[queries_per_read, cadence] = resolve_timing(
+        key = queries_per_read, element.bits, cadence
+        if key not in self._tables:
+            self._tables[key] = resolve_timing(
                 device,
                 self.placement,
                 power_limited=self.power_limited,
                 queries_per_read=queries_per_read,
+                element_bits=element.bits,
                 temperature_c=self.temperature_c,
             )
-        return self._tables[queries_per_read, cadence]
+        return self._tables[key]
 
     def _dealer(self, device: DramDevice, tables: TimingTables, shape: _Shape) -> Dealer:
         """Return the dealer for heads of a shape, whatever their lengths."""
-        key = tables, shape.head_dim, shape.element, shape.queries, shape.queries_per_read
+        key = tables, shape.layout, shape.queries, shape.queries_per_read
         if key not in self._dealers:
-            layout = self.layout(1, shape.head_dim, shape.element)
             passes = QueryPasses.of(shape.queries, shape.queries_per_read)
-            self._dealers[key] = Dealer(device, layout, tables, passes)
+            self._dealers[key] = Dealer(device, shape.layout, tables, passes)
         return self._dealers[key]
 
     def _play(self, shape: _Shape) -> _Played:
-        layout = self.layout(shape.longest, shape.head_dim, shape.element)
+        layout = shape.layout.head(shape.longest)
         device, channels = self.device, self.device.organization.channels
         if self.power_budget_w is not None:
             cadence = cadence_from_budget(
@@ -602,12 +557,17 @@ class Stack:
                 temperature_c=self.temperature_c,
             )
             device = with_power_cadence(device, cadence)
-        tables = self._resolve(device, shape.queries_per_read)
+        tables = self._resolve(device, shape.queries_per_read, layout.element)
         if self.schedule is Schedule.INTERLEAVED:
-            keys_of, heads_of = zip(*shape.lengths, strict=True)
-            check_capacity(layout, keys_of, heads_of)
+            keys_of, _, heads_of = zip(*shape.lengths, strict=True)
+            check_capacity(layout, [keys * shape.apart for keys in keys_of], heads_of)
             dealer = self._dealer(device, tables, shape)
-            dealt_run = dealer.play(shape.each(), window_cycles=shape.window_cycles)
+            dealt_run = dealer.play(
+                shape.each(),
+                window_cycles=shape.window_cycles,
+                oldest=shape.oldest(),
+                apart=shape.apart,
+            )
             timed, dealt = dealt_run.timed, _dealt(dealt_run.assignment)
         else:
             kv_heads = shape.heads
@@ -618,10 +578,48 @@ class Stack:
                 layout, kv_heads * shape.queries, self.schedule, shape.queries
             )
             timed = run(program, tables, window_cycles=shape.window_cycles)
-        internal = self._internal_bytes_per_s
-        if device is not self.device:
-            internal = device.internal_bytes_per_s(self.placement, power_limited=True)
+        internal = device.internal_bytes_per_s(
+            self.placement, power_limited=self.power_limited, element_bits=layout.element.bits
+        )
         return _Played(device, internal, tables.multiply_interval, timed, dealt)
+
+
+def _tokens(window: int | None, query_tokens: int) -> NewTokens:
+    """Return what the new tokens of a step see.
+
+    Raises:
+        InputError: a number is below 1.
+    """
+    if window is not None:
+        whole(window, where="window", most=MOST_KEYS)
+    return NewTokens(window, whole(query_tokens, where="query_tokens"))
+
+
+def _alike(
+    lengths: Sequence[int], oldest: Sequence[int], parts: int
+) -> tuple[tuple[int, int, int], ...]:
+    """Return keys, place of the oldest key, and number of heads that share their commands.
+
+    Lengths that fill the same columns share their commands; the longest stands for all.
+    """
+    keys = -(-np.array(lengths, dtype=np.int64) // parts) * parts
+    places = np.array(oldest, dtype=np.int64) // parts * parts
+    each, counts = np.unique(np.stack([-keys, places], axis=1), axis=0, return_counts=True)
+    return tuple(
+        (-less, place, count)
+        for (less, place), count in zip(each.tolist(), counts.tolist(), strict=True)
+    )
+
+
+def _check_sizes(
+    head_dim: int, value_dim: int | None, key_slices: int | None, queries_per_read: int
+) -> None:
+    """Refuse sizes of heads below 1."""
+    whole(head_dim, where="head_dim")
+    whole(queries_per_read, where="queries_per_read")
+    for name, size in (("value_dim", value_dim), ("key_slices", key_slices)):
+        if size is not None:
+            whole(size, where=name)
 
 
 def _dealt(assignment: Assignment) -> Dealt:

@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, NamedTuple
 
 from attacc.errors import InputError
 from attacc.hardware.system import Schedule
 from attacc.models.precision import ElementType, kv_element
+from attacc.pim.attention import StackAttention
 from attacc.pim.mapping.balance import assign_stacks
+from attacc.pim.mapping.ring import NewTokens
 from attacc.pim.program.interleaved import QueryPasses, chunk_grain, longest_chunk
-from attacc.pim.stack import MOST_KEYS, Stack, StackAttention
+from attacc.pim.stack import MOST_KEYS, Stack
 from attacc.results import Result
 from attacc.units import wholes
 
@@ -99,6 +101,11 @@ def attend_over(
     stacks: int,
     head_dim: int,
     element: ElementType | str,
+    value_dim: int | None = None,
+    key_slices: int | None = None,
+    one_copy: bool = False,
+    window: int | None = None,
+    query_tokens: int = 1,
     queries_per_kv_head: int = 1,
     queries_per_read: int = 1,
     window_ns: float | None = None,
@@ -113,10 +120,15 @@ def attend_over(
 
     Args:
         stack: one of the stacks.
-        lengths: keys of each key/value head, of all stacks.
+        lengths: tokens of each key/value head's request, of all stacks.
         stacks: number of stacks.
         head_dim: elements of a key.
         element: element type of the keys and values.
+        value_dim: as in `Stack.attend`.
+        key_slices: as in `Stack.attend`.
+        one_copy: as in `Stack.attend`.
+        window: as in `Stack.attend`.
+        query_tokens: as in `Stack.attend`.
         queries_per_kv_head: as in `Stack.attend`.
         queries_per_read: as in `Stack.attend`.
         window_ns: time over which power is averaged; None for no power over time.
@@ -128,39 +140,60 @@ def attend_over(
     element = kv_element(element, where="element")
     wholes(lengths, where="lengths", most=MOST_KEYS)
 
-    def attend(held: tuple[int, ...]) -> StackAttention:
+    tokens = NewTokens(window, query_tokens)
+    # Of each stack, the keys that are stored of each head, and the place of the oldest of them.
+    heads = [_Ring(tokens.held(length), tokens.oldest(length)) for length in lengths]
+
+    def attend(held: tuple[_Ring, ...]) -> StackAttention:
         return stack.attend_to(
-            held,
+            tuple(one.keys for one in held),
+            oldest=tuple(one.oldest for one in held),
             head_dim=head_dim,
             element=element,
+            value_dim=value_dim,
+            key_slices=key_slices,
+            one_copy=one_copy,
+            window=window,
+            query_tokens=query_tokens,
             queries_per_kv_head=queries_per_kv_head,
             queries_per_read=queries_per_read,
             window_ns=window_ns,
         )
 
     if stacks == 1:
-        return AttentionOfStacks((attend(tuple(lengths)),), 0, len(lengths), 1.0)
+        return AttentionOfStacks((attend(tuple(heads)),), 0, len(lengths), 1.0)
     parts, cut_heads = len(lengths), 0
     if stack.schedule is not Schedule.INTERLEAVED:
-        held = [tuple(lengths[which::stacks]) for which in range(stacks)]
+        held = [tuple(heads[which::stacks]) for which in range(stacks)]
     elif not cut:
-        held = _whole(lengths, stacks)
+        held = _whole(heads, stacks)
     else:
-        layout = stack.layout(max(lengths, default=1), head_dim, element)
-        together = QueryPasses.of(queries_per_kv_head, queries_per_read).most
+        together = QueryPasses.of(queries_per_kv_head * query_tokens, queries_per_read).most
+        layout = stack.layout(
+            max((one.keys for one in heads), default=1),
+            head_dim,
+            element,
+            value_dim=value_dim,
+            key_slices=key_slices,
+            one_copy=one_copy,
+            queries_per_read=together,
+        )
         dealt = assign_stacks(
-            lengths,
+            [one.keys for one in heads],
             stacks=stacks,
             channels=layout.organization.channels,
             longest=longest_chunk(stack.device, layout, together),
             grain=chunk_grain(layout),
         )
-        held = [dealt.lengths(which) for which in range(stacks)]
-        parts_of = Counter(part.head for parts in dealt.stacks for part in parts)
+        held = [
+            tuple(heads[part.head].part(part.start, part.length) for part in own)
+            for own in dealt.stacks
+        ]
+        parts_of = Counter(part.head for own in dealt.stacks for part in own)
         cut_heads = sum(number > 1 for number in parts_of.values())
         parts = parts_of.total()
     known = {one: attend(one) for one in dict.fromkeys(held) if one}
-    keys = [sum(one) for one in held]
+    keys = [sum(one.keys for one in own) for own in held]
     return AttentionOfStacks(
         each=tuple(known.get(one) for one in held),
         cut_heads=cut_heads,
@@ -169,18 +202,35 @@ def attend_over(
     )
 
 
-def _whole(lengths: Sequence[int], stacks: int) -> list[tuple[int, ...]]:
-    """Return the keys of the heads of each stack, every head in one stack.
+class _Ring(NamedTuple):
+    """Keys of a head, or of a part of one, which may lie in a ring.
+
+    Attributes:
+        keys: keys that are stored.
+        oldest: place of the oldest of them; 0 for a part that does not hold it.
+    """
+
+    keys: int
+    oldest: int
+
+    def part(self, start: int, length: int) -> _Ring:
+        """Return some of the keys."""
+        inside = start <= self.oldest < start + length
+        return _Ring(length, self.oldest - start if inside else 0)
+
+
+def _whole(heads: Sequence[_Ring], stacks: int) -> list[tuple[_Ring, ...]]:
+    """Return the heads of each stack, every head in one stack.
 
     Raises:
         InputError: there are no heads.
     """
-    if not lengths:
+    if not heads:
         raise InputError("there are no heads to attend to", where="lengths")
     loads = [(0, which) for which in range(stacks)]
-    held: list[list[int]] = [[] for _ in range(stacks)]
-    for length in sorted(lengths, reverse=True):
+    held: list[list[_Ring]] = [[] for _ in range(stacks)]
+    for head in sorted(heads, key=lambda one: one.keys, reverse=True):
         load, which = heappop(loads)
-        held[which].append(length)
-        heappush(loads, (load + length, which))
+        held[which].append(head)
+        heappush(loads, (load + head.keys, which))
     return [tuple(one) for one in held]

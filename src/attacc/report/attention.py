@@ -7,8 +7,8 @@ from collections import Counter
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from attacc.pim.attention import Dealt, StackAttention
 from attacc.pim.energy.dram import AttentionEnergy
-from attacc.pim.stack import Dealt, StackAttention
 from attacc.pim.stacks import AttentionOfStacks
 from attacc.report.values import (
     command_table,
@@ -91,11 +91,18 @@ def reads_renderable(reads: Reads) -> RenderableType:
     return Group(*_title(reads.first.slowest, len(reads.first.each)), table, *refused)
 
 
+def _elements(r: StackAttention) -> str:
+    same = r.value_dim == r.head_dim
+    return f"{r.head_dim}" if same else f"{r.head_dim} and {r.value_dim}"
+
+
 def _title(r: StackAttention, stacks: int) -> tuple[Text, Text]:
     """Return the heading: heads, lengths, stacks and power."""
     heads = _heads(r.heads)
     if r.kv_heads != r.heads:
         heads = f"{count(r.heads)} query heads sharing {_heads(r.kv_heads)}"
+    if r.query_tokens != 1:
+        heads += f" for {count(r.query_tokens)} new tokens"
     lengths = count(r.longest)
     if r.shortest != r.longest:
         lengths = f"{count(r.shortest)} to {lengths}"
@@ -110,7 +117,7 @@ def _title(r: StackAttention, stacks: int) -> tuple[Text, Text]:
     return (
         Text.assemble(
             (f"Attention of {heads}", "bold"),
-            f" with {lengths} keys and values of {r.head_dim} {r.element} elements each",
+            f" with {lengths} keys and values of {_elements(r)} {r.element} elements each",
         ),
         Text(
             f"on {'one stack' if stacks == 1 else f'the slowest of {count(stacks)} stacks'} of "

@@ -350,6 +350,7 @@ def check_log(
     placement: Placement | str | None = None,
     power_limited: bool = True,
     queries_per_read: int = 1,
+    element: ElementType | str = ElementType.FP16,
     temperature_c: float | None = None,
     postponed_refreshes: int = 0,
 ) -> CheckedLog:
@@ -361,6 +362,7 @@ def check_log(
         placement: where the units sit; None to tell it from the log's commands.
         power_limited: whether multiplies have to keep the cadence of the power budget.
         queries_per_read: queries that a multiply serves, which decides its cadence.
+        element: element type of the keys and values, which decides it, too.
         temperature_c: temperature of the stack, since a hot stack has to be refreshed more often;
             None for the usual rate.
         postponed_refreshes: number of refreshes that may be owed when the next one falls due.
@@ -381,6 +383,7 @@ def check_log(
         placement=_placement_of(log.names, device, file) if placement is None else placement,
         power_limited=power_limited,
         queries_per_read=queries_per_read,
+        element_bits=kv_element(element, where="element").bits,
         temperature_c=temperature_c,
         postponed_refreshes=postponed_refreshes,
     )

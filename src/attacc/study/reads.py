@@ -90,7 +90,15 @@ class Reads(Result):
         """Return the figures that all choices share, and a row for each choice."""
         shared = self.first.slowest.to_dict()
         before = ("device", "placement", "power_limited", "power_budget_w", "temperature_c")
-        after = ("heads", "kv_heads", "shortest_length", "longest_length", "head_dim", "dtype")
+        after = (
+            "heads",
+            "kv_heads",
+            "shortest_length",
+            "longest_length",
+            "head_dim",
+            "value_dim",
+            "dtype",
+        )
         return {
             **{key: shared[key] for key in (*before, "schedule")},
             "stacks": len(self.first.each),

@@ -25,7 +25,13 @@ from attacc.pim.mapping.geometry import (
     allocate_heads,
 )
 from attacc.pim.numerics import plan
-from attacc.pim.program.interleaved import chunk_grain, interleaved_program, longest_chunk
+from attacc.pim.program.interleaved import (
+    QueryPasses,
+    chunk_grain,
+    interleaved_program,
+    longest_chunk,
+    sliced,
+)
 from attacc.pim.program.program import MULTIPLY, Kind, Program
 from attacc.pim.program.schedule import attention_program, published_regions
 from attacc.pim.timing.engine import run
@@ -89,10 +95,25 @@ def interleaved(
     queries_per_read: int = 1,
     power_limited: bool = True,
     spare: int = 0,
+    value_dim: int | None = None,
+    key_slices: int | None = None,
+    one_copy: bool = False,
     change: Callable[[Program], Program] = lambda program: program,
 ) -> Played:
     """Play the interleaved schedule of some heads, after a change to its program."""
-    layout = KeyLayout(device.organization, placement, head_dim, element)
+    layout = sliced(
+        device,
+        KeyLayout(
+            device.organization,
+            placement,
+            head_dim,
+            element,
+            value_dim=value_dim,
+            one_copy=one_copy,
+        ),
+        QueryPasses.of(queries, queries_per_read),
+        key_slices=key_slices,
+    )
     assignment = assign(
         lengths,
         channels=device.organization.channels,
@@ -100,7 +121,11 @@ def interleaved(
         grain=chunk_grain(layout),
     )
     tables = resolve_timing(
-        device, placement, power_limited=power_limited, queries_per_read=queries_per_read
+        device,
+        placement,
+        power_limited=power_limited,
+        queries_per_read=queries_per_read,
+        element_bits=element.bits,
     )
     rooms = [[chunk.length + spare for chunk in channel] for channel in assignment.channels]
     program = change(
@@ -200,6 +225,52 @@ def test_no_interleaved_program_uses_or_destroys_what_it_may_not(
     device = narrow(channels, **latencies)
     played = interleaved(device, placement, lengths, head_dim, element, power_limited=power_limited)
     assert said(played.report()) == ""
+
+
+@pytest.mark.untraced  # of whole stacks: the checker would take three times as long
+@PLACEMENTS
+@given(
+    lengths=LENGTHS,
+    queries=st.sampled_from([(1, 1), (3, 2), (5, 4)]),
+    sizes=st.sampled_from([(64, 128), (192, 128), (96, 96), (48, 8), (576, 512), (320, 72)]),
+    one_copy=st.booleans(),
+    spare=st.sampled_from([0, 0, 100]),
+    element=st.sampled_from([FP16, INT8]),
+    latencies=LATENCIES,
+)
+@settings(max_examples=share.examples(__name__, 15, 6))
+def test_heads_of_any_sizes_use_and_destroy_nothing_that_they_may_not(
+    placement: Placement,
+    lengths: list[int],
+    queries: tuple[int, int],
+    sizes: tuple[int, int],
+    one_copy: bool,
+    spare: int,
+    element: ElementType,
+    latencies: dict[str, float],
+) -> None:
+    """Catches values laid out like keys, and slices of keys without buffers of their own."""
+    head_dim, value_dim = sizes
+    device = narrow(2, **latencies)
+    assert device.pipeline is not None
+    layout = KeyLayout(device.organization, placement, head_dim, element)
+    fitting = device.pipeline.buffer_words // queries[1]
+    played = interleaved(
+        device,
+        placement,
+        lengths,
+        head_dim,
+        element,
+        queries=queries[0],
+        queries_per_read=queries[1],
+        value_dim=value_dim,
+        spare=spare,
+        key_slices=-(-layout.columns_per_key // fitting),
+        one_copy=one_copy and value_dim <= head_dim,
+    )
+    report = played.report()
+    assert said(report) == ""
+    assert report.commands == played.program.requests
 
 
 @PLACEMENTS

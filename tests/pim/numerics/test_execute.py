@@ -58,7 +58,7 @@ class Heads:
     @classmethod
     def random(
         cls, lengths: Sequence[int], head_dim: int, queries: int = 1, seed: int = 0,
-        spread: float = 1.0,
+        spread: float = 1.0, value_dim: int | None = None, *, one_copy: bool = False,
     ) -> "Heads":  # fmt: skip
         """Normally distributed; with a spread of 2**12 there are subnormals and overflows."""
         random = np.random.default_rng(seed)
@@ -67,12 +67,22 @@ class Heads:
             return random.standard_normal(shape) * spread ** random.uniform(-1, 1, shape)
 
         keys = [draw(length, head_dim) for length in lengths]
-        values = [draw(length, head_dim) for length in lengths]
+        if one_copy:
+            values = [key[:, : value_dim or head_dim] for key in keys]
+        else:
+            values = [draw(length, value_dim or head_dim) for length in lengths]
         return cls(draw(len(lengths), queries, head_dim), keys, values)
 
 
 def answer(plan: AttentionPlan, heads: Heads, arithmetic: Arithmetic) -> Contexts:
     return plan.attend(plan.store(heads.keys, heads.values, arithmetic), heads.queries, arithmetic)
+
+
+def seen_by(plan: AttentionPlan, head: int, query: int) -> tuple[int, int]:
+    """Keys that a query sees: those of its token's window, of which the last is its own."""
+    token = query * plan.tokens.count // plan.passes.queries
+    end = plan.lengths[head] - plan.tokens.count + token + 1
+    return max(0, end - (plan.tokens.window or end)), end
 
 
 def expected(plan: AttentionPlan, heads: Heads, arithmetic: Arithmetic) -> F32:
@@ -90,7 +100,14 @@ def expected(plan: AttentionPlan, heads: Heads, arithmetic: Arithmetic) -> F32:
         softmax_lanes=a.softmax_lanes, normalization=a.normalization, merge=a.merge,
         output=a.output, overflow=a.overflow,
     )  # fmt: skip
-    attention = oracle.Attention(device, numbers, plan.layout.head_dim)
+    attention = oracle.Attention(
+        device,
+        numbers,
+        plan.layout.head_dim,
+        plan.layout.value_dim,
+        plan.layout.key_slices,
+        one_copy=plan.layout.one_copy,
+    )
     words = plan.buffer_words // plan.passes.most
     chunks = [
         sorted((one.start, one.length) for own in plan.chunks for one in own if one.head == head)
@@ -102,8 +119,9 @@ def expected(plan: AttentionPlan, heads: Heads, arithmetic: Arithmetic) -> F32:
                 attention.attend(
                     q, heads.keys[head], heads.values[head], chunks[head],
                     scale=1 / math.sqrt(plan.layout.head_dim), words=words,
+                    oldest=plan.oldest[head], seen=seen_by(plan, head, number),
                 )
-                for q in queries
+                for number, q in enumerate(queries)
             ]
             for head, queries in enumerate(heads.queries)
         ]
@@ -178,7 +196,9 @@ def arithmetics(draw: st.DrawFn) -> tuple[ElementType, Arithmetic]:
         st.lists(st.integers(1, 70), min_size=1, max_size=6),
         st.lists(st.sampled_from([1, 16, 31, 257, 700]), min_size=1, max_size=2),
     ),
-    head_dim=st.sampled_from([8, 16, 64, 80, 128]),
+    head_dim=st.sampled_from([8, 16, 64, 80, 128, 576]),
+    value_dim=st.sampled_from([None, None, 8, 40, 128, 300]),
+    one_copy=st.booleans(),
     queries=st.sampled_from([(1, 1), (1, 1), (3, 1), (3, 2), (5, 4)]),
     channels=st.sampled_from([1, 2, 4]),
     buffer_words=st.sampled_from([16, 32, 64]),
@@ -191,6 +211,8 @@ def test_executed_commands_compute_what_plain_numpy_does(
     arithmetic: tuple[ElementType, Arithmetic],
     lengths: list[int],
     head_dim: int,
+    value_dim: int | None,
+    one_copy: bool,
     queries: tuple[int, int],
     channels: int,
     buffer_words: int,
@@ -201,10 +223,11 @@ def test_executed_commands_compute_what_plain_numpy_does(
     element, numbers = arithmetic
     heads_of_queries, per_read = queries
     device = narrow(channels, buffer_words)
+    one_copy = one_copy and (value_dim or 0) <= head_dim
     try:
         plan = AttentionPlan.of(
-            device, placement, lengths, head_dim, element, queries=heads_of_queries,
-            queries_per_read=per_read,
+            device, placement, lengths, head_dim, element, value_dim=value_dim, one_copy=one_copy,
+            queries=heads_of_queries, queries_per_read=per_read,
         )  # fmt: skip
     except InputError as error:
         if "half a vector buffer" in str(error) or "addresses of their own" in str(error):
@@ -212,7 +235,9 @@ def test_executed_commands_compute_what_plain_numpy_does(
         raise
     if spread > 16 and element is FP16:
         spread = 2.0**7  # so that operands are in the range of fp16
-    heads = Heads.random(lengths, head_dim, heads_of_queries, seed, spread)
+    heads = Heads.random(
+        lengths, head_dim, heads_of_queries, seed, spread, value_dim, one_copy=one_copy
+    )
     ours = answer(plan, heads, numbers)
     assert ours.complete.all()
     assert_same_bits(ours.context, expected(plan, heads, numbers))

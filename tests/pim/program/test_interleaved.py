@@ -5,6 +5,7 @@ That it is right in time is for `tests/pim/audit/test_hazards.py`.
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -140,6 +141,53 @@ def test_compiled_program_is_the_naive_one(
             for build in (interleaved_program, oracle.interleaved_program)
         )
         assert_same(fast, naive)
+
+
+@PLACEMENTS
+@given(
+    spare=st.sampled_from([0, 0, 1, 100]),
+    queries=st.sampled_from([(1, 1), (3, 2), (5, 4)]),
+    sizes=st.sampled_from([(64, 128), (192, 128), (48, 8), (576, 512), (320, 72)]),
+    one_copy=st.booleans(),
+    lengths=SHAPES["lengths"],
+    element=SHAPES["element"],
+)
+@settings(max_examples=30)
+def test_compiled_program_of_heads_of_any_sizes_is_the_naive_one(
+    placement: Placement,
+    spare: int,
+    queries: tuple[int, int],
+    sizes: tuple[int, int],
+    one_copy: bool,
+    lengths: list[int],
+    element: ElementType,
+) -> None:
+    """Catches values laid out like keys, and slices of keys in another order or another place."""
+    head_dim, value_dim = sizes
+    whole = KeyLayout(
+        DEVICE.organization, placement, head_dim, element, value_dim=value_dim,
+        one_copy=one_copy and value_dim <= head_dim,
+    )  # fmt: skip
+    layout = replace(whole, key_slices=-(-whole.columns_per_key // (16 // queries[1])))
+    assignment = assign(
+        lengths,
+        channels=16,
+        longest=longest_chunk(DEVICE, layout, queries[1]),
+        grain=chunk_grain(layout),
+    )
+    fast, naive = (
+        build(
+            DEVICE,
+            layout,
+            assignment,
+            multiply_interval=6,
+            queries=queries[0],
+            queries_per_read=queries[1],
+            capacities=[[length + spare for length in own] for own in assignment.lengths],
+        )
+        for build in (interleaved_program, oracle.interleaved_program)
+    )
+    assert_same(fast, naive)
 
 
 @PLACEMENTS

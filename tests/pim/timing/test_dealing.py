@@ -37,12 +37,24 @@ def dealer(
     queries_per_read: int = 1,
     head_dim: int = 128,
     element: ElementType = ElementType.FP16,
+    *,
+    value_dim: int | None = None,
+    key_slices: int = 1,
+    one_copy: bool = False,
 ) -> Dealer:
     device = DEVICES[name]
     passes = QueryPasses.of(queries, queries_per_read)
     return Dealer(
         device,
-        KeyLayout(device.organization, placement, head_dim, element),
+        KeyLayout(
+            device.organization,
+            placement,
+            head_dim,
+            element,
+            value_dim=value_dim,
+            key_slices=key_slices,
+            one_copy=one_copy,
+        ),
         resolve_timing(device, placement, power_limited=True, queries_per_read=passes.most),
         passes,
     )
@@ -73,18 +85,26 @@ def opening(name: str, placement: Placement) -> int:
     name=st.sampled_from(list(DEVICES)),
     placement=st.sampled_from(list(Placement)),
     queries=st.sampled_from(QUERIES),
-    head_dim=st.sampled_from([64, 128]),
+    sizes=st.sampled_from([(64, 64, 1), (128, 128, 1), (64, 160, 1), (128, 64, 2), (192, 96, 3)]),
+    one_copy=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_the_forecast_is_that_of_the_twin(
     chunks: list[int],
     name: str,
     placement: Placement,
     queries: tuple[int, int],
-    head_dim: int,
+    sizes: tuple[int, int, int],
+    one_copy: bool,
 ) -> None:
     """Catches a phase, a row or a wait that is left out, or counted twice."""
-    one = dealer(name, placement, *queries, head_dim)
+    head_dim, value_dim, key_slices = sizes
+    whole = KeyLayout(DEVICES[name].organization, placement, head_dim, ElementType.FP16)
+    key_slices = min(key_slices, whole.columns_per_key)
+    one = dealer(
+        name, placement, *queries, head_dim, value_dim=value_dim, key_slices=key_slices,
+        one_copy=one_copy and value_dim <= head_dim,
+    )  # fmt: skip
     expected = Expected(
         one.device,
         one.layout,

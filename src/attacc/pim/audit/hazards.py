@@ -311,6 +311,9 @@ class _Turn:
         place: place among the turns of the channel.
         chunk: shape of the chunk.
         room: shape of the chunk if it had all the keys for which it has room.
+        rotation: key of each part with which reading the chunk begins, and from which it goes
+            around.
+        apart: keys of each part from one key that is read to the next.
         number: place of the chunk among the chunks of the channel.
         queries: number of queries of the pass.
         first_softmax: place of the turn's first query among the softmaxes of the channel.
@@ -320,6 +323,8 @@ class _Turn:
     place: int
     chunk: HeadLayout
     room: HeadLayout
+    rotation: int
+    apart: int
     number: int
     queries: int
     first_softmax: int
@@ -351,7 +356,7 @@ class _Product:
         move_places: number of such places.
     """
 
-    def __init__(self, turn: _Turn, begin: int, *, kind: str, data: str, count: int):
+    def __init__(self, turn: _Turn, begin: int, *, kind: str, data: str, count: int, room: int):
         chunk = turn.chunk
         o = chunk.organization
         self.turn = turn
@@ -361,7 +366,7 @@ class _Product:
         self.data = f"the {data} of chunk {turn.number}"
         self.begin = begin
         # The reserved bytes end where the last multiply of a full chunk would end.
-        in_bank = chunk.multiply_addresses(turn.room.score_multiplies) % o.bank_bytes
+        in_bank = chunk.multiply_addresses(room) % o.bank_bytes
         self.end = begin + int(in_bank.max()) + o.access_bytes
         self.multiplied = [0] * count
         self.fills: list[_Fill] = []
@@ -369,10 +374,6 @@ class _Product:
         self.sums: list[_Sums] = []
         self.moves: dict[_Place, list[int]] = {}
         self.move_places = 1
-
-    def multiply_number(self, command: LoggedCommand, offset: int) -> int:
-        """Return the number of the multiply at an address; too large a number for none."""
-        return self.place_number(command, offset)
 
     def place_number(self, command: LoggedCommand, offset: int) -> int:
         """Return the number of the place, among those of consecutive multiplies, of an address."""
@@ -401,24 +402,37 @@ class _Product:
 
 
 class _Score(_Product):
-    """Keys times the queries."""
+    """Keys times the queries, one slice of the elements of the keys after the other."""
 
-    def __init__(self, turn: _Turn, begin: int) -> None:
+    def __init__(self, turn: _Turn, begin: int, half: int) -> None:
         chunk = turn.chunk
-        super().__init__(turn, begin, kind="the score", data="keys", count=chunk.score_multiplies)
-        o = chunk.organization
-        self.fills.append(
-            _Fill(
-                f"the query of {turn.name}" if self.sets == 1 else f"the queries of {turn.name}",
-                self.sets * chunk.columns_per_key,
-                chunk.columns_per_key,
-                chunk.score_multiplies,
-            )
+        super().__init__(
+            turn,
+            begin,
+            kind="the score",
+            data="keys",
+            count=chunk.score_multiplies,
+            room=turn.room.score_multiplies,
         )
-        for first in range(0, chunk.keys_per_part, chunk.keys_per_move):
-            keys = min(chunk.keys_per_move, chunk.keys_per_part - first)
-            name = f"scores {first} to {first + keys - 1} per part of {turn.name}"
-            self.sums.append(_Sums(name, keys * chunk.columns_per_key))
+        o = chunk.organization
+        width = chunk.columns_per_slice
+        if chunk.key_slices > 1:
+            # Addresses of fills may exceed those of a short chunk, within the same row.
+            self.end = max(self.end, begin + chunk.key_slices * half)
+        for which in range(chunk.key_slices):
+            of = f"slice {which} of " if chunk.key_slices > 1 else ""
+            self.fills.append(
+                _Fill(
+                    f"{of}the quer{'y' if self.sets == 1 else 'ies'} of {turn.name}",
+                    self.sets * width,
+                    width,
+                    chunk.keys_per_part * width,
+                )
+            )
+            for first in range(0, chunk.keys_per_part, chunk.keys_per_move):
+                keys = min(chunk.keys_per_move, chunk.keys_per_part - first)
+                name = f"{of}scores {first} to {first + keys - 1} per part of {turn.name}"
+                self.sums.append(_Sums(name, keys * width))
         if chunk.placement is Placement.BANK:
             self.fill_places = o.banks
         if chunk.placement is not Placement.BUFFER:
@@ -436,8 +450,26 @@ class _Score(_Product):
 
     def operand(self, x: int) -> tuple[_Fill, int, int]:
         """Return from which access of what a multiply takes its operand, and its unit of work."""
-        key, word = divmod(x, self.chunk.columns_per_key)
-        return self.fills[0], word, key // self.chunk.keys_per_move
+        chunk = self.chunk
+        which, x = divmod(x, chunk.keys_per_part * chunk.columns_per_slice)
+        key, word = divmod(x, chunk.columns_per_slice)
+        return self.fills[which], word, which * chunk.score_groups + key // chunk.keys_per_move
+
+    def multiply_number(self, command: LoggedCommand, offset: int) -> int:
+        """Return the number of the multiply in the order of reading.
+
+        The room of the chunk separates slices of keys.
+        """
+        width = self.chunk.columns_per_slice
+        room = self.turn.room.keys_per_part * width
+        which, x = divmod(self.place_number(command, offset), room)
+        own = self.chunk.keys_per_part * width
+        key, column = divmod(x, width)
+        key, between = divmod(key, self.turn.apart)
+        x = key * width + column
+        if between or x >= own:
+            return len(self.multiplied)
+        return which * own + (x - self.turn.rotation * width) % own
 
 
 class _Context(_Product):
@@ -450,7 +482,12 @@ class _Context(_Product):
     def __init__(self, turn: _Turn, begin: int, half: int) -> None:
         chunk = turn.chunk
         super().__init__(
-            turn, begin, kind="the context", data="values", count=chunk.context_multiplies
+            turn,
+            begin,
+            kind="the context",
+            data="values",
+            count=chunk.context_multiplies,
+            room=turn.room.value_places,
         )
         o = chunk.organization
         self.half = half
@@ -488,10 +525,18 @@ class _Context(_Product):
                 return ()
 
     def multiply_number(self, command: LoggedCommand, offset: int) -> int:
-        """Return the number of the multiply; the room of the chunk separates its slices."""
-        output, p = divmod(self.place_number(command, offset), self.turn.room.keys_per_part)
-        keys = self.chunk.keys_per_part
-        return output * keys + p if p < keys else len(self.multiplied)
+        """Return the number of the multiply in the order of reading.
+
+        The room of the chunk separates its slices.
+        """
+        keys, together = self.chunk.keys_per_part, self.chunk.slices_together
+        room = self.turn.room.keys_per_part * together
+        before, x = divmod(self.place_number(command, offset), room)
+        p, which = divmod(x, together)
+        p, between = divmod(p, self.turn.apart)
+        if between or p >= keys:
+            return len(self.multiplied)
+        return (before * together + which) * keys + (p - self.turn.rotation) % keys
 
     def operand(self, x: int) -> tuple[_Fill, int, int]:
         """Return from which access of what a multiply takes its operand, and its unit of work."""
@@ -516,7 +561,13 @@ def _turns(chunks: ChannelChunks, sets: Sequence[int]) -> list[_Turn]:
                 name = f"chunk {number}" if len(sets) == 1 else f"pass {which} of chunk {number}"
                 chunk = chunks.layout.head(chunks.lengths[number])
                 room = chunks.layout.head(chunks.room[number])
-                turns.append(_Turn(len(turns), chunk, room, number, queries, softmaxes, name))
+                rotation = chunks.turned[number]
+                turns.append(
+                    _Turn(
+                        len(turns), chunk, room, rotation, chunks.apart, number, queries, softmaxes,
+                        name,
+                    )
+                )  # fmt: skip
                 softmaxes += queries
     return turns
 
@@ -534,7 +585,7 @@ class _Channel:
         self.softmax_turns = [turn for turn in self.turns for _ in range(turn.queries)]
         half = max(1, limits.words // max(sets))
         keys, values = chunks.regions.keys.tolist(), chunks.regions.values.tolist()
-        self.scores = [_Score(turn, keys[turn.number]) for turn in self.turns]
+        self.scores = [_Score(turn, keys[turn.number], limits.words) for turn in self.turns]
         self.contexts = [_Context(turn, values[turn.number], half) for turn in self.turns]
         # Products that use the keys, or the values, of each chunk, pass by pass.
         self.products: list[list[_Score | _Context]] = [
@@ -602,8 +653,9 @@ class _Channel:
     ) -> Callable[[], None]:
         product = passes[0]
         fits = isinstance(product, _Score) == (command.command == "WRGB")
-        half = self.limits.words if isinstance(product, _Context) else product.fills[0].words
-        which, word = divmod(offset, half)
+        # Slots of an uncut query may exceed half a buffer, which is a fault of its own.
+        cut = len(product.fills) > 1 or isinstance(product, _Context)
+        which, word = divmod(offset, self.limits.words if cut else product.fills[0].words)
         if not fits or which >= len(product.fills) or word >= product.fills[which].words:
             return partial(
                 self._say, Hazard.NOWHERE, command, f"{product.name} has no access {offset}"

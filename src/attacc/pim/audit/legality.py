@@ -169,6 +169,7 @@ def check(
     power_limited: bool,
     postponed_refreshes: int = 0,
     queries_per_read: int = 1,
+    element_bits: int = 16,
     temperature_c: float | None = None,
     listed: int = LISTED,
 ) -> LegalityReport:
@@ -188,6 +189,7 @@ def check(
             due at each multiple of nREFI divided by the banks of a pseudo-channel, and must issue
             within as many cycles.
         queries_per_read: queries by which a unit multiplies each access; the cadence depends on it.
+        element_bits: bits of an element of an access, 16, 8 or 4; the cadence depends on it.
         temperature_c: temperature of the device, which decides how often it needs a refresh; None
             for a device that is not hot.
         listed: number of first violations of each rule that the report lists. All violations are
@@ -211,6 +213,7 @@ def check(
     parameters = device.parameters(
         power_limited=power_limited,
         queries_per_read=queries_per_read,
+        element_bits=element_bits,
         temperature_c=temperature_c,
     )
     law = _Law.of(device, placement, parameters, postponed=postponed_refreshes)

@@ -21,7 +21,9 @@ from attacc.pim.timing.engine import TimedRun
 from attacc.units import BITS_PER_BYTE, Picojoules, PicojoulesPerBit, Watts
 
 SOFTMAX_OPERATIONS: Final = 5
-"""Operations of the softmax per score (reference/system-model.md)."""
+"""Operations of the softmax per score (reference/system-model.md). Partial scores of keys that are
+cut into slices take an addition on the buffer die for each slice after the first, at the same
+energy per operation."""
 
 
 class DramEnergy(PresetSpec):
@@ -85,7 +87,7 @@ class AttentionEnergy:
         read_path_pj: from the banks to the units.
         multiply_pj: multiplies and adds of the units.
         move_pj: queries, scores, probabilities and contexts between units, buffer die and host.
-        softmax_pj: operations of the softmax.
+        softmax_pj: operations of the softmax, and additions of partial scores.
     """
 
     activate_pj: float
@@ -221,5 +223,5 @@ def attention_energy(
         read_path_pj=multiplies * costs.read_path_pj,
         multiply_pj=multiplies * costs.multiply_pj,
         move_pj=run.count("WRGB") * costs.write_pj + moves * costs.move_pj,
-        softmax_pj=scores * SOFTMAX_OPERATIONS * energy.multiply_add / 2,
+        softmax_pj=scores * (SOFTMAX_OPERATIONS + layout.key_slices - 1) * energy.multiply_add / 2,
     )

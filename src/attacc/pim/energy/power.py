@@ -396,7 +396,8 @@ def cadence_from_budget(
             temperature_c=temperature_c,
         )
 
-    unlimited = _unlimited_cycles(device, placement, queries_per_read)
+    bits = ElementType.FP16.bits if layout is None else layout.element.bits
+    unlimited = _unlimited_cycles(device, placement, queries_per_read, bits)
     at_most = power(unlimited)
     if at_most.total_w <= budget_w:
         cycles = unlimited
@@ -563,7 +564,7 @@ def _moves_pj_per_multiply(layout: HeadLayout, costs: CommandCosts) -> float:
     # Groups of moves are the same for every length; the shortest head has one of each.
     group = head_commands(layout.head(layout.sequence_parts))
     moves = (
-        layout.score_groups * len(group.score_moves)
+        layout.key_slices * layout.score_groups * len(group.score_moves)
         + layout.probability_words * len(group.probabilities)
         + layout.context_slices * len(group.context_moves)
     )
@@ -571,8 +572,12 @@ def _moves_pj_per_multiply(layout: HeadLayout, costs: CommandCosts) -> float:
     return (len(group.q) * costs.write_pj + moves * costs.move_pj) / multiplies
 
 
-def _unlimited_cycles(device: DramDevice, placement: Placement, queries_per_read: int) -> int:
-    parameters = device.parameters(power_limited=False, queries_per_read=queries_per_read)
+def _unlimited_cycles(
+    device: DramDevice, placement: Placement, queries_per_read: int, element_bits: int
+) -> int:
+    parameters = device.parameters(
+        power_limited=False, queries_per_read=queries_per_read, element_bits=element_bits
+    )
     return {
         Placement.BANK: parameters["nCCDAB"],
         Placement.BANKGROUP: parameters["nCCDSB"],

@@ -192,7 +192,11 @@ class HostDevice:
         arithmetic = self._arithmetic or Arithmetic.of(shape.element)
         passes = QueryPasses.of(shape.queries_per_kv_head, h.queries_per_read)
         tables = resolve_timing(
-            h.device, h.placement, power_limited=h.power_limited, queries_per_read=passes.most
+            h.device,
+            h.placement,
+            power_limited=h.power_limited,
+            queries_per_read=passes.most,
+            element_bits=shape.element.bits,
         )
         scale = 1 / math.sqrt(shape.head_dim) if shape.scale is None else shape.scale
         attender = Attender(h.device, layout, tables, passes, arithmetic, scale)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -37,16 +37,40 @@ class KeyLayout:
         placement: where its units sit.
         head_dim: elements of a key.
         element: element type of the keys and values.
+        value_dim: elements of a value; None for as many as a key has.
+        key_slices: equal slices of elements into which every key is cut. The keys of one slice lie
+            together, and the scores of a slice are partial sums (docs/model/heads.md).
+        one_copy: whether the first elements of a key serve as its value, so that values are not
+            stored. Programs name the rows of the keys a second time, as rows of values; the
+            controller has a table of the real rows.
     """
 
     organization: Organization
     placement: Placement
     head_dim: int
     element: ElementType
+    value_dim: int | None = field(default=None, kw_only=True)
+    key_slices: int = field(default=1, kw_only=True)
+    one_copy: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.head_dim < 1:
             raise InputError(f"head_dim = {self.head_dim} must be at least 1")
+        if self.value_dim is not None and self.value_dim < 1:
+            raise InputError(f"value_dim = {self.value_dim} must be at least 1")
+        if self.one_copy and self.value_elements > self.head_dim:
+            raise InputError(
+                f"value_dim = {self.value_elements}: keys of {self.head_dim} elements do not hold "
+                "such values",
+                hint="store values apart, or give a value_dim of at most head_dim",
+            )
+        columns = self._columns(self.head_dim)
+        if self.key_slices < 1 or (self.key_slices - 1) * self.columns_per_slice >= columns:
+            raise InputError(
+                f"key_slices = {self.key_slices}: keys of {self.head_dim} elements cannot be cut "
+                "into so many equal slices",
+                hint=f"give a number from 1 to {columns} that leaves no slice empty",
+            )
 
     def head(self, length: int) -> HeadLayout:
         """Return the layout of a head, or of a chunk of one, with a number of keys and values.
@@ -54,7 +78,20 @@ class KeyLayout:
         Raises:
             InputError: the length is below 1.
         """
-        return HeadLayout(self.organization, self.placement, self.head_dim, self.element, length)
+        return HeadLayout(
+            self.organization,
+            self.placement,
+            self.head_dim,
+            self.element,
+            length,
+            value_dim=self.value_dim,
+            key_slices=self.key_slices,
+            one_copy=self.one_copy,
+        )
+
+    def _columns(self, elements: int) -> int:
+        """Return the columns of every bank that one key or value of each part takes."""
+        return -(-elements // (self.dimension_parts * self.elements_per_column))
 
     @property
     def elements_per_column(self) -> int:
@@ -75,14 +112,52 @@ class KeyLayout:
         return self.organization.banks if self.placement is Placement.BANK else 1
 
     @property
+    def value_elements(self) -> int:
+        """Elements of a value, without padding."""
+        return self.head_dim if self.value_dim is None else self.value_dim
+
+    @property
+    def columns_per_slice(self) -> int:
+        """Multiplies that one slice of one key of each part takes in the score."""
+        return -(-self._columns(self.head_dim) // max(1, self.key_slices))
+
+    @property
     def columns_per_key(self) -> int:
-        """Multiplies that one key of each part takes in the score."""
-        return -(-self.head_dim // (self.dimension_parts * self.elements_per_column))
+        """Multiplies that one key of each part takes in the score, in all slices of the key."""
+        return self.key_slices * self.columns_per_slice
 
     @property
     def context_slices(self) -> int:
         """Slices of the output; a slice is finished before the next one begins."""
-        return self.columns_per_key
+        if not self.one_copy:
+            return self._columns(self.value_elements)
+        # Banks hold consecutive accesses of a slice of the key: the first bank has all columns that
+        # any bank has.
+        last, width = (self.value_elements - 1) // self.elements_per_column, self.columns_per_slice
+        before, access = divmod(last, self.dimension_parts * width)
+        return before * width + min(access + 1, width)
+
+    @property
+    def slices_together(self) -> int:
+        """Output slices whose accesses lie side by side, value by value."""
+        return self.columns_per_slice if self.one_copy else 1
+
+    @property
+    def value_columns(self) -> int:
+        """Columns of every bank that a value of each part takes, or the key that it is part of."""
+        return self.columns_per_key if self.one_copy else self.context_slices
+
+    @property
+    def padded_key(self) -> int:
+        """Elements of a key, padding included."""
+        return self.dimension_parts * self.columns_per_key * self.elements_per_column
+
+    @property
+    def padded_value(self) -> int:
+        """Elements of a value, or of the key that it is part of, padding included."""
+        if self.one_copy:
+            return self.padded_key
+        return self.dimension_parts * self.context_slices * self.elements_per_column
 
     @property
     def keys_per_move(self) -> int:
@@ -140,6 +215,19 @@ class HeadLayout(KeyLayout):
             raise InputError(f"length = {self.length} must be at least 1")
 
     @property
+    def of_any_length(self) -> KeyLayout:
+        """How one key lies in the banks."""
+        return KeyLayout(
+            self.organization,
+            self.placement,
+            self.head_dim,
+            self.element,
+            value_dim=self.value_dim,
+            key_slices=self.key_slices,
+            one_copy=self.one_copy,
+        )
+
+    @property
     def keys_per_part(self) -> int:
         """Keys of the longest part."""
         return -(-self.length // self.sequence_parts)
@@ -155,8 +243,13 @@ class HeadLayout(KeyLayout):
         return self.context_slices * self.keys_per_part
 
     @property
+    def value_places(self) -> int:
+        """Accesses, in the order of multiplies, among which the context finds its values."""
+        return self.value_columns * self.keys_per_part
+
+    @property
     def score_groups(self) -> int:
-        """Groups of moves that carry the scores away."""
+        """Groups of moves that carry away the scores, or those of one slice of the keys."""
         return -(-self.keys_per_part // self.keys_per_move)
 
     @property
@@ -166,8 +259,13 @@ class HeadLayout(KeyLayout):
 
     @property
     def rows(self) -> int:
-        """Rows that the keys (or the values) take in every bank that holds them."""
+        """Rows that the keys take in every bank that holds them."""
         return rows_of(self, self.length)
+
+    @property
+    def value_rows(self) -> int:
+        """Rows that the values take in every bank that holds them."""
+        return rows_of_values(self, self.length)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,15 +282,41 @@ class HeadRegions:
 
 
 def rows_of(layout: KeyLayout, length: int) -> int:
-    """Return the rows that keys (or values) of a length take in every bank that holds them.
+    """Return the rows that keys of a length take in every bank that holds them.
 
     Args:
         layout: how a key lies in the banks.
         length: keys of a head, or of a chunk of one.
     """
+    return _rows_of(layout, length, layout.columns_per_key)
+
+
+def rows_of_values(layout: KeyLayout, length: int) -> int:
+    """Return the rows that values of a length take in every bank that holds them.
+
+    Values that are part of the keys take no rows of their own, but a program names their rows.
+
+    Args:
+        layout: how a value lies in the banks.
+        length: values of a head, or of a chunk of one.
+    """
+    return _rows_of(layout, length, layout.value_columns)
+
+
+def rows_of_both(layout: KeyLayout, length: int) -> int:
+    """Return the rows that a program names for the keys and the values of a length.
+
+    Args:
+        layout: how keys and values lie in the banks.
+        length: keys of a head, or of a chunk of one.
+    """
+    return rows_of(layout, length) + rows_of_values(layout, length)
+
+
+def _rows_of(layout: KeyLayout, length: int, columns: int) -> int:
     per_row_of_all_banks = layout.organization.columns * layout.banks_in_turn
     keys_per_part = -(-length // layout.sequence_parts)
-    return -(-keys_per_part * layout.columns_per_key // per_row_of_all_banks)
+    return -(-keys_per_part * columns // per_row_of_all_banks)
 
 
 def rows_of_chunks(layout: KeyLayout, lengths: Iterable[int]) -> int:
@@ -202,7 +326,7 @@ def rows_of_chunks(layout: KeyLayout, lengths: Iterable[int]) -> int:
         layout: as for `rows_of`.
         lengths: keys of each chunk.
     """
-    return sum(2 * rows_of(layout, length) * count for length, count in Counter(lengths).items())
+    return sum(rows_of_both(layout, length) * count for length, count in Counter(lengths).items())
 
 
 def check_capacity(layout: KeyLayout, lengths: Sequence[int], counts: Sequence[int]) -> None:
@@ -220,7 +344,7 @@ def check_capacity(layout: KeyLayout, lengths: Sequence[int], counts: Sequence[i
         InputError: all rows of the stack together do not suffice.
     """
     o = layout.organization
-    rows = [2 * rows_of(layout, length) for length in lengths]
+    rows = [rows_of_both(layout, length) for length in lengths]
     needed = sum(row * count for row, count in zip(rows, counts, strict=True))
     if needed <= o.rows * o.channels:
         return
@@ -250,9 +374,10 @@ def allocate_heads(layout: HeadLayout, heads: int) -> HeadRegions:
         InputError: the rows of a bank do not suffice.
     """
     o = layout.organization
-    needed = 2 * layout.rows * heads
+    each = layout.rows + layout.value_rows
+    needed = each * heads
     if needed > o.rows:
-        fits = o.rows // (2 * layout.rows)
+        fits = o.rows // each
         cut = "" if fits else "; the interleaved schedule cuts long heads over channels"
         raise InputError(
             f"{heads} heads of length {layout.length} in one channel need {needed} rows of every "
@@ -275,15 +400,17 @@ def allocate_chunks(layout: KeyLayout, lengths: Sequence[int]) -> HeadRegions:
     """
     o = layout.organization
     row_bytes = o.columns * o.access_bytes
-    rows_of_length = {length: rows_of(layout, length) for length in set(lengths)}
+    rows_of_length = {
+        length: (rows_of(layout, length), rows_of_values(layout, length)) for length in set(lengths)
+    }
     keys: list[int] = []
     values: list[int] = []
     row = 0
     for length in lengths:
-        rows = rows_of_length[length]
+        of_keys, of_values = rows_of_length[length]
         keys.append(row * row_bytes)
-        values.append((row + rows) * row_bytes)
-        row += 2 * rows
+        values.append((row + of_keys) * row_bytes)
+        row += of_keys + of_values
     if row > o.rows:
         raise InputError(
             f"the {len(lengths)} chunks of a channel need {row} rows of every bank, which "
@@ -327,15 +454,25 @@ class ChannelChunks:
         capacities: keys for which each chunk has room. The values of one slice and those of the
             next are as far apart as the room, not the length, says. None where chunks fill their
             room.
+        rotations: the key of each part with which reading each chunk begins, and from which it goes
+            around (`attacc.pim.mapping.ring`); None for the first key of every chunk.
+        apart: keys of each part from one key that is read to the next.
     """
 
     layout: KeyLayout
     lengths: tuple[int, ...]
     regions: HeadRegions
     capacities: tuple[int, ...] | None = None
+    rotations: tuple[int, ...] | None = None
+    apart: int = 1
 
     def __post_init__(self) -> None:
         check_room([self.lengths], [self.room])
+
+    @property
+    def turned(self) -> tuple[int, ...]:
+        """The key of each part with which reading each chunk begins."""
+        return (0,) * len(self.lengths) if self.rotations is None else self.rotations
 
     @property
     def room(self) -> tuple[int, ...]:
@@ -344,7 +481,11 @@ class ChannelChunks:
 
     @classmethod
     def allocated(
-        cls, layout: KeyLayout, lengths: Iterable[int], capacities: Iterable[int] | None = None
+        cls,
+        layout: KeyLayout,
+        lengths: Iterable[int],
+        capacities: Iterable[int] | None = None,
+        rotations: Iterable[int] | None = None,
     ) -> ChannelChunks:
         """Return chunks that lie one after the other in the rows (`allocate_chunks`).
 
@@ -352,7 +493,9 @@ class ChannelChunks:
             layout: how a key lies in the banks.
             lengths: keys of each chunk.
             capacities: keys for which each chunk has room; None for as many as it has.
+            rotations: as in the attribute.
         """
         lengths = tuple(lengths)
         room = lengths if capacities is None else tuple(capacities)
-        return cls(layout, lengths, allocate_chunks(layout, room), room)
+        turned = None if rotations is None else tuple(rotations)
+        return cls(layout, lengths, allocate_chunks(layout, room), room, turned)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,30 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Which keys of a chunk the queries see. Keys are told by their age among those of the head.
+
+    Attributes:
+        age: age of the chunk's first key; 0 is the oldest key of the head.
+        ring: number of ages; age 0 comes behind the greatest age.
+        seen: per query, the least age that it sees, and one past the greatest.
+    """
+
+    age: int
+    ring: int
+    seen: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of_all(cls, queries: int) -> Sight:
+        """Return the sight of queries that see all keys, however many there will be."""
+        return cls(0, ENDLESS, ((0, ENDLESS),) * queries)
+
+
+ENDLESS: Final = 2**62
+"""Number of ages of keys that do not lie in a ring."""
+
+
 @dataclass(frozen=True, eq=False)
 class ChannelShape:
     """The chunks of one channel, in the form that the kernel takes.
@@ -52,6 +77,7 @@ class ChannelShape:
         passes: how the queries that share keys and values are divided into passes.
         shape: numbers of the channel.
         chunks: chunks of the channel.
+        sights: which keys the queries of each chunk see.
         products: keys and values, in the order of their first bytes.
         turns: passes over chunks, in the order of their softmaxes.
         turn_of: (chunks, passes) turn of each pass over each chunk.
@@ -67,6 +93,7 @@ class ChannelShape:
     passes: QueryPasses
     shape: I64
     chunks: I64
+    sights: I64
     products: I64
     turns: I64
     turn_of: I64
@@ -78,7 +105,13 @@ class ChannelShape:
 
     @classmethod
     def of(
-        cls, channel: ChannelChunks, passes: QueryPasses, buffer_words: int, *, paired: bool
+        cls,
+        channel: ChannelChunks,
+        passes: QueryPasses,
+        buffer_words: int,
+        *,
+        paired: bool,
+        sights: Sequence[Sight] | None = None,
     ) -> ChannelShape:
         """Return the shape for the chunks of a channel.
 
@@ -88,16 +121,20 @@ class ChannelShape:
             buffer_words: accesses of half a vector buffer.
             paired: whether two chunks alternate pass by pass, as in the interleaved schedule;
                 otherwise all passes of a chunk come before those of the next chunk.
+            sights: per chunk, which of its keys the queries see; None for all keys.
 
         Raises:
-            InputError: the queries of a pass exceed half a vector buffer.
+            InputError: the queries of a pass exceed half a vector buffer, or only some keys are
+                read.
         """
         from attacc.pim.numerics import execute_kernel as k  # loads Numba
 
+        if channel.apart != 1:
+            raise InputError("reads of selected keys are timed, and not executed on data")
         layout, o = channel.layout, channel.layout.organization
         geometry = Geometry.of(o, layout.placement)
         at = AddressLayout.of(o)
-        width, per_key = layout.elements_per_column, layout.columns_per_key
+        width, per_key = layout.elements_per_column, layout.columns_per_slice
         if passes.most * per_key > buffer_words:
             raise InputError(
                 f"{passes.most} queries of head_dim {layout.head_dim} take "
@@ -115,6 +152,9 @@ class ChannelShape:
                 o.ranks, o.pseudo_channels, geometry.units, geometry.stride, layout.sequence_parts,
                 width, per_key, layout.keys_per_move, buffer_words, part_words, passes.passes,
                 passes.most, passes.queries, list(Placement).index(layout.placement),
+                layout.key_slices, layout.context_slices, layout.slices_together,
+                layout.columns_per_slice if layout.one_copy else layout.context_slices,
+                layout.padded_value,
             ],
             dtype=np.int64,
         )  # fmt: skip
@@ -122,22 +162,33 @@ class ChannelShape:
         each = [layout.head(length) for length in channel.lengths]
         rooms = [layout.head(length) for length in channel.room]
         fills = [-(-one.probability_words // part_words) for one in each]
+        seen = [Sight.of_all(passes.queries)] * len(each) if sights is None else sights
         chunks = np.array(
             [
-                [one.length, one.keys_per_part, one.probability_words, fill, room.keys_per_part]
-                for one, fill, room in zip(each, fills, rooms, strict=True)
+                [
+                    one.length, one.keys_per_part, one.probability_words, fill, room.keys_per_part,
+                    rotation, sight.age, sight.ring,
+                ]
+                for one, fill, room, rotation, sight in zip(
+                    each, fills, rooms, channel.turned, seen, strict=True
+                )
             ],
             dtype=np.int64,
-        ).reshape(-1, 5)
+        ).reshape(-1, 8)  # fmt: skip
 
+        slots_of_keys = buffer_words * layout.key_slices
         places = MultiplyPlaces.of(layout.head(max(channel.room, default=1)))
         furthest = np.maximum.accumulate(places.column) + 1
         rows_of = [list[int]() for _ in range(9)]
         multiplies = filled = moved = 0
         for number, (one, room) in enumerate(zip(each, rooms, strict=True)):
-            size = int(furthest[room.score_multiplies - 1]) * o.access_bytes
             for of_context, begins in enumerate((channel.regions.keys, channel.regions.values)):
-                slots = fills[number] * buffer_words if of_context else buffer_words
+                count = room.value_places if of_context else room.score_multiplies
+                size = int(furthest[count - 1]) * o.access_bytes
+                slots = fills[number] * buffer_words if of_context else slots_of_keys
+                if layout.key_slices > 1 and not of_context:
+                    # Addresses of fills may exceed those of a short chunk, within the same row.
+                    size = max(size, slots)
                 banks = o.banks if layout.placement is Placement.BANK else 1
                 fill_places = score_places if of_context else banks
                 move_places = context_places if of_context else score_places
@@ -148,7 +199,7 @@ class ChannelShape:
                 )  # fmt: skip
                 for column, value in zip(rows_of, row, strict=True):
                     column.append(value)
-                multiplies += one.score_multiplies
+                multiplies += one.context_multiplies if of_context else one.score_multiplies
                 filled += slots * fill_places
                 moved += move_places
         products = np.array(rows_of, dtype=np.int64).T
@@ -172,15 +223,18 @@ class ChannelShape:
                     for _ in range(queries):
                         softmaxes.append((scores, staged, received, len(turns) - 1))
                         parts.append(count)
-                        moves.append(fills[number] * per_key * context_places)
+                        moves.append(fills[number] * layout.context_slices * context_places)
                         scores += each[number].length
-                        staged += count * layout.dimension_parts * per_key * width
+                        staged += count * layout.padded_value
                         received += moves[-1]
         return cls(
             layout=layout,
             passes=passes,
             shape=shape,
             chunks=chunks,
+            sights=np.array([sight.seen for sight in seen], dtype=np.int64).reshape(
+                len(each), passes.queries, 2
+            ),
             products=products,
             turns=np.array(turns, dtype=np.int64).reshape(-1, 4),
             turn_of=turn_of,
@@ -208,7 +262,7 @@ class ChunkContexts:
     Attributes:
         maximum: (chunks, queries) greatest score, in fp32; NaN where no softmax was issued.
         total: (chunks, queries) sum of the exponentials of the scores less the greatest, in fp32.
-        context: (chunks, queries, head_dim) in fp32; NaN where it is not complete. With
+        context: (chunks, queries, value elements) in fp32; NaN where it is not complete. With
             `Normalization.AFTER` it is not yet divided by the total.
         complete: (chunks, queries) whether all parts of the context have arrived.
     """
@@ -378,7 +432,7 @@ class ChannelState:
         multiplies, filled, moved, scores, staged, received = shape.sizes
         lanes = geometry.units * layout.elements_per_column
         part_keys = int(shape.shape[k.PART_WORDS]) * layout.elements_per_column
-        unit_of_work = max(part_keys, layout.keys_per_move * layout.columns_per_key)
+        unit_of_work = max(part_keys, layout.keys_per_move * layout.columns_per_slice)
         softmaxes = len(shape.softmaxes)
         state = cls(
             halves=np.full((2, 4), -1, dtype=np.int64),
@@ -396,7 +450,7 @@ class ChannelState:
             shape.shape, machine.choices, machine.floors, machine.limits, machine.powers
         )
         plan = k.Plan(
-            shape.chunks, shape.products, shape.turns, shape.turn_of, shape.softmaxes,
+            shape.chunks, shape.sights, shape.products, shape.turns, shape.turn_of, shape.softmaxes,
             shape.places.column, shape.places.bank,
         )  # fmt: skip
         accesses = memory.accesses(channel, layout.element.bits)
@@ -405,7 +459,7 @@ class ChannelState:
             memory=accesses.reshape(-1, geometry.banks * layout.elements_per_column),
             table=a.operand.table,
             owners=np.arange(chunks),
-            queries=pad_elements(layout, queries).astype(np.float32),
+            queries=pad_elements(queries, layout.padded_key).astype(np.float32),
             factors=factors,
         )
         space = k.Space(
@@ -482,7 +536,7 @@ def execute_channel(
     state = ChannelState.after(issued, shape, machine, memory, channel, queries, score_factors)
     layout, a = machine.layout, machine.arithmetic
     chunks, heads = len(shape.chunks), shape.passes.queries
-    whole = layout.dimension_parts * layout.columns_per_key * layout.elements_per_column
+    whole = layout.padded_value
     softmaxes = len(shape.softmaxes)
     contexts = np.empty((softmaxes, whole), dtype=np.float32)
     complete = np.zeros(softmaxes, dtype=np.uint8)
@@ -496,13 +550,13 @@ def execute_channel(
     result = ChunkContexts(
         np.full((chunks, heads), np.nan, dtype=np.float32),
         np.full((chunks, heads), np.nan, dtype=np.float32),
-        np.full((chunks, heads, layout.head_dim), np.nan, dtype=np.float32),
+        np.full((chunks, heads, layout.value_elements), np.nan, dtype=np.float32),
         np.zeros((chunks, heads), dtype=np.bool_),
     )
     chunk, query = shape.query_of
     result.maximum[chunk, query] = state.maxima
     result.total[chunk, query] = state.totals
-    values = contexts[:, : layout.head_dim] * undone.astype(np.float32)[chunk, np.newaxis]
+    values = contexts[:, : layout.value_elements] * undone.astype(np.float32)[chunk, np.newaxis]
     result.context[chunk, query] = np.where(complete[:, np.newaxis] > 0, values, np.float32(np.nan))
     result.complete[chunk, query] = complete > 0
     return result
@@ -524,14 +578,15 @@ def merge_chunks(
         normalization: whether contexts are already divided by their totals.
 
     Returns:
-        (heads, queries, head_dim) contexts in fp32, and (heads, queries) whether each is complete.
+        (heads, queries, value elements) contexts in fp32, and (heads, queries) whether each is
+        complete.
     """
-    queries, head_dim = parts.context.shape[1:]
+    queries, elements = parts.context.shape[1:]
     before = normalization is Normalization.BEFORE
     greatest = np.full((heads, queries), -np.inf, dtype=np.float32)
     np.maximum.at(greatest, head, parts.maximum)
     number = _numbers_within(head, heads)
-    above = np.zeros((heads, queries, head_dim), dtype=np.float32)
+    above = np.zeros((heads, queries, elements), dtype=np.float32)
     below = np.zeros((heads, queries), dtype=np.float32)
     complete = np.ones((heads, queries), dtype=np.bool_)
     alone = np.bincount(head, minlength=heads) == 1

@@ -37,15 +37,17 @@ NOWHERE = 1
 (
     BANK_BIT, GROUP_BIT, RANK_BIT, ACCESS_BYTES, COLUMNS, BANKS, GROUPS, RANKS, PSEUDO_CHANNELS,
     UNITS, STRIDE, PARTS, WIDTH, PER_KEY, PER_MOVE, BUFFER_WORDS, PART_WORDS, PASSES, QUERIES,
-    ALL_QUERIES, PLACEMENT,
-) = range(21)  # fmt: skip
+    ALL_QUERIES, PLACEMENT, KEY_SLICES, OUTPUTS, TOGETHER, SIDE, WHOLE,
+) = range(26)  # fmt: skip
 """Fields of `Numbers.shape`, which describes the channel.
 
 Bits of an address; bytes of an access; columns of a row; banks, bank groups, ranks and
 pseudo-channels; units, and banks from one unit to the next; parts of the sequence; elements of an
-access; columns of a key; keys of a part whose scores move together; accesses of half a vector
-buffer, and those of them that hold the probabilities of one query; passes; queries of the fullest
-pass; queries of all passes; the placement.
+access; columns of a slice of a key; keys of a part whose scores move together; accesses of half a
+vector buffer, and those of them that hold the probabilities of one query; passes; queries of the
+fullest pass; queries of all passes; the placement; slices of elements into which keys are cut;
+output slices, which are columns of a value; those of them whose accesses lie side by side, value by
+value; consecutive accesses of a value that a bank holds; elements of a value with padding.
 """
 
 BANK, BANKGROUP, BUFFER = range(3)
@@ -70,9 +72,11 @@ whether operands are fp16.
 OPERANDS, PRODUCTS, SPARE, REPEATED = range(4)
 """Rows of `Space.singles`, the working arrays for float32."""
 
-LENGTH, KEYS, WORDS, FILLS, ROOM = range(5)
+LENGTH, KEYS, WORDS, FILLS, ROOM, ROTATION, AGE, RING = range(8)
 """Fields of a chunk: its keys; keys of each part; accesses of probabilities of each part; number of
-phases of its context; keys of each part for which there is room."""
+phases of its context; keys of each part for which there is room; key of each part with which
+reading begins, and from which it goes around; age of the chunk's first key among the keys of its
+head, and number of these: age 0 comes behind the greatest age."""
 
 BEGIN, END, CHUNK, IS_CONTEXT, ISSUED, FILLED, MOVED, SLOTS, PLACES = range(9)
 """Fields of the keys or the values of a chunk: first and last address; the chunk; whether they are
@@ -102,7 +106,7 @@ class Numbers(NamedTuple):
     """The channel and its arithmetic.
 
     Attributes:
-        shape: (21,) sizes of the channel, in the order of the constants above.
+        shape: (26,) sizes of the channel, in the order of the constants above.
         choices: (12,) choices of the arithmetic, in the order of the constants above.
         floors: (6, 2) floor and spread of every rounding.
         limits: (6, 2) largest value of every rounding, and the result of a larger one.
@@ -120,7 +124,9 @@ class Plan(NamedTuple):
     """The chunks and their order. The fields of each row are the constants above.
 
     Attributes:
-        chunks: (chunks, 5) the chunks.
+        chunks: (chunks, 8) the chunks.
+        sights: (chunks, queries, 2) least age of a key that each query sees, and one past the
+            greatest.
         products: (2 * chunks, 9) the keys and the values of each chunk, in the order of addresses.
         turns: (turns, 4) the turns.
         turn_of: (chunks, passes) the turn of every pass.
@@ -130,6 +136,7 @@ class Plan(NamedTuple):
     """
 
     chunks: I64
+    sights: I64
     products: I64
     turns: I64
     turn_of: I64
@@ -474,14 +481,21 @@ def table_exponential(x: np.float32, bits: int, powers: F32) -> np.float64:
 
 @kernel
 def softmax(
-    which: int, length: int, factor: np.float32, gain: np.float32, choices: I64, floors: I64,
-    limits: F64, powers: F32, at: int, lanes: F32, scores: F32, maxima: F32, totals: F32,
+    which: int, length: int, age: int, ring: int, sight: I64, factor: np.float32,
+    gain: np.float32, choices: I64, floors: I64, limits: F64, powers: F32, at: int, lanes: F32,
+    scores: F32, maxima: F32, totals: F32,
 ) -> None:  # fmt: skip
     """Replace the scores of one query by the probabilities that return to the units.
+
+    Keys that the query does not see get the probability zero. A query that sees no key of the chunk
+    has minus infinity as its greatest score, and zero as its sum.
 
     Args:
         which: number of the softmax.
         length: number of keys.
+        age: age of the first key.
+        ring: number of ages.
+        sight: (2,) least age of a key that the query sees, and one past the greatest.
         factor: factor of the scores.
         gain: factor of the probabilities.
         choices: choices of the arithmetic, as in `Numbers`.
@@ -495,10 +509,23 @@ def softmax(
         totals: output: the sum of exponentials of each softmax.
     """
     greatest = np.float32(-np.inf)
+    hides = sight[0] > 0 or sight[1] < ring
+    seen = 0
     for i in range(at, at + length):
         scores[i] = np.float32(scores[i] * factor)
+        if hides:
+            own = (age + i - at) % ring
+            if own < sight[0] or own >= sight[1]:
+                scores[i] = np.float32(-np.inf)
+                continue
+        seen += 1
         if scores[i] > greatest:
             greatest = scores[i]
+    if seen == 0:
+        scores[at : at + length] = np.float32(0)
+        maxima[which] = greatest
+        totals[which] = np.float32(0)
+        return
     bits = choices[TABLE_BITS]
     if bits:
         for i in range(at, at + length):
@@ -508,6 +535,11 @@ def softmax(
         for i in range(at, at + length):
             less = np.float32(scores[i] - greatest)
             scores[i] = np.float32(exponential(np.float64(less)))
+    if hides:
+        for i in range(at, at + length):
+            own = (age + i - at) % ring
+            if own < sight[0] or own >= sight[1]:
+                scores[i] = np.float32(0)
     count = choices[SOFTMAX_LANES]
     for lane in range(count):
         lanes[lane] = np.float32(0)
@@ -576,8 +608,12 @@ def write_query(
 ) -> int:  # fmt: skip
     """Execute WRGB: write one access of a query into half a vector buffer of each unit using it."""
     per_key, width, chunk = shape[PER_KEY], shape[WIDTH], products[product, CHUNK]
-    which = word // per_key
-    if products[product, IS_CONTEXT] or which >= shape[QUERIES]:
+    # The address of a query that is cut tells which slice of it is written.
+    key_slice, access = 0, word
+    if shape[KEY_SLICES] > 1:
+        key_slice, access = word // shape[BUFFER_WORDS], word % shape[BUFFER_WORDS]
+    which = access // per_key
+    if products[product, IS_CONTEXT] or which >= shape[QUERIES] or key_slice >= shape[KEY_SLICES]:
         return NOWHERE
     # Units hold different elements of a key only at ``bank``.
     place, first, step = 0, 0, 1
@@ -586,12 +622,12 @@ def write_query(
     at = products[product, FILLED] + place * products[product, SLOTS] + word
     turn = pass_of(int(filled[at]), which + 1, chunk, shape, turns, turn_of)
     filled[at] += 1
-    half = take(turn * TAGS, chunks[chunk, KEYS] * per_key, clock, halves)
+    half = take(turn * TAGS + key_slice, chunks[chunk, KEYS] * per_key, clock, halves)
     owner, query = owners[chunk], turns[turn, TURN_QUERY] + which
-    element = (place * per_key + word % per_key) * width
+    element = ((key_slice * step + place) * per_key + access % per_key) * width
     for unit in range(first, shape[UNITS], step):
         for i in range(width):
-            buffers[half, word, unit * width + i] = queries[owner, query, element + i]
+            buffers[half, access, unit * width + i] = queries[owner, query, element + i]
     return OK
 
 
@@ -618,16 +654,18 @@ def return_probabilities(
     turn = pass_of(int(filled[at]), which + 1, chunk, shape, turns, turn_of)
     filled[at] += 1
     keys = min(part_words * width, chunks[chunk, KEYS] - fill * part_words * width)
-    half = take(turn * TAGS + 1 + fill, keys * shape[PER_KEY], clock, halves)
+    tag = turn * TAGS + shape[KEY_SLICES] + fill
+    half = take(tag, keys * shape[OUTPUTS], clock, halves)
     scores_at = softmaxes[turns[turn, TURN_SOFTMAX] + which, SCORES_AT]
     position = (fill * part_words + word % per_query) * width
     units = shape[UNITS] // parts
+    of_a_part, rotation = chunks[chunk, KEYS], chunks[chunk, ROTATION]
     for part in range(place, parts, apart):
         for unit in range(part * units, (part + 1) * units):
             for i in range(width):
-                key = (position + i) * parts + part
+                key = (position + i + rotation) % of_a_part * parts + part
                 value = np.float32(0)
-                if key < chunks[chunk, LENGTH]:
+                if position + i < of_a_part and key < chunks[chunk, LENGTH]:
                     value = scores[scores_at + key]
                 buffers[half, word, unit * width + i] = value
     return OK
@@ -635,17 +673,21 @@ def return_probabilities(
 
 @kernel
 def move_scores(
-    holder: int, query: int, work: int, place: int, length: int, at: int, scale: float,
-    shape: I64, choices: I64, floors: I64, limits: F64, terms: F64, sums: F32, scores: F32,
+    holder: int, query: int, work: int, key_slice: int, place: int, chunk: I64, at: int,
+    scale: float, shape: I64, choices: I64, floors: I64, limits: F64, terms: F64, sums: F32,
+    scores: F32,
 ) -> None:  # fmt: skip
     """Execute MVSB of scores: add up the banks that share a key, and write to the softmax buffer.
+
+    Of keys that are cut, the first slice is written, and the later ones are added to it in fp32.
 
     Args:
         holder: number of the set of accumulators.
         query: number of the query in the pass.
-        work: number of the unit of work.
+        work: number of the unit of work within its slice of the keys.
+        key_slice: the slice of the keys.
         place: place that moves: rank and bank group.
-        length: number of keys; later ones are padding.
+        chunk: (8,) fields of the chunk; keys beyond its length are padding.
         at: place of the query's first score.
         scale: factor of the scores on the way to the buffer die.
         shape: sizes of the channel, as in `Numbers`.
@@ -666,9 +708,11 @@ def move_scores(
     largest, beyond_way = limits[SCORE, 0], limits[SCORE, 1]
     for part in range(place, parts, apart):
         for i in range(per_move):
-            key = (work * per_move + i) * parts + part
-            if key >= length:
+            if work * per_move + i >= chunk[KEYS]:
                 break
+            key = (work * per_move + i + chunk[ROTATION]) % chunk[KEYS] * parts + part
+            if key >= chunk[LENGTH]:
+                continue
             first = i * shape[UNITS] + part * units
             if choices[SINGLE] and not choices[GROUPS_PAIRWISE]:
                 own = sums[holder, query, first : first + units]
@@ -677,7 +721,10 @@ def move_scores(
                 for unit in range(units):
                     terms[unit] = sums[holder, query, first + unit]
                 total = add_up(units, choices[GROUPS_PAIRWISE], ACCUMULATOR, floors, limits, terms)
-            scores[at + key] = rounded(total * scale, floor, spread, largest, beyond_way)
+            moved = np.float32(rounded(total * scale, floor, spread, largest, beyond_way))
+            if key_slice:
+                moved = np.float32(scores[at + key] + moved)
+            scores[at + key] = moved
 
 
 @kernel
@@ -687,24 +734,24 @@ def move_context(
 ) -> None:  # fmt: skip
     """Execute MVSB of an output slice: add up bank groups, and write the sums to the buffer die.
 
-    Arguments are those of `move_scores`, except that the place is a rank and a bank. The sums are
-    written to ``staged`` from ``at`` on.
+    Arguments are those of `move_scores`, except that there is no slice of keys, and that the place
+    is a rank and a bank. The sums are written to ``staged`` from ``at`` on.
     """
-    width, per_key = shape[WIDTH], shape[PER_KEY]
+    width, outputs = shape[WIDTH], shape[OUTPUTS]
     ranks, groups, banks, apart = shape[RANKS], shape[GROUPS], 1, 1
     if shape[PLACEMENT] == BUFFER:
         ranks, groups = 1, 1
     elif shape[PLACEMENT] == BANK:
         banks = apart = shape[BANKS]
-    fill, output = work // per_key, work % per_key
+    fill, output, side = work // outputs, work % outputs, shape[SIDE]
     floor, spread = floors[CONTEXT, 0], floors[CONTEXT, 1]
     largest, beyond = limits[CONTEXT, 0], limits[CONTEXT, 1]
     single_beyond = np.float32(limits[ACCUMULATOR, 1])
     pseudo_channels = shape[PSEUDO_CHANNELS]
     for pseudo_channel in range(pseudo_channels):
         first = (pseudo_channel * ranks + rank) * groups * apart + bank
-        to = (fill * pseudo_channels + pseudo_channel) * ranks + rank
-        to = at + (to * banks * per_key + bank * per_key + output) * width
+        to = ((fill * pseudo_channels + pseudo_channel) * ranks + rank) * shape[WHOLE]
+        to = at + to + ((output // side * banks + bank) * side + output % side) * width
         if choices[SINGLE] and not choices[GROUPS_PAIRWISE]:
             totals = singles[PRODUCTS, :width]
             for i in range(width):
@@ -743,10 +790,11 @@ def move(
         rank, group, bank = 0, 0, 0
     elif placement == BANKGROUP:
         bank = 0
-    works = -(-plan.chunks[chunk, KEYS] // numbers.shape[PER_MOVE])
+    groups = -(-plan.chunks[chunk, KEYS] // numbers.shape[PER_MOVE])
+    works = groups * numbers.shape[KEY_SLICES]
     place = rank * numbers.shape[GROUPS] + group
     if of_context:
-        works = plan.chunks[chunk, FILLS] * numbers.shape[PER_KEY]
+        works = plan.chunks[chunk, FILLS] * numbers.shape[OUTPUTS]
         place = rank * numbers.shape[BANKS] + bank if placement == BANK else rank
     at = plan.products[product, MOVED] + place
     before = space.moved[at] % (works * numbers.shape[ALL_QUERIES])
@@ -789,9 +837,10 @@ def move(
         move_scores(
             holder,
             query,
-            work,
+            work % groups,
+            work // groups,
             place,
-            plan.chunks[chunk, LENGTH],
+            plan.chunks[chunk],
             plan.softmaxes[number, SCORES_AT],
             score_scale,
             numbers.shape,
@@ -816,34 +865,40 @@ def multiply(
     )
     chunk, of_context = plan.products[product, CHUNK], plan.products[product, IS_CONTEXT]
     keys = plan.chunks[chunk, KEYS]
-    away = 0
+    # Slices of keys, or of the output, are as far apart as the keys for which there is room say.
+    slices, each, together = numbers.shape[KEY_SLICES], per_key, 1
+    room = plan.chunks[chunk, ROOM]
     if of_context:
-        # The distance between output slices is the number of keys for which there is room.
-        output, first = x // plan.chunks[chunk, ROOM], x % plan.chunks[chunk, ROOM]
-        if first >= keys:
-            return NOWHERE
-        away = output * (plan.chunks[chunk, ROOM] - keys)
-        x -= away
-    if x >= keys * per_key:
+        slices, each, together = numbers.shape[OUTPUTS], 1, numbers.shape[TOGETHER]
+    # Output slices that lie side by side alternate, value by value.
+    before, x = x // (room * each * together), x % (room * each * together)
+    output, first = before * together + x % together, x // together
+    if first >= keys * each or output >= slices:
         return NOWHERE
+    # Multiplies are numbered in the order of reading, which begins anywhere and goes around.
+    shift = plan.chunks[chunk, ROTATION] * each
+    first = (first - shift) % (keys * each)
+    x = output * keys * each + first
     at = plan.products[product, ISSUED] + x
     turn = int(plan.turn_of[chunk, space.issued[at] % numbers.shape[PASSES]])
     space.issued[at] += 1
     queries = plan.turns[turn, TURN_QUERIES]
     if of_context:
-        output, fill = x // keys, x % keys // (part_words * width)
+        fill = first // (part_words * width)
         first = fill * part_words * width
-        work = fill * per_key + output
+        work = fill * slices + output
         begin = output * keys + first
         size = min(part_words * width, keys - first)
         per_query = min(part_words, plan.chunks[chunk, WORDS] - fill * part_words)
-        half = take(turn * TAGS + 1 + fill, size * per_key, clock, space.halves)
+        tag = int(turn * TAGS + numbers.shape[KEY_SLICES] + fill)
+        half = take(tag, size * slices, clock, space.halves)
     else:
-        work = x // per_key // numbers.shape[PER_MOVE]
-        begin = work * numbers.shape[PER_MOVE] * per_key
-        size = min(numbers.shape[PER_MOVE], keys - work * numbers.shape[PER_MOVE]) * per_key
+        group = first // per_key // numbers.shape[PER_MOVE]
+        work = output * -(-keys // numbers.shape[PER_MOVE]) + group
+        begin = (output * keys + group * numbers.shape[PER_MOVE]) * per_key
+        size = min(numbers.shape[PER_MOVE], keys - group * numbers.shape[PER_MOVE]) * per_key
         per_query = per_key
-        half = take(turn * TAGS, keys * per_key, clock, space.halves)
+        half = take(int(turn * TAGS + output), keys * per_key, clock, space.halves)
     space.halves[half, LEFT] -= 1
     tag = int((2 * turn + of_context) * TAGS + work)
     moves = plan.products[product, PLACES] * queries
@@ -870,7 +925,8 @@ def multiply(
         for i in range(ready + 1, done):
             space.waiting[holder, i] = 1
     while True:
-        place = away + begin + ready
+        place = (begin + ready - output * keys * each + shift) % (keys * each)
+        place = output // together * together * room * each + place * together + output % together
         access = plan.products[product, BEGIN] // numbers.shape[ACCESS_BYTES] + plan.columns[place]
         if numbers.choices[SINGLE]:
             bank = int(plan.banks[place])
@@ -1018,6 +1074,9 @@ def execute(
             softmax(
                 number,
                 plan.chunks[chunk, LENGTH],
+                plan.chunks[chunk, AGE],
+                plan.chunks[chunk, RING],
+                plan.sights[chunk, query],
                 factor,
                 gain,
                 numbers.choices,

@@ -3,8 +3,9 @@
 Key k of a chunk is the (k div P)-th key of part k mod P of the sequence. A part lies in one
 pseudo-channel, rank and bank group (bank, bankgroup), or in one pseudo-channel (buffer). So a new
 key takes the next place, and no other key moves. At ``bank``, the elements of a key lie in the
-banks of its group one access after the other: bank b holds the accesses b w to b w + w - 1 of the
-key, where w is the number of columns per key. The values of an output slice are laid out alike.
+banks of its group one access after the other: bank b holds the accesses b w to b w + w - 1 of a
+slice of the key, where w is the number of columns per slice; a key that is not cut is one slice.
+The keys of one slice lie together. The values of an output slice are laid out alike.
 `attacc.pim.mapping.geometry.HeadLayout` tells which multiply reads which column. AttAcc, ASPLOS
 2024, states the split (reference/attacc.md, mapping of one head), but not which key goes to which
 part; that is assumed.
@@ -12,6 +13,7 @@ part; that is assumed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -71,9 +73,13 @@ class MultiplyPlaces:
 
     @classmethod
     def of(cls, layout: HeadLayout) -> MultiplyPlaces:
-        """Return the places of a score's multiplies; a context's multiplies have the same ones."""
+        """Return the places of the multiplies of the score, or of the context if it has more.
+
+        Those of both are the same, as far as they go.
+        """
         o = layout.organization
-        address = layout.multiply_addresses(layout.score_multiplies)
+        count = max(layout.score_multiplies, layout.value_places)
+        address = layout.multiply_addresses(count)
         bank, in_bank = np.divmod(address, o.bank_bytes)
         return cls(in_bank // o.access_bytes, bank)
 
@@ -128,7 +134,7 @@ class BankMemory:
             )
         slots, held = self.slots[channel], self.channels[channel]
         missing = first + np.flatnonzero(slots[first : last + 1] == 0)
-        used = 1 + int(np.count_nonzero(slots))
+        used = 1 + int(slots.max())  # rows may have two numbers
         if used + len(missing) > len(held):
             # Grow by half, so that data that grow token by token are not copied every time.
             more = max(used + len(missing), len(held) * 3 // 2) - len(held)
@@ -144,6 +150,22 @@ class BankMemory:
         o = self.organization
         data = self.channels[channel].reshape(-1, o.banks_per_channel, o.access_bytes)
         return data.view({8: np.uint8, 16: np.dtype("<u2")}[bits])
+
+    def alias(self, channel: int, begin: int, other: int, last: int) -> None:
+        """Give rows a second number each.
+
+        Args:
+            channel: the channel.
+            begin: first byte, in every bank, of the rows.
+            other: first byte by their second numbers.
+            last: last access of the rows, relative to the first.
+        """
+        o = self.organization
+        row_bytes = o.columns * o.access_bytes
+        rows = last // o.columns + 1
+        first, second = begin // row_bytes, other // row_bytes
+        slots = self.slots[channel]
+        slots[second : second + rows] = slots[first : first + rows]
 
     def write(
         self, channel: int, begin: int, places: MultiplyPlaces, geometry: Geometry, codes: Codes
@@ -178,7 +200,8 @@ def store_head(
 ) -> None:
     """Write the keys and values of one head, or chunk of one, into the banks of a channel.
 
-    Padding, to whole accesses and parts, is written as zeros.
+    Padding, to whole accesses and parts, is written as zeros. Values that are part of the keys are
+    not written: their rows are those of the keys, by another number.
 
     Args:
         memory: the banks.
@@ -187,7 +210,7 @@ def store_head(
         keys_at: first byte, in every bank, of the keys.
         values_at: first byte of the values.
         keys: (length, head_dim) bits.
-        values: (length, head_dim) bits.
+        values: (length, value elements) bits.
         capacity: keys for which the head has room; by default its number of keys.
 
     Raises:
@@ -196,39 +219,50 @@ def store_head(
     geometry = Geometry.of(layout.organization, layout.placement)
     reserved = layout if capacity is None else layout.head(capacity)
     places = MultiplyPlaces.of(reserved)
-    for name, codes, at in (("keys", keys, keys_at), ("values", values, values_at)):
-        if codes.shape != (layout.length, layout.head_dim):
+    if layout.one_copy and not np.array_equal(values, keys[:, : layout.value_elements]):
+        raise InputError(
+            "the values of a head are not the first elements of its keys",
+            hint="store values apart, or give the first elements of the keys as values",
+        )
+    banks, width = layout.dimension_parts, layout.elements_per_column
+    key_shape = (layout.key_slices, banks, layout.columns_per_slice, width)
+    value_shape = (1, banks, layout.context_slices, width)
+    for name, codes, at, elements, shape in (
+        ("keys", keys, keys_at, layout.head_dim, key_shape),
+        ("values", values, values_at, layout.value_elements, value_shape),
+    ):
+        if codes.shape != (layout.length, elements):
             raise InputError(
                 f"{name} of shape {codes.shape} for a head of {layout.length} keys of "
-                f"{layout.head_dim} elements"
+                f"{elements} elements"
             )
         if codes.dtype.itemsize * 8 != layout.element.bits:
             raise InputError(
                 f"{name} of {codes.dtype.itemsize * 8} bits, laid out as {layout.element}"
             )
-        whole = pad_elements(layout, codes)  # (length, dimension parts * columns * n)
+        whole = pad_elements(codes, math.prod(shape))
         parts, own = layout.sequence_parts, reserved.keys_per_part
         padded = np.zeros((own * parts, whole.shape[1]), dtype=codes.dtype)
         padded[: layout.length] = whole
-        split = padded.reshape(
-            own, parts, layout.dimension_parts, layout.columns_per_key, layout.elements_per_column
-        )
-        # To (key, column) or (column, key), then part and bank, whose product is the unit.
-        order = (0, 3, 1, 2, 4) if name == "keys" else (3, 0, 1, 2, 4)
-        read = split.transpose(order).reshape(-1, geometry.units, layout.elements_per_column)
+        split = padded.reshape(own, parts, *shape)
+        # To (slice, key, column) or (column, key), then part and bank, whose product is the unit.
+        order = (2, 0, 4, 1, 3, 5) if name == "keys" else (2, 4, 0, 1, 3, 5)
+        read = split.transpose(order).reshape(-1, geometry.units, width)
         memory.write(channel, at, places, geometry, read)
+        if layout.one_copy:
+            memory.alias(channel, keys_at, values_at, int(places.column[len(read) - 1]))
+            return
 
 
-def pad_elements(layout: KeyLayout, codes: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Return elements followed by zeros, so that they fill whole accesses of every bank.
+def pad_elements(codes: npt.NDArray[np.generic], whole: int) -> npt.NDArray[np.generic]:
+    """Return elements followed by zeros.
 
     Args:
-        layout: the shape of a head.
-        codes: (..., head_dim).
+        codes: (..., elements).
+        whole: number of elements with padding, as `KeyLayout.padded_key` and `padded_value` say.
     """
-    width = layout.dimension_parts * layout.columns_per_key * layout.elements_per_column
-    padded = np.zeros((*codes.shape[:-1], width), dtype=codes.dtype)
-    padded[..., : layout.head_dim] = codes
+    padded = np.zeros((*codes.shape[:-1], whole), dtype=codes.dtype)
+    padded[..., : codes.shape[-1]] = codes
     return padded
 
 
@@ -245,9 +279,13 @@ def check_regions(layout: KeyLayout, capacities: tuple[int, ...], regions: HeadR
     """
     spans: list[tuple[int, int, str]] = []
     for number, capacity in enumerate(capacities):
-        places = MultiplyPlaces.of(layout.head(capacity))
-        size = (int(places.column.max()) + 1) * layout.organization.access_bytes
-        for name, begins in (("keys", regions.keys), ("values", regions.values)):
+        head = layout.head(capacity)
+        columns = MultiplyPlaces.of(head).column
+        for name, begins, count in (
+            ("keys", regions.keys, head.score_multiplies),
+            ("values", regions.values, head.value_places),
+        ):
+            size = (int(columns[:count].max()) + 1) * layout.organization.access_bytes
             begin = int(begins[number])
             spans.append((begin, begin + size, f"the {name} of chunk {number}"))
     spans.sort()

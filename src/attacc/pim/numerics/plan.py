@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +26,13 @@ from attacc.pim.mapping.geometry import (
     allocate_heads,
     check_capacity,
 )
+from attacc.pim.mapping.ring import NewTokens, rotation
 from attacc.pim.numerics.arithmetic import Arithmetic
 from attacc.pim.numerics.execute import (
     ChannelShape,
     ChunkContexts,
     Machine,
+    Sight,
     execute_channel,
     merge_chunks,
 )
@@ -44,6 +46,7 @@ from attacc.pim.program.interleaved import (
     interleaved_program,
     longest_chunk,
     pipeline_of,
+    sliced,
 )
 from attacc.pim.program.program import Program
 from attacc.pim.program.schedule import attention_program, published_regions
@@ -79,7 +82,7 @@ class Contexts:
     """The contexts that a stack computes.
 
     Attributes:
-        context: (heads, queries, head_dim) values of the output format; NaN where the program
+        context: (heads, queries, value elements) values of the output format; NaN where the program
             produced no context.
         complete: (heads, queries) whether the program produced the context.
     """
@@ -94,7 +97,9 @@ class AttentionPlan:
 
     Attributes:
         layout: how a key lies in the banks.
-        lengths: keys of each head.
+        lengths: keys of each head that are stored.
+        oldest: place of the oldest of these keys (`attacc.pim.mapping.ring`).
+        tokens: the new tokens of a step, and what each of them sees.
         passes: how the queries that share keys and values are divided into passes.
         buffer_words: accesses of half a vector buffer.
         chunks: per channel, its chunks.
@@ -106,6 +111,8 @@ class AttentionPlan:
 
     layout: KeyLayout
     lengths: tuple[int, ...]
+    oldest: tuple[int, ...]
+    tokens: NewTokens
     passes: QueryPasses
     buffer_words: int
     chunks: tuple[tuple[Chunk, ...], ...]
@@ -123,6 +130,11 @@ class AttentionPlan:
         head_dim: int,
         element: ElementType,
         *,
+        value_dim: int | None = None,
+        key_slices: int | None = None,
+        one_copy: bool = False,
+        window: int | None = None,
+        query_tokens: int = 1,
         queries: int = 1,
         queries_per_read: int = 1,
         schedule: Schedule = Schedule.INTERLEAVED,
@@ -133,11 +145,19 @@ class AttentionPlan:
         Args:
             device: the stack.
             placement: where its units are.
-            lengths: keys of each head.
+            lengths: tokens of each head's request, the new ones included.
             head_dim: elements of a key.
             element: element type of keys and values.
+            value_dim: elements of a value; None for as many as a key has.
+            key_slices: slices of elements into which keys are cut; None for as few as the vector
+                buffers need (`attacc.pim.program.interleaved.sliced`).
+            one_copy: whether the first elements of a key serve as its value.
+            window: keys that a token sees at most, its own included; None for all earlier ones.
+                Only so many keys are stored, as a ring.
+            query_tokens: new tokens of a step, each of which sees the keys up to its own.
             queries: query heads that share each head.
-            queries_per_read: query heads that a read serves at most.
+            queries_per_read: queries that a read serves at most, of all heads that share the keys
+                and of all new tokens.
             schedule: order of the commands. Schedules with barriers take heads of one length, and
                 one query for each.
             power_limited: whether multiplies keep a cadence that limits power.
@@ -146,22 +166,38 @@ class AttentionPlan:
             InputError: the schedule cannot serve these heads, or they do not fit into banks or
                 buffers.
         """
-        layout = KeyLayout(device.organization, placement, head_dim, element)
-        passes = QueryPasses.of(queries, queries_per_read)
+        layout = KeyLayout(
+            device.organization, placement, head_dim, element, value_dim=value_dim,
+            one_copy=one_copy,
+        )  # fmt: skip
+        tokens = NewTokens(window, query_tokens)
+        passes = QueryPasses.of(queries * query_tokens, queries_per_read)
+        layout = sliced(device, layout, passes, schedule, key_slices)
+        held = [tokens.held(length) for length in lengths]
         if schedule is Schedule.INTERLEAVED:
             assignment = assign(
-                lengths,
+                held,
                 channels=device.organization.channels,
                 longest=longest_chunk(device, layout, passes.most),
                 grain=chunk_grain(layout),
             )
-            counts = Counter(lengths)
+            counts = Counter(held)
             check_capacity(layout, list(counts), list(counts.values()))
             return cls.of_assignment(
-                device, layout, assignment, passes=passes, power_limited=power_limited
+                device, layout, assignment, passes=passes, power_limited=power_limited,
+                tokens=tokens, oldest=[tokens.oldest(length) for length in lengths],
+            )  # fmt: skip
+        if window is not None:
+            raise InputError(
+                f"window = {window}: the {schedule} schedule reads no ring of keys",
+                hint=f"use the {Schedule.INTERLEAVED} schedule, on a device with a [pipeline]",
             )
         tables = resolve_timing(
-            device, placement, power_limited=power_limited, queries_per_read=passes.most
+            device,
+            placement,
+            power_limited=power_limited,
+            queries_per_read=passes.most,
+            element_bits=element.bits,
         )
         assignment, program, owned = _behind_barriers(layout, lengths, passes, schedule)
         words = BUFFER_WORDS if device.pipeline is None else device.pipeline.buffer_words
@@ -177,6 +213,8 @@ class AttentionPlan:
         passes: QueryPasses,
         capacities: Sequence[Sequence[int]] | None = None,
         power_limited: bool = True,
+        tokens: NewTokens | None = None,
+        oldest: Sequence[int] | None = None,
     ) -> AttentionPlan:
         """Build the interleaved program of heads that have been dealt out.
 
@@ -188,12 +226,27 @@ class AttentionPlan:
             capacities: per channel, keys for which each chunk has room; by default its number of
                 keys.
             power_limited: as in `of`.
+            tokens: the new tokens of a step, and what each of them sees; by default a single token
+                that sees all keys.
+            oldest: place of the oldest key of each head; by default the first.
 
         Raises:
             InputError: heads or queries do not fit into banks or buffers.
         """
+        places = {} if oldest is None else dict(enumerate(oldest))
+        turned = [
+            [
+                rotation(places.get(head, 0), start, length, layout.sequence_parts)
+                for head, start, length in own
+            ]
+            for own in assignment.channels
+        ]
         tables = resolve_timing(
-            device, layout.placement, power_limited=power_limited, queries_per_read=passes.most
+            device,
+            layout.placement,
+            power_limited=power_limited,
+            queries_per_read=passes.most,
+            element_bits=layout.element.bits,
         )
         lengths = assignment.lengths
         rooms = lengths if capacities is None else capacities
@@ -205,13 +258,17 @@ class AttentionPlan:
             queries=passes.queries,
             queries_per_read=passes.most,
             capacities=rooms,
+            rotations=turned,
         )
         owned = [
-            ChannelChunks.allocated(layout, own, room)
-            for own, room in zip(lengths, rooms, strict=True)
+            ChannelChunks.allocated(layout, own, room, turns)
+            for own, room, turns in zip(lengths, rooms, turned, strict=True)
         ]
         words = pipeline_of(device).buffer_words
-        return cls._played(assignment, owned, program, tables, passes, words, paired=True)
+        return cls._played(
+            assignment, owned, program, tables, passes, words, paired=True,
+            tokens=tokens or NewTokens(), oldest=places,
+        )  # fmt: skip
 
     @classmethod
     def _played(
@@ -224,30 +281,42 @@ class AttentionPlan:
         words: int,
         *,
         paired: bool,
+        tokens: NewTokens | None = None,
+        oldest: Mapping[int, int] | None = None,
     ) -> AttentionPlan:
         """Play the program of a stack, and prepare its channels for the kernel."""
         layout = owned[0].layout
-        shapes: dict[tuple[tuple[int, ...], ...], ChannelShape] = {}
-        for own in owned:
-            if (own.lengths, own.room) not in shapes:
+        tokens, oldest = tokens or NewTokens(), oldest or {}
+        heads: dict[int, int] = {}
+        for head, _, length in (chunk for own in assignment.channels for chunk in own):
+            heads[head] = heads.get(head, 0) + length
+        shapes: dict[tuple[object, ...], ChannelShape] = {}
+        each: list[ChannelShape] = []
+        for own, chunks in zip(owned, assignment.channels, strict=True):
+            sights = tuple(
+                _sight(tokens, passes.queries, heads[head], oldest.get(head, 0), start)
+                for head, start, _ in chunks
+            )
+            key = own.lengths, own.room, own.turned, sights
+            if key not in shapes:
                 check_regions(layout, own.room, own.regions)
-                shapes[own.lengths, own.room] = ChannelShape.of(own, passes, words, paired=paired)
+                shapes[key] = ChannelShape.of(own, passes, words, paired=paired, sights=sights)
+            each.append(shapes[key])
         issued: list[IssuedSteps | None] = [None] * len(owned)
         for steps in issued_steps(program, tables):
             for channel in range(steps.first_channel, steps.first_channel + steps.channels):
                 issued[channel] = steps
-        heads: dict[int, int] = {}
-        for head, _, length in (chunk for own in assignment.channels for chunk in own):
-            heads[head] = heads.get(head, 0) + length
         return cls(
             layout,
             tuple(heads[head] for head in range(len(heads))),
+            tuple(oldest.get(head, 0) for head in range(len(heads))),
+            tokens,
             passes,
             words,
             assignment.channels,
             tuple(own.room for own in owned),
             tuple(own.regions for own in owned),
-            tuple(shapes[own.lengths, own.room] for own in owned),
+            tuple(each),
             tuple(issued),
         )
 
@@ -257,8 +326,9 @@ class AttentionPlan:
         """Round keys and values to the operands' format, and write them into banks.
 
         Args:
-            keys: per head, (length, head_dim).
-            values: per head, (length, head_dim).
+            keys: per head, (length, head_dim) keys that are stored, the oldest first.
+            values: per head, (length, value elements), likewise. Values that are part of the keys
+                have to equal their first elements.
             arithmetic: arithmetic of the device.
 
         Raises:
@@ -273,32 +343,51 @@ class AttentionPlan:
             ]
             for name, tensors in (("keys", keys), ("values", values))
         ]
+        if self.layout.one_copy:
+            # The same bits, and so the same scales, as those of the keys.
+            for key, value in zip(keys, values, strict=True):
+                if not np.array_equal(key[:, : self.layout.value_elements], value):
+                    raise InputError("the values of a head are not the first elements of its keys")
+            of_values = [
+                replace(key, codes=key.codes[:, : self.layout.value_elements]) for key in of_keys
+            ]
         return self.write(of_keys, of_values)
 
     def write(self, keys: Sequence[Quantized], values: Sequence[Quantized]) -> StoredHeads:
         """Write the bits of keys and values into banks.
 
         Args:
-            keys: per head, (length, head_dim) with one scale.
-            values: per head, (length, head_dim) with one scale.
+            keys: per head, (length, head_dim) with one scale, the oldest first.
+            values: per head, (length, value elements) with one scale, likewise.
 
         Raises:
             InputError: a shape or the width of a number is wrong, or formats differ.
         """
-        for name, tensors in (("keys", keys), ("values", values)):
+        for name, tensors, elements in (
+            ("keys", keys, self.layout.head_dim),
+            ("values", values, self.layout.value_elements),
+        ):
             if len(tensors) != len(self.lengths):
                 raise InputError(
                     f"{name} of {len(tensors)} heads are given, the plan is for {len(self.lengths)}"
                 )
             for head, (tensor, length) in enumerate(zip(tensors, self.lengths, strict=True)):
-                if tensor.codes.shape != (length, self.layout.head_dim):
+                if tensor.codes.shape != (length, elements):
                     raise InputError(
                         f"{name} of head {head} have shape {tensor.codes.shape}, not "
-                        f"{(length, self.layout.head_dim)}"
+                        f"{(length, elements)}"
                     )
         formats = sorted({tensor.format for tensor in (*keys, *values)})
         if len(formats) > 1:
             raise InputError(f"keys and values are of several formats: {', '.join(formats)}")
+        # A ring of keys begins with the place of the oldest, and goes around.
+        placed_keys, placed_values = (
+            [
+                np.roll(one.codes, oldest, axis=0)
+                for one, oldest in zip(all_, self.oldest, strict=True)
+            ]
+            for all_ in (keys, values)
+        )
         memory = BankMemory(self.layout.organization)
         for channel, (chunks, rooms, regions) in enumerate(
             zip(self.chunks, self.capacities, self.regions, strict=True)
@@ -311,8 +400,8 @@ class AttentionPlan:
                     self.layout.head(length),
                     int(regions.keys[number]),
                     int(regions.values[number]),
-                    keys[head].codes[own],
-                    values[head].codes[own],
+                    placed_keys[head][own],
+                    placed_values[head][own],
                     rooms[number],
                 )
         return StoredHeads(
@@ -334,7 +423,8 @@ class AttentionPlan:
 
         Args:
             stored: the heads that `store` has written.
-            queries: (heads, queries, head_dim).
+            queries: (heads, queries, head_dim). Of several new tokens, the queries of the first
+                token come first.
             arithmetic: arithmetic of the device.
             scale: factor of the scores; 1 / sqrt(head_dim) by default.
 
@@ -388,6 +478,23 @@ class AttentionPlan:
         )
         output = arithmetic.output.rounded(merged, arithmetic.overflow).astype(np.float32)
         return Contexts(np.where(complete[..., np.newaxis], output, np.float32(np.nan)), complete)
+
+
+def _sight(tokens: NewTokens, queries: int, held: int, oldest: int, start: int) -> Sight:
+    """Return which keys of a chunk the queries see.
+
+    Args:
+        tokens: the new tokens of a step, and what each of them sees.
+        queries: queries that share the chunk, those of the first token first.
+        held: keys of the chunk's head.
+        oldest: place of the oldest of them.
+        start: first place of the chunk.
+    """
+    seen = tokens.seen(held)
+    if all(one == (0, held) for one in seen):
+        return Sight.of_all(queries)
+    each = queries // tokens.count
+    return Sight((start - oldest) % held, held, tuple(one for one in seen for _ in range(each)))
 
 
 def _behind_barriers(

@@ -251,7 +251,7 @@ class Attender:
         from attacc.pim.numerics import resident_kernel as k
 
         operand, layout = self.arithmetic.operand, self.layout
-        width = layout.dimension_parts * layout.columns_per_key * layout.elements_per_column
+        width = layout.padded_key
         codes: Codes = np.zeros(
             (*tensor.shape[:2], width), dtype={8: np.uint8, 16: np.uint16}[operand.bits]
         )
@@ -315,8 +315,8 @@ class Attender:
             1 / self._score_factor,
             1 / self._context_factor,
             Plan(
-                plan.chunks, plan.products, plan.turns, plan.turn_of, plan.softmaxes,
-                plan.columns, plan.banks,
+                plan.chunks, plan.sights, plan.products, plan.turns, plan.turn_of,
+                plan.softmaxes, plan.columns, plan.banks,
             ),
             plan.parts,
             plan.moves,
@@ -391,6 +391,7 @@ class ResidentPlan:
         addresses: addresses of the steps of all works.
         shape: numbers that all channels share.
         chunks: chunks of all works.
+        sights: which keys the queries of all works see.
         products: products of all works.
         turns: turns of all works.
         turn_of: (chunks, passes) turn of each pass over each chunk, of all works.
@@ -418,6 +419,7 @@ class ResidentPlan:
     addresses: I64
     shape: I64
     chunks: I64
+    sights: I64
     products: I64
     turns: I64
     turn_of: I64
@@ -496,6 +498,7 @@ class ResidentPlan:
             addresses=np.concatenate([work.issued.address for work in distinct]),
             shape=shapes[0].shape,
             chunks=np.concatenate([shape.chunks for shape in shapes]),
+            sights=np.concatenate([shape.sights for shape in shapes]),
             products=np.concatenate([shape.products for shape in shapes]),
             turns=np.concatenate([shape.turns for shape in shapes]),
             turn_of=np.concatenate([shape.turn_of for shape in shapes]),
@@ -540,7 +543,7 @@ def _room(
     multiplies, filled, moved, scores, staged, received = sizes
     geometry = Geometry.of(layout.organization, layout.placement)
     lanes = geometry.units * layout.elements_per_column
-    whole = layout.dimension_parts * layout.columns_per_key * layout.elements_per_column
+    whole = layout.padded_key
     shape = shapes[0].shape
     part_keys = int(shape[k.PART_WORDS]) * layout.elements_per_column
     unit_of_work = max(part_keys, layout.keys_per_move * layout.columns_per_key)
@@ -569,7 +572,7 @@ def _room(
     return PlanRoom(
         queries=np.zeros((owners, queries, whole), dtype=np.float32),
         factors=np.zeros((owners, queries), dtype=np.float32),
-        own_chunks=np.zeros((most_chunks, 5), dtype=np.int64),
+        own_chunks=np.zeros((most_chunks, 8), dtype=np.int64),
         space=space,
         terms=np.zeros(most_parts, dtype=np.float32),
         maxima=np.zeros(softmaxes, dtype=np.float32),

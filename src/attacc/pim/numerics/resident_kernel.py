@@ -376,8 +376,9 @@ def execute_channels(
         yields.maxima[to:end] = np.nan
         yields.totals[to:end] = np.nan
         own_plan = Plan(
-            own_chunks[: last - first], plan.products[2 * first : 2 * last], plan.turns[own_turns],
-            plan.turn_of[first:last], plan.softmaxes[own_softmaxes], plan.columns, plan.banks,
+            own_chunks[: last - first], plan.sights[first:last],
+            plan.products[2 * first : 2 * last], plan.turns[own_turns], plan.turn_of[first:last],
+            plan.softmaxes[own_softmaxes], plan.columns, plan.banks,
         )  # fmt: skip
         own_data = Data(
             data.rows[channels[channel, ROWS_AT] : channels[channel, ROWS_END]], data.memory,

@@ -7,11 +7,13 @@ so that the softmaxes of a turn are hidden under multiplies of its neighbours: s
 b, context of a, score of c, context of b, and so on. Two chunks alternate until all their passes
 have been served.
 
-Each score or context is a phase. While the multiplies of a phase read one half of the vector
-buffers, the other half is filled for the next phase, with queries or with probabilities. A context
-of more probabilities than a half holds is cut into several phases, and the buffer die adds up
-their partial contexts. A phase consists of units. Each unit fills the accumulators once: with the
-scores of 16 keys per part, or with one output slice, for every query of the pass. There are two
+Each score or context is a phase. Keys that are cut into slices of elements have a score phase for
+each slice, and the buffer die adds up the partial scores. While the multiplies of a phase read one
+half of the vector buffers, the other half is filled for the next phase, with queries or with
+probabilities. A context of more probabilities than a half holds is cut into several phases, and the
+buffer die adds up their partial contexts. A phase consists of units. Each unit fills the
+accumulators once: with the scores of 16 keys per part, or with one output slice, for every query of
+the pass. There are two
 sets of accumulators, so that a unit's sums move away while the next unit multiplies.
 
 The steps are ordered by the time at which they should be able to issue: all multiplies in order,
@@ -30,10 +32,10 @@ steps that signal it have issued, and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +43,7 @@ import numpy.typing as npt
 from attacc.compiled import plain
 from attacc.errors import InputError
 from attacc.hardware.dram import DramDevice, Pipeline
+from attacc.hardware.system import Schedule
 from attacc.pim.mapping.balance import Assignment
 from attacc.pim.mapping.geometry import HeadLayout, KeyLayout, allocate_chunks, check_room
 from attacc.pim.program.program import MULTIPLY, Dependences, Program
@@ -146,6 +149,44 @@ class QueryPasses:
         return tuple(least + (which < more) for which in range(self.passes))
 
 
+def sliced(
+    device: DramDevice,
+    layout: KeyLayout,
+    passes: QueryPasses,
+    schedule: Schedule = Schedule.INTERLEAVED,
+    key_slices: int | None = None,
+) -> KeyLayout:
+    """Return the layout with keys cut into slices of elements.
+
+    By default a key of which half a vector buffer holds a query is left whole. A longer key is cut
+    into the fewest slices of which half a buffer holds those of all queries of a pass.
+
+    Args:
+        device: the device.
+        layout: how a key lies in the banks, not cut.
+        passes: how the queries that share keys and values are divided into passes.
+        schedule: order of the commands. Those with barriers do not cut keys, and do not limit the
+            vector buffers.
+        key_slices: number of slices; None for the number above.
+
+    Raises:
+        InputError: the keys cannot be cut into so many slices, or the schedule cuts none.
+    """
+    if schedule is not Schedule.INTERLEAVED:
+        if key_slices not in (None, 1):
+            raise InputError(
+                f"key_slices = {key_slices}: the {schedule} schedule does not cut keys",
+                hint=f"use the {Schedule.INTERLEAVED} schedule, on a device with a [pipeline]",
+            )
+        return layout
+    words = pipeline_of(device).buffer_words
+    if key_slices is None:
+        fitting = max(1, words // passes.most)
+        whole = layout.columns_per_key <= words
+        key_slices = 1 if whole else -(-layout.columns_per_key // fitting)
+    return replace(layout, key_slices=key_slices)
+
+
 def interleaved_program(
     device: DramDevice,
     layout: KeyLayout,
@@ -155,6 +196,8 @@ def interleaved_program(
     queries: int = 1,
     queries_per_read: int = 1,
     capacities: Sequence[Sequence[int]] | None = None,
+    rotations: Sequence[Sequence[int]] | None = None,
+    apart: int = 1,
 ) -> Program:
     """Build the program of one stack for heads of any lengths.
 
@@ -170,6 +213,10 @@ def interleaved_program(
         queries_per_read: query heads that a read of keys or values serves at most.
         capacities: per channel, keys for which each chunk has room in the banks, so that it can
             grow in place; by default its number of keys.
+        rotations: per channel, the key of each part with which reading each chunk begins, and from
+            which it goes around (`attacc.pim.mapping.ring`); by default the first.
+        apart: keys of each part from one key that is read to the next; each chunk has room for so
+            many times its keys.
 
     Raises:
         InputError: the device has no pipeline; keys and values do not fit into the banks; a chunk
@@ -182,19 +229,11 @@ def interleaved_program(
     pipeline = pipeline_of(device)
     passes = QueryPasses.of(queries, queries_per_read)
     spacing = max(1.0, device.timing["nCCDL"] / multiply_interval)
-    groups: list[tuple[int, int, tuple[int, ...], tuple[int, ...]]] = []
-    first = 0
-    rooms = lengths = assignment.lengths
-    if capacities is not None:
-        rooms = tuple(map(tuple, capacities))
-        check_room(lengths, rooms)
-    while first < o.channels:
-        last, own = first + 1, (lengths[first], rooms[first])
-        while last < o.channels and (lengths[last], rooms[last]) == own:
-            last += 1
-        if lengths[first]:
-            groups.append((first, last, lengths[first], rooms[first]))
-        first = last
+    lengths = assignment.lengths
+    if apart > 1:
+        parts = layout.sequence_parts
+        capacities = [[-(-own // parts) * parts * apart for own in each] for each in lengths]
+    groups = _groups(lengths, capacities, rotations)
     longest = max(map(max, filter(None, lengths)))
     _check_buffers(device, layout, longest, passes)
 
@@ -202,9 +241,10 @@ def interleaved_program(
     part_words = pipeline.buffer_words // passes.most
     shape = (
         queries, passes.passes, layout.sequence_parts, layout.keys_per_move,
-        layout.elements_per_column, layout.columns_per_key, part_words,
+        layout.elements_per_column, layout.key_slices, layout.columns_per_slice,
+        layout.context_slices, part_words,
     )  # fmt: skip
-    own_keys = [np.array(chunks, dtype=np.int64) for _, _, chunks, _ in groups]
+    own_keys = [np.array(group.lengths, dtype=np.int64) for group in groups]
     counts = [interleaved_kernel.count(keys, *shape, *map(len, places)) for keys in own_keys]
     bounds = [0, *accumulate([count[0] for count in counts])]
     steps = bounds[-1]
@@ -219,10 +259,12 @@ def interleaved_program(
         max(fills, units, softmaxes) for _, fills, units, _, _, softmaxes in counts
     )
     events = interleaved_kernel.EVENTS_APART * most_of_a_kind
-    most = max(max(own) for _, _, _, own in groups)
+    most = max(max(group.rooms) for group in groups)
     multiplies = _multiplies(layout.head(most))
     spare = interleaved_kernel.SPARE
-    common = plain(interleaved_kernel.Shape(*shape, pipeline.buffer_words))
+    common = plain(
+        interleaved_kernel.Shape(*shape, pipeline.buffer_words, layout.slices_together, apart)
+    )
     sites = plain(interleaved_kernel.Sites(multiplies, *places))
     times = plain(
         interleaved_kernel.Times(
@@ -234,11 +276,11 @@ def interleaved_program(
             spacing,
         )
     )
-    for (first, last, _, own_rooms), keys, sizes, (begin, end) in zip(
+    for group, keys, sizes, (begin, end) in zip(
         groups, own_keys, counts, pairwise(bounds), strict=True
     ):
         steps, fills, units, phases, turns, softmaxes = sizes
-        regions = allocate_chunks(layout, own_rooms)
+        regions = allocate_chunks(layout, group.rooms)
         own = slice(begin, end)
         interleaved_kernel.weave(
             plain(
@@ -247,7 +289,8 @@ def interleaved_program(
                     keys=regions.keys,
                     values=regions.values,
                     busy=softmax_cycles(device, keys),
-                    strides=-(-np.array(own_rooms, dtype=np.int64) // layout.sequence_parts),
+                    strides=-(-np.array(group.rooms, dtype=np.int64) // layout.sequence_parts),
+                    rotations=np.array(group.rotations, dtype=np.int64),
                 )
             ),
             common,
@@ -270,18 +313,63 @@ def interleaved_program(
                 )
             ),
         )
-        first_channel[own] = first
-        channels[own] = last - first
+        first_channel[own] = group.first
+        channels[own] = group.last - group.first
     return Program(
         o, kind, address, first_channel, channels, Dependences(waits, signals, delays, events),
         np.array(bounds, dtype=np.int64),
     )  # fmt: skip
 
 
+class _Group(NamedTuple):
+    """Neighbouring channels that receive the same steps.
+
+    Attributes:
+        first: the first channel.
+        last: one past the last.
+        lengths: keys of each chunk.
+        rooms: keys for which each chunk has room.
+        rotations: key of each part with which reading each chunk begins.
+    """
+
+    first: int
+    last: int
+    lengths: tuple[int, ...]
+    rooms: tuple[int, ...]
+    rotations: tuple[int, ...]
+
+
+def _groups(
+    lengths: Sequence[tuple[int, ...]],
+    capacities: Sequence[Sequence[int]] | None,
+    rotations: Sequence[Sequence[int]] | None,
+) -> list[_Group]:
+    """Return the groups of channels with chunks; arguments as for `interleaved_program`."""
+    rooms = lengths
+    if capacities is not None:
+        rooms = tuple(map(tuple, capacities))
+        check_room(lengths, rooms)
+    if rotations is None:
+        turned = tuple((0,) * len(own) for own in lengths)
+    else:
+        turned = tuple(map(tuple, rotations))
+    each = list(zip(lengths, rooms, turned, strict=True))
+    groups: list[_Group] = []
+    first = 0
+    while first < len(each):
+        last = first + 1
+        while last < len(each) and each[last] == each[first]:
+            last += 1
+        if lengths[first]:
+            groups.append(_Group(first, last, *each[first]))
+        first = last
+    return groups
+
+
 @lru_cache(maxsize=64)
 def _multiplies(layout: HeadLayout) -> I64:
-    """Return the addresses of a head's score multiplies, relative to the head's first key."""
-    return layout.multiply_addresses(layout.score_multiplies)
+    """Return the addresses of a head's multiplies, relative to its first key or value."""
+    return layout.multiply_addresses(max(layout.score_multiplies, layout.value_places))
 
 
 def move_places(layout: KeyLayout) -> tuple[I64, I64, I64, I64]:
@@ -308,7 +396,7 @@ def _places(layout: HeadLayout) -> tuple[I64, I64, I64, I64]:
 def _check_buffers(device: DramDevice, layout: KeyLayout, length: int, passes: QueryPasses) -> None:
     """Raise unless the queries of a pass, and their scores for the longest chunk, have room."""
     words = pipeline_of(device).buffer_words
-    columns = layout.columns_per_key
+    columns = layout.columns_per_slice
     if passes.most * columns > words:
         most = words // columns
         dim, accesses = layout.head_dim, passes.most * columns
@@ -321,15 +409,24 @@ def _check_buffers(device: DramDevice, layout: KeyLayout, length: int, passes: Q
             where=device.name,
             hint=f"read keys and values for at most {most} queries at a time"
             if most
-            else "use a smaller head_dim, or a device with larger buffer_words",
+            else "use a smaller head_dim, more key_slices, or a device with larger buffer_words",
+        )
+    # The address of a WRGB, within a row of the keys, says which access of which slice it writes.
+    o = layout.organization
+    if layout.key_slices * words > o.columns * o.access_bytes:
+        raise InputError(
+            f"the queries of {layout.key_slices} slices of keys have no addresses of their own "
+            "within a row",
+            where=device.name,
+            hint="cut keys into fewer slices",
         )
     # The address of an MVGB, within the values, says which access of its half it writes.
     per_word = -(-words // (words // passes.most))
-    room = layout.elements_per_column * columns * layout.organization.access_bytes
+    room = layout.elements_per_column * layout.value_columns * o.access_bytes
     if per_word * layout.banks_in_turn > room:
         raise InputError(
             f"the probabilities of {passes.most} queries have no addresses of their own within "
-            f"values of head_dim {layout.head_dim}",
+            f"values of {layout.value_elements} elements",
             where=device.name,
             hint="read keys and values for fewer queries at a time",
         )

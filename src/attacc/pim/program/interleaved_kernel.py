@@ -38,10 +38,12 @@ phase of the first part; first softmax.
 """
 
 PHASE_TURN, PHASE_PART, PHASE_UNIT, PHASE_FILL, PHASE_WORDS = range(5)
-"""Fields of a phase. A phase is the score of a turn, or a part of its context.
+"""Fields of a phase. A phase is the score of a turn for one slice of its keys, or a part of its
+context.
 
-Its turn; part of the context, or -1 for the score; first unit; number of the first event that lets
-the phase's buffer be filled; accesses that fill the buffer for each query.
+Its turn; part of the context, or -1 - s for the score of slice s of the keys; first unit; number of
+the first event that lets the phase's buffer be filled; accesses that fill the buffer for each
+query.
 """
 
 UNIT_BEGIN, UNIT_X, UNIT_PHASE = range(3)
@@ -74,9 +76,13 @@ class Shape(NamedTuple):
         sequence_parts: parts of the sequence that lie side by side.
         keys_per_move: keys of each part whose scores move together.
         elements: elements of an access.
-        columns: multiplies per key of each part, and output slices.
+        key_slices: slices of elements into which keys are cut.
+        columns: multiplies per slice of a key of each part.
+        outputs: output slices.
         part_words: accesses of probabilities that each query has in half a vector buffer.
         buffer_words: accesses of half a vector buffer.
+        together: output slices whose accesses lie side by side, value by value.
+        apart: keys of each part from one key that is read to the next.
     """
 
     queries: int
@@ -84,9 +90,13 @@ class Shape(NamedTuple):
     sequence_parts: int
     keys_per_move: int
     elements: int
+    key_slices: int
     columns: int
+    outputs: int
     part_words: int
     buffer_words: int
+    together: int
+    apart: int
 
 
 class Chunks(NamedTuple):
@@ -97,7 +107,9 @@ class Chunks(NamedTuple):
         keys: (chunks,) address at which the keys of each chunk begin.
         values: (chunks,) address at which the values of each chunk begin.
         busy: (chunks,) cycles that the softmax of one query takes.
-        strides: (chunks,) keys of each part for which an output slice of the values has room.
+        strides: (chunks,) keys of each part for which a slice of the keys, and an output slice of
+            the values, has room.
+        rotations: (chunks,) key of each part with which reading begins; it goes around.
     """
 
     lengths: I64
@@ -105,6 +117,7 @@ class Chunks(NamedTuple):
     values: I64
     busy: I64
     strides: I64
+    rotations: I64
 
 
 class Sites(NamedTuple):
@@ -187,8 +200,8 @@ class Steps(NamedTuple):
 @kernel
 def count(
     lengths: I64, queries: int, passes: int, sequence_parts: int, keys_per_move: int,
-    elements: int, columns: int, part_words: int, query_places: int, probability_places: int,
-    score_moves: int, context_moves: int,
+    elements: int, key_slices: int, columns: int, outputs: int, part_words: int,
+    query_places: int, probability_places: int, score_moves: int, context_moves: int,
 ) -> tuple[int, int, int, int, int, int]:  # fmt: skip
     """Return the numbers of steps, FILL events, units, phases, turns and softmaxes.
 
@@ -202,11 +215,11 @@ def count(
         groups = -(-keys // keys_per_move)
         words = -(-length // (sequence_parts * elements))
         parts = -(-words // part_words)
-        phases += passes * (1 + parts)
-        units += passes * (groups + parts * columns)
-        steps += 2 * passes * keys * columns
-        steps += queries * (columns * query_places + words * probability_places + 1)
-        steps += queries * (groups * score_moves + parts * columns * context_moves)
+        phases += passes * (key_slices + parts)
+        units += passes * (key_slices * groups + parts * outputs)
+        steps += passes * keys * (key_slices * columns + outputs)
+        steps += queries * (key_slices * columns * query_places + words * probability_places + 1)
+        steps += queries * (key_slices * groups * score_moves + parts * outputs * context_moves)
     turns = passes * len(lengths)
     softmaxes = queries * len(lengths)
     return steps, phases + softmaxes - turns, units, phases, turns, softmaxes
@@ -238,7 +251,9 @@ def take_turns(
 
 
 @kernel
-def order_phases(count: int, part_words: int, columns: int, turns: I64, phases: I64) -> int:
+def order_phases(
+    count: int, part_words: int, key_slices: int, columns: int, turns: I64, phases: I64
+) -> int:
     """Write the phases of all turns in order, without their units, and return their number.
 
     The context of a turn comes after the score of the next turn.
@@ -246,10 +261,11 @@ def order_phases(count: int, part_words: int, columns: int, turns: I64, phases: 
     at = 0
     for turn in range(count + 1):
         if turn < count:
-            phases[PHASE_TURN, at] = turn
-            phases[PHASE_PART, at] = -1
-            phases[PHASE_WORDS, at] = columns
-            at += 1
+            for key_slice in range(key_slices):
+                phases[PHASE_TURN, at] = turn
+                phases[PHASE_PART, at] = -1 - key_slice
+                phases[PHASE_WORDS, at] = columns
+                at += 1
         before = turn - 1
         if before >= 0:
             turns[TURN_CONTEXT, before] = at
@@ -265,7 +281,7 @@ def order_phases(count: int, part_words: int, columns: int, turns: I64, phases: 
 @kernel
 def cut_units(
     count: int, lengths: I64, sequence_parts: int, keys_per_move: int, elements: int,
-    columns: int, part_words: int, strides: I64, turns: I64, phases: I64, units: I64,
+    columns: int, outputs: int, part_words: int, strides: I64, turns: I64, phases: I64, units: I64,
 ) -> int:  # fmt: skip
     """Write the units of all phases, and return the number of their multiplies."""
     unit = 0
@@ -277,16 +293,17 @@ def cut_units(
         part = phases[PHASE_PART, k]
         if part < 0:
             size = keys_per_move * columns
+            away = (-1 - part) * strides[chunk] * columns
             for x in range(0, keys * columns, size):
                 units[UNIT_BEGIN, unit] = total
-                units[UNIT_X, unit] = x
+                units[UNIT_X, unit] = away + x
                 units[UNIT_PHASE, unit] = k
                 unit += 1
                 total += int(min(size, keys * columns - x))
         else:
             first = part * part_words * elements
             size = int(min(part_words * elements, keys - first))
-            for output in range(columns):
+            for output in range(outputs):
                 units[UNIT_BEGIN, unit] = total
                 units[UNIT_X, unit] = output * strides[chunk] + first
                 units[UNIT_PHASE, unit] = k
@@ -301,9 +318,9 @@ def cut_units(
 @kernel
 def suggest_places(
     total: int, busy: I64, multiply_to_move: int, move_to_softmax: int, softmax_to_move: int,
-    interval: int, spacing: float, probability_places: int, score_moves: int, context_moves: int,
-    all_phases: int, all_units: int, turns: I64, phases: I64, units: I64, fill_places: F64,
-    move_places: F64, softmax_places: F64,
+    interval: int, spacing: float, key_slices: int, probability_places: int, score_moves: int,
+    context_moves: int, all_phases: int, all_units: int, turns: I64, phases: I64, units: I64,
+    fill_places: F64, move_places: F64, softmax_places: F64,
 ) -> None:  # fmt: skip
     """Write the places that the latencies suggest for moves, softmaxes and fills.
 
@@ -315,6 +332,7 @@ def suggest_places(
         softmax_to_move: latency, as in `Times`.
         interval: latency, as in `Times`.
         spacing: multiplies from one move to the next.
+        key_slices: slices of elements into which keys are cut.
         probability_places: number of GEMV units that get different probabilities.
         score_moves: number of moves of the scores of a unit and query.
         context_moves: number of moves of the context of a unit and query.
@@ -355,7 +373,7 @@ def suggest_places(
             if unit + 2 < all_units:
                 move_places[1, unit] = min(float(units[UNIT_BEGIN, unit + 2]), latest)
             last_move = min(ready + spacing * (moves - 1), move_places[1, unit])
-        if part < 0:
+        if part == -key_slices:
             ready = last_move + move_to_softmax / interval
             for i in range(turns[TURN_SOFTMAX, turn], turns[TURN_SOFTMAX, turn + 1]):
                 softmax_places[i] = min(ready, latest)
@@ -404,7 +422,9 @@ def weave(
         shape.part_words,
         turns,
     )
-    all_phases = order_phases(all_turns, shape.part_words, shape.columns, turns, phases)
+    all_phases = order_phases(
+        all_turns, shape.part_words, shape.key_slices, shape.columns, turns, phases
+    )
     total = cut_units(
         all_phases,
         chunks.lengths,
@@ -412,6 +432,7 @@ def weave(
         shape.keys_per_move,
         shape.elements,
         shape.columns,
+        shape.outputs,
         shape.part_words,
         chunks.strides,
         turns,
@@ -435,6 +456,7 @@ def weave(
         softmax_to_move,
         times.interval,
         spacing,
+        shape.key_slices,
         len(probability_places),
         len(score_moves),
         len(context_moves),
@@ -478,12 +500,28 @@ def weave(
             chunk = turns[TURN_CHUNK, phases[PHASE_TURN, k]]
             base = keys[chunk] if phases[PHASE_PART, k] < 0 else values[chunk]
             x = units[UNIT_X, unit] + n - units[UNIT_BEGIN, unit]
+            # Slices are as far apart as there is room. Within each, reading goes around.
+            each = shape.columns if phases[PHASE_PART, k] < 0 else 1
+            span = -(-chunks.lengths[chunk] // shape.sequence_parts) * each
+            output = x // (chunks.strides[chunk] * each)
+            origin = output * chunks.strides[chunk] * each
+            x += chunks.rotations[chunk] * each
+            # Output slices that lie side by side alternate, value by value.
+            step_by, begin = 1, 0
+            if phases[PHASE_PART, k] >= 0 and shape.together > 1:
+                step_by = shape.together
+                begin = output // step_by * step_by * chunks.strides[chunk] + output % step_by
+                begin -= origin * step_by
             wait, ended = BEGUN + EVENTS_APART * unit, DONE + EVENTS_APART * unit
             refill = FILL + EVENTS_APART * phases[PHASE_FILL, k + 2] if k + 2 < all_phases else 0
             for i in range(end - n):
                 at = step + i
                 kinds[at] = multiply
-                addresses[at] = base + multiplies[x + i]
+                y = x + i if x + i < origin + span else x + i - span
+                if shape.apart > 1:
+                    key = (y - origin) // each
+                    y += key * (shape.apart - 1) * each
+                addresses[at] = base + multiplies[begin + y * step_by]
                 waits[at] = wait
                 signals[at, 0] = ended
                 signals[at, 1] = refill
@@ -558,7 +596,7 @@ def weave(
             if part < 0:
                 kinds[step] = WRGB
                 places = len(query_places)
-                slot = fill_query * words + fill_word
+                slot = (-1 - part) * shape.buffer_words + fill_query * words + fill_word
                 addresses[step] = keys[chunk] + query_places[fill_which] + slot
             else:
                 kinds[step] = MVGB

@@ -172,7 +172,8 @@ def kv_writes(
     """Return the stores by which prefill fills the keys and values of a head, or chunk of one.
 
     Every access that the units' multiplies of the head read is written once, padding included
-    (docs/model/mapping.md), first all keys, then all values, in the order of the multiplies.
+    (docs/model/mapping.md), first all keys, then all values, in the order of the multiplies. Values
+    that are part of the keys are not written.
 
     Args:
         layout: shape and place of the head.
@@ -201,7 +202,7 @@ def kv_writes(
             (start + layout.multiply_addresses(count)[:, np.newaxis] + banks).reshape(-1)
             for start, count in (
                 (keys, layout.score_multiplies),
-                (values, layout.context_multiplies),
+                (values, 0 if layout.one_copy else layout.context_multiplies),
             )
         ]
     )

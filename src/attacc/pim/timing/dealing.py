@@ -31,6 +31,7 @@ import numpy.typing as npt
 from attacc.hardware.dram import DramDevice
 from attacc.pim.mapping.balance import Assignment, ways
 from attacc.pim.mapping.geometry import KeyLayout, rows_of_chunks
+from attacc.pim.mapping.ring import rotation
 from attacc.pim.program.interleaved import (
     QueryPasses,
     chunk_grain,
@@ -85,7 +86,14 @@ class Dealer:
     tables: TimingTables
     passes: QueryPasses
 
-    def play(self, lengths: Sequence[int], *, window_cycles: int = 0) -> DealtRun:
+    def play(
+        self,
+        lengths: Sequence[int],
+        *,
+        window_cycles: int = 0,
+        oldest: Sequence[int] | None = None,
+        apart: int = 1,
+    ) -> DealtRun:
         """Deal heads out and play their program.
 
         The way of `assign` is played first. For a short program (`SHORT`) the other ways are
@@ -98,6 +106,11 @@ class Dealer:
         Args:
             lengths: keys of every head.
             window_cycles: as for `attacc.pim.timing.engine.run`.
+            oldest: place of the oldest key of every head, where keys lie in a ring
+                (`attacc.pim.mapping.ring`); None for the first place. The forecast leaves out that
+                a ring may open a row twice.
+            apart: as for `interleaved_program`. The forecast leaves out that keys which lie apart
+                open more rows.
 
         Raises:
             InputError: there are no heads; a head has no keys; or the heads do not fit into banks
@@ -110,12 +123,14 @@ class Dealer:
             grain=chunk_grain(self.layout),
         )
         usual = next(dealt)
-        best = self._play(usual, window_cycles)
+        best = self._play(usual, window_cycles, oldest, apart)
         cycles = self.forecast(usual)
         if cycles <= (1 + NEAR) * self.least(lengths):
             return best
         others = [
-            (self.forecast(way), len(way.dealt.head), way) for way in dealt if self._fits(way)
+            (self.forecast(way), len(way.dealt.head), way)
+            for way in dealt
+            if self._fits(way, apart)
         ]
         others.sort(key=lambda other: other[:2])
         least = min([cycles, *(expected for expected, _, _ in others)])
@@ -126,7 +141,7 @@ class Dealer:
         for expected, _, way in others:
             if expected > (1 + above) * least:
                 break
-            played = self._play(way, window_cycles)
+            played = self._play(way, window_cycles, oldest, apart)
             if played.timed.cycles < best.timed.cycles:
                 best = played
         return best
@@ -142,8 +157,9 @@ class Dealer:
         width = self.layout.sequence_parts * self.layout.elements_per_column
         return dealing_kernel.forecast(
             -(-keys // width), bounds, self._multiplying(keys), softmax_cycles(self.device, keys),
-            self.passes.queries, self.passes.passes, self.layout.columns_per_key, self._part_words,
-            self._moves, self.tables.moves_apart, self._pipeline, np.empty(2, dtype=np.int64),
+            self.passes.queries, self.passes.passes, self.layout.columns_per_slice,
+            self.layout.key_slices, self.layout.context_slices, self._part_words, self._moves,
+            self.tables.moves_apart, self._pipeline, np.empty(2, dtype=np.int64),
         )  # fmt: skip
 
     def least(self, lengths: Sequence[int]) -> float:
@@ -158,7 +174,7 @@ class Dealer:
     @cached_property
     def _ends(self) -> int:
         first, _, _, last = self._moves.tolist()
-        moves = self.passes.most * (first * self.layout.columns_per_key + last)
+        moves = self.passes.most * (first * self.layout.columns_per_slice + last)
         return moves * self.tables.moves_apart + int(self._pipeline[:2].sum())
 
     def _multiplying(self, keys: I64) -> I64:
@@ -189,7 +205,8 @@ class Dealer:
         return np.array(
             [
                 layout.sequence_parts, layout.columns_per_key, row, layout.banks_in_turn, each,
-                interval, max(0, opening - each * interval),
+                interval, max(0, opening - each * interval), layout.context_slices,
+                layout.slices_together,
             ],
             dtype=np.int64,
         )  # fmt: skip
@@ -210,12 +227,28 @@ class Dealer:
         )  # fmt: skip
         return np.array(delays, dtype=np.int64)
 
-    def _fits(self, assignment: Assignment) -> bool:
+    def _fits(self, assignment: Assignment, apart: int) -> bool:
         """Return whether the banks have rows for all chunks; each chunk begins a row."""
-        most = self.layout.organization.rows
-        return all(rows_of_chunks(self.layout, own) <= most for own in set(assignment.lengths))
+        most, parts = self.layout.organization.rows, self.layout.sequence_parts
+        return all(
+            rows_of_chunks(self.layout, [-(-one // parts) * parts * apart for one in own]) <= most
+            for own in set(assignment.lengths)
+        )
 
-    def _play(self, assignment: Assignment, window_cycles: int) -> DealtRun:
+    def _play(
+        self,
+        assignment: Assignment,
+        window_cycles: int,
+        oldest: Sequence[int] | None,
+        apart: int,
+    ) -> DealtRun:
+        rotations = None
+        if oldest is not None and any(oldest):
+            parts = self.layout.sequence_parts
+            rotations = [
+                [rotation(oldest[head], start, length, parts) for head, start, length in own]
+                for own in assignment.channels
+            ]
         program = interleaved_program(
             self.device,
             self.layout,
@@ -223,5 +256,7 @@ class Dealer:
             multiply_interval=self.tables.multiply_interval,
             queries=self.passes.queries,
             queries_per_read=self.passes.most,
+            rotations=rotations,
+            apart=apart,
         )
         return DealtRun(assignment, run(program, self.tables, window_cycles=window_cycles))

@@ -13,10 +13,11 @@ from attacc.compiled import inlined, kernel
 I64 = npt.NDArray[np.int64]
 
 
-PARTS, COLUMNS, ROW, BANKS, PER_BANK, INTERVAL, OPENING = range(7)
+PARTS, COLUMNS, ROW, BANKS, PER_BANK, INTERVAL, OPENING, OUTPUTS, TOGETHER = range(9)
 """How multiplies go through a chunk: parts of its sequence; multiplies per key of each part;
 multiplies that one row of all banks serves; number of banks in turn; multiplies before the next
-bank; cycles of a multiply; additional cycles where a bank has another row open."""
+bank; cycles of a multiply; additional cycles where a bank has another row open; output slices;
+output slices whose accesses lie side by side, value by value."""
 
 
 @inlined
@@ -27,7 +28,7 @@ def openings(begin: int, end: int, last: int, going: I64) -> int:
         begin: the first multiply.
         end: one past the last multiply.
         last: the row that is open.
-        going: (7,) how multiplies go through the chunk.
+        going: (9,) how multiplies go through the chunk.
     """
     row, each = going[ROW], going[PER_BANK]
     count = 0
@@ -35,6 +36,7 @@ def openings(begin: int, end: int, last: int, going: I64) -> int:
         if which != last:
             first, behind = max(begin, which * row), min(end, (which + 1) * row)
             count += min(going[BANKS], (behind - 1) // each - first // each + 1)
+            last = which
     return count
 
 
@@ -45,7 +47,7 @@ def multiplying(lengths: I64, segment: int, going: I64, cycles: I64) -> None:
     Args:
         lengths: (chunks,) keys of each chunk.
         segment: keys of each part whose probabilities fit half a vector buffer.
-        going: (7,) how multiplies go through a chunk.
+        going: (9,) how multiplies go through a chunk.
         cycles: (2, chunks) output: of the score, and of the context.
     """
     columns = going[COLUMNS]
@@ -57,21 +59,24 @@ def multiplying(lengths: I64, segment: int, going: I64, cycles: I64) -> None:
         keys = -(-lengths[chunk] // going[PARTS])
         busy = keys * columns * going[INTERVAL]
         cycles[0, chunk] = busy + openings(0, keys * columns, -1, going) * going[OPENING]
+        busy = keys * going[OUTPUTS] * going[INTERVAL]
         opened = 0
         last = -1
         for first in range(0, keys, segment):
             size = min(segment, keys - first)
-            for output in range(columns):
-                begin = output * keys + first
-                opened += openings(begin, begin + size, last, going)
-                last = (begin + size - 1) // going[ROW]
+            for output in range(going[OUTPUTS]):
+                together = going[TOGETHER]
+                begin = (output // together * keys + first) * together
+                opened += openings(begin, begin + size * together, last, going)
+                last = (begin + size * together - 1) // going[ROW]
         cycles[1, chunk] = busy + opened * going[OPENING]
 
 
 @kernel
 def forecast(
     words: I64, bounds: I64, cycles: I64, busy: I64, queries: int, passes: int, columns: int,
-    part_words: int, moves: I64, moves_apart: int, pipeline: I64, done: I64,
+    key_slices: int, outputs: int, part_words: int, moves: I64, moves_apart: int, pipeline: I64,
+    done: I64,
 ) -> int:  # fmt: skip
     """Return how long the slowest channel takes, without refresh.
 
@@ -82,7 +87,9 @@ def forecast(
         busy: (chunks,) cycles that the softmax of one query takes.
         queries: queries that share each chunk.
         passes: number of passes over each chunk.
-        columns: multiplies per key of each part, and output slices.
+        columns: multiplies per slice of a key of each part.
+        key_slices: slices of elements into which keys are cut.
+        outputs: output slices.
         part_words: accesses of probabilities that each query has in half a vector buffer.
         moves: (4,) number of fills with one access of a query, of fills with one access of
             probabilities, of moves of a unit's scores, and of moves of an output slice.
@@ -112,7 +119,7 @@ def forecast(
                 if turn == 0:
                     now = fill + pipeline[0] + cycles[0, chunk]
                 else:
-                    now += max(cycles[0, chunk], fill)
+                    now += max(cycles[0, chunk], key_slices * fill)
                 scored = now + pipeline[1] + served * moves[2] * moves_apart + pipeline[2]
                 lanes = max(lanes, scored) + served * busy[chunk]
                 done[turn % 2] = lanes
@@ -124,7 +131,7 @@ def forecast(
                     done[(turn - 1) % 2] + pipeline[3] + fill, context + before_queries * fill
                 )
                 segments = -(-words[before] // part_words)
-                away = segments * before_queries * columns * moves[3] * moves_apart
+                away = segments * before_queries * outputs * moves[3] * moves_apart
                 now = max(now, returned + pipeline[0]) + max(cycles[1, before], away)
                 context = now
             before, before_queries = chunk, served

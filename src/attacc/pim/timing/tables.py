@@ -181,6 +181,7 @@ def resolve_timing(
     *,
     power_limited: bool,
     queries_per_read: int = 1,
+    element_bits: int = 16,
     temperature_c: float | None = None,
 ) -> TimingTables:
     """Resolve the rules of a device for one placement into integer tables.
@@ -190,6 +191,7 @@ def resolve_timing(
         placement: where its units sit.
         power_limited: whether multiplies keep the cadence of the power budget.
         queries_per_read: queries that a unit multiplies with each column that it reads.
+        element_bits: bits of an element of these columns: 16, 8 or 4.
         temperature_c: temperature of the device, which decides how often it refreshes; None for
             its usual rate.
 
@@ -204,6 +206,7 @@ def resolve_timing(
     parameters = device.parameters(
         power_limited=power_limited,
         queries_per_read=queries_per_read,
+        element_bits=element_bits,
         temperature_c=temperature_c,
     )
     names = (
