@@ -11,13 +11,8 @@ import pytest
 
 from attacc.calibration import parquet_process, tables
 from attacc.calibration.check import accuracy, check
-from attacc.calibration.measured import (
-    MeasuredTable,
-    Messages,
-    Unusable,
-    read_measurements,
-    read_table,
-)
+from attacc.calibration.measured import read_measurements, read_table
+from attacc.calibration.series import MeasuredTable, Messages, Unusable
 from attacc.calibration.serving import check_serving, read_runs
 from attacc.errors import DocumentError
 

@@ -10,47 +10,24 @@ the order of the fields below.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from attacc.documents import DocumentName, Presets, PresetSpec, Spec
-from attacc.models.precision import ElementType, WeightType
+from attacc.gpu.calibrated.fused.custom_all_reduce import CustomAllReduceSeries
+from attacc.gpu.calibrated.records import (
+    Coefficients,
+    Error,
+    Extent,
+    Fitted,
+    Library,
+    Positive,
+    SeriesType,
+    Share,
+)
+from attacc.models.precision import ElementType
 from attacc.units import Bytes, BytesPerSecond, Nanoseconds, Picojoules, PicojoulesPerByte, Watts
-
-Positive = Annotated[float, Field(ge=1e-6, le=1e6)]
-"""A number or a ratio. The limits are far beyond the result of any fit."""
-Share = Annotated[float, Field(ge=1e-6, le=1.2)]
-"""A share of a figure of the data sheet. It exceeds 1 where clocks are above the stated ones."""
-Error = Annotated[float, Field(ge=0, le=1e6)]
-"""A mean absolute relative error. At 1, the error is as large as the measured value."""
-Extent = Annotated[int, Field(ge=0, le=2**53)]
-"""A smallest or a largest measured size."""
-Points = Annotated[int, Field(ge=0, le=2**40)]
-"""A number of measurements."""
-GB: Final = 1e-9
-"""Factor from bytes per second to bytes per nanosecond."""
-
-
-SeriesType = WeightType
-"""Type of the operands of a series."""
-
-
-class Coefficients(Spec):
-    """Base class of the coefficient records."""
-
-    def vector(self) -> NDArray[np.float64]:
-        """Return the coefficients in the order of the fields; rates are in bytes per nanosecond.
-
-        A coefficient that is absent is zero.
-        """
-        values: list[float] = []
-        for name in type(self).model_fields:
-            value: float = getattr(self, name) or 0.0
-            values.append(value * GB if name.endswith("_bytes_per_s") else value)
-        return np.array(values)
 
 
 class GemmCoefficients(Coefficients):
@@ -223,30 +200,6 @@ class Protocol(Spec):
     start_ns: Nanoseconds = Field(validation_alias="start")
     hop_ns: Nanoseconds = Field(validation_alias="hop")
     bytes_per_s: BytesPerSecond = Field(validation_alias="rate")
-
-
-class Fitted(Spec):
-    """The origin of a series.
-
-    Attributes:
-        points: number of measurements that the series was fitted to.
-        error: mean absolute relative error on shapes that were held back, in cross-validation.
-    """
-
-    points: Points
-    error: Error
-
-
-class Library(Spec):
-    """The library whose kernels were measured.
-
-    Attributes:
-        framework: the framework, as in "VLLM".
-        version: version of the framework.
-    """
-
-    framework: str
-    version: str
 
 
 class GemmRange(Spec):
@@ -455,6 +408,7 @@ class CalibrationSpec(PresetSpec):
         decode: series of decode attention.
         prefill: series of prefill attention.
         collectives: series of sums and gathers over GPUs.
+        custom_all_reduce: series of sums over GPUs by a library's own kernel.
         power: parts of the power; None where no power was measured.
     """
 
@@ -466,6 +420,7 @@ class CalibrationSpec(PresetSpec):
     decode: tuple[DecodeSeries, ...] = ()
     prefill: tuple[PrefillSeries, ...] = ()
     collectives: tuple[CollectiveSeries, ...] = ()
+    custom_all_reduce: tuple[CustomAllReduceSeries, ...] = ()
     power: PowerSpec | None = None
 
 

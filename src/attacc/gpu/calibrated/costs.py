@@ -39,12 +39,12 @@ from attacc.gpu.calibrated.kernels import (
     gemm_limits,
     gemm_times,
     gemm_vector,
-    inside,
-    machine,
     prefill_ns,
     preset_of,
     wire_share,
 )
+from attacc.gpu.calibrated.limits import inside
+from attacc.gpu.calibrated.machine import machine
 from attacc.gpu.calibrated.power import Work, attention_work, gemm_work, power, power_on
 from attacc.gpu.costs import (
     BOUNDS,

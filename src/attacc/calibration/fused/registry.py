@@ -1,0 +1,14 @@
+"""The kinds of measured operators of this package."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from attacc.calibration.fused.custom_all_reduce import CUSTOM_ALL_REDUCE
+from attacc.calibration.fused.kind import AnyKind
+from attacc.calibration.series import MeasuredOperator
+
+KINDS: Final[dict[MeasuredOperator, AnyKind]] = {
+    kind.operator: kind for kind in (CUSTOM_ALL_REDUCE,)
+}
+"""Operator -> what is known of it. A row of a table goes to the first kind that claims it."""
