@@ -198,11 +198,13 @@ def _of_kind(kind: AnyKind, table: Table) -> MeasuredTable:
         _leave_texts(column, allowed, table, reasons)
     wanted = {**kind.sizes, LATENCY: QUANTITIES[LATENCY], POWER: QUANTITIES[POWER]}
     columns = table.quantities(wanted, (POWER,), reasons)
+    derived: Mapping[str, Floats] = {} if kind.derived is None else kind.derived(table)
+    columns |= derived
     if kind.leave is not None:
         kind.leave(columns, reasons)
 
     def shapes(key: SeriesKey, rows: NDArray[np.intp]) -> FusedShapes:
-        return kind.shapes(key, {name: columns[name][rows] for name in kind.sizes})
+        return kind.shapes(key, {name: columns[name][rows] for name in (*kind.sizes, *derived)})
 
     return _divided(kind.operator, labels, kind.types, reasons, columns, shapes, named=True)
 

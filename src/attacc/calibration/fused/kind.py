@@ -84,7 +84,7 @@ class MeasuredKind(Generic[Z, S]):
         sizes: columns of numbers that the shapes are made from, with the range of each.
         types: name of the element types in a table -> the type of the weights, or of the cache.
         series: class of the fitted series.
-        shapes: (key, columns of ``sizes``) -> shapes.
+        shapes: (key, columns of ``sizes`` and derived ones) -> shapes.
         size: shapes -> the size that the classes of errors go by.
         classes: name and upper end of each class of sizes.
         predict: (series, GPU, shapes) -> times in nanoseconds, for shapes within the limits.
@@ -95,7 +95,9 @@ class MeasuredKind(Generic[Z, S]):
         claims: table with these columns -> rows that measure this operator.
         optional: columns that a table may have.
         known: column -> texts that are modelled. Rows with another text are left out.
-        leave: leaves rows out, by the columns of ``sizes``, which have values in their ranges.
+        derived: table -> further columns of numbers, made from its columns of text.
+        leave: leaves rows out, by the columns of ``sizes`` and the derived ones. Values may be
+            impossible in rows that are left out already.
         reference: whether every framework stands for the GPU, as for collectives.
     """
 
@@ -114,6 +116,7 @@ class MeasuredKind(Generic[Z, S]):
     claims: Callable[[Table], Flags] = every_row
     optional: tuple[str, ...] = ()
     known: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    derived: Callable[[Table], Mapping[str, Floats]] | None = None
     leave: Callable[[Mapping[str, Floats], Reasons], None] | None = None
     reference: bool = False
 

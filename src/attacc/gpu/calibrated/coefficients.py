@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from attacc.documents import DocumentName, Presets, PresetSpec, Spec
 from attacc.gpu.calibrated.fused.custom_all_reduce import CustomAllReduceSeries
+from attacc.gpu.calibrated.fused.moe import ExpertsSeries
 from attacc.gpu.calibrated.records import (
     Coefficients,
     Error,
@@ -409,6 +410,7 @@ class CalibrationSpec(PresetSpec):
         prefill: series of prefill attention.
         collectives: series of sums and gathers over GPUs.
         custom_all_reduce: series of sums over GPUs by a library's own kernel.
+        moe: series of the experts of a layer.
         power: parts of the power; None where no power was measured.
     """
 
@@ -421,6 +423,7 @@ class CalibrationSpec(PresetSpec):
     prefill: tuple[PrefillSeries, ...] = ()
     collectives: tuple[CollectiveSeries, ...] = ()
     custom_all_reduce: tuple[CustomAllReduceSeries, ...] = ()
+    moe: tuple[ExpertsSeries, ...] = ()
     power: PowerSpec | None = None
 
 
