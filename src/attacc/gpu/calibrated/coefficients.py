@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from attacc.documents import DocumentName, Presets, PresetSpec, Spec
 from attacc.gpu.calibrated.fused.custom_all_reduce import CustomAllReduceSeries
 from attacc.gpu.calibrated.fused.moe import ExpertsSeries
+from attacc.gpu.calibrated.fused.state import StateSeries
 from attacc.gpu.calibrated.records import (
     Coefficients,
     Error,
@@ -411,6 +412,8 @@ class CalibrationSpec(PresetSpec):
         collectives: series of sums and gathers over GPUs.
         custom_all_reduce: series of sums over GPUs by a library's own kernel.
         moe: series of the experts of a layer.
+        gated_delta_net: series of the kernels of gated delta net.
+        mamba2: series of the convolutions of Mamba-2.
         power: parts of the power; None where no power was measured.
     """
 
@@ -424,6 +427,8 @@ class CalibrationSpec(PresetSpec):
     collectives: tuple[CollectiveSeries, ...] = ()
     custom_all_reduce: tuple[CustomAllReduceSeries, ...] = ()
     moe: tuple[ExpertsSeries, ...] = ()
+    gated_delta_net: tuple[StateSeries, ...] = ()
+    mamba2: tuple[StateSeries, ...] = ()
     power: PowerSpec | None = None
 
 
