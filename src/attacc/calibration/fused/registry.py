@@ -6,9 +6,10 @@ from typing import Final
 
 from attacc.calibration.fused.custom_all_reduce import CUSTOM_ALL_REDUCE
 from attacc.calibration.fused.kind import AnyKind
+from attacc.calibration.fused.windowed_attention import WINDOWED_DECODE, WINDOWED_PREFILL
 from attacc.calibration.series import MeasuredOperator
 
 KINDS: Final[dict[MeasuredOperator, AnyKind]] = {
-    kind.operator: kind for kind in (CUSTOM_ALL_REDUCE,)
+    kind.operator: kind for kind in (CUSTOM_ALL_REDUCE, WINDOWED_DECODE, WINDOWED_PREFILL)
 }
 """Operator -> what is known of it. A row of a table goes to the first kind that claims it."""

@@ -22,6 +22,10 @@ from attacc.gpu.calibrated.attention_records import (
     PrefillKernel,
 )
 from attacc.gpu.calibrated.fused.custom_all_reduce import CustomAllReduceSeries
+from attacc.gpu.calibrated.fused.windowed_attention import (
+    WindowedDecodeSeries,
+    WindowedPrefillSeries,
+)
 from attacc.gpu.calibrated.records import (
     Coefficients,
     Error,
@@ -272,6 +276,8 @@ class CalibrationSpec(PresetSpec):
         prefill: series of prefill attention.
         collectives: series of sums and gathers over GPUs.
         custom_all_reduce: series of sums over GPUs by a library's own kernel.
+        windowed_decode_attention: series of decode attention within a window.
+        windowed_prefill_attention: series of prefill attention within a window.
         power: parts of the power; None where no power was measured.
     """
 
@@ -284,6 +290,8 @@ class CalibrationSpec(PresetSpec):
     prefill: tuple[PrefillSeries, ...] = ()
     collectives: tuple[CollectiveSeries, ...] = ()
     custom_all_reduce: tuple[CustomAllReduceSeries, ...] = ()
+    windowed_decode_attention: tuple[WindowedDecodeSeries, ...] = ()
+    windowed_prefill_attention: tuple[WindowedPrefillSeries, ...] = ()
     power: PowerSpec | None = None
 
 
