@@ -24,6 +24,8 @@ from attacc.gpu.calibrated.kernels import CalibratedGpu
 from attacc.hardware.gpu import GPUS
 from attacc.report.gpu import accuracy_tables
 
+FILES = {"sparse_decode": "sparse_decode_module"}
+"""Operator -> name of its table, where the names differ."""
 PRESETS = Path(attacc.__file__).parent / "gpu" / "presets" / "calibration"
 
 
@@ -36,7 +38,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     for operator in arguments.operator:
-        tables = read_table(arguments.shared / "data" / "silicon" / f"{operator}.parquet").series
+        file = f"{FILES.get(operator, operator)}.parquet"
+        tables = read_table(arguments.shared / "data" / "silicon" / file).series
         for name in arguments.gpu:
             began = time.perf_counter()
             calibration = CalibratedGpu.load(name).calibration

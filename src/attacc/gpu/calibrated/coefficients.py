@@ -22,6 +22,9 @@ from attacc.gpu.calibrated.attention_records import (
     PrefillKernel,
 )
 from attacc.gpu.calibrated.fused.custom_all_reduce import CustomAllReduceSeries
+from attacc.gpu.calibrated.fused.head_products import HeadProductSeries
+from attacc.gpu.calibrated.fused.latent_attention import LatentDecodeSeries, LatentPrefillSeries
+from attacc.gpu.calibrated.fused.sparse_decode import SparseDecodeSeries
 from attacc.gpu.calibrated.fused.windowed_attention import (
     WindowedDecodeSeries,
     WindowedPrefillSeries,
@@ -278,6 +281,10 @@ class CalibrationSpec(PresetSpec):
         custom_all_reduce: series of sums over GPUs by a library's own kernel.
         windowed_decode_attention: series of decode attention within a window.
         windowed_prefill_attention: series of prefill attention within a window.
+        mla_decode: series of decode attention over latents.
+        mla_prefill: series of prefill attention over latents.
+        mla_batched_matmul: series of products of heads, before and after attention over latents.
+        sparse_decode: series of attention modules with sparse attention, in decode.
         power: parts of the power; None where no power was measured.
     """
 
@@ -292,6 +299,10 @@ class CalibrationSpec(PresetSpec):
     custom_all_reduce: tuple[CustomAllReduceSeries, ...] = ()
     windowed_decode_attention: tuple[WindowedDecodeSeries, ...] = ()
     windowed_prefill_attention: tuple[WindowedPrefillSeries, ...] = ()
+    mla_decode: tuple[LatentDecodeSeries, ...] = ()
+    mla_prefill: tuple[LatentPrefillSeries, ...] = ()
+    mla_batched_matmul: tuple[HeadProductSeries, ...] = ()
+    sparse_decode: tuple[SparseDecodeSeries, ...] = ()
     power: PowerSpec | None = None
 
 
