@@ -37,12 +37,13 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
+    documents = {name: CalibratedGpu.load(name).calibration for name in arguments.gpu}
     for operator in arguments.operator:
         file = f"{FILES.get(operator, operator)}.parquet"
         tables = read_table(arguments.shared / "data" / "silicon" / file).series
         for name in arguments.gpu:
             began = time.perf_counter()
-            calibration = CalibratedGpu.load(name).calibration
+            calibration = documents[name]
             mine = [data for data in tables if data.key.gpu in calibration.measured_as]
             if not mine:
                 continue
@@ -59,8 +60,10 @@ def main() -> None:
             ]
             Console().print(accuracy_tables(rows), f"{time.perf_counter() - began:.0f} s")
             if arguments.write:
-                changed = calibration.model_copy(update={operator: getattr(fitted, operator)})
-                write_document(changed, PRESETS / f"{name}.toml")
+                documents[name] = calibration.model_copy(
+                    update={operator: getattr(fitted, operator)}
+                )
+                write_document(documents[name], PRESETS / f"{name}.toml")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 
 from attacc.calibration.fused.distinct import fit_distinct
 from attacc.calibration.fused.kind import MeasuredKind, plain_labels
-from attacc.calibration.problems import Unknown, around, error, extent, record
+from attacc.calibration.problems import Fit, Unknown, around, error, extent, record
 from attacc.calibration.series import MeasuredOperator, Measurements, SeriesKey
 from attacc.calibration.tables import Allowed, Flags, Table
 from attacc.gpu.calibrated.fused.base import FusedShapes
@@ -193,40 +193,52 @@ def _launch(time_ns: Floats, gpu: GpuSpec) -> dict[int, float]:
     return {} if waits(gpu) else {LAUNCH: float(np.quantile(time_ns, 0.05)) * 0.8}
 
 
-def fit_decode(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[LatentDecodeSeries, Floats]:
-    """Fit a series of decode attention over latents. See `MeasuredKind.fit`."""
+def fit_decode_kernel(
+    data: Measurements, gpu: GpuSpec, kernel: tuple[int, int, int], folds: int
+) -> Fit:
+    """Fit one kernel of decode attention over latents to the shapes that it takes.
+
+    Args:
+        data: the measurements.
+        gpu: the GPU.
+        kernel: heads of a block, least rows of a block, and parts of the keys, or 0.
+        folds: parts of the cross-validation; 0 for none.
+    """
     shapes = data.shapes
     assert isinstance(shapes, LatentShapes)  # noqa: S101 - the operator implies it
     cache = CACHES[data.key.types]
     converted = converts(gpu, cache)
     at = machine(gpu, ElementType.BF16 if converted else cache)
-    others = (
+    unknowns = (
+        *DECODE_UNKNOWNS[:DECODE_OTHERS],
         RESIDENT if waits(gpu) else None,
         CONVERT if converted else None,
         HOST if waits(gpu) else None,
     )
-    unknowns = (*DECODE_UNKNOWNS[:DECODE_OTHERS], *others)
+
+    def predict(some: FusedShapes, vector: Floats) -> Floats:
+        assert isinstance(some, LatentShapes)  # noqa: S101
+        return latent_decode_times(some, at, vector, kernel, cache.bytes)[0]
+
+    launch = _launch(data.time_ns, gpu)
+    # Cores may also compute slowly, or wait for single keys instead of bytes: other minima.
+    starts = [launch, {**launch, SHARE: 0.15}, {**launch, CORE_LOAD: 400.0, DECODE_KEY: 6.0}]
+    return fit_distinct(shapes, data.time_ns, unknowns, predict, starts, folds=folds)
+
+
+def fit_decode(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[LatentDecodeSeries, Floats]:
+    """Fit a series of decode attention over latents. See `MeasuredKind.fit`."""
+    shapes = data.shapes
+    assert isinstance(shapes, LatentShapes)  # noqa: S101
     rules = decode_rules(gpu)
     chosen = decode_kernels_of(tuple(rule[0] for rule in rules), shapes)
     held_back = np.empty(data.count)
     kernels: list[LatentDecodeKernel] = []
-    for i in np.unique(chosen):
-        heads, *kernel = rules[i]
+    for i, (heads, tile, least, parts) in enumerate(rules):
         mine = chosen == i
-        tile, least, parts = kernel
-
-        def predict(
-            some: FusedShapes, vector: Floats, of: tuple[int, int, int] = (tile, least, parts)
-        ) -> Floats:
-            assert isinstance(some, LatentShapes)  # noqa: S101
-            return latent_decode_times(some, at, vector, of, cache.bytes)[0]
-
-        launch = _launch(data.time_ns[mine], gpu)
-        # Cores may also compute slowly, or wait for single keys instead of bytes: other minima.
-        starts = [launch, {**launch, SHARE: 0.15}, {**launch, CORE_LOAD: 400.0, DECODE_KEY: 6.0}]
-        found = fit_distinct(
-            shapes.take(mine), data.time_ns[mine], unknowns, predict, starts, folds=folds
-        )
+        if not mine.any():
+            continue
+        found = fit_decode_kernel(data.take(mine), gpu, (tile, least, parts), folds)
         held_back[mine] = found.held_back
         kernels.append(
             LatentDecodeKernel(
@@ -254,8 +266,7 @@ def fit_prefill(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[LatentPre
     shapes = data.shapes
     assert isinstance(shapes, LatentShapes)  # noqa: S101
     cache = CACHES[data.key.types]
-    form, *tile = prefill_rule(data.key.framework, gpu)
-    rows, keys = tile
+    form, rows, keys = prefill_rule(data.key.framework, gpu)
     at = machine(gpu, prefill_computes(form, cache))
     others = (CONVERT if cache.bytes == 1 else None, HOST if waits(gpu) else None)
     unknowns = (*PREFILL_UNKNOWNS[:PREFILL_OTHERS], *others)

@@ -211,13 +211,15 @@ def fit_decode(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[WindowedDe
     chosen = kernels_of(dims, (ANY,) * len(dims), shapes)
     held_back = np.empty(data.count)
     kernels: list[WindowedDecodeKernel] = []
-    for i in np.unique(chosen):
+    for i, head_dims in enumerate(dims):
         mine = chosen == i
+        if not mine.any():
+            continue
         found = fit(decode_problem(data.take(mine), gpu), folds=folds)
         held_back[mine] = found.held_back
         kernels.append(
             WindowedDecodeKernel(
-                head_dims=dims[i],
+                head_dims=head_dims,
                 coefficients=record(DecodeCoefficients, found.values[:DECODE_FIELDS]),
                 window=record(WindowCoefficients, found.values[DECODE_FIELDS:]),
             )
@@ -290,9 +292,10 @@ def fit_prefill(
     chosen = kernels_of(tuple(r[0] for r in rules), tuple(r[1] for r in rules), shapes)
     held_back = np.empty(data.count)
     kernels: list[WindowedPrefillKernel] = []
-    for i in np.unique(chosen):
-        head_dims, tokens, packs_groups, tile_rows = rules[i]
+    for i, (head_dims, tokens, packs_groups, tile_rows) in enumerate(rules):
         mine = chosen == i
+        if not mine.any():
+            continue
         problem = prefill_problem(data.take(mine), gpu, tile_rows, packs_groups=packs_groups)
         found = fit(problem, folds=folds)
         held_back[mine] = found.held_back

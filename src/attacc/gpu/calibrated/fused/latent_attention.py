@@ -17,7 +17,7 @@ from pydantic import Field
 from attacc.documents import Spec
 from attacc.errors import InputError
 from attacc.gpu.calibrated.fused.base import FusedSeries, FusedShapes
-from attacc.gpu.calibrated.limits import Floats, Limits, limit, within
+from attacc.gpu.calibrated.limits import Floats, Limits, Places, limit, within
 from attacc.gpu.calibrated.machine import machine
 from attacc.gpu.calibrated.records import Coefficients, Extent, Positive, Share
 from attacc.hardware.gpu import GpuSpec
@@ -281,11 +281,11 @@ def latent_decode_times(
         many = base[:, None] * (parts - 1) > 2 * cores
         time = np.where((parts > 1) & (few | many), np.inf, time)
     best = np.argmin(time, axis=1)
-    chosen = np.arange(best.size), best
-    total = launch + split[chosen] + _joined(work[chosen], dram, l2, sharpness)
+    each = np.arange(best.size, dtype=np.intp)
+    total = launch + split[each, best] + _joined(work[each, best], dram, l2, sharpness)
     if convert > 0:
         total = total + batch * length * width * stored / convert
-    return waited(total, host), queue[chosen]
+    return waited(total, host), queue[each, best]
 
 
 def latent_prefill_times(
@@ -339,9 +339,9 @@ def latent_prefill_times(
     return waited(total, host)
 
 
-def decode_kernels_of(heads: tuple[tuple[int, int], ...], shapes: LatentShapes) -> np.ndarray:
+def decode_kernels_of(heads: tuple[tuple[int, int], ...], shapes: LatentShapes) -> Places:
     """Return for each shape the index of the first kernel that takes it; -1 where none does."""
-    chosen = np.full(shapes.heads.size, -1)
+    chosen = np.full(shapes.heads.size, -1, dtype=np.intp)
     for i in reversed(range(len(heads))):
         chosen[within(shapes.heads, heads[i])] = i
     return chosen

@@ -21,7 +21,7 @@ from attacc.gpu.calibrated.attention_records import (
     PrefillCoefficients,
 )
 from attacc.gpu.calibrated.fused.base import FusedSeries, FusedShapes
-from attacc.gpu.calibrated.limits import Flags, Floats, Limits, limit, within
+from attacc.gpu.calibrated.limits import Flags, Floats, Limits, Places, limit, within
 from attacc.gpu.calibrated.machine import machine
 from attacc.gpu.calibrated.records import Coefficients, Extent, Positive
 from attacc.hardware.gpu import GpuSpec
@@ -266,7 +266,7 @@ def windowed_prefill_times(
 
 def kernels_of(
     head_dims: tuple[tuple[int, int], ...], tokens: tuple[tuple[int, int], ...], at: WindowedShapes
-) -> np.ndarray:
+) -> Places:
     """Return for each shape the index of the first kernel that takes it; -1 where none does.
 
     Args:
@@ -274,14 +274,14 @@ def kernels_of(
         tokens: smallest and largest number of keys or tokens, of each kernel.
         at: the shapes.
     """
-    chosen = np.full(at.batch.size, -1)
+    chosen = np.full(at.batch.size, -1, dtype=np.intp)
     for i in reversed(range(len(head_dims))):
         takes = within(at.head_dim, head_dims[i]) & within(at.length, tokens[i])
         chosen[takes] = i
     return chosen
 
 
-def _refuse(chosen: np.ndarray, series: FusedSeries, shapes: WindowedShapes) -> None:
+def _refuse(chosen: Places, series: FusedSeries, shapes: WindowedShapes) -> None:
     if (chosen < 0).any():
         dim = shapes.head_dim[chosen < 0][0]
         raise InputError(
@@ -290,7 +290,10 @@ def _refuse(chosen: np.ndarray, series: FusedSeries, shapes: WindowedShapes) -> 
 
 
 def windowed_decode(
-    series: WindowedDecodeSeries, gpu: GpuSpec, shapes: WindowedShapes
+    series: WindowedDecodeSeries,
+    gpu: GpuSpec,
+    shapes: WindowedShapes,
+    cache: ElementType | None = None,
 ) -> tuple[Floats, Floats]:
     """Return the times of decode attention in nanoseconds, and the rounds of each core.
 
@@ -298,6 +301,8 @@ def windowed_decode(
         series: series of the kernels.
         gpu: the GPU.
         shapes: the attention.
+        cache: element type of the stored keys and values; by default that of the series. Another
+            type changes the bytes that are read, and not the type that computes.
 
     Raises:
         InputError: no kernel takes one of the shapes.
@@ -306,7 +311,8 @@ def windowed_decode(
     dims = tuple(kernel.head_dims for kernel in kernels)
     chosen = kernels_of(dims, (ANY,) * len(dims), shapes)
     _refuse(chosen, series, shapes)
-    at = machine(gpu, CACHES[series.dtype])
+    own = CACHES[series.dtype]
+    at = machine(gpu, own if cache is None else cache, own)
     times, rounds = np.empty((2, chosen.size))
     for i, kernel in enumerate(kernels):
         mine = chosen == i
