@@ -151,6 +151,9 @@ def _claims_prefill(table: Table) -> Flags:
 
 
 def _named(table: Table, names: tuple[str, ...]) -> Flags:
+    """Return which rows measure an operator. Tables with sizes of heads are of other attention."""
+    if "head_dim" in table.columns:
+        return np.zeros(table.rows, dtype=np.bool_)
     return np.asarray(table.texts("op_name").is_in(list(names)).to_numpy(), dtype=np.bool_)
 
 
