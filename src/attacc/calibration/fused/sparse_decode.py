@@ -68,7 +68,7 @@ UNKNOWNS: Final = (
     around(300.0, 10.0),
     around(10.0, 20.0),
     Unknown(0.5, 0.03, 1.0),
-    Unknown(0.7, 0.1, 1.5),
+    Unknown(0.7, 0.1, 1.0),
 )
 """Unknowns in the order of `SparseCoefficients`."""
 FIXED: Final = 0

@@ -7,7 +7,7 @@ their records in the absorbed form. The equations are in docs/model/gpu-model.md
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Final
 
 import numpy as np
 from pydantic import Field
@@ -106,7 +106,7 @@ class SparseCoefficients(Coefficients):
     round_ns: Nanoseconds = Field(validation_alias="round")
     key_ns: Nanoseconds = Field(validation_alias="key")
     attention_share: Share
-    read_share: Annotated[float, Field(ge=1e-6, le=2.0)]
+    read_share: Share
 
 
 class SparseRange(Spec):
