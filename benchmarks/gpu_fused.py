@@ -24,6 +24,8 @@ from attacc.gpu.calibrated.kernels import CalibratedGpu
 from attacc.hardware.gpu import GPUS
 from attacc.report.gpu import accuracy_tables
 
+FILES = {"sparse_decode": "sparse_decode_module"}
+"""Operator -> name of its table, where the names differ."""
 PRESETS = Path(attacc.__file__).parent / "gpu" / "presets" / "calibration"
 
 
@@ -35,11 +37,13 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
+    documents = {name: CalibratedGpu.load(name).calibration for name in arguments.gpu}
     for operator in arguments.operator:
-        tables = read_table(arguments.shared / "data" / "silicon" / f"{operator}.parquet").series
+        file = f"{FILES.get(operator, operator)}.parquet"
+        tables = read_table(arguments.shared / "data" / "silicon" / file).series
         for name in arguments.gpu:
             began = time.perf_counter()
-            calibration = CalibratedGpu.load(name).calibration
+            calibration = documents[name]
             mine = [data for data in tables if data.key.gpu in calibration.measured_as]
             if not mine:
                 continue
@@ -56,8 +60,10 @@ def main() -> None:
             ]
             Console().print(accuracy_tables(rows), f"{time.perf_counter() - began:.0f} s")
             if arguments.write:
-                changed = calibration.model_copy(update={operator: getattr(fitted, operator)})
-                write_document(changed, PRESETS / f"{name}.toml")
+                documents[name] = calibration.model_copy(
+                    update={operator: getattr(fitted, operator)}
+                )
+                write_document(documents[name], PRESETS / f"{name}.toml")
 
 
 if __name__ == "__main__":

@@ -41,11 +41,10 @@ from attacc.calibration.fit import (
 from attacc.calibration.problems import ROWS_OF_A_FIT, Indices, Problem, least_squares
 from attacc.calibration.series import MeasuredOperator, Measurements, Messages
 from attacc.errors import InputError
+from attacc.gpu.calibrated.attention_records import DecodeCoefficients, PrefillCoefficients
 from attacc.gpu.calibrated.coefficients import (
-    DecodeCoefficients,
     GemmCoefficients,
     HostCoefficients,
-    PrefillCoefficients,
     QuantiseCoefficients,
 )
 from attacc.gpu.calibrated.fused.base import FusedShapes

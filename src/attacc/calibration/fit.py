@@ -31,21 +31,23 @@ from attacc.calibration.problems import (
 )
 from attacc.calibration.series import MeasuredOperator, Measurements, Messages, SeriesKey
 from attacc.errors import InputError
-from attacc.gpu.calibrated.coefficients import (
-    CALIBRATIONS,
+from attacc.gpu.calibrated.attention_records import (
     AttentionRange,
-    CalibrationSpec,
-    CollectiveSeries,
     DecodeCoefficients,
     DecodeKernel,
+    PrefillCoefficients,
+    PrefillKernel,
+)
+from attacc.gpu.calibrated.coefficients import (
+    CALIBRATIONS,
+    CalibrationSpec,
+    CollectiveSeries,
     DecodeSeries,
     GemmCoefficients,
     GemmLibraryName,
     GemmRange,
     GemmSeries,
     HostCoefficients,
-    PrefillCoefficients,
-    PrefillKernel,
     PrefillSeries,
     Protocol,
     QuantiseCoefficients,

@@ -90,7 +90,10 @@ ATTENTION_TYPES: Final = ("bfloat16", "float16", "half")
 """Element types of queries and results in the tables that the presets were fitted to. The caches of
 these tables have 16 or 8 bits."""
 ONLY: Final[dict[str, tuple[tuple[float, ...], str]]] = {
-    "window_size": ((0.0, -1.0), "attention within a window (window_size) is not modelled"),
+    "window_size": (
+        (0.0, -1.0),
+        "attention within a window (window_size) is modelled only without earlier tokens",
+    ),
     "past_length": ((0.0,), "prefill after cached tokens (past_length) is not modelled"),
 }
 """Column -> the values that are used, and the reason why rows with other values are not. An empty

@@ -25,6 +25,12 @@ class MeasuredOperator(StrEnum):
     MOE = "moe"
     GATED_DELTA_NET = "gated_delta_net"
     MAMBA2 = "mamba2"
+    WINDOWED_DECODE = "windowed_decode_attention"
+    WINDOWED_PREFILL = "windowed_prefill_attention"
+    MLA_DECODE = "mla_decode"
+    MLA_PREFILL = "mla_prefill"
+    MLA_BATCHED_MATMUL = "mla_batched_matmul"
+    SPARSE_DECODE = "sparse_decode"
 
 
 @dataclass(frozen=True, slots=True)

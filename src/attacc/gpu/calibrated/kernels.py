@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attacc.errors import InputError
+from attacc.gpu.calibrated.attention_records import AttentionRange
 from attacc.gpu.calibrated.coefficients import (
     CALIBRATIONS,
-    AttentionRange,
     CalibrationSpec,
     CollectiveSeries,
     DecodeSeries,

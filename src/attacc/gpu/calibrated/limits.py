@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Places = NDArray[np.intp]
 Limits = list[tuple[str, Flags]]
 """For each size: its range in words, and for each shape whether the size is within the range."""
 
