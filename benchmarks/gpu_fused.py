@@ -37,14 +37,16 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
-    documents = {name: CalibratedGpu.load(name).calibration for name in arguments.gpu}
-    for operator in arguments.operator:
-        file = f"{FILES.get(operator, operator)}.parquet"
-        tables = read_table(arguments.shared / "data" / "silicon" / file).series
-        for name in arguments.gpu:
+    tables = {
+        operator: read_table(arguments.shared / "data" / "silicon" / f"{operator}.parquet").series
+        for operator in arguments.operator
+    }
+    for name in arguments.gpu:
+        calibration = CalibratedGpu.load(name).calibration
+        changes: dict[str, object] = {}
+        for operator, series in tables.items():
             began = time.perf_counter()
-            calibration = documents[name]
-            mine = [data for data in tables if data.key.gpu in calibration.measured_as]
+            mine = [data for data in series if data.key.gpu in calibration.measured_as]
             if not mine:
                 continue
             fitted, held_back = fit_calibration(
@@ -55,15 +57,13 @@ def main() -> None:
                 source="aiconfigurator",
                 folds=arguments.folds,
             )
+            changes[operator] = getattr(fitted, operator)
             rows = [
                 row for row in accuracy(held_back_rows(held_back, fitted)) if row.size_class == ALL
             ]
             Console().print(accuracy_tables(rows), f"{time.perf_counter() - began:.0f} s")
-            if arguments.write:
-                documents[name] = calibration.model_copy(
-                    update={operator: getattr(fitted, operator)}
-                )
-                write_document(documents[name], PRESETS / f"{name}.toml")
+        if arguments.write:
+            write_document(calibration.model_copy(update=changes), PRESETS / f"{name}.toml")
 
 
 if __name__ == "__main__":

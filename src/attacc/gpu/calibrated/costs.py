@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from attacc.errors import EngineError, InputError
+from attacc.gpu.calibrated import layer_prices
 from attacc.gpu.calibrated.attention_prices import (
     ABSORBED_ONLY,
     WITHIN_KEYS,
@@ -85,6 +86,8 @@ from attacc.models.architecture import ModelSpec
 from attacc.models.operators import (
     AllReduce,
     Attention,
+    Convolution,
+    Experts,
     IndexScan,
     LatentAttention,
     MatMul,
@@ -93,6 +96,7 @@ from attacc.models.operators import (
     Phase,
     Pointwise,
     PointwiseKind,
+    StateUpdate,
     Step,
 )
 from attacc.models.precision import ElementType
@@ -110,6 +114,8 @@ MATRICES_MOVED: Final = {
     PointwiseKind.EMBEDDING: 2,
 }
 """Number of matrices of the result's size that an operator reads and writes."""
+FusedOperator = Experts | StateUpdate | Convolution | LatentAttention | IndexScan
+"""Operators that no product and no plain attention describes."""
 RESIDUAL_NORMS: Final = ("norm1", "norm2", "final_norm")
 """Norms that also add the residual, and so read and write it."""
 LM_HEAD: Final = "lm_head"
@@ -333,6 +339,58 @@ class Kernels:
     def index_scan(self, op: IndexScan) -> Priced:
         """Price the scores of index keys, and the choice of the best tokens."""
         return index_scan(self.gpu, self.framework, op)
+
+    def experts(self, op: Experts) -> Priced:
+        """Price the experts of one layer."""
+        return layer_prices.experts(self.gpu, self.framework, op)
+
+    def state(self, op: StateUpdate) -> Priced:
+        """Price a recurrent state."""
+        return layer_prices.state(self.gpu, self.framework, op)
+
+    def convolution(self, op: Convolution) -> Priced:
+        """Price the short convolution before a recurrent state."""
+        return layer_prices.convolution(self.gpu, self.framework, op)
+
+    def custom_all_reduce(
+        self, op: AllReduce, gpus: int, link: LinkSpec | None = None, *, in_graph: bool = True
+    ) -> Priced:
+        """Price the sum of one matrix over several GPUs as vLLM runs it.
+
+        Short messages take its own kernel, and others NCCL. So do messages over a link on which
+        nothing was measured.
+
+        Args:
+            op: the sum.
+            gpus: number of GPUs.
+            link: link between the GPUs; by default that of the measured GPU.
+            in_graph: whether the kernel runs in a graph, and is not started by the host.
+
+        Raises:
+            InputError: the time of collectives over this link is not known.
+        """
+
+        def by_nccl() -> Priced:
+            return self.all_reduce(op, gpus, link)
+
+        measured = GPUS.load_name_or_file(self.gpu.calibration.gpu).link
+        if link is not None and link.name != measured:
+            return by_nccl()
+        return layer_prices.custom_all_reduce(self.gpu, op, gpus, by_nccl, in_graph=in_graph)
+
+    def fused(self, op: FusedOperator) -> Priced:
+        """Price an operator that no product and no plain attention describes."""
+        match op:
+            case Experts():
+                return self.experts(op)
+            case StateUpdate():
+                return self.state(op)
+            case Convolution():
+                return self.convolution(op)
+            case LatentAttention():
+                return self.latent(op)
+            case IndexScan():
+                return self.index_scan(op)
 
     def pointwise(self, op: Pointwise) -> Priced:
         """Price an operator that acts on every element, by its memory traffic."""
@@ -608,6 +666,10 @@ class CalibratedCostModel(CostModel):
     def pointwise(self, op: Pointwise, gpu: GpuSpec) -> OperatorCosts:
         """Price an operator that acts on every element, by its memory traffic."""
         return self._cost(op.name, self.kernels(gpu).pointwise(op), gpu)
+
+    def fused(self, op: FusedOperator, gpu: GpuSpec) -> tuple[OperatorCosts, ...]:
+        """Price experts, recurrent states, convolutions, or attention over latents."""
+        return (self._cost(op.name, self.kernels(gpu).fused(op), gpu),)
 
     def coprocessing_peak_flops_per_s(self, op: MatMul, gpu: GpuSpec) -> Floats:
         """Return the rate that the product reaches."""

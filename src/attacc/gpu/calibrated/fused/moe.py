@@ -391,7 +391,7 @@ def _above(z: Floats) -> Floats:
 
     The approximation by a logistic curve (Bowling et al., 2009) is off by 0.00014 at most.
     """
-    z = np.clip(z, -30.0, 30.0)
+    z = np.clip(z, -8.0, 8.0)
     return 1 / (1 + np.exp(0.07056 * z**3 + 1.5976 * z))
 
 
