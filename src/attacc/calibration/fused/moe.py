@@ -68,9 +68,9 @@ UNKNOWNS: Final = (
     around(50.0, 50.0),
     around(1500.0, 25.0),
     Unknown(0.7, 0.1, 1.0),
-    Unknown(150.0, 10.0, 2000.0),
+    around(150.0, 14.0),
     around(80.0, 12.0),
-    Unknown(0.9, 0.4, 1.05),
+    Unknown(0.9, 0.2, 1.05),
     Unknown(3.0, 1.0, 64.0),
     Unknown(0.7, 0.1, 6.0),
     Unknown(0.6, 0.05, 4.0),
@@ -79,6 +79,7 @@ UNKNOWNS: Final = (
     Unknown(0.85, 0.4, 1.0),
     around(5e6, 50.0),
     Unknown(2.5, 1.2, 9.0),
+    Unknown(0.05, 0.001, 2.0),
 )
 
 

@@ -6,18 +6,17 @@ from typing import Final
 
 import numpy as np
 
+from attacc.calibration.fused.distinct import fit_distinct
 from attacc.calibration.problems import (
-    Indices,
-    Problem,
     Unknown,
     around,
     error,
     extent,
-    fit,
     record,
 )
 from attacc.calibration.series import Measurements
 from attacc.calibration.tables import Allowed
+from attacc.gpu.calibrated.fused.base import FusedShapes
 from attacc.gpu.calibrated.fused.state import (
     ChunkCoefficients,
     StateRange,
@@ -77,22 +76,22 @@ def fit_state(
     """
     shapes = data.shapes
     assert isinstance(shapes, StateShapes)  # noqa: S101 - the operator implies it
-    each = streamed_bytes(role, shapes)
     by_column = role is StateRole.CONVOLUTION_PREFILL and data.key.framework == BY_COLUMN
     unknowns = (*STREAM_UNKNOWNS, *COLUMN_UNKNOWNS) if by_column else STREAM_UNKNOWNS
     chunks = role is StateRole.CHUNKS
     if chunks:
         unknowns = CHUNK_UNKNOWNS
 
-    def predict(values: Floats, rows: Indices) -> Floats:
+    def predict(some: FusedShapes, values: Floats) -> Floats:
+        assert isinstance(some, StateShapes)  # noqa: S101 - they are taken from the shapes
+        each = streamed_bytes(role, some)
         if chunks:
-            of = record(ChunkCoefficients, values)
-            return chunk_times(shapes.take(rows), each[rows], gpu, of)
-        return stream_times(shapes.take(rows), each[rows], gpu, _stream(values))
+            return chunk_times(some, each, gpu, record(ChunkCoefficients, values))
+        return stream_times(some, each, gpu, _stream(values))
 
-    start = np.array([unknown.start for unknown in unknowns])
-    start[0] = min(max(0.9 * float(data.time_ns.min()), unknowns[0].low), unknowns[0].high)
-    found = fit(Problem(unknowns, data.time_ns, predict, [start]), folds=folds)
+    first = unknowns[0]
+    launch = min(max(0.9 * float(data.time_ns.min()), first.low), first.high)
+    found = fit_distinct(shapes, data.time_ns, unknowns, predict, [{0: launch}], folds=folds)
     series = StateSeries(
         framework=data.key.framework,
         version=data.key.version,

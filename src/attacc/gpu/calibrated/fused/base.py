@@ -52,6 +52,18 @@ class FusedShapes:
         return {column.name: getattr(self, column.name) for column in fields(self)}
 
 
+def overlapped(sharpness: float, *times: Floats) -> Floats:
+    """Return the time of activities that overlap: between their longest and their sum.
+
+    Args:
+        sharpness: how well they overlap: 1 not at all, infinite entirely.
+        times: time of each activity alone, in any one unit.
+    """
+    longest = np.maximum(np.maximum.reduce(times), 1e-300)
+    total = np.sum([(time / longest) ** sharpness for time in times], axis=0)
+    return longest * total ** (1 / sharpness)
+
+
 class FusedSeries(Library, Fitted):
     """The head of a series of one operator.
 

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from attacc.errors import InputError
-from attacc.gpu.calibrated.fused.base import FusedSeries, FusedShapes
+from attacc.gpu.calibrated.fused.base import FusedSeries, FusedShapes, overlapped
 from attacc.gpu.calibrated.limits import Floats, Limits, limit
 from attacc.gpu.calibrated.records import Coefficients, Extent, Positive
 from attacc.units import BytesPerSecond, Nanoseconds
@@ -147,7 +147,7 @@ def sum_times(
     host, nccl_host, copy = map(float, eager)
     waits: Floats = np.where(runs_own, host, nccl_host)
     time = time + size / copy
-    return (time**HOST_SHARPNESS + waits**HOST_SHARPNESS) ** (1 / HOST_SHARPNESS)
+    return overlapped(HOST_SHARPNESS, time, waits)
 
 
 def custom_all_reduce_ns(series: CustomAllReduceSeries, shapes: SumShapes) -> Floats:

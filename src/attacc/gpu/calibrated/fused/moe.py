@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from attacc.documents import Spec
-from attacc.gpu.calibrated.fused.base import FusedSeries, FusedShapes
+from attacc.gpu.calibrated.fused.base import FusedSeries, FusedShapes, overlapped
 from attacc.gpu.calibrated.limits import Floats, Limits, limit
 from attacc.gpu.calibrated.machine import peak_flops_per_s
 from attacc.gpu.calibrated.records import GB, Coefficients, Extent, Positive, SeriesType, Share
@@ -33,6 +33,10 @@ SMALL_TILE: Final = (16, 32)
 LARGE_TILE: Final = (64, 64)
 """Rows and columns of a tile of vLLM's kernel in Triton where it has no tuned configuration: the
 first up to as many tokens as there are experts, the second above."""
+FEW_ROWS: Final = 96.0
+"""Mean rows of a visited expert up to which some kernels take tiles that stream weights slowly."""
+FEW_SHARPNESS: Final = 4.0
+"""How sharply they change to others."""
 MISS_SHARPNESS: Final = 4.0
 """How sharply weights begin to miss the second-level cache as they outgrow it."""
 OUTPUT_BYTES: Final = 2.0
@@ -133,6 +137,7 @@ class ExpertsCoefficients(Coefficients):
         sustained_share: share of the clock that the power limit leaves to long kernels.
         sustained_after_ns: time of kernels that reach half of that slow-down.
         sharpness: how well arithmetic and traffic overlap; infinite for a perfect overlap.
+        few_rows: additional part of the products' time where visited experts have few rows.
     """
 
     launch_ns: Nanoseconds = Field(validation_alias="launch")
@@ -151,6 +156,7 @@ class ExpertsCoefficients(Coefficients):
     sustained_share: Share
     sustained_after_ns: Nanoseconds = Field(validation_alias="sustained_after")
     sharpness: Positive
+    few_rows: Positive
 
 
 class ExpertTiles(StrEnum):
@@ -300,8 +306,7 @@ def _product_ns(
             tile = of.tile_ns + np.maximum(compute, operands / (of.core_bytes_per_s * GB))
             rounds = np.maximum(1.0, np.ceil(tiles / at.cores))
             l2 = tiles * operands / (of.l2_core_bytes_per_s * GB * at.cores)
-            power = of.sharpness
-            time = ((rounds * tile) ** power + memory**power + l2**power) ** (1 / power)
+            time = overlapped(of.sharpness, rounds * tile, memory, l2)
             faster = time < best if takes is None else takes & (time < best)
             best = np.where(faster, time, best)
             arithmetic = np.where(faster, rounds * tile, arithmetic)
@@ -322,14 +327,16 @@ def expert_times(
     wide = (shapes.matrices - 1) * shapes.width
     first, busy = _product_ns(wide, shapes.hidden, shapes, at, of, rule)
     second, also = _product_ns(shapes.hidden, shapes.width, shapes, at, of, rule)
+    rows = shapes.visits / shapes.visited
+    few = 1 + of.few_rows / (1 + (rows / FEW_ROWS) ** FEW_SHARPNESS)
     divided = shapes.here < shapes.experts
     gathered = shapes.tokens * shapes.per_token * shapes.hidden * OUTPUT_BYTES / at.bytes_per_ns
     between = shapes.visits * (shapes.hidden + shapes.width) * OUTPUT_BYTES / at.bytes_per_ns
-    time = first + second + gathered / of.gather_share + between / of.visit_share
+    time = few * (first + second) + gathered / of.gather_share + between / of.visit_share
     time = time + np.where(divided, gathered / of.absent_share, 0.0)
     slower = (1 / of.sustained_share - 1) * time / (time + of.sustained_after_ns)
     fixed = of.launch_ns + of.expert_ns * shapes.visited + np.where(divided, of.divided_ns, 0.0)
-    return fixed + time * (1 + slower), busy + also
+    return fixed + time * (1 + slower), few * (busy + also)
 
 
 def experts_ns(series: ExpertsSeries, gpu: GpuSpec, shapes: ExpertShapes) -> Floats:

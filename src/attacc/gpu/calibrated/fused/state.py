@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from attacc.documents import Spec
-from attacc.gpu.calibrated.fused.base import FusedSeries, FusedShapes
+from attacc.gpu.calibrated.fused.base import FusedSeries, FusedShapes, overlapped
 from attacc.gpu.calibrated.limits import Floats, Limits, limit
 from attacc.gpu.calibrated.records import GB, Coefficients, Extent, Positive, Share
 from attacc.hardware.gpu import GpuSpec
@@ -203,8 +203,7 @@ def stream_times(
     if of.column_ns:
         short = np.where(shapes.queries < ROW_TOKENS, of.short_ns or 0.0, 0.0)
         fixed = shapes.batch * shapes.channels * (of.column_ns + short) / gpu.cores
-        power = COLUMN_SHARPNESS
-        time = (fixed**power + time**power) ** (1 / power)
+        time = overlapped(COLUMN_SHARPNESS, fixed, time)
     return of.launch_ns + of.row_ns * np.minimum(shapes.queries, ROW_TOKENS) + time
 
 
@@ -222,8 +221,7 @@ def chunk_times(
     rounds = np.ceil(shapes.batch * shapes.heads / gpu.cores)
     work = rounds * (of.block_ns + of.chunk_ns * np.ceil(shapes.queries / CHUNK))
     memory = shapes.batch * each_bytes / (of.memory_share * gpu.memory_bytes_per_s * GB)
-    power = of.sharpness
-    return of.launch_ns + (work**power + memory**power) ** (1 / power)
+    return of.launch_ns + overlapped(of.sharpness, work, memory)
 
 
 def state_ns(
