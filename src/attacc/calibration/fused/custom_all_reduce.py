@@ -52,8 +52,13 @@ UNKNOWNS: Final = (
     around(20000.0, 10.0),
     around(350.0, 4.0),
 )
-EAGER_UNKNOWNS: Final = (around(21000.0, 4.0), around(38000.0, 4.0), around(1500.0, 8.0))
-SHARE: Final = Unknown(1.0, 0.4, 2.5)
+EAGER_UNKNOWNS: Final = (
+    around(21000.0, 4.0),
+    around(200.0, 20.0),
+    around(38000.0, 4.0),
+    around(1500.0, 8.0),
+)
+SHARE: Final = Unknown(1.0, 0.4, 6.0)
 
 
 def _claims(table: Table) -> Flags:

@@ -72,11 +72,13 @@ class EagerCoefficients(Coefficients):
 
     Attributes:
         host_ns: time in which the host starts the library's own kernel.
+        host_hop_ns: time of the host for each further GPU.
         nccl_host_ns: time in which the host starts NCCL's.
         copy_bytes_per_s: rate at which the message is first copied.
     """
 
     host_ns: Nanoseconds = Field(validation_alias="host")
+    host_hop_ns: Nanoseconds = Field(validation_alias="host_hop")
     nccl_host_ns: Nanoseconds = Field(validation_alias="nccl_host")
     copy_bytes_per_s: BytesPerSecond = Field(validation_alias="copy")
 
@@ -144,8 +146,8 @@ def sum_times(
     time: Floats = np.where(runs_own, near, far)
     if eager is None:
         return time
-    host, nccl_host, copy = map(float, eager)
-    waits: Floats = np.where(runs_own, host, nccl_host)
+    host, host_hop, nccl_host, copy = map(float, eager)
+    waits: Floats = np.where(runs_own, host + host_hop * others, nccl_host)
     time = time + size / copy
     return overlapped(HOST_SHARPNESS, time, waits)
 
