@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from attacc.calibration import fit as gpu_fit
+from attacc.calibration import problems
 from attacc.calibration.check import accuracy, check
 from attacc.calibration.fit import fit_calibration, fitted_tables
 from attacc.calibration.measured import measurements
@@ -173,7 +173,7 @@ def main() -> int:
     parser.add_argument("--parquet", action="store_true")
     arguments = parser.parse_args()
     warnings.simplefilter("error")
-    gpu_fit.EVALUATIONS = 2  # pyright: ignore[reportAttributeAccessIssue]
+    problems.EVALUATIONS = 2  # pyright: ignore[reportAttributeAccessIssue]
     good: list[bytes] = []
     for frame in tables():
         buffer = io.BytesIO()

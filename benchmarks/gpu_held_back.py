@@ -17,7 +17,8 @@ from rich.console import Console
 
 from attacc.calibration.check import ALL, accuracy, check
 from attacc.calibration.fit import fit_calibration, fitted_tables
-from attacc.calibration.measured import Measurements, read_measurements
+from attacc.calibration.measured import read_measurements
+from attacc.calibration.series import Measurements
 from attacc.gpu.calibrated.kernels import CalibratedGpu
 from attacc.hardware.gpu import GPUS
 from attacc.report.gpu import accuracy_tables

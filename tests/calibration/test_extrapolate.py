@@ -5,15 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attacc.calibration import fit as gpu_fit
+from attacc.calibration import problems
 from attacc.calibration.extrapolate import Shared, extrapolate_gpu, extrapolate_rows
-from attacc.calibration.measured import (
-    MeasuredOperator,
-    Measurements,
-    Messages,
-    SeriesKey,
-    read_measurements,
-)
+from attacc.calibration.measured import read_measurements
+from attacc.calibration.series import MeasuredOperator, Measurements, Messages, SeriesKey
 from attacc.errors import InputError
 from attacc.gpu.calibrated.kernels import (
     AttentionShapes,
@@ -31,7 +26,7 @@ A100, H100, H200 = "a100-sxm-80gb", "h100-sxm-80gb", "h200-sxm-141gb"
 
 @pytest.fixture(autouse=True)
 def few_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_fit, "EVALUATIONS", 15)
+    monkeypatch.setattr(problems, "EVALUATIONS", 15)
 
 
 def sums(gpu: str, rate: float) -> Measurements:

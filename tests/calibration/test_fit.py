@@ -8,15 +8,11 @@ import numpy as np
 import pytest
 
 from attacc.calibration import fit as gpu_fit
+from attacc.calibration import problems
 from attacc.calibration.check import Checked, accuracy, check
 from attacc.calibration.fit import fit_calibration, fitted_tables, held_back_rows
-from attacc.calibration.measured import (
-    MeasuredOperator,
-    Measurements,
-    Messages,
-    SeriesKey,
-    read_measurements,
-)
+from attacc.calibration.measured import read_measurements
+from attacc.calibration.series import MeasuredOperator, Measurements, Messages, SeriesKey
 from attacc.errors import InputError
 from attacc.gpu.calibrated.coefficients import (
     CalibrationSpec,
@@ -39,7 +35,7 @@ from tests.calibration.gpu_tables import attention_csv, gemm_csv, nccl_csv
 
 @pytest.fixture(autouse=True)
 def few_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_fit, "EVALUATIONS", 15)
+    monkeypatch.setattr(problems, "EVALUATIONS", 15)
 
 
 @pytest.mark.parametrize("operator", ["gemm", "decode", "prefill", "all_reduce"])
@@ -150,10 +146,10 @@ def test_every_row_is_held_back_once(tmp_path: Path) -> None:
         seen.append({int(row) for row in rows})
         return np.array([float(len(seen))])
 
-    problem = gpu_fit.Problem([gpu_fit.Unknown(1, 0.1, 10)], np.ones(10), predict, [np.ones(1)])
+    problem = problems.Problem([problems.Unknown(1, 0.1, 10)], np.ones(10), predict, [np.ones(1)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu_fit, "least_squares", remember)
-        result = gpu_fit.fit(problem, folds=3)
+        patch.setattr(problems, "least_squares", remember)
+        result = problems.fit(problem, folds=3)
     for row, value in enumerate(result.held_back):
         assert row not in seen[int(value) - 1]
     assert seen[0] == set(range(10))

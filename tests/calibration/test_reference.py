@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from attacc.calibration import fit as gpu_fit
+from attacc.calibration import problems
 from attacc.calibration.check import ALL, Accuracy, accuracy, check
-from attacc.calibration.measured import Measurements, of_gpu, read_measurements
+from attacc.calibration.measured import of_gpu, read_measurements
+from attacc.calibration.series import Measurements
 from attacc.calibration.serving import check_serving, read_runs
 from attacc.gpu.calibrated.kernels import CalibratedGpu, GemmShapes
 from attacc.hardware.gpu import GPUS
@@ -78,7 +80,7 @@ def test_a_fit_to_some_shapes_predicts_the_others(reference: Path) -> None:
         (half, order[data.count // 2 :], 0.10),
         (few, np.flatnonzero(shapes.m > 512), 0.15),
     ):
-        values = gpu_fit.least_squares(problem, seen[:1500], problem.starts[1:])
+        values = problems.least_squares(problem, seen[:1500], problem.starts[1:])
         error = np.abs(problem.predict(values, hidden) / data.time_ns[hidden] - 1)
         assert error.mean() <= goal
 

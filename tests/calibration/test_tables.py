@@ -11,13 +11,8 @@ import pytest
 
 from attacc.calibration import parquet_process, tables
 from attacc.calibration.check import accuracy, check
-from attacc.calibration.measured import (
-    MeasuredTable,
-    Messages,
-    Unusable,
-    read_measurements,
-    read_table,
-)
+from attacc.calibration.measured import read_measurements, read_table
+from attacc.calibration.series import MeasuredTable, Messages, Unusable
 from attacc.calibration.serving import check_serving, read_runs
 from attacc.errors import DocumentError
 
@@ -151,8 +146,10 @@ ATTENTION = {
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        ({"kv_length": "1024", "window_size": "128"}, "(window_size) is not modelled"),
-        ({"prompt_length": "1024", "window_size": "128"}, "(window_size) is not modelled"),
+        (
+            {"prompt_length": "1024", "window_size": "128", "past_length": "64"},
+            "(window_size) is modelled only without earlier tokens",
+        ),
         ({"prompt_length": "1024", "past_length": "64"}, "(past_length) is not modelled"),
         ({"kv_length": "1024", "attn_dtype": "fp8"}, "attn_dtype 'fp8' is not modelled"),
         ({"kv_length": "1024", "op_name": "generation_mla"}, "op_name 'generation_mla'"),

@@ -18,7 +18,8 @@ import typer
 from typer import BadParameter
 
 from attacc.attention import parse_lengths, read_lengths
-from attacc.calibration.measured import MeasuredTable, read_table
+from attacc.calibration.measured import read_table
+from attacc.calibration.series import MeasuredTable
 from attacc.calibration.serving import read_runs
 from attacc.cli.main import app
 from attacc.documents import Presets, Spec

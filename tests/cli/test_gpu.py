@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from attacc.calibration import fit as gpu_fit
+from attacc.calibration import problems
 from attacc.gpu.calibrated.kernels import CalibratedGpu
 from tests.calibration.gpu_tables import gemm_csv, nccl_csv
 from tests.cli.console import answer, document, invoke
@@ -52,7 +52,7 @@ def test_figure(tmp_path: Path) -> None:
 
 def test_a_fit_to_a_gpu_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before, the calibration named the GPU as if it were a preset, and could not be read."""
-    monkeypatch.setattr(gpu_fit, "EVALUATIONS", 10)
+    monkeypatch.setattr(problems, "EVALUATIONS", 10)
     text = (files("attacc.hardware") / "presets/gpu/h100.toml").read_text(encoding="utf-8")
     (tmp_path / "sheets").mkdir()
     (tmp_path / "out").mkdir()
@@ -66,7 +66,7 @@ def test_a_fit_to_a_gpu_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_fit_and_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a document that is written, and cannot be read or used."""
-    monkeypatch.setattr(gpu_fit, "EVALUATIONS", 10)
+    monkeypatch.setattr(problems, "EVALUATIONS", 10)
     table, out = nccl_csv(tmp_path / "nccl.csv"), tmp_path / "mine.toml"
     rows = document("gpu", "fit", table, "--gpu", "h100", "-o", out, "--folds", "2", "--json")
     assert rows[0]["predicted_by"] == "the other folds"
@@ -81,7 +81,7 @@ def test_rows_that_cannot_be_fitted_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches one time of 1e308 ms that ends in a traceback, or that is passed over silently."""
-    monkeypatch.setattr(gpu_fit, "EVALUATIONS", 5)
+    monkeypatch.setattr(problems, "EVALUATIONS", 5)
     table, out = nccl_csv(tmp_path / "nccl.csv"), tmp_path / "mine.toml"
     header, first, *rest = table.read_text().splitlines()
     fields = first.split(",")

@@ -8,12 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attacc.errors import InputError
-from attacc.gpu.calibrated.coefficients import (
-    CALIBRATIONS,
-    Coefficients,
-    GemmSeries,
-    SeriesType,
-)
+from attacc.gpu.calibrated.coefficients import CALIBRATIONS, GemmSeries
 from attacc.gpu.calibrated.kernels import (
     TILES,
     AttentionShapes,
@@ -25,12 +20,12 @@ from attacc.gpu.calibrated.kernels import (
     gemm_limits,
     gemm_times,
     gemm_vector,
-    inside,
-    machine,
     matmul_ns,
-    peak_flops_per_s,
     prefill_ns,
 )
+from attacc.gpu.calibrated.limits import inside
+from attacc.gpu.calibrated.machine import machine, peak_flops_per_s
+from attacc.gpu.calibrated.records import Coefficients, SeriesType
 from attacc.hardware.gpu import GPUS
 from attacc.models.precision import BlockFormat, ElementType
 from tests.oracle import gpu as oracle

@@ -10,7 +10,6 @@ import sys
 import numpy as np
 
 from attacc.errors import InputError
-from attacc.gpu.calibrated.coefficients import SeriesType
 from attacc.gpu.calibrated.kernels import (
     AttentionShapes,
     CalibratedGpu,
@@ -18,10 +17,11 @@ from attacc.gpu.calibrated.kernels import (
     decode_ns,
     gemm_times,
     gemm_vector,
-    machine,
     matmul_ns,
     prefill_ns,
 )
+from attacc.gpu.calibrated.machine import machine
+from attacc.gpu.calibrated.records import SeriesType
 from attacc.models.precision import ElementType
 
 PRODUCTS = GemmShapes.of(

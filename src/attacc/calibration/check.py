@@ -10,14 +10,9 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from attacc.calibration.measured import (
-    ELEMENTS,
-    FORMATS,
-    MeasuredOperator,
-    Measurements,
-    Messages,
-    Unusable,
-)
+from attacc.calibration.fused.registry import KINDS
+from attacc.calibration.measured import ELEMENTS, FORMATS
+from attacc.calibration.series import MeasuredOperator, Measurements, Messages, Unusable
 from attacc.errors import InputError
 from attacc.gpu.calibrated.coefficients import (
     CALIBRATIONS,
@@ -25,23 +20,22 @@ from attacc.gpu.calibrated.coefficients import (
     DecodeSeries,
     GemmSeries,
     PrefillSeries,
-    SeriesType,
 )
+from attacc.gpu.calibrated.fused.base import FusedSeries
 from attacc.gpu.calibrated.kernels import (
     AttentionShapes,
     CalibratedGpu,
-    Floats,
     GemmShapes,
-    Limits,
     attention_limits,
     collective_limits,
     collective_ns,
     decode_ns,
     gemm_limits,
-    inside,
     matmul_ns,
     prefill_ns,
 )
+from attacc.gpu.calibrated.limits import Floats, Limits, inside
+from attacc.gpu.calibrated.records import SeriesType
 
 ALL: Final = "all"
 SIZE_CLASSES: Final[dict[MeasuredOperator, tuple[tuple[str, float], ...]]] = {
@@ -72,6 +66,11 @@ SIZE_CLASSES: Final[dict[MeasuredOperator, tuple[tuple[str, float], ...]]] = {
 The size is the rows of a product, the keys of decode attention, the tokens of a prompt, or the
 bytes of a message.
 """
+COLLECTIVES: Final = (
+    MeasuredOperator.ALL_REDUCE,
+    *(kind.operator for kind in KINDS.values() if kind.reference),
+)
+"""Operators whose libraries all stand for a GPU."""
 NAMES: Final[dict[SeriesType, str]] = {
     element: name for name, element in (*ELEMENTS.items(), *FORMATS.items())
 }
@@ -256,9 +255,17 @@ def _checked(data: Measurements, gpu: CalibratedGpu) -> Checked:
                 some = shapes.take(inside(limits))
                 time_ns[inside(limits)] = collective_ns(collective, some.gpus, some.message_bytes)
                 name = collective.operation
+            case _:
+                kind = KINDS[data.key.operator]
+                fused = _fused(gpu, data)
+                limits = kind.limits(fused, shapes)
+                keeps = inside(limits)
+                time_ns[keeps] = kind.predict(fused, gpu.gpu, shapes.take(keeps))
+                name = f"{fused.framework} {fused.version} {fused.dtype} {fused.kernel}".strip()
     except _NotMeasuredError as error:
         limits = [(str(error), np.zeros(data.count, dtype=np.bool_))]
-    reference = isinstance(shapes, Messages) or data.key.framework == gpu.calibration.reference
+    always = data.key.operator in COLLECTIVES
+    reference = always or data.key.framework == gpu.calibration.reference
     return Checked(
         data,
         time_ns,
@@ -303,6 +310,15 @@ def _nearest(gpu: CalibratedGpu, series: Sequence[S], data: Measurements) -> S:
     raise _NotMeasuredError(f"{key.operator} in {NAMES[key.dtype]} is fitted")
 
 
+def _fused(gpu: CalibratedGpu, data: Measurements) -> FusedSeries:
+    key = data.key
+    found = KINDS[key.operator].nearest(gpu.calibration, key)
+    if found is None:
+        kernel = f" by {key.operation}" if key.operation else ""
+        raise _NotMeasuredError(f"{key.operator} in {key.types}{kernel} is fitted")
+    return found
+
+
 def _collective(gpu: CalibratedGpu, data: Measurements) -> CollectiveSeries:
     for series in gpu.calibration.collectives:
         if series.operation == data.key.operation:
@@ -327,14 +343,20 @@ def accuracy(
     groups: dict[tuple[str, ...], tuple[list[Checked], list[Unusable]]] = {}
     for entry in checked:
         key = entry.data.key
-        name = (key.operation or key.operator.value, key.gpu, NAMES[key.dtype], key.framework)
+        types = key.types or NAMES[key.dtype]
+        name = (_titled(key.operator, key.operation), key.gpu, types, key.framework)
         name = (*name, key.version) if by_version else name
         groups.setdefault(name, ([], []))[0].append(entry)
     for left in unusable:
-        name = (left.operation or left.operator.value, left.gpu, left.dtype, left.framework)
+        name = (_titled(left.operator, left.operation), left.gpu, left.dtype, left.framework)
         name = (*name, left.version) if by_version else name
         groups.setdefault(name, ([], []))[1].append(left)
     return [row for name, (some, left) in groups.items() for row in _accuracy(name, some, left)]
+
+
+def _titled(operator: MeasuredOperator, operation: str) -> str:
+    """Return the name of an operator, or of a collective. Kernels of one operator are together."""
+    return operator.value if operator in KINDS else operation or operator.value
 
 
 def _accuracy(
@@ -356,7 +378,7 @@ def _accuracy(
             predicted_by=", ".join(predicted_by) or NOTHING,
             scaled=any(entry.scaled for entry in checked),
         ),
-        SIZE_CLASSES[operator],
+        KINDS[operator].classes if operator in KINDS else SIZE_CLASSES[operator],
         sizes=np.concatenate([none, *(_sizes(entry.data) for entry in checked)]),
         errors=np.concatenate([none, *(e.time_ns / e.data.time_ns - 1 for e in checked)]),
         outside=[reason for entry in checked for reason in entry.outside],
@@ -445,3 +467,5 @@ def _sizes(data: Measurements) -> Floats:
             return length
         case Messages(message_bytes=size):
             return size
+        case shapes:
+            return KINDS[data.key.operator].size(shapes)

@@ -28,31 +28,30 @@ from numpy.typing import NDArray
 from attacc.calibration.check import NAMES
 from attacc.calibration.fit import (
     PROTOCOLS,
-    ROWS_OF_A_FIT,
-    Indices,
-    Problem,
     collective_problem,
     decode_problem,
     gemm_problem,
     gemm_unknowns,
-    least_squares,
     library_rules,
     modelled_dims,
     prefill_problem,
     prefill_taken_by,
     taken_by,
 )
-from attacc.calibration.measured import MeasuredOperator, Measurements, Messages
+from attacc.calibration.problems import ROWS_OF_A_FIT, Indices, Problem, least_squares
+from attacc.calibration.series import MeasuredOperator, Measurements, Messages
 from attacc.errors import InputError
+from attacc.gpu.calibrated.attention_records import DecodeCoefficients, PrefillCoefficients
 from attacc.gpu.calibrated.coefficients import (
-    DecodeCoefficients,
     GemmCoefficients,
     HostCoefficients,
-    PrefillCoefficients,
     QuantiseCoefficients,
-    SeriesType,
 )
-from attacc.gpu.calibrated.kernels import Floats, GemmShapes, peak_flops_per_s, preset_of
+from attacc.gpu.calibrated.fused.base import FusedShapes
+from attacc.gpu.calibrated.kernels import GemmShapes, preset_of
+from attacc.gpu.calibrated.limits import Floats
+from attacc.gpu.calibrated.machine import peak_flops_per_s
+from attacc.gpu.calibrated.records import SeriesType
 from attacc.hardware.gpu import GPUS, GpuSpec
 from attacc.hardware.link import LINKS
 
@@ -306,6 +305,12 @@ def _parts(data: Measurements, gpu: GpuSpec, target: GpuSpec) -> list[_Part]:
         wanted = zip(every, gemm_unknowns(rules), strict=True)
         fields = [name for name, unknown in wanted if unknown is not None]
         return [_part(problem, fields, faster, everything)]
+    if isinstance(data.shapes, FusedShapes):
+        raise InputError(
+            f"{data.key.operator} is not predicted from other GPUs",
+            where="measured",
+            hint="leave its table out",
+        )
     known = modelled_dims(data.shapes)
     parts: list[_Part] = []
     if data.key.operator is MeasuredOperator.PREFILL:

@@ -10,43 +10,49 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attacc.calibration.check import Checked
-from attacc.calibration.least_squares import minimise
-from attacc.calibration.measured import (
-    COLLECTIVE_LIBRARY,
-    MeasuredOperator,
-    Measurements,
-    Messages,
-    SeriesKey,
-)
+from attacc.calibration.check import COLLECTIVES, Checked
+from attacc.calibration.fused.registry import KINDS
 from attacc.calibration.power import fit_power
+from attacc.calibration.problems import (
+    FOLDS,
+    Indices,
+    Problem,
+    Unknown,
+    around,
+    error,
+    extent,
+    fit,
+    record,
+)
+from attacc.calibration.series import MeasuredOperator, Measurements, Messages, SeriesKey
 from attacc.errors import InputError
-from attacc.gpu.calibrated.coefficients import (
-    CALIBRATIONS,
-    GB,
+from attacc.gpu.calibrated.attention_records import (
     AttentionRange,
-    CalibrationSpec,
-    Coefficients,
-    CollectiveSeries,
     DecodeCoefficients,
     DecodeKernel,
+    PrefillCoefficients,
+    PrefillKernel,
+)
+from attacc.gpu.calibrated.coefficients import (
+    CALIBRATIONS,
+    CalibrationSpec,
+    CollectiveSeries,
     DecodeSeries,
     GemmCoefficients,
     GemmLibraryName,
     GemmRange,
     GemmSeries,
     HostCoefficients,
-    PrefillCoefficients,
-    PrefillKernel,
     PrefillSeries,
     Protocol,
     QuantiseCoefficients,
 )
+from attacc.gpu.calibrated.fused.base import FusedSeries
 from attacc.gpu.calibrated.kernels import (
     ANY_SIZE,
     HOST_FIELDS,
@@ -55,103 +61,74 @@ from attacc.gpu.calibrated.kernels import (
     SMALLEST_DIM,
     TILES,
     AttentionShapes,
-    Floats,
     GemmShapes,
     gemm_times,
-    machine,
     nearly_fastest,
     prefill_kernel_ns,
     wire_share,
 )
+from attacc.gpu.calibrated.limits import Floats
+from attacc.gpu.calibrated.machine import machine
+from attacc.gpu.calibrated.records import GB
 from attacc.hardware.gpu import GpuSpec
 from attacc.models.precision import BlockFormat, ElementType
 
-Indices = NDArray[np.intp]
-FOLDS: Final = 3
 FEWEST_ROWS: Final = 10
 """Fewest measurements of a series that is fitted."""
-ROWS_OF_A_FIT: Final = 3000
-"""Most measurements of one fit. They determine some twenty coefficients; more only take time."""
-EVALUATIONS: Final = 40
-STAIR: Final = 3e-3
-"""Relative step of numeric derivatives. It is large because tiles and rounds make the model a
-staircase."""
-PULL: Final = 0.05
-"""Weight of a coefficient's distance from its start, where a shape has weight 1. It only decides
-coefficients on which no shape depends."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """A coefficient to be fitted.
-
-    Attributes:
-        start: value at which the search begins.
-        low: smallest value allowed.
-        high: largest value allowed.
-    """
-
-    start: float
-    low: float
-    high: float
-
-
-def _around(start: float, factor: float = 12.0) -> Unknown:
-    return Unknown(start, start / factor, start * factor)
 
 
 GEMM_UNKNOWNS: Final = (
-    _around(2200.0, 5.0),
-    _around(500.0),
+    around(2200.0, 5.0),
+    around(500.0),
     Unknown(0.85, 0.5, 1.0),
-    _around(150.0),
-    _around(45.0),
+    around(150.0),
+    around(45.0),
     Unknown(0.8, 0.5, 1.0),
     Unknown(0.7, 0.3, 1.0),
-    _around(1500.0),
-    _around(45.0, 30.0),
-    _around(1.3),
+    around(1500.0),
+    around(45.0, 30.0),
+    around(1.3),
     Unknown(0.85, 0.5, 1.0),
-    _around(2e6),
+    around(2e6),
     Unknown(4.0, 1.5, 9.0),
     Unknown(2.0, 1.0, 6.0),
 )
 QUANTISE_UNKNOWNS: Final = (
-    _around(100.0, 100.0),
+    around(100.0, 100.0),
     Unknown(2000.0, 200.0, 40000.0),
     Unknown(1200.0, 200.0, 5000.0),
     Unknown(1.0, 0.1, 4.0),
 )
-SINGLE_ROW_UNKNOWNS: Final = (_around(10_000.0),)
-HOST_UNKNOWNS: Final = (_around(160_000.0, 3.0), _around(60_000.0, 10.0))
+SINGLE_ROW_UNKNOWNS: Final = (around(10_000.0),)
+HOST_UNKNOWNS: Final = (around(160_000.0, 3.0), around(60_000.0, 10.0))
 DECODE_UNKNOWNS: Final = (
-    _around(7000.0, 5.0),
-    _around(1500.0),
-    _around(500.0),
-    _around(60.0),
-    _around(1.0, 50.0),
+    around(7000.0, 5.0),
+    around(1500.0),
+    around(500.0),
+    around(60.0),
+    around(1.0, 50.0),
     Unknown(0.5, 0.05, 1.0),
-    _around(50.0, 20.0),
+    around(50.0, 20.0),
     Unknown(0.9, 0.6, 1.0),
     Unknown(0.8, 0.2, 2.5),
-    _around(15000.0, 20.0),
-    _around(60e6, 8.0),
-    _around(40.0, 4.0),
-    _around(2000.0),
-    _around(15.0),
-    _around(64.0, 5.0),
+    around(15000.0, 20.0),
+    around(60e6, 8.0),
+    around(40.0, 4.0),
+    around(2000.0),
+    around(15.0),
+    around(64.0, 5.0),
     Unknown(1.0, 1.0, 2.0),
-    _around(2000.0, 20.0),
+    around(2000.0, 20.0),
     Unknown(1.0, 0.5, 1.5),
     Unknown(3.0, 1.2, 8.0),
 )
 PREFILL_UNKNOWNS: Final = (
-    _around(8000.0, 5.0),
-    _around(1500.0),
+    around(8000.0, 5.0),
+    around(1500.0),
     Unknown(128.0, 127.9, 128.1),
-    _around(5.0, 20.0),
-    _around(5.0, 20.0),
-    _around(5.0, 20.0),
+    around(5.0, 20.0),
+    around(5.0, 20.0),
+    around(5.0, 20.0),
     Unknown(0.5, 0.1, 1.0),
     Unknown(0.6, 0.1, 1.0),
     Unknown(0.6, 0.1, 1.0),
@@ -160,7 +137,7 @@ PREFILL_UNKNOWNS: Final = (
     Unknown(1.0, 0.3, 4.5),
     Unknown(0.7, 0.1, 5.0),
     Unknown(0.9, 0.5, 1.0),
-    _around(1e6),
+    around(1e6),
 )
 
 
@@ -290,96 +267,6 @@ def library_rules(key: SeriesKey, gpu: GpuSpec) -> LibraryRules:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A fit to be made: unknown coefficients, measured times and a model.
-
-    Attributes:
-        unknowns: the coefficients.
-        time_ns: measured times in nanoseconds.
-        predict: (coefficients, rows) -> predicted times of these rows, in nanoseconds.
-        starts: sets of start values. The fit from each is made, and the best fit counts.
-    """
-
-    unknowns: Sequence[Unknown]
-    time_ns: Floats
-    predict: Callable[[Floats, Indices], Floats]
-    starts: Sequence[Floats]
-
-    @property
-    def count(self) -> int:
-        """Number of measurements."""
-        return self.time_ns.size
-
-
-def least_squares(problem: Problem, rows: Indices, starts: Sequence[Floats]) -> Floats:
-    """Return the coefficients that fit some of the rows best.
-
-    Args:
-        problem: the problem.
-        rows: places of the measurements to fit.
-        starts: sets of start values. The best of the fits counts.
-
-    Raises:
-        InputError: SciPy is not installed.
-    """
-    measured = problem.time_ns[rows]
-    fits = [
-        minimise(
-            lambda values: np.log(problem.predict(values, rows) / measured),
-            start,
-            low=np.array([unknown.low for unknown in problem.unknowns]),
-            high=np.array([unknown.high for unknown in problem.unknowns]),
-            pull=PULL,
-            origin=np.array([unknown.start for unknown in problem.unknowns]),
-            evaluations=EVALUATIONS,
-            step=STAIR,
-        )
-        for start in starts
-    ]
-    return min(fits, key=lambda found: found.cost).values
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """The result of a fit.
-
-    Attributes:
-        values: the coefficients, fitted to all rows, or to `ROWS_OF_A_FIT` rows of them.
-        held_back: for each row, its time as predicted by a fit that did not see the row.
-    """
-
-    values: Floats
-    held_back: Floats
-
-
-def fit(problem: Problem, *, folds: int = FOLDS, seed: int = 0) -> Fit:
-    """Fit all rows, and predict every row by a fit to other rows.
-
-    Args:
-        problem: the problem.
-        folds: parts of the cross-validation; 0 for none.
-        seed: seed of the division into folds.
-    """
-    order = np.random.default_rng(seed).permutation(problem.count)
-    everything = np.arange(problem.count)
-    found = [least_squares(problem, order[:ROWS_OF_A_FIT], problem.starts)]
-    held_back = problem.predict(found[0], everything)
-    for fold in range(folds):
-        inside, outside = order[fold::folds], np.delete(order, np.s_[fold::folds])
-        # The fit to all rows has seen this fold. So the search begins at the problem's own starts.
-        seen = least_squares(problem, outside[:ROWS_OF_A_FIT], problem.starts)
-        held_back[inside] = problem.predict(seen, inside)
-        found.append(seen)
-    # The loss has several minima. A fold may have found a deeper one than the fit to all rows.
-    best = min(
-        found, key=lambda values: _error(problem.predict(values, everything), problem.time_ns)
-    )
-    if best is not found[0]:
-        best = least_squares(problem, order[:ROWS_OF_A_FIT], [best])
-    return Fit(best, held_back)
-
-
 LAUNCH: Final = 0
 STEP: Final = 9
 """Places of coefficients in the vector of a product."""
@@ -457,8 +344,8 @@ def _gemm(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[GemmSeries, Flo
         dtype=data.key.dtype,
         library=rules.gemm,
         points=data.count,
-        error=_error(fitted.held_back, data.time_ns),
-        range=GemmRange(m=_extent(shapes.m), n=_extent(shapes.n), k=_extent(shapes.k)),
+        error=error(fitted.held_back, data.time_ns),
+        range=GemmRange(m=extent(shapes.m), n=extent(shapes.n), k=extent(shapes.k)),
         coefficients=record(GemmCoefficients, product),
         quantise=record(QuantiseCoefficients, converts) if rules.quantises else None,
         host=record(HostCoefficients, waits) if rules.waits_for_host else None,
@@ -564,7 +451,7 @@ def _decode(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[DecodeSeries,
         version=data.key.version,
         dtype=_element(data.key),
         points=data.count,
-        error=_error(held_back, data.time_ns),
+        error=error(held_back, data.time_ns),
         range=attention_range(shapes),
         kernels=tuple(kernels),
     )
@@ -640,7 +527,7 @@ def _prefill(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[PrefillSerie
         packs_groups=kernels[-1].packs_groups,
         single_token_decodes=rules.single_token_decodes,
         points=int(several.sum()),
-        error=_error(held_back[several], data.time_ns[several]),
+        error=error(held_back[several], data.time_ns[several]),
         range=attention_range(shapes),
         coefficients=kernels[-1].coefficients,
         others=tuple(kernels[:-1]),
@@ -669,9 +556,9 @@ def collective_problem(data: Measurements) -> Problem:
     on_wire = shapes.message_bytes * wire_share(data.key.operation, shapes.gpus)
     place = np.searchsorted(counts, shapes.gpus)
     unknowns = (
-        *(_around(4000.0, 4.0), _around(1500.0, 6.0), _around(40.0, 8.0)),
-        *(_around(6000.0, 6.0), _around(2000.0, 8.0), _around(120.0, 6.0)),
-        *(_around(15000.0, 6.0), _around(2500.0, 10.0), _around(280.0, 3.0)),
+        *(around(4000.0, 4.0), around(1500.0, 6.0), around(40.0, 8.0)),
+        *(around(6000.0, 6.0), around(2000.0, 8.0), around(120.0, 6.0)),
+        *(around(15000.0, 6.0), around(2500.0, 10.0), around(280.0, 3.0)),
         *(Unknown(1.0, 0.4, 2.5) for _ in counts[1:]),
     )
 
@@ -698,9 +585,9 @@ def _collective(data: Measurements, folds: int) -> tuple[CollectiveSeries, Float
     series = CollectiveSeries(
         operation=data.key.operation,
         gpus=tuple(int(n) for n in np.unique(shapes.gpus)),
-        bytes=_extent(shapes.message_bytes),
+        bytes=extent(shapes.message_bytes),
         points=data.count,
-        error=_error(fitted.held_back, data.time_ns),
+        error=error(fitted.held_back, data.time_ns),
         protocols=tuple(
             Protocol(
                 start_ns=values[3 * p],
@@ -714,38 +601,16 @@ def _collective(data: Measurements, folds: int) -> tuple[CollectiveSeries, Float
     return series, fitted.held_back
 
 
-C = TypeVar("C", bound=Coefficients)
-
-
-def record(kind: type[C], values: Floats) -> C:
-    """Return the record of a vector of coefficients, as the inverse of the record's ``vector``."""
-    named = {
-        name: float(value) / (GB if name.endswith("_bytes_per_s") else 1.0)
-        for name, value in zip(kind.model_fields, values, strict=True)
-        if value != 0.0 or kind.model_fields[name].is_required()
-    }
-    return kind.model_validate(named)
-
-
 def attention_range(shapes: AttentionShapes) -> AttentionRange:
     """Return the range of shapes that a series of attention is stated for."""
     known = shapes.take(modelled_dims(shapes))
     return AttentionRange(
-        batch=_extent(known.batch),
-        heads=_extent(known.heads),
-        group=_extent(known.heads / known.kv_heads),
-        length=_extent(known.length),
+        batch=extent(known.batch),
+        heads=extent(known.heads),
+        group=extent(known.heads / known.kv_heads),
+        length=extent(known.length),
         head_dims=tuple(int(dim) for dim in np.unique(known.head_dim)),
     )
-
-
-def _extent(values: Floats) -> tuple[int, int]:
-    return int(np.floor(values.min())), int(np.ceil(values.max()))
-
-
-def _error(predicted: Floats, measured: Floats) -> float:
-    known = np.isfinite(predicted)
-    return float(np.mean(np.abs(predicted[known] / measured[known] - 1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -848,6 +713,7 @@ def fit_calibration(
     decode: list[DecodeSeries] = []
     prefill: list[PrefillSeries] = []
     collectives: list[CollectiveSeries] = []
+    fused: dict[str, tuple[FusedSeries, ...]] = {}
     held_back: list[HeldBack] = []
     fitted: list[Measurements] = []
     for parts in _of_one_series(tables):
@@ -874,6 +740,9 @@ def fit_calibration(
             case MeasuredOperator.ALL_REDUCE:
                 series, predicted = _collective(data, folds)
                 collectives.append(series)
+            case operator:
+                series, predicted = KINDS[operator].fit(data, gpu, folds)
+                fused[operator.value] = (*fused.get(operator.value, ()), series)
         everything = np.full(whole.count, np.nan)
         everything[known] = predicted
         fitted += parts
@@ -906,7 +775,7 @@ def fit_calibration(
         power=fit_power(fitted, folds=folds),
         sources={"default": source},
     )
-    return spec, held_back
+    return spec.model_copy(update=fused), held_back
 
 
 def _most_measured(tables: Sequence[Measurements]) -> str:
@@ -955,7 +824,8 @@ def held_back_rows(held_back: Sequence[HeldBack], spec: CalibrationSpec) -> list
             tuple("" if known else entry.reason for known in np.isfinite(entry.time_ns)),
             spec.name,
             "the other folds",
-            reference=entry.data.key.framework in (spec.reference, COLLECTIVE_LIBRARY),
+            reference=entry.data.key.operator in COLLECTIVES
+            or entry.data.key.framework == spec.reference,
             scaled=False,
         )
         for entry in held_back

@@ -14,7 +14,8 @@ from attacc.calibration.check import check as check_series
 from attacc.calibration.document import check_document, write_document
 from attacc.calibration.extrapolate import Extrapolation, extrapolate_gpu, extrapolate_rows
 from attacc.calibration.fit import fit_calibration, fitted_tables, held_back_rows
-from attacc.calibration.measured import MeasuredTable, measurements, read_measurements
+from attacc.calibration.measured import measurements, read_measurements
+from attacc.calibration.series import MeasuredTable
 from attacc.calibration.serving import (
     check_serving,
     fit_serving,

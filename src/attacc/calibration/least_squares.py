@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from attacc.errors import InputError
-from attacc.gpu.calibrated.kernels import Floats
+from attacc.gpu.calibrated.limits import Floats
 
 LINEAR_BEYOND: Final = 0.1
 """Relative error above which the loss grows linearly. So a few shapes on which a library chose a

@@ -8,33 +8,34 @@ the reason, if the model does not price what it measures, or if it holds an impo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attacc.calibration.fused.kind import LATENCY, POWER, AnyKind
+from attacc.calibration.fused.registry import KINDS
+from attacc.calibration.series import (
+    MeasuredOperator,
+    MeasuredTable,
+    Measurements,
+    Messages,
+    SeriesKey,
+    Unusable,
+)
 from attacc.calibration.tables import Allowed, Flags, Reasons, Table, open_table
 from attacc.errors import DocumentError
-from attacc.gpu.calibrated.coefficients import SeriesType
-from attacc.gpu.calibrated.kernels import AttentionShapes, Floats, GemmShapes
+from attacc.gpu.calibrated.fused.base import FusedShapes
+from attacc.gpu.calibrated.kernels import AttentionShapes, GemmShapes
+from attacc.gpu.calibrated.limits import Floats
+from attacc.gpu.calibrated.records import SeriesType
 from attacc.models.precision import BlockFormat, ElementType
 from attacc.units import NS_PER_MS
 
 if TYPE_CHECKING:
     import polars as pl
-
-
-class MeasuredOperator(StrEnum):
-    """The operator that a table measures."""
-
-    GEMM = "gemm"
-    DECODE = "decode_attention"
-    PREFILL = "prefill_attention"
-    ALL_REDUCE = "all_reduce"
 
 
 COLUMNS: Final = {
@@ -89,7 +90,10 @@ ATTENTION_TYPES: Final = ("bfloat16", "float16", "half")
 """Element types of queries and results in the tables that the presets were fitted to. The caches of
 these tables have 16 or 8 bits."""
 ONLY: Final[dict[str, tuple[tuple[float, ...], str]]] = {
-    "window_size": ((0.0, -1.0), "attention within a window (window_size) is not modelled"),
+    "window_size": (
+        (0.0, -1.0),
+        "attention within a window (window_size) is modelled only without earlier tokens",
+    ),
     "past_length": ((0.0,), "prefill after cached tokens (past_length) is not modelled"),
 }
 """Column -> the values that are used, and the reason why rows with other values are not. An empty
@@ -133,111 +137,6 @@ SIZE_COLUMNS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class SeriesKey:
-    """The key of a series of measurements.
-
-    Attributes:
-        operator: the operator.
-        gpu: the GPU, as the table calls it.
-        framework: the framework, as in "VLLM", or the library of a collective, as in "NCCL".
-        version: version of the framework; empty where the table has none.
-        dtype: element type of the operands, or of the cache.
-        operation: the collective, as in "all_reduce"; empty for other operators.
-    """
-
-    operator: MeasuredOperator
-    gpu: str
-    framework: str
-    version: str
-    dtype: SeriesType
-    operation: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Messages:
-    """Messages of a collective; arrays of one length.
-
-    Attributes:
-        gpus: numbers of GPUs that take part.
-        message_bytes: bytes of the whole message.
-    """
-
-    gpus: Floats
-    message_bytes: Floats
-
-    def take(self, chosen: NDArray[np.integer] | NDArray[np.bool_]) -> Messages:
-        """Return the messages at some places."""
-        return Messages(self.gpus[chosen], self.message_bytes[chosen])
-
-
-@dataclass(frozen=True, slots=True)
-class Measurements:
-    """One series of measurements.
-
-    Attributes:
-        key: key of the series.
-        shapes: the shapes that were measured.
-        time_ns: measured times in nanoseconds.
-        power_w: power of the GPU during each measurement, in watts; not a number where unknown.
-    """
-
-    key: SeriesKey
-    shapes: GemmShapes | AttentionShapes | Messages
-    time_ns: Floats
-    power_w: Floats
-
-    @property
-    def count(self) -> int:
-        """Number of measurements."""
-        return self.time_ns.size
-
-    def take(self, chosen: NDArray[np.integer] | NDArray[np.bool_]) -> Measurements:
-        """Return the measurements at some places."""
-        return Measurements(
-            self.key, self.shapes.take(chosen), self.time_ns[chosen], self.power_w[chosen]
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Unusable:
-    """Rows of a table that can be neither predicted nor fitted, for one reason.
-
-    Attributes:
-        operator: the operator.
-        gpu: the GPU, as the table calls it.
-        framework: the framework, as in "VLLM".
-        version: version of the framework.
-        dtype: the element type, as the table calls it.
-        operation: the collective; empty for other operators.
-        rows: number of rows.
-        reason: the reason.
-    """
-
-    operator: MeasuredOperator
-    gpu: str
-    framework: str
-    version: str
-    dtype: str
-    operation: str
-    rows: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredTable:
-    """A table of measurements, divided into series.
-
-    Attributes:
-        series: one entry for each GPU, framework, version and element type (and collective),
-            sorted.
-        unusable: rows that are in none of the series.
-    """
-
-    series: list[Measurements]
-    unusable: list[Unusable]
-
-
 def read_table(path: Path) -> MeasuredTable:
     """Read a table of measurements, and divide it into series.
 
@@ -275,6 +174,46 @@ def measurements(table: Table) -> MeasuredTable:
         DocumentError: the table has not the columns of a known table, or has a column that may
             change what was measured.
     """
+    parts: list[MeasuredTable] = []
+    rest = np.ones(table.rows, dtype=np.bool_)
+    for kind in KINDS.values():
+        mine = kind.claimed(table) & rest
+        if mine.any():
+            parts.append(_of_kind(kind, table.take(mine)))
+            rest &= ~mine
+    if rest.any():
+        parts.append(_of_operator(table.take(rest)))
+    return MeasuredTable(
+        [data for part in parts for data in part.series],
+        [left for part in parts for left in part.unusable],
+    )
+
+
+def _of_kind(kind: AnyKind, table: Table) -> MeasuredTable:
+    """Divide the rows that measure an operator of `attacc.calibration.fused` into series."""
+    table.allow((*kind.needed, *kind.optional, POWER))
+    labels = kind.labels(table)
+    reasons = Reasons(table.rows)
+    for column in ("gpu", "framework"):
+        reasons.add(_among(labels[column], ("",)), f"{column} is empty")
+    _leave_types(labels["dtype"], kind.types, reasons)
+    for column, allowed in kind.known.items():
+        _leave_texts(column, allowed, table, reasons)
+    wanted = {**kind.sizes, LATENCY: QUANTITIES[LATENCY], POWER: QUANTITIES[POWER]}
+    columns = table.quantities(wanted, (POWER,), reasons)
+    derived: Mapping[str, Floats] = {} if kind.derived is None else kind.derived(table)
+    columns |= derived
+    if kind.leave is not None:
+        kind.leave(columns, reasons)
+
+    def shapes(key: SeriesKey, rows: NDArray[np.intp]) -> FusedShapes:
+        return kind.shapes(key, {name: columns[name][rows] for name in (*kind.sizes, *derived)})
+
+    return _divided(kind.operator, labels, kind.types, reasons, columns, shapes, named=True)
+
+
+def _of_operator(table: Table) -> MeasuredTable:
+    """Divide the rows of products, attention or NCCL's collectives into series."""
     operator = _operator_of(table)
     table.allow((*COLUMNS[operator], *OPTIONAL[operator], *HARMLESS))
     labels = _labels(operator, table)
@@ -291,6 +230,36 @@ def measurements(table: Table) -> MeasuredTable:
         with np.errstate(invalid="ignore"):  # in rows that are left out already
             ragged = np.fmod(columns["num_heads"], columns["num_key_value_heads"]) != 0
         reasons.add(ragged, "num_heads is no multiple of num_key_value_heads")
+
+    def shapes(key: SeriesKey, rows: NDArray[np.intp]) -> GemmShapes | AttentionShapes | Messages:
+        return _shapes(operator, key.dtype, [values[rows] for values in sizes])
+
+    return _divided(operator, labels, types, reasons, columns, shapes, named=False)
+
+
+def _divided(
+    operator: MeasuredOperator,
+    labels: pl.DataFrame,
+    types: Mapping[str, SeriesType],
+    reasons: Reasons,
+    columns: Mapping[str, Floats],
+    shapes: Callable[
+        [SeriesKey, NDArray[np.intp]], GemmShapes | AttentionShapes | Messages | FusedShapes
+    ],
+    *,
+    named: bool,
+) -> MeasuredTable:
+    """Divide the rows of one operator into series by their labels.
+
+    Args:
+        operator: the operator.
+        labels: the fields of `SeriesKey` for each row.
+        types: name of an element type -> the type.
+        reasons: the rows that cannot be used.
+        columns: numbers of each row, with latency and power.
+        shapes: (key, rows) -> shapes of these rows.
+        named: whether the key states the name of the element type.
+    """
     series: list[Measurements] = []
     unusable: list[Unusable] = []
     for (gpu, framework, version, dtype, operation), rows in _groups(labels):
@@ -301,11 +270,10 @@ def measurements(table: Table) -> MeasuredTable:
         good = rows[reasons.usable[rows]]
         if not good.size:
             continue
-        element = types[dtype]
-        key = SeriesKey(operator, gpu, framework, version, element, operation)
-        shapes = _shapes(operator, element, [values[good] for values in sizes])
-        time_ns = columns["latency_ms"][good] * NS_PER_MS
-        series.append(Measurements(key, shapes, time_ns, columns["power_w"][good]))
+        name = dtype if named else ""
+        key = SeriesKey(operator, gpu, framework, version, types[dtype], operation, name)
+        time_ns = columns[LATENCY][good] * NS_PER_MS
+        series.append(Measurements(key, shapes(key, good), time_ns, columns[POWER][good]))
     return MeasuredTable(series, unusable)
 
 
@@ -408,21 +376,26 @@ def _leave_others(
                 )
         return
     for column, allowed in (("op_name", _OP_NAMES[operator]), ("attn_dtype", ATTENTION_TYPES)):
-        if column not in table.columns:
-            continue
-        values = table.texts(column)
-        for name in values.unique(maintain_order=True):
-            if name and name not in allowed:
-                reasons.add(
-                    _among(values, (name,)),
-                    f"{column} {name!r:.40} is not modelled, only {', '.join(allowed)}",
-                )
+        _leave_texts(column, allowed, table, reasons)
     for column, (allowed, what) in ONLY.items():
         if column in OPTIONAL[operator] and column in table.columns:
             numbers = table.numbers(column)
             none = np.isnan(numbers.values) & ~numbers.empty
             reasons.add(none, f"{column} is no number")
             reasons.add(~numbers.empty & ~np.isin(numbers.values, allowed), what)
+
+
+def _leave_texts(column: str, allowed: Sequence[str], table: Table, reasons: Reasons) -> None:
+    """Leave out the rows whose text in a column is not modelled. An empty field is."""
+    if column not in table.columns:
+        return
+    values = table.texts(column)
+    for name in values.unique(maintain_order=True):
+        if name and name not in allowed:
+            reasons.add(
+                _among(values, (name,)),
+                f"{column} {name!r:.40} is not modelled, only {', '.join(allowed)}",
+            )
 
 
 def _shapes(

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacc.calibration.least_squares import minimise
-from attacc.calibration.measured import MeasuredOperator, Measurements
+from attacc.calibration.series import MeasuredOperator, Measurements
 from attacc.gpu.calibrated.coefficients import PowerSpec
-from attacc.gpu.calibrated.kernels import AttentionShapes, Floats, GemmShapes
+from attacc.gpu.calibrated.kernels import AttentionShapes, GemmShapes
+from attacc.gpu.calibrated.limits import Floats
 from attacc.gpu.calibrated.power import Work, attention_work, gemm_work, power
 
 SHORTEST_NS: Final = 100_000.0

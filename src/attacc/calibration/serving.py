@@ -20,7 +20,7 @@ from attacc.calibration.tables import Allowed, Reasons, Table, open_table
 from attacc.errors import InputError
 from attacc.gpu.calibrated.coefficients import CALIBRATIONS
 from attacc.gpu.calibrated.costs import CalibratedCostModel
-from attacc.gpu.calibrated.kernels import Floats
+from attacc.gpu.calibrated.limits import Floats
 from attacc.gpu.frameworks import (
     SERVING,
     FirstTokenCoefficients,

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from attacc.calibration import parquet_process
 from attacc.errors import DocumentError, nearest_hint
 from attacc.files import header_of, read_data, rows_of, text_of
-from attacc.gpu.calibrated.kernels import Floats
+from attacc.gpu.calibrated.limits import Floats
 from attacc.units import DECIMAL
 
 if TYPE_CHECKING:
@@ -146,6 +146,10 @@ class Table:
     def rows(self) -> int:
         """Number of rows."""
         return self.frame.height
+
+    def take(self, chosen: Flags) -> Table:
+        """Return the table of some of its rows."""
+        return self if chosen.all() else Table(self.path, self.frame.filter(chosen))
 
     def require(self, needed: Iterable[str]) -> None:
         """Refuse a table that lacks one of some columns.

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from attacc.documents import Presets, PresetSpec, Spec
-from attacc.gpu.calibrated.coefficients import Error, Points, Positive
-from attacc.gpu.calibrated.kernels import Floats
+from attacc.gpu.calibrated.limits import Floats
+from attacc.gpu.calibrated.records import Error, Points, Positive
 from attacc.models.precision import ElementType, WeightType
 from attacc.units import Nanoseconds
 

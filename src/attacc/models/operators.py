@@ -559,11 +559,16 @@ def expected_visits(
     """
     if skew == 0:
         return experts * (1 - (1 - per_token / experts) ** tokens)
-    ranks = np.arange(1, experts + 1, dtype=np.float64)
-    chance = _inclusions(ranks**-skew, per_token)
+    chance = expert_chances(experts, per_token, skew)
     batch = np.asarray(tokens, dtype=np.float64)
     found = np.sum(1 - (1 - chance) ** batch[..., None], axis=-1)
     return float(found) if found.ndim == 0 else found
+
+
+def expert_chances(experts: int, per_token: int, skew: float = 0.0) -> NDArray[np.float64]:
+    """Return the chance of each expert to be visited by a token. The arguments are those above."""
+    ranks = np.arange(1, experts + 1, dtype=np.float64)
+    return _inclusions(ranks**-skew, per_token)
 
 
 def _inclusions(weights: NDArray[np.float64], chosen: int) -> NDArray[np.float64]:

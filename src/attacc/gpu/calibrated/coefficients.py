@@ -10,47 +10,39 @@ the order of the fields below.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from attacc.documents import DocumentName, Presets, PresetSpec, Spec
-from attacc.models.precision import ElementType, WeightType
-from attacc.units import Bytes, BytesPerSecond, Nanoseconds, Picojoules, PicojoulesPerByte, Watts
-
-Positive = Annotated[float, Field(ge=1e-6, le=1e6)]
-"""A number or a ratio. The limits are far beyond the result of any fit."""
-Share = Annotated[float, Field(ge=1e-6, le=1.2)]
-"""A share of a figure of the data sheet. It exceeds 1 where clocks are above the stated ones."""
-Error = Annotated[float, Field(ge=0, le=1e6)]
-"""A mean absolute relative error. At 1, the error is as large as the measured value."""
-Extent = Annotated[int, Field(ge=0, le=2**53)]
-"""A smallest or a largest measured size."""
-Points = Annotated[int, Field(ge=0, le=2**40)]
-"""A number of measurements."""
-GB: Final = 1e-9
-"""Factor from bytes per second to bytes per nanosecond."""
-
-
-SeriesType = WeightType
-"""Type of the operands of a series."""
-
-
-class Coefficients(Spec):
-    """Base class of the coefficient records."""
-
-    def vector(self) -> NDArray[np.float64]:
-        """Return the coefficients in the order of the fields; rates are in bytes per nanosecond.
-
-        A coefficient that is absent is zero.
-        """
-        values: list[float] = []
-        for name in type(self).model_fields:
-            value: float = getattr(self, name) or 0.0
-            values.append(value * GB if name.endswith("_bytes_per_s") else value)
-        return np.array(values)
+from attacc.gpu.calibrated.attention_records import (
+    AttentionRange,
+    DecodeKernel,
+    PrefillCoefficients,
+    PrefillKernel,
+)
+from attacc.gpu.calibrated.fused.custom_all_reduce import CustomAllReduceSeries
+from attacc.gpu.calibrated.fused.head_products import HeadProductSeries
+from attacc.gpu.calibrated.fused.latent_attention import LatentDecodeSeries, LatentPrefillSeries
+from attacc.gpu.calibrated.fused.moe import ExpertsSeries
+from attacc.gpu.calibrated.fused.sparse_decode import SparseDecodeSeries
+from attacc.gpu.calibrated.fused.state import StateSeries
+from attacc.gpu.calibrated.fused.windowed_attention import (
+    WindowedDecodeSeries,
+    WindowedPrefillSeries,
+)
+from attacc.gpu.calibrated.records import (
+    Coefficients,
+    Error,
+    Extent,
+    Fitted,
+    Library,
+    Positive,
+    SeriesType,
+    Share,
+)
+from attacc.models.precision import ElementType
+from attacc.units import BytesPerSecond, Nanoseconds, Picojoules, PicojoulesPerByte, Watts
 
 
 class GemmCoefficients(Coefficients):
@@ -123,94 +115,6 @@ class HostCoefficients(Coefficients):
     ragged_rows_ns: Nanoseconds = Field(validation_alias="ragged_rows")
 
 
-class DecodeCoefficients(Coefficients):
-    """The coefficients of the time of decode attention.
-
-    A block of work is one head, or one group of heads, with its part of the keys.
-
-    Attributes:
-        launch_ns: time to start and end the kernels.
-        block_ns: fixed time of a block of work.
-        block_dim_ns: time of a block of work for every 128 elements of a head.
-        core_bytes_per_s: rate at which one core takes in keys and values.
-        key_ns: latency of one key.
-        compute_share: share of the peak rate, in tiles of at least 16 rows.
-        row_ns: time of one query of the group for every 128 elements.
-        read_share: share of the memory's bandwidth for keys and values.
-        write_share: share of the memory's bandwidth for queries and results.
-        ramp_ns: time that is lost until the memory delivers at that share.
-        ramp_bytes: bytes after which half of that time is lost.
-        l2_core_bytes_per_s: rate at which the second-level cache delivers keys and values to one
-            core.
-        split_ns: fixed time to combine the parts, where the keys are divided.
-        split_core_bytes_per_s: rate at which one core moves partial results.
-        split_keys: fewest keys of a part.
-        resident: number of blocks that a core works on at once.
-        regroup_ns: time to arrange queries by group, where there are several groups and requests.
-        large_batch: factor of a block's time beyond 992 requests, where scheduling differs.
-        sharpness: how well work on the cores and traffic overlap.
-    """
-
-    launch_ns: Nanoseconds = Field(validation_alias="launch")
-    block_ns: Nanoseconds = Field(validation_alias="block")
-    block_dim_ns: Nanoseconds = Field(validation_alias="block_dim")
-    core_bytes_per_s: BytesPerSecond = Field(validation_alias="core_load")
-    key_ns: Nanoseconds = Field(validation_alias="key")
-    compute_share: Share
-    row_ns: Nanoseconds = Field(validation_alias="row")
-    read_share: Share
-    write_share: Positive
-    ramp_ns: Nanoseconds = Field(validation_alias="ramp")
-    ramp_bytes: Bytes
-    l2_core_bytes_per_s: BytesPerSecond = Field(validation_alias="l2_per_core")
-    split_ns: Nanoseconds = Field(validation_alias="split")
-    split_core_bytes_per_s: BytesPerSecond = Field(validation_alias="split_per_core")
-    split_keys: Positive
-    resident: Positive
-    regroup_ns: Nanoseconds = Field(validation_alias="regroup")
-    large_batch: Positive
-    sharpness: Positive
-
-
-class PrefillCoefficients(Coefficients):
-    """The coefficients of the time of prefill attention.
-
-    Attributes:
-        launch_ns: time to start and end the kernels.
-        tile_ns: fixed time of a tile of queries.
-        tile_rows: queries of a tile; 128 are half as many again for heads of 64 elements.
-        row_ns: time of one query of a tile for every 128 elements.
-        key_ns: fixed time of one key that a tile reads.
-        key_dim_ns: time of one key that a tile reads, for every 128 elements.
-        share_64: share of the peak rate for heads of 64 elements.
-        share_128: share of the peak rate for heads of 128 elements.
-        share_192: share of the peak rate for heads of 192 elements.
-        share_256: share of the peak rate for heads of 256 elements.
-        io_share: share of the memory's bandwidth.
-        kv_passes: how often keys and values cross the memory interface; this includes storing them
-            in the cache.
-        longest: share of the longest tile's excess that no other tile hides.
-        sustained_share: share of the clock that the power limit leaves to long kernels.
-        sustained_after_ns: time of a kernel that reaches half of that slow-down.
-    """
-
-    launch_ns: Nanoseconds = Field(validation_alias="launch")
-    tile_ns: Nanoseconds = Field(validation_alias="tile")
-    tile_rows: Positive
-    row_ns: Nanoseconds = Field(validation_alias="row")
-    key_ns: Nanoseconds = Field(validation_alias="key")
-    key_dim_ns: Nanoseconds = Field(validation_alias="key_dim")
-    share_64: Share
-    share_128: Share
-    share_192: Share
-    share_256: Share
-    io_share: Positive
-    kv_passes: Positive
-    longest: Positive
-    sustained_share: Share
-    sustained_after_ns: Nanoseconds = Field(validation_alias="sustained_after")
-
-
 class Protocol(Spec):
     """One way to run a collective. The library takes the fastest way.
 
@@ -225,30 +129,6 @@ class Protocol(Spec):
     bytes_per_s: BytesPerSecond = Field(validation_alias="rate")
 
 
-class Fitted(Spec):
-    """The origin of a series.
-
-    Attributes:
-        points: number of measurements that the series was fitted to.
-        error: mean absolute relative error on shapes that were held back, in cross-validation.
-    """
-
-    points: Points
-    error: Error
-
-
-class Library(Spec):
-    """The library whose kernels were measured.
-
-    Attributes:
-        framework: the framework, as in "VLLM".
-        version: version of the framework.
-    """
-
-    framework: str
-    version: str
-
-
 class GemmRange(Spec):
     """Range of the shapes that a series of products is stated for.
 
@@ -261,24 +141,6 @@ class GemmRange(Spec):
     m: tuple[Extent, Extent]
     n: tuple[Extent, Extent]
     k: tuple[Extent, Extent]
-
-
-class AttentionRange(Spec):
-    """Range of the shapes that a series of attention is stated for.
-
-    Attributes:
-        batch: smallest and largest number of requests.
-        heads: smallest and largest number of query heads.
-        group: smallest and largest number of query heads that share a key/value head.
-        length: smallest and largest number of keys, or of tokens of a prompt.
-        head_dims: sizes of a head.
-    """
-
-    batch: tuple[Extent, Extent]
-    heads: tuple[Extent, Extent]
-    group: tuple[Extent, Extent]
-    length: tuple[Extent, Extent]
-    head_dims: tuple[Extent, ...]
 
 
 class GemmLibraryName(StrEnum):
@@ -317,29 +179,6 @@ class GemmSeries(Library, Fitted):
     host: HostCoefficients | None = None
 
 
-class DecodeKernel(Spec):
-    """One kernel of decode attention, and the shapes that it takes.
-
-    Attributes:
-        group: smallest and largest number of query heads per key/value head.
-        fewest_blocks: fewest blocks of work (requests x key/value heads x started 128s of keys) for
-            which the kernel is taken.
-        grouped: whether keys are read once for each group, and not once for each query head.
-        splits_keys: whether the keys of a head are divided among cores where that is faster.
-        splits_ungrouped: whether keys are divided also where every query head has its own keys.
-        head_dims: smallest and largest size of a head; None for all sizes.
-        coefficients: coefficients of the kernel's time.
-    """
-
-    group: tuple[Extent, Extent]
-    fewest_blocks: Extent = 0
-    grouped: bool
-    splits_keys: bool = True
-    splits_ungrouped: bool = True
-    head_dims: tuple[Extent, Extent] | None = None
-    coefficients: DecodeCoefficients
-
-
 class DecodeSeries(Library, Fitted):
     """Decode attention of one library.
 
@@ -352,20 +191,6 @@ class DecodeSeries(Library, Fitted):
     dtype: ElementType
     range: AttentionRange
     kernels: tuple[DecodeKernel, ...]
-
-
-class PrefillKernel(Spec):
-    """One kernel of prefill attention beside the main one, and the heads that it takes.
-
-    Attributes:
-        head_dims: smallest and largest size of a head.
-        packs_groups: whether the queries of a group fill the rows of a tile together.
-        coefficients: coefficients of the time.
-    """
-
-    head_dims: tuple[Extent, Extent]
-    packs_groups: bool
-    coefficients: PrefillCoefficients
 
 
 class PrefillSeries(Library, Fitted):
@@ -455,6 +280,16 @@ class CalibrationSpec(PresetSpec):
         decode: series of decode attention.
         prefill: series of prefill attention.
         collectives: series of sums and gathers over GPUs.
+        custom_all_reduce: series of sums over GPUs by a library's own kernel.
+        moe: series of the experts of a layer.
+        gated_delta_net: series of the kernels of gated delta net.
+        mamba2: series of the convolutions of Mamba-2.
+        windowed_decode_attention: series of decode attention within a window.
+        windowed_prefill_attention: series of prefill attention within a window.
+        mla_decode: series of decode attention over latents.
+        mla_prefill: series of prefill attention over latents.
+        mla_batched_matmul: series of products of heads, before and after attention over latents.
+        sparse_decode: series of attention modules with sparse attention, in decode.
         power: parts of the power; None where no power was measured.
     """
 
@@ -466,6 +301,16 @@ class CalibrationSpec(PresetSpec):
     decode: tuple[DecodeSeries, ...] = ()
     prefill: tuple[PrefillSeries, ...] = ()
     collectives: tuple[CollectiveSeries, ...] = ()
+    custom_all_reduce: tuple[CustomAllReduceSeries, ...] = ()
+    moe: tuple[ExpertsSeries, ...] = ()
+    gated_delta_net: tuple[StateSeries, ...] = ()
+    mamba2: tuple[StateSeries, ...] = ()
+    windowed_decode_attention: tuple[WindowedDecodeSeries, ...] = ()
+    windowed_prefill_attention: tuple[WindowedPrefillSeries, ...] = ()
+    mla_decode: tuple[LatentDecodeSeries, ...] = ()
+    mla_prefill: tuple[LatentPrefillSeries, ...] = ()
+    mla_batched_matmul: tuple[HeadProductSeries, ...] = ()
+    sparse_decode: tuple[SparseDecodeSeries, ...] = ()
     power: PowerSpec | None = None
 
 

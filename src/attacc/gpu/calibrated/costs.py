@@ -16,6 +16,19 @@ from typing import Final, TypeVar
 import numpy as np
 
 from attacc.errors import EngineError, InputError
+from attacc.gpu.calibrated import layer_prices
+from attacc.gpu.calibrated.attention_prices import (
+    ABSORBED_ONLY,
+    WITHIN_KEYS,
+    expanded,
+    heads_product,
+    index_scan,
+    latent_decode_attention,
+    latent_prefill_attention,
+    sparse_attention,
+    windowed_attention,
+    without_window,
+)
 from attacc.gpu.calibrated.coefficients import (
     CALIBRATIONS,
     CPU_CALIBRATIONS,
@@ -40,20 +53,20 @@ from attacc.gpu.calibrated.kernels import (
     gemm_limits,
     gemm_times,
     gemm_vector,
-    inside,
-    machine,
     prefill_ns,
     preset_of,
     wire_share,
 )
+from attacc.gpu.calibrated.limits import inside
+from attacc.gpu.calibrated.machine import machine
 from attacc.gpu.calibrated.power import Work, attention_work, gemm_work, power, power_on
+from attacc.gpu.calibrated.priced import Priced, bound_of, column
 from attacc.gpu.costs import (
     BOUNDS,
     MIXED,
     PAST,
     RAGGED,
     Bound,
-    Codes,
     CostModel,
     Energies,
     Estimate,
@@ -74,14 +87,17 @@ from attacc.hardware.link import LINKS, LinkSpec
 from attacc.models.operators import (
     AllReduce,
     Attention,
+    Convolution,
     Experts,
+    IndexScan,
+    LatentAttention,
     MatMul,
     MatMulRole,
     Operator,
     Phase,
     Pointwise,
     PointwiseKind,
-    Size,
+    StateUpdate,
     Step,
 )
 from attacc.models.precision import BlockFormat, ElementType, WeightType
@@ -142,26 +158,6 @@ AS_BF16: Final = "as bf16 with fewer bytes, never measured"
 CONVERTS: Final = "kernels that convert weights are slower at many rows"
 
 S = TypeVar("S", GemmSeries, DecodeSeries, PrefillSeries)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Priced:
-    """Times of one kernel in several steps. A single element stands for all steps.
-
-    Attributes:
-        time_ns: times of the kernel alone on the GPU.
-        launch_ns: part of each time that starts the kernel.
-        bound: resources that limit the times, as codes of `BOUNDS`.
-        work: operations and bytes of the kernel.
-        estimates: parts of the price that are scaled, assumed, or outside the fitted range, with
-            their steps.
-    """
-
-    time_ns: Floats
-    launch_ns: float
-    bound: Codes
-    work: Work
-    estimates: tuple[Estimate, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +246,9 @@ class Kernels:
         Raises:
             InputError: the time of products of these element types on this GPU is not known.
         """
-        if op.role not in (MatMulRole.FC, MatMulRole.HEADS):
+        if op.role is MatMulRole.HEADS:
+            return heads_product(self.gpu, self.framework, op)
+        if op.role is not MatMulRole.FC:
             raise EngineError(f"{op.name} is part of attention, which is priced as a whole")
         source = self.products or self.gpu
         operands = self._operands(op, source)
@@ -271,14 +269,13 @@ class Kernels:
         if self.products is not None:
             scaled = f"products on {sheet}: scaled from {self.products.scaled_from}"
             estimates.append(Estimate.always(scaled))
-        several = _column(op.count) > 1
-        kind = "heads" if op.role is MatMulRole.HEADS else "experts"
-        grouped = f"products of {kind}: as one over all columns, never measured"
+        several = column(op.count) > 1
+        grouped = "products of experts: as one over all columns, never measured"
         estimates += [
             Estimate(grouped, several),
             Estimate(f"products on {sheet}: shapes outside those fitted", ~several & (outside > 0)),
         ]
-        shapes = GemmShapes(*np.broadcast_arrays(_column(op.m), _column(op.n * op.count), op.k))
+        shapes = GemmShapes(*np.broadcast_arrays(column(op.m), column(op.n * op.count), op.k))
         return Priced(
             time_ns,
             series.coefficients.launch_ns,
@@ -296,6 +293,8 @@ class Kernels:
         Raises:
             InputError: the time of attention on this GPU is not known.
         """
+        if op.window is not None:
+            return self._windowed(op)
         sheet, cache = self.gpu.gpu, op.kv
         # Several tokens of a request read its keys together, like the heads of a group.
         heads = op.heads * op.queries if op.phase is Phase.DECODE else op.heads
@@ -312,13 +311,13 @@ class Kernels:
             if op.longest is not None:
                 longest = AttentionShapes.of(*sizes, op.longest)
                 time_ns = ragged(time_ns, timer.ns(longest), rounds)
-                estimates.append(Estimate(RAGGED, _column(op.longest) > _column(op.keys)))
+                estimates.append(Estimate(RAGGED, column(op.longest) > column(op.keys)))
             launch_ns = decode.kernels[-1].coefficients.launch_ns
             fits = inside(attention_limits(decode.range, shapes))
         else:
             shapes = AttentionShapes.of(*sizes, op.queries)
-            past = np.broadcast_to(_column(op.past), shapes.length.shape)
-            shapes = replace(shapes, past=past, within=_column(op.keys) - past)
+            past = np.broadcast_to(column(op.past), shapes.length.shape)
+            shapes = replace(shapes, past=past, within=column(op.keys) - past)
             computed = self._computed(cache, self.gpu.prefill)
             prefill = self._series(computed, self.gpu.prefill)
             single, _, _ = self._decode(cache)
@@ -333,17 +332,96 @@ class Kernels:
         what = f"{op.phase} attention on {sheet.name}: shapes outside those fitted"
         estimates.append(Estimate(what, ~fits))
         work = attention_work(shapes, cache, prefill=op.phase is Phase.PREFILL)
-        arithmetic_s = work.flops / sheet.peak_flops_per_s(computed)
-        bound = either(
-            arithmetic_s > work.dram_bytes / sheet.memory_bytes_per_s, Bound.COMPUTE, Bound.MEMORY
-        )
-        bound = either(launch_ns > time_ns / 2, Bound.LATENCY, bound)
+        bound = bound_of(work, time_ns, launch_ns, sheet, computed)
         return Priced(time_ns, launch_ns, bound, work, tuple(estimates))
+
+    def _windowed(self, op: Attention) -> Priced:
+        """Price attention within a window; where none was measured, as attention to its keys."""
+        priced = windowed_attention(self.gpu, self.framework, op)
+        if priced is not None:
+            return priced
+        priced = self.attention(without_window(op))
+        return replace(priced, estimates=(*priced.estimates, Estimate.always(WITHIN_KEYS)))
+
+    def latent(self, op: LatentAttention) -> Priced:
+        """Price attention over latents of one layer, without the products that absorb or expand.
+
+        Prefill over expanded latents, where only the absorbed form was measured, or none, is priced
+        as attention with heads of the mean size of keys and values.
+
+        Raises:
+            InputError: the time of attention on this GPU is not known.
+        """
+        if op.gathers:
+            return sparse_attention(self.gpu, self.framework, op)
+        if op.phase is Phase.DECODE:
+            return latent_decode_attention(self.gpu, self.framework, op)
+        priced = latent_prefill_attention(self.gpu, self.framework, op)
+        if priced is not None:
+            return priced
+        priced = self.attention(expanded(op))
+        return replace(priced, estimates=(*priced.estimates, Estimate.always(ABSORBED_ONLY)))
+
+    def index_scan(self, op: IndexScan) -> Priced:
+        """Price the scores of index keys, and the choice of the best tokens."""
+        return index_scan(self.gpu, self.framework, op)
+
+    def experts(self, op: Experts) -> Priced:
+        """Price the experts of one layer."""
+        return layer_prices.experts(self.gpu, self.framework, op)
+
+    def state(self, op: StateUpdate) -> Priced:
+        """Price a recurrent state."""
+        return layer_prices.state(self.gpu, self.framework, op)
+
+    def convolution(self, op: Convolution) -> Priced:
+        """Price the short convolution before a recurrent state."""
+        return layer_prices.convolution(self.gpu, self.framework, op)
+
+    def custom_all_reduce(
+        self, op: AllReduce, gpus: int, link: LinkSpec | None = None, *, in_graph: bool = True
+    ) -> Priced:
+        """Price the sum of one matrix over several GPUs as vLLM runs it.
+
+        Short messages take its own kernel, and others NCCL. So do messages over a link on which
+        nothing was measured.
+
+        Args:
+            op: the sum.
+            gpus: number of GPUs.
+            link: link between the GPUs; by default that of the measured GPU.
+            in_graph: whether the kernel runs in a graph, and is not started by the host.
+
+        Raises:
+            InputError: the time of collectives over this link is not known.
+        """
+
+        def by_nccl() -> Priced:
+            return self.all_reduce(op, gpus, link)
+
+        measured = GPUS.load_name_or_file(self.gpu.calibration.gpu).link
+        if link is not None and link.name != measured:
+            return by_nccl()
+        return layer_prices.custom_all_reduce(self.gpu, op, gpus, by_nccl, in_graph=in_graph)
+
+    def fused(self, op: Fused) -> Priced:
+        """Price an operator that no product and no plain attention describes."""
+        match op:
+            case Experts():
+                return self.experts(op)
+            case StateUpdate():
+                return self.state(op)
+            case Convolution():
+                return self.convolution(op)
+            case LatentAttention():
+                return self.latent(op)
+            case IndexScan():
+                return self.index_scan(op)
 
     def pointwise(self, op: Pointwise) -> Priced:
         """Price an operator that acts on every element, by its memory traffic."""
         matrices = 4 if op.name in RESIDUAL_NORMS else MATRICES_MOVED[op.kind]
-        moved = matrices * _column(1.0 * op.m * op.n * op.count) * op.element.bytes
+        moved = matrices * column(1.0 * op.m * op.n * op.count) * op.element.bytes
         time_ns = moved / (POINTWISE_SHARE * self.gpu.gpu.memory_bytes_per_s) * NS_PER_S
         return Priced(time_ns, 0.0, only(Bound.MEMORY), _traffic(moved), ())
 
@@ -363,7 +441,7 @@ class Kernels:
             InputError: the time of collectives over this link is not known.
         """
         series = self.gpu.collective("all_reduce")
-        message = _column(1.0 * op.m * op.n * op.element.bytes)
+        message = column(1.0 * op.m * op.n * op.element.bytes)
         estimates: list[Estimate] = []
         measured = GPUS.load_name_or_file(self.gpu.calibration.gpu).link
         if link is not None and link.name != measured:
@@ -494,11 +572,6 @@ def _computes(source: CalibratedGpu, kind: SeriesType) -> bool:
     return kind is not BlockFormat.NVFP4 or source.gpu.fp4_flops is not None
 
 
-def _column(size: Size) -> Floats:
-    """Return a size as an array with one element for each step."""
-    return np.atleast_1d(np.asarray(size, dtype=np.float64))
-
-
 def _traffic(moved_bytes: Floats) -> Work:
     """Return the work of a kernel that only moves data."""
     none = np.zeros_like(moved_bytes)
@@ -604,7 +677,7 @@ class CalibratedCostModel(CostModel):
         of = self._token
         if of is None:
             return None
-        step_ns = _column(of.step_ns + of.request_ns * step.decoding)
+        step_ns = column(of.step_ns + of.request_ns * step.decoding)
         return HostTime(of.layer_ns, step_ns, self._host_estimates)
 
     @property
@@ -629,18 +702,13 @@ class CalibratedCostModel(CostModel):
         joined = _joined(op.products())
         return tuple(part for part in joined if isinstance(part, MatMul | Pointwise))
 
-    def fused(self, op: Fused, gpu: GpuSpec) -> tuple[OperatorCosts, ...]:
-        """Price an operator that libraries run as kernels of its own."""
-        if isinstance(op, Experts):
-            return tuple(
-                self.matmul(part, gpu) if isinstance(part, MatMul) else self.pointwise(part, gpu)
-                for part in self.products(op)
-            )
-        return self._published.fused(op, gpu)
-
     def pointwise(self, op: Pointwise, gpu: GpuSpec) -> OperatorCosts:
         """Price an operator that acts on every element, by its memory traffic."""
         return self._cost(op.name, self.kernels(gpu).pointwise(op), gpu)
+
+    def fused(self, op: Fused, gpu: GpuSpec) -> tuple[OperatorCosts, ...]:
+        """Price experts, recurrent states, convolutions, or attention over latents."""
+        return (self._cost(op.name, self.kernels(gpu).fused(op), gpu),)
 
     def coprocessing_peak_flops_per_s(self, op: MatMul, gpu: GpuSpec) -> Floats:
         """Return the rate that the product reaches."""
@@ -657,7 +725,7 @@ class CalibratedCostModel(CostModel):
         if self._graphs is not None:
             priced = replace(priced, time_ns=priced.time_ns * self._graphs.reduce_share)
         cost = self._cost(op.name, priced, gpu)
-        message = _column(1.0 * op.m * op.n * op.element.bytes)
+        message = column(1.0 * op.m * op.n * op.element.bytes)
         moved = message * wire_share("all_reduce", np.array([float(gpus)]))
         energy = Energies.of(link_pj=moved * link.energy_pj_per_byte)
         return replace(cost, energy=cost.energy + energy)
@@ -685,8 +753,8 @@ class CalibratedCostModel(CostModel):
         scores = 1.0 * op.batch * op.heads * op.queries * op.keys
         flops = gpus * (op.flops + SOFTMAX_OPERATIONS * scores)
         moved = gpus * op.bytes
-        compute_s = _column(flops / (shares.compute_share * cpu.peak_flops_per_s * sockets))
-        memory_s = _column(moved / (shares.memory_share * cpu.memory_bytes_per_s * sockets))
+        compute_s = column(flops / (shares.compute_share * cpu.peak_flops_per_s * sockets))
+        memory_s = column(moved / (shares.memory_share * cpu.memory_bytes_per_s * sockets))
         return OperatorCosts(
             op.name,
             np.maximum(compute_s, memory_s) * NS_PER_S,

@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attacc.errors import InputError
+from attacc.gpu.calibrated.attention_records import AttentionRange
 from attacc.gpu.calibrated.coefficients import (
     CALIBRATIONS,
-    GB,
-    AttentionRange,
     CalibrationSpec,
     CollectiveSeries,
     DecodeSeries,
@@ -29,13 +28,12 @@ from attacc.gpu.calibrated.coefficients import (
     HostCoefficients,
     PrefillSeries,
     QuantiseCoefficients,
-    SeriesType,
 )
+from attacc.gpu.calibrated.limits import Flags, Floats, Limits, limit
+from attacc.gpu.calibrated.machine import machine
+from attacc.gpu.calibrated.records import GB, SeriesType
 from attacc.hardware.gpu import GPUS, GpuSpec
-from attacc.models.precision import BlockFormat, ElementType
-
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
+from attacc.models.precision import ElementType
 
 SIDES: Final = (16, 32, 64, 128, 256)
 LARGEST_TILE: Final = 32768
@@ -228,46 +226,6 @@ def _sizes(**sizes: ArrayLike) -> list[Floats]:
                 f"{array.min():g} is no size", where=name, hint="use whole numbers from 1"
             )
     return flat
-
-
-def peak_flops_per_s(gpu: GpuSpec, left: SeriesType, right: SeriesType | None = None) -> float:
-    """Return the peak rate of a product of operands of these types.
-
-    Raises:
-        InputError: the data sheet states no rate of 4-bit floating point, which is asked for.
-    """
-    kinds = [left] if right is None else [left, right]
-    if all(kind is BlockFormat.NVFP4 for kind in kinds):
-        if gpu.fp4_flops is None:
-            raise InputError(
-                "its data sheet states no rate of 4-bit floating point",
-                where=f"GPU {gpu.name}",
-                hint='add fp4_peak = "9000 TFLOPS", or what its data sheet states',
-            )
-        return gpu.fp4_flops
-    return gpu.peak_flops_per_s(*kinds)
-
-
-def machine(gpu: GpuSpec, left: SeriesType, right: SeriesType | None = None) -> Floats:
-    """Return the facts about a GPU that the kernels need, as an array.
-
-    Args:
-        gpu: the GPU.
-        left: element type of a product's left matrix, or of a cache.
-        right: element type of a product's right matrix, or the type in which attention computes; by
-            default that of ``left``. Both types together decide the peak rate.
-    """
-    other = left if right is None else right
-    return np.array(
-        [
-            left.bytes,
-            gpu.cores,
-            peak_flops_per_s(gpu, left, other) * GB,
-            gpu.memory_bytes_per_s * GB,
-            gpu.l2_bytes,
-            other.bytes,
-        ]
-    )
 
 
 QUANTISE_FIELDS: Final = len(QuantiseCoefficients.model_fields)
@@ -568,16 +526,12 @@ def nearly_fastest(ways: Sequence[Floats]) -> Floats:
     return np.sum(np.array(ways) ** -SWITCH, axis=0) ** (-1 / SWITCH)
 
 
-Limits = list[tuple[str, Flags]]
-"""For each size: its range in words, and for each shape whether the size is within the range."""
-
-
 def gemm_limits(limits: GemmRange, shapes: GemmShapes) -> Limits:
     """Return for each size which products are within the range of a series."""
     return [
-        _limit("m", shapes.m, limits.m),
-        _limit("n", shapes.n, limits.n),
-        _limit("k", shapes.k, limits.k),
+        limit("m", shapes.m, limits.m),
+        limit("n", shapes.n, limits.n),
+        limit("k", shapes.k, limits.k),
     ]
 
 
@@ -588,10 +542,10 @@ def attention_limits(limits: AttentionRange, shapes: AttentionShapes) -> Limits:
     return [
         (f"head_dim is one of {', '.join(str(dim) for dim in limits.head_dims)}", dims),
         ("heads are a multiple of key/value heads", group == np.floor(group)),
-        _limit("batch", shapes.batch, limits.batch),
-        _limit("heads", shapes.heads, limits.heads),
-        _limit("heads per key/value head", group, limits.group),
-        _limit("length", shapes.length, limits.length),
+        limit("batch", shapes.batch, limits.batch),
+        limit("heads", shapes.heads, limits.heads),
+        limit("heads per key/value head", group, limits.group),
+        limit("length", shapes.length, limits.length),
     ]
 
 
@@ -600,21 +554,8 @@ def collective_limits(series: CollectiveSeries, gpus: Floats, message_bytes: Flo
     counts = np.isin(gpus, np.array(series.gpus, dtype=np.float64))
     return [
         (f"GPUs are one of {', '.join(str(count) for count in series.gpus)}", counts),
-        _limit("bytes", message_bytes, series.bytes),
+        limit("bytes", message_bytes, series.bytes),
     ]
-
-
-def inside(limits: Limits) -> Flags:
-    """Return which shapes are within the range of a series in every size."""
-    return np.logical_and.reduce([keeps for _, keeps in limits])
-
-
-def _limit(name: str, values: Floats, limits: tuple[int, int]) -> tuple[str, Flags]:
-    return f"{name} is {limits[0]:,} to {limits[1]:,}", _within(values, limits)
-
-
-def _within(values: Floats, limits: tuple[int, int]) -> Flags:
-    return (values >= limits[0]) & (values <= limits[1])
 
 
 def preset_of(name: str) -> str:

@@ -14,8 +14,10 @@ from typing import Final
 import numpy as np
 
 from attacc.errors import InputError
-from attacc.gpu.calibrated.coefficients import PowerSpec, SeriesType
-from attacc.gpu.calibrated.kernels import AttentionShapes, CalibratedGpu, Floats, GemmShapes
+from attacc.gpu.calibrated.coefficients import PowerSpec
+from attacc.gpu.calibrated.kernels import AttentionShapes, CalibratedGpu, GemmShapes
+from attacc.gpu.calibrated.limits import Floats
+from attacc.gpu.calibrated.records import SeriesType
 from attacc.hardware.gpu import GpuSpec
 from attacc.models.precision import ElementType
 

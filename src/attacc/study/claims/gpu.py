@@ -10,8 +10,9 @@ from typing import Final
 import numpy as np
 
 from attacc.calibration.check import ALL, Accuracy, Checked, accuracy, check
-from attacc.calibration.measured import MeasuredOperator, Measurements, of_gpu, read_measurements
+from attacc.calibration.measured import of_gpu, read_measurements
 from attacc.calibration.power import SHORTEST_NS
+from attacc.calibration.series import MeasuredOperator, Measurements
 from attacc.errors import EngineError
 from attacc.gpu.calibrated.coefficients import CALIBRATIONS, CalibrationSpec, PowerSpec
 from attacc.gpu.calibrated.kernels import AttentionShapes, CalibratedGpu, GemmShapes

@@ -1,0 +1,1 @@
+"""Measured operators that no product and no attention describes: one module for each."""

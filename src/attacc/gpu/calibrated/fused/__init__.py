@@ -1,0 +1,1 @@
+"""Calibrated operators that no product and no attention describes: one module for each."""
