@@ -29,7 +29,7 @@ MODELS: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
     ("DeepSeek V3", "deepseek-ai--DeepSeek-R1_config.json", {}),
     ("gpt-oss 120B", "openai--gpt-oss-120b_config.json", {}),
     ("Gemma 4 31B", "nvidia--Gemma-4-31B-IT-NVFP4_config.json", {}),
-    ("Qwen3.5 397B", "Qwen--Qwen3.5-397B-A17B_config.json", {"weights": "fp8"}),
+    ("Qwen3.5 397B", "Qwen--Qwen3.5-397B-A17B_config.json", {}),
     ("Nemotron 3 Super", "nvidia--NVIDIA-Nemotron-3-Super-120B-A12B-FP8_config.json", {}),
 )
 """Name, preset or file, and element types other than the model's: DeepSeek V3 has R1's sizes."""

@@ -17,9 +17,12 @@ from attacc.errors import InputError
 from attacc.gpu.models import GpuModel
 from attacc.hardware.system import AttentionSite, ResolvedSystem, Source, changed_system
 from attacc.models.huggingface import load_model
+from attacc.models.mixers import Mixer
 from attacc.models.parameters import AnyModel
 from attacc.models.served import ServedModel
+from attacc.pim.program.interleaved import QueryPasses
 from attacc.results import Progress, Result, untold
+from attacc.system.attaccs import LayerHeads
 from attacc.system.batches import Batches
 from attacc.system.pricer import Pricer
 from attacc.system.sites import Site, can_leave, kinds_of
@@ -239,7 +242,7 @@ def _rows(
         elif there is not None:
             ratio, attacc_ms = gpu.time_ns / there.time_ns, there.time_ns / NS_PER_MS
             site = Site.ATTACC if ratio > 1 else Site.GPU
-            passes = _passes(system, layers[0].layer.mixer, queries)
+            passes = _passes(model, system, layers[0].layer.mixer, queries)
             reason = _reason(attention_ns, there, names, passes)
         found.append(
             WhereRow(
@@ -260,15 +263,12 @@ def _rows(
     return found
 
 
-def _passes(system: ResolvedSystem, mixer: object, queries: int) -> int:
+def _passes(model: ServedModel, system: ResolvedSystem, mixer: Mixer | None, queries: int) -> int:
     """Return how often AttAccs read the keys of a head in a step."""
-    from attacc.models.mixers import Attention
-    from attacc.pim.program.interleaved import QueryPasses
-
-    if not isinstance(mixer, Attention) or system.attacc is None:
-        return 1
-    group = mixer.heads // mixer.kv_heads * queries
-    return QueryPasses.of(group, system.attacc.table.queries_per_read).passes
+    heads = None if mixer is None else LayerHeads.of(mixer, model.kv, queries)
+    if heads is None or system.attacc is None:
+        return 0
+    return QueryPasses.of(heads.queries, system.attacc.table.queries_per_read).passes
 
 
 def _reason(gpu_ns: float, there: StepCost, names: set[str], passes: int) -> str:

@@ -26,12 +26,14 @@ from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import ResolvedSystem, Schedule
 from attacc.models.mixers import Attention as AttentionMixer
+from attacc.models.mixers import LatentAttention as LatentMixer
 from attacc.models.mixers import Mixer
 from attacc.models.operators import Attention, LatentAttention, Size
 from attacc.models.parameters import AnyModel
 from attacc.models.precision import ElementType
 from attacc.models.served import served
 from attacc.pim.energy.dram import DRAM_ENERGIES
+from attacc.pim.mapping.geometry import HeadLayout
 from attacc.pim.program.interleaved import QueryPasses
 from attacc.pim.stack import Stack, StackAttention
 from attacc.pim.stacks import attend_over
@@ -43,6 +45,8 @@ I64 = npt.NDArray[np.int64]
 MULTIPLY_BUDGET: Final = 4_000_000
 """Multiplies per channel that a curve may simulate before it is sampled instead."""
 FEWEST_SAMPLES: Final = 9
+RING_PLACES: Final = 8
+"""Places of the oldest key at which a full ring is timed."""
 _GOLDEN: Final = 0.618033988749895
 
 
@@ -145,6 +149,7 @@ class _OfStacks:
     dram_pj: float
     alu_pj: float
     extra_parts: int
+    spread: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,33 +158,48 @@ class LayerHeads:
 
     Attributes:
         kv_heads: key/value heads.
-        group: queries that share one of them: of query heads, and of several tokens.
+        group: query heads that share one of them.
         head_dim: elements of a key.
         element: element type of keys and values.
-        reach: keys that a query attends to at most; None for all.
+        value_dim: elements of a value; None for head_dim.
+        one_copy: the first elements of a key are its value, as in a record of latent attention.
+        window: keys that a query attends to at most, the newest ones; None for all.
+        chunk: a query attends to the keys of its own aligned chunk of so many; None for all.
+        tokens: new tokens of a request in a step. Their queries share keys like those of a group.
     """
 
     kv_heads: int
     group: int
     head_dim: int
     element: ElementType
-    reach: int | None = None
+    value_dim: int | None = None
+    one_copy: bool = False
+    window: int | None = None
+    chunk: int | None = None
+    tokens: int = 1
 
     @classmethod
-    def of(cls, mixer: Mixer, kv: ElementType, queries: int = 1) -> LayerHeads | None:
+    def of(cls, mixer: Mixer, kv: ElementType, tokens: int = 1) -> LayerHeads | None:
         """Return the heads of a mixer; None where AttAccs cannot run it.
 
         Args:
             mixer: of a layer.
             kv: element type of keys and values.
-            queries: tokens of a request in a step. They share keys like the heads of a group.
+            tokens: new tokens of a request in a step.
         """
-        if not isinstance(mixer, AttentionMixer):
+        if isinstance(mixer, LatentMixer):
+            if mixer.indexer is not None:
+                return None
+            return cls(
+                1, mixer.heads, mixer.width, kv,
+                value_dim=mixer.latent, one_copy=True, tokens=tokens,
+            )  # fmt: skip
+        if not isinstance(mixer, AttentionMixer) or mixer.selector or mixer.borrowed:
             return None
-        if mixer.values != mixer.head_dim or mixer.chunk or mixer.selector or mixer.borrowed:
-            return None
-        group = mixer.heads // mixer.kv_heads * queries
-        return cls(mixer.kv_heads, group, mixer.head_dim, kv, mixer.window)
+        return cls(
+            mixer.kv_heads, mixer.heads // mixer.kv_heads, mixer.head_dim, kv,
+            value_dim=mixer.value_dim, window=mixer.window, chunk=mixer.chunk, tokens=tokens,
+        )  # fmt: skip
 
     @classmethod
     def of_model(cls, model: AnyModel) -> LayerHeads:
@@ -198,13 +218,32 @@ class LayerHeads:
                 return found
         raise InputError(f"{whole.name} has no attention that AttAccs run", where="model")
 
+    @property
+    def queries(self) -> int:
+        """Queries that share a key: of the query heads of a group, and of all new tokens."""
+        return self.group * self.tokens
+
+    @property
+    def ring(self) -> int | None:
+        """Places for the keys of a window; None without one."""
+        return None if self.window is None else self.window + self.tokens - 1
+
     def shared(self, keys: int) -> int:
-        """Return the keys that requests with so many equal first keys share: none in a window."""
-        return keys if self.reach is None else 0
+        """Return the keys that requests with so many equal first keys share: all, or none."""
+        return keys if self.window is None and self.chunk is None else 0
+
+    def kept(self, keys: I64) -> I64:
+        """Return the tokens of each request as stacks take them: of its chunk, or of all."""
+        return keys if self.chunk is None else (keys - 1) % self.chunk + 1
 
     def seen(self, keys: I64) -> I64:
-        """Return the keys that a query attends to, for each number of keys of its context."""
-        return keys if self.reach is None else np.minimum(keys, self.reach)
+        """Return the keys that are attended to, for each number of keys of the context.
+
+        A ring that is full and has moved on is told by one key more than it holds.
+        """
+        if self.ring is not None:
+            return np.minimum(keys, self.ring + 1)
+        return self.kept(keys)
 
 
 @dataclass(frozen=True)
@@ -283,10 +322,10 @@ class Attaccs:
             InputError: the heads of a stack do not fit into its banks, or the queries that share
                 a read into the vector buffers.
         """
-        longest = self._stack.layout(max(lengths), heads.head_dim, heads.element)
+        longest = self._layout(heads, max(lengths))
         parts = longest.sequence_parts
         shares = self._shares(batch * heads.kv_heads)
-        passes = QueryPasses.of(heads.group, self._queries_per_read).passes
+        passes = QueryPasses.of(heads.queries, self._queries_per_read).passes
         needed: I64 = np.unique(-(-np.array(lengths, dtype=np.int64) // parts))
         fullest = -(-max(share.simulated for share in shares) // longest.organization.channels)
         per_run = fullest * passes * (longest.score_multiplies + longest.context_multiplies)
@@ -294,12 +333,13 @@ class Attaccs:
         exact = len(needed) <= samples
         if not exact:
             needed = _sampled(int(needed[0]), int(needed[-1]), samples)
-        timed = [self._equal(heads, batch, shares, keys * parts) for keys in needed.tolist()]
+        timed = [self._at(heads, batch, shares, keys * parts) for keys in needed.tolist()]
         x = needed.astype(np.float64)
         time_ns = np.array([one.time_ns for one in timed])
+        spread = max(one.spread for one in timed)
         return AttentionCurve(
-            kind=CurveKind.EXACT if exact else CurveKind.INTERPOLATED,
-            relative_error=0.0 if exact else _leave_one_out(x, time_ns),
+            kind=CurveKind.EXACT if exact and not spread else CurveKind.INTERPOLATED,
+            relative_error=spread if exact else spread + _leave_one_out(x, time_ns),
             heads_per_stack=shares[0].kv_heads * heads.group,
             passes_per_kv_head=passes,
             _keys_per_part=x,
@@ -328,6 +368,44 @@ class Attaccs:
             extra_parts=float(one.extra_parts),
         )
 
+    def _layout(self, heads: LayerHeads, length: int) -> HeadLayout:
+        """Return how a head lies in a stack."""
+        return self._stack.layout(
+            length if heads.ring is None else min(length, heads.ring),
+            heads.head_dim,
+            heads.element,
+            value_dim=heads.value_dim,
+            key_slices=self._key_slices(heads),
+            one_copy=heads.one_copy,
+        )
+
+    def _key_slices(self, heads: LayerHeads) -> int | None:
+        """Return the slices of a key: of one access each for one copy in the banks, else few.
+
+        One copy in slices of one access opens every row once (docs/model/heads.md).
+        """
+        if not heads.one_copy or self._stack.placement is not Placement.BANK:
+            return None
+        return self._stack.layout(1, heads.head_dim, heads.element, key_slices=1).columns_per_key
+
+    def _at(
+        self, heads: LayerHeads, batch: int, shares: Sequence[_Share], length: int
+    ) -> _OfStacks:
+        """Attend to equal heads; in a ring that has moved on, on average over its oldest place."""
+        if heads.ring is None or length <= heads.ring:
+            return self._equal(heads, batch, shares, length)
+        step = max(1, heads.ring // RING_PLACES)
+        places = [heads.ring + place for place in range(1, heads.ring + 1, step)]
+        each = [self._equal(heads, batch, shares, place) for place in places]
+        time_ns = np.array([one.time_ns for one in each])
+        return _OfStacks(
+            time_ns=float(time_ns.mean()),
+            dram_pj=float(np.mean([one.dram_pj for one in each])),
+            alu_pj=float(np.mean([one.alu_pj for one in each])),
+            extra_parts=each[0].extra_parts,
+            spread=float(np.ptp(time_ns) / time_ns.mean()),
+        )
+
     def _equal(
         self, heads: LayerHeads, batch: int, shares: Sequence[_Share], length: int
     ) -> _OfStacks:
@@ -350,6 +428,11 @@ class Attaccs:
             stacks=self.stacks,
             head_dim=heads.head_dim,
             element=heads.element,
+            value_dim=heads.value_dim,
+            key_slices=self._key_slices(heads),
+            one_copy=heads.one_copy,
+            window=heads.window,
+            query_tokens=heads.tokens,
             queries_per_kv_head=heads.group,
             queries_per_read=self._queries_per_read,
             cut=self._cut,
@@ -384,6 +467,11 @@ class Attaccs:
             length=length,
             head_dim=heads.head_dim,
             element=heads.element,
+            value_dim=heads.value_dim,
+            key_slices=self._key_slices(heads),
+            one_copy=heads.one_copy,
+            window=heads.window,
+            query_tokens=heads.tokens,
             queries_per_kv_head=heads.group,
             queries_per_read=self._queries_per_read,
         )

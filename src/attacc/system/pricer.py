@@ -23,7 +23,7 @@ from attacc.gpu.models import GpuModel, cost_model
 from attacc.hardware.system import AttentionSite, PrefillKv, ResolvedSystem, changed_system
 from attacc.models.huggingface import load_model
 from attacc.models.layers import Layer
-from attacc.models.mixers import Attention
+from attacc.models.mixers import Attention, LatentAttention
 from attacc.models.operators import Step
 from attacc.models.parameters import AnyModel
 from attacc.models.served import heads_words, valid_tensor_parallel
@@ -652,7 +652,7 @@ class Pricer:
         prefix = heads.shared(self.shared_prefix if shared is None else shared)
         if not prefix:
             return own
-        together = replace(heads, group=heads.group * requests)
+        together = replace(heads, group=heads.queries * requests, tokens=1)
         there = self._curve(together, 1, (prefix,)).at([prefix])
         return AttaccAttention(
             own.time_ns + there.time_ns,
@@ -663,6 +663,8 @@ class Pricer:
     def _token_bytes(self, layer: Layer) -> float:
         """Return the bytes of keys and values of one token in one layer, on one GPU."""
         mixer = layer.mixer
+        if isinstance(mixer, LatentAttention):
+            return mixer.stored(self.model.kv.bytes).per_token / self.system.gpus
         if not isinstance(mixer, Attention):
             return 0.0
         stored = mixer.stored(self.model.kv.bytes)
@@ -688,7 +690,7 @@ class Pricer:
             alike.append((chosen, self._with_prefix(found, heads, int(requests), batches.shared)))
         for step in np.flatnonzero(~equal).tolist():
             keys = np.array(batches.lengths_of(step), dtype=np.int64) - heads.shared(batches.shared)
-            found = self.attaccs.attend(heads, heads.seen(keys).tolist())
+            found = self.attaccs.attend(heads, heads.kept(keys).tolist())
             found = self._with_prefix(found, heads, keys.size, batches.shared)
             alike.append((np.array([step]), found))
         for chosen, found in alike:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from itertools import product
+from typing import Final
 
 from attacc.errors import InputError, UnknownNameError, member
 from attacc.hardware.system import AttentionSite, ResolvedSystem
@@ -28,6 +29,9 @@ class Site(StrEnum):
     """Wherever a step is shortest, with the batch that fits then."""
 
 
+STAYS: Final = ("latent",)
+"""Kinds of layers that stay on the GPUs unless asked otherwise, although AttAccs can run them: one
+record for all heads is read once for each set of queries, which is a loss (docs/model/sites.md)."""
 Sites = Mapping[str, Site]
 """Kind of layers -> site."""
 
@@ -83,7 +87,7 @@ def checked_sites(
         site = member(Site, asked.get(kind, Site.AUTO), where=f"sites: {kind}")
         leaves = can_leave(model, system, kind)
         if kind not in asked:
-            site = Site.ATTACC if leaves else Site.GPU
+            site = Site.ATTACC if leaves and kind not in STAYS else Site.GPU
         elif site is Site.ATTACC and not leaves:
             raise InputError(
                 f"{kind} layers of {model.name} do not run on the AttAccs of {system.spec.name}"
