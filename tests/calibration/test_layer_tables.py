@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attacc.calibration import problems
+from attacc.calibration import extrapolate_measured, problems
 from attacc.calibration.check import ALL, accuracy, check
 from attacc.calibration.fused.moe import drawn_loads, measured_visits
 from attacc.calibration.fused.registry import KINDS
 from attacc.calibration.measured import read_table
 from attacc.calibration.series import MeasuredOperator, MeasuredTable, Measurements
-from attacc.errors import DocumentError
+from attacc.errors import DocumentError, InputError
 from attacc.gpu.calibrated.coefficients import CALIBRATIONS
 from attacc.gpu.calibrated.fused.moe import ExpertShapes
 from attacc.hardware.gpu import GPUS
@@ -113,7 +113,7 @@ def test_loads_are_drawn_as_the_table_drew_them() -> None:
     64 tokens visit 8 of 256 experts each. Measured times (H100, bf16: 4,708 us beside 24.4 us for
     each expert) say that 190 experts are visited; 8 tokens visit 64, and 16 tokens 97.
     """
-    loads = drawn_loads(64, 8, 256, 1.01)
+    loads, _ = drawn_loads(64, 8, 256, 1.01)
     assert (loads.sum(axis=1) == 512).all()
     assert loads.min() >= 0
     assert loads.max() <= 64
@@ -137,6 +137,16 @@ def test_the_fullest_gpu_counts() -> None:
     assert whole[0] == 8192
     assert eighth[0] > 1.2 * 8192 / 8
     assert eighth[1] <= 32
+
+
+def test_few_tokens_visit_any_gpu() -> None:
+    """Catches a GPU that is chosen by the visits of a single token, which all GPUs share alike.
+
+    One token visits 8 experts, and so one on each of 8 GPUs. Measured (H100, bf16): 63 us beside
+    30 us without experts and 25 us for each.
+    """
+    found = np.mean([measured_visits(1, 8, 256, ranks, 1.01)[0] * ranks for ranks in (2, 4, 8)])
+    assert isclose(found, 8, rel_tol=0.2)
 
 
 HEADERS = {
@@ -256,3 +266,12 @@ def test_a_kernel_that_was_not_fitted_is_outside(tmp_path: Path) -> None:
     (checked,) = check(read_table(written(tmp_path, MOE, kernel_source="mine")).series)
     assert np.isnan(checked.time_ns).all()
     assert "by mine is fitted" in checked.outside[0]
+
+
+def test_such_operators_are_not_extrapolated(tmp_path: Path) -> None:
+    """Catches experts that are fitted as products of another GPU."""
+    path = written(tmp_path, MOE)
+    text = path.read_text()
+    path.write_text(text + text.splitlines()[1].replace("h100-sxm-80gb", "h200-sxm-141gb") + "\n")
+    with pytest.raises(InputError, match="moe is not predicted from other GPUs"):
+        extrapolate_measured([path], unseen="h200", seen=["h100"])

@@ -97,18 +97,23 @@ def _shared(values: Floats, total: float, most: float) -> Floats:
     return loads
 
 
-def _whole(loads: Floats, total: float) -> Floats:
-    """Return whole loads with the same sum: the nearest, or one off where that is least wrong."""
-    near = np.floor(loads + 0.5)
+def _whole(near: Floats, loads: Floats, total: float) -> Floats:
+    """Return whole loads with a sum: the nearest ones, or one off where that is least wrong.
+
+    Args:
+        near: the nearest whole loads.
+        loads: the loads.
+        total: the sum.
+    """
     missing = np.rint(total - near.sum(axis=1, keepdims=True))
     place = np.argsort(np.argsort(near - loads, axis=1), axis=1)
     last = loads.shape[1] - 1 - place
-    near = near + (place < missing) - ((last < -missing) & (near > 0))
-    return np.maximum(near, 0.0)
+    whole = near + (place < missing) - ((last < -missing) & (near > 0))
+    return np.maximum(whole, 0.0)
 
 
-def drawn_loads(tokens: int, per_token: int, experts: int, skew: float) -> Floats:
-    """Return the visits of each expert in several draws; an array of (draws, experts).
+def drawn_loads(tokens: int, per_token: int, experts: int, skew: float) -> tuple[Floats, Floats]:
+    """Return the visits of each expert in several draws; arrays of (draws, experts).
 
     Loads are drawn from a density that falls with a power of the load, between two limits. They are
     scaled to the number of visits, and no expert is visited twice by a token.
@@ -118,13 +123,18 @@ def drawn_loads(tokens: int, per_token: int, experts: int, skew: float) -> Float
         per_token: experts that a token visits.
         experts: experts of the layer.
         skew: exponent of the density, not 1.
+
+    Returns:
+        The visits, and the rounded loads before their sum was corrected.
     """
     share = np.random.default_rng(0).random((DRAWS, experts))
     total = float(tokens * per_token)
     low, high = FEW if total <= experts else (1.0, max(MOST * tokens, 1.01))
     power = 1 - skew
     drawn = ((high**power - low**power) * share + low**power) ** (1 / power)
-    return _whole(_shared(drawn, total, float(tokens)), total)
+    loads = _shared(drawn, total, float(tokens))
+    near = np.floor(loads + 0.5)
+    return _whole(near, loads, total), near
 
 
 @lru_cache(maxsize=2**16)
@@ -132,6 +142,9 @@ def measured_visits(
     tokens: int, per_token: int, experts: int, ranks: int, skew: float
 ) -> tuple[float, ...]:
     """Return visits, visited experts and started tiles (`ROWS`) of the GPU with the most visits.
+
+    The GPU is chosen by the rounded loads, before their sum is corrected. So it is any one where
+    few tokens leave all rounded loads at zero. Single tokens take as long as one visited expert.
 
     Args:
         tokens: tokens of the step.
@@ -146,11 +159,15 @@ def measured_visits(
         visited = min(float(here), max(1.0, visits))
         started = [visited * np.ceil(visits / visited / rows - 1e-9) for rows in ROWS]
         return visits, visited, *(float(count) for count in started)
-    loads = drawn_loads(tokens, per_token, experts, skew).reshape(DRAWS, ranks, here)
-    fullest = loads[np.arange(DRAWS), loads.sum(axis=2).argmax(axis=1)]
-    started = [np.ceil(fullest / rows).sum(axis=1).mean() for rows in ROWS]
-    visited = (fullest > 0).sum(axis=1).mean()
-    return float(fullest.sum(axis=1).mean()), float(visited), *(float(n) for n in started)
+    loads, near = drawn_loads(tokens, per_token, experts, skew)
+    chosen = near.reshape(DRAWS, ranks, here).sum(axis=2).argmax(axis=1)
+    fullest = loads.reshape(DRAWS, ranks, here)[np.arange(DRAWS), chosen]
+    means = [
+        fullest.sum(axis=1).mean(),
+        (fullest > 0).sum(axis=1).mean(),
+        *(np.ceil(fullest / rows).sum(axis=1).mean() for rows in ROWS),
+    ]
+    return tuple(max(1.0, float(mean)) for mean in means)
 
 
 def _derived(table: Table) -> dict[str, Floats]:
