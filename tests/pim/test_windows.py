@@ -16,7 +16,8 @@ from attacc.models.precision import ElementType
 from attacc.pim.audit.hazards import check_hazards
 from attacc.pim.audit.legality import check
 from attacc.pim.log import LoggedCommand
-from attacc.pim.mapping.geometry import ChannelChunks, HeadRegions
+from attacc.pim.mapping.geometry import ChannelChunks, HeadRegions, KeyLayout, stored_rows
+from attacc.pim.mapping.residence import Growth, Residence
 from attacc.pim.mapping.ring import NewTokens, rotation
 from attacc.pim.numerics.arithmetic import Arithmetic, Normalization
 from attacc.pim.numerics.formats import Codes
@@ -177,6 +178,41 @@ def test_token_w_plus_1_lies_in_the_row_of_token_1() -> None:
     assert of_place(before, 0) == token_1
     assert of_place(after, 0) == last
     assert of_place(before, 1) == of_place(after, 1) == token_2
+
+
+@PLACEMENTS
+@pytest.mark.parametrize("one_copy", [False, True])
+def test_requests_with_a_window_keep_their_rows(placement: Placement, *, one_copy: bool) -> None:
+    """Catches a request that takes more rows than its window needs, or moves a key."""
+    organization = DEVICE.organization.model_copy(update={"channels": 2})
+    layout = KeyLayout(
+        organization, placement, 192, FP16, value_dim=128, key_slices=3, one_copy=one_copy
+    )
+    growth = Growth(longest=4096, grain=64, growing=64, quantum=16)
+    window = 500
+    ring = Residence(
+        layout, stacks=1, layers=2, heads=2, growth=growth, tokens=NewTokens(window=window)
+    )
+    everything = ring.free_bytes
+    request = ring.grow(None, window - 1, name="one")
+    request = ring.grow(request, window, name="one")
+    full, room = ring.free_bytes, request.room
+    first = [ring.place(request, head, 0) for head in range(2)]
+    for tokens in (window + 1, 2 * window, 2 * window + 7, 40 * window):
+        request = ring.grow(request, tokens, name="one")
+        assert (ring.free_bytes, request.length, request.room) == (full, window, room)
+    assert [ring.place(request, head, window) for head in range(2)] == first
+    assert ring.place(request, 0, 7 * window + 300) == ring.place(request, 0, 300)
+    taken = sum(chunk.rows.size for chunk in request.chunks())
+    kept = Residence(layout, stacks=1, layers=2, heads=2, growth=growth)
+    longer = kept.grow(None, 4 * window, name="all")
+    assert sum(chunk.rows.size for chunk in longer.chunks()) > taken
+    for chunk in request.chunks():
+        assert chunk.rows.shape == (2, stored_rows(layout, chunk.capacity))
+    ring.free(request)
+    assert ring.free_bytes == everything
+    with pytest.raises(InputError, match="token 2000 has no place in a request of 2000 keys"):
+        kept.place(longer, 0, 4 * window)
 
 
 @PLACEMENTS

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import FrozenInstanceError, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 import numpy as np
 
@@ -50,6 +50,17 @@ _CADENCES: Final = {
     Placement.BUFFER: "nCCDPB",
 }
 """The cadence that a power budget makes longer, by placement."""
+
+
+class _Sizes(NamedTuple):
+    """Sizes of heads, as `Stack.layout` takes them."""
+
+    head_dim: int
+    element: ElementType
+    value_dim: int | None
+    key_slices: int | None
+    one_copy: bool
+    queries_per_read: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,12 +240,24 @@ class Stack:
         Raises:
             InputError: keys cannot be cut into so many slices.
         """
-        o = self.device.organization
+        sizes = _Sizes(head_dim, element, value_dim, key_slices, one_copy, queries_per_read)
+        return self._key_layout(sizes).head(length)
+
+    @cached_property
+    def _key_layout(self) -> Callable[[_Sizes], KeyLayout]:
+        return lru_cache(maxsize=REMEMBERED)(self._lay_out)
+
+    def _lay_out(self, sizes: _Sizes) -> KeyLayout:
         whole = KeyLayout(
-            o, self.placement, head_dim, element, value_dim=value_dim, one_copy=one_copy
+            self.device.organization,
+            self.placement,
+            sizes.head_dim,
+            sizes.element,
+            value_dim=sizes.value_dim,
+            one_copy=sizes.one_copy,
         )
-        together = QueryPasses.of(queries_per_read, queries_per_read)
-        return sliced(self.device, whole, together, self.schedule, key_slices).head(length)
+        together = QueryPasses.of(sizes.queries_per_read, sizes.queries_per_read)
+        return sliced(self.device, whole, together, self.schedule, sizes.key_slices)
 
     def attend(
         self,
@@ -291,15 +314,8 @@ class Stack:
         whole(query_tokens, where="query_tokens")
         passes = QueryPasses.of(queries_per_kv_head * query_tokens, queries_per_read)
         held = _tokens(window, query_tokens).held(length)
-        layout = self.layout(
-            held,
-            head_dim,
-            kind,
-            value_dim=value_dim,
-            key_slices=key_slices,
-            one_copy=one_copy,
-            queries_per_read=passes.most,
-        )
+        sizes = _Sizes(head_dim, kind, value_dim, key_slices, one_copy, passes.most)
+        layout = self._key_layout(sizes).head(held)
         kv_heads = heads // queries_per_kv_head
         # Refused before they are listed one by one.
         if self.schedule is Schedule.INTERLEAVED:
@@ -376,19 +392,12 @@ class Stack:
                 hint=f"use the {Schedule.INTERLEAVED} schedule, on a device with a [pipeline]",
             )
         if oldest is None:
-            oldest = [tokens.oldest(length) for length in lengths]
+            oldest = [tokens.oldest(length) for length in lengths] if window else ()
             lengths = [tokens.held(length) for length in lengths]
         shortest, longest = min(lengths), max(lengths)
         passes = QueryPasses.of(queries_per_kv_head * query_tokens, queries_per_read)
-        layout = self.layout(
-            longest,
-            head_dim,
-            element,
-            value_dim=value_dim,
-            key_slices=key_slices,
-            one_copy=one_copy,
-            queries_per_read=passes.most,
-        ).of_any_length
+        sizes = _Sizes(head_dim, element, value_dim, key_slices, one_copy, passes.most)
+        layout = self._key_layout(sizes)
         if self.schedule is not Schedule.INTERLEAVED:
             self._check_barriers(lengths, passes)
             if apart != 1:
@@ -603,6 +612,10 @@ def _alike(
     Lengths that fill the same columns share their commands; the longest stands for all.
     """
     keys = -(-np.array(lengths, dtype=np.int64) // parts) * parts
+    if not any(oldest):
+        each, counts = np.unique(keys, return_counts=True)
+        alike = zip(each[::-1].tolist(), counts[::-1].tolist(), strict=True)
+        return tuple((own, 0, count) for own, count in alike)
     places = np.array(oldest, dtype=np.int64) // parts * parts
     each, counts = np.unique(np.stack([-keys, places], axis=1), axis=0, return_counts=True)
     return tuple(

@@ -48,9 +48,26 @@ def answer(
     return contexts.context.tobytes().hex()
 
 
+def latent(placement: Placement) -> str:
+    """One copy of cut keys in a ring, and two new tokens, of which one sees less than the other."""
+    device = DRAMS.load("hbm3-5.2")
+    organization = device.organization.model_copy(update={"channels": 1})
+    device = device.model_copy(update={"organization": organization})
+    plan = AttentionPlan.of(
+        device, placement, [70, 9], 136, ElementType.FP16, value_dim=72, key_slices=2,
+        one_copy=True, window=40, query_tokens=2, queries_per_read=2,
+    )  # fmt: skip
+    random = np.random.default_rng(7)
+    keys = [random.standard_normal((length, 136)) for length in plan.lengths]
+    asked = random.standard_normal((2, 2, 136))
+    stored = plan.store(keys, [key[:, :72] for key in keys], OTHERS)
+    return plan.attend(stored, asked, OTHERS).context.tobytes().hex()
+
+
 if __name__ == "__main__":
     for where in Placement:
         some = [20, 7] if where is Placement.BUFFER else [300, 20]
         print(answer(where, Arithmetic(), 1, Schedule.INTERLEAVED, some))  # noqa: T201
         print(answer(where, OTHERS, 3, Schedule.INTERLEAVED, some[1:]))  # noqa: T201
         print(answer(where, OTHERS, 1, Schedule.PUBLISHED, [19] * 3))  # noqa: T201
+        print(latent(where))  # noqa: T201

@@ -313,6 +313,18 @@ def rows_of_both(layout: KeyLayout, length: int) -> int:
     return rows_of(layout, length) + rows_of_values(layout, length)
 
 
+def stored_rows(layout: KeyLayout, length: int) -> int:
+    """Return the rows of every bank that the keys and the values of a length take.
+
+    Values that are part of the keys take none.
+
+    Args:
+        layout: how keys and values lie in the banks.
+        length: keys of a head, or of a chunk of one.
+    """
+    return rows_of(layout, length) + (0 if layout.one_copy else rows_of_values(layout, length))
+
+
 def _rows_of(layout: KeyLayout, length: int, columns: int) -> int:
     per_row_of_all_banks = layout.organization.columns * layout.banks_in_turn
     keys_per_part = -(-length // layout.sequence_parts)

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from attacc.errors import CapacityError, InputError, Shortfall
-from attacc.pim.mapping.geometry import KeyLayout, rows_of
+from attacc.pim.mapping.geometry import KeyLayout, stored_rows
+from attacc.pim.mapping.ring import NewTokens
 
 I64 = npt.NDArray[np.int64]
 
@@ -119,6 +120,9 @@ class Residence:
         layers: layers of the model; all have the same chunks.
         heads: key/value heads of every request.
         growth: how requests may grow.
+        tokens: what the new tokens of a step see. With a window a request has no more rows than its
+            ring needs, and later tokens take the places of earlier ones. By default all keys are
+            kept.
 
     Attributes:
         free_rows: (stacks, channels) free rows of every bank.
@@ -126,10 +130,18 @@ class Residence:
     """
 
     def __init__(
-        self, layout: KeyLayout, *, stacks: int, layers: int, heads: int, growth: Growth
+        self,
+        layout: KeyLayout,
+        *,
+        stacks: int,
+        layers: int,
+        heads: int,
+        growth: Growth,
+        tokens: NewTokens | None = None,
     ) -> None:
         o = layout.organization
         self._layout = layout
+        self._tokens = tokens or NewTokens()
         self._layers = layers
         self._heads = heads
         self._growth = growth
@@ -162,12 +174,14 @@ class Residence:
 
         Args:
             request: the request; None for a new one.
-            length: keys of its longest layer from now on.
+            length: tokens of its longest layer from now on.
             name: name of the request, for messages.
 
         Raises:
             CapacityError: there is not enough room; says how much is missing.
+            InputError: the request has fewer tokens than a step has new ones.
         """
+        length = self._tokens.held(length)
         grown = request or ResidentRequest([[] for _ in range(self._heads)])
         if request is None or length > request.room:
             added = self._added(grown, length, name)
@@ -182,6 +196,26 @@ class Residence:
                     self.loads[chunk.stack, chunk.channel] += more
             grown.length = length
         return grown
+
+    def place(self, request: ResidentRequest, head: int, token: int) -> tuple[ResidentChunk, int]:
+        """Return where the key of a token lies: its chunk, and its number among the chunk's keys.
+
+        Args:
+            request: the request, which has grown to the token at least once.
+            head: key/value head.
+            token: number of the token, from 0.
+
+        Raises:
+            InputError: the request has no place for the token.
+        """
+        at = token if self._tokens.places is None else token % self._tokens.places
+        for chunk in request.heads[head]:
+            if chunk.start <= at < min(chunk.end, request.length):
+                return chunk, at - chunk.start
+        raise InputError(
+            f"token {token} has no place in a request of {request.length} keys",
+            hint="grow the request first",
+        )
 
     def free(self, request: ResidentRequest) -> None:
         """Take back all rows of a request."""
@@ -208,13 +242,17 @@ class Residence:
 
     def _rows(self, capacity: int) -> int:
         """Return how many rows a chunk takes in one layer, for keys and values together."""
-        return 2 * rows_of(self._layout, capacity)
+        return stored_rows(self._layout, capacity)
 
     def _room_of(self, rows: int) -> int:
         """Return for how many keys of all layers a number of rows of a channel has room."""
         layout, o = self._layout, self._layout.organization
-        each = rows // (2 * self._layers)
-        keys = each * o.columns * layout.banks_in_turn // layout.columns_per_key
+        each = rows // self._layers
+        columns = layout.columns_per_key + (0 if layout.one_copy else layout.context_slices)
+        keys = each * o.columns * layout.banks_in_turn // columns
+        # Keys and values begin with rows of their own.
+        while keys and stored_rows(layout, keys * layout.sequence_parts) > each:
+            keys -= 1
         room = min(keys * layout.sequence_parts, self._growth.longest)
         # The next chunk then begins where a group of moves begins.
         grain = self._growth.grain if room >= self._growth.grain else self._growth.quantum

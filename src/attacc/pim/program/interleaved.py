@@ -184,7 +184,7 @@ def sliced(
         fitting = max(1, words // passes.most)
         whole = layout.columns_per_key <= words
         key_slices = 1 if whole else -(-layout.columns_per_key // fitting)
-    return replace(layout, key_slices=key_slices)
+    return layout if key_slices == layout.key_slices else replace(layout, key_slices=key_slices)
 
 
 def interleaved_program(
