@@ -149,12 +149,13 @@ def draw(found: Sequence[Case], path: Path) -> None:
     figure = Figure(figsize=(11, 5.6), layout="constrained")
     axes = figure.subplots(2, 4, sharex=True)
     for axis, case in zip(axes.flat, found, strict=True):
-        axis.loglog(*points(case.gpu), "k-", label="GPUs")
+        axis.semilogx(*points(case.gpu), "k-", label="GPUs")
         for style, (kind, steps) in zip(("C0--", "C1-.", "C2:"), case.moved.items(), strict=False):
-            axis.loglog(*points(steps), style, label=f"AttAccs: {kind}")
+            axis.semilogx(*points(steps), style, label=f"AttAccs: {kind}")
         axis.set_title(case.title, fontsize=10)
         axis.set_xticks([2**10, 2**15, 2**20], ["1k", "32k", "1M"])
         axis.minorticks_off()
+        axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     for axis in axes[1]:
