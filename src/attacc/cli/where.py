@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from attacc.cli.options import Json, sizes
+from attacc.cli.options import Json, probabilities, size, sizes
 from attacc.cli.output import print_answer, progress_bar
 
 
@@ -26,9 +26,24 @@ def where(
     ] = "1024,8192,65536",
     batch: Annotated[str, typer.Option(metavar="N,N", help="Requests of a step.")] = "1,16,128",
     queries: Annotated[
-        str,
-        typer.Option(metavar="N,N", help="Tokens of each request in a step: 1, or 1 + drafts."),
-    ] = "1",
+        str | None,
+        typer.Option(metavar="N,N", help="Tokens of each request in a step; 1 by default."),
+    ] = None,
+    draft_tokens: Annotated[
+        int | None,
+        typer.Option(
+            parser=size("--draft-tokens", least=0),
+            metavar="N",
+            help="Drafts that a step verifies: compares 1 and 1 + N tokens of each request.",
+        ),
+    ] = None,
+    acceptance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A",
+            help="Probability that a draft is accepted if those before it were, or one for each.",
+        ),
+    ] = None,
     gpu_model: Annotated[
         str, typer.Option(help="What prices the GPUs: calibrated or published.")
     ] = "calibrated",
@@ -44,7 +59,9 @@ def where(
             system,
             lengths=sizes(length, "--length"),
             batches=sizes(batch, "--batch"),
-            queries=sizes(queries, "--queries"),
+            queries=None if queries is None else sizes(queries, "--queries"),
+            draft_tokens=draft_tokens,
+            acceptance=probabilities(acceptance),
             gpu_model=gpu_model,
             progress=progress,
         )

@@ -28,7 +28,9 @@ def where_renderable(found: Map) -> RenderableType:
         for queries in dict.fromkeys(row.queries for row in rows):
             own = [row for row in rows if row.queries == queries]
             tokens = "1 query token" if queries == 1 else f"{queries} query tokens"
-            parts.append(titled(f"{kind} layers, {tokens} a request", _grid(own)))
+            yields = own[0].tokens
+            more = "" if queries == 1 or yields is None else f", {yields:.2f} tokens a step"
+            parts.append(titled(f"{kind} layers, {tokens} a request{more}", _grid(own)))
             parts.append(Text(f"longest, largest batch: {own[-1].reason}", style="dim"))
     parts.append(
         Text(

@@ -28,7 +28,7 @@ from attacc.system.pricer import Pricer
 from attacc.system.sites import Site, can_leave, kinds_of
 from attacc.system.step import Group, StepCost
 from attacc.units import NS_PER_MS, wholes
-from attacc.workload.speculation import MOST_DRAFTS
+from attacc.workload.speculation import MOST_DRAFTS, Speculation
 
 DEFAULT_LENGTHS: Final = (1024, 8192, 65_536)
 DEFAULT_BATCHES: Final = (1, 16, 128)
@@ -45,6 +45,8 @@ class WhereRow:
         length: keys of every request, the newest included.
         batch: requests.
         queries: tokens of each request in a step.
+        tokens: tokens that a step yields for a request, on average; None where it is not known how
+            many drafts are accepted.
         kind: kind of the layers.
         site: where the step is shorter.
         ratio: step with the mixers on the GPUs over that with them on AttAccs; above 1, AttAccs
@@ -60,6 +62,7 @@ class WhereRow:
     length: int
     batch: int
     queries: int
+    tokens: float | None
     kind: str
     site: Site
     ratio: float | None
@@ -102,7 +105,9 @@ def where(
     *,
     lengths: Sequence[int] = DEFAULT_LENGTHS,
     batches: Sequence[int] = DEFAULT_BATCHES,
-    queries: Sequence[int] = (1,),
+    queries: Sequence[int] | None = None,
+    draft_tokens: int | None = None,
+    acceptance: float | Sequence[float] | None = None,
     gpu_model: GpuModel | str = GpuModel.CALIBRATED,
     progress: Progress = untold,
 ) -> Map:
@@ -113,7 +118,11 @@ def where(
         system: a system with AttAccs, likewise.
         lengths: keys of every request.
         batches: requests of a step.
-        queries: tokens of each request in a step: 1, and 1 + N where N drafts are verified.
+        queries: tokens of each request in a step; by default 1, and 1 + N where N drafts are
+            verified.
+        draft_tokens: N, the drafts that every step verifies; None for none.
+        acceptance: probability that a draft is accepted if those before it were: one for all, or
+            one for each. It tells how many tokens a step yields.
         gpu_model: what prices the GPUs.
         progress: told the name of every kind of layers, and how many there are.
 
@@ -127,6 +136,13 @@ def where(
             f"system {resolved.spec.name} has no AttAccs",
             where="system",
             hint=f"name one that has, as in {DEFAULT_SYSTEM}",
+        )
+    drafts = Speculation.of(draft_tokens, acceptance)
+    if queries is None:
+        queries = sorted({1, drafts.queries})
+    elif drafts.draft_tokens:
+        raise InputError(
+            "queries and draft_tokens are given at once", where="queries", hint="give one of them"
         )
     grid = _Grid.of(lengths, batches, queries)
     kinds = kinds_of(served)
@@ -147,7 +163,7 @@ def where(
             moved = grid.priced(Pricer(served, resolved, gpu_model=gpu_model, sites=sites))
             steps = [step for step in moved if isinstance(step, StepCost)]
             notes |= {note: None for step in steps for note in step.estimates}
-        rows += _rows(served, resolved, kind, grid, alone, moved)
+        rows += _rows(served, resolved, kind, grid, drafts, alone, moved)
     assert on_gpus.attaccs is not None  # noqa: S101 - the system has AttAccs
     return Map(
         served.name,
@@ -215,6 +231,7 @@ def _rows(
     system: ResolvedSystem,
     kind: str,
     grid: _Grid,
+    drafts: Speculation,
     alone: Sequence[StepCost],
     moved: Sequence[StepCost | str] | None,
 ) -> list[WhereRow]:
@@ -249,6 +266,7 @@ def _rows(
                 length=length,
                 batch=batch,
                 queries=queries,
+                tokens=_tokens(queries, drafts),
                 kind=kind,
                 site=site,
                 ratio=ratio,
@@ -261,6 +279,13 @@ def _rows(
             )
         )
     return found
+
+
+def _tokens(queries: int, drafts: Speculation) -> float | None:
+    """Return the tokens that a step of so many queries yields, where that is known."""
+    if queries == 1:
+        return 1.0
+    return drafts.tokens_per_step if queries == drafts.queries else None
 
 
 def _passes(model: ServedModel, system: ResolvedSystem, mixer: Mixer | None, queries: int) -> int:
