@@ -1,5 +1,6 @@
 """Prices of attention within a window, over latents, of products of heads and of index scans."""
 
+from dataclasses import replace
 from math import isclose
 
 import numpy as np
@@ -192,3 +193,21 @@ def test_many_steps_are_those_of_one() -> None:
     together = of.latent(latent(DECODE, lengths))
     for i, length in enumerate(lengths):
         assert isclose(together.time_ns[i], kernel(of.latent(latent(DECODE, length))).time_ns)
+
+
+def test_values_of_another_size_and_several_tokens_are_said_to_be_estimates() -> None:
+    """Catches values that are priced as keys, and queries of drafts that cost nothing."""
+    of = kernels("h200")
+    plain = Attention(DECODE, 32, 16, 4, 160, 1, 4096, BF16, BF16)
+    other = replace(plain, head_dim=192, value_dim=128)
+    assert of.attention(other).time_ns == of.attention(plain).time_ns
+    assert any("another size" in e.what for e in of.attention(other).estimates)
+    for window in (None, 1024):
+        keys = 4096 if window is None else window
+        one = Attention(DECODE, 32, 16, 4, 128, 1, keys, BF16, BF16, window=window)
+        four = of.attention(replace(one, queries=4))
+        wide = of.attention(replace(one, heads=64))
+        assert four.time_ns == wide.time_ns
+        assert four.time_ns >= of.attention(one).time_ns
+        assert any("several tokens" in e.what for e in four.estimates)
+        assert not any("several tokens" in e.what for e in wide.estimates)

@@ -137,7 +137,8 @@ def _windowed_shapes(op: Attention, length: Floats, window: int) -> WindowedShap
     prefill = op.phase is Phase.PREFILL
     return WindowedShapes.of(
         batch=op.batch,
-        heads=op.heads,
+        # Several tokens of a request read its keys together, like the heads of a group.
+        heads=op.heads if prefill else column(op.heads * op.queries),
         kv_heads=op.kv_heads,
         head_dim=op.head_dim,
         length=length,

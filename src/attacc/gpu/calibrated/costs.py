@@ -147,6 +147,9 @@ CONVERTED: Final = (ElementType.FP8, BlockFormat.FP8_BLOCK, BlockFormat.NVFP4)
 SOFTMAX_OPERATIONS: Final = 5
 """Operations of a softmax per score, as in the published model."""
 PJ_PER_NS_PER_W: Final = 1e3
+OTHER_VALUES: Final = (
+    "attention with values of another size than keys: as heads of the mean size, never measured"
+)
 SHARED_KEYS: Final = "decode attention over shared keys: as of one request, never measured"
 SEVERAL: Final = "decode attention of several tokens: as of more heads, never measured"
 WAITS: Final = np.array(
@@ -290,11 +293,24 @@ class Kernels:
         A cache of a type that was not measured is priced with the kernels of bf16. It has fewer
         bytes, and the same arithmetic in 16 bits. A prompt is attended to before it is cached.
 
+        Values of another size than keys are priced as heads of the mean size.
+
         Raises:
             InputError: the time of attention on this GPU is not known.
         """
-        if op.window is not None:
-            return self._windowed(op)
+        notes: list[Estimate] = []
+        if op.values != op.head_dim:
+            op = replace(op, head_dim=(op.head_dim + op.values) // 2, value_dim=None)
+            notes.append(Estimate.always(OTHER_VALUES))
+        if op.shared:
+            notes.append(Estimate.always(SHARED_KEYS))
+        elif op.phase is Phase.DECODE and not np.array_equal(op.queries, 1):
+            notes.append(Estimate.always(SEVERAL))
+        priced = self._to_all(op) if op.window is None else self._windowed(op)
+        return replace(priced, estimates=(*priced.estimates, *notes)) if notes else priced
+
+    def _to_all(self, op: Attention) -> Priced:
+        """Price attention to all keys."""
         sheet, cache = self.gpu.gpu, op.kv
         # Several tokens of a request read its keys together, like the heads of a group.
         heads = op.heads * op.queries if op.phase is Phase.DECODE else op.heads
@@ -304,10 +320,6 @@ class Kernels:
             decode, timer, computed = self._decode(cache)
             time_ns, rounds = timer.timed(shapes)
             estimates = [Estimate.always(what) for what in self._scaled]
-            if op.shared:
-                estimates.append(Estimate.always(SHARED_KEYS))
-            elif not np.array_equal(op.queries, 1):
-                estimates.append(Estimate.always(SEVERAL))
             if op.longest is not None:
                 longest = AttentionShapes.of(*sizes, op.longest)
                 time_ns = ragged(time_ns, timer.ns(longest), rounds)
@@ -340,7 +352,7 @@ class Kernels:
         priced = windowed_attention(self.gpu, self.framework, op)
         if priced is not None:
             return priced
-        priced = self.attention(without_window(op))
+        priced = self._to_all(without_window(op))
         return replace(priced, estimates=(*priced.estimates, Estimate.always(WITHIN_KEYS)))
 
     def latent(self, op: LatentAttention) -> Priced:
