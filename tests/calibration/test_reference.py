@@ -105,6 +105,7 @@ def mean(rows: list[Accuracy], operator: str) -> float:
     return sum(row.points * (row.mape or 0.0) for row in mine) / total
 
 
+@pytest.mark.untraced  # of whole steps, which have tests of their own
 def test_serving_runs(reference: Path) -> None:
     """Catches steps put together wrongly: 15 % per output token and 25 % to the first token, over
     all runs of dense models whose requests fit into the memory.

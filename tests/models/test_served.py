@@ -299,6 +299,7 @@ def test_expected_visits_of_many_steps_at_once() -> None:
     assert float(expected_visits(32, 4, 8, 1.0)) < float(expected_visits(32, 4, 8))
 
 
+@pytest.mark.untraced  # of 58 models
 @pytest.mark.reference
 def test_bytes_are_those_of_the_checkpoint(reference: Path) -> None:
     """Catches a weight that is stored and not served, or the reverse, in any published file."""
@@ -317,6 +318,7 @@ def test_bytes_are_those_of_the_checkpoint(reference: Path) -> None:
     assert compared == 58
 
 
+@pytest.mark.untraced  # of 58 models
 @pytest.mark.reference
 def test_devices_hold_shares_of_published_models(reference: Path) -> None:
     """Catches a share that is more than the whole, or less than its part of it."""

@@ -77,6 +77,7 @@ def test_memory_follows_the_sites() -> None:
     assert there[1].kv_bytes < here[1].kv_bytes
 
 
+@pytest.mark.untraced  # a dozen comparisons
 def test_auto_tries_every_assignment() -> None:
     """Catches a choice that is fixed for all kinds together, or tried for kinds that stay."""
     model, system = aa.load_model(MIXED), aa.load_system(SYSTEM)

@@ -13,6 +13,8 @@ from attacc.models.precision import Precision
 from attacc.units import MAX_SIZE
 
 Size = Annotated[int, Field(gt=0, le=MAX_SIZE)]
+MAX_LAYERS: Final = 2**16
+"""Layers of a model at most: a slip in a document is caught."""
 
 
 class Activation(StrEnum):
@@ -128,7 +130,7 @@ class ModelSpec(PresetSpec):
     """
 
     family: str = Field(min_length=1)
-    layers: Size
+    layers: Annotated[int, Field(gt=0, le=MAX_LAYERS)]
     hidden_size: Size
     heads: Size
     kv_heads: Size

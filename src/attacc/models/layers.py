@@ -8,11 +8,12 @@ counted of a model, parameters and bytes by part and by kind of layer, follows f
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Final
+from typing import Annotated
 
 from pydantic import Field
 
 from attacc.documents import PresetSpec, Spec
+from attacc.models.architecture import MAX_LAYERS
 from attacc.models.feedforward import AnyFeedForward
 from attacc.models.mixers import (
     AnyMixer,
@@ -28,8 +29,6 @@ from attacc.models.weights import Part, Weight, linear, vector
 from attacc.units import MAX_SIZE
 
 _Parameters = Annotated[int, Field(ge=0, le=10**15)]
-MAX_LAYERS: Final = 2**16
-"""Layers of a model at most: a slip in a document is caught."""
 
 
 class Layer(Spec):
