@@ -453,3 +453,19 @@ def test_help_names_all_choices() -> None:
     for schedule in Schedule:
         assert f"{schedule} (" in words
     assert "|".join(element for element in ElementType if element != "int4") in text
+
+
+def test_drafts_are_new_tokens_of_a_step() -> None:
+    """Catches drafts that are not attended with, and figures of a token that are of a step."""
+    sizes = ("--heads", "16", "--length", "600", "--queries-per-kv-head", "4")
+    drafts = ("--draft-tokens", "3", "--acceptance", "0.5")
+    told, plain = (
+        document("attention", *sizes, *more) for more in (drafts, ("--query-tokens", "4"))
+    )
+    assert told | plain == told
+    assert told["tokens_per_step"] == 1.875
+    assert told["time_per_token_ns"] == pytest.approx(told["time_ns"] / 1.875)
+    assert "3 drafts, accepted with 0.5: 1.88 tokens a step" in answer("attention", *sizes, *drafts)
+    twice = refusal("attention", *sizes, *drafts, "--query-tokens", "2")
+    assert "--query-tokens and --draft-tokens are given at once" in twice
+    assert "--acceptance" in refusal("attention", *sizes, "--draft-tokens", "3")

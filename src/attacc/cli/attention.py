@@ -76,6 +76,21 @@ def attention(
             help="New tokens of a step, each of which sees the keys up to its own.",
         ),
     ] = 1,
+    draft_tokens: Annotated[
+        int | None,
+        typer.Option(
+            parser=options.size("--draft-tokens", least=0),
+            metavar="N",
+            help="Drafts that the step verifies beside one new token.",
+        ),
+    ] = None,
+    acceptance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A",
+            help="Probability that a draft is accepted if those before it were, or one for each.",
+        ),
+    ] = None,
     queries_per_kv_head: Annotated[
         int | None,
         typer.Option(
@@ -164,11 +179,23 @@ def attention(
     needed, or --lengths.
     """
     import attacc
-    from attacc.attention import attend_over, compare_reads
-    from attacc.report.attention import attention_renderable, reads_renderable
+    from attacc.attention import DraftedAttention, Speculation, attend_over, compare_reads
+    from attacc.report.attention import (
+        attention_renderable,
+        drafted_renderable,
+        reads_renderable,
+    )
 
     asked, sharing = _heads(heads, length, lengths, lengths_file, kv_heads, queries_per_kv_head)
     together = _queries_per_read(queries_per_read)
+    drafts = Speculation.of(draft_tokens, options.probabilities(acceptance))
+    if drafts.draft_tokens and query_tokens != 1:
+        raise InputError(
+            "--query-tokens and --draft-tokens are given at once",
+            where="--query-tokens",
+            hint="N drafts are N + 1 query tokens: give one of them",
+        )
+    tokens = max(query_tokens, drafts.queries)
     stack = attacc.Stack(
         attacc.load_device(device, **changes(settings)),
         placement,
@@ -189,14 +216,17 @@ def attention(
             key_slices=key_slices,
             one_copy=one_copy,
             window=window,
-            query_tokens=query_tokens,
+            query_tokens=tokens,
             queries_per_kv_head=sharing,
             queries_per_read=queries_per_read,
             window_ns=1e3 * power_window,
         )
 
     if together is None:
-        print_answer(compare_reads(attend, sharing * query_tokens), reads_renderable, as_json=json)
+        print_answer(compare_reads(attend, sharing * tokens), reads_renderable, as_json=json)
+    elif drafts.draft_tokens:
+        found = DraftedAttention(attend(together), drafts)
+        print_answer(found, drafted_renderable, as_json=json)
     else:
         print_answer(attend(together), attention_renderable, as_json=json)
 

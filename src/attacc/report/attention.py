@@ -22,6 +22,7 @@ from attacc.report.values import (
     titled,
     units_at,
 )
+from attacc.study.drafted import DraftedAttention
 from attacc.study.reads import Reads
 
 
@@ -61,6 +62,19 @@ def attention_renderable(attention: AttentionOfStacks) -> RenderableType:
         *_all_stacks(attention),
         _energy_table(one.energy),
         command_table({entry.command: entry.count for entry in one.commands}),
+    )
+
+
+def drafted_renderable(drafted: DraftedAttention) -> RenderableType:
+    """Return the tables of the attention, and what a token costs."""
+    chances = ", ".join(f"{one:g}" for one in dict.fromkeys(drafted.speculation.acceptance))
+    return Group(
+        attention_renderable(drafted.attention),
+        Text(
+            f"\n{drafted.speculation.draft_tokens} drafts, accepted with {chances}: "
+            f"{drafted.speculation.tokens_per_step:.2f} tokens a step, "
+            f"{time(drafted.time_per_token_ns)} and {energy(drafted.energy_per_token_pj)} a token"
+        ),
     )
 
 
