@@ -58,7 +58,10 @@ def write_figure(figure: Any, path: Path) -> None:
     Raises:
         DocumentError: the file cannot be written.
     """
+    import matplotlib as mpl
+
     stream = io.BytesIO()
     metadata = {"Date": None} if path.suffix == ".svg" else None
-    figure.savefig(stream, format=path.suffix[1:], metadata=metadata, dpi=150)
+    with mpl.rc_context({"svg.hashsalt": "attacc"}):  # Else names of parts are drawn at random.
+        figure.savefig(stream, format=path.suffix[1:], metadata=metadata, dpi=150)
     write_whole(path, stream.getvalue())
