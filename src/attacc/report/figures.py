@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import io
 from collections.abc import Iterable
@@ -58,10 +59,11 @@ def write_figure(figure: Any, path: Path) -> None:
     Raises:
         DocumentError: the file cannot be written.
     """
-    import matplotlib as mpl
-
+    matplotlib: Any = importlib.import_module("matplotlib")
     stream = io.BytesIO()
     metadata = {"Date": None} if path.suffix == ".svg" else None
-    with mpl.rc_context({"svg.hashsalt": "attacc"}):  # Else names of parts are drawn at random.
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "attacc"}
+    ):  # Else the names of parts are drawn at random.
         figure.savefig(stream, format=path.suffix[1:], metadata=metadata, dpi=150)
     write_whole(path, stream.getvalue())
