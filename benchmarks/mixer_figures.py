@@ -30,9 +30,12 @@ from attacc.models.mixers import (
     TokenIndexer,
 )
 from attacc.models.operators import Experts, PointwiseKind, expected_visits
-from attacc.models.precision import ElementType
+from attacc.models.precision import BlockFormat, ElementType, WeightType
 from attacc.models.served import ServedModel
 from attacc.pim.mapping.ring import NewTokens
+from attacc.pim.product import AttaccProducts
+from attacc.pim.program.product import ProductShape
+from attacc.pim.selection import selection_bounds
 from attacc.report.figures import write_figure
 
 ROOT = Path(__file__).parents[1]
@@ -73,13 +76,16 @@ QWEN_STATE: Final = DeltaNet(key_heads=16, value_heads=64, key_dim=128, value_di
 QWEN_FULL: Final = Attention(heads=32, kv_heads=2, head_dim=256)
 NEMOTRON_STATE: Final = Mamba2(heads=128, head_dim=64, state=128, groups=8, conv=4)
 NEMOTRON_FULL: Final = Attention(heads=32, kv_heads=2, head_dim=128)
-MIXTURES: Final = (
-    ("Mixtral 8x7B", 4096, Mixture(experts=8, experts_per_token=2, width=14336)),
-    ("gpt-oss 120B", 2880, Mixture(experts=128, experts_per_token=4, width=2880)),
-    ("DeepSeek V3", 7168, Mixture(experts=256, experts_per_token=8, width=2048)),
-    ("Qwen3.5 397B", 4096, Mixture(experts=512, experts_per_token=10, width=1024)),
-)
-"""Name, elements of the residual stream, experts."""
+BF16: Final = ElementType.BF16
+MIXTURES: Final[tuple[tuple[str, int, Mixture, WeightType], ...]] = (
+    ("Mixtral 8x7B", 4096, Mixture(experts=8, experts_per_token=2, width=14336), BF16),
+    ("gpt-oss 120B", 2880, Mixture(experts=128, experts_per_token=4, width=2880),
+     BlockFormat.MXFP4),
+    ("DeepSeek V3", 7168, Mixture(experts=256, experts_per_token=8, width=2048),
+     BlockFormat.FP8_BLOCK),
+    ("Qwen3.5 397B", 4096, Mixture(experts=512, experts_per_token=10, width=1024), BF16),
+)  # fmt: skip
+"""Name, elements of the residual stream, experts, type of their weights."""
 
 Draw = Callable[[Any], None]
 """Draws on a figure of Matplotlib."""
@@ -332,6 +338,48 @@ def scan_bytes(mixer: LatentAttention | Attention | CompressedAttention, keys: i
             return 0.0
 
 
+SPARSE_LENGTH: Final = 65_536
+SPARSE_CHOSEN: Final = 2048
+SPARSE_READS: Final = (1, 4)
+
+
+def sparse_stack() -> None:
+    """Print what one request of two models costs on one stack, which no system runs today."""
+    stack = aa.Stack()
+    products = {
+        q: AttaccProducts(stack.device, stack.placement, rows_per_read=q) for q in SPARSE_READS
+    }
+    sizes: dict[str, dict[str, Any]] = {
+        "DeepSeek V3.2": {
+            "heads": V32.heads, "queries_per_kv_head": V32.heads, "head_dim": V32.width,
+            "value_dim": V32.latent, "one_copy": True, "key_slices": LATENT_SLICES,
+        },
+        "MiniMax M3": {
+            "heads": M3.heads, "queries_per_kv_head": M3.heads // M3.kv_heads,
+            "head_dim": M3.head_dim,
+        },
+    }  # fmt: skip
+    scans = {
+        "DeepSeek V3.2": ProductShape(64, 128, SPARSE_LENGTH, ElementType.FP8),
+        "MiniMax M3": ProductShape(4, 128, SPARSE_LENGTH, ElementType.FP16),
+    }
+    rows: list[list[object]] = []
+    for name, own in sizes.items():
+        for q in SPARSE_READS:
+            bounds = selection_bounds(
+                stack, length=SPARSE_LENGTH, selected=SPARSE_CHOSEN, queries_per_read=q, **own
+            )
+            every = stack.attend(length=SPARSE_LENGTH, queries_per_read=q, **own)
+            scan = products[q].multiply(scans[name])
+            ends = (scan, bounds.clustered, bounds.scattered, every)
+            rows.append([name, q, *(f"{one.cycles:,}" for one in ends)])
+    table(
+        f"One request of {SPARSE_LENGTH:,} tokens on one stack, cycles; {SPARSE_CHOSEN:,} chosen",
+        ["model", "queries for each read", "scan", "clustered", "scattered", "all keys"],
+        rows,
+    )
+
+
 def sparse() -> Draw:
     """Return the figure of sparse attention: bytes of the scan and of the attention."""
     cases: tuple[tuple[str, LatentAttention | Attention | CompressedAttention, Mixer], ...] = (
@@ -343,6 +391,7 @@ def sparse() -> Draw:
             V4.model_copy(update={"ratio": 0, "indexer": None, "window": LENGTHS[-1]}),
         ),
     )
+    sparse_stack()
     curves: list[tuple[str, list[float], list[float], list[float]]] = []
     for name, mixer, dense in cases:
         scan = [scan_bytes(mixer, n) for n in LENGTHS]
@@ -434,7 +483,7 @@ def experts() -> Draw:
     tokens = np.array(EXPERT_TOKENS, dtype=np.float64)
     shares: dict[tuple[str, float], list[float]] = {}
     times: dict[tuple[str, float], list[float]] = {}
-    for name, hidden, mixture in MIXTURES:
+    for name, hidden, mixture, weights in MIXTURES:
         for skew in (0.0, SKEW):
             visits = [
                 expected_visits(mixture.experts, mixture.experts_per_token, n, skew)
@@ -445,7 +494,7 @@ def experts() -> Draw:
                 tokens=tokens, hidden=hidden, width=mixture.width // TENSOR_PARALLEL,
                 experts=mixture.experts, here=mixture.experts,
                 per_token=mixture.experts_per_token, gated=True, function=PointwiseKind.SWIGLU,
-                activation=ElementType.BF16, weights=ElementType.BF16, skew=skew,
+                activation=BF16, weights=weights, skew=skew,
             )  # fmt: skip
             (cost,) = costs.fused(operator, gpu)
             times[name, skew] = [float(one) / 1e3 for one in np.broadcast_to(
@@ -453,7 +502,7 @@ def experts() -> Draw:
     shown = (1, 8, 64, 512, 4096)
     for title, values in (
         ("Distinct experts that tokens visit", shares),
-        (f"Experts of one layer on one of {TENSOR_PARALLEL} H200, bf16, microseconds", times),
+        (f"Experts of one layer on one of {TENSOR_PARALLEL} H200, microseconds", times),
     ):
         table(
             title,
@@ -464,7 +513,7 @@ def experts() -> Draw:
 
     def draw(figure: Any) -> None:
         visits, axis = figure.subplots(1, 2)
-        for number, (name, _, mixture) in enumerate(MIXTURES):
+        for number, (name, _, mixture, _) in enumerate(MIXTURES):
             for skew, style in ((0.0, "-"), (SKEW, "--")):
                 label = name if skew == 0 else None
                 share = [one / mixture.experts for one in shares[name, skew]]
