@@ -438,7 +438,8 @@ def states() -> Draw:
         one = full_.decode_work(1, kv).bytes
         held = layers * state.stored(kv).state
         token = full_layers * full_.stored(kv).per_token
-        rows.append([name, moved / 1e6, one, moved / one, held / 1e6, token / 1e3, held / token])
+        crossings = (f"{moved / one:,.0f}", f"{held / token:,.0f}")
+        rows.append([name, moved / 1e6, one, crossings[0], held / 1e6, token / 1e3, crossings[1]])
     table(
         "States beside keys and values",
         ["model", "MB moved by a state", "bytes of a key and value", "moves as much as keys",
