@@ -36,14 +36,7 @@ MODELS: Final[tuple[tuple[str, str, dict[str, str]], ...]] = (
 BATCH = 8
 SHARE_AT = 4096
 LENGTHS = tuple(2**power for power in range(10, 21))
-SYSTEM = {
-    "name": "h200-attacc",
-    "gpu": "h200",
-    "gpus": 8,
-    "link": "nvlink4",
-    "attention": "attacc",
-    "attacc": {"devices": 8, "stacks_per_device": 5, "placement": "bank"},
-}
+SYSTEM = Path(__file__).parents[1] / "examples" / "h200-attacc.toml"
 
 
 @dataclass(frozen=True)

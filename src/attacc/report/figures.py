@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import io
 from collections.abc import Iterable
@@ -58,7 +59,11 @@ def write_figure(figure: Any, path: Path) -> None:
     Raises:
         DocumentError: the file cannot be written.
     """
+    matplotlib: Any = importlib.import_module("matplotlib")
     stream = io.BytesIO()
     metadata = {"Date": None} if path.suffix == ".svg" else None
-    figure.savefig(stream, format=path.suffix[1:], metadata=metadata, dpi=150)
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "attacc"}
+    ):  # Else the names of parts are drawn at random.
+        figure.savefig(stream, format=path.suffix[1:], metadata=metadata, dpi=150)
     write_whole(path, stream.getvalue())
