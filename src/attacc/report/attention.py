@@ -89,6 +89,8 @@ def reads_renderable(reads: Reads) -> RenderableType:
         "\nread",
         "\nenergy",
         "mean\npower",
+        "unit\narea",
+        "of the\ndie",
     ):
         table.add_column(column, justify="right", no_wrap=True)
     for row in reads.choices:
@@ -100,6 +102,8 @@ def reads_renderable(reads: Reads) -> RenderableType:
             scaled(row.read_bytes, "B"),
             energy(row.energy_pj),
             "" if row.mean_power_w is None else scaled(row.mean_power_w, "W"),
+            "" if row.unit_area is None else f"{row.unit_area:.2f}",
+            "" if row.die_share is None else f"{row.die_share:.0%}",
         )
     refused = (Text(f"{one.queries_per_read}: {one.reason}") for one in reads.refused)
     return Group(*_title(reads.first.slowest, len(reads.first.each)), table, *refused)

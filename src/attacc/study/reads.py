@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from attacc.errors import InputError
+from attacc.pim.energy.area import die_share, unit_area
 from attacc.pim.stacks import AttentionOfStacks
 from attacc.results import Result
 
@@ -27,6 +28,9 @@ class Read:
         energy_pj: energy of the commands.
         mean_power_w: mean power, with standby and refresh; None where power was not wanted.
         peak_power_w: power of the window with the highest power.
+        unit_area: area of a unit with its buffers, as a multiple of the paper's
+            (`attacc.pim.energy.area`); None beyond 32 queries.
+        die_share: share of a DRAM die that units in every bank take; None for units elsewhere.
     """
 
     queries_per_read: int
@@ -39,6 +43,8 @@ class Read:
     energy_pj: float
     mean_power_w: float | None
     peak_power_w: float | None
+    unit_area: float | None
+    die_share: float | None
 
     @classmethod
     def of(cls, attention: AttentionOfStacks) -> Read:
@@ -55,6 +61,8 @@ class Read:
             energy_pj=one.energy.total_pj,
             mean_power_w=None if one.power is None else one.power.mean_w,
             peak_power_w=None if one.power is None else one.power.peak_w,
+            unit_area=unit_area(one.queries_per_read),
+            die_share=die_share(one.queries_per_read, one.placement),
         )
 
 

@@ -66,6 +66,9 @@ ABSORBED_ONLY: Final = (
     "prefill over expanded latents: as attention with heads of as many elements, never measured"
 )
 SPARSE_PREFILL: Final = "sparse attention in prefill: as decode of every token, never measured"
+INDEX_HEADS: Final = (32, 64)
+INDEX_DIM: Final = 128
+"""Index heads and elements of an index key of the modules that were measured."""
 SCAN_PREFILL: Final = "index scores in prefill: as those of decode, never measured"
 HOST_HIDDEN: Final = "attention over latents: without the host's time, in which it was measured"
 CHOSEN: Final = 2048.0
@@ -452,7 +455,13 @@ def index_scan(gpu: CalibratedGpu, framework: str | None, op: IndexScan) -> Pric
     scan = scan_times(moved, chooses, gpu.gpu, of.scan_share, of.choice_ns)
     peak = peak_flops_per_s(gpu.gpu, cache) * GB
     time_ns = np.maximum(scan, work.flops / (of.product_share * peak))
-    estimates = (*notes, Estimate(SCAN_PREFILL, np.array([op.phase is Phase.PREFILL])))
+    same = op.heads in INDEX_HEADS and (op.dim, op.chosen) == (INDEX_DIM, CHOSEN)
+    other = f"scan with {op.heads} heads of {op.dim} elements: by bytes and operations, scaled"
+    estimates = (
+        *notes,
+        Estimate(SCAN_PREFILL, np.array([op.phase is Phase.PREFILL])),
+        Estimate(other, np.array([not same])),
+    )
     bound = bound_of(work, time_ns, 0.0, gpu.gpu, cache)
     return Priced(time_ns, 0.0, bound, work, estimates)
 
