@@ -421,3 +421,13 @@ def test_a_step_is_made_of_its_groups() -> None:
     step = Pricer(LLAMA, attacc()).step(decode=[100, 2000], prefill=[Chunk(50, 10, 10)])
     assert isclose(step.time_ns, sum(step.group(group).time_ns for group in Group))
     assert "steps that prefill and decode: sums of both, never measured" in step.estimates
+
+
+def test_a_window_over_chunks_of_different_sizes() -> None:
+    """Catches a mean of keys that is cut at the window, in place of the mean of what is cut."""
+    batches = Batches.of([((), (Chunk(100), Chunk(2000, past=300)))])
+    found = batches.prefilling()
+    assert found is not None
+    assert found.mean is not None
+    assert found.mean(lambda keys: np.minimum(keys, 512)) == (100 * 100 + 2000 * 512) / 2100
+    assert found.keys == (100 * 100 + 2000 * 2300) / 2100

@@ -123,12 +123,15 @@ class Prefilling:
         keys: keys that a new token may attend to: those before the chunk and those of the chunk;
             where chunks differ, the mean over all new tokens.
         past: of these, the keys before the chunk.
+        mean: returns the mean over the new tokens of a function of the keys of their chunk, those
+            before it included; None where all chunks are alike.
     """
 
     chunks: Size
     new: Size
     keys: Size
     past: Size = 0
+    mean: Callable[[Seen], Size] | None = None
 
 
 def decode_step(model: AnyModel, *, batch: int, kv_length: int, tensor_parallel: int) -> Step:
@@ -687,7 +690,9 @@ def _in_chunk(chunk: int) -> Seen:
 
 def _prefill_keys(limit: Seen, prefill: Prefilling) -> Size:
     """Return the keys that a new token attends to, without the mask."""
-    return prefill.keys if limit is _all else _of(limit, prefill.keys)
+    if limit is _all:
+        return prefill.keys
+    return _of(limit, prefill.keys) if prefill.mean is None else prefill.mean(limit)
 
 
 def _function(activation: str, gated: bool) -> PointwiseKind:  # noqa: FBT001 - as layers state it

@@ -294,7 +294,17 @@ class Batches:
             new=_constant(self.new_tokens / self.chunks),
             keys=_constant(own + with_past),
             past=_constant(with_past),
+            mean=self.chunk_mean_of,
         )
+
+    def chunk_mean_of(self, function: Callable[[Floats], Floats]) -> float | Floats:
+        """Return the mean over the new tokens of a function of the keys of their chunk.
+
+        Args:
+            function: takes and returns an array, element by element.
+        """
+        values = function((self.past + self.new).astype(np.float64))
+        return _constant(self._sums(self.prefill_ends, self.new * values) / self.new_tokens)
 
     def lengths_of(self, step: int) -> list[int]:
         """Return the length of every request that decodes in a step."""
