@@ -157,6 +157,7 @@ def test_the_example_of_the_documentation() -> None:
     assert answer(*shlex.split(example[0])) == example[1]
 
 
+@pytest.mark.untraced  # of whole comparisons
 def test_the_study_of_the_documentation(tmp_path: Path) -> None:
     """Catches a key of a study that the reference lacks, or shows in another way."""
     study, mine = re.findall(r"```toml\n((?:.*\n)*?)```", PAGE)
@@ -169,7 +170,7 @@ def test_the_study_of_the_documentation(tmp_path: Path) -> None:
     flat = set(StudySpec.model_fields) - {"workload", "precision"}
     assert rows == nested | flat
     assert load_study(path).load_model().kv == "fp8"
-    result = document("compare", path)
+    result = document("compare", path, "--batch", "16")
     assert [system["system"] for system in result["systems"]] == [
         "dgx-large",
         "dgx-attacc-bank",
@@ -318,6 +319,7 @@ def test_traces(
     assert all(system["status"] == "ok" for system in result["systems"])
 
 
+@pytest.mark.untraced  # of whole comparisons
 def test_a_system_of_ones_own(tmp_path: Path) -> None:
     """Catches a key of a system file that does not reach the figures."""
 

@@ -22,18 +22,36 @@ def commands() -> list[str]:
     return [line for line in lines if line.startswith("attacc ")]
 
 
+def chained(lines: list[str]) -> list[list[str]]:
+    """Return commands together with those whose files they read: a trace that is built is run."""
+    found: list[list[str]] = []
+    for line in lines:
+        if shlex.split(line)[1] in SKIPPED:
+            continue
+        if found and line.startswith("attacc trace") and found[-1][-1].startswith("attacc trace"):
+            found[-1].append(line)
+        else:
+            found.append([line])
+    return found
+
+
 @pytest.mark.untraced  # of commands that have tests of their own
-def test_the_readmes_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lines", chained(commands()), ids=lambda lines: lines[0])
+def test_the_readmes_commands_run(
+    lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Catches a command of the README that fails, or a file that it names and that is not there."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
-    found = [shlex.split(line)[1:] for line in commands()]
-    run = [args for args in found if args[0] not in SKIPPED]
-    assert len(run) > 10
-    for args in run:
-        result = invoke(*args)
-        assert result.exit_code == 0, (args, result.output)
+    for line in lines:
+        result = invoke(*shlex.split(line)[1:])
+        assert result.exit_code == 0, (line, result.output)
         assert result.stdout
+
+
+def test_the_readme_has_commands() -> None:
+    """Catches a README whose commands are not found."""
+    assert len(chained(commands())) > 10
 
 
 def test_every_example_is_named(tmp_path: Path) -> None:

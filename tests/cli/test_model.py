@@ -149,6 +149,7 @@ def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     assert document("model", tmp_path) == plain
 
 
+@pytest.mark.untraced  # of 58 files
 def test_every_published_file_is_told(reference: Path) -> None:
     """Catches a served model that is not understood, or a table that cannot be drawn of it."""
     folder = reference / "data" / "model_configs"

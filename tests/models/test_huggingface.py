@@ -972,6 +972,7 @@ PUBLISHED: dict[str, tuple[int, float, str, str]] = {
 """Parameters, bytes of keys and values per token, types of weights and of keys and values."""
 
 
+@pytest.mark.untraced  # of 58 files
 def test_published_files_are_read_right(reference: Path) -> None:
     """A published file that is priced as another model, or refused.
 

@@ -96,6 +96,7 @@ def test_cycles_that_were_not_carried_over() -> None:
         published_cycles(run, 65)
 
 
+@pytest.mark.untraced  # of whole exhibits
 def test_headline_figures(setting: Setting) -> None:
     """Catches a figure of the papers that is no longer met within 10 %, but for the known one."""
     reasons = Reasons()
@@ -164,6 +165,7 @@ def test_what_cannot_be_served(setting: Setting) -> None:
         setting.pricers.overlap(setting.base, setting.gpt3, LONG, 1)
 
 
+@pytest.mark.untraced  # of whole exhibits
 def test_steps_without_a_price() -> None:
     """Catches a refusal of the cost model that ends a reproduction, or that nobody is told."""
 
@@ -250,6 +252,7 @@ def test_parts_add_up(setting: Setting) -> None:
             assert isclose(sum(numbers[:4]), numbers[4], rel_tol=allowed, abs_tol=1e-7)
 
 
+@pytest.mark.untraced  # of whole exhibits
 def test_schedules_beside_closed_forms(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches schedules that are set beside the closed form of other switches."""
     monkeypatch.setattr("attacc.study.papers.schedules.MOST_REQUESTS", 60)
@@ -273,6 +276,7 @@ def test_choice_of_exhibits() -> None:
         chosen([], ["asplos2024-links"])
 
 
+@pytest.mark.untraced  # of whole exhibits
 def test_quick_exhibits_in_order() -> None:
     """Catches progress that skips an exhibit, and an exhibit under another name or paper."""
     told: list[str] = []

@@ -137,7 +137,7 @@ def compare_with_exact(
         (Placement.BANKGROUP, 20, range(2049, 4096), 100_000, 0.2),
         (Placement.BANKGROUP, 5, range(128, 2000), 40_000, 1),
         (Placement.BUFFER, 3, range(1, 500), 20_000, 1),
-        (Placement.BUFFER, 2, range(100, 1500), 200_000, 1),
+        (Placement.BUFFER, 2, range(100, 1500, 3), 200_000, 1),
     ],
 )
 def test_an_interpolated_curve_states_its_error(
