@@ -151,6 +151,40 @@ class DeviceCache(Cache):
         self._session.hand_over(Handed(self, layer_idx, *new))
         return new
 
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:  # noqa: ARG002
+        """Refuse, because a device stores keys and values only."""
+        raise without_keys(layer_idx)
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:  # noqa: ARG002
+        """Refuse, because a device stores keys and values only."""
+        raise without_keys(layer_idx)
+
+    def update_conv_state(self, conv_states: torch.Tensor, layer_idx: int, *_: Any) -> torch.Tensor:  # noqa: ARG002
+        """Refuse, because a device stores keys and values only."""
+        raise without_keys(layer_idx)
+
+    def update_recurrent_state(
+        self,
+        recurrent_states: torch.Tensor,  # noqa: ARG002
+        layer_idx: int,
+        *_: Any,
+        **__: Any,
+    ) -> torch.Tensor:
+        """Refuse, because a device stores keys and values only."""
+        raise without_keys(layer_idx)
+
+    def has_previous_state(
+        self,
+        layer_idx: int | None = None,
+        state_idx: int | None = None,  # noqa: ARG002
+    ) -> bool:
+        """Refuse, because a device stores keys and values only."""
+        raise without_keys(layer_idx)
+
+    def update_indexer(self, indexer_key_states: torch.Tensor, layer_idx: int) -> torch.Tensor:  # noqa: ARG002
+        """Refuse, because a device reads all keys of a head, and not an indexer's choice."""
+        raise unsupported(f"attention to selected keys (layer {layer_idx} has an indexer)")
+
     def free(self) -> None:
         """Free the requests on the device. After that the cache is empty."""
         self._session.free(self._requests)
@@ -179,6 +213,12 @@ class DeviceCache(Cache):
         """Refuse to remove tokens, because a device has no command for that."""
         if tokens_to_remove:
             raise unsupported("taking tokens back, as assisted generation does")
+
+
+def without_keys(layer: int | None) -> InputError:
+    """Return the error for a layer that has a state in place of keys and values."""
+    which = "a layer" if layer is None else f"layer {layer}"
+    return unsupported(f"recurrent or convolutional states, which {which} has")
 
 
 def unsupported(what: str) -> InputError:

@@ -58,7 +58,8 @@ class Step:
 
     Attributes:
         requests: number of requests.
-        keys: keys that the tokens attended to, including their own, summed over requests.
+        keys: keys that the tokens attended to in layers without a window, including their own,
+            summed over requests.
         attention: cost of attending in all layers.
         appended: cost of writing the keys and values of the new tokens in all layers.
     """
@@ -84,6 +85,19 @@ class Step:
         return self.attention.link_pj + self.appended.link_pj
 
 
+@dataclass(frozen=True, slots=True)
+class _Mask:
+    """A mask of a pass.
+
+    Attributes:
+        given: the mask that layers get.
+        windows: the windows, or None for no window, whose keys it shows in this pass.
+    """
+
+    given: torch.Tensor | None
+    windows: frozenset[int | None]
+
+
 @dataclass(slots=True)
 class _Forward:
     """A pass of new tokens through the model.
@@ -92,7 +106,7 @@ class _Forward:
         tokens: number of new tokens of each row, including padding.
         length: number of all tokens of each row after the pass, including padding.
         padding: number of padding tokens at the start of each row; None for no padding.
-        mask: mask that every layer's attention must get.
+        masks: masks, one of which every layer's attention must get.
         layers: number of layers that have attended.
         attention: for each token, the costs of attending in the layers so far; empty in prefill.
         appended: for each token, the costs of writing in the layers so far. In prefill it has one
@@ -102,7 +116,7 @@ class _Forward:
     tokens: int
     length: int
     padding: tuple[int, ...] | None
-    mask: torch.Tensor | None
+    masks: list[_Mask] = field(default_factory=list[_Mask])
     layers: int = 0
     attention: list[list[AttendCost]] = field(default_factory=list[list[AttendCost]])
     appended: list[list[AppendCost]] = field(default_factory=list[list[AppendCost]])
@@ -111,6 +125,11 @@ class _Forward:
     def is_prefill(self) -> bool:
         """Whether the host attends. It does so for several tokens that have none before them."""
         return self.tokens > 1 and self.tokens == self.length
+
+    def windows(self, mask: torch.Tensor | None) -> frozenset[int | None]:
+        """Return the windows of a layer that got this mask; empty for an unknown mask."""
+        each = (one.windows for one in self.masks if one.given is mask)
+        return frozenset[int | None]().union(*each)
 
 
 class Session:
@@ -129,6 +148,7 @@ class Session:
         self._element = element
         self._config: Any = self._model.config.get_text_config(decoder=True)
         self._layers = int(self._config.num_hidden_layers)
+        self._windows: tuple[int | None, ...] = ()
         self._cache_argument = _cache_argument(model)
         self._before: str | None = None
         self._shape: KvShape | None = None
@@ -152,6 +172,7 @@ class Session:
             raise InputError(
                 "the model is attached to a device already", hint="leave that session first"
             )
+        self._windows = _windows_of(self._config, self._layers)
         self._before = self._config._attn_implementation  # noqa: SLF001 - transformers has no public name
         _ATTACHED[id(self._config)] = self
         model.set_attn_implementation(NAME)
@@ -223,8 +244,10 @@ class Session:
         shape = self._shape
         if shape is None:
             raise EngineError("room is asked for before the model has passed any token")
-        heads = shape.layers * shape.kv_heads
-        needed = tokens * heads * 2 * shape.head_dim * shape.element.bytes
+        # A layer with a window stores no more keys than that.
+        keys = sum(tokens if window is None else min(tokens, window) for window in self._windows)
+        elements = shape.kv_heads * (shape.head_dim + shape.value_elements)
+        needed = keys * elements * shape.element.bytes
         if needed > self._device.free_bytes:
             raise CapacityError(
                 Shortfall("memory of the AttAccs", needed, self._device.free_bytes),
@@ -275,29 +298,43 @@ class Session:
             arguments: arguments of transformers' function that makes masks.
 
         Raises:
-            InputError: a token does not attend to itself and all tokens before it.
+            InputError: padding is not at the start of a row.
         """
         self._all_fetched()
-        if arguments["mask_function"] is not _MASKS.causal_mask_function or arguments.get(
-            "use_vmap"
-        ):
+        windows = _windows_shown(arguments, batch, tokens, length, {None, *self._windows})
+        if not windows:
             # Some models make masks that no layer uses. `attend` refuses a layer with this mask.
             self._other_mask = torch.empty(0)
             return self._other_mask
-        forward = _Forward(tokens, length, _left_padding(padding_mask, batch, length), None)
+        forward = self._begun(tokens, length, _left_padding(padding_mask, batch, length))
+        given: torch.Tensor | None = None
         if forward.is_prefill:
-            forward.mask = _MASKS.sdpa_mask(
+            given = _MASKS.sdpa_mask(
                 batch_size=batch,
                 q_length=tokens,
                 kv_length=length,
                 attention_mask=padding_mask,
                 **arguments,
             )
-        else:
+        elif None not in windows:
+            given = torch.empty(0)
+        forward.masks.append(_Mask(given, windows))
+        return given
+
+    def _begun(self, tokens: int, length: int, padding: tuple[int, ...] | None) -> _Forward:
+        """Return the pass that a mask belongs to. A pass may have masks of several windows."""
+        forward = self._forward
+        if (
+            forward is not None
+            and not forward.layers
+            and (forward.tokens, forward.length, forward.padding) == (tokens, length, padding)
+        ):
+            return forward
+        forward = self._forward = _Forward(tokens, length, padding)
+        if not forward.is_prefill:
             forward.attention = [[] for _ in range(tokens)]
         forward.appended = [[] for _ in range(1 if forward.is_prefill else tokens)]
-        self._forward = forward
-        return forward.mask
+        return forward
 
     def attend(
         self,
@@ -307,6 +344,9 @@ class Session:
         value: torch.Tensor,
         mask: torch.Tensor | None,
         scale: float,
+        *,
+        window: int | None = None,
+        sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Attend for one layer.
 
@@ -314,24 +354,28 @@ class Session:
             module: the attention module of the layer.
             query: (batch, heads, tokens, head_dim) queries.
             key: (batch, kv_heads, tokens, head_dim) keys of the new tokens alone.
-            value: (batch, kv_heads, tokens, head_dim) values of the new tokens alone.
+            value: (batch, kv_heads, tokens, value elements) values of the new tokens alone.
             mask: the mask that the layer got.
             scale: factor of the scores.
+            window: the layer's window, as the layer states it; None for none, or for no statement.
+            sinks: (heads,) a score beside those of the keys; None for none.
 
         Returns:
-            (batch, tokens, heads, head_dim) the context.
+            (batch, tokens, heads, value elements) the context.
         """
         handed, self._handed = self._handed, None
-        if handed is None or key is not handed.keys or value is not handed.values:
+        if handed is None or not _come_from(module, handed, key, value):
             raise InputError(
                 "keys and values do not come from a cache of this session",
                 hint="call session.forward(tokens, session.cache()), or session.generate",
             )
         cache, layer, forward = handed.cache, handed.layer, self._forward
-        if forward is None or mask is not forward.mask:
+        windows = frozenset[int | None]() if forward is None else forward.windows(mask)
+        if forward is None or not windows:
             raise unsupported(self._named(mask))
         if forward.layers != layer or cache.get_seq_length(layer) != forward.length:
             raise unsupported(f"layer {layer} after {forward.layers} others, or without some")
+        self._check_window(layer, windows, window)
         if layer == 0:
             cache.begin()
         self._set_model(query, key, value, scale)
@@ -344,12 +388,11 @@ class Session:
                 )
                 for row, request in enumerate(requests)
             ]
-            context, _ = _SDPA.sdpa_attention_forward(
-                module, query, key, value, mask, scaling=scale
-            )
+            context = _prefilled(module, query, key, value, mask, scale, sinks)
         else:
             queries = _float32(query)
-            context = query.new_empty((len(query), forward.tokens, *query.shape[1::2]))
+            beside = None if sinks is None else _float32(sinks)
+            context = query.new_empty((len(query), forward.tokens, query.shape[1], value.shape[-1]))
             for token in range(forward.tokens):
                 forward.appended[token] += [
                     self._device.append(
@@ -360,7 +403,7 @@ class Session:
                     )
                     for row, request in enumerate(requests)
                 ]
-                attended = self._device.attend(layer, requests, queries[:, :, token])
+                attended = self._device.attend(layer, requests, queries[:, :, token], beside)
                 forward.attention[token].append(attended.cost)
                 context[:, token] = torch.as_tensor(attended.context)
         forward.layers += 1
@@ -368,6 +411,25 @@ class Session:
             cache.end()
             self._record(forward, requests, padding)
         return context
+
+    def _check_window(self, layer: int, shown: frozenset[int | None], stated: int | None) -> None:
+        """Refuse a layer whose window is another than that of the config.
+
+        Args:
+            layer: number of the layer.
+            shown: windows whose keys the layer's mask shows.
+            stated: the window that the layer states; None for no statement.
+        """
+        window = self._windows[layer]
+        if stated not in (None, window):
+            raise unsupported(
+                f"a sliding window (sliding_window = {stated}) in layer {layer}, for which the "
+                f"config has {window}"
+            )
+        if window not in shown:
+            raise unsupported(
+                f"layer {layer} with another mask than the config's window ({window}) has"
+            )
 
     def open_requests(self, count: int) -> tuple[int, ...]:
         """Open requests, and return numbers for them that no earlier request of the session had."""
@@ -383,10 +445,6 @@ class Session:
     def _set_model(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> None:
-        if key.shape[-1] != value.shape[-1]:
-            raise unsupported(
-                f"keys of {key.shape[-1]} and values of {value.shape[-1]} elements a head"
-            )
         shape = KvShape(
             layers=self._layers,
             kv_heads=key.shape[1],
@@ -394,6 +452,8 @@ class Session:
             head_dim=key.shape[-1],
             element=self._element,
             scale=scale,
+            value_dim=value.shape[-1],
+            windows=self._windows,
         )
         if self._shape is None:
             self._device.set_model(shape)
@@ -405,9 +465,8 @@ class Session:
         """Return in words what kind of mask a layer got in place of the causal one."""
         if mask is None or mask is not self._other_mask:
             return "a mask that was made elsewhere"
-        chunk = getattr(self._config, "attention_chunk_size", None)
-        if chunk is not None:
-            return f"attention within chunks of {chunk} tokens"
+        if getattr(self._config, "attention_chunk_size", None) is not None:
+            return _chunks(self._config)
         return "a mask other than the causal one: packed sequences, or a mask of the model's own"
 
     def _record(
@@ -443,6 +502,111 @@ _ATTACHED: Final[dict[int, Session]] = {}
 
 transformers' tables of functions are global, and a mask function gets nothing but a configuration.
 """
+
+
+_FULL: Final = ("full_attention", "attention")
+_SLIDING: Final = "sliding_attention"
+_CHUNKED: Final = "chunked_attention"
+"""Names of types of layers in a model's configuration."""
+
+
+def _windows_of(config: Any, layers: int) -> tuple[int | None, ...]:
+    """Return the window of each layer, as a model's configuration states it.
+
+    Raises:
+        InputError: a layer is of a type that the device does not compute.
+    """
+    window: int | None = getattr(config, "sliding_window", None)
+    kinds: Sequence[str] | None = getattr(config, "layer_types", None)
+    if kinds is None:
+        return (window if getattr(config, "use_sliding_window", True) else None,) * layers
+    for layer, kind in enumerate(kinds[:layers]):
+        if kind == _CHUNKED:
+            raise unsupported(_chunks(config))
+        if kind not in (*_FULL, _SLIDING):
+            raise unsupported(f"layers of the type {kind}, as layer {layer} is")
+    return tuple(window if kind == _SLIDING else None for kind in kinds[:layers])
+
+
+def _chunks(config: Any) -> str:
+    return f"attention within chunks of {config.attention_chunk_size} tokens"
+
+
+def _windows_shown(
+    arguments: dict[str, Any], batch: int, tokens: int, length: int, known: set[int | None]
+) -> frozenset[int | None]:
+    """Return the windows whose keys, and no others, a mask shows to the new tokens of a pass.
+
+    The mask's function is called for every row, new token and key, so that no other mask passes.
+
+    Args:
+        arguments: arguments of transformers' function that makes masks.
+        batch: number of rows.
+        tokens: number of new tokens of each row.
+        length: number of all tokens of each row after the pass.
+        known: windows of the model's layers; None for no window.
+    """
+    function = arguments["mask_function"]
+    if arguments.get("use_vmap"):
+        return frozenset()
+    if function is _MASKS.causal_mask_function:
+        return frozenset(one for one in known if one is None or one >= length)
+    place = arguments.get("device", "cpu")
+    row = torch.arange(batch, device=place)[:, None, None]
+    query = torch.arange(length - tokens, length, device=place)[None, :, None]
+    key = torch.arange(length, device=place)[None, None, :]
+    shown = torch.as_tensor(function(row, 0, query, key)).expand(batch, tokens, length)
+    causal = key <= query
+    return frozenset(
+        one
+        for one in known
+        if torch.equal(
+            shown, (causal if one is None else causal & (key > query - one)).expand_as(shown)
+        )
+    )
+
+
+def _come_from(
+    module: torch.nn.Module, handed: Handed, key: torch.Tensor, value: torch.Tensor
+) -> bool:
+    """Return whether keys and values are those of a cache, or expanded from its latents.
+
+    transformers' caches of latent attention hold latents since 5.24. The device holds the keys and
+    values that a module expands from them.
+    """
+    if key is handed.keys and value is handed.values:
+        return True
+    expand: Any = getattr(module, "expand_kv", None)
+    if expand is None:
+        return False
+    of_keys, of_values = expand(handed.keys, handed.values)
+    return torch.equal(key, of_keys) and torch.equal(value, of_values)
+
+
+def _prefilled(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Return the context of a prompt, (batch, tokens, heads, value elements), by sdpa.
+
+    A sink is one more key of zeros with a value of zeros, whose mask adds the sink to its score.
+    """
+    if sinks is not None:
+        tokens = query.shape[2]
+        if mask is None:
+            mask = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril()
+        shown = mask.expand(len(query), query.shape[1], tokens, tokens)
+        added = torch.zeros_like(shown, dtype=query.dtype).masked_fill(~shown, -torch.inf)
+        beside = sinks.to(query.dtype).view(1, -1, 1, 1).expand(*added.shape[:3], 1)
+        mask = torch.cat([added, beside], dim=-1)
+        key, value = (torch.nn.functional.pad(one, (0, 0, 0, 1)) for one in (key, value))
+    context, _ = _SDPA.sdpa_attention_forward(module, query, key, value, mask, scaling=scale)
+    return context
 
 
 def _cache_argument(model: PreTrainedModel) -> str:
