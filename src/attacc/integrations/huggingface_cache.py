@@ -159,7 +159,13 @@ class DeviceCache(Cache):
         """Refuse, because a device stores keys and values only."""
         raise without_keys(layer_idx)
 
-    def update_conv_state(self, conv_states: torch.Tensor, layer_idx: int, *_: Any) -> torch.Tensor:  # noqa: ARG002
+    def update_conv_state(
+        self,
+        conv_states: torch.Tensor,  # noqa: ARG002
+        layer_idx: int,
+        state_idx: int = 0,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> torch.Tensor:
         """Refuse, because a device stores keys and values only."""
         raise without_keys(layer_idx)
 

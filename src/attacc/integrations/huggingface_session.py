@@ -516,6 +516,12 @@ def _windows_of(config: Any, layers: int) -> tuple[int | None, ...]:
     Raises:
         InputError: a layer is of a type that the device does not compute.
     """
+    shared: int = getattr(config, "num_kv_shared_layers", 0)
+    if shared:
+        raise unsupported(
+            "layers that attend to the keys and values of another layer "
+            f"(num_kv_shared_layers = {shared})"
+        )
     window: int | None = getattr(config, "sliding_window", None)
     kinds: Sequence[str] | None = getattr(config, "layer_types", None)
     if kinds is None:
