@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attacc.errors import InputError
+from attacc.errors import CapacityError, InputError
 from attacc.hardware.placement import Placement
 from attacc.models.precision import ElementType
 from attacc.pim.host.device import KvShape, LinkBytes
@@ -85,6 +85,32 @@ def test_a_full_ring_goes_round(placement: Placement) -> None:
     assert sum(chunk.rows.size for chunks in placed(host, 3) for chunk in chunks) == full
     assert host.length(3, 1) == 85
     mirror.check(1, [3])
+
+
+def test_layers_of_all_windows_share_the_rows() -> None:
+    """Catches a row that is handed out to layers of two windows, and memory that is counted once
+    for each window."""
+    shape = KvShape(3, 2, 1, 16, FP16, windows=(40, None, 8))
+    host = host_of(small(1, rows=64), Placement.BANK, shape)
+    mirror, row = Mirror(host), 4 * 32 * 64
+    mirror.append(0, 60)
+    mirror.append(1, 20)
+    rows = [
+        int(one)
+        for request in (0, 1)
+        for group in range(3)
+        for chunks in placed(host, request, group)
+        for chunk in chunks
+        for one in chunk.rows.flat
+    ]
+    assert len(rows) == len(set(rows))
+    assert host.free_bytes == host.capacity_bytes - len(rows) * row
+    with pytest.raises(CapacityError, match=r"keys and values of request 2 .2 heads, 1 layers"):
+        mirror.append(2, 2000, [1])
+    mirror.free(0)
+    mirror.check(1, [1])
+    mirror.free(1)
+    assert host.free_bytes == host.capacity_bytes
 
 
 def test_a_full_ring_costs_no_more_than_its_window() -> None:
