@@ -248,7 +248,7 @@ class HostDevice:
         model = self.state
         self._check_layer(layer)
         stored = model.requests.get(request)
-        group, _ = model.group_of(layer)
+        group, _ = model.of_layers[layer]
         tokens = 0 if stored is None else int(stored.tokens[layer])
         return group.tokens.held(tokens) if tokens else 0
 
@@ -279,12 +279,13 @@ class HostDevice:
         of_values = self._tensor(values, "values", shape.value_elements)
         if of_keys.shape[1] != of_values.shape[1]:
             raise InputError(f"keys of shape {keys.shape} come with values of shape {values.shape}")
-        group, number = model.group_of(layer)
+        group, number = model.of_layers[layer]
         given = of_keys.shape[1]
         kept = min(given, group.tokens.places or given)
-        of_keys, of_values = (
-            np.ascontiguousarray(one[:, given - kept :]) for one in (of_keys, of_values)
-        )
+        if kept < given:
+            of_keys, of_values = (
+                np.ascontiguousarray(one[:, given - kept :]) for one in (of_keys, of_values)
+            )
         stored = model.requests.get(request)
         before = 0 if stored is None else int(stored.tokens[layer])
         attender, layout = model.attender, model.layout
@@ -377,7 +378,7 @@ class HostDevice:
         if q.shape != expected:
             raise InputError(f"queries have shape {queries.shape}, not {expected}")
         beside = None if sinks is None else self._sinks(sinks, len(asked))
-        group, number = model.group_of(layer)
+        group, number = model.of_layers[layer]
         lengths = [group.tokens.held(int(stored.tokens[layer])) for stored in asked]
         oldest = [group.tokens.oldest(int(stored.tokens[layer])) for stored in asked]
         plan = self._plan(asked, group.number, lengths, oldest, merged=beside is not None)

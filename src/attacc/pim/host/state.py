@@ -6,6 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import count
 from typing import NamedTuple
 
@@ -155,6 +156,8 @@ class StoredLayers:
             held: keys that are stored.
             parts: parts into which the sequence of a chunk is cut.
         """
+        if not oldest:
+            return (0,) * len(self.chunks)
         each = [one.place for one in self.chunks]
         return tuple(rotation(oldest, at.start, at.keys(held), parts) for at in each)
 
@@ -258,10 +261,15 @@ class HostState:
     )
     _serials: count[int] = field(default_factory=count)
 
-    def group_of(self, layer: int) -> tuple[LayerGroup, int]:
-        """Return the group of a layer, and the number of the layer among those of the group."""
-        group = next(one for one in self.groups if layer in one.layers)
-        return group, group.layers.index(layer)
+    @cached_property
+    def of_layers(self) -> tuple[tuple[LayerGroup, int], ...]:
+        """For each layer, its group, and its number among the layers of the group."""
+        each = {
+            layer: (group, number)
+            for group in self.groups
+            for number, layer in enumerate(group.layers)
+        }
+        return tuple(each[layer] for layer in range(self.shape.layers))
 
     def opened(self) -> StoredRequest:
         """Return a new request that has no keys stored yet."""
