@@ -15,11 +15,17 @@ from typing import Any, Final, Self, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import PreTrainedModel, masking_utils
-from transformers.integrations import sdpa_attention
+from transformers import DynamicCache, PreTrainedModel, masking_utils
 
 from attacc.errors import CapacityError, EngineError, InputError, Shortfall
-from attacc.integrations.huggingface_cache import DeviceCache, Handed, unsupported
+from attacc.integrations.huggingface_cache import DeviceCache, DeviceLayer, Handed, unsupported
+from attacc.integrations.huggingface_layers import (
+    attention_layers,
+    chunks_of,
+    come_from,
+    prefilled,
+    windows_shown,
+)
 from attacc.models.precision import ElementType
 from attacc.pim.host.costs import AppendCost, AttendCost, KvShape, LinkBytes
 from attacc.pim.host.device import HostDevice
@@ -27,7 +33,7 @@ from attacc.pim.host.device import HostDevice
 F32 = npt.NDArray[np.float32]
 
 # transformers states no types for some arguments or results of these.
-_SDPA: Final[Any] = sdpa_attention
+_HOST_CACHE: Final[Any] = DynamicCache
 _MASKS: Final[Any] = masking_utils
 
 _CACHE_ARGUMENTS: Final = ("cache", "past_key_values")
@@ -147,8 +153,7 @@ class Session:
         self._device = device
         self._element = element
         self._config: Any = self._model.config.get_text_config(decoder=True)
-        self._layers = int(self._config.num_hidden_layers)
-        self._windows: tuple[int | None, ...] = ()
+        self._layers: dict[int, int | None] = {}
         self._cache_argument = _cache_argument(model)
         self._before: str | None = None
         self._shape: KvShape | None = None
@@ -172,7 +177,7 @@ class Session:
             raise InputError(
                 "the model is attached to a device already", hint="leave that session first"
             )
-        self._windows = _windows_of(self._config, self._layers)
+        self._layers = attention_layers(self._config)
         self._before = self._config._attn_implementation  # noqa: SLF001 - transformers has no public name
         _ATTACHED[id(self._config)] = self
         model.set_attn_implementation(NAME)
@@ -199,9 +204,17 @@ class Session:
         """Return a cache for new requests, as an argument of `forward`.
 
         Every row of the first batch that uses the cache becomes a request of the device. Several
-        caches are independent of each other, and share the device.
+        caches are independent of each other, and share the device. Layers without keys and values
+        (linear attention, state spaces, convolutions) keep their states on the host.
         """
-        return DeviceCache(self, self._layers)
+        return DeviceCache(self, self._layers_of_cache)
+
+    def _layers_of_cache(self) -> list[Any]:
+        count = int(self._config.num_hidden_layers)
+        if len(self._layers) == count:
+            return [DeviceLayer() for _ in range(count)]
+        states: Any = _HOST_CACHE(config=self._config).layers
+        return [DeviceLayer() if at in self._layers else states[at] for at in range(count)]
 
     def forward(self, tokens: torch.Tensor, cache: DeviceCache, **arguments: Any) -> Any:
         """Call the model with new tokens and a cache of this session.
@@ -245,7 +258,8 @@ class Session:
         if shape is None:
             raise EngineError("room is asked for before the model has passed any token")
         # A layer with a window stores no more keys than that.
-        keys = sum(tokens if window is None else min(tokens, window) for window in self._windows)
+        windows = self._layers.values()
+        keys = sum(tokens if window is None else min(tokens, window) for window in windows)
         elements = shape.kv_heads * (shape.head_dim + shape.value_elements)
         needed = keys * elements * shape.element.bytes
         if needed > self._device.free_bytes:
@@ -301,7 +315,7 @@ class Session:
             InputError: padding is not at the start of a row.
         """
         self._all_fetched()
-        windows = _windows_shown(arguments, batch, tokens, length, {None, *self._windows})
+        windows = windows_shown(arguments, batch, tokens, length, {None, *self._layers.values()})
         if not windows:
             # Some models make masks that no layer uses. `attend` refuses a layer with this mask.
             self._other_mask = torch.empty(0)
@@ -364,20 +378,22 @@ class Session:
             (batch, tokens, heads, value elements) the context.
         """
         handed, self._handed = self._handed, None
-        if handed is None or not _come_from(module, handed, key, value):
+        if handed is None or not come_from(module, handed, key, value):
             raise InputError(
                 "keys and values do not come from a cache of this session",
                 hint="call session.forward(tokens, session.cache()), or session.generate",
             )
-        cache, layer, forward = handed.cache, handed.layer, self._forward
+        cache, forward = handed.cache, self._forward
+        # The device numbers the layers that attend.
+        layer = list(self._layers).index(handed.layer)
+        if layer == 0:
+            cache.begin()
         windows = frozenset[int | None]() if forward is None else forward.windows(mask)
         if forward is None or not windows:
             raise unsupported(self._named(mask))
-        if forward.layers != layer or cache.get_seq_length(layer) != forward.length:
+        if forward.layers != layer or cache.get_seq_length(handed.layer) != forward.length:
             raise unsupported(f"layer {layer} after {forward.layers} others, or without some")
-        self._check_window(layer, windows, window)
-        if layer == 0:
-            cache.begin()
+        self._check_window(handed.layer, windows, window)
         self._set_model(query, key, value, scale)
         requests, padding = cache.open(forward.padding, len(query))
         keys, values = _float32(key), _float32(value)
@@ -388,7 +404,7 @@ class Session:
                 )
                 for row, request in enumerate(requests)
             ]
-            context = _prefilled(module, query, key, value, mask, scale, sinks)
+            context = prefilled(module, query, key, value, mask, scale, sinks)
         else:
             queries = _float32(query)
             beside = None if sinks is None else _float32(sinks)
@@ -407,7 +423,7 @@ class Session:
                 forward.attention[token].append(attended.cost)
                 context[:, token] = torch.as_tensor(attended.context)
         forward.layers += 1
-        if forward.layers == self._layers:
+        if forward.layers == len(self._layers):
             cache.end()
             self._record(forward, requests, padding)
         return context
@@ -420,7 +436,7 @@ class Session:
             shown: windows whose keys the layer's mask shows.
             stated: the window that the layer states; None for no statement.
         """
-        window = self._windows[layer]
+        window = self._layers[layer]
         if stated not in (None, window):
             raise unsupported(
                 f"a sliding window (sliding_window = {stated}) in layer {layer}, for which the "
@@ -446,14 +462,14 @@ class Session:
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> None:
         shape = KvShape(
-            layers=self._layers,
+            layers=len(self._layers),
             kv_heads=key.shape[1],
             queries_per_kv_head=query.shape[1] // key.shape[1],
             head_dim=key.shape[-1],
             element=self._element,
             scale=scale,
             value_dim=value.shape[-1],
-            windows=self._windows,
+            windows=tuple(self._layers.values()),
         )
         if self._shape is None:
             self._device.set_model(shape)
@@ -466,7 +482,7 @@ class Session:
         if mask is None or mask is not self._other_mask:
             return "a mask that was made elsewhere"
         if getattr(self._config, "attention_chunk_size", None) is not None:
-            return _chunks(self._config)
+            return chunks_of(self._config)
         return "a mask other than the causal one: packed sequences, or a mask of the model's own"
 
     def _record(
@@ -502,117 +518,6 @@ _ATTACHED: Final[dict[int, Session]] = {}
 
 transformers' tables of functions are global, and a mask function gets nothing but a configuration.
 """
-
-
-_FULL: Final = ("full_attention", "attention")
-_SLIDING: Final = "sliding_attention"
-_CHUNKED: Final = "chunked_attention"
-"""Names of types of layers in a model's configuration."""
-
-
-def _windows_of(config: Any, layers: int) -> tuple[int | None, ...]:
-    """Return the window of each layer, as a model's configuration states it.
-
-    Raises:
-        InputError: a layer is of a type that the device does not compute.
-    """
-    shared: int = getattr(config, "num_kv_shared_layers", 0)
-    if shared:
-        raise unsupported(
-            "layers that attend to the keys and values of another layer "
-            f"(num_kv_shared_layers = {shared})"
-        )
-    window: int | None = getattr(config, "sliding_window", None)
-    kinds: Sequence[str] | None = getattr(config, "layer_types", None)
-    if kinds is None:
-        return (window if getattr(config, "use_sliding_window", True) else None,) * layers
-    for layer, kind in enumerate(kinds[:layers]):
-        if kind == _CHUNKED:
-            raise unsupported(_chunks(config))
-        if kind not in (*_FULL, _SLIDING):
-            raise unsupported(f"layers of the type {kind}, as layer {layer} is")
-    return tuple(window if kind == _SLIDING else None for kind in kinds[:layers])
-
-
-def _chunks(config: Any) -> str:
-    return f"attention within chunks of {config.attention_chunk_size} tokens"
-
-
-def _windows_shown(
-    arguments: dict[str, Any], batch: int, tokens: int, length: int, known: set[int | None]
-) -> frozenset[int | None]:
-    """Return the windows whose keys, and no others, a mask shows to the new tokens of a pass.
-
-    The mask's function is called for every row, new token and key, so that no other mask passes.
-
-    Args:
-        arguments: arguments of transformers' function that makes masks.
-        batch: number of rows.
-        tokens: number of new tokens of each row.
-        length: number of all tokens of each row after the pass.
-        known: windows of the model's layers; None for no window.
-    """
-    function = arguments["mask_function"]
-    if arguments.get("use_vmap"):
-        return frozenset()
-    if function is _MASKS.causal_mask_function:
-        return frozenset(one for one in known if one is None or one >= length)
-    place = arguments.get("device", "cpu")
-    row = torch.arange(batch, device=place)[:, None, None]
-    query = torch.arange(length - tokens, length, device=place)[None, :, None]
-    key = torch.arange(length, device=place)[None, None, :]
-    shown = torch.as_tensor(function(row, 0, query, key)).expand(batch, tokens, length)
-    causal = key <= query
-    return frozenset(
-        one
-        for one in known
-        if torch.equal(
-            shown, (causal if one is None else causal & (key > query - one)).expand_as(shown)
-        )
-    )
-
-
-def _come_from(
-    module: torch.nn.Module, handed: Handed, key: torch.Tensor, value: torch.Tensor
-) -> bool:
-    """Return whether keys and values are those of a cache, or expanded from its latents.
-
-    transformers' caches of latent attention hold latents since 5.24. The device holds the keys and
-    values that a module expands from them.
-    """
-    if key is handed.keys and value is handed.values:
-        return True
-    expand: Any = getattr(module, "expand_kv", None)
-    if expand is None:
-        return False
-    of_keys, of_values = expand(handed.keys, handed.values)
-    return torch.equal(key, of_keys) and torch.equal(value, of_values)
-
-
-def _prefilled(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    scale: float,
-    sinks: torch.Tensor | None,
-) -> torch.Tensor:
-    """Return the context of a prompt, (batch, tokens, heads, value elements), by sdpa.
-
-    A sink is one more key of zeros with a value of zeros, whose mask adds the sink to its score.
-    """
-    if sinks is not None:
-        tokens = query.shape[2]
-        if mask is None:
-            mask = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril()
-        shown = mask.expand(len(query), query.shape[1], tokens, tokens)
-        added = torch.zeros_like(shown, dtype=query.dtype).masked_fill(~shown, -torch.inf)
-        beside = sinks.to(query.dtype).view(1, -1, 1, 1).expand(*added.shape[:3], 1)
-        mask = torch.cat([added, beside], dim=-1)
-        key, value = (torch.nn.functional.pad(one, (0, 0, 0, 1)) for one in (key, value))
-    context, _ = _SDPA.sdpa_attention_forward(module, query, key, value, mask, scaling=scale)
-    return context
 
 
 def _cache_argument(model: PreTrainedModel) -> str:
