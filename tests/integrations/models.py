@@ -106,6 +106,35 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Of each family, what differs from `GROUPED`, or all there is to say."""
+_STATES = {"mamba_d_state": 16, "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_n_groups": 1}
+_LINEAR = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}  # fmt: skip
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "Qwen3Next": EXPERTS | _LINEAR,
+    "Qwen3_5Text": _LINEAR,
+    "OlmoHybrid": _LINEAR,
+    "Lfm2": {"layer_types": ["conv", "full_attention", "conv"]},
+    "Bamba": _STATES | {"attn_layer_indices": [1]},
+    "GraniteMoeHybrid": _STATES | {
+        "layer_types": ["mamba", "attention", "mamba"], "num_local_experts": 2,
+        "num_experts_per_tok": 1, "shared_intermediate_size": 32,
+    },
+    "Jamba": {
+        "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 16, "mamba_dt_rank": 8,
+        "num_experts": 2, "num_experts_per_tok": 1, "expert_layer_period": 5,
+        "expert_layer_offset": 4, "use_mamba_kernels": False,
+    },
+    "NemotronH": {
+        "layers_block_type": ["mamba", "attention", "moe"], "mamba_num_heads": 4,
+        "mamba_head_dim": 32, "ssm_state_size": 16, "n_groups": 1, "n_routed_experts": 2,
+        "num_experts_per_tok": 1, "moe_intermediate_size": 32,
+        "moe_shared_expert_intermediate_size": 32,
+    },
+}  # fmt: skip
+"""Families in which only the second of three layers attends."""
 COMPLETE = ("GPT2", "OPT", "Falcon")
 OUTSIDE = ("Falcon",)
 """Families whose attention does not go through transformers' interface."""
@@ -113,7 +142,8 @@ OUTSIDE = ("Falcon",)
 
 def config_of(family: str, **others: Any) -> Any:
     """Return the configuration of a small model of a family."""
-    sizes = SIZES.get(family, {}) if family in COMPLETE else GROUPED | SIZES.get(family, {})
+    own = (SIZES | HYBRIDS).get(family, {})
+    sizes = own if family in COMPLETE else GROUPED | own
     # Some configurations change the lists that they are given.
     return getattr(transformers, f"{family}Config")(**copy.deepcopy(sizes | others))
 
