@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -85,11 +85,10 @@ def test_the_host_keeps_no_keys_and_values() -> None:
     with attach(model, device_of()) as session:
         cache = session.cache()
         scored(session, tokens, cache)
-        layers: list[Any] = cache.layers
-        held = [
+        held: list[Any] = [
             value
-            for layer in layers
-            for value in vars(layer).values()
+            for layer in cache.layers
+            for value in cast("dict[str, Any]", vars(layer)).values()
             if isinstance(value, torch.Tensor)
         ]
         assert cache.get_seq_length() == 9

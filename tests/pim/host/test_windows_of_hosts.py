@@ -87,6 +87,31 @@ def test_a_full_ring_goes_round(placement: Placement) -> None:
     mirror.check(1, [3])
 
 
+@PLACEMENTS
+@pytest.mark.parametrize("element", [ElementType.INT8, ElementType.FP8])
+def test_rings_of_eight_bits_keep_the_scale_of_the_first_tokens(
+    placement: Placement, element: ElementType
+) -> None:
+    """Catches a scale that follows the window, or bytes of a ring written with the size of keys."""
+    shape = KvShape(1, 2, 2, 24, element, value_dim=40, windows=(20,))
+    mirror = Mirror(host_of(small(2, rows=512), placement, shape, scale_margin=1))
+    plain = mirror.draw
+
+    def largest_last(*sizes: int) -> F32:
+        drawn = np.clip(plain(*sizes), -1, 1)
+        drawn[:, -1, 0] = 4
+        return drawn
+
+    # The largest number of all is in the last token of the prompt, which stays in the ring.
+    mirror.draw = largest_last  # type: ignore[method-assign]
+    mirror.append(5, 31)
+    mirror.draw = lambda *sizes: np.clip(plain(*sizes), -1, 1)  # type: ignore[method-assign]
+    for _ in range(7):
+        mirror.append(5, 1)
+    mirror.check(0, [5])
+    assert mirror.host.saturated == 0
+
+
 def test_layers_of_all_windows_share_the_rows() -> None:
     """Catches a row that is handed out to layers of two windows, and memory that is counted once
     for each window."""
