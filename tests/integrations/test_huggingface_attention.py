@@ -14,7 +14,7 @@ torch = small.torch
 from attacc.errors import CapacityError, InputError
 from attacc.integrations.generation import threads_of_host
 from attacc.integrations.huggingface_attention import attach
-from attacc.integrations.huggingface_cache import DeviceCache
+from attacc.integrations.huggingface_cache import DeviceCache, Handed
 from attacc.integrations.huggingface_session import Session
 from attacc.models.precision import ElementType
 from attacc.pim.host.costs import AppendCost
@@ -587,6 +587,41 @@ def test_a_pass_that_broke_off() -> None:
         cache.free()
         with pytest.raises(InputError, match="on purpose"):
             scored(session, tokens, cache)
+
+
+def test_a_pass_that_broke_off_is_not_counted_with_the_next() -> None:
+    """Costs of a pass that broke off in its first layer, which the next of its shape takes over."""
+
+    class Broken(HostDevice):
+        left = 1
+
+        def attend(self, layer: int, requests: Any, queries: Any, sinks: Any = None) -> Any:
+            self.left -= 1
+            if self.left == -1:
+                raise InputError("on purpose")
+            return super().attend(layer, requests, queries, sinks)
+
+    model, tokens = model_of(), tokens_of(1, 6)
+    with attach(model, Broken(device_of().hardware)) as session:
+        first, second, third = (session.cache() for _ in range(3))
+        for cache in (first, second, third):
+            scored(session, tokens[:, :4], cache)
+        with pytest.raises(InputError, match="on purpose"):
+            scored(session, tokens[:, 4:], first)
+        for cache in (second, third):
+            scored(session, tokens[:, 4:], cache)
+        assert session.steps[:2] == session.steps[2:]
+
+
+def test_keys_of_a_layer_that_has_none_by_the_config() -> None:
+    """A layer that the device would count as another."""
+    model, keys = model_of("Qwen3Next"), torch.zeros(1, 2, 6, 16)
+    model.config.layer_types = ["linear_attention"] * 2 + ["full_attention"]
+    with attach(model, device_of()) as session:
+        own, cache = model.model.layers[1].self_attn, session.cache()
+        session.hand_over(Handed(cache, 1, keys, keys))
+        with pytest.raises(InputError, match="keys of layer 1, which has none by the config"):
+            session.attend(own, keys, keys, keys, None, 1.0)
 
 
 def test_a_model_is_attached_once() -> None:

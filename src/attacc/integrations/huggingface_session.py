@@ -132,6 +132,11 @@ class _Forward:
         """Whether the host attends. It does so for several tokens that have none before them."""
         return self.tokens > 1 and self.tokens == self.length
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a layer has attended, or written a token."""
+        return self.layers > 0 or any(self.appended)
+
     def windows(self, mask: torch.Tensor | None) -> frozenset[int | None]:
         """Return the windows of a layer that got this mask; empty for an unknown mask."""
         each = (one.windows for one in self.masks if one.given is mask)
@@ -340,7 +345,7 @@ class Session:
         forward = self._forward
         if (
             forward is not None
-            and not forward.layers
+            and not forward.has_begun
             and (forward.tokens, forward.length, forward.padding) == (tokens, length, padding)
         ):
             return forward
@@ -384,6 +389,8 @@ class Session:
                 hint="call session.forward(tokens, session.cache()), or session.generate",
             )
         cache, forward = handed.cache, self._forward
+        if handed.layer not in self._layers:
+            raise unsupported(f"keys of layer {handed.layer}, which has none by the config")
         # The device numbers the layers that attend.
         layer = list(self._layers).index(handed.layer)
         if layer == 0:
