@@ -413,27 +413,44 @@ class Session:
             ]
             context = prefilled(module, query, key, value, mask, scale, sinks)
         else:
-            queries = _float32(query)
-            beside = None if sinks is None else _float32(sinks)
             context = query.new_empty((len(query), forward.tokens, query.shape[1], value.shape[-1]))
-            for token in range(forward.tokens):
-                forward.appended[token] += [
-                    self._device.append(
-                        request,
-                        layer,
-                        keys[row, :, token : token + 1],
-                        values[row, :, token : token + 1],
-                    )
-                    for row, request in enumerate(requests)
-                ]
-                attended = self._device.attend(layer, requests, queries[:, :, token], beside)
-                forward.attention[token].append(attended.cost)
-                context[:, token] = torch.as_tensor(attended.context)
+            self._decode(forward, layer, requests, (_float32(query), keys, values), sinks, context)
         forward.layers += 1
         if forward.layers == len(self._layers):
             cache.end()
             self._record(forward, requests, padding)
         return context
+
+    def _decode(
+        self,
+        forward: _Forward,
+        layer: int,
+        requests: Sequence[int],
+        tensors: tuple[F32, F32, F32],
+        sinks: torch.Tensor | None,
+        context: torch.Tensor,
+    ) -> None:
+        """Write the new tokens of a layer one by one, and attend to each on the device.
+
+        Args:
+            forward: the pass.
+            layer: number of the layer on the device.
+            requests: requests of the rows.
+            tensors: (batch, heads, tokens, elements) queries, keys and values.
+            sinks: (heads,) a score beside those of the keys; None for none.
+            context: (batch, tokens, heads, value elements) output.
+        """
+        queries, keys, values = tensors
+        beside = None if sinks is None else _float32(sinks)
+        for token in range(forward.tokens):
+            own = slice(token, token + 1)
+            forward.appended[token] += [
+                self._device.append(request, layer, keys[row, :, own], values[row, :, own])
+                for row, request in enumerate(requests)
+            ]
+            attended = self._device.attend(layer, requests, queries[:, :, token], beside)
+            forward.attention[token].append(attended.cost)
+            context[:, token] = torch.as_tensor(attended.context)
 
     def _check_window(self, layer: int, shown: frozenset[int | None], stated: int | None) -> None:
         """Refuse a layer whose window is another than that of the config.
