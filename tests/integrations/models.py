@@ -1,5 +1,6 @@
 """Small models, made here with random weights, and devices for them."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,58 @@ GROUPED = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+ALTERNATING = {
+    "sliding_window": 5,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
+"""Windows that a prompt of 11 tokens exceeds, and that 7 more tokens go around."""
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+EXPANDED = {
+    "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 64, "q_lora_rank": 32,
+    "kv_lora_rank": 32, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_group": 1,
+    "topk_group": 1, "first_k_dense_replace": 1,
+}  # fmt: skip
+"""Latent attention, whose keys of 192 and values of 128 elements are expanded from latents."""
+ROTATION = {"rope_type": "default", "rope_theta": 10000.0}
+SINKS = {"num_local_experts": 2, "num_experts_per_tok": 1, "rope_parameters": ROTATION}
 SIZES: dict[str, dict[str, Any]] = {
     "Llama": {},
-    "Qwen2": {},
+    "Qwen2": ALTERNATING | {"use_sliding_window": True},
+    "Qwen2Moe": ALTERNATING | EXPERTS | {
+        "use_sliding_window": True, "shared_expert_intermediate_size": 32,
+    },
     "Qwen3": {},
-    "Mistral": {"sliding_window": None},
+    "Qwen3Moe": EXPERTS,
+    "Mistral": {"sliding_window": 5},
+    "Mixtral": {"sliding_window": 5, "num_local_experts": 2},
+    "Phimoe": {"sliding_window": 5, "num_local_experts": 2},
+    "Ministral": {"sliding_window": 5},
     "Gemma": {},
-    "Phi3": {"sliding_window": None},
-    "Mixtral": {"sliding_window": None, "num_local_experts": 2},
+    "Gemma2": ALTERNATING | {"attn_logit_softcapping": None},
+    "Gemma3Text": ALTERNATING,
+    "GptOss": ALTERNATING | SINKS,
+    "Phi": {},
+    "Phi3": {"sliding_window": 5},
+    "Olmo2": {},
+    "Olmo3": ALTERNATING,
+    "Granite": {},
+    "Cohere": {},
+    "Cohere2": ALTERNATING,
+    "Starcoder2": {"sliding_window": 5},
+    "StableLm": {"head_dim": 8},
+    "GPTNeoX": {},
+    "GPTBigCode": {},
+    "Glm4": {},
+    "Glm4Moe": {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "SmolLM3": {},
+    "Nemotron": {},
+    "SeedOss": {},
+    "Exaone4": ALTERNATING,
+    "Ernie4_5": {},
+    "DeepseekV3": EXPANDED,
+    "DeepseekV2": EXPANDED | {"qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 24},
+    "MiniCPM3": EXPANDED | {"qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 24},
     "GPT2": {
         "n_embd": 64, "n_layer": LAYERS, "n_head": 4, "n_positions": 64,
         "vocab_size": VOCABULARY, "initializer_range": SPREAD, "pad_token_id": 0,
@@ -54,15 +99,53 @@ SIZES: dict[str, dict[str, Any]] = {
         "word_embed_proj_dim": 64, "vocab_size": VOCABULARY, "max_position_embeddings": 64,
         "init_std": SPREAD, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
     },
+    "Falcon": {
+        "hidden_size": 64, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
+        "vocab_size": VOCABULARY, "initializer_range": SPREAD, "pad_token_id": 0,
+        "bos_token_id": 1, "eos_token_id": 2,
+    },
 }  # fmt: skip
 """Of each family, what differs from `GROUPED`, or all there is to say."""
-COMPLETE = ("GPT2", "OPT")
+_STATES = {"mamba_d_state": 16, "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_n_groups": 1}
+_LINEAR = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}  # fmt: skip
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "Qwen3Next": EXPERTS | _LINEAR,
+    "Qwen3_5Text": _LINEAR,
+    "OlmoHybrid": _LINEAR,
+    "Lfm2": {"layer_types": ["conv", "full_attention", "conv"]},
+    "Bamba": _STATES | {"attn_layer_indices": [1]},
+    "GraniteMoeHybrid": _STATES | {
+        "layer_types": ["mamba", "attention", "mamba"], "num_local_experts": 2,
+        "num_experts_per_tok": 1, "shared_intermediate_size": 32,
+    },
+    "Jamba": {
+        "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 16, "mamba_dt_rank": 8,
+        "num_experts": 2, "num_experts_per_tok": 1, "expert_layer_period": 5,
+        "expert_layer_offset": 4, "use_mamba_kernels": False,
+    },
+    "NemotronH": {
+        "layers_block_type": ["mamba", "attention", "moe"], "mamba_num_heads": 4,
+        "mamba_head_dim": 32, "ssm_state_size": 16, "n_groups": 1, "n_routed_experts": 2,
+        "num_experts_per_tok": 1, "moe_intermediate_size": 32,
+        "moe_shared_expert_intermediate_size": 32,
+    },
+}  # fmt: skip
+"""Families in which only the second of three layers attends."""
+COMPLETE = ("GPT2", "OPT", "Falcon")
+OUTSIDE = ("Falcon",)
+"""Families whose attention does not go through transformers' interface."""
 
 
 def config_of(family: str, **others: Any) -> Any:
     """Return the configuration of a small model of a family."""
-    sizes = SIZES.get(family, {}) if family in COMPLETE else GROUPED | SIZES.get(family, {})
-    return getattr(transformers, f"{family}Config")(**sizes | others)
+    own = (SIZES | HYBRIDS).get(family, {})
+    sizes = own if family in COMPLETE else GROUPED | own
+    # Some configurations change the lists that they are given.
+    return getattr(transformers, f"{family}Config")(**copy.deepcopy(sizes | others))
 
 
 def model_of(family: str = "Llama", attention: str = "eager", **others: Any) -> Any:

@@ -276,6 +276,7 @@ class Attention:
         words: int,
         oldest: int = 0,
         seen: tuple[int, int] | None = None,
+        sink: float | None = None,
     ) -> F32:
         """(value_dim,) context of one query.
 
@@ -288,6 +289,7 @@ class Attention:
             words: accesses of probabilities at a time.
             oldest: place of the first key; the others have the next ones, and around.
             seen: first key that the query sees, and one past the last; None for all.
+            sink: a score beside those of the keys, that has no value; None for none.
         """
         a = self.numbers
         first, end = (0, len(keys)) if seen is None else seen
@@ -314,21 +316,28 @@ class Attention:
             totals.append(total)
             contexts.append(self.context(returned, vv[own], words, vs, rotation))
         with np.errstate(all="ignore"):
-            result = self._merge(maxima, totals, contexts)
+            result = self._merge(maxima, totals, contexts, sink)
         return rounded(result.astype(np.float64), a.output, a.overflow).astype(np.float32)
 
     def _merge(
-        self, maxima: Sequence[np.float32], totals: Sequence[np.float32], contexts: Sequence[F32]
+        self,
+        maxima: Sequence[np.float32],
+        totals: Sequence[np.float32],
+        contexts: Sequence[F32],
+        sink: float | None,
     ) -> F32:
         divided = self.numbers.normalization == "before"
-        if divided and len(contexts) == 1:
+        if divided and len(contexts) == 1 and sink is None:
             return contexts[0]
+        greatest = max(maxima) if sink is None else max(*maxima, np.float32(sink))
         above, below = None, None
         for m, s, o in zip(maxima, totals, contexts, strict=True):
-            weight = np.exp(np.float64(m - max(maxima))).astype(np.float32)
+            weight = np.exp(np.float64(m - greatest)).astype(np.float32)
             term, part = (weight * s if divided else weight) * o, weight * s
             above = term if above is None else above + term
             below = part if below is None else below + part
         assert above is not None
         assert below is not None
+        if sink is not None:
+            below = below + np.exp(np.float64(np.float32(sink) - greatest)).astype(np.float32)
         return above * (np.float32(1) / below)

@@ -11,8 +11,8 @@ token::
 
 Keys and values do not stay on the host. The model's key/value cache is a `DeviceCache` of
 `attacc.integrations.huggingface_cache`, which passes keys and values to the session and does not
-keep them. Features that the device does not compute (sliding windows, sinks, soft caps, custom
-masks, beams) are refused by name.
+keep them. Features that the device does not compute (soft caps, custom masks, beams) are refused by
+name.
 
 Importing this module imports torch and transformers.
 """
@@ -46,9 +46,7 @@ _WITHOUT_EFFECT: Final = frozenset(
 """Arguments that models pass to every attention and that do not change its result."""
 
 _REFUSED: Final = {
-    "sliding_window": "a sliding window",
     "softcap": "soft-capped scores",
-    "s_aux": "attention sinks",
     "position_bias": "a bias of positions",
     "head_mask": "a mask of heads",
     "output_attentions": "attention probabilities as an output",
@@ -87,6 +85,8 @@ def _attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     is_causal: bool | None = None,  # noqa: FBT001 - transformers' signature
+    sliding_window: int | None = None,
+    s_aux: torch.Tensor | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend, with the signature of transformers' interface for attention."""
@@ -104,7 +104,8 @@ def _attention(
     if query.requires_grad and torch.is_grad_enabled():
         raise unsupported("gradients: use torch.inference_mode()")
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-    return session.attend(module, query, key, value, attention_mask, scale), None
+    own = (module, query, key, value, attention_mask, scale)
+    return session.attend(*own, window=sliding_window, sinks=s_aux), None
 
 
 def _mask(

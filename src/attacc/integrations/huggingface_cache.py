@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -83,12 +83,14 @@ class DeviceCache(Cache):
 
     Args:
         session: the session whose device keeps the keys and values.
-        layers: number of layers of the model.
+        layers: makes the layers, empty: a `DeviceLayer` for each layer with keys and values, and
+            transformers' own for each layer that has another state, or none.
     """
 
-    def __init__(self, session: CacheOwner, layers: int) -> None:
-        super().__init__(layers=[DeviceLayer() for _ in range(layers)])
+    def __init__(self, session: CacheOwner, layers: Callable[[], list[Any]]) -> None:
+        super().__init__(layers=layers())
         self._session = session
+        self._new_layers = layers
         self._requests: tuple[int, ...] = ()
         self._padding: tuple[int, ...] = ()
         self._passing = False
@@ -151,13 +153,47 @@ class DeviceCache(Cache):
         self._session.hand_over(Handed(self, layer_idx, *new))
         return new
 
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
+        """Return the state of a layer without keys and values, which the host keeps."""
+        self._check_state(layer_idx)
+        return cast("Any", super()).get_conv_state(layer_idx, state_idx)
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
+        """Return the state of a layer without keys and values, which the host keeps."""
+        self._check_state(layer_idx)
+        return cast("Any", super()).get_recurrent_state(layer_idx, state_idx)
+
+    def update_conv_state(
+        self, conv_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
+    ) -> torch.Tensor:
+        """Update the state of a layer without keys and values, which the host keeps."""
+        self._check_state(layer_idx)
+        of_host = cast("Any", super())
+        return of_host.update_conv_state(conv_states, layer_idx, state_idx, **kwargs)
+
+    def update_recurrent_state(
+        self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
+    ) -> torch.Tensor:
+        """Update the state of a layer without keys and values, which the host keeps."""
+        self._check_state(layer_idx)
+        of_host = cast("Any", super())
+        return of_host.update_recurrent_state(recurrent_states, layer_idx, state_idx, **kwargs)
+
+    def _check_state(self, layer: int) -> None:
+        """Refuse a layer that has both keys and a state, or whose type the config does not name."""
+        if isinstance(self.layers[layer], DeviceLayer):
+            raise unsupported(f"layer {layer}, which has keys and another state, too")
+
+    def update_indexer(self, indexer_key_states: torch.Tensor, layer_idx: int) -> torch.Tensor:  # noqa: ARG002
+        """Refuse, because a device reads all keys of a head, and not an indexer's choice."""
+        raise unsupported(f"attention to selected keys (layer {layer_idx} has an indexer)")
+
     def free(self) -> None:
         """Free the requests on the device. After that the cache is empty."""
         self._session.free(self._requests)
         self._requests = self._padding = ()
         self._passing = False
-        for layer in self.layers:
-            cast("DeviceLayer", layer).tokens = 0
+        self.layers = self._new_layers()
 
     def reset(self) -> None:
         """Free the requests on the device, under the name that transformers calls."""

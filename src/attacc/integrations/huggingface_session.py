@@ -15,11 +15,17 @@ from typing import Any, Final, Self, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import PreTrainedModel, masking_utils
-from transformers.integrations import sdpa_attention
+from transformers import DynamicCache, PreTrainedModel, masking_utils
 
 from attacc.errors import CapacityError, EngineError, InputError, Shortfall
-from attacc.integrations.huggingface_cache import DeviceCache, Handed, unsupported
+from attacc.integrations.huggingface_cache import DeviceCache, DeviceLayer, Handed, unsupported
+from attacc.integrations.huggingface_layers import (
+    attention_layers,
+    chunks_of,
+    come_from,
+    prefilled,
+    windows_shown,
+)
 from attacc.models.precision import ElementType
 from attacc.pim.host.costs import AppendCost, AttendCost, KvShape, LinkBytes
 from attacc.pim.host.device import HostDevice
@@ -27,7 +33,7 @@ from attacc.pim.host.device import HostDevice
 F32 = npt.NDArray[np.float32]
 
 # transformers states no types for some arguments or results of these.
-_SDPA: Final[Any] = sdpa_attention
+_HOST_CACHE: Final[Any] = DynamicCache
 _MASKS: Final[Any] = masking_utils
 
 _CACHE_ARGUMENTS: Final = ("cache", "past_key_values")
@@ -58,7 +64,8 @@ class Step:
 
     Attributes:
         requests: number of requests.
-        keys: keys that the tokens attended to, including their own, summed over requests.
+        keys: keys that the tokens attended to in layers without a window, including their own,
+            summed over requests.
         attention: cost of attending in all layers.
         appended: cost of writing the keys and values of the new tokens in all layers.
     """
@@ -84,6 +91,19 @@ class Step:
         return self.attention.link_pj + self.appended.link_pj
 
 
+@dataclass(frozen=True, slots=True)
+class _Mask:
+    """A mask of a pass.
+
+    Attributes:
+        given: the mask that layers get.
+        windows: the windows, or None for no window, whose keys it shows in this pass.
+    """
+
+    given: torch.Tensor | None
+    windows: frozenset[int | None]
+
+
 @dataclass(slots=True)
 class _Forward:
     """A pass of new tokens through the model.
@@ -92,7 +112,7 @@ class _Forward:
         tokens: number of new tokens of each row, including padding.
         length: number of all tokens of each row after the pass, including padding.
         padding: number of padding tokens at the start of each row; None for no padding.
-        mask: mask that every layer's attention must get.
+        masks: masks, one of which every layer's attention must get.
         layers: number of layers that have attended.
         attention: for each token, the costs of attending in the layers so far; empty in prefill.
         appended: for each token, the costs of writing in the layers so far. In prefill it has one
@@ -102,7 +122,7 @@ class _Forward:
     tokens: int
     length: int
     padding: tuple[int, ...] | None
-    mask: torch.Tensor | None
+    masks: list[_Mask] = field(default_factory=list[_Mask])
     layers: int = 0
     attention: list[list[AttendCost]] = field(default_factory=list[list[AttendCost]])
     appended: list[list[AppendCost]] = field(default_factory=list[list[AppendCost]])
@@ -111,6 +131,16 @@ class _Forward:
     def is_prefill(self) -> bool:
         """Whether the host attends. It does so for several tokens that have none before them."""
         return self.tokens > 1 and self.tokens == self.length
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a layer has attended, or written a token."""
+        return self.layers > 0 or any(self.appended)
+
+    def windows(self, mask: torch.Tensor | None) -> frozenset[int | None]:
+        """Return the windows of a layer that got this mask; empty for an unknown mask."""
+        each = (one.windows for one in self.masks if one.given is mask)
+        return frozenset[int | None]().union(*each)
 
 
 class Session:
@@ -128,7 +158,7 @@ class Session:
         self._device = device
         self._element = element
         self._config: Any = self._model.config.get_text_config(decoder=True)
-        self._layers = int(self._config.num_hidden_layers)
+        self._layers: dict[int, int | None] = {}
         self._cache_argument = _cache_argument(model)
         self._before: str | None = None
         self._shape: KvShape | None = None
@@ -152,6 +182,7 @@ class Session:
             raise InputError(
                 "the model is attached to a device already", hint="leave that session first"
             )
+        self._layers = attention_layers(self._config)
         self._before = self._config._attn_implementation  # noqa: SLF001 - transformers has no public name
         _ATTACHED[id(self._config)] = self
         model.set_attn_implementation(NAME)
@@ -178,9 +209,17 @@ class Session:
         """Return a cache for new requests, as an argument of `forward`.
 
         Every row of the first batch that uses the cache becomes a request of the device. Several
-        caches are independent of each other, and share the device.
+        caches are independent of each other, and share the device. Layers without keys and values
+        (linear attention, state spaces, convolutions) keep their states on the host.
         """
-        return DeviceCache(self, self._layers)
+        return DeviceCache(self, self._layers_of_cache)
+
+    def _layers_of_cache(self) -> list[Any]:
+        count = int(self._config.num_hidden_layers)
+        if len(self._layers) == count:
+            return [DeviceLayer() for _ in range(count)]
+        states: Any = _HOST_CACHE(config=self._config).layers
+        return [DeviceLayer() if at in self._layers else states[at] for at in range(count)]
 
     def forward(self, tokens: torch.Tensor, cache: DeviceCache, **arguments: Any) -> Any:
         """Call the model with new tokens and a cache of this session.
@@ -223,8 +262,11 @@ class Session:
         shape = self._shape
         if shape is None:
             raise EngineError("room is asked for before the model has passed any token")
-        heads = shape.layers * shape.kv_heads
-        needed = tokens * heads * 2 * shape.head_dim * shape.element.bytes
+        # A layer with a window stores no more keys than that.
+        windows = self._layers.values()
+        keys = sum(tokens if window is None else min(tokens, window) for window in windows)
+        elements = shape.kv_heads * (shape.head_dim + shape.value_elements)
+        needed = keys * elements * shape.element.bytes
         if needed > self._device.free_bytes:
             raise CapacityError(
                 Shortfall("memory of the AttAccs", needed, self._device.free_bytes),
@@ -275,29 +317,43 @@ class Session:
             arguments: arguments of transformers' function that makes masks.
 
         Raises:
-            InputError: a token does not attend to itself and all tokens before it.
+            InputError: padding is not at the start of a row.
         """
         self._all_fetched()
-        if arguments["mask_function"] is not _MASKS.causal_mask_function or arguments.get(
-            "use_vmap"
-        ):
+        windows = windows_shown(arguments, batch, tokens, length, {None, *self._layers.values()})
+        if not windows:
             # Some models make masks that no layer uses. `attend` refuses a layer with this mask.
             self._other_mask = torch.empty(0)
             return self._other_mask
-        forward = _Forward(tokens, length, _left_padding(padding_mask, batch, length), None)
+        forward = self._begun(tokens, length, _left_padding(padding_mask, batch, length))
+        given: torch.Tensor | None = None
         if forward.is_prefill:
-            forward.mask = _MASKS.sdpa_mask(
+            given = _MASKS.sdpa_mask(
                 batch_size=batch,
                 q_length=tokens,
                 kv_length=length,
                 attention_mask=padding_mask,
                 **arguments,
             )
-        else:
+        elif None not in windows:
+            given = torch.empty(0)
+        forward.masks.append(_Mask(given, windows))
+        return given
+
+    def _begun(self, tokens: int, length: int, padding: tuple[int, ...] | None) -> _Forward:
+        """Return the pass that a mask belongs to. A pass may have masks of several windows."""
+        forward = self._forward
+        if (
+            forward is not None
+            and not forward.has_begun
+            and (forward.tokens, forward.length, forward.padding) == (tokens, length, padding)
+        ):
+            return forward
+        forward = self._forward = _Forward(tokens, length, padding)
+        if not forward.is_prefill:
             forward.attention = [[] for _ in range(tokens)]
         forward.appended = [[] for _ in range(1 if forward.is_prefill else tokens)]
-        self._forward = forward
-        return forward.mask
+        return forward
 
     def attend(
         self,
@@ -307,6 +363,9 @@ class Session:
         value: torch.Tensor,
         mask: torch.Tensor | None,
         scale: float,
+        *,
+        window: int | None = None,
+        sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Attend for one layer.
 
@@ -314,26 +373,34 @@ class Session:
             module: the attention module of the layer.
             query: (batch, heads, tokens, head_dim) queries.
             key: (batch, kv_heads, tokens, head_dim) keys of the new tokens alone.
-            value: (batch, kv_heads, tokens, head_dim) values of the new tokens alone.
+            value: (batch, kv_heads, tokens, value elements) values of the new tokens alone.
             mask: the mask that the layer got.
             scale: factor of the scores.
+            window: the layer's window, as the layer states it; None for none, or for no statement.
+            sinks: (heads,) a score beside those of the keys; None for none.
 
         Returns:
-            (batch, tokens, heads, head_dim) the context.
+            (batch, tokens, heads, value elements) the context.
         """
         handed, self._handed = self._handed, None
-        if handed is None or key is not handed.keys or value is not handed.values:
+        if handed is None or not come_from(module, handed, key, value):
             raise InputError(
                 "keys and values do not come from a cache of this session",
                 hint="call session.forward(tokens, session.cache()), or session.generate",
             )
-        cache, layer, forward = handed.cache, handed.layer, self._forward
-        if forward is None or mask is not forward.mask:
-            raise unsupported(self._named(mask))
-        if forward.layers != layer or cache.get_seq_length(layer) != forward.length:
-            raise unsupported(f"layer {layer} after {forward.layers} others, or without some")
+        cache, forward = handed.cache, self._forward
+        if handed.layer not in self._layers:
+            raise unsupported(f"keys of layer {handed.layer}, which has none by the config")
+        # The device numbers the layers that attend.
+        layer = list(self._layers).index(handed.layer)
         if layer == 0:
             cache.begin()
+        windows = frozenset[int | None]() if forward is None else forward.windows(mask)
+        if forward is None or not windows:
+            raise unsupported(self._named(mask))
+        if forward.layers != layer or cache.get_seq_length(handed.layer) != forward.length:
+            raise unsupported(f"layer {layer} after {forward.layers} others, or without some")
+        self._check_window(handed.layer, windows, window)
         self._set_model(query, key, value, scale)
         requests, padding = cache.open(forward.padding, len(query))
         keys, values = _float32(key), _float32(value)
@@ -344,30 +411,65 @@ class Session:
                 )
                 for row, request in enumerate(requests)
             ]
-            context, _ = _SDPA.sdpa_attention_forward(
-                module, query, key, value, mask, scaling=scale
-            )
+            context = prefilled(module, query, key, value, mask, scale, sinks)
         else:
-            queries = _float32(query)
-            context = query.new_empty((len(query), forward.tokens, *query.shape[1::2]))
-            for token in range(forward.tokens):
-                forward.appended[token] += [
-                    self._device.append(
-                        request,
-                        layer,
-                        keys[row, :, token : token + 1],
-                        values[row, :, token : token + 1],
-                    )
-                    for row, request in enumerate(requests)
-                ]
-                attended = self._device.attend(layer, requests, queries[:, :, token])
-                forward.attention[token].append(attended.cost)
-                context[:, token] = torch.as_tensor(attended.context)
+            context = query.new_empty((len(query), forward.tokens, query.shape[1], value.shape[-1]))
+            self._decode(forward, layer, requests, (_float32(query), keys, values), sinks, context)
         forward.layers += 1
-        if forward.layers == self._layers:
+        if forward.layers == len(self._layers):
             cache.end()
             self._record(forward, requests, padding)
         return context
+
+    def _decode(
+        self,
+        forward: _Forward,
+        layer: int,
+        requests: Sequence[int],
+        tensors: tuple[F32, F32, F32],
+        sinks: torch.Tensor | None,
+        context: torch.Tensor,
+    ) -> None:
+        """Write the new tokens of a layer one by one, and attend to each on the device.
+
+        Args:
+            forward: the pass.
+            layer: number of the layer on the device.
+            requests: requests of the rows.
+            tensors: (batch, heads, tokens, elements) queries, keys and values.
+            sinks: (heads,) a score beside those of the keys; None for none.
+            context: (batch, tokens, heads, value elements) output.
+        """
+        queries, keys, values = tensors
+        beside = None if sinks is None else _float32(sinks)
+        for token in range(forward.tokens):
+            own = slice(token, token + 1)
+            forward.appended[token] += [
+                self._device.append(request, layer, keys[row, :, own], values[row, :, own])
+                for row, request in enumerate(requests)
+            ]
+            attended = self._device.attend(layer, requests, queries[:, :, token], beside)
+            forward.attention[token].append(attended.cost)
+            context[:, token] = torch.as_tensor(attended.context)
+
+    def _check_window(self, layer: int, shown: frozenset[int | None], stated: int | None) -> None:
+        """Refuse a layer whose window is another than that of the config.
+
+        Args:
+            layer: number of the layer.
+            shown: windows whose keys the layer's mask shows.
+            stated: the window that the layer states; None for no statement.
+        """
+        window = self._layers[layer]
+        if stated not in (None, window):
+            raise unsupported(
+                f"a sliding window (sliding_window = {stated}) in layer {layer}, for which the "
+                f"config has {window}"
+            )
+        if window not in shown:
+            raise unsupported(
+                f"layer {layer} with another mask than the config's window ({window}) has"
+            )
 
     def open_requests(self, count: int) -> tuple[int, ...]:
         """Open requests, and return numbers for them that no earlier request of the session had."""
@@ -383,17 +485,15 @@ class Session:
     def _set_model(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> None:
-        if key.shape[-1] != value.shape[-1]:
-            raise unsupported(
-                f"keys of {key.shape[-1]} and values of {value.shape[-1]} elements a head"
-            )
         shape = KvShape(
-            layers=self._layers,
+            layers=len(self._layers),
             kv_heads=key.shape[1],
             queries_per_kv_head=query.shape[1] // key.shape[1],
             head_dim=key.shape[-1],
             element=self._element,
             scale=scale,
+            value_dim=value.shape[-1],
+            windows=tuple(self._layers.values()),
         )
         if self._shape is None:
             self._device.set_model(shape)
@@ -405,9 +505,8 @@ class Session:
         """Return in words what kind of mask a layer got in place of the causal one."""
         if mask is None or mask is not self._other_mask:
             return "a mask that was made elsewhere"
-        chunk = getattr(self._config, "attention_chunk_size", None)
-        if chunk is not None:
-            return f"attention within chunks of {chunk} tokens"
+        if getattr(self._config, "attention_chunk_size", None) is not None:
+            return chunks_of(self._config)
         return "a mask other than the causal one: packed sequences, or a mask of the model's own"
 
     def _record(

@@ -55,7 +55,10 @@ class Mirror:
 
     def append(self, request: int, tokens: int, layers: Sequence[int] | None = None) -> None:
         for layer in range(self.shape.layers) if layers is None else layers:
-            new = [self.draw(self.shape.kv_heads, tokens, self.shape.head_dim) for _ in range(2)]
+            new = [
+                self.draw(self.shape.kv_heads, tokens, elements)
+                for elements in (self.shape.head_dim, self.shape.value_elements)
+            ]
             self.host.append(request, layer, new[0], new[1])
             for store, one in zip((self.keys, self.values), new, strict=True):
                 before = [store[request, layer]] if (request, layer) in store else []
@@ -67,27 +70,36 @@ class Mirror:
             self.keys.pop((request, layer), None)
             self.values.pop((request, layer), None)
 
-    def attend(self, layer: int, requests: Sequence[int]) -> tuple[Attended, F32]:
+    def attend(
+        self, layer: int, requests: Sequence[int], sinks: F32 | None = None
+    ) -> tuple[Attended, F32]:
         """What the device answers, and the queries."""
         q = self.draw(len(requests), self.shape.heads, self.shape.head_dim)
-        return self.host.attend(layer, requests, q), q
+        return self.host.attend(layer, requests, q, sinks), q
 
-    def check(self, layer: int, requests: Sequence[int]) -> Attended:
+    def check(self, layer: int, requests: Sequence[int], sinks: F32 | None = None) -> Attended:
         """Attend, and compare every bit with the oracle, told only how heads were cut."""
-        attended, q = self.attend(layer, requests)
-        assert_same_bits(attended.context, self.expected(layer, requests, q))
+        attended, q = self.attend(layer, requests, sinks)
+        assert_same_bits(attended.context, self.expected(layer, requests, q, sinks))
         return attended
 
     def chunks(self, request: int, layer: int, head: int) -> list[tuple[int, int]]:
-        """First key and length of the chunks of a head."""
+        """First place and length of the chunks of a head."""
         length = self.host.length(request, layer)
+        windows = list(dict.fromkeys(self.shape.windows or (None,)))
+        group = windows.index(self.window(layer))
         return [
             (chunk.start, chunk.keys(length))
-            for chunk in placed(self.host, request)[head]
+            for chunk in placed(self.host, request, group)[head]
             if chunk.keys(length)
         ]
 
-    def expected(self, layer: int, requests: Sequence[int], q: F32) -> F32:
+    def window(self, layer: int) -> int | None:
+        return None if self.shape.windows is None else self.shape.windows[layer]
+
+    def expected(
+        self, layer: int, requests: Sequence[int], q: F32, sinks: F32 | None = None
+    ) -> F32:
         host, shape = self.host, self.shape
         o = host.hardware.device.organization
         words = pipeline_of(host.hardware.device).buffer_words
@@ -95,20 +107,28 @@ class Mirror:
             host.hardware.placement.value, o.pseudo_channels, o.ranks, o.bank_groups, o.banks,
             o.access_bytes, words,
         )  # fmt: skip
-        attention = oracle.Attention(device, numbers(host.arithmetic), shape.head_dim)
+        attention = oracle.Attention(
+            device, numbers(host.arithmetic), shape.head_dim, shape.value_dim,
+            host.state.layout.key_slices,
+        )  # fmt: skip
         together = -(-shape.queries_per_kv_head // host.hardware.queries_per_read)
         most = -(-shape.queries_per_kv_head // together)
-        answer = np.zeros((len(requests), shape.heads, shape.head_dim), dtype=np.float32)
+        answer = np.zeros((len(requests), shape.heads, shape.value_elements), dtype=np.float32)
         for at, request in enumerate(requests):
+            tokens = self.keys[request, layer].shape[1]
+            held = min(tokens, self.window(layer) or tokens)
             for which in range(shape.heads):
                 head = which // shape.queries_per_kv_head
                 answer[at, which] = attention.attend(
                     q[at, which].astype(np.float64),
-                    self.keys[request, layer][head].astype(np.float64),
-                    self.values[request, layer][head].astype(np.float64),
+                    self.keys[request, layer][head, -held:].astype(np.float64),
+                    self.values[request, layer][head, -held:].astype(np.float64),
                     self.chunks(request, layer, head),
                     scale=1 / math.sqrt(shape.head_dim) if shape.scale is None else shape.scale,
                     words=words // most,
+                    # Token n lies in place n mod W.
+                    oldest=tokens % held if tokens > held else 0,
+                    sink=None if sinks is None else float(sinks[which]),
                 )
         return answer
 
@@ -134,9 +154,9 @@ def host_of(
     return host
 
 
-def placed(host: HostDevice, request: int) -> list[list[ResidentChunk]]:
-    """Chunks of every head of a request."""
-    return host.state.requests[request].resident.heads
+def placed(host: HostDevice, request: int, group: int = 0) -> list[list[ResidentChunk]]:
+    """Chunks of every head of a request, in the layers of a group."""
+    return host.state.requests[request].groups[group].resident.heads
 
 
 def numbers(a: Arithmetic) -> oracle.Numbers:

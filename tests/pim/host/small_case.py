@@ -29,7 +29,19 @@ def answer(placement: Placement, element: ElementType, arithmetic: Arithmetic | 
     return f"{attended.context.tobytes().hex()} {attended.cost}"
 
 
+def windowed() -> str:
+    """Keys that are cut, values of another size, a ring that goes around, and sinks."""
+    shape = KvShape(1, 1, 2, 576, ElementType.FP16, value_dim=8, windows=(12,))
+    mirror = Mirror(host_of(small(1, longest=16), Placement.BANKGROUP, shape))
+    mirror.append(3, 10)
+    mirror.append(3, 5)
+    attended, _ = mirror.attend(0, [3], np.array([0.5, 9], dtype=np.float32))
+    assert np.isfinite(attended.context).all()
+    return f"{attended.context.tobytes().hex()} {attended.cost}"
+
+
 if __name__ == "__main__":
+    print(windowed())  # noqa: T201
     for where in Placement:
         print(answer(where, ElementType.FP16, None))  # noqa: T201
     print(answer(Placement.BANK, ElementType.FP16, SINGLE))  # noqa: T201

@@ -396,7 +396,7 @@ def test_costs_add_up() -> None:
 
 def snapshot(host: HostDevice) -> object:
     requests = {one: [host.length(one, layer) for layer in range(2)] for one in host.requests}
-    return host.free_bytes, host.traffic, requests, host.state.residence.loads.tolist()
+    return host.free_bytes, host.traffic, requests, host.state.groups[0].residence.loads.tolist()
 
 
 def test_what_does_not_fit_is_refused_whole() -> None:
@@ -513,8 +513,9 @@ def test_impossible_devices_are_refused() -> None:
     host = HostDevice.of(device, Placement.BANK, link=LINK, arithmetic=Arithmetic())
     with pytest.raises(InputError, match="operands in fp16, keys and values are laid out as int8"):
         host.set_model(replace(shape, element=ElementType.INT8))
-    with pytest.raises(InputError, match="head_dim 4096"):
-        host.set_model(replace(shape, head_dim=4096))
+    several = HostDevice.of(device, Placement.BANK, link=LINK, queries_per_read=2)
+    with pytest.raises(InputError, match="2 queries of head_dim 1024"):
+        several.set_model(replace(shape, head_dim=1024, queries_per_kv_head=2))
     with pytest.raises(InputError, match="kv_heads = 0"):
         KvShape(1, 0, 1, 16, FP16)
     with pytest.raises(InputError, match="scale = -1"):

@@ -47,7 +47,7 @@ def test_bits_are_those_of_the_format(operand: Format) -> None:
         tensor = np.clip(drawn, -60000, 60000).astype(np.float32)
         units = attender(operand)
         scales = units.scales(tensor, 1)
-        codes, saturated = units.encode(tensor, scales, name="keys")
+        codes, saturated = units.encode(tensor, scales, units.layout.padded_key, name="keys")
         for head in range(3):
             theirs = quantize(tensor[head], operand, name="keys")
             assert scales[head] == theirs.scale

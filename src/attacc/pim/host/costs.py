@@ -34,9 +34,13 @@ class KvShape:
         head_dim: elements of a key.
         element: type of keys and values in the banks.
         scale: factor of the scores; None for 1 / sqrt(head_dim).
+        value_dim: elements of a value; None for as many as a key has.
+        windows: for each layer, keys that a token sees at most, its own included, or None for all
+            earlier ones; None if no layer has a window.
 
     Raises:
-        InputError: a size is below 1, or the scale is no positive number.
+        InputError: a size is below 1, the scale is no positive number, or windows are given for
+            another number of layers.
     """
 
     layers: int
@@ -45,11 +49,22 @@ class KvShape:
     head_dim: int
     element: ElementType
     scale: float | None = None
+    value_dim: int | None = None
+    windows: tuple[int | None, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("layers", "kv_heads", "queries_per_kv_head", "head_dim"):
+        for name in ("layers", "kv_heads", "queries_per_kv_head", "head_dim", "value_elements"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name} = {getattr(self, name)} must be at least 1")
+                told = "value_dim" if name == "value_elements" else name
+                raise InputError(f"{told} = {getattr(self, name)} must be at least 1")
+        if self.windows is not None and len(self.windows) != self.layers:
+            raise InputError(
+                f"windows are given for {len(self.windows)} layers, the model has {self.layers}",
+                hint="give a window, or None, for each layer",
+            )
+        for window in self.windows or ():
+            if window is not None and window < 1:
+                raise InputError(f"a window of {window} keys must have at least 1")
         if self.scale is not None and not 0 < self.scale < float("inf"):
             raise InputError(f"scale = {self.scale} must be a positive number")
 
@@ -57,6 +72,20 @@ class KvShape:
     def heads(self) -> int:
         """Query heads."""
         return self.kv_heads * self.queries_per_kv_head
+
+    @property
+    def value_elements(self) -> int:
+        """Elements of a value."""
+        return self.head_dim if self.value_dim is None else self.value_dim
+
+    @property
+    def layers_of_windows(self) -> dict[int | None, tuple[int, ...]]:
+        """The layers of each window; None is the window of layers that see all earlier keys."""
+        windows = self.windows or (None,) * self.layers
+        return {
+            one: tuple(layer for layer, window in enumerate(windows) if window == one)
+            for one in dict.fromkeys(windows)
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +130,9 @@ class LinkBytes:
 
     Attributes:
         queries: bytes of queries to the AttAccs, for every stack that holds a part of their head.
-        keys_values: bytes of keys and values to the AttAccs, once per token.
-        contexts: bytes of contexts to the host; for a head that is cut over stacks, with the
-            maximum and the sum of each part.
+        keys_values: bytes of keys and values to the AttAccs, once per token that is stored.
+        contexts: bytes of contexts to the host; for a head that the host merges, which is cut over
+            stacks or has a sink, with the maximum and the sum of each part.
     """
 
     queries: int = 0
@@ -208,7 +237,7 @@ class Attended:
     """The device's answer to an attend.
 
     Attributes:
-        context: (requests, heads, head_dim) contexts, in the order of the requests of the call.
+        context: (requests, heads, value elements) contexts, in the order of the call's requests.
         cost: costs of the call.
     """
 

@@ -33,15 +33,20 @@ from attacc.pim.host.costs import (
 from attacc.pim.host.state import (
     CostedPlan,
     HostState,
+    LayerGroup,
+    PlanKey,
+    StoredLayers,
     StoredRequest,
     chunk_growth,
     plan_for,
 )
 from attacc.pim.mapping.geometry import KeyLayout
-from attacc.pim.mapping.residence import Residence
+from attacc.pim.mapping.residence import BankRows, Residence
+from attacc.pim.mapping.ring import NewTokens
 from attacc.pim.numerics.arithmetic import Arithmetic, kv_arithmetic
+from attacc.pim.numerics.quantize import check_finite
 from attacc.pim.numerics.resident import Attender, BankStore
-from attacc.pim.program.interleaved import QueryPasses, pipeline_of
+from attacc.pim.program.interleaved import QueryPasses, pipeline_of, sliced
 from attacc.pim.timing.tables import resolve_timing
 from attacc.units import NS_PER_S
 
@@ -157,12 +162,12 @@ class HostDevice:
     @property
     def free_bytes(self) -> int:
         """Bytes of all free rows of the banks."""
-        return self.state.residence.free_bytes
+        return self.state.groups[0].residence.free_bytes
 
     @property
     def capacity_bytes(self) -> int:
         """Bytes of the banks of all stacks."""
-        return self.state.residence.capacity_bytes
+        return self.state.groups[0].residence.capacity_bytes
 
     @property
     def requests(self) -> tuple[int, ...]:
@@ -188,9 +193,13 @@ class HostDevice:
                 its queries do not fit into a vector buffer.
         """
         h = self.hardware
-        layout = KeyLayout(h.device.organization, h.placement, shape.head_dim, shape.element)
+        whole = KeyLayout(
+            h.device.organization, h.placement, shape.head_dim, shape.element,
+            value_dim=shape.value_dim,
+        )  # fmt: skip
         arithmetic = self._arithmetic or Arithmetic.of(shape.element)
         passes = QueryPasses.of(shape.queries_per_kv_head, h.queries_per_read)
+        layout = sliced(h.device, whole, passes)
         tables = resolve_timing(
             h.device,
             h.placement,
@@ -203,6 +212,19 @@ class HostDevice:
         growth = chunk_growth(h.device, layout, passes, self._growing_keys)
         # This refuses a wrong shape now rather than at the first attention.
         attender.shape  # noqa: B018
+        rows = BankRows(layout, h.stacks)
+        groups = tuple(
+            LayerGroup(
+                number,
+                tokens := NewTokens(window),
+                layers,
+                Residence(
+                    layout, stacks=h.stacks, layers=len(layers), heads=shape.kv_heads,
+                    growth=growth, tokens=tokens, rows=rows,
+                ),
+            )
+            for number, (window, layers) in enumerate(shape.layers_of_windows.items())
+        )  # fmt: skip
         self._model = HostState(
             shape,
             layout,
@@ -210,31 +232,31 @@ class HostDevice:
             tables,
             attender,
             growth,
-            Residence(
-                layout,
-                stacks=h.stacks,
-                layers=shape.layers,
-                heads=shape.kv_heads,
-                growth=growth,
-            ),
+            rows,
+            groups,
             BankStore(h.device.organization),
         )
         self._traffic = LinkBytes()
         self._saturated = 0
 
     def length(self, request: int, layer: int) -> int:
-        """Return the keys of a layer of a request; 0 for an unknown request.
+        """Return the keys that a layer of a request holds; 0 for an unknown request.
 
         Raises:
             InputError: there is no such layer.
         """
         model = self.state
         self._check_layer(layer)
-        held = model.requests.get(request)
-        return 0 if held is None else int(held.lengths[layer])
+        stored = model.requests.get(request)
+        group, _ = model.of_layers[layer]
+        tokens = 0 if stored is None else int(stored.tokens[layer])
+        return group.tokens.held(tokens) if tokens else 0
 
     def append(self, request: int, layer: int, keys: F32, values: F32) -> AppendCost:
         """Append keys and values of one layer to a request; the first append opens the request.
+
+        A layer with a window holds the keys of its newest tokens, and overwrites the oldest. Of
+        more tokens than its window has, only the last are sent.
 
         In 8-bit formats, the first append to a request and layer fixes the scale of each head's
         keys and the scale of its values.
@@ -243,7 +265,7 @@ class HostDevice:
             request: number of the request, chosen by the host.
             layer: number of the layer.
             keys: (kv_heads, tokens, head_dim); they already carry their positions.
-            values: (kv_heads, tokens, head_dim).
+            values: (kv_heads, tokens, value elements).
 
         Raises:
             InputError: there is no such layer, a shape is wrong, or a value is not finite or beyond
@@ -252,66 +274,100 @@ class HostDevice:
         """
         model = self.state
         self._check_layer(layer)
-        of_keys = self._tensor(keys, "keys")
-        of_values = self._tensor(values, "values")
-        if of_keys.shape != of_values.shape:
+        shape = model.shape
+        of_keys = self._tensor(keys, "keys", shape.head_dim)
+        of_values = self._tensor(values, "values", shape.value_elements)
+        if of_keys.shape[1] != of_values.shape[1]:
             raise InputError(f"keys of shape {keys.shape} come with values of shape {values.shape}")
-        held = model.requests.get(request)
-        first = 0 if held is None else int(held.lengths[layer])
-        tokens = of_keys.shape[1]
-        attender = model.attender
-        if held is None or first == 0:
+        group, number = model.of_layers[layer]
+        given = of_keys.shape[1]
+        kept = min(given, group.tokens.places or given)
+        if kept < given:
+            of_keys, of_values = (
+                np.ascontiguousarray(one[:, given - kept :]) for one in (of_keys, of_values)
+            )
+        stored = model.requests.get(request)
+        before = 0 if stored is None else int(stored.tokens[layer])
+        attender, layout = model.attender, model.layout
+        if stored is None or before == 0:
             key_scales = attender.scales(of_keys, self._scale_margin)
             value_scales = attender.scales(of_values, self._scale_margin)
         else:
-            key_scales, value_scales = held.key_scales[layer], held.value_scales[layer]
+            key_scales, value_scales = stored.key_scales[layer], stored.value_scales[layer]
         where = f"of request {request}, layer {layer}"
-        key_codes, cut = attender.encode(of_keys, key_scales, name=f"keys {where}")
-        value_codes, more = attender.encode(of_values, value_scales, name=f"values {where}")
-
-        grown = model.residence.grow(
-            None if held is None else held.resident, first + tokens, name=f"request {request}"
+        key_codes, cut = attender.encode(
+            of_keys, key_scales, layout.padded_key, name=f"keys {where}"
         )
-        if held is None:
-            held = model.opened(grown)
-            model.requests[request] = held
+        value_codes, more = attender.encode(
+            of_values, value_scales, layout.padded_value, name=f"values {where}"
+        )
+
+        known = None if stored is None else stored.groups.get(group.number)
+        grown = group.residence.grow(
+            None if known is None else known.resident, before + given, name=f"request {request}"
+        )
+        if stored is None:
+            stored = model.requests[request] = model.opened()
+        held = stored.groups.setdefault(group.number, StoredLayers(grown))
         if held.version != grown.version:
-            held.keep(model.store, attender, model.shape.layers, self.hardware.stacks_per_device)
+            held.keep(model.store, attender, len(group.layers), self.hardware.stacks_per_device)
         places = held.places
         if places is None:
             raise EngineError(f"request {request} has no places to write to")
-        if first == 0:
-            held.key_scales[layer], held.value_scales[layer] = key_scales, value_scales
-        bits = model.layout.element.bits
-        places.write(model.store, layer, first, bits, key_codes, value_codes)
-        held.lengths[layer] = first + tokens
+        if before == 0:
+            stored.key_scales[layer], stored.value_scales[layer] = key_scales, value_scales
+        runs = group.runs(before + given - kept, kept)
+        for place, begin, end in runs:
+            of_run = (np.ascontiguousarray(one[:, begin:end]) for one in (key_codes, value_codes))
+            places.write(model.store, number, place, layout.element.bits, *of_run)
+        stored.tokens[layer] = before + given
         self._saturated += cut + more
+        return self._appended(held, runs, kept, opening=before == 0, saturated=cut + more)
 
-        per_head = 2 * tokens * model.shape.head_dim * bits // 8
-        if bits == 8 and first == 0:
+    def _appended(
+        self,
+        held: StoredLayers,
+        runs: Sequence[tuple[int, int, int]],
+        tokens: int,
+        *,
+        opening: bool,
+        saturated: int,
+    ) -> AppendCost:
+        """Count the bytes of tokens that were written, and return their costs."""
+        shape, h = self.state.shape, self.hardware
+        bits = self.state.layout.element.bits
+        per_head = tokens * (shape.head_dim + shape.value_elements) * bits // 8
+        if bits == 8 and opening:
             per_head += 2 * SCALE_BYTES
-        link = LinkBytes(keys_values=per_head * model.shape.kv_heads)
+        link = LinkBytes(keys_values=per_head * shape.kv_heads)
         self._traffic += link
-        h = self.hardware
-        busiest = held.busiest_share(first, tokens, h.devices) * link.total
+        busiest = held.busiest_share(runs, h.devices) * link.total
         return AppendCost(
             link,
             busiest / h.link.bytes_per_s * NS_PER_S,
             link.total * h.link.energy_pj_per_byte,
-            cut + more,
+            saturated,
         )
 
-    def attend(self, layer: int, requests: Sequence[int], queries: F32) -> Attended:
+    def attend(
+        self, layer: int, requests: Sequence[int], queries: F32, sinks: F32 | None = None
+    ) -> Attended:
         """Attend with the queries of one step and layer to all stored keys of some requests.
+
+        The host merges heads that have sinks: stacks send each of their contexts in fp32, with its
+        greatest score and its sum of exponentials.
 
         Args:
             layer: number of the layer.
             requests: the requests, each once.
             queries: (requests, heads, head_dim); heads that share a key/value head are neighbours.
+            sinks: (heads,) a score beside those of the keys of each query head, with the scale of
+                scores applied already. It counts in the sum of the softmax, and has no value. None
+                for no sinks.
 
         Raises:
             InputError: there is no such layer or request, a request has no keys in this layer, a
-                shape is wrong, or a query is not finite or beyond the format.
+                shape is wrong, a query is not finite or beyond the format, or a sink is not finite.
         """
         model = self.state
         self._check_layer(layer)
@@ -321,28 +377,32 @@ class HostDevice:
         q = np.ascontiguousarray(queries, dtype=np.float32)
         if q.shape != expected:
             raise InputError(f"queries have shape {queries.shape}, not {expected}")
-        plan = self._plan(asked, layer)
-        lengths = [int(held.lengths[layer]) for held in asked]
+        beside = None if sinks is None else self._sinks(sinks, len(asked))
+        group, number = model.of_layers[layer]
+        lengths = [group.tokens.held(int(stored.tokens[layer])) for stored in asked]
+        oldest = [group.tokens.oldest(int(stored.tokens[layer])) for stored in asked]
+        plan = self._plan(asked, group.number, lengths, oldest, merged=beside is not None)
         cost = plan.cost
         if cost is None or plan.lengths != lengths:
             cost = self._fill(plan, lengths)
         if len(asked) == 1:
             key_scales, value_scales = asked[0].key_scales[layer], asked[0].value_scales[layer]
         else:
-            key_scales = np.concatenate([held.key_scales[layer] for held in asked])
-            value_scales = np.concatenate([held.value_scales[layer] for held in asked])
+            key_scales = np.concatenate([stored.key_scales[layer] for stored in asked])
+            value_scales = np.concatenate([stored.value_scales[layer] for stored in asked])
         owners = len(asked) * shape.kv_heads
         context = model.attender.attend(
             plan.plan,
             plan.chunk_lengths,
-            plan.rows[layer],
+            plan.rows[number],
             model.store,
             q.reshape(owners, shape.queries_per_kv_head, shape.head_dim),
             key_scales,
             value_scales,
+            beside,
         )
         self._traffic += cost.link
-        return Attended(context.reshape(expected), cost)
+        return Attended(context.reshape(*expected[:2], shape.value_elements), cost)
 
     def free(self, request: int) -> None:
         """Forget a request, and free its rows.
@@ -351,14 +411,15 @@ class HostDevice:
             InputError: there is no such request.
         """
         model = self.state
-        held = model.requests.get(request)
-        if held is None:
+        stored = model.requests.get(request)
+        if stored is None:
             raise InputError(f"request {request} has nothing stored", hint=_held(model))
         del model.requests[request]
-        model.residence.free(held.resident)
-        for chunk in held.chunks:
-            model.store.give(chunk.kept)
-        for key in [key for key in model.plans if held.serial in key[1]]:
+        for number, held in stored.groups.items():
+            model.groups[number].residence.free(held.resident)
+            for chunk in held.chunks:
+                model.store.give(chunk.kept)
+        for key in [key for key in model.plans if stored.serial in key.serials]:
             del model.plans[key]
 
     def _check_layer(self, layer: int) -> None:
@@ -366,17 +427,24 @@ class HostDevice:
         if not 0 <= layer < layers:
             raise InputError(f"layer {layer} does not exist: the model has {layers}")
 
-    def _tensor(self, tensor: F32, name: str) -> F32:
-        shape = self.state.shape
+    def _tensor(self, tensor: F32, name: str, elements: int) -> F32:
+        heads = self.state.shape.kv_heads
         result = np.ascontiguousarray(tensor, dtype=np.float32)
-        if result.ndim != 3 or result.shape[::2] != (shape.kv_heads, shape.head_dim):
-            raise InputError(
-                f"{name} have shape {tensor.shape}, not ({shape.kv_heads}, tokens, "
-                f"{shape.head_dim})"
-            )
+        if result.ndim != 3 or result.shape[::2] != (heads, elements):
+            raise InputError(f"{name} have shape {tensor.shape}, not ({heads}, tokens, {elements})")
         if not result.shape[1]:
             raise InputError(f"{name} have no tokens")
         return result
+
+    def _sinks(self, sinks: F32, requests: int) -> F32:
+        """Return (owners, queries) sinks."""
+        shape = self.state.shape
+        each = np.ascontiguousarray(sinks, dtype=np.float32)
+        if each.shape != (shape.heads,):
+            raise InputError(f"sinks have shape {np.shape(sinks)}, not ({shape.heads},)")
+        check_finite(each, "sinks")
+        by_owner = each.reshape(shape.kv_heads, shape.queries_per_kv_head)
+        return np.ascontiguousarray(np.tile(by_owner, (requests, 1)))
 
     def _asked(self, requests: Sequence[int], layer: int) -> list[StoredRequest]:
         model = self.state
@@ -389,30 +457,44 @@ class HostDevice:
             )
         asked: list[StoredRequest] = []
         for request in requests:
-            held = model.requests.get(request)
-            if held is None:
+            stored = model.requests.get(request)
+            if stored is None:
                 raise InputError(f"request {request} has nothing stored", hint=_held(model))
-            if not held.lengths[layer]:
+            if not stored.tokens[layer]:
                 raise InputError(
                     f"request {request} has no keys in layer {layer}",
                     hint="append keys and values of this layer first",
                 )
-            asked.append(held)
+            asked.append(stored)
         return asked
 
-    def _plan(self, asked: Sequence[StoredRequest], layer: int) -> CostedPlan:
+    def _plan(
+        self,
+        asked: Sequence[StoredRequest],
+        group: int,
+        lengths: Sequence[int],
+        oldest: Sequence[int],
+        *,
+        merged: bool,
+    ) -> CostedPlan:
         """Return the plan of the stacks; lengths that fill the same columns share one."""
         model = self.state
-        quantum = model.growth.quantum
-        rounded = tuple(-(-int(held.lengths[layer]) // quantum) for held in asked)
-        key = (
-            rounded,
-            tuple(held.serial for held in asked),
-            tuple(held.version for held in asked),
+        quantum, parts = model.growth.quantum, model.layout.sequence_parts
+        held = [stored.groups[group] for stored in asked]
+        key = PlanKey(
+            group,
+            merged,
+            tuple(-(-length // quantum) for length in lengths),
+            tuple(stored.serial for stored in asked),
+            tuple(one.version for one in held),
+            tuple(
+                one.turns(place, length, parts)
+                for one, place, length in zip(held, oldest, lengths, strict=True)
+            ),
         )
         plan = model.plans.get(key)
         if plan is None:
-            plan = plan_for(model, self.hardware, asked, [count * quantum for count in rounded])
+            plan = plan_for(model, self.hardware, asked, key)
             model.plans[key] = plan
             if len(model.plans) > PLANS:
                 model.plans.popitem(last=False)

@@ -6,7 +6,9 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +25,13 @@ from attacc.pim.host.costs import (
 from attacc.pim.mapping.geometry import KeyLayout
 from attacc.pim.mapping.residence import (
     GROWING_GRAINS,
+    BankRows,
     Growth,
     Residence,
     ResidentChunk,
     ResidentRequest,
 )
+from attacc.pim.mapping.ring import NewTokens, rotation
 from attacc.pim.numerics.resident import Attender, BankStore, Placed, ResidentPlan, TokenPlaces
 from attacc.pim.program.interleaved import QueryPasses, chunk_grain, longest_chunk, pipeline_of
 from attacc.pim.timing.engine import TimedRun, count_by_name
@@ -43,34 +47,62 @@ class KeptChunk:
 
     Attributes:
         place: the chunk.
-        kept: (layers, 2 R) number of each row of the chunk in the store.
+        kept: (layers, rows) number of each row of the chunk in the store.
     """
 
     place: ResidentChunk
     kept: I64
 
 
-@dataclass(slots=True, eq=False)
-class StoredRequest:
-    """The stored keys and values of a request.
+@dataclass(frozen=True, eq=False)
+class LayerGroup:
+    """Layers that have the same window, and so the same chunks.
 
     Attributes:
-        serial: number of the request among all requests of the session.
+        number: number of the group.
+        tokens: the new token of a step, and which keys it sees.
+        layers: the layers.
+        residence: which request has which rows in these layers.
+    """
+
+    number: int
+    tokens: NewTokens
+    layers: tuple[int, ...]
+    residence: Residence
+
+    def runs(self, first: int, count: int) -> list[tuple[int, int, int]]:
+        """Return where consecutive tokens lie that are stored.
+
+        Args:
+            first: number of the first token.
+            count: number of tokens, no more than a ring has places.
+
+        Returns:
+            For each run of consecutive places: its first place, and the tokens that lie there, from
+            one of the given tokens to one before another.
+        """
+        places = self.tokens.places
+        if places is None:
+            return [(first, 0, count)]
+        begin = first % places
+        before = min(count, places - begin)
+        runs = [(begin, 0, before), (0, before, count)]
+        return [run for run in runs if run[1] < run[2]]
+
+
+@dataclass(slots=True, eq=False)
+class StoredLayers:
+    """The stored keys and values of a request in the layers of a group.
+
+    Attributes:
         resident: the chunks that it has been given.
-        lengths: (layers,) keys of each layer.
-        key_scales: (layers, kv_heads) scales of the keys.
-        value_scales: (layers, kv_heads) scales of the values.
         version: version of `resident` for which the following attributes are filled in.
         chunks: its chunks, head by head, in the order of their keys.
         places: where its tokens are written.
         devices: (chunks,) AttAcc that holds each chunk.
     """
 
-    serial: int
     resident: ResidentRequest
-    lengths: I64
-    key_scales: F32
-    value_scales: F32
     version: int = -1
     chunks: list[KeptChunk] = field(default_factory=list[KeptChunk])
     places: TokenPlaces | None = None
@@ -82,7 +114,7 @@ class StoredRequest:
         Args:
             store: the rows of all stacks.
             attender: the units.
-            layers: layers of the model.
+            layers: layers of the group.
             per_device: stacks of an AttAcc.
         """
         known = {id(one.place): one for one in self.chunks}
@@ -98,21 +130,55 @@ class StoredRequest:
         self.devices = np.array([one.place.stack // per_device for one in self.chunks])
         self.version = self.resident.version
 
-    def busiest_share(self, first: int, tokens: int, devices: int) -> float:
-        """Return the largest share that one AttAcc holds of consecutive tokens.
+    def busiest_share(self, runs: Sequence[tuple[int, int, int]], devices: int) -> float:
+        """Return the largest share that one AttAcc holds of some tokens.
 
         Args:
-            first: the first token.
-            tokens: number of tokens.
+            runs: where the tokens lie, as `LayerGroup.runs` says.
             devices: number of AttAccs.
         """
         if devices == 1:
             return 1.0
         starts = np.array([one.place.start for one in self.chunks])
         ends = np.array([one.place.end for one in self.chunks])
-        own = np.minimum(ends, first + tokens) - np.maximum(starts, first)
-        by_device = np.bincount(self.devices, weights=np.maximum(own, 0))
+        own = np.zeros(len(starts), dtype=np.int64)
+        for place, begin, end in runs:
+            inside = np.minimum(ends, place + end - begin) - np.maximum(starts, place)
+            own += np.maximum(inside, 0)
+        by_device = np.bincount(self.devices, weights=own)
         return float(by_device.max() / by_device.sum())
+
+    def turns(self, oldest: int, held: int, parts: int) -> tuple[int, ...]:
+        """Return the key of each part with which reading each chunk begins.
+
+        Args:
+            oldest: place of the oldest key.
+            held: keys that are stored.
+            parts: parts into which the sequence of a chunk is cut.
+        """
+        if not oldest:
+            return (0,) * len(self.chunks)
+        each = [one.place for one in self.chunks]
+        return tuple(rotation(oldest, at.start, at.keys(held), parts) for at in each)
+
+
+@dataclass(slots=True, eq=False)
+class StoredRequest:
+    """The stored keys and values of a request.
+
+    Attributes:
+        serial: number of the request among all requests of the session.
+        tokens: (layers,) tokens that each layer was given, those that were overwritten included.
+        key_scales: (layers, kv_heads) scales of the keys.
+        value_scales: (layers, kv_heads) scales of the values.
+        groups: what is stored in each group of layers, by the number of the group.
+    """
+
+    serial: int
+    tokens: I64
+    key_scales: F32
+    value_scales: F32
+    groups: dict[int, StoredLayers] = field(default_factory=dict[int, StoredLayers])
 
 
 @dataclass(slots=True, eq=False)
@@ -142,6 +208,26 @@ class CostedPlan:
     cost: AttendCost | None = None
 
 
+class PlanKey(NamedTuple):
+    """What a plan depends on.
+
+    Attributes:
+        group: number of the group of layers.
+        merged: whether the host merges every head.
+        quanta: keys of each request, in quanta.
+        serials: serial numbers of the requests.
+        versions: versions of their chunks.
+        turns: per request, the key of each part with which reading each chunk begins.
+    """
+
+    group: int
+    merged: bool
+    quanta: tuple[int, ...]
+    serials: tuple[int, ...]
+    versions: tuple[int, ...]
+    turns: tuple[tuple[int, ...], ...]
+
+
 @dataclass(frozen=True, eq=False)
 class HostState:
     """A model, and its stored requests.
@@ -153,7 +239,8 @@ class HostState:
         tables: the timing of the device.
         attender: the units.
         growth: how requests may grow.
-        residence: which request has which rows.
+        rows: the rows of the banks.
+        groups: the layers of each window.
         store: the contents of the rows.
         requests: stored requests by the host's numbers.
         plans: remembered plans by their key, the least recently used first.
@@ -165,20 +252,30 @@ class HostState:
     tables: TimingTables
     attender: Attender
     growth: Growth
-    residence: Residence
+    rows: BankRows
+    groups: tuple[LayerGroup, ...]
     store: BankStore
     requests: dict[int, StoredRequest] = field(default_factory=dict[int, StoredRequest])
-    plans: OrderedDict[tuple[tuple[int, ...], ...], CostedPlan] = field(
-        default_factory=OrderedDict[tuple[tuple[int, ...], ...], CostedPlan]
+    plans: OrderedDict[PlanKey, CostedPlan] = field(
+        default_factory=OrderedDict[PlanKey, CostedPlan]
     )
     _serials: count[int] = field(default_factory=count)
 
-    def opened(self, resident: ResidentRequest) -> StoredRequest:
-        """Return a new request that has room, and no keys stored yet."""
+    @cached_property
+    def of_layers(self) -> tuple[tuple[LayerGroup, int], ...]:
+        """For each layer, its group, and its number among the layers of the group."""
+        each = {
+            layer: (group, number)
+            for group in self.groups
+            for number, layer in enumerate(group.layers)
+        }
+        return tuple(each[layer] for layer in range(self.shape.layers))
+
+    def opened(self) -> StoredRequest:
+        """Return a new request that has no keys stored yet."""
         layers, heads = self.shape.layers, self.shape.kv_heads
         return StoredRequest(
             next(self._serials),
-            resident,
             np.zeros(layers, dtype=np.int64),
             np.ones((layers, heads), dtype=np.float32),
             np.ones((layers, heads), dtype=np.float32),
@@ -212,7 +309,7 @@ def plan_for(
     state: HostState,
     hardware: AttaccHardware,
     asked: Sequence[StoredRequest],
-    lengths: Sequence[int],
+    key: PlanKey,
 ) -> CostedPlan:
     """Return the plan by which the stacks attend to some requests.
 
@@ -220,18 +317,21 @@ def plan_for(
         state: the model and its stored requests.
         hardware: the AttAccs.
         asked: the requests.
-        lengths: keys of each request, in whole quanta.
+        key: what the plan depends on.
 
     Raises:
         InputError: queries or scores do not fit into the buffers of a channel.
     """
     heads = state.shape.kv_heads
     by_channel: dict[tuple[int, int], list[tuple[Placed, KeptChunk]]] = {}
-    for position, (held, length) in enumerate(zip(asked, lengths, strict=True)):
-        for one in held.chunks:
+    for position, (held, quanta, turns) in enumerate(
+        zip(asked, key.quanta, key.turns, strict=True)
+    ):
+        for one, turned in zip(held.groups[key.group].chunks, turns, strict=True):
             at = one.place
-            if keys := at.keys(length):
-                placed = Placed(position * heads + at.head, at.start, at.capacity, keys)
+            if keys := at.keys(quanta * state.growth.quantum):
+                owner = position * heads + at.head
+                placed = Placed(owner, at.start, at.capacity, keys, turned)
                 by_channel.setdefault((at.stack, at.channel), []).append((placed, one))
     where = sorted(by_channel)
     for own in by_channel.values():
@@ -253,20 +353,7 @@ def plan_for(
     for stack, channel in where:
         for placed, _ in by_channel[stack, channel]:
             stacks_of[placed.owner].add(stack)
-    queries, dim = state.shape.queries_per_kv_head, state.shape.head_dim
-    arithmetic = state.attender.arithmetic
-    query = dim * arithmetic.operand.bits // 8
-    if arithmetic.operand.bits == 8:
-        query += SCALE_BYTES
-    inward = np.zeros(hardware.devices, dtype=np.int64)
-    outward = np.zeros(hardware.devices, dtype=np.int64)
-    for stacks in stacks_of:
-        context = dim * arithmetic.output.bits // 8
-        if len(stacks) > 1:
-            context = dim * PARTIAL_BYTES + 2 * SCALE_BYTES
-        for stack in stacks:
-            inward[stack // hardware.stacks_per_device] += queries * query
-            outward[stack // hardware.stacks_per_device] += queries * context
+    inward, outward = _link_bytes(state, hardware, stacks_of, merged=key.merged)
     return CostedPlan(
         plan=plan,
         rows=np.ascontiguousarray(rows),
@@ -275,3 +362,30 @@ def plan_for(
         link=LinkBytes(queries=int(inward.sum()), contexts=int(outward.sum())),
         busiest_bytes=int(inward.max()) + int(outward.max()),
     )
+
+
+def _link_bytes(
+    state: HostState, hardware: AttaccHardware, stacks_of: Sequence[set[int]], *, merged: bool
+) -> tuple[I64, I64]:
+    """Return the bytes to and from each AttAcc.
+
+    Args:
+        state: the model.
+        hardware: the AttAccs.
+        stacks_of: for each key/value head that attends, the stacks that hold a part of it.
+        merged: whether the host merges every head, and not only those of several stacks.
+    """
+    shape, arithmetic = state.shape, state.attender.arithmetic
+    query = shape.head_dim * arithmetic.operand.bits // 8
+    if arithmetic.operand.bits == 8:
+        query += SCALE_BYTES
+    whole = shape.value_elements * arithmetic.output.bits // 8
+    part = shape.value_elements * PARTIAL_BYTES + 2 * SCALE_BYTES
+    inward = np.zeros(hardware.devices, dtype=np.int64)
+    outward = np.zeros(hardware.devices, dtype=np.int64)
+    for stacks in stacks_of:
+        context = part if merged or len(stacks) > 1 else whole
+        for stack in stacks:
+            inward[stack // hardware.stacks_per_device] += shape.queries_per_kv_head * query
+            outward[stack // hardware.stacks_per_device] += shape.queries_per_kv_head * context
+    return inward, outward

@@ -66,7 +66,7 @@ class ResidentChunk:
         capacity: keys for which the chunk has room.
         stack: stack that holds it.
         channel: channel of that stack.
-        rows: (layers, 2 R) rows of every bank: those of the keys, then those of the values.
+        rows: (layers, rows) rows of every bank: those of the keys, then those of the values.
     """
 
     head: int
@@ -111,6 +111,45 @@ class ResidentRequest:
             yield from chunks
 
 
+class BankRows:
+    """The rows of the banks of equal stacks, and which of them are free.
+
+    Args:
+        layout: organisation of each stack.
+        stacks: the number of stacks.
+
+    Attributes:
+        free: (stacks, channels) free rows of every bank.
+    """
+
+    def __init__(self, layout: KeyLayout, stacks: int) -> None:
+        o = layout.organization
+        self.free: I64 = np.full((stacks, o.channels), o.rows, dtype=np.int64)
+        self._fresh: I64 = np.zeros((stacks, o.channels), dtype=np.int64)
+        self._returned: list[list[list[int]]] = [
+            [[] for _ in range(o.channels)] for _ in range(stacks)
+        ]
+
+    def take(self, stack: int, channel: int, needed: int) -> list[int]:
+        """Take rows of a channel, the lowest free rows first."""
+        at = stack, channel
+        returned = self._returned[stack][channel]
+        again = min(needed, len(returned))
+        rows = [heappop(returned) for _ in range(again)]
+        fresh = int(self._fresh[at])
+        rows += range(fresh, fresh + needed - again)
+        self._fresh[at] += needed - again
+        self.free[at] -= needed
+        return rows
+
+    def give(self, stack: int, channel: int, rows: I64) -> None:
+        """Give rows of a channel back."""
+        returned = self._returned[stack][channel]
+        returned.extend(rows.ravel().tolist())
+        heapify(returned)
+        self.free[stack, channel] += rows.size
+
+
 class Residence:
     """The banks of equal stacks, and which request has which rows of them.
 
@@ -123,6 +162,8 @@ class Residence:
         tokens: what the new tokens of a step see. With a window a request has no more rows than its
             ring needs, and later tokens take the places of earlier ones. By default all keys are
             kept.
+        rows: the rows of the banks, where layers of other windows share them; by default all rows
+            are for these layers.
 
     Attributes:
         free_rows: (stacks, channels) free rows of every bank.
@@ -138,6 +179,7 @@ class Residence:
         heads: int,
         growth: Growth,
         tokens: NewTokens | None = None,
+        rows: BankRows | None = None,
     ) -> None:
         o = layout.organization
         self._layout = layout
@@ -146,12 +188,9 @@ class Residence:
         self._heads = heads
         self._growth = growth
         self._overhead = growth.grain // 4
-        self.free_rows: I64 = np.full((stacks, o.channels), o.rows, dtype=np.int64)
+        self._rows_of_banks = rows or BankRows(layout, stacks)
+        self.free_rows: I64 = self._rows_of_banks.free
         self.loads: I64 = np.zeros((stacks, o.channels), dtype=np.int64)
-        self._fresh: I64 = np.zeros((stacks, o.channels), dtype=np.int64)
-        self._returned: list[list[list[int]]] = [
-            [[] for _ in range(o.channels)] for _ in range(stacks)
-        ]
 
     @property
     def row_bytes(self) -> int:
@@ -220,24 +259,14 @@ class Residence:
     def free(self, request: ResidentRequest) -> None:
         """Take back all rows of a request."""
         for chunk in request.chunks():
-            rows = self._returned[chunk.stack][chunk.channel]
-            rows.extend(chunk.rows.ravel().tolist())
-            heapify(rows)
-            self.free_rows[chunk.stack, chunk.channel] += chunk.rows.size
+            self._rows_of_banks.give(chunk.stack, chunk.channel, chunk.rows)
             self.loads[chunk.stack, chunk.channel] -= self._overhead + chunk.keys(request.length)
 
     def _take(self, chunk: ResidentChunk) -> I64:
         """Take the rows of a chunk in all layers, the lowest free rows first."""
-        at = chunk.stack, chunk.channel
-        returned = self._returned[chunk.stack][chunk.channel]
         needed = self._layers * self._rows(chunk.capacity)
-        again = min(needed, len(returned))
-        rows = [heappop(returned) for _ in range(again)]
-        fresh = int(self._fresh[at])
-        rows += range(fresh, fresh + needed - again)
-        self._fresh[at] += needed - again
-        self.free_rows[at] -= needed
-        self.loads[at] += self._overhead
+        rows = self._rows_of_banks.take(chunk.stack, chunk.channel, needed)
+        self.loads[chunk.stack, chunk.channel] += self._overhead
         return np.array(rows, dtype=np.int64).reshape(self._layers, -1)
 
     def _rows(self, capacity: int) -> int:
@@ -261,7 +290,9 @@ class Residence:
     def _added(self, request: ResidentRequest, length: int, name: str) -> list[ResidentChunk]:
         """Return the chunks that would give a request room; their rows are not taken yet."""
         # Reserves for growing must not use up the room for keys.
-        trial = self._deal(request, length, self._growth.growing)
+        # A ring grows no further than its places.
+        growing = min(self._growth.growing, self._tokens.places or self._growth.growing)
+        trial = self._deal(request, length, growing)
         if trial.missing:
             trial = self._deal(request, length, 1)
         if not trial.missing:

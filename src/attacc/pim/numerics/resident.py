@@ -19,7 +19,7 @@ import numpy.typing as npt
 from attacc.errors import EngineError
 from attacc.hardware.dram import DramDevice, Organization
 from attacc.pim.mapping.balance import Assignment, Chunk
-from attacc.pim.mapping.geometry import ChannelChunks, HeadRegions, KeyLayout
+from attacc.pim.mapping.geometry import ChannelChunks, KeyLayout, rows_of, stored_rows
 from attacc.pim.numerics.arithmetic import Arithmetic, Normalization
 from attacc.pim.numerics.execute import ChannelShape, Machine
 from attacc.pim.numerics.formats import Codes, Format, Overflow
@@ -114,12 +114,14 @@ class Placed(NamedTuple):
         start: first key.
         capacity: keys for which the chunk has room.
         length: its number of keys, rounded up to whole columns.
+        turned: key of each part with which reading begins (`attacc.pim.mapping.ring`).
     """
 
     owner: int
     start: int
     capacity: int
     length: int
+    turned: int
 
 
 class Attender:
@@ -159,19 +161,20 @@ class Attender:
         self._context_factor = 2.0**self.machine.context_shift
         self.work = lru_cache(maxsize=WORKS)(self._work)
 
-    def _work(self, chunks: tuple[tuple[int, int], ...]) -> ChannelWork:
+    def _work(self, chunks: tuple[tuple[int, int, int], ...]) -> ChannelWork:
         """Return the work of a channel.
 
         Args:
-            chunks: length and capacity of each chunk, in the order of their softmaxes.
+            chunks: length and capacity of each chunk, and the key of each part with which reading
+                begins, in the order of their softmaxes.
 
         Raises:
             InputError: the chunks do not fit into the buffers of the channel.
         """
         o = self.layout.organization
         none: tuple[tuple[Chunk, ...], ...] = ((),) * (o.channels - 1)
-        own = tuple(Chunk(head, 0, length) for head, (length, _) in enumerate(chunks))
-        lengths, capacities = [length for length, _ in chunks], [room for _, room in chunks]
+        lengths, capacities, turned = (list(each) for each in zip(*chunks, strict=True))
+        own = tuple(Chunk(head, 0, length) for head, length in enumerate(lengths))
         program = interleaved_program(
             self.device,
             self.layout,
@@ -180,15 +183,16 @@ class Attender:
             queries=self.passes.queries,
             queries_per_read=self.passes.most,
             capacities=[capacities, *[[]] * (o.channels - 1)],
+            rotations=[turned, *[[]] * (o.channels - 1)],
         )
         played = played_steps(program, self._tables)
-        channel = ChannelChunks.allocated(self.layout, lengths, capacities)
+        channel = ChannelChunks.allocated(self.layout, lengths, capacities, turned)
         return ChannelWork(
             played.issued[0],
             ChannelShape.of(channel, self.passes, self._words, paired=True),
             played.cycles,
             played.counts,
-            tuple(_rows(channel.regions, o)),
+            tuple(stored_rows(self.layout, capacity) for capacity in capacities),
         )
 
     def token_places(
@@ -199,16 +203,19 @@ class Attender:
         Args:
             chunks_of_heads: number of chunks of each head.
             chunks: chunks of all heads, in the order of their keys: first key, keys for which the
-                chunk has room, and (layers, 2 R) the number of each of its rows in the store.
+                chunk has room, and (layers, rows) the number in the store of each of its rows.
         """
         capacities = np.array([capacity for _, capacity, _ in chunks], dtype=np.int64)
+        rows_at = np.cumsum([0, *(kept.shape[1] for _, _, kept in chunks)])
+        of_keys = [rows_of(self.layout, capacity) for _, capacity, _ in chunks]
         most = MultiplyPlaces.of(self.layout.head(int(capacities.max())))
         return TokenPlaces(
             shape=self.shape,
             chunks_at=np.cumsum([0, *chunks_of_heads]),
             starts=np.array([start for start, _, _ in chunks], dtype=np.int64),
             rooms=-(-capacities // self.layout.sequence_parts),
-            rows_at=np.cumsum([0, *(kept.shape[1] for _, _, kept in chunks)]),
+            rows_at=rows_at,
+            values_at=rows_at[:-1] + np.array(of_keys, dtype=np.int64),
             rows=np.concatenate([kept for _, _, kept in chunks], axis=1),
             columns=most.column,
             banks=most.bank,
@@ -217,7 +224,7 @@ class Attender:
     @cached_property
     def shape(self) -> I64:
         """Numbers of a channel, independent of its chunks, in the form that the kernels take."""
-        return self.work(((1, 1),)).shape.shape
+        return self.work(((1, 1, 0),)).shape.shape
 
     def scales(self, tensor: F32, margin: float) -> F32:
         """Return (heads,) scales for keys or values, from the first tokens.
@@ -233,12 +240,13 @@ class Attender:
             k.fit_scales(tensor, self.arithmetic.operand.largest, margin, scales)
         return scales
 
-    def encode(self, tensor: F32, scales: F32, *, name: str) -> tuple[Codes, int]:
+    def encode(self, tensor: F32, scales: F32, width: int, *, name: str) -> tuple[Codes, int]:
         """Round keys or values to the operands' format.
 
         Args:
             tensor: (heads, tokens, elements).
             scales: (heads,) scale of each head.
+            width: elements with padding.
             name: name of the tensor, for messages.
 
         Returns:
@@ -250,8 +258,7 @@ class Attender:
         """
         from attacc.pim.numerics import resident_kernel as k
 
-        operand, layout = self.arithmetic.operand, self.layout
-        width = layout.padded_key
+        operand = self.arithmetic.operand
         codes: Codes = np.zeros(
             (*tensor.shape[:2], width), dtype={8: np.uint8, 16: np.uint16}[operand.bits]
         )
@@ -275,6 +282,7 @@ class Attender:
         queries: F32,
         key_scales: F32,
         value_scales: F32,
+        sinks: F32 | None = None,
     ) -> F32:
         """Execute the commands of all channels.
 
@@ -286,9 +294,10 @@ class Attender:
             queries: (owners, queries, elements).
             key_scales: (owners,) scales of the keys.
             value_scales: (owners,) scales of the values.
+            sinks: (owners, queries) scores beside those of the keys; None for none.
 
         Returns:
-            (owners, queries, elements) values of the output format.
+            (owners, queries, value elements) values of the output format.
 
         Raises:
             InputError: a query is no finite number, or beyond the operands' format.
@@ -336,11 +345,12 @@ class Attender:
             raise EngineError(f"command {number} of channel {channel} of a plan means nothing")
         # One product undoes the scale, the gain of probabilities, and the shift of moved sums.
         undone = value_scales.astype(np.float64) * self._context_factor / a.gain
-        merged = np.empty(queries.shape, dtype=np.float32)
+        merged = np.empty((*queries.shape[:2], layout.value_elements), dtype=np.float32)
+        beside = np.zeros((0, 0), dtype=np.float32) if sinks is None else sinks
         k.merge_heads(
             room.maxima, room.totals, room.contexts, undone.astype(np.float32), plan.heads,
-            plan.roles, plan.of_query, int(a.normalization is Normalization.BEFORE), self._output,
-            a.output.largest, self._beyond, room.above, room.below, merged,
+            plan.roles, plan.of_query, beside, int(a.normalization is Normalization.BEFORE),
+            self._output, a.output.largest, self._beyond, room.above, room.below, merged,
         )  # fmt: skip
         return merged
 
@@ -450,7 +460,10 @@ class ResidentPlan:
         Raises:
             InputError: chunks do not fit into the buffers of a channel.
         """
-        done = [attender.work(tuple((one.length, one.capacity) for one in own)) for own in channels]
+        done = [
+            attender.work(tuple((one.length, one.capacity, one.turned) for one in own))
+            for own in channels
+        ]
         distinct = list(dict.fromkeys(done))
         number = {work: at for at, work in enumerate(distinct)}
         shapes = [work.shape for work in distinct]
@@ -543,10 +556,9 @@ def _room(
     multiplies, filled, moved, scores, staged, received = sizes
     geometry = Geometry.of(layout.organization, layout.placement)
     lanes = geometry.units * layout.elements_per_column
-    whole = layout.padded_key
     shape = shapes[0].shape
     part_keys = int(shape[k.PART_WORDS]) * layout.elements_per_column
-    unit_of_work = max(part_keys, layout.keys_per_move * layout.columns_per_key)
+    unit_of_work = max(part_keys, layout.keys_per_move * layout.columns_per_slice)
     queries, most = attender.passes.queries, attender.passes.most
     space = k.Space(
         issued=np.zeros(multiplies, dtype=np.int32),
@@ -570,14 +582,14 @@ def _room(
     most_chunks = max(len(one.chunks) for one in shapes)
     most_parts = max(int(one.parts.max()) for one in shapes)
     return PlanRoom(
-        queries=np.zeros((owners, queries, whole), dtype=np.float32),
+        queries=np.zeros((owners, queries, layout.padded_key), dtype=np.float32),
         factors=np.zeros((owners, queries), dtype=np.float32),
         own_chunks=np.zeros((most_chunks, 8), dtype=np.int64),
         space=space,
         terms=np.zeros(most_parts, dtype=np.float32),
         maxima=np.zeros(softmaxes, dtype=np.float32),
         totals=np.zeros(softmaxes, dtype=np.float32),
-        contexts=np.zeros((softmaxes, whole), dtype=np.float32),
+        contexts=np.zeros((softmaxes, layout.padded_value), dtype=np.float32),
         complete=np.zeros(softmaxes, dtype=np.uint8),
         above=np.zeros((owners, queries), dtype=np.float32),
         below=np.zeros((owners, queries), dtype=np.float32),
@@ -596,6 +608,7 @@ class TokenPlaces:
         starts: (chunks,) first key of each chunk.
         rooms: (chunks,) keys for which each chunk has room.
         rows_at: (chunks + 1,) first row of each chunk, and the end of the last.
+        values_at: (chunks,) first row of the values of each chunk.
         rows: (layers, rows of all chunks) number of each row in the store.
         columns: columns that multiplies read.
         banks: banks that multiplies read.
@@ -606,6 +619,7 @@ class TokenPlaces:
     starts: I64
     rooms: I64
     rows_at: I64
+    values_at: I64
     rows: I64
     columns: I64
     banks: I64
@@ -613,12 +627,12 @@ class TokenPlaces:
     def write(
         self, store: BankStore, layer: int, first: int, bits: int, keys: Codes, values: Codes
     ) -> None:
-        """Write consecutive tokens of a layer.
+        """Write the tokens of consecutive places of a layer.
 
         Args:
             store: the contents of the banks.
-            layer: number of the layer.
-            first: number of the first token among the keys of a head.
+            layer: number of the layer among those that share their places.
+            first: place of the first token among the keys of a head.
             bits: bits of an element.
             keys: (heads, tokens, padded elements) bits.
             values: (heads, tokens, padded elements) bits.
@@ -627,14 +641,8 @@ class TokenPlaces:
 
         k.write_tokens(
             keys, values, first, self.shape, self.chunks_at, self.starts, self.rooms, self.rows_at,
-            self.rows[layer], self.columns, self.banks, store.accesses(bits),
+            self.values_at, self.rows[layer], self.columns, self.banks, store.accesses(bits),
         )  # fmt: skip
-
-
-def _rows(regions: HeadRegions, organization: Organization) -> list[int]:
-    """Return the rows of the keys and values of chunks that lie one after the other."""
-    row_bytes = organization.columns * organization.access_bytes
-    return (2 * (regions.values - regions.keys) // row_bytes).tolist()
 
 
 _SCALED_BITS = 8

@@ -13,9 +13,11 @@ from attacc.compiled import kernel
 from attacc.pim.numerics.execute_kernel import (
     BANKS,
     COLUMNS,
+    KEY_SLICES,
     LENGTH,
     MERGE_PAIRWISE,
     OK,
+    OUTPUTS,
     PARTS,
     PER_KEY,
     PLACEMENT,
@@ -187,27 +189,27 @@ def prepare_queries(
 @kernel
 def write_tokens(
     keys: Codes, values: Codes, first: int, shape: I64, chunks_at: I64, starts: I64, rooms: I64,
-    rows_at: I64, rows: I64, columns: I64, banks: I64, memory: Codes,
+    rows_at: I64, values_at: I64, rows: I64, columns: I64, banks: I64, memory: Codes,
 ) -> None:  # fmt: skip
-    """Write keys and values of consecutive tokens into the banks.
+    """Write keys and values into consecutive places of the banks.
 
     Args:
         keys: (heads, tokens, padded elements) bits.
         values: (heads, tokens, padded elements) bits.
-        first: number of the first token among the keys of a head.
+        first: place of the first token among the keys of a head.
         shape: see `attacc.pim.numerics.execute_kernel.execute`.
         chunks_at: (heads + 1,) where the chunks of each head begin.
         starts: (chunks,) first key of each chunk.
         rooms: (chunks,) keys of each part for which a chunk has room.
-        rows_at: (chunks + 1,) where the rows of each chunk begin: rows of keys, then as many rows
-            of values.
+        rows_at: (chunks + 1,) where the rows of each chunk begin: rows of keys, then of values.
+        values_at: (chunks,) where the rows of the values of each chunk begin.
         rows: number of each row in the store.
         columns: accesses that consecutive multiplies read, relative to the first of the keys or
             values.
         banks: banks of these accesses, among the banks of a unit.
         memory: (kept rows * columns, banks * elements of an access).
     """
-    parts, width, per_key = shape[PARTS], shape[WIDTH], shape[PER_KEY]
+    parts, width, per_slice = shape[PARTS], shape[WIDTH], shape[PER_KEY]
     shared = shape[BANKS] if shape[PLACEMENT] == BANK else 1
     stride, per_row = shape[STRIDE], shape[COLUMNS]
     for head in range(keys.shape[0]):
@@ -217,17 +219,22 @@ def write_tokens(
             while chunk + 1 < chunks_at[head + 1] and starts[chunk + 1] <= position:
                 chunk += 1
             own, part = (position - starts[chunk]) // parts, (position - starts[chunk]) % parts
-            keys_at = rows_at[chunk]
-            values_at = keys_at + (rows_at[chunk + 1] - keys_at) // 2
-            for word in range(per_key):
-                for of_values in range(2):
-                    x = word * rooms[chunk] + own if of_values else own * per_key + word
-                    codes = values if of_values else keys
-                    row = rows[(values_at if of_values else keys_at) + columns[x] // per_row]
+            for of_values in range(2):
+                codes = values if of_values else keys
+                begin = values_at[chunk] if of_values else rows_at[chunk]
+                # Values are not cut: a slice of the output is a column of each of them.
+                per = shape[OUTPUTS] if of_values else per_slice
+                for word in range(per if of_values else per * shape[KEY_SLICES]):
+                    x = word * rooms[chunk] + own
+                    cut = 0
+                    if not of_values:
+                        cut = word // per
+                        x = (cut * rooms[chunk] + own) * per + word % per
+                    row = rows[begin + columns[x] // per_row]
                     at = row * per_row + columns[x] % per_row
                     for which in range(shared):
                         to = (banks[x] + (part * shared + which) * stride) * width
-                        element = (which * per_key + word) * width
+                        element = ((cut * shared + which) * per + word - cut * per) * width
                         for i in range(width):
                             memory[at, to + i] = codes[head, token, element + i]
 
@@ -235,9 +242,12 @@ def write_tokens(
 @kernel
 def merge_heads(
     maxima: F32, totals: F32, contexts: F32, factors: F32, heads: I64, roles: I64, of_query: I64,
-    divided: int, of: I64, largest: float, beyond: float, above: F32, below: F32, merged: F32,
+    sinks: F32, divided: int, of: I64, largest: float, beyond: float, above: F32, below: F32,
+    merged: F32,
 ) -> None:  # fmt: skip
     """Merge the chunks of each head, and round the result, as `attacc.pim.numerics.execute` does.
+
+    A sink is merged last, like a chunk of one key with this score and a value of zeros.
 
     Args:
         maxima: (softmaxes,) greatest score of each softmax.
@@ -247,6 +257,7 @@ def merge_heads(
         heads: (chunks,) head of each chunk; the chunks of a head are in the order of their keys.
         roles: (chunks,) role of each chunk, see above.
         of_query: (chunks, queries) softmax of each query.
+        sinks: (heads, queries) sink of each query, or (0, 0) for none.
         divided: whether contexts are already divided by their totals.
         of: (7,) the format of the result.
         largest: largest value of the format.
@@ -256,7 +267,11 @@ def merge_heads(
         merged: (heads, queries, elements) output.
     """
     elements = merged.shape[2]
+    sunk = len(sinks) > 0
     above[:] = -np.inf
+    for head in range(len(sinks)):
+        for query in range(sinks.shape[1]):
+            above[head, query] = sinks[head, query]
     for chunk in range(len(heads)):
         for query in range(of_query.shape[1]):
             greatest = maxima[of_query[chunk, query]]
@@ -269,7 +284,7 @@ def merge_heads(
         factor = factors[head]
         for query in range(of_query.shape[1]):
             softmax = of_query[chunk, query]
-            if divided and roles[chunk] == ALONE:
+            if divided and roles[chunk] == ALONE and not sunk:
                 for i in range(elements):
                     merged[head, query, i] = np.float32(contexts[softmax, i] * factor)
                 continue
@@ -283,11 +298,17 @@ def merge_heads(
                 term = np.float32(by * np.float32(contexts[softmax, i] * factor))
                 before = merged[head, query, i]
                 merged[head, query, i] = np.float32(before + term) if later else term
+    if sunk:
+        for head in range(merged.shape[0]):
+            for query in range(merged.shape[1]):
+                less = np.float32(sinks[head, query] - above[head, query])
+                weight = np.float32(exponential(np.float64(less)))
+                below[head, query] = np.float32(below[head, query] + weight)
     for chunk in range(len(heads)):
         head = heads[chunk]
         for query in range(of_query.shape[1]):
             over = np.float32(1)
-            if not (divided and roles[chunk] == ALONE):
+            if sunk or not (divided and roles[chunk] == ALONE):
                 # Once per head: what is divided already counts as a sum of 1.
                 over = np.float32(over / below[head, query])
                 below[head, query] = np.float32(1)

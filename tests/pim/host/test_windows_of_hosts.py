@@ -1,0 +1,224 @@
+"""The device as a host sees it, with windows, values of another size, cut keys and sinks."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attacc.errors import CapacityError, InputError
+from attacc.hardware.placement import Placement
+from attacc.models.precision import ElementType
+from attacc.pim.host.device import KvShape, LinkBytes
+from attacc.pim.numerics.arithmetic import Arithmetic, Normalization
+from attacc.pim.numerics.formats import Format
+from tests.pim.host.cases import DEVICE, F32, Mirror, assert_same_bits, host_of, placed, small
+
+FP16 = ElementType.FP16
+PLACEMENTS = pytest.mark.parametrize("placement", list(Placement))
+ARITHMETICS = st.sampled_from(
+    [
+        Arithmetic(),
+        Arithmetic(multiplier=Format.FP32, adder=Format.FP32, accumulator=Format.FP32),
+        Arithmetic(normalization=Normalization.AFTER),
+    ]
+)
+
+
+@PLACEMENTS
+@given(data=st.data())
+@settings(max_examples=20)
+def test_any_session_gives_the_bits_of_the_oracle(
+    placement: Placement, data: st.DataObject
+) -> None:
+    """Catches a token that overwrites another than the oldest, a ring read from a wrong place, rows
+    of one window's layers in another's, values with the size of keys, slices of keys that are
+    mixed up, and a sink that counts for another head or not at all."""
+    group = data.draw(st.integers(1, 3), label="queries per head")
+    windows = data.draw(
+        st.lists(st.sampled_from([None, 1, 5, 33, 64, 100]), min_size=1, max_size=3),
+        label="windows",
+    )
+    shape = KvShape(
+        len(windows), data.draw(st.integers(1, 2), label="heads"), group,
+        data.draw(st.sampled_from([8, 24, 576]), label="head_dim"), FP16,
+        value_dim=data.draw(st.sampled_from([None, 16, 72]), label="value_dim"),
+        windows=tuple(windows),
+    )  # fmt: skip
+    host = host_of(
+        small(data.draw(st.integers(1, 2), label="channels"), rows=8192), placement, shape,
+        stacks_per_device=data.draw(st.integers(1, 2), label="stacks"),
+        arithmetic=data.draw(ARITHMETICS, label="arithmetic"),
+        growing_keys=data.draw(st.integers(1, 16), label="growing"),
+    )  # fmt: skip
+    mirror = Mirror(host)
+    everything = host.free_bytes
+    for _ in range(data.draw(st.integers(2, 5), label="steps")):
+        request = data.draw(st.integers(0, 1), label="request")
+        tokens = data.draw(st.sampled_from([1, 1, 2, 17, 40, 150]), label="tokens")
+        some = data.draw(st.booleans(), label="one layer only")
+        mirror.append(request, tokens, [0] if some else None)
+    sinks = mirror.draw(shape.heads) * 3 if data.draw(st.booleans(), label="sinks") else None
+    for layer in range(shape.layers):
+        there = [one for one in host.requests if host.length(one, layer)]
+        if there:
+            mirror.check(layer, data.draw(st.permutations(there), label="asked"), sinks)
+    for request in host.requests:
+        host.free(request)
+    assert host.free_bytes == everything
+
+
+@PLACEMENTS
+def test_a_full_ring_goes_round(placement: Placement) -> None:
+    """Catches a plan of another oldest key that is used again, and a ring that grows."""
+    shape = KvShape(2, 2, 2, 16, FP16, windows=(40, None))
+    host = host_of(small(2, rows=512), placement, shape, queries_per_read=2)
+    mirror = Mirror(host)
+    mirror.append(3, 39)
+    mirror.append(3, 1)
+    full = sum(chunk.rows.size for chunks in placed(host, 3) for chunk in chunks)
+    for _ in range(45):
+        mirror.append(3, 1)
+        mirror.check(0, [3])
+        assert host.length(3, 0) == 40
+    assert sum(chunk.rows.size for chunks in placed(host, 3) for chunk in chunks) == full
+    assert host.length(3, 1) == 85
+    mirror.check(1, [3])
+
+
+@PLACEMENTS
+@pytest.mark.parametrize("element", [ElementType.INT8, ElementType.FP8])
+def test_rings_of_eight_bits_keep_the_scale_of_the_first_tokens(
+    placement: Placement, element: ElementType
+) -> None:
+    """Catches a scale that follows the window, or bytes of a ring written with the size of keys."""
+    shape = KvShape(1, 2, 2, 24, element, value_dim=40, windows=(20,))
+    mirror = Mirror(host_of(small(2, rows=512), placement, shape, scale_margin=1))
+    plain = mirror.draw
+
+    def largest_last(*sizes: int) -> F32:
+        drawn = np.clip(plain(*sizes), -1, 1)
+        drawn[:, -1, 0] = 4
+        return drawn
+
+    # The largest number of all is in the last token of the prompt, which stays in the ring.
+    mirror.draw = largest_last  # type: ignore[method-assign]
+    mirror.append(5, 31)
+    mirror.draw = lambda *sizes: np.clip(plain(*sizes), -1, 1)  # type: ignore[method-assign]
+    for _ in range(7):
+        mirror.append(5, 1)
+    mirror.check(0, [5])
+    assert mirror.host.saturated == 0
+
+
+def test_layers_of_all_windows_share_the_rows() -> None:
+    """Catches a row that is handed out to layers of two windows, and memory that is counted once
+    for each window."""
+    shape = KvShape(3, 2, 1, 16, FP16, windows=(40, None, 8))
+    host = host_of(small(1, rows=64), Placement.BANK, shape)
+    mirror, row = Mirror(host), 4 * 32 * 64
+    mirror.append(0, 60)
+    mirror.append(1, 20)
+    rows = [
+        int(one)
+        for request in (0, 1)
+        for group in range(3)
+        for chunks in placed(host, request, group)
+        for chunk in chunks
+        for one in chunk.rows.flat
+    ]
+    assert len(rows) == len(set(rows))
+    assert host.free_bytes == host.capacity_bytes - len(rows) * row
+    with pytest.raises(CapacityError, match=r"keys and values of request 2 .2 heads, 1 layers"):
+        mirror.append(2, 2000, [1])
+    mirror.free(0)
+    mirror.check(1, [1])
+    mirror.free(1)
+    assert host.free_bytes == host.capacity_bytes
+
+
+def test_a_full_ring_costs_no_more_than_its_window() -> None:
+    """Catches reads, scores and bytes that go on growing behind a window, or a prompt of which
+    tokens are sent that no later token sees."""
+    shape = KvShape(2, 2, 2, 64, FP16, windows=(256, None))
+    host = host_of(DEVICE, Placement.BANK, shape)
+    plain = host_of(DEVICE, Placement.BANK, replace(shape, windows=None))
+    ringed, whole = Mirror(host), Mirror(plain)
+    # The oldest key is in the first place: the ring is read as a context of 256 keys.
+    for layer, tokens in ((0, 256), (1, 1024)):
+        appended = host.append(0, layer, *ringed.draw(2, 2, 1024, 64))
+        assert appended.link.keys_values == 2 * 2 * tokens * 64 * 2
+    whole.append(0, 256)
+    assert ringed.attend(0, [0])[0].cost == whole.attend(0, [0])[0].cost
+    assert (
+        ringed.attend(1, [0])[0].cost.bank_read_bytes
+        > 3 * ringed.attend(0, [0])[0].cost.bank_read_bytes
+    )
+
+
+def test_values_of_another_size_on_the_link() -> None:
+    """Catches values, or contexts, that are counted with the size of keys."""
+    shape = KvShape(1, 3, 4, 192, FP16, value_dim=128)
+    host = host_of(small(2, rows=512), Placement.BANK, shape)
+    mirror = Mirror(host)
+    appended = host.append(1, 0, mirror.draw(3, 10, 192), mirror.draw(3, 10, 128))
+    assert appended.link == LinkBytes(keys_values=3 * 10 * (192 + 128) * 2)
+    attended = mirror.attend(0, [1])[0]
+    assert attended.context.shape == (1, 12, 128)
+    assert attended.cost.link == LinkBytes(queries=12 * 192 * 2, contexts=12 * 128 * 2)
+
+
+def test_sinks_on_the_link_and_in_the_sum() -> None:
+    """Catches a sink that the softmax of one chunk leaves out, and a merge that costs nothing: the
+    host needs the context in fp32, with a maximum and a sum."""
+    shape = KvShape(1, 2, 2, 16, FP16)
+    host = host_of(small(2, rows=512), Placement.BANK, shape)
+    mirror = Mirror(host)
+    mirror.append(0, 30)
+    q = mirror.draw(1, 4, 16)
+    none, low, high = (
+        host.attend(0, [0], q, sinks)
+        for sinks in (None, np.full(4, -100, dtype=np.float32), np.full(4, 100, dtype=np.float32))
+    )
+    assert none.cost.link == LinkBytes(queries=4 * 32, contexts=4 * 32)
+    assert low.cost.link == LinkBytes(queries=4 * 32, contexts=4 * (16 * 4 + 2 * 4))
+    assert low.cost.cycles == none.cost.cycles
+    assert_same_bits(low.context, none.context)
+    assert not high.context.any()
+
+
+def contexts_after(host_windows: tuple[int | None, ...], tokens: int) -> F32:
+    mirror = Mirror(
+        host_of(
+            small(1, rows=512), Placement.BANK, KvShape(1, 1, 1, 16, FP16, windows=host_windows)
+        )
+    )
+    mirror.append(0, tokens)
+    return mirror.attend(0, [0])[0].context
+
+
+def test_a_window_that_is_not_reached_changes_nothing() -> None:
+    """Catches a ring whose chunks lie elsewhere than those of a plain head."""
+    assert_same_bits(contexts_after((50,), 50), contexts_after((None,), 50))
+    assert not np.array_equal(contexts_after((49,), 50), contexts_after((None,), 50))
+
+
+def test_bad_input_is_named() -> None:
+    shape = KvShape(2, 1, 2, 16, FP16, value_dim=8)
+    with pytest.raises(InputError, match="windows are given for 1 layers, the model has 2"):
+        replace(shape, windows=(4,))
+    with pytest.raises(InputError, match="a window of 0 keys must have at least 1"):
+        replace(shape, windows=(4, 0))
+    with pytest.raises(InputError, match="value_dim = 0 must be at least 1"):
+        replace(shape, value_dim=0)
+    host = host_of(small(1), Placement.BANK, shape)
+    mirror = Mirror(host)
+    with pytest.raises(InputError, match=r"values have shape \(1, 3, 16\), not \(1, tokens, 8\)"):
+        host.append(0, 0, mirror.draw(1, 3, 16), mirror.draw(1, 3, 16))
+    mirror.append(0, 3)
+    q = mirror.draw(1, 2, 16)
+    with pytest.raises(InputError, match=r"sinks have shape \(3,\), not \(2,\)"):
+        host.attend(0, [0], q, mirror.draw(3))
+    with pytest.raises(InputError, match=r"sinks hold inf at \(1,\)"):
+        host.attend(0, [0], q, np.array([0, np.inf], dtype=np.float32))
