@@ -47,9 +47,11 @@ class TimedDevice(HostDevice):
         self.wall_s += perf_counter() - begin
         return cost
 
-    def attend(self, layer: int, requests: Sequence[int], queries: F32) -> Attended:
+    def attend(
+        self, layer: int, requests: Sequence[int], queries: F32, sinks: F32 | None = None
+    ) -> Attended:
         begin = perf_counter()
-        attended = super().attend(layer, requests, queries)
+        attended = super().attend(layer, requests, queries, sinks)
         self.wall_s += perf_counter() - begin
         return attended
 
