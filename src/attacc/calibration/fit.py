@@ -15,6 +15,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from attacc.calibration.attention_unknowns import (
+    DECODE_UNKNOWNS,
+    PREFILL_UNKNOWNS,
+    SCALAR_SHARE,
+    WIDENED_KV_PASSES,
+)
 from attacc.calibration.check import COLLECTIVES, Checked
 from attacc.calibration.fused.registry import KINDS
 from attacc.calibration.power import fit_power
@@ -101,50 +107,6 @@ QUANTISE_UNKNOWNS: Final = (
 )
 SINGLE_ROW_UNKNOWNS: Final = (around(10_000.0),)
 HOST_UNKNOWNS: Final = (around(160_000.0, 3.0), around(60_000.0, 10.0))
-DECODE_UNKNOWNS: Final = (
-    around(7000.0, 5.0),
-    around(1500.0),
-    around(500.0),
-    around(60.0),
-    around(1.0, 50.0),
-    Unknown(0.5, 0.05, 1.0),
-    around(50.0, 20.0),
-    Unknown(0.9, 0.6, 1.0),
-    Unknown(0.8, 0.2, 2.5),
-    around(15000.0, 20.0),
-    around(60e6, 8.0),
-    around(40.0, 4.0),
-    around(2000.0),
-    around(15.0),
-    around(64.0, 5.0),
-    Unknown(1.0, 1.0, 2.0),
-    around(2000.0, 20.0),
-    Unknown(1.0, 0.5, 1.5),
-    Unknown(3.0, 1.2, 8.0),
-)
-PREFILL_UNKNOWNS: Final = (
-    around(8000.0, 5.0),
-    around(1500.0),
-    Unknown(128.0, 127.9, 128.1),
-    around(5.0, 20.0),
-    around(5.0, 20.0),
-    around(5.0, 20.0),
-    Unknown(0.5, 0.1, 1.0),
-    Unknown(0.6, 0.1, 1.0),
-    Unknown(0.6, 0.1, 1.0),
-    Unknown(0.6, 0.1, 1.0),
-    Unknown(0.7, 0.2, 2.5),
-    Unknown(1.0, 0.3, 4.5),
-    Unknown(0.7, 0.1, 5.0),
-    Unknown(0.9, 0.5, 1.0),
-    around(1e6),
-)
-
-
-WIDENED_KV_PASSES: Final = Unknown(2.0, 0.3, 12.0)
-"""How often keys and values cross the memory interface, where they are first widened."""
-SCALAR_SHARE: Final = Unknown(0.03, 0.003, 1.0)
-"""Share of the peak rate of small tiles, which are not computed by whole tensor cores."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from attacc.calibration.fused.kind import SIXTEEN_BITS, MeasuredKind, plain_labels
-from attacc.calibration.fused.states import CLASSES, COMMON_SIZES, fit_state, product_of_tokens
-from attacc.calibration.series import MeasuredOperator, Measurements, SeriesKey
-from attacc.calibration.tables import Allowed, Reasons, Table
-from attacc.gpu.calibrated.fused.state import (
-    StateRole,
-    StateSeries,
-    StateShapes,
-    state_limits,
-    state_ns,
-)
+from attacc.calibration.fused.states import kind_of_states
+from attacc.calibration.series import MeasuredOperator, SeriesKey
+from attacc.calibration.tables import Allowed
+from attacc.gpu.calibrated.fused.state import StateRole, StateShapes
 from attacc.gpu.calibrated.limits import Floats
-from attacc.hardware.gpu import GpuSpec
-
-if TYPE_CHECKING:
-    import polars as pl
 
 ROLES: Final = {
     "causal_conv1d_fn": StateRole.CONVOLUTION_PREFILL,
@@ -30,10 +19,6 @@ ROLES: Final = {
 }
 """Kernel in the column kernel_source -> what it does."""
 _MOST: Final = 2.0**16
-
-
-def _labels(table: Table) -> pl.DataFrame:
-    return plain_labels(table, dtype="", always="bfloat16", operation="kernel_source")
 
 
 def _shapes(key: SeriesKey, sizes: Mapping[str, Floats]) -> StateShapes:
@@ -52,40 +37,16 @@ def _shapes(key: SeriesKey, sizes: Mapping[str, Floats]) -> StateShapes:
     )
 
 
-def _leave(columns: Mapping[str, Floats], reasons: Reasons) -> None:
-    wrong = product_of_tokens(columns["batch_size"], columns["seq_len"], columns["num_tokens"])
-    reasons.add(wrong, "num_tokens is not batch_size x seq_len")
-
-
-def _fit(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[StateSeries, Floats]:
-    return fit_state(data, gpu, folds, ROLES[data.key.operation])
-
-
-GATED_DELTA_NET: Final = MeasuredKind(
-    operator=MeasuredOperator.GATED_DELTA_NET,
-    columns=("gpu", "framework", "version", "kernel_source"),
-    sizes={
-        **COMMON_SIZES,
+GATED_DELTA_NET: Final = kind_of_states(
+    MeasuredOperator.GATED_DELTA_NET,
+    "gdn",
+    ROLES,
+    {
         "num_k_heads": Allowed(1, _MOST),
         "head_k_dim": Allowed(1, _MOST),
         "num_v_heads": Allowed(1, _MOST),
         "head_v_dim": Allowed(1, _MOST),
     },
-    types={"bfloat16": SIXTEEN_BITS["bfloat16"]},
-    series=StateSeries,
-    shapes=_shapes,
-    size=lambda shapes: shapes.batch * shapes.queries,
-    classes=CLASSES,
-    predict=state_ns,
-    limits=state_limits,
-    fit=_fit,
-    labels=_labels,
-    optional=("op_name", "phase", "model_name"),
-    known={
-        "op_name": ("gdn",),
-        "kernel_source": tuple(ROLES),
-        "phase": ("context", "generation"),
-    },
-    leave=_leave,
+    _shapes,
 )
 """Kernels of gated delta net. Rows have 16 bits, and states 32."""

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from attacc.calibration.fused.kind import SIXTEEN_BITS, MeasuredKind, plain_labels
-from attacc.calibration.fused.states import CLASSES, COMMON_SIZES, fit_state, product_of_tokens
-from attacc.calibration.series import MeasuredOperator, Measurements, SeriesKey
-from attacc.calibration.tables import Allowed, Reasons, Table
-from attacc.gpu.calibrated.fused.state import (
-    StateRole,
-    StateSeries,
-    StateShapes,
-    state_limits,
-    state_ns,
-)
+from attacc.calibration.fused.states import kind_of_states
+from attacc.calibration.series import MeasuredOperator, SeriesKey
+from attacc.calibration.tables import Allowed
+from attacc.gpu.calibrated.fused.state import StateRole, StateShapes
 from attacc.gpu.calibrated.limits import Floats
-from attacc.hardware.gpu import GpuSpec
-
-if TYPE_CHECKING:
-    import polars as pl
 
 ROLES: Final = {
     "causal_conv1d_fn": StateRole.CONVOLUTION_PREFILL,
@@ -28,10 +17,6 @@ ROLES: Final = {
 }
 """Kernel in the column kernel_source -> what it does."""
 _MOST: Final = 2.0**16
-
-
-def _labels(table: Table) -> pl.DataFrame:
-    return plain_labels(table, dtype="", always="bfloat16", operation="kernel_source")
 
 
 def _shapes(key: SeriesKey, sizes: Mapping[str, Floats]) -> StateShapes:
@@ -50,41 +35,17 @@ def _shapes(key: SeriesKey, sizes: Mapping[str, Floats]) -> StateShapes:
     )
 
 
-def _leave(columns: Mapping[str, Floats], reasons: Reasons) -> None:
-    wrong = product_of_tokens(columns["batch_size"], columns["seq_len"], columns["num_tokens"])
-    reasons.add(wrong, "num_tokens is not batch_size x seq_len")
-
-
-def _fit(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[StateSeries, Floats]:
-    return fit_state(data, gpu, folds, ROLES[data.key.operation])
-
-
-MAMBA2: Final = MeasuredKind(
-    operator=MeasuredOperator.MAMBA2,
-    columns=("gpu", "framework", "version", "kernel_source"),
-    sizes={
-        **COMMON_SIZES,
+MAMBA2: Final = kind_of_states(
+    MeasuredOperator.MAMBA2,
+    "mamba2",
+    ROLES,
+    {
         "d_state": Allowed(1, _MOST),
         "nheads": Allowed(1, _MOST),
         "head_dim": Allowed(1, _MOST),
         "n_groups": Allowed(1, _MOST),
         "chunk_size": Allowed(1, _MOST),
     },
-    types={"bfloat16": SIXTEEN_BITS["bfloat16"]},
-    series=StateSeries,
-    shapes=_shapes,
-    size=lambda shapes: shapes.batch * shapes.queries,
-    classes=CLASSES,
-    predict=state_ns,
-    limits=state_limits,
-    fit=_fit,
-    labels=_labels,
-    optional=("op_name", "phase", "model_name"),
-    known={
-        "op_name": ("mamba2",),
-        "kernel_source": tuple(ROLES),
-        "phase": ("context", "generation"),
-    },
-    leave=_leave,
+    _shapes,
 )
 """Convolutions of Mamba-2 layers, with 16-bit rows."""

@@ -1,12 +1,14 @@
-"""Measured recurrent states and convolutions: the fit of their kernels."""
+"""Measured recurrent states and convolutions: the form of their tables, and the fit of kernels."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from attacc.calibration.fused.distinct import fit_distinct
+from attacc.calibration.fused.kind import SIXTEEN_BITS, MeasuredKind, plain_labels
 from attacc.calibration.problems import (
     Unknown,
     around,
@@ -14,8 +16,8 @@ from attacc.calibration.problems import (
     extent,
     record,
 )
-from attacc.calibration.series import Measurements
-from attacc.calibration.tables import Allowed
+from attacc.calibration.series import MeasuredOperator, Measurements, SeriesKey
+from attacc.calibration.tables import Allowed, Reasons, Table
 from attacc.gpu.calibrated.fused.base import FusedShapes
 from attacc.gpu.calibrated.fused.state import (
     ChunkCoefficients,
@@ -25,11 +27,16 @@ from attacc.gpu.calibrated.fused.state import (
     StateShapes,
     StreamCoefficients,
     chunk_times,
+    state_limits,
+    state_ns,
     stream_times,
     streamed_bytes,
 )
 from attacc.gpu.calibrated.limits import Floats
 from attacc.hardware.gpu import GpuSpec
+
+if TYPE_CHECKING:
+    import polars as pl
 
 STREAM_UNKNOWNS: Final = (
     around(2500.0, 4.0),
@@ -118,7 +125,54 @@ def _stream(values: Floats) -> StreamCoefficients:
     return record(StreamCoefficients, every)
 
 
-def product_of_tokens(batch: Floats, queries: Floats, tokens: Floats) -> np.ndarray:
-    """Return which rows state another number of tokens than all requests have together."""
+def kind_of_states(
+    operator: MeasuredOperator,
+    name: str,
+    roles: Mapping[str, StateRole],
+    sizes: Mapping[str, Allowed],
+    shapes: Callable[[SeriesKey, Mapping[str, Floats]], StateShapes],
+) -> MeasuredKind[StateShapes, StateSeries]:
+    """Return the kind of tables of one recurrent layer, with a row for each kernel.
+
+    Args:
+        operator: the operator.
+        name: its name in the column op_name.
+        roles: kernel in the column kernel_source -> what it does.
+        sizes: columns besides those that all such tables have.
+        shapes: returns the shapes of rows from their columns.
+    """
+
+    def fit(data: Measurements, gpu: GpuSpec, folds: int) -> tuple[StateSeries, Floats]:
+        return fit_state(data, gpu, folds, roles[data.key.operation])
+
+    return MeasuredKind(
+        operator=operator,
+        columns=("gpu", "framework", "version", "kernel_source"),
+        sizes={**COMMON_SIZES, **sizes},
+        types={"bfloat16": SIXTEEN_BITS["bfloat16"]},
+        series=StateSeries,
+        shapes=shapes,
+        size=lambda shapes: shapes.batch * shapes.queries,
+        classes=CLASSES,
+        predict=state_ns,
+        limits=state_limits,
+        fit=fit,
+        labels=_labels,
+        optional=("op_name", "phase", "model_name"),
+        known={
+            "op_name": (name,),
+            "kernel_source": tuple(roles),
+            "phase": ("context", "generation"),
+        },
+        leave=_leave,
+    )
+
+
+def _labels(table: Table) -> pl.DataFrame:
+    return plain_labels(table, dtype="", always="bfloat16", operation="kernel_source")
+
+
+def _leave(columns: Mapping[str, Floats], reasons: Reasons) -> None:
     with np.errstate(invalid="ignore"):  # in rows that are left out already
-        return batch * queries != tokens
+        wrong = columns["batch_size"] * columns["seq_len"] != columns["num_tokens"]
+    reasons.add(wrong, "num_tokens is not batch_size x seq_len")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from attacc.calibration import attention_unknowns
+from attacc.calibration.attention_unknowns import SCALAR_SHARE, WIDENED_KV_PASSES
 from attacc.calibration.fused.kind import MeasuredKind, plain_labels
 from attacc.calibration.problems import (
     Indices,
@@ -47,25 +49,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 DECODE_UNKNOWNS: Final = (
-    around(7000.0, 5.0),
-    around(1500.0),
-    around(500.0),
-    around(60.0),
-    around(1.0, 50.0),
-    Unknown(0.5, 0.05, 1.0),
-    around(50.0, 20.0),
-    Unknown(0.9, 0.6, 1.0),
-    Unknown(0.8, 0.2, 2.5),
-    around(15000.0, 20.0),
-    around(60e6, 8.0),
-    around(40.0, 4.0),
-    around(2000.0),
-    around(15.0),
-    around(64.0, 5.0),
-    Unknown(1.0, 1.0, 2.0),
-    around(2000.0, 20.0),
-    Unknown(1.0, 0.5, 1.5),
-    Unknown(3.0, 1.2, 8.0),
+    *attention_unknowns.DECODE_UNKNOWNS,
     Unknown(96.0, 1.0, 192.0),
     around(3000.0, 20.0),
     around(300.0, 30.0),
@@ -76,19 +60,11 @@ LAUNCH: Final = 0
 DECODE_LOAD: Final = 3
 DECODE_COMPUTE: Final = 5
 """Places of coefficients in the vector of decode attention."""
+SHARES: Final = 6
 PREFILL_UNKNOWNS: Final = (
-    around(8000.0, 5.0),
-    around(1500.0),
-    Unknown(128.0, 127.9, 128.1),
-    around(5.0, 20.0),
-    around(5.0, 20.0),
-    around(5.0, 20.0),
-    *(Unknown(0.6, 0.1, 1.0),) * 4,
-    Unknown(0.7, 0.2, 2.5),
-    Unknown(1.0, 0.3, 4.5),
-    Unknown(0.7, 0.1, 5.0),
-    Unknown(0.9, 0.5, 1.0),
-    around(1e6),
+    *attention_unknowns.PREFILL_UNKNOWNS[:SHARES],
+    Unknown(0.6, 0.1, 1.0),
+    *attention_unknowns.PREFILL_UNKNOWNS[SHARES + 1 :],
     around(500.0, 20.0),
     around(300.0, 30.0),
     around(200.0, 30.0),
@@ -97,14 +73,9 @@ PREFILL_UNKNOWNS: Final = (
 PREFILL_FIELDS: Final = len(PrefillCoefficients.model_fields)
 TILE_ROWS: Final = 2
 KEY: Final = 4
-SHARES: Final = 6
 KV_PASSES: Final = 11
 SUSTAINED_AFTER: Final = 14
 """Places of coefficients in the vector of prefill attention."""
-WIDENED_KV_PASSES: Final = Unknown(2.0, 0.3, 12.0)
-"""How often keys and values cross the memory interface, where they are first widened."""
-SCALAR_SHARE: Final = Unknown(0.03, 0.003, 1.0)
-"""Share of the peak rate of tiles that are too small to fill tensor cores."""
 TRITON_DIMS: Final = (192, 192)
 """Heads that vLLM's attention on Blackwell leaves to a kernel written in Triton."""
 ONE_TOKEN: Final = (1, 1)
