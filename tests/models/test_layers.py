@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+import attacc as aa
 from attacc.models.architecture import MODELS
 from attacc.models.feedforward import Dense, LinearBlock, Mixture
 from attacc.models.layers import Draft, Layer, LayeredModel
@@ -310,3 +311,10 @@ def test_contradictions_are_refused(make: object, message: str) -> None:
     assert callable(make)
     with pytest.raises(ValidationError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "mixtral-8x7b"])
+def test_a_loaded_model_is_described_as_its_name_is(name: str) -> None:
+    """Catches a description that takes names and files, and not what `load_model` returns."""
+    assert aa.describe(aa.load_model(name)) == aa.describe(name)
+    assert aa.describe(aa.load_model(name, kv="fp8")) == aa.describe(name, kv="fp8")

@@ -146,7 +146,7 @@ def _changed(model: ServedModel, changes: Mapping[str, str]) -> ServedModel:
 
 
 def load_layers(
-    source: str | Path | Mapping[str, object] | ModelSpec, *, where: str | None = None
+    source: str | Path | Mapping[str, object] | ModelSpec | ServedModel, *, where: str | None = None
 ) -> LayeredModel | Checkpoint:
     """Return a model layer by layer, with the formats of its weights where a checkpoint has them.
 
@@ -163,6 +163,8 @@ def load_layers(
         return _layered_document(source, where or "model", None)
     if isinstance(source, ModelSpec):
         return _with_precision(source)
+    if isinstance(source, ServedModel):
+        return Checkpoint(source.model, source.stated_formats)
     found = _load(str(source), where)
     return found if isinstance(found, LayeredModel | Checkpoint) else _with_precision(found)
 

@@ -213,6 +213,11 @@ class Attention(Mixer):
         """Return the bytes of the keys and values of one token."""
         return self.kv_heads * (self.head_dim + self.values) * kv_bytes
 
+    def token_bytes(self, kv_bytes: float) -> float:
+        """Return what is stored of one token while it is kept: without end, or within reach."""
+        stored = self.stored(kv_bytes)
+        return stored.per_token if self.reach is None else stored.per_request / self.reach
+
     def stored(self, kv_bytes: float) -> Stored:
         """Return what is stored (`Mixer.stored`)."""
         if self.borrowed:

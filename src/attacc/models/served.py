@@ -8,6 +8,7 @@ served model, too (`ServedModel.share`).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -124,20 +125,31 @@ class ServedModel:
             found.append(LayerGroup(one, layer.repeat, formats))
         return tuple(found)
 
+    def step_layers(self, queries: int) -> list[tuple[Layer, int]]:
+        """Return the kinds of layers of a decode step in order, with the tokens of each request.
+
+        Where drafts are verified, what stands outside the draft's layers comes first of the draft,
+        as a layer without parts; then come its layers, one token at a time.
+
+        Args:
+            queries: tokens of each request that the model's own layers compute.
+        """
+        found = [(group.layer, queries) for group in self.groups]
+        if queries > 1 and self.draft_groups:
+            found += [(Layer(), 1), *((group.layer, 1) for group in self.draft_groups)]
+        return found
+
     @cached_property
     def draft_bytes(self) -> float:
         """Bytes of the weights of all draft modules."""
         if self.model.draft is None:
             return 0.0
-        found, modules = 0.0, self.model.draft.modules
-        for group in self.draft_groups:
-            for weight in self.model.of_layer(group.layer):
-                stored = group.formats.get(weight.name, self.formats.without_rules(weight))
-                found += modules * group.count * self._bytes(weight, stored)
+        modules = self.model.draft.modules
+        layers = sum(size for group in self.draft_groups for _, size in self._sizes(group))
         wide, hidden = self.formats.wide.element_bytes, self.model.hidden_size
         own = self.model.draft
         besides = 2 * hidden * hidden * own.projection + own.norms * self.model.norm_width
-        return found + modules * (besides + own.other) * wide
+        return modules * (layers + (besides + own.other) * wide)
 
     def format_of(self, name: str) -> ElementFormat:
         """Return the format of a weight outside the layers; the wide one where it is not there."""
@@ -163,10 +175,15 @@ class ServedModel:
         for weight in self.model.outside():
             found[weight.part] += self._bytes(weight, self.formats.of(weight, None))
         for group in self.groups:
-            for weight in self.model.of_layer(group.layer):
-                stored = group.formats.get(weight.name, self.formats.without_rules(weight))
-                found[weight.part] += group.count * self._bytes(weight, stored)
+            for weight, size in self._sizes(group):
+                found[weight.part] += size
         return found
+
+    def _sizes(self, group: LayerGroup) -> Iterator[tuple[Weight, float]]:
+        """Yield the weights of some layers with the bytes of all of them."""
+        for weight in self.model.of_layer(group.layer):
+            stored = group.formats.get(weight.name, self.formats.without_rules(weight))
+            yield weight, group.count * self._bytes(weight, stored)
 
     def _bytes(self, weight: Weight, stored: ElementFormat) -> float:
         if stored.scales is Spread.NONE and not stored.matrix_bits and not stored.input_bits:
@@ -208,6 +225,11 @@ class ServedModel:
                 self,
             )
         return self._shares[devices]
+
+    @property
+    def stated_formats(self) -> WeightFormats:
+        """The formats of the weights, with the type of keys and values."""
+        return self.formats.model_copy(update={"kv": plain_format(self.kv)})
 
     @property
     def weights_name(self) -> str:

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from attacc.models.architecture import ModelSpec
 from attacc.models.checkpoint import Checkpoint
 from attacc.models.huggingface import load_layers
 from attacc.models.layers import Layer, LayeredModel
 from attacc.models.mixers import Stored
+from attacc.models.parameters import AnyModel
 from attacc.models.precision import kv_element
 from attacc.models.storage.formats import named_format
 from attacc.results import Result, flat
@@ -200,7 +200,7 @@ def _decoding(layer: Layer, kv_bytes: float) -> Iterator[Decoding]:
 
 
 def describe(
-    source: str | Path | Mapping[str, object] | ModelSpec, *, kv: str | None = None
+    source: str | Path | Mapping[str, object] | AnyModel, *, kv: str | None = None
 ) -> ModelDescription:
     """Tell what a model consists of: its layers by kind, its parameters, and what it stores.
 

@@ -337,7 +337,7 @@ def _stored_kind(layer: Layer, mine: Layer, share: ServedModel, home: Container[
         state = stored.state + stored.per_request
         return StoredKind(kind, 1, stored.per_token, None, state, copies, away)
     heads, reach = mine.mixer.kv_heads, mine.mixer.reach
-    token = stored.per_token if reach is None else stored.per_request / reach
+    token = mine.mixer.token_bytes(share.kv.bytes)
     copies = heads * share.devices // layer.mixer.kv_heads
     return StoredKind(kind, heads, token / heads, reach, stored.state / heads, copies, away)
 

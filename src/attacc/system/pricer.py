@@ -248,6 +248,7 @@ class Pricer:
         self.home: Final = frozenset(k for k, site in self.sites.items() if site is Site.GPU)
         self._one = lru_cache(maxsize=REMEMBERED)(self._price_one)
         self._curve = lru_cache(maxsize=REMEMBERED)(self._time_curve)
+        self._away = lru_cache(maxsize=REMEMBERED)(self._find_away)
 
     def step(self, *, decode: Sequence[int] = (), prefill: Sequence[Chunk] = ()) -> StepCost:
         """Price one step.
@@ -376,20 +377,16 @@ class Pricer:
             raise InputError(f"system {self.system.spec.name} has no AttAccs")
         return self.attaccs.curve(heads, batch, lengths)
 
-    def _away(self, queries: int) -> dict[int, LayerHeads]:
+    def _find_away(self, queries: int) -> dict[int, LayerHeads]:
         """Return the heads that AttAccs attend to, by the place of their layers in a step.
 
         Args:
-            queries: tokens of each request in the step. The layers of drafts have one.
+            queries: tokens of each request in the step.
         """
         if self.attaccs is None:
             return {}
         found: dict[int, LayerHeads] = {}
-        layers = [(group.layer, queries) for group in self.model.groups]
-        if queries > 1 and self.model.draft_groups:
-            # The first of the draft's operators stand outside its layers.
-            layers += [(Layer(), 1), *((group.layer, 1) for group in self.model.draft_groups)]
-        for number, (layer, tokens) in enumerate(layers):
+        for number, (layer, tokens) in enumerate(self.model.step_layers(queries)):
             mixer = layer.mixer
             heads = None if mixer is None else LayerHeads.of(mixer, self.model.kv, tokens)
             if heads is not None and layer.site_kind not in self.home:
@@ -600,10 +597,8 @@ class Pricer:
         read = batches.cached_tokens if keeps else batches.past_tokens
         share = self.model.share(self.system.gpus)
         layers: list[LayerBeside] = []
-        places, kinds = self._away(batches.queries), [group.layer for group in share.groups]
-        if batches.queries > 1 and share.draft_groups:
-            kinds += [Layer(), *(group.layer for group in share.draft_groups)]
-        for number, layer in enumerate(kinds):
+        places = self._away(batches.queries)
+        for number, (layer, _) in enumerate(share.step_layers(batches.queries)):
             away, token_bytes = layer.site_kind not in self.home, self._token_bytes(layer)
             heads = places.get(number)
             layers.append(
@@ -667,8 +662,7 @@ class Pricer:
             return mixer.stored(self.model.kv.bytes).per_token / self.system.gpus
         if not isinstance(mixer, Attention):
             return 0.0
-        stored = mixer.stored(self.model.kv.bytes)
-        return stored.per_token if mixer.reach is None else stored.per_request / mixer.reach
+        return mixer.token_bytes(self.model.kv.bytes)
 
     def _attention(self, batches: Batches, heads: LayerHeads) -> tuple[AttaccAttention, float]:
         """Return attention of one layer on AttAccs in every step, and a bound of its error.
