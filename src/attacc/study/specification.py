@@ -20,7 +20,7 @@ from attacc.errors import InputError, nearest_hint
 from attacc.gpu.models import GpuModel
 from attacc.models.architecture import MODELS
 from attacc.models.huggingface import load_model
-from attacc.models.precision import ElementType
+from attacc.models.precision import ElementType, StoredWeights
 from attacc.models.served import ServedModel
 from attacc.system.sites import Site
 from attacc.units import MAX_SIZE
@@ -102,12 +102,12 @@ class PrecisionTable(Spec):
     """Element types in place of those that the model states.
 
     Attributes:
-        weights: element type of every parameter.
+        weights: element type of every parameter, or a block format of the linear layers.
         activations: element type of the values between operators.
         kv: element type of the key/value cache.
     """
 
-    weights: ElementType | None = None
+    weights: StoredWeights | None = None
     activations: ElementType | None = None
     kv: ElementType | None = None
 

@@ -224,11 +224,13 @@ class Kernels:
         framework: framework of the kernels; None for the GPU's reference.
         products: another calibration that prices the products, where the GPU's own calibration has
             no products of this framework.
+        missing: framework that the GPU's reference stands for; None for none.
     """
 
     gpu: CalibratedGpu
     framework: str | None = None
     products: CalibratedGpu | None = None
+    missing: str | None = None
 
     @cached_property
     def _timers(self) -> dict[ElementType, tuple[DecodeSeries, DecodeTimer, ElementType]]:
@@ -236,9 +238,13 @@ class Kernels:
 
     @cached_property
     def _scaled(self) -> tuple[str, ...]:
-        if self.gpu.scaled_from is None:
-            return ()
-        return (f"operators on {self.gpu.gpu.name}: scaled from {self.gpu.scaled_from}",)
+        notes: list[str] = []
+        if self.gpu.scaled_from is not None:
+            notes.append(f"operators on {self.gpu.gpu.name}: scaled from {self.gpu.scaled_from}")
+        if self.missing is not None:
+            instead = self.gpu.calibration.reference
+            notes.append(f"operators on {self.gpu.gpu.name}: those of {instead} for {self.missing}")
+        return tuple(notes)
 
     def product(self, op: MatMul) -> Priced:
         """Price a product with weights.
@@ -627,6 +633,8 @@ class CalibratedCostModel(CostModel):
         serving: preset of the framework whose host adds time; None for the operators alone.
         products_from: calibration -> calibration that prices its products, where the former has no
             products of the framework.
+        falls_back: whether a GPU's reference kernels stand for those of a framework that was not
+            measured on it. The estimates say so.
     """
 
     def __init__(
@@ -635,8 +643,10 @@ class CalibratedCostModel(CostModel):
         framework: str | None = None,
         serving: str | None = "vllm",
         products_from: Mapping[str, str] | None = None,
+        falls_back: bool = False,
     ) -> None:
         self._framework = framework
+        self._falls_back = falls_back
         self._serving: ServingSpec | None = None if serving is None else SERVING.load(serving)
         self._products_from = dict(products_from or {})
         self._phase: Phase | None = None
@@ -785,7 +795,11 @@ class CalibratedCostModel(CostModel):
             own = _calibrated(gpu)
             other = self._products_from.get(own.calibration.name)
             products = None if other is None else CalibratedGpu.load(other).on(own.gpu)
-            self._kernels[gpu.name] = Kernels(own, self._framework, products)
+            framework, missing = self._framework, None
+            measured = {series.framework for series in own.calibration.decode}
+            if self._falls_back and framework not in measured:
+                framework, missing = None, framework
+            self._kernels[gpu.name] = Kernels(own, framework, products, missing)
         return self._kernels[gpu.name]
 
     def _power(self, gpu: GpuSpec) -> tuple[PowerSpec, tuple[str, ...]]:
