@@ -34,7 +34,7 @@ from attacc.models.parameters import (
 from attacc.models.served import ServedModel, served
 from attacc.models.sharding import share_of_layer
 from attacc.system.overlap import coprocessed_share
-from attacc.workload.lengths import FinalLengths, final_lengths
+from attacc.workload.lengths import FinalLengths, final_lengths, held_lengths
 from attacc.workload.requests import Workload
 
 
@@ -70,6 +70,12 @@ class StoredTokens:
     def of(cls, final: FinalLengths) -> StoredTokens:
         """Return the stored tokens of a workload: all but the last, to which nothing attends."""
         return cls(final.mean_tokens - 1, math.sqrt(final.variance_tokens2), final.max_tokens - 1)
+
+    @classmethod
+    def held(cls, at_a_time: FinalLengths) -> StoredTokens:
+        """Return the tokens that requests at all stages of their outputs hold at any one time."""
+        deviation = math.sqrt(at_a_time.variance_tokens2)
+        return cls(at_a_time.mean_tokens, deviation, at_a_time.max_tokens - 1)
 
     def reserved(self, requests: int) -> float:
         """Return tokens per request that suffice for a batch with 99.9 % probability.
@@ -205,6 +211,7 @@ def footprint(
     home: Container[str] = (),
     draft_tokens: int = 0,
     shared_tokens: int = 0,
+    staggered: bool = False,
 ) -> Footprint:
     """Return the memory that the requests of a workload need.
 
@@ -223,6 +230,8 @@ def footprint(
         draft_tokens: drafts that a step verifies; their keys and values are stored until then, and
             the model's draft layers take memory.
         shared_tokens: tokens at the beginning that all requests share.
+        staggered: whether memory is held as tokens come, by requests at all stages of their
+            outputs. Otherwise every request has memory for its whole length from the start.
 
     Raises:
         InputError: the model cannot be split over so many GPUs.
@@ -231,7 +240,9 @@ def footprint(
     chunk = longest if chunk_tokens is None else min(longest, chunk_tokens)
     return footprint_of(
         model,
-        StoredTokens.of(final_lengths(workload)),
+        StoredTokens.held(held_lengths(workload))
+        if staggered
+        else StoredTokens.of(final_lengths(workload)),
         prefill_tokens=chunk,
         kept_tokens=longest if keeps_prefill and chunk < longest else 0,
         tensor_parallel=tensor_parallel,

@@ -75,17 +75,7 @@ class Layout:
         Raises:
             InputError: the text is malformed, or as in `Layout`.
         """
-        names = [field.name for field in fields(cls)]
-        found: dict[str, int] = {}
-        for item in text.split(","):
-            name, _, value = (part.strip() for part in item.partition("="))
-            if name not in names or name in found or not value.isdecimal():
-                raise InputError(
-                    f"{text!r:.80} is no layout",
-                    where=where,
-                    hint=f"write tp=4,replicas=2; the names are {', '.join(names)}, each once",
-                )
-            found[name] = int(value)
+        found = cls.stated(text, where=where)
         if "tp" not in found:
             raise InputError(
                 f"{text!r:.80} does not say how many GPUs a replica has",
@@ -93,3 +83,29 @@ class Layout:
                 hint="write tp=4,replicas=2, say",
             )
         return cls(**found)
+
+    @classmethod
+    def stated(cls, text: str, *, where: str = "layout") -> dict[str, int]:
+        """Return the numbers that a text states, by name.
+
+        Args:
+            text: as in `parse`.
+            where: as in `parse`.
+
+        Raises:
+            InputError: the text is malformed.
+        """
+        names = [field.name for field in fields(cls)]
+        found: dict[str, int] = {}
+        for item in text.split(","):
+            name, _, value = (part.strip() for part in item.partition("="))
+            known = name in names and name not in found
+            if not known or not value.isdecimal() or not 1 <= int(value) <= MAX_DEVICES:
+                raise InputError(
+                    f"{text!r:.80} is no layout",
+                    where=where,
+                    hint=f"write tp=4,replicas=2; the names are {', '.join(names)}, each once, "
+                    f"with numbers from 1 to {MAX_DEVICES:,}",
+                )
+            found[name] = int(value)
+        return found

@@ -192,6 +192,48 @@ class PricedSteps(Answer):
         raise InputError(f"there are {self.steps} steps, no number {index}", where="index")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompts:
+    """Equal chunks of prompts beside decoding requests, in several steps.
+
+    Attributes:
+        new: (steps,) new tokens of each chunk.
+        past: (steps,) tokens before each chunk.
+        chunks: (steps,) chunks of a step.
+    """
+
+    new: Ints
+    past: Ints
+    chunks: Ints
+
+
+def _between(
+    each: Sequence[AttaccAttention], timed: Ints, sizes: Ints, place: Ints
+) -> AttaccAttention:
+    """Interpolate attention linearly over the size of batches.
+
+    Args:
+        each: attention at every length, for each timed size.
+        timed: (timed,) the sizes, rising.
+        sizes: (steps,) sizes that are asked for.
+        place: (steps,) their lengths, as places in ``each``.
+    """
+    low = np.clip(np.searchsorted(timed, sizes, side="right") - 1, 0, max(0, timed.size - 2))
+    high = np.minimum(low + 1, timed.size - 1)
+    share = (sizes - timed[low]) / np.maximum(1, timed[high] - timed[low])
+
+    def line(values: Floats) -> Floats:
+        return (1 - share) * values[low, place] + share * values[high, place]
+
+    lengths = each[0].time_ns.size
+    energies = np.stack([one.energy.parts_pj for one in each])
+    return AttaccAttention(
+        time_ns=line(np.stack([one.time_ns for one in each])),
+        energy=Energies(np.stack([line(part) for part in np.moveaxis(energies, 1, 0)])),
+        extra_parts=line(np.stack([np.broadcast_to(one.extra_parts, lengths) for one in each])),
+    )
+
+
 class Pricer:
     """Prices steps of one model on one system, and decides what fits.
 
@@ -398,12 +440,16 @@ class Pricer:
         """Memory of one AttAcc stack; 0 without AttAccs."""
         return self.attaccs.stack_bytes if self.attaccs is not None else 0.0
 
-    def need(self, requests: Asked, *, chunk_tokens: int | None = None) -> Footprint:
+    def need(
+        self, requests: Asked, *, chunk_tokens: int | None = None, staggered: bool = False
+    ) -> Footprint:
         """Return what requests need in memory.
 
         Args:
             requests: what is served, as in `Requests.of`.
             chunk_tokens: tokens that a prefill processes at once; None for whole prompts.
+            staggered: whether memory is held as tokens come, by requests at all stages of their
+                outputs; otherwise every request has memory for its whole length from the start.
         """
         workload = workload_of(requests)
         shortest = int(workload.prompt_tokens.min())
@@ -422,6 +468,7 @@ class Pricer:
             home=self.home,
             draft_tokens=self.speculation.draft_tokens,
             shared_tokens=self.shared_prefix,
+            staggered=staggered,
         )
 
     @property
@@ -565,31 +612,61 @@ class Pricer:
         Attention on AttAccs is interpolated linearly between the first and the last batch.
         """
         sizes, keys = np.arange(first, last + 1), np.asarray(lengths.lengths, dtype=np.int64)
-        keys += self.speculation.draft_tokens
-        queries = self.speculation.queries
-        batches = Batches.equal(
+        priced = self.sized(
             np.repeat(sizes, keys.size),
             np.tile(keys, sizes.size),
-            queries=queries,
-            shared=self.shared_prefix,
+            timed=(first, last),
+            need=self.need(workload),
         )
+        return priced.time_ns.reshape(sizes.size, keys.size) @ np.asarray(lengths.weights)
+
+    def sized(
+        self,
+        sizes: Ints,
+        keys: Ints,
+        *,
+        timed: Sequence[int],
+        need: Footprint,
+        beside: Prompts | None = None,
+    ) -> StepCosts:
+        """Price steps of equal requests for many batch sizes in one go.
+
+        Attention on AttAccs is timed at a few of the sizes, and interpolated linearly between them.
+
+        Args:
+            sizes: (steps,) decoding requests.
+            keys: (steps,) keys that each of them attends to, before drafts.
+            timed: sizes at which attention on AttAccs is timed, rising; the first and the last
+                enclose all sizes.
+            need: what a request needs in memory, which decides the room for copies of weights.
+            beside: chunks of prompts in the same steps.
+
+        Raises:
+            CapacityError: copies of weights are multiplied with, and the requests do not fit.
+            InputError: as in `step`.
+        """
+        queries = self.speculation.queries
+        batches = Batches.equal(
+            sizes, keys + self.speculation.draft_tokens, queries=queries, shared=self.shared_prefix
+        )
+        distinct, place = np.unique(batches.lengths[batches.decode_ends - 1], return_inverse=True)
         attention: Attended = {}
-        for heads in self._away(queries).values():
-            own = keys - heads.shared(self.shared_prefix)
-            low, high = (
+        for heads in dict.fromkeys(self._away(queries).values()):
+            own = distinct - heads.shared(self.shared_prefix)
+            each = [
                 self._with_prefix(self._curve_of(heads, size, own).at(heads.seen(own)), heads, size)
-                for size in (first, last)
-            )
-            share = np.linspace(0.0, 1.0, sizes.size)[:, None]
-            line = (1 - share) * low.time_ns + share * high.time_ns
-            attention[heads] = AttaccAttention(line.ravel(), Energies.of())
+                for size in timed
+            ]
+            attention[heads] = _between(each, np.array(timed), sizes, place)
         copies: float | Floats = 1.0
         if self.system.spec.ff_coprocessing:
-            need, at = self.need(workload), self.stack_bytes
-            each = [copies_that_fit(need, self.system, s, stack_bytes=at) for s in sizes.tolist()]
-            copies = np.repeat(each, keys.size)
-        priced = self._price(batches, attention, copies)
-        return priced.time_ns.reshape(sizes.size, keys.size) @ np.asarray(lengths.weights)
+            some, where = np.unique(sizes, return_inverse=True)
+            at = self.stack_bytes
+            fit = [copies_that_fit(need, self.system, s, stack_bytes=at) for s in some.tolist()]
+            copies = np.array(fit)[where]
+        if beside is not None:
+            batches = batches.beside(beside.new, beside.past, beside.chunks)
+        return self._price(batches, attention, copies)
 
     def _price(self, batches: Batches, attention: Attended, copies: float | Floats) -> StepCosts:
         """Price steps of one phase."""

@@ -1,0 +1,396 @@
+"""The layout, the engine and the batch that serve most requests within latency targets.
+
+Every layout of the model over the GPUs is tried with every engine, and batches of many sizes. The
+fullest batch is not always the best: tiles fit some batches better, and a smaller batch answers
+faster. So the batch is the one with the highest throughput that keeps the targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+import numpy as np
+
+from attacc.errors import CapacityError, InputError
+from attacc.gpu.models import Engine
+from attacc.hardware.system import (
+    AttentionSite,
+    ResolvedSystem,
+    resolve_system,
+)
+from attacc.models.architecture import divisors
+from attacc.serving.policies import ENGINE_RULES, NO_ENGINE, PrefillPolicy, ServingOptions
+from attacc.serving.steady import SteadyStates, prefill_alone, steady_states, within
+from attacc.system.batches import Ints
+from attacc.system.capacity import largest_batch
+from attacc.system.layout import Layout
+from attacc.system.pricer import Pricer
+from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
+from attacc.workload.requests import Workload
+
+PER_DOUBLING: Final = 4
+"""Sizes of batches that are tried between a size and twice this size."""
+
+
+class ServingLimit(StrEnum):
+    """The reason why no larger batch serves more requests."""
+
+    MEMORY = "memory"
+    """The memory holds no more requests."""
+    ENGINE = "engine"
+    """The engine takes no more requests."""
+    TOKENS = "token_budget"
+    """More requests leave no room for their prompts in a step."""
+    TPOT = "tpot_target"
+    TTFT = "ttft_target"
+    PREFILL = "prefill"
+    """The GPUs that prefill pass no more requests on."""
+    THROUGHPUT = "throughput"
+    """Larger batches fit, and serve fewer requests in a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One way to serve a workload.
+
+    Attributes:
+        layout: of the model over the GPUs.
+        engine: whose kernels and host are priced; None for the published GPU model.
+        batch: requests in flight that decode, on all replicas together.
+        requests_per_s: requests that end in a second, on all replicas together.
+        ttft_ns: time to the first token of a request that does not queue.
+        tpot_ns: mean time per output token after the first.
+        energy_j: energy of one request.
+        prefill_share: share of the steps that prefill.
+        limit: reason why no larger batch is used.
+        pricer: prices the steps of one replica.
+    """
+
+    layout: Layout
+    engine: Engine | None
+    batch: int
+    requests_per_s: float
+    ttft_ns: float
+    tpot_ns: float
+    energy_j: float
+    prefill_share: float
+    limit: ServingLimit
+    pricer: Pricer
+
+
+class _TargetError(InputError):
+    """No batch keeps the latency targets."""
+
+
+PricerOf = Callable[[ResolvedSystem, Layout, Engine | None], Pricer]
+"""Returns the pricer of one replica: the replica's devices, the layout, and the engine."""
+
+
+def replica(system: ResolvedSystem, layout: Layout) -> ResolvedSystem:
+    """Return the devices of one replica as a system.
+
+    Args:
+        system: all devices.
+        layout: of a model over its GPUs. It may use fewer GPUs than there are; then the other
+            devices that belong to these GPUs are left out, too.
+
+    Raises:
+        InputError: there are fewer GPUs than the layout uses, or the AttAccs or CPUs cannot be
+            dealt out evenly.
+    """
+    if layout.gpus > system.gpus:
+        raise InputError(
+            f"{layout} takes {layout.gpus} GPUs, and {system.name} has {system.gpus}",
+            where="layout",
+            hint="use fewer GPUs",
+        )
+    if layout.tp == system.gpus:
+        return system
+    changes: dict[str, object] = {"gpus": layout.tp}
+    spec = system.spec
+    if spec.attacc is not None:
+        devices = _dealt(spec.attacc.devices, "attacc.devices", layout, system)
+        changes["attacc"] = spec.attacc.model_copy(update={"devices": devices})
+    if spec.cpu is not None:
+        count = _dealt(spec.cpu.count, "cpu.count", layout, system)
+        changes["cpu"] = spec.cpu.model_copy(update={"count": count})
+    return resolve_system(spec.model_copy(update=changes))
+
+
+def _dealt(count: int, key: str, layout: Layout, system: ResolvedSystem) -> int:
+    """Return the devices that belong to the GPUs of one replica."""
+    if count * layout.tp % system.gpus:
+        raise InputError(
+            f"{count} devices ({key}) are not dealt out evenly to {layout.tp} of "
+            f"{system.gpus} GPUs",
+            where="layout",
+            hint="use another tp",
+        )
+    return count * layout.tp // system.gpus
+
+
+def layouts(system: ResolvedSystem, fixed: str | None, *, experts: bool) -> Iterator[Layout]:
+    """Yield the layouts to try, most GPUs in a replica first.
+
+    Args:
+        system: the system.
+        fixed: numbers that are given, as `Layout.parse` reads them; those that are not named are
+            tried: replicas as many as there are GPUs for, and parts and groups of one or of all
+            GPUs of a replica.
+        experts: whether the model has experts.
+
+    Raises:
+        InputError: as in `Layout.parse`.
+    """
+    given = Layout.stated(fixed) if fixed is not None else {}
+    for tp in [given["tp"]] if "tp" in given else divisors(system.gpus)[::-1]:
+        for replicas in [given["replicas"]] if "replicas" in given else [max(1, system.gpus // tp)]:
+            groups = dict.fromkeys([given["dp"]] if "dp" in given else [1, tp])
+            parts = [given["ep"]] if "ep" in given else [1, tp] if experts else [1]
+            for dp in groups:
+                for ep in dict.fromkeys(parts):
+                    yield Layout(tp, replicas, ep, dp)
+
+
+def sizes_up_to(most: int) -> Ints:
+    """Return sizes of batches to try: evenly spread, and powers of 2 among them.
+
+    Args:
+        most: the largest, which is tried, too.
+    """
+    octaves = np.arange(int(np.log2(most)) + 1)
+    each = 2.0 ** octaves[:, None] * (1 + np.arange(PER_DOUBLING) / PER_DOUBLING)
+    found = np.unique(np.append(each[each == np.floor(each)], most)).astype(np.int64)
+    return found[found <= most]
+
+
+def served_by(
+    pricer: Pricer,
+    workload: Workload,
+    options: ServingOptions,
+    layout: Layout,
+    engine: Engine | None,
+) -> Served:
+    """Return the best batch of one layout.
+
+    Args:
+        pricer: prices the steps of one replica.
+        workload: the requests.
+        options: what is asked.
+        layout: of the model over the GPUs.
+        engine: whose steps are priced.
+
+    Raises:
+        CapacityError: not even one request fits.
+        InputError: no batch keeps the targets, or the budget has no room.
+    """
+    rules = NO_ENGINE if engine is None else ENGINE_RULES[engine]
+    need = pricer.need(
+        workload,
+        chunk_tokens=options.token_budget,
+        staggered=not rules.reserves_output,
+    )
+    fits = largest_batch(need, pricer.system, stack_bytes=pricer.stack_bytes).batch
+    most = min(fits, rules.most_requests)
+    limit = ServingLimit.MEMORY if most == fits else ServingLimit.ENGINE
+
+    def states_of(sizes: Ints) -> SteadyStates:
+        return steady_states(
+            pricer,
+            workload,
+            sizes,
+            need,
+            policy=options.prefill,
+            token_budget=options.token_budget,
+        )
+
+    states = states_of(sizes_up_to(most))
+    kept = within(states, slo_tpot_ms=options.slo_tpot_ms, slo_ttft_ms=options.slo_ttft_ms)
+    if not kept.size:
+        raise _misses(states, options)
+    best = int(kept[np.argmax(states.requests_per_s[kept])])
+    last = states.decoding.size - 1
+    if best < last:
+        limit = ServingLimit.THROUGHPUT
+        if best + 1 not in kept:
+            slow = options.slo_tpot_ms is not None and (
+                best + 1 not in within(states, slo_tpot_ms=options.slo_tpot_ms)
+            )
+            limit = ServingLimit.TPOT if slow else ServingLimit.TTFT
+    elif states.decoding[last] < most:
+        limit = ServingLimit.TOKENS
+    size = int(states.decoding[best])
+    one = states_of(np.array([size]))
+    return Served(
+        layout=layout,
+        engine=engine,
+        batch=size * layout.replicas,
+        requests_per_s=float(one.requests_per_s[0]) * layout.replicas,
+        ttft_ns=float(one.ttft_ns[0]),
+        tpot_ns=float(one.tpot_ns[0]),
+        energy_j=float(one.energy_j[0]),
+        prefill_share=float(one.prefill_share[0]),
+        limit=limit,
+        pricer=pricer,
+    )
+
+
+def _misses(states: SteadyStates, options: ServingOptions) -> _TargetError:
+    asked = [
+        f"{name} of {target:g} ms"
+        for name, target in (("TPOT", options.slo_tpot_ms), ("TTFT", options.slo_ttft_ms))
+        if target is not None
+    ]
+    return _TargetError(
+        f"no batch keeps a {' and a '.join(asked)}: one request alone has a TPOT of "
+        f"{states.tpot_ns[0] / 1e6:.3g} ms and a TTFT of {states.ttft_ns[0] / 1e6:.3g} ms",
+        where="slo",
+        hint="allow more time, or use more GPUs",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _PrefillSide:
+    """GPUs that do nothing but prefill.
+
+    Attributes:
+        requests_per_s: prompts that they prefill in a second at most.
+        ttft_ns: time of one prefill.
+        energy_j: energy of one prefill.
+        static_w: power of these GPUs while they wait.
+    """
+
+    requests_per_s: float
+    ttft_ns: float
+    energy_j: float
+    static_w: float
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What ways to serve there are.
+
+    Attributes:
+        pricer_of: returns the pricer of one replica.
+        system: all devices.
+        workload: the requests.
+        options: what is asked.
+        engines: engines to try; None for the published GPU model.
+        experts: whether the model has experts.
+        fixed: numbers of the layout that are given.
+    """
+
+    pricer_of: PricerOf
+    system: ResolvedSystem
+    workload: Workload
+    options: ServingOptions
+    engines: Sequence[Engine | None]
+    experts: bool
+    fixed: str | None = None
+
+    def best(self) -> tuple[Served, Served | None]:
+        """Return the way to serve most requests in a second, and the next best one.
+
+        The next best way differs in the layout.
+
+        Raises:
+            CapacityError: not even one request fits into any layout.
+            InputError: no layout splits the model or the devices, or none keeps the targets.
+        """
+        found: list[Served] = []
+        refusals: list[InputError] = []
+        system = self._decoding()
+        for engine in self.engines:
+            side = self._prefilling(engine)
+            for layout in layouts(system, self.fixed, experts=self.experts):
+                try:
+                    pricer = self.pricer_of(replica(system, layout), layout, engine)
+                    one = served_by(pricer, self.workload, self.options, layout, engine)
+                except InputError as refusal:
+                    refusals.append(refusal)
+                    continue
+                found.append(one if side is None else _behind(side, one))
+        if not found:
+            raise _most_telling(refusals)
+        found.sort(key=lambda one: -one.requests_per_s)
+        others = (one for one in found if one.layout != found[0].layout)
+        return found[0], next(others, None)
+
+    def _decoding(self) -> ResolvedSystem:
+        """Return the devices that decode."""
+        if self.options.prefill is not PrefillPolicy.DISAGGREGATED:
+            return self.system
+        some = self.options.prefill_gpus
+        if some is None or not 1 <= some < self.system.gpus:
+            raise InputError(
+                "how many GPUs prefill is not said" if some is None else f"{some} is out of range",
+                where="prefill_gpus",
+                hint=f"{self.system.name} has {self.system.gpus} GPUs: give a part of them",
+            )
+        left = self.system.gpus - some
+        return resolve_system(self.system.spec.model_copy(update={"gpus": left}))
+
+    def _prefilling(self, engine: Engine | None) -> _PrefillSide | None:
+        """Return the GPUs that only prefill, in their best layout; None where there are none."""
+        some = self.options.prefill_gpus
+        if self.options.prefill is not PrefillPolicy.DISAGGREGATED or some is None:
+            return None
+        changes = {"attention": AttentionSite.GPU, "attacc": None, "cpu": None, "gpus": some}
+        changes |= {"head_level_pipelining": False, "ff_coprocessing": False}
+        gpus = resolve_system(self.system.spec.model_copy(update=changes))
+        sides: list[_PrefillSide] = []
+        refusals: list[InputError] = []
+        for layout in layouts(gpus, None, experts=self.experts):
+            try:
+                pricer = self.pricer_of(replica(gpus, layout), layout, engine)
+                time_ns, energy_pj = prefill_alone(pricer, self.workload)
+            except InputError as refusal:
+                refusals.append(refusal)
+                continue
+            static_w = layout.gpus * pricer.costs.static_w(gpus.gpu)
+            rate = layout.replicas * NS_PER_S / time_ns
+            sides.append(_PrefillSide(rate, time_ns, energy_pj / PJ_PER_J, static_w))
+        target_ms = self.options.slo_ttft_ms
+        quick = [s for s in sides if target_ms is None or s.ttft_ns <= target_ms * NS_PER_MS]
+        if not quick:
+            raise (
+                _most_telling(refusals)
+                if not sides
+                else InputError(
+                    f"no layout of {some} GPUs prefills within {target_ms:g} ms",
+                    where="slo_ttft_ms",
+                    hint="allow more time, or let more GPUs prefill",
+                )
+            )
+        return max(quick, key=lambda side: side.requests_per_s)
+
+
+def _behind(side: _PrefillSide, decode: Served) -> Served:
+    """Return a way to decode, with the GPUs that prefill for it.
+
+    The slower side decides the rate. The GPUs of the other one wait for a part of the time.
+    """
+    rate = min(side.requests_per_s, decode.requests_per_s)
+    gpus = decode.layout.replicas * decode.pricer.system.gpus
+    static_w = gpus * decode.pricer.costs.static_w(decode.pricer.system.gpu)
+    idle_j = side.static_w * (1 / rate - 1 / side.requests_per_s)
+    idle_j += static_w * (1 / rate - 1 / decode.requests_per_s)
+    return replace(
+        decode,
+        requests_per_s=rate,
+        ttft_ns=side.ttft_ns,
+        energy_j=decode.energy_j + side.energy_j + idle_j,
+        limit=ServingLimit.PREFILL if rate < decode.requests_per_s else decode.limit,
+    )
+
+
+def _most_telling(refusals: Sequence[InputError]) -> InputError:
+    """Return the refusal that says most: a target that is missed, else too little memory."""
+    for kind in (_TargetError, CapacityError):
+        for refusal in refusals:
+            if isinstance(refusal, kind):
+                return refusal
+    return refusals[0]
