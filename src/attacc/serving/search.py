@@ -23,9 +23,9 @@ from attacc.hardware.system import (
 )
 from attacc.models.architecture import divisors
 from attacc.serving.policies import ENGINE_RULES, NO_ENGINE, PrefillPolicy, ServingOptions
-from attacc.serving.steady import SteadyStates, prefill_alone, steady_states, within
+from attacc.serving.steady import SteadyStates, prefill_alone, steady_states, told, within
 from attacc.system.batches import Ints
-from attacc.system.capacity import largest_batch
+from attacc.system.capacity import check_batch, largest_batch
 from attacc.system.layout import Layout
 from attacc.system.pricer import Pricer
 from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
@@ -48,6 +48,7 @@ class ServingLimit(StrEnum):
     TTFT = "ttft_target"
     PREFILL = "prefill"
     """The GPUs that prefill pass no more requests on."""
+    GIVEN = "given"
     THROUGHPUT = "throughput"
     """Larger batches fit, and serve fewer requests in a second."""
 
@@ -66,6 +67,7 @@ class Served:
         energy_j: energy of one request.
         prefill_share: share of the steps that prefill.
         limit: reason why no larger batch is used.
+        estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
         pricer: prices the steps of one replica.
     """
 
@@ -78,6 +80,7 @@ class Served:
     energy_j: float
     prefill_share: float
     limit: ServingLimit
+    estimates: tuple[str, ...]
     pricer: Pricer
 
 
@@ -173,6 +176,8 @@ def served_by(
     options: ServingOptions,
     layout: Layout,
     engine: Engine | None,
+    *,
+    batch: int | None = None,
 ) -> Served:
     """Return the best batch of one layout.
 
@@ -182,9 +187,10 @@ def served_by(
         options: what is asked.
         layout: of the model over the GPUs.
         engine: whose steps are priced.
+        batch: requests in flight on all replicas together; None for the best batch.
 
     Raises:
-        CapacityError: not even one request fits.
+        CapacityError: not even one request fits, or the batch does not.
         InputError: no batch keeps the targets, or the budget has no room.
     """
     rules = NO_ENGINE if engine is None else ENGINE_RULES[engine]
@@ -196,6 +202,11 @@ def served_by(
     fits = largest_batch(need, pricer.system, stack_bytes=pricer.stack_bytes).batch
     most = min(fits, rules.most_requests)
     limit = ServingLimit.MEMORY if most == fits else ServingLimit.ENGINE
+    sizes = sizes_up_to(most)
+    if batch is not None:
+        share = -(-batch // layout.replicas)
+        check_batch(need, pricer.system, share, stack_bytes=pricer.stack_bytes)
+        sizes, limit, most = np.array([share]), ServingLimit.GIVEN, share
 
     def states_of(sizes: Ints) -> SteadyStates:
         return steady_states(
@@ -207,7 +218,7 @@ def served_by(
             token_budget=options.token_budget,
         )
 
-    states = states_of(sizes_up_to(most))
+    states = states_of(sizes)
     kept = within(states, slo_tpot_ms=options.slo_tpot_ms, slo_ttft_ms=options.slo_ttft_ms)
     if not kept.size:
         raise _misses(states, options)
@@ -234,6 +245,7 @@ def served_by(
         energy_j=float(one.energy_j[0]),
         prefill_share=float(one.prefill_share[0]),
         limit=limit,
+        estimates=one.estimates,
         pricer=pricer,
     )
 
@@ -261,12 +273,14 @@ class _PrefillSide:
         ttft_ns: time of one prefill.
         energy_j: energy of one prefill.
         static_w: power of these GPUs while they wait.
+        estimates: parts of the price that are scaled, assumed, or beyond the fitted range.
     """
 
     requests_per_s: float
     ttft_ns: float
     energy_j: float
     static_w: float
+    estimates: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +295,7 @@ class Search:
         engines: engines to try; None for the published GPU model.
         experts: whether the model has experts.
         fixed: numbers of the layout that are given.
+        batch: requests in flight on all replicas together; None for the best batch.
     """
 
     pricer_of: PricerOf
@@ -290,6 +305,7 @@ class Search:
     engines: Sequence[Engine | None]
     experts: bool
     fixed: str | None = None
+    batch: int | None = None
 
     def best(self) -> tuple[Served, Served | None]:
         """Return the way to serve most requests in a second, and the next best one.
@@ -308,7 +324,9 @@ class Search:
             for layout in layouts(system, self.fixed, experts=self.experts):
                 try:
                     pricer = self.pricer_of(replica(system, layout), layout, engine)
-                    one = served_by(pricer, self.workload, self.options, layout, engine)
+                    one = served_by(
+                        pricer, self.workload, self.options, layout, engine, batch=self.batch
+                    )
                 except InputError as refusal:
                     refusals.append(refusal)
                     continue
@@ -346,13 +364,15 @@ class Search:
         for layout in layouts(gpus, None, experts=self.experts):
             try:
                 pricer = self.pricer_of(replica(gpus, layout), layout, engine)
-                time_ns, energy_pj = prefill_alone(pricer, self.workload)
+                one = prefill_alone(pricer, self.workload)
             except InputError as refusal:
                 refusals.append(refusal)
                 continue
             static_w = layout.gpus * pricer.costs.static_w(gpus.gpu)
-            rate = layout.replicas * NS_PER_S / time_ns
-            sides.append(_PrefillSide(rate, time_ns, energy_pj / PJ_PER_J, static_w))
+            rate = layout.replicas * NS_PER_S / one.time_ns
+            sides.append(
+                _PrefillSide(rate, one.time_ns, one.energy_pj / PJ_PER_J, static_w, one.estimates)
+            )
         target_ms = self.options.slo_ttft_ms
         quick = [s for s in sides if target_ms is None or s.ttft_ns <= target_ms * NS_PER_MS]
         if not quick:
@@ -384,6 +404,7 @@ def _behind(side: _PrefillSide, decode: Served) -> Served:
         ttft_ns=side.ttft_ns,
         energy_j=decode.energy_j + side.energy_j + idle_j,
         limit=ServingLimit.PREFILL if rate < decode.requests_per_s else decode.limit,
+        estimates=told(decode.estimates, side.estimates),
     )
 
 

@@ -17,6 +17,7 @@ Times to the first token are those of a request that does not queue.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,17 +25,15 @@ import numpy as np
 from attacc.errors import InputError
 from attacc.gpu.costs import Floats
 from attacc.serving.policies import PrefillPolicy
-from attacc.system.batches import Batches, Chunk, Ints
+from attacc.system.batches import Ints
 from attacc.system.capacity import Footprint
 from attacc.system.pricer import Pricer, Prompts
 from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
-from attacc.workload.lengths import LengthDistribution, condense, decode_lengths, prompt_lengths
+from attacc.workload.lengths import LengthDistribution, condense, decode_lengths
 from attacc.workload.requests import Workload
 
 LENGTH_BINS = 4
 """Lengths that represent the lengths of a slot."""
-PROMPT_BINS = 8
-"""Lengths that represent prompts of serial prefills."""
 TIMED_SIZES = 5
 """Sizes of batches at which attention on AttAccs is timed, where many sizes are priced."""
 
@@ -52,6 +51,7 @@ class SteadyStates:
         tpot_ns: mean time per output token after the first.
         energy_j: energy of one request.
         prefill_share: share of the steps that prefill.
+        estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
     """
 
     decoding: Ints
@@ -60,6 +60,7 @@ class SteadyStates:
     tpot_ns: Floats
     energy_j: Floats
     prefill_share: Floats
+    estimates: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ def steady_states(
     stream = Stream.of(workload, pricer.speculation.tokens_per_step, pricer.shared_prefix)
     if policy is not PrefillPolicy.MIXED:
         alone = policy is PrefillPolicy.SERIAL
-        prefill = prefill_alone(pricer, workload) if alone else (0.0, 0.0)
+        prefill = prefill_alone(pricer, workload) if alone else None
         return _serial(pricer, stream, sizes, need, prefill)
     queries = pricer.speculation.queries
     most = token_budget / (queries + stream.prompt / stream.steps)
@@ -159,8 +160,23 @@ def timed_sizes(sizes: Ints) -> list[int]:
     return sizes[places].tolist()
 
 
-def _decode(pricer: Pricer, stream: Stream, sizes: Ints, need: Footprint) -> tuple[Floats, Floats]:
-    """Return the mean decode step of batches, in nanoseconds, and its energy in picojoules."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Steps:
+    """Steps of several batches.
+
+    Attributes:
+        time_ns: (batches,) durations.
+        energy_pj: (batches,) energies.
+        estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
+    """
+
+    time_ns: Floats
+    energy_pj: Floats
+    estimates: tuple[str, ...] = ()
+
+
+def _decode(pricer: Pricer, stream: Stream, sizes: Ints, need: Footprint) -> _Steps:
+    """Return the mean decode steps of batches."""
     keys = np.asarray(stream.lengths.lengths, dtype=np.int64)
     weights = np.asarray(stream.lengths.weights)
     priced = pricer.sized(
@@ -171,7 +187,8 @@ def _decode(pricer: Pricer, stream: Stream, sizes: Ints, need: Footprint) -> tup
     )
     shape = sizes.size, keys.size
     time_ns = np.broadcast_to(priced.time_ns, (sizes.size * keys.size,))
-    return time_ns.reshape(shape) @ weights, priced.energy.total_pj.reshape(shape) @ weights
+    energy_pj = priced.energy.total_pj.reshape(shape) @ weights
+    return _Steps(time_ns.reshape(shape) @ weights, energy_pj, priced.estimates)
 
 
 def _serial(
@@ -179,7 +196,7 @@ def _serial(
     stream: Stream,
     sizes: Ints,
     need: Footprint,
-    prefill: tuple[float, float],
+    prefill: Prefill | None,
 ) -> SteadyStates:
     """Return steady states whose steps prefill one prompt, or decode.
 
@@ -188,10 +205,12 @@ def _serial(
         stream: the requests.
         sizes: (batches,) requests that decode.
         need: what a request needs in memory.
-        prefill: time and energy of a prefill on these GPUs; none where other GPUs prefill.
+        prefill: on these GPUs; None where other GPUs prefill.
     """
-    step_ns, step_pj = _decode(pricer, stream, sizes, need)
-    prefill_ns, prefill_pj = prefill
+    step = _decode(pricer, stream, sizes, need)
+    step_ns, step_pj = step.time_ns, step.energy_pj
+    prefill_ns = 0.0 if prefill is None else prefill.time_ns
+    prefill_pj = 0.0 if prefill is None else prefill.energy_pj
     request_ns = prefill_ns + stream.steps * step_ns / sizes
     # A request stays for as long as all that are in flight take together, and waits for prefills
     # of the others between its tokens.
@@ -204,22 +223,44 @@ def _serial(
         ttft_ns=np.full(sizes.size, prefill_ns),
         tpot_ns=stay_ns / tokens,
         energy_j=(prefill_pj + stream.steps * step_pj / sizes) / PJ_PER_J,
-        prefill_share=ended / (1 + ended) if prefill_ns else np.zeros(sizes.size),
+        prefill_share=np.zeros(sizes.size) if prefill is None else ended / (1 + ended),
+        estimates=told(step.estimates, () if prefill is None else prefill.estimates),
     )
 
 
-def prefill_alone(pricer: Pricer, workload: Workload) -> tuple[float, float]:
-    """Return the mean time in nanoseconds and energy in picojoules of prefills, one by one.
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """The mean prefill of one request alone.
+
+    Attributes:
+        time_ns: its time.
+        energy_pj: its energy.
+        estimates: parts of the price that are scaled, assumed, or beyond the fitted range.
+    """
+
+    time_ns: float
+    energy_pj: float
+    estimates: tuple[str, ...]
+
+
+def told(*notes: Sequence[str]) -> tuple[str, ...]:
+    """Return notes, each once.
+
+    Args:
+        notes: of several prices.
+    """
+    return tuple(dict.fromkeys(note for some in notes for note in some))
+
+
+def prefill_alone(pricer: Pricer, workload: Workload) -> Prefill:
+    """Return the mean prefill, one request at a time.
 
     Args:
         pricer: prices the steps of one replica.
         workload: the requests.
     """
-    prompts, known = prompt_lengths(workload, PROMPT_BINS), pricer.shared_prefix
-    chunks = (Chunk(length - known, past=known, cached=known) for length in prompts.lengths)
-    priced = pricer.steps(Batches.of(((), (chunk,)) for chunk in chunks))
-    weights = np.asarray(prompts.weights)
-    return float(priced.time_ns @ weights), float(priced.energy.total_pj @ weights)
+    mean = pricer.prefill(workload)
+    return Prefill(mean.time_ns, mean.energy.total_pj, mean.estimates)
 
 
 def _mixed(
@@ -234,7 +275,7 @@ def _mixed(
         need: what a request needs in memory.
         room: (batches,) tokens of prompts that fit into a step.
     """
-    step_ns, step_pj = _decode(pricer, stream, sizes, need)
+    step = _decode(pricer, stream, sizes, need)
     middle = np.full(sizes.size, round(stream.lengths.mean_tokens))
     ended = sizes / stream.steps
     pieces = -(-stream.prompt // room)
@@ -245,31 +286,32 @@ def _mixed(
     # Steps with one prompt (or chunk) more occur as often as it takes to prefill all that come.
     share = np.where(whole, ended - fewer, ended * pieces)
 
-    def at(chunks: Ints) -> tuple[Floats, Floats]:
-        """Return the extra time and energy of steps with so many chunks."""
-        extra_ns, extra_pj = np.zeros(sizes.size), np.zeros(sizes.size)
+    def extra(chunks: Ints) -> _Steps:
+        """Return what so many chunks add to a step."""
+        time_ns, energy_pj = np.zeros(sizes.size), np.zeros(sizes.size)
         some = chunks > 0
-        if some.any():
-            beside = Prompts(new[some], past[some], chunks[some])
-            at_sizes, keys = sizes[some], middle[some]
-            timed = timed_sizes(at_sizes)
-            alone = pricer.sized(at_sizes, keys, timed=timed, need=need)
-            both = pricer.sized(at_sizes, keys, timed=timed, need=need, beside=beside)
-            extra_ns[some] = both.time_ns - alone.time_ns
-            extra_pj[some] = both.energy.total_pj - alone.energy.total_pj
-        return extra_ns, extra_pj
+        if not some.any():
+            return _Steps(time_ns, energy_pj)
+        beside = Prompts(new[some], past[some], chunks[some])
+        at_sizes, keys = sizes[some], middle[some]
+        timed = timed_sizes(at_sizes)
+        alone = pricer.sized(at_sizes, keys, timed=timed, need=need)
+        both = pricer.sized(at_sizes, keys, timed=timed, need=need, beside=beside)
+        time_ns[some] = both.time_ns - alone.time_ns
+        energy_pj[some] = both.energy.total_pj - alone.energy.total_pj
+        return _Steps(time_ns, energy_pj, both.estimates)
 
-    fewer_ns, fewer_pj = at(fewer)
-    more_ns, more_pj = at(fewer + 1)
-    mean_ns = step_ns + (1 - share) * fewer_ns + share * more_ns
-    mean_pj = step_pj + (1 - share) * fewer_pj + share * more_pj
+    less, more = extra(fewer), extra(fewer + 1)
+    mean_ns = step.time_ns + (1 - share) * less.time_ns + share * more.time_ns
+    mean_pj = step.energy_pj + (1 - share) * less.energy_pj + share * more.energy_pj
     return SteadyStates(
         decoding=sizes,
         requests_per_s=ended / mean_ns * NS_PER_S,
-        ttft_ns=pieces * (step_ns + more_ns),
+        ttft_ns=pieces * (step.time_ns + more.time_ns),
         tpot_ns=mean_ns / pricer.speculation.tokens_per_step,
         energy_j=mean_pj / ended / PJ_PER_J,
         prefill_share=np.where(whole & (fewer > 0), 1.0, share),
+        estimates=told(step.estimates, more.estimates),
     )
 
 

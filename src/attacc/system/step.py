@@ -318,6 +318,12 @@ class StepCosts:
             total = total + op.energy.times(op.runs)
         return total
 
+    @property
+    def estimates(self) -> tuple[str, ...]:
+        """Parts of any step's price that are scaled, assumed, or beyond the fitted range."""
+        notes = (note for op in self.operators for note in noted(op.estimates))
+        return tuple(dict.fromkeys(notes))
+
     def at(self, index: int) -> StepCost:
         """Return one step."""
         operators = tuple(op.at(index) for op in self.operators)

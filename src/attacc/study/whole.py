@@ -1,0 +1,253 @@
+"""Whole requests of a comparison: what a system serves when its GPUs also prefill.
+
+Every system gets its best layout, engine and batch. A system with AttAccs is compared with the
+system of the same GPUs without AttAccs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+from attacc.errors import InputError
+from attacc.gpu.costs import CostModel
+from attacc.gpu.models import Engine, GpuModel, cost_model
+from attacc.hardware.system import ResolvedSystem
+from attacc.models.feedforward import Mixture
+from attacc.models.served import ServedModel
+from attacc.serving.policies import PrefillPolicy, ServingOptions
+from attacc.serving.search import Search, Served, ServingLimit
+from attacc.system.layout import Layout
+from attacc.system.pricer import Pricer
+from attacc.system.sites import Site
+from attacc.units import NS_PER_MS
+from attacc.workload.requests import Workload
+from attacc.workload.speculation import Speculation
+
+MILLION: Final = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class NextBest:
+    """The best way to serve with another layout.
+
+    Attributes:
+        layout: of the model over the GPUs.
+        engine: whose steps are priced; None for the published GPU model.
+        batch: requests in flight, on all replicas together.
+        output_tokens_per_s: output tokens of all replicas in a second.
+    """
+
+    layout: str
+    engine: Engine | None
+    batch: int
+    output_tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WholeRequests:
+    """Whole requests in steady state, prefill and decode.
+
+    Attributes:
+        layout: of the model over the GPUs, as ``--layout`` takes it.
+        engine: whose kernels and host are priced; None for the published GPU model.
+        prefill: how the GPUs prefill.
+        batch: requests in flight that decode, on all replicas together.
+        limit: reason why the batch is not larger.
+        requests_per_s: requests that end in a second.
+        output_tokens_per_s: output tokens in a second.
+        ttft_ms: time to the first token of a request that does not queue.
+        tpot_ms: mean time per output token after the first.
+        prefill_share: share of the steps that prefill.
+        energy_per_request_j: energy of one request.
+        energy_per_million_tokens_j: energy of a million output tokens.
+        baseline: system that `speedup` and `energy_ratio` compare with: the one with the same GPUs
+            without AttAccs, or else the first one.
+        speedup: requests per second over those of the baseline; None without one.
+        speedup_low: 5th percentile of the speed-up, over what is not known exactly.
+        speedup_high: 95th percentile.
+        energy_ratio: energy per request of the baseline over that of this system.
+        next_best: the best way with another layout; None where there is none.
+        estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
+    """
+
+    layout: str
+    engine: Engine | None
+    prefill: PrefillPolicy
+    batch: int
+    limit: ServingLimit
+    requests_per_s: float
+    output_tokens_per_s: float
+    ttft_ms: float
+    tpot_ms: float
+    prefill_share: float
+    energy_per_request_j: float
+    energy_per_million_tokens_j: float
+    baseline: str | None
+    speedup: float | None
+    speedup_low: float | None
+    speedup_high: float | None
+    energy_ratio: float | None
+    next_best: NextBest | None
+    estimates: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of whole requests, for all systems of a comparison.
+
+    Attributes:
+        model: the model.
+        workload: the requests.
+        options: how the GPUs prefill, and latency targets.
+        gpu_model: what prices the GPUs.
+        engine: the only engine to price; None for the best one.
+        layout: numbers of the layout that are given; None for the best layout.
+        batch: requests in flight on all replicas together; None for the best batch.
+        speculation: drafts of every decode step.
+        shared_prefix: tokens that all prompts begin with.
+    """
+
+    model: ServedModel
+    workload: Workload
+    options: ServingOptions
+    gpu_model: GpuModel
+    engine: Engine | None
+    layout: str | None
+    batch: int | None
+    speculation: Speculation
+    shared_prefix: int
+
+    @property
+    def engines(self) -> Sequence[Engine | None]:
+        """The engines to try."""
+        if self.gpu_model is GpuModel.PUBLISHED:
+            return (None,)
+        return tuple(Engine) if self.engine is None else (self.engine,)
+
+
+_costs: Callable[[GpuModel, Engine | None], CostModel] = cache(cost_model)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The best way of a system to serve, or the reason why there is none.
+
+    Attributes:
+        system: the system.
+        served: the best way; None if there is none.
+        next_best: the best way with another layout.
+        reason: why there is none.
+    """
+
+    system: ResolvedSystem
+    served: Served | None = None
+    next_best: Served | None = None
+    reason: str | None = None
+
+
+def best_of(asked: Asked, system: ResolvedSystem, sites: Sequence[Mapping[str, Site]]) -> Found:
+    """Find the best way of a system to serve whole requests.
+
+    Args:
+        asked: what is asked.
+        system: the system.
+        sites: assignments of the mixers to devices, of which the best one is taken.
+    """
+    ways: list[tuple[Served, Served | None]] = []
+    refusals: list[InputError] = []
+    for assignment in sites:
+
+        def pricer_of(
+            devices: ResolvedSystem,
+            layout: Layout,  # noqa: ARG001
+            engine: Engine | None,
+            assignment: Mapping[str, Site] = assignment,
+        ) -> Pricer:
+            return Pricer(
+                asked.model,
+                devices,
+                gpu_model=_costs(asked.gpu_model, engine),
+                sites=assignment,
+                speculation=asked.speculation,
+                shared_prefix=asked.shared_prefix,
+            )
+
+        experts = any(isinstance(layer.feed_forward, Mixture) for layer in asked.model.model.layers)
+        search = Search(
+            pricer_of,
+            system,
+            asked.workload,
+            asked.options,
+            asked.engines,
+            experts,
+            asked.layout,
+            asked.batch,
+        )
+        try:
+            ways.append(search.best())
+        except InputError as refusal:
+            refusals.append(refusal)
+    if not ways:
+        why = refusals[0]
+        return Found(system, reason=f"{why.message} ({why.hint})" if why.hint else why.message)
+    best, other = max(ways, key=lambda way: way[0].requests_per_s)
+    return Found(system, best, other)
+
+
+def partner(mine: Found, all_of: Sequence[Found]) -> Found:
+    """Return what a system is compared with: the same GPUs without AttAccs, or the first system.
+
+    Args:
+        mine: the system.
+        all_of: all systems of the comparison.
+    """
+    for other in all_of:
+        same = other.system.gpu.name == mine.system.gpu.name
+        if same and other.system.gpus == mine.system.gpus and other.system.attacc is None:
+            return other
+    return all_of[0]
+
+
+def whole_requests(mine: Found, all_of: Sequence[Found], asked: Asked) -> WholeRequests | None:
+    """Return the figures of a system; None where it serves no requests.
+
+    Args:
+        mine: the system.
+        all_of: all systems of the comparison.
+        asked: what was asked.
+    """
+    best, other = mine.served, mine.next_best
+    if best is None:
+        return None
+    tokens = asked.workload.mean_output_tokens
+    base = partner(mine, all_of)
+    speedup = energy_ratio = None
+    if base.served is not None:
+        speedup = best.requests_per_s / base.served.requests_per_s
+        energy_ratio = base.served.energy_j / best.energy_j
+    return WholeRequests(
+        layout=str(best.layout),
+        engine=best.engine,
+        prefill=asked.options.prefill,
+        batch=best.batch,
+        limit=best.limit,
+        requests_per_s=best.requests_per_s,
+        output_tokens_per_s=best.requests_per_s * tokens,
+        ttft_ms=best.ttft_ns / NS_PER_MS,
+        tpot_ms=best.tpot_ns / NS_PER_MS,
+        prefill_share=best.prefill_share,
+        energy_per_request_j=best.energy_j,
+        energy_per_million_tokens_j=best.energy_j / tokens * MILLION,
+        baseline=None if base.served is None else base.system.name,
+        speedup=speedup,
+        speedup_low=None,
+        speedup_high=None,
+        energy_ratio=energy_ratio,
+        next_best=None
+        if other is None
+        else NextBest(str(other.layout), other.engine, other.batch, other.requests_per_s * tokens),
+        estimates=best.estimates,
+    )
