@@ -17,11 +17,14 @@ from attacc.documents import (
     parse_document,
 )
 from attacc.errors import InputError, nearest_hint
-from attacc.gpu.models import GpuModel
+from attacc.gpu.models import Engine, GpuModel
+from attacc.hardware.system import MAX_DEVICES
 from attacc.models.architecture import MODELS
 from attacc.models.huggingface import load_model
 from attacc.models.precision import ElementType, StoredWeights
 from attacc.models.served import ServedModel
+from attacc.serving.policies import TOKEN_BUDGET, PrefillPolicy
+from attacc.system.layout import Layout
 from attacc.system.sites import Site
 from attacc.units import MAX_SIZE
 from attacc.workload.requests import Workload, fixed_lengths
@@ -55,6 +58,14 @@ def _check_batch(value: object) -> object:
     if value == "max" or (type(value) is int and 1 <= value <= MAX_BATCH):
         return value
     raise ValueError(f'{value!r:.40} is no batch: use a number from 1 to {MAX_BATCH}, or "max"')
+
+
+def _check_layout(text: str) -> str:
+    try:
+        Layout.stated(text)
+    except InputError as refusal:
+        raise ValueError(f"{refusal.message}: {refusal.hint}") from None
+    return text
 
 
 def _check_model(name: str, info: ValidationInfo) -> str:
@@ -129,6 +140,13 @@ class StudySpec(Spec):
         acceptance: probability that a draft is accepted if those before it were: one for all, or
             one for each.
         shared_prefix: tokens at the beginning of all prompts that are the same.
+        layout: numbers of the layout of whole requests that are given, as in "tp=4,replicas=2";
+            the others, or all, are searched for the most requests per second.
+        engine: serving engine whose kernels and host price whole requests; by default the better.
+        prefill: how the GPUs prefill in whole requests.
+        prefill_gpus: GPUs that prefill, with prefill = "disaggregated".
+        token_budget: tokens of a step at most, with prefill = "mixed".
+        slo_ttft_ms: longest acceptable time to the first token, without queueing.
     """
 
     model: Annotated[DocumentName, AfterValidator(_check_model)] = DEFAULT_MODEL
@@ -142,6 +160,26 @@ class StudySpec(Spec):
     draft_tokens: Drafts | None = None
     acceptance: Probability | tuple[Probability, ...] | None = None
     shared_prefix: Annotated[int, Field(ge=0, le=MAX_SIZE)] | None = None
+    layout: Annotated[str, AfterValidator(_check_layout)] | None = None
+    engine: Engine | None = None
+    prefill: PrefillPolicy = PrefillPolicy.MIXED
+    prefill_gpus: Annotated[int, Field(ge=1, le=MAX_DEVICES)] | None = None
+    token_budget: Annotated[int, Field(ge=1, le=MAX_SIZE)] = TOKEN_BUDGET
+    slo_ttft_ms: LatencyTarget | None = None
+
+    @model_validator(mode="after")
+    def _prefill_is_stated(self) -> Self:
+        apart = self.prefill is PrefillPolicy.DISAGGREGATED
+        if apart and self.prefill_gpus is None:
+            raise ValueError(
+                'prefill = "disaggregated" needs prefill_gpus: say how many GPUs prefill'
+            )
+        if not apart and self.prefill_gpus is not None:
+            raise ValueError(
+                f'prefill_gpus is of no use with prefill = "{self.prefill}": '
+                'remove it, or write prefill = "disaggregated"'
+            )
+        return self
 
     @model_validator(mode="after")
     def _distinct_systems(self) -> Self:

@@ -14,7 +14,7 @@ from typing import Final
 from attacc.errors import InputError
 from attacc.gpu.costs import CostModel
 from attacc.gpu.models import Engine, GpuModel, cost_model
-from attacc.hardware.system import ResolvedSystem
+from attacc.hardware.system import AttentionSite, ResolvedSystem
 from attacc.models.feedforward import Mixture
 from attacc.models.served import ServedModel
 from attacc.serving.policies import PrefillPolicy, ServingOptions
@@ -198,17 +198,26 @@ def best_of(asked: Asked, system: ResolvedSystem, sites: Sequence[Mapping[str, S
 
 
 def partner(mine: Found, all_of: Sequence[Found]) -> Found:
-    """Return what a system is compared with: the same GPUs without AttAccs, or the first system.
+    """Return what a system is compared with.
+
+    A system whose attention leaves the GPUs is compared with the same GPUs alone, if there are any,
+    those with as much memory first. Any other system is compared with the first one.
 
     Args:
         mine: the system.
         all_of: all systems of the comparison.
     """
-    for other in all_of:
-        same = other.system.gpu.name == mine.system.gpu.name
-        if same and other.system.gpus == mine.system.gpus and other.system.attacc is None:
-            return other
-    return all_of[0]
+    if mine.system.spec.attention is AttentionSite.GPU:
+        return all_of[0]
+    alone = [
+        other
+        for other in all_of
+        if other.system.spec.attention is AttentionSite.GPU
+        and other.system.gpu.name == mine.system.gpu.name
+        and other.system.gpus == mine.system.gpus
+    ]
+    same = mine.system.gpu.memory_bytes
+    return min(alone, key=lambda one: one.system.gpu.memory_bytes != same, default=all_of[0])
 
 
 def whole_requests(mine: Found, all_of: Sequence[Found], asked: Asked) -> WholeRequests | None:
