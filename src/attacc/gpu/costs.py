@@ -339,9 +339,26 @@ class HostTime:
         estimates: parts of the time that were not measured.
     """
 
-    layer_ns: float
+    layer_ns: float | Floats
     step_ns: Floats
     estimates: tuple[Estimate, ...] = ()
+
+
+class GpuPart(StrEnum):
+    """Kinds of operators whose prices are off together."""
+
+    PRODUCTS = "matrix products on GPUs"
+    DECODE = "decode attention on GPUs"
+    PREFILL = "prefill attention on GPUs"
+    FUSED = "experts, latents and states on GPUs"
+    COLLECTIVES = "collectives between GPUs"
+    HOST = "time of the serving engine"
+    LINK = "link to the devices that run attention"
+
+
+UNMEASURED_ERROR: Final = 0.15
+"""Mean relative error of a price that no measurement tells, assumed: above that of any kind of
+operators that was measured."""
 
 
 class CostModel(abc.ABC):
@@ -378,6 +395,15 @@ class CostModel(abc.ABC):
         """Return the watts that one GPU draws at any time, even without a kernel; 0 if unknown."""
         del gpu
         return 0.0
+
+    def errors(self, gpu: GpuSpec) -> dict[GpuPart, float]:
+        """Return the mean relative error of the prices of each kind of operators on a GPU.
+
+        Args:
+            gpu: the GPU.
+        """
+        del gpu
+        return dict.fromkeys(GpuPart, UNMEASURED_ERROR)
 
     @abc.abstractmethod
     def matmul(self, op: MatMul, gpu: GpuSpec) -> OperatorCosts:

@@ -35,16 +35,14 @@ def cost_model(model: GpuModel, engine: Engine | None = None) -> CostModel:
             reference kernels of each GPU with vLLM's host. Where the kernels of an engine were not
             measured on a GPU, the reference kernels of this GPU stand for them.
     """
-    match model:
-        case GpuModel.PUBLISHED:
-            return PublishedCostModel()
-        case GpuModel.CALIBRATED if engine is None:
-            return CalibratedCostModel()
-        case GpuModel.CALIBRATED:
-            kernels = SERVING.load(engine).kernels
-            return CalibratedCostModel(
-                framework=kernels,
-                serving=engine,
-                products_from=PRODUCTS_FROM.get(kernels),
-                falls_back=True,
-            )
+    if model is GpuModel.PUBLISHED:
+        return PublishedCostModel()
+    if engine is None:
+        return CalibratedCostModel()
+    kernels = SERVING.load(engine).kernels
+    return CalibratedCostModel(
+        framework=kernels,
+        serving=engine,
+        products_from=PRODUCTS_FROM.get(kernels),
+        falls_back=True,
+    )

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from attacc.errors import CapacityError, InputError
+from attacc.gpu.costs import Floats
 from attacc.gpu.models import Engine
 from attacc.hardware.system import (
     AttentionSite,
@@ -22,12 +23,18 @@ from attacc.hardware.system import (
     resolve_system,
 )
 from attacc.models.architecture import divisors
-from attacc.serving.policies import ENGINE_RULES, NO_ENGINE, PrefillPolicy, ServingOptions
+from attacc.serving.policies import (
+    ENGINE_RULES,
+    NO_ENGINE,
+    EngineRules,
+    PrefillPolicy,
+    ServingOptions,
+)
 from attacc.serving.steady import SteadyStates, prefill_alone, steady_states, told, within
 from attacc.system.batches import Ints
-from attacc.system.capacity import check_batch, largest_batch
+from attacc.system.capacity import Footprint, check_batch, largest_batch
 from attacc.system.layout import Layout
-from attacc.system.pricer import Pricer
+from attacc.system.pricer import Drawn, Pricer
 from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
 from attacc.workload.requests import Workload
 
@@ -69,6 +76,8 @@ class Served:
         limit: reason why no larger batch is used.
         estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
         pricer: prices the steps of one replica.
+        prefill_pricer: prices the prefills of one replica, where other GPUs prefill.
+        prefill_layout: of the model over these GPUs.
     """
 
     layout: Layout
@@ -82,6 +91,8 @@ class Served:
     limit: ServingLimit
     estimates: tuple[str, ...]
     pricer: Pricer
+    prefill_pricer: Pricer | None = None
+    prefill_layout: Layout | None = None
 
 
 class _TargetError(InputError):
@@ -193,14 +204,9 @@ def served_by(
         CapacityError: not even one request fits, or the batch does not.
         InputError: no batch keeps the targets, or the budget has no room.
     """
-    rules = NO_ENGINE if engine is None else ENGINE_RULES[engine]
-    need = pricer.need(
-        workload,
-        chunk_tokens=options.token_budget,
-        staggered=not rules.reserves_output,
-    )
+    need = _need(pricer, workload, options, engine)
     fits = largest_batch(need, pricer.system, stack_bytes=pricer.stack_bytes).batch
-    most = min(fits, rules.most_requests)
+    most = min(fits, _rules(engine).most_requests)
     limit = ServingLimit.MEMORY if most == fits else ServingLimit.ENGINE
     sizes = sizes_up_to(most)
     if batch is not None:
@@ -250,6 +256,50 @@ def served_by(
     )
 
 
+def rates_drawn(way: Served, workload: Workload, options: ServingOptions, drawn: Drawn) -> Floats:
+    """Return the requests per second of a way to serve, for draws of what is not known exactly.
+
+    The layout and the batch stay those of the best estimates.
+
+    Args:
+        way: the way.
+        workload: the requests.
+        options: what was asked.
+        drawn: (draws,) factors.
+    """
+    draws, pricer = drawn.attacc.size, way.pricer
+    need = _need(pricer, workload, options, way.engine)
+    states = steady_states(
+        pricer,
+        workload,
+        np.full(draws, -(-way.batch // way.layout.replicas)),
+        need,
+        policy=options.prefill,
+        token_budget=options.token_budget,
+        drawn=drawn,
+    )
+    rates = np.broadcast_to(states.requests_per_s, (draws,)) * way.layout.replicas
+    if way.prefill_pricer is not None and way.prefill_layout is not None:
+        prefill = prefill_alone(way.prefill_pricer, workload, drawn)
+        rates = np.minimum(rates, way.prefill_layout.replicas * NS_PER_S / prefill.time_ns)
+    return rates
+
+
+def _rules(engine: Engine | None) -> EngineRules:
+    return NO_ENGINE if engine is None else ENGINE_RULES[engine]
+
+
+def _need(
+    pricer: Pricer, workload: Workload, options: ServingOptions, engine: Engine | None
+) -> Footprint:
+    """Return what requests need in memory, by the engine's rules."""
+    return pricer.need(
+        workload,
+        chunk_tokens=options.token_budget,
+        staggered=not _rules(engine).reserves_output,
+    )
+
+
 def _misses(states: SteadyStates, options: ServingOptions) -> _TargetError:
     asked = [
         f"{name} of {target:g} ms"
@@ -274,6 +324,8 @@ class _PrefillSide:
         energy_j: energy of one prefill.
         static_w: power of these GPUs while they wait.
         estimates: parts of the price that are scaled, assumed, or beyond the fitted range.
+        pricer: prices the prefills of one replica.
+        layout: of the model over these GPUs.
     """
 
     requests_per_s: float
@@ -281,6 +333,8 @@ class _PrefillSide:
     energy_j: float
     static_w: float
     estimates: tuple[str, ...]
+    pricer: Pricer
+    layout: Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,9 +423,18 @@ class Search:
                 refusals.append(refusal)
                 continue
             static_w = layout.gpus * pricer.costs.static_w(gpus.gpu)
-            rate = layout.replicas * NS_PER_S / one.time_ns
+            time_ns = float(one.time_ns[0])
+            rate = layout.replicas * NS_PER_S / time_ns
             sides.append(
-                _PrefillSide(rate, one.time_ns, one.energy_pj / PJ_PER_J, static_w, one.estimates)
+                _PrefillSide(
+                    requests_per_s=rate,
+                    ttft_ns=time_ns,
+                    energy_j=one.energy_pj / PJ_PER_J,
+                    static_w=static_w,
+                    estimates=one.estimates,
+                    pricer=pricer,
+                    layout=layout,
+                )
             )
         target_ms = self.options.slo_ttft_ms
         quick = [s for s in sides if target_ms is None or s.ttft_ns <= target_ms * NS_PER_MS]
@@ -405,6 +468,8 @@ def _behind(side: _PrefillSide, decode: Served) -> Served:
         energy_j=decode.energy_j + side.energy_j + idle_j,
         limit=ServingLimit.PREFILL if rate < decode.requests_per_s else decode.limit,
         estimates=told(decode.estimates, side.estimates),
+        prefill_pricer=side.pricer,
+        prefill_layout=side.layout,
     )
 
 

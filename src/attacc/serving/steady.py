@@ -27,7 +27,7 @@ from attacc.gpu.costs import Floats
 from attacc.serving.policies import PrefillPolicy
 from attacc.system.batches import Ints
 from attacc.system.capacity import Footprint
-from attacc.system.pricer import Pricer, Prompts
+from attacc.system.pricer import Drawn, Pricer, Prompts
 from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
 from attacc.workload.lengths import LengthDistribution, condense, decode_lengths
 from attacc.workload.requests import Workload
@@ -114,6 +114,7 @@ def steady_states(
     *,
     policy: PrefillPolicy,
     token_budget: int,
+    drawn: Drawn | None = None,
 ) -> SteadyStates:
     """Return the steady states of batches.
 
@@ -125,6 +126,8 @@ def steady_states(
         need: what a request needs in memory.
         policy: how prompts are prefilled. With other GPUs for prefills, these ones only decode.
         token_budget: tokens of a step at most.
+        drawn: (batches,) factors of what is not known exactly, for the batch of each draw; None for
+            the best estimates.
 
     Raises:
         InputError: as in `Pricer.step`, or the budget has no room for any batch.
@@ -133,8 +136,8 @@ def steady_states(
     stream = Stream.of(workload, pricer.speculation.tokens_per_step, pricer.shared_prefix)
     if policy is not PrefillPolicy.MIXED:
         alone = policy is PrefillPolicy.SERIAL
-        prefill = prefill_alone(pricer, workload) if alone else None
-        return _serial(pricer, stream, sizes, need, prefill)
+        prefill = prefill_alone(pricer, workload, drawn) if alone else None
+        return _serial(pricer, stream, sizes, need, prefill, drawn)
     queries = pricer.speculation.queries
     most = token_budget / (queries + stream.prompt / stream.steps)
     fitting = sizes[sizes <= most]
@@ -145,7 +148,7 @@ def steady_states(
             where="token_budget",
             hint="use a larger budget",
         )
-    return _mixed(pricer, stream, fitting, need, token_budget - fitting * queries)
+    return _mixed(pricer, stream, fitting, need, token_budget - fitting * queries, drawn)
 
 
 def timed_sizes(sizes: Ints) -> list[int]:
@@ -154,10 +157,11 @@ def timed_sizes(sizes: Ints) -> list[int]:
     Args:
         sizes: all sizes, rising.
     """
-    if sizes.size <= TIMED_SIZES:
-        return sizes.tolist()
-    places = np.unique(np.rint(np.linspace(0, sizes.size - 1, TIMED_SIZES)).astype(np.int64))
-    return sizes[places].tolist()
+    distinct = np.unique(sizes)
+    if distinct.size <= TIMED_SIZES:
+        return distinct.tolist()
+    places = np.unique(np.rint(np.linspace(0, distinct.size - 1, TIMED_SIZES)).astype(np.int64))
+    return distinct[places].tolist()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,7 +179,9 @@ class _Steps:
     estimates: tuple[str, ...] = ()
 
 
-def _decode(pricer: Pricer, stream: Stream, sizes: Ints, need: Footprint) -> _Steps:
+def _decode(
+    pricer: Pricer, stream: Stream, sizes: Ints, need: Footprint, drawn: Drawn | None
+) -> _Steps:
     """Return the mean decode steps of batches."""
     keys = np.asarray(stream.lengths.lengths, dtype=np.int64)
     weights = np.asarray(stream.lengths.weights)
@@ -184,6 +190,7 @@ def _decode(pricer: Pricer, stream: Stream, sizes: Ints, need: Footprint) -> _St
         np.tile(keys, sizes.size),
         timed=timed_sizes(sizes),
         need=need,
+        drawn=None if drawn is None else drawn.repeat(keys.size),
     )
     shape = sizes.size, keys.size
     time_ns = np.broadcast_to(priced.time_ns, (sizes.size * keys.size,))
@@ -197,6 +204,7 @@ def _serial(
     sizes: Ints,
     need: Footprint,
     prefill: Prefill | None,
+    drawn: Drawn | None,
 ) -> SteadyStates:
     """Return steady states whose steps prefill one prompt, or decode.
 
@@ -206,10 +214,11 @@ def _serial(
         sizes: (batches,) requests that decode.
         need: what a request needs in memory.
         prefill: on these GPUs; None where other GPUs prefill.
+        drawn: as in `steady_states`.
     """
-    step = _decode(pricer, stream, sizes, need)
+    step = _decode(pricer, stream, sizes, need, drawn)
     step_ns, step_pj = step.time_ns, step.energy_pj
-    prefill_ns = 0.0 if prefill is None else prefill.time_ns
+    prefill_ns = np.zeros(1) if prefill is None else prefill.time_ns
     prefill_pj = 0.0 if prefill is None else prefill.energy_pj
     request_ns = prefill_ns + stream.steps * step_ns / sizes
     # A request stays for as long as all that are in flight take together, and waits for prefills
@@ -220,7 +229,7 @@ def _serial(
     return SteadyStates(
         decoding=sizes,
         requests_per_s=NS_PER_S / request_ns,
-        ttft_ns=np.full(sizes.size, prefill_ns),
+        ttft_ns=np.broadcast_to(prefill_ns, sizes.shape),
         tpot_ns=stay_ns / tokens,
         energy_j=(prefill_pj + stream.steps * step_pj / sizes) / PJ_PER_J,
         prefill_share=np.zeros(sizes.size) if prefill is None else ended / (1 + ended),
@@ -233,12 +242,12 @@ class Prefill:
     """The mean prefill of one request alone.
 
     Attributes:
-        time_ns: its time.
-        energy_pj: its energy.
+        time_ns: (draws,) its time.
+        energy_pj: its energy, by the best estimates.
         estimates: parts of the price that are scaled, assumed, or beyond the fitted range.
     """
 
-    time_ns: float
+    time_ns: Floats
     energy_pj: float
     estimates: tuple[str, ...]
 
@@ -252,19 +261,28 @@ def told(*notes: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(note for some in notes for note in some))
 
 
-def prefill_alone(pricer: Pricer, workload: Workload) -> Prefill:
+def prefill_alone(pricer: Pricer, workload: Workload, drawn: Drawn | None = None) -> Prefill:
     """Return the mean prefill, one request at a time.
 
     Args:
         pricer: prices the steps of one replica.
         workload: the requests.
+        drawn: as in `steady_states`.
     """
     mean = pricer.prefill(workload)
-    return Prefill(mean.time_ns, mean.energy.total_pj, mean.estimates)
+    time_ns = np.array([mean.time_ns])
+    if drawn is not None:
+        time_ns = pricer.prefill_drawn(workload, drawn)
+    return Prefill(time_ns, mean.energy.total_pj, mean.estimates)
 
 
 def _mixed(
-    pricer: Pricer, stream: Stream, sizes: Ints, need: Footprint, room: Ints
+    pricer: Pricer,
+    stream: Stream,
+    sizes: Ints,
+    need: Footprint,
+    room: Ints,
+    drawn: Drawn | None,
 ) -> SteadyStates:
     """Return steady states whose steps decode, and prefill in the room that is left.
 
@@ -274,8 +292,9 @@ def _mixed(
         sizes: (batches,) requests that decode.
         need: what a request needs in memory.
         room: (batches,) tokens of prompts that fit into a step.
+        drawn: as in `steady_states`.
     """
-    step = _decode(pricer, stream, sizes, need)
+    step = _decode(pricer, stream, sizes, need, drawn)
     middle = np.full(sizes.size, round(stream.lengths.mean_tokens))
     ended = sizes / stream.steps
     pieces = -(-stream.prompt // room)
@@ -295,8 +314,8 @@ def _mixed(
         beside = Prompts(new[some], past[some], chunks[some])
         at_sizes, keys = sizes[some], middle[some]
         timed = timed_sizes(at_sizes)
-        alone = pricer.sized(at_sizes, keys, timed=timed, need=need)
-        both = pricer.sized(at_sizes, keys, timed=timed, need=need, beside=beside)
+        alone = pricer.sized(at_sizes, keys, timed=timed, need=need, drawn=drawn)
+        both = pricer.sized(at_sizes, keys, timed=timed, need=need, beside=beside, drawn=drawn)
         time_ns[some] = both.time_ns - alone.time_ns
         energy_pj[some] = both.energy.total_pj - alone.energy.total_pj
         return _Steps(time_ns, energy_pj, both.estimates)

@@ -40,7 +40,7 @@ from attacc.study.specification import (
     StudySpec,
 )
 from attacc.study.whole import Asked as WholeAsked
-from attacc.study.whole import Found, WholeRequests, best_of, whole_requests
+from attacc.study.whole import Found, WholeRequests, all_whole_requests, best_of
 from attacc.system.attaccs import AttentionCurve, CurveKind
 from attacc.system.capacity import Store
 from attacc.system.pricer import (
@@ -494,8 +494,8 @@ def _compare(
     if len(refusals) == len(systems) and not any(way.served for way in ways):
         raise refusals[0]
     results = [
-        replace(result, whole_requests=whole_requests(way, ways, whole), whole_reason=way.reason)
-        for result, way in zip(results, ways, strict=True)
+        replace(result, whole_requests=one, whole_reason=way.reason)
+        for result, way, one in zip(results, ways, all_whole_requests(ways, whole), strict=True)
     ]
     counts = count_parameters(model)
     return Comparison(

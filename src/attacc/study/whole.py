@@ -19,6 +19,7 @@ from attacc.models.feedforward import Mixture
 from attacc.models.served import ServedModel
 from attacc.serving.policies import PrefillPolicy, ServingOptions
 from attacc.serving.search import Search, Served, ServingLimit
+from attacc.study.ranges import Draws, Range, drawn_rates, range_of
 from attacc.system.layout import Layout
 from attacc.system.pricer import Pricer
 from attacc.system.sites import Site
@@ -66,8 +67,10 @@ class WholeRequests:
         baseline: system that `speedup` and `energy_ratio` compare with: the one with the same GPUs
             without AttAccs, or else the first one.
         speedup: requests per second over those of the baseline; None without one.
-        speedup_low: 5th percentile of the speed-up, over what is not known exactly.
+        speedup_low: 5th percentile of the speed-up, over what is not known exactly
+            (`attacc.study.ranges`).
         speedup_high: 95th percentile.
+        depends_most_on: what the range depends on most; None where it does not vary.
         energy_ratio: energy per request of the baseline over that of this system.
         next_best: the best way with another layout; None where there is none.
         estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
@@ -89,6 +92,7 @@ class WholeRequests:
     speedup: float | None
     speedup_low: float | None
     speedup_high: float | None
+    depends_most_on: str | None
     energy_ratio: float | None
     next_best: NextBest | None
     estimates: tuple[str, ...]
@@ -131,7 +135,7 @@ class Asked:
 _costs: Callable[[GpuModel, Engine | None], CostModel] = cache(cost_model)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Found:
     """The best way of a system to serve, or the reason why there is none.
 
@@ -220,19 +224,39 @@ def partner(mine: Found, all_of: Sequence[Found]) -> Found:
     return min(alone, key=lambda one: one.system.gpu.memory_bytes != same, default=all_of[0])
 
 
-def whole_requests(mine: Found, all_of: Sequence[Found], asked: Asked) -> WholeRequests | None:
-    """Return the figures of a system; None where it serves no requests.
+def all_whole_requests(all_of: Sequence[Found], asked: Asked) -> list[WholeRequests | None]:
+    """Return the figures of all systems; None for those that serve no requests.
 
     Args:
-        mine: the system.
         all_of: all systems of the comparison.
         asked: what was asked.
     """
+    draws = Draws.of()
+    rates = [
+        None
+        if one.served is None
+        else drawn_rates(one.served, asked.workload, asked.options, draws)
+        for one in all_of
+    ]
+    found: list[WholeRequests | None] = []
+    for mine, rate in zip(all_of, rates, strict=True):
+        base = partner(mine, all_of)
+        base_rate = rates[all_of.index(base)]
+        spread = None
+        if rate is not None and base_rate is not None:
+            spread = range_of(rate / base_rate, draws)
+        found.append(_whole_requests(mine, base, asked, spread))
+    return found
+
+
+def _whole_requests(
+    mine: Found, base: Found, asked: Asked, spread: Range | None
+) -> WholeRequests | None:
+    """Return the figures of a system beside its baseline."""
     best, other = mine.served, mine.next_best
     if best is None:
         return None
     tokens = asked.workload.mean_output_tokens
-    base = partner(mine, all_of)
     speedup = energy_ratio = None
     if base.served is not None:
         speedup = best.requests_per_s / base.served.requests_per_s
@@ -252,8 +276,9 @@ def whole_requests(mine: Found, all_of: Sequence[Found], asked: Asked) -> WholeR
         energy_per_million_tokens_j=best.energy_j / tokens * MILLION,
         baseline=None if base.served is None else base.system.name,
         speedup=speedup,
-        speedup_low=None,
-        speedup_high=None,
+        speedup_low=None if spread is None else spread.low,
+        speedup_high=None if spread is None else spread.high,
+        depends_most_on=None if spread is None else spread.depends_most_on,
         energy_ratio=energy_ratio,
         next_best=None
         if other is None

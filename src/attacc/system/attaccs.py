@@ -268,19 +268,23 @@ class Attaccs:
 
     Args:
         system: a system whose attention runs on AttAccs.
+        cadence: cycles between multiplies of a bank's units in place of the power-limited ones.
 
     Raises:
         UnknownNameError: the system names a device that does not exist.
         InputError: the device cannot run the system's schedule.
     """
 
-    def __init__(self, system: ResolvedSystem) -> None:
+    def __init__(self, system: ResolvedSystem, *, cadence: int | None = None) -> None:
         if system.attacc is None:
             raise EngineError(f"system {system.spec.name} has no AttAccs")
         table = system.attacc.table
         device = DRAMS.load_name_or_file(
             table.dram, where=f"system {system.spec.name}: attacc.dram"
         )
+        if cadence is not None:
+            limited = device.power_limited.model_copy(update={"nCCDAB": cadence})
+            device = device.model_copy(update={"power_limited": limited})
         self.stacks = system.attacc.stacks
         self.stack_bytes = float(device.organization.stack_bytes)
         self._queries_per_read = table.queries_per_read

@@ -18,7 +18,8 @@ from typing import Any, Final
 import numpy as np
 
 from attacc.errors import CapacityError, InputError, member
-from attacc.gpu.costs import CostModel, Energies, Floats
+from attacc.gpu.costs import CostModel, Energies, Floats, GpuPart
+from attacc.gpu.drawn import DrawnCostModel
 from attacc.gpu.models import GpuModel, cost_model
 from attacc.hardware.system import AttentionSite, PrefillKv, ResolvedSystem, changed_system
 from attacc.models.huggingface import load_model
@@ -44,6 +45,7 @@ from attacc.system.capacity import (
     preferred_batch,
     stores,
 )
+from attacc.system.doubts import cadences, device_of
 from attacc.system.sites import Site, Sites, checked_sites
 from attacc.system.step import Beside, LayerBeside, StepCost, StepCosts, step_costs
 from attacc.units import NS_PER_MS, finite, whole, wholes
@@ -205,6 +207,36 @@ class Prompts:
     new: Ints
     past: Ints
     chunks: Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """Factors of what is not known exactly, for several steps.
+
+    Attributes:
+        gpu: kind of operators -> (steps,) factors of their times on GPUs.
+        attacc: (steps,) factors of the time of attention on AttAccs.
+    """
+
+    gpu: Mapping[GpuPart, Floats]
+    attacc: Floats
+
+    def repeat(self, times: int) -> Drawn:
+        """Return the factors with each one repeated, for steps of the same draw side by side.
+
+        Args:
+            times: how often.
+        """
+        gpu = {part: np.repeat(factors, times) for part, factors in self.gpu.items()}
+        return Drawn(gpu, np.repeat(self.attacc, times))
+
+    def attended(self, attention: AttaccAttention) -> AttaccAttention:
+        """Return attention on AttAccs with its time drawn.
+
+        Args:
+            attention: by the best estimate.
+        """
+        return replace(attention, time_ns=attention.time_ns * self.attacc)
 
 
 def _between(
@@ -387,11 +419,32 @@ class Pricer:
 
     def prefill(self, workload: Workload) -> StepCost:
         """Return the mean prefill of one request alone; a shared prefix is known already."""
+        batches, weights = self._prefills(workload)
+        return self._price(batches, {}, 1.0).mean(weights)
+
+    def prefill_drawn(self, workload: Workload, drawn: Drawn) -> Floats:
+        """Return the mean time of the prefill of one request alone for each draw.
+
+        Args:
+            workload: the requests.
+            drawn: (draws,) factors of what is not known exactly.
+
+        Returns:
+            (draws,) nanoseconds.
+        """
+        batches, weights = self._prefills(workload)
+        draws, each = drawn.attacc.size, len(batches)
+        many = batches.take(np.tile(np.arange(each), draws))
+        priced = self._price(many, {}, 1.0, drawn.repeat(each))
+        time_ns = np.broadcast_to(priced.time_ns, (draws * each,))
+        return time_ns.reshape(draws, each) @ np.asarray(weights)
+
+    def _prefills(self, workload: Workload) -> tuple[Batches, Sequence[float]]:
+        """Return prefills of one request alone, with the shares of their lengths."""
         prompts = prompt_lengths(workload, PROMPT_BINS)
         known = self.shared_prefix
         chunks = (Chunk(length - known, past=known, cached=known) for length in prompts.lengths)
-        batches = Batches.of(((), (chunk,)) for chunk in chunks)
-        return self._price(batches, {}, 1.0).mean(prompts.weights)
+        return Batches.of(((), (chunk,)) for chunk in chunks), prompts.weights
 
     def decode_operators(self, batch: int, kv_length: int) -> Step:
         """Return the operators of a decode step, before any is priced."""
@@ -408,6 +461,31 @@ class Pricer:
         for heads in self._away(1).values():
             return self._curve_of(heads, batch, np.array(list(lengths), dtype=np.int64))
         raise InputError(f"system {self.system.spec.name} runs no attention on AttAccs")
+
+    def at_cadences(self, batch: int, length: int) -> list[tuple[int, float]]:
+        """Return the time of attention on AttAccs at other cadences of multiplies.
+
+        Args:
+            batch: number of requests, all of the same length.
+            length: keys that each of them attends to.
+
+        Returns:
+            For each cadence in doubt (`attacc.system.doubts`), and for the system's own: the cycles
+            between multiplies, and the time over that at the system's own cadence. Empty where no
+            cadence is in doubt.
+        """
+        found: list[tuple[int, float]] = []
+        device = device_of(self.system)
+        for heads in self._away(self.speculation.queries).values():
+            keys = heads.seen(np.array([length], dtype=np.int64))
+            own_ns = self._curve_of(heads, batch, keys).at(keys).time_ns[0]
+            for cadence in cadences(self.system):
+                other = Attaccs(self.system, cadence=cadence).curve(heads, batch, keys.tolist())
+                found.append((cadence, float(other.at(keys).time_ns[0] / own_ns)))
+            if found and device is not None:
+                found.append((device.power_limited.nCCDAB, 1.0))
+            break
+        return sorted(dict(found).items())
 
     def _curve_of(self, heads: LayerHeads, batch: int, keys: Ints) -> AttentionCurve:
         return self._curve(heads, batch, tuple(np.unique(heads.seen(keys)).tolist()))
@@ -628,6 +706,7 @@ class Pricer:
         timed: Sequence[int],
         need: Footprint,
         beside: Prompts | None = None,
+        drawn: Drawn | None = None,
     ) -> StepCosts:
         """Price steps of equal requests for many batch sizes in one go.
 
@@ -640,6 +719,7 @@ class Pricer:
                 enclose all sizes.
             need: what a request needs in memory, which decides the room for copies of weights.
             beside: chunks of prompts in the same steps.
+            drawn: factors of what is not known exactly; None for the best estimates.
 
         Raises:
             CapacityError: copies of weights are multiplied with, and the requests do not fit.
@@ -666,10 +746,20 @@ class Pricer:
             copies = np.array(fit)[where]
         if beside is not None:
             batches = batches.beside(beside.new, beside.past, beside.chunks)
-        return self._price(batches, attention, copies)
+        return self._price(batches, attention, copies, drawn)
 
-    def _price(self, batches: Batches, attention: Attended, copies: float | Floats) -> StepCosts:
+    def _price(
+        self,
+        batches: Batches,
+        attention: Attended,
+        copies: float | Floats,
+        drawn: Drawn | None = None,
+    ) -> StepCosts:
         """Price steps of one phase."""
+        costs = self.costs
+        if drawn is not None:
+            costs = DrawnCostModel(costs, drawn.gpu)
+            attention = {heads: drawn.attended(one) for heads, one in attention.items()}
         keeps = self._keeps_prefill or self.system.spec.attention is not AttentionSite.ATTACC
         read = batches.cached_tokens if keeps else batches.past_tokens
         share = self.model.share(self.system.gpus)
@@ -692,7 +782,7 @@ class Pricer:
             rates=self.attaccs.rates if self.attaccs is not None else None,
             copies=copies,
         )
-        priced = step_costs(self._operators(batches), self.system, self.costs, beside)
+        priced = step_costs(self._operators(batches), self.system, costs, beside)
         if priced.steps == len(batches):
             return priced
         return replace(

@@ -472,7 +472,7 @@ def _on_host(step: Step, costs: CostModel) -> list[OperatorTimes]:
     host = costs.host(step)
     if host is None:
         return []
-    layer_ns, none = np.full(1, host.layer_ns), Energies.equal(NO_ENERGY)
+    layer_ns, none = np.atleast_1d(host.layer_ns), Energies.equal(NO_ENERGY)
     return [
         OperatorTimes(name, Group.OTHER, runs, ns, ns, only(Bound.LATENCY), none, 0.0, notes)
         for name, runs, ns, notes in (

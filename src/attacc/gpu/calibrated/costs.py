@@ -61,17 +61,20 @@ from attacc.gpu.calibrated.limits import inside
 from attacc.gpu.calibrated.machine import machine
 from attacc.gpu.calibrated.power import Work, attention_work, gemm_work, power, power_on
 from attacc.gpu.calibrated.priced import Priced, bound_of, column
+from attacc.gpu.calibrated.records import Fitted
 from attacc.gpu.costs import (
     BOUNDS,
     MIXED,
     PAST,
     RAGGED,
+    UNMEASURED_ERROR,
     Bound,
     CostModel,
     Energies,
     Estimate,
     Floats,
     Fused,
+    GpuPart,
     HostTime,
     OperatorCosts,
     either,
@@ -710,6 +713,36 @@ class CalibratedCostModel(CostModel):
     def static_w(self, gpu: GpuSpec) -> float:
         """Return the idle power of a GPU with raised clocks."""
         return self._power(gpu)[0].idle_w
+
+    def errors(self, gpu: GpuSpec) -> dict[GpuPart, float]:
+        """Return the errors of cross-validation, the largest of the types that were measured.
+
+        The error of a GPU whose coefficients are scaled from another one was not measured: twice
+        the other one's is assumed.
+        """
+        kernels = self.kernels(gpu)
+        known, framework = kernels.gpu.calibration, kernels.framework
+
+        def largest(*found: Sequence[Fitted]) -> float:
+            every = [series for some in found for series in some]
+            own = [s for s in every if getattr(s, "framework", None) == framework]
+            return max((s.error for s in own or every), default=UNMEASURED_ERROR)
+
+        serving = [] if self._serving is None else [s.tpot_error for s in self._serving.series]
+        errors = {
+            GpuPart.PRODUCTS: largest(known.gemm),
+            GpuPart.DECODE: largest(known.decode),
+            GpuPart.PREFILL: largest(known.prefill),
+            GpuPart.FUSED: largest(
+                known.moe, known.mla_decode, known.gated_delta_net, known.sparse_decode
+            ),
+            GpuPart.COLLECTIVES: largest(known.collectives),
+            GpuPart.HOST: max(serving, default=UNMEASURED_ERROR),
+            GpuPart.LINK: UNMEASURED_ERROR,
+        }
+        if kernels.gpu.scaled_from is None:
+            return errors
+        return {part: 2 * error for part, error in errors.items()}
 
     def matmul(self, op: MatMul, gpu: GpuSpec) -> OperatorCosts:
         """Price a product with weights."""
