@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from attacc.gpu.models import GpuModel
+from attacc.serving.policies import PrefillPolicy
 from attacc.study.compare import (
     Comparison,
     Part,
@@ -15,6 +18,7 @@ from attacc.study.compare import (
     Status,
     SystemResult,
 )
+from attacc.study.whole import WholeRequests
 from attacc.system.attaccs import CurveKind
 from attacc.system.pricer import BatchChoice, Limit
 from attacc.system.sites import Site
@@ -40,6 +44,11 @@ def comparison_tables(comparison: Comparison) -> RenderableType:
     """Return a heading, the summary, the breakdown of the decode step, and notes."""
     return Group(
         _heading(comparison),
+        "",
+        *(Text(line, style="bold") for line in _verdict(comparison)),
+        "",
+        _whole(comparison),
+        *(Text(note, style="dim") for note in _whole_notes(comparison)),
         "",
         _memory(comparison),
         _summary(comparison),
@@ -113,8 +122,112 @@ def _memory(comparison: Comparison) -> Table:
     return table
 
 
+CLEAR: Final = 0.02
+"""Part of a speed-up below which it is called no gain."""
+
+
+def _verdict(comparison: Comparison) -> list[str]:
+    """Return what AttAccs buy over whole requests, a sentence for each baseline."""
+    lines: list[str] = []
+    told: set[str | None] = set()
+    for result in comparison.gains:
+        whole = result.whole_requests
+        if whole is None or whole.speedup is None or whole.baseline in told:
+            continue
+        told.add(whole.baseline)
+        low, high = whole.speedup_low or whole.speedup, whole.speedup_high or whole.speedup
+        if low > 1 + CLEAR:
+            word = "It pays"
+        elif high < 1 - CLEAR:
+            word = "It does not pay"
+        elif whole.speedup > 1 + CLEAR:
+            word = "It may pay"
+        else:
+            word = "No clear gain"
+        lines.append(
+            f"{word}: {result.system} serves {_times(whole)} the requests of {whole.baseline}."
+        )
+    return lines
+
+
+def _times(whole: WholeRequests) -> str:
+    """Return a speed-up with its range; a dash without one."""
+    if whole.speedup is None:
+        return "-"
+    if whole.speedup_low is None or whole.speedup_high is None:
+        return f"{whole.speedup:.2f}x"
+    if whole.depends_most_on is None:
+        return f"{whole.speedup:.2f}x"
+    return f"{whole.speedup:.2f}x ({whole.speedup_low:.2f} to {whole.speedup_high:.2f})"
+
+
+def _whole(comparison: Comparison) -> Table:
+    table = _table("Whole requests: prefill and decode in steady state, in the best layout")
+    table.add_column("system", overflow="fold", min_width=12)
+    table.add_column("layout", no_wrap=True)
+    table.add_column("batch", justify="right", no_wrap=True)
+    table.add_column("requests\nper s", justify="right", no_wrap=True)
+    table.add_column("tokens\nper s", justify="right", no_wrap=True)
+    table.add_column("TTFT\nms", justify="right", no_wrap=True)
+    table.add_column("TPOT\nms", justify="right", no_wrap=True)
+    table.add_column("J per\nrequest", justify="right", no_wrap=True)
+    table.add_column("speed-up", justify="right", no_wrap=True, style="bold")
+    table.add_column("energy\nratio", justify="right", no_wrap=True, style="bold")
+    for result in comparison.systems:
+        whole = result.whole_requests
+        if whole is None:
+            table.add_row(result.system, *["-"] * 9)
+            continue
+        table.add_row(
+            result.system,
+            whole.layout.replace(",", "\n"),
+            f"{whole.batch:,}",
+            _short(whole.requests_per_s, 3),
+            _short(whole.output_tokens_per_s),
+            _short(whole.ttft_ms, 3),
+            _short(whole.tpot_ms, 3),
+            _short(whole.energy_per_request_j, 3),
+            _times(whole).replace(" (", "\n("),
+            "-" if whole.energy_ratio is None else f"{whole.energy_ratio:.2f}x",
+        )
+    return table
+
+
+PREFILLS: Final = {
+    PrefillPolicy.SERIAL: "one prompt at a time, while decode waits",
+    PrefillPolicy.MIXED: "in the same steps as decode",
+    PrefillPolicy.DISAGGREGATED: "on GPUs of their own",
+}
+
+
+def _whole_notes(comparison: Comparison) -> list[str]:
+    """Return what the table of whole requests counts, and what its ranges depend on most."""
+    served = [(r.system, r.whole_requests) for r in comparison.systems if r.whole_requests]
+    notes: list[str] = []
+    if served:
+        notes.append(
+            f"GPUs prefill {PREFILLS[served[0][1].prefill]} (--prefill). Batch: requests that "
+            "decode at a time, on all replicas. TTFT: without queueing. Speed-up: requests per second, "
+            "from the 5th to the 95th percentile over what is not known exactly."
+        )
+    for system, whole in served:
+        parts = [f"{system}: by {whole.engine}" if whole.engine else system]
+        if whole.baseline != system and whole.speedup is not None:
+            parts.append(f"against {whole.baseline}")
+        if whole.depends_most_on is not None:
+            parts.append(f"the range depends most on {whole.depends_most_on}")
+        if whole.next_best is not None:
+            other = whole.next_best
+            parts.append(
+                f"next best {other.layout} with {_short(other.output_tokens_per_s)} tokens/s"
+            )
+        notes.append("; ".join(parts) + ".")
+    notes += [f"{r.system}: {r.whole_reason}" for r in comparison.systems if r.whole_reason]
+    return notes
+
+
 def _summary(comparison: Comparison) -> Table:
-    table = _table("Decode, and prefill of one request")
+    table = _table("Decode alone, and prefill of one request alone, on all GPUs together")
     table.add_column("system", overflow="fold", min_width=12)
     table.add_column("batch", justify="right", no_wrap=True)
     table.add_column("tokens\nper s", justify="right", no_wrap=True)

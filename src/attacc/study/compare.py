@@ -270,8 +270,22 @@ class Comparison(Result):
     @property
     def estimates(self) -> tuple[str, ...]:
         """The estimates of all systems, each once."""
-        notes = (s.performance.estimates for s in self.systems if s.performance is not None)
-        return tuple(dict.fromkeys(note for some in notes for note in some))
+        decode = [s.performance.estimates for s in self.systems if s.performance is not None]
+        whole = [s.whole_requests.estimates for s in self.systems if s.whole_requests is not None]
+        return tuple(dict.fromkeys(note for some in decode + whole for note in some))
+
+    @property
+    def gains(self) -> tuple[SystemResult, ...]:
+        """Systems that are compared with the same GPUs alone, the largest gain first."""
+        found = [
+            system
+            for system in self.systems
+            if system.capacity_rule is not None
+            and system.whole_requests is not None
+            and system.whole_requests.speedup is not None
+            and system.whole_requests.baseline != system.system
+        ]
+        return tuple(sorted(found, key=_whole_speedup, reverse=True))
 
     def table_rows(self) -> list[dict[str, Any]]:
         """Return a row for each system: its figures, and what each part adds to the step."""
@@ -283,6 +297,12 @@ class Comparison(Result):
                 row |= {f"performance.{part.name}_ms": part.time_ms for part in parts}
             rows.append(row)
         return rows
+
+
+def _whole_speedup(result: SystemResult) -> float:
+    """Return the speed-up over whole requests; 0 without one."""
+    whole = result.whole_requests
+    return 0.0 if whole is None or whole.speedup is None else whole.speedup
 
 
 def compare(
