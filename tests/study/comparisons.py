@@ -12,19 +12,19 @@ from attacc.system.pricer import BatchChoice
 
 @cache
 def default_comparison() -> Comparison:
-    """What ``attacc compare`` compares without arguments; made once for all tests."""
-    return compare_study(StudySpec())
+    """Decode of what ``attacc compare`` compares without arguments; made once for all tests."""
+    return compare_study(StudySpec(decode_only=True))
 
 
 @cache
 def published_comparison() -> Comparison:
     """The same with the papers' model of GPUs; made once for all tests."""
-    return compare_study(StudySpec(gpu_model=GpuModel.PUBLISHED))
+    return compare_study(StudySpec(gpu_model=GpuModel.PUBLISHED, decode_only=True))
 
 
 def study(**document: Any) -> StudySpec:
-    """Return a study from the keys that a document would have."""
-    return StudySpec.model_validate_json(json.dumps(document))
+    """Return a study of decode from the keys that a document would have."""
+    return StudySpec.model_validate_json(json.dumps({"decode_only": True} | document))
 
 
 def rows(**document: Any) -> tuple[SystemResult, ...]:

@@ -31,6 +31,13 @@ gpu_model = "calibrated"
 draft_tokens = 3
 shared_prefix = 100
 acceptance = [0.9, 0.8, 0.7]
+layout = "tp=4,replicas=2"
+engine = "trtllm"
+prefill = "disaggregated"
+prefill_gpus = 4
+token_budget = 4096
+slo_ttft_ms = 900
+decode_only = true
 
 [sites]
 full = "attacc"
@@ -61,6 +68,9 @@ def test_every_key_reaches_the_study(tmp_path: Path) -> None:
     assert (spec.sites, spec.draft_tokens, spec.acceptance, spec.shared_prefix) == (
         {"full": "attacc"}, 3, (0.9, 0.8, 0.7), 100
     )  # fmt: skip
+    assert (spec.layout, spec.engine, spec.decode_only) == ("tp=4,replicas=2", "trtllm", True)
+    whole = (spec.prefill, spec.prefill_gpus, spec.token_budget, spec.slo_ttft_ms)
+    assert whole == ("disaggregated", 4, 4096, 900)
     model = spec.load_model()
     assert weight_type(model.formats.default) is ElementType.INT8
     assert weight_type(model.formats.wide) is ElementType.INT8
@@ -70,7 +80,8 @@ def test_every_key_reaches_the_study(tmp_path: Path) -> None:
     assert workload.name == "300+40"
     assert set(StudySpec.model_fields) == {
         "model", "precision", "workload", "systems", "batch", "slo_ms", "gpu_model", "sites",
-        "draft_tokens", "acceptance", "shared_prefix",
+        "draft_tokens", "acceptance", "shared_prefix", "layout", "engine", "prefill",
+        "prefill_gpus", "token_budget", "slo_ttft_ms", "decode_only",
     }  # fmt: skip
     assert set(WorkloadTable.model_fields) == {"prompt", "output", "trace", "synthetic", "seed"}
 

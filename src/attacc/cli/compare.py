@@ -160,6 +160,12 @@ def compare(
         int | None,
         typer.Option(parser=parse_seed, metavar="N", help="Seed of a workload preset."),
     ] = None,
+    decode_only: Annotated[
+        bool,
+        typer.Option(
+            "--decode-only", help="Leave out whole requests, with the search of their layouts."
+        ),
+    ] = False,
     settings: Settings = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -195,6 +201,7 @@ def compare(
         draft_tokens=draft_tokens,
         acceptance=probabilities(acceptance),
         shared_prefix=shared_prefix,
+        decode_only=decode_only or None,
     )
     with progress_bar("comparing") as progress:
         comparison = compare_study(asked, progress, changes=changes(settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from rich import box
@@ -45,17 +46,26 @@ def comparison_tables(comparison: Comparison) -> RenderableType:
     return Group(
         _heading(comparison),
         "",
-        *(Text(line, style="bold") for line in _verdict(comparison)),
-        "",
-        _whole(comparison),
-        *(Text(note, style="dim") for note in _whole_notes(comparison)),
-        "",
+        *_whole_requests(comparison),
         _memory(comparison),
         _summary(comparison),
         "",
         *([_breakdown(comparison), ""] if _priced(comparison) else []),
         *(Text(note, style="dim") for note in _notes(comparison)),
     )
+
+
+def _whole_requests(comparison: Comparison) -> Iterator[RenderableType]:
+    """Yield what is told of whole requests; nothing where they are left out."""
+    if not any(r.whole_requests or r.whole_reason for r in comparison.systems):
+        return
+    lines = _verdict(comparison)
+    yield from (Text(line, style="bold") for line in lines)
+    if lines:
+        yield ""
+    yield _whole(comparison)
+    yield from (Text(note, style="dim") for note in _whole_notes(comparison))
+    yield ""
 
 
 def _priced(comparison: Comparison) -> bool:
@@ -207,8 +217,8 @@ def _whole_notes(comparison: Comparison) -> list[str]:
     if served:
         notes.append(
             f"GPUs prefill {PREFILLS[served[0][1].prefill]} (--prefill). Batch: requests that "
-            "decode at a time, on all replicas. TTFT: without queueing. Speed-up: requests per second, "
-            "from the 5th to the 95th percentile over what is not known exactly."
+            "decode at a time, on all replicas. TTFT: without queueing. Speed-up: requests per "
+            "second, from the 5th to the 95th percentile over what is not known exactly."
         )
     for system, whole in served:
         parts = [f"{system}: by {whole.engine}" if whole.engine else system]

@@ -7,7 +7,7 @@ faster. So the batch is the one with the highest throughput that keeps the targe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -131,7 +131,12 @@ def replica(system: ResolvedSystem, layout: Layout) -> ResolvedSystem:
     if spec.cpu is not None:
         count = _dealt(spec.cpu.count, "cpu.count", layout, system)
         changes["cpu"] = spec.cpu.model_copy(update={"count": count})
-    return resolve_system(spec.model_copy(update=changes))
+    return _with(system, changes)
+
+
+def _with(system: ResolvedSystem, changes: Mapping[str, object]) -> ResolvedSystem:
+    """Return a system with other numbers of devices, of the same GPU."""
+    return replace(resolve_system(system.spec.model_copy(update=changes)), gpu=system.gpu)
 
 
 def _dealt(count: int, key: str, layout: Layout, system: ResolvedSystem) -> int:
@@ -402,8 +407,7 @@ class Search:
                 where="prefill_gpus",
                 hint=f"{self.system.name} has {self.system.gpus} GPUs: give a part of them",
             )
-        left = self.system.gpus - some
-        return resolve_system(self.system.spec.model_copy(update={"gpus": left}))
+        return _with(self.system, {"gpus": self.system.gpus - some})
 
     def _prefilling(self, engine: Engine | None) -> _PrefillSide | None:
         """Return the GPUs that only prefill, in their best layout; None where there are none."""
@@ -412,7 +416,7 @@ class Search:
             return None
         changes = {"attention": AttentionSite.GPU, "attacc": None, "cpu": None, "gpus": some}
         changes |= {"head_level_pipelining": False, "ff_coprocessing": False}
-        gpus = resolve_system(self.system.spec.model_copy(update=changes))
+        gpus = _with(self.system, changes)
         sides: list[_PrefillSide] = []
         refusals: list[InputError] = []
         for layout in layouts(gpus, None, experts=self.experts):

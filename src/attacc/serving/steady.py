@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -81,6 +82,7 @@ class Stream:
     lengths: LengthDistribution
 
     @classmethod
+    @lru_cache(maxsize=64)
     def of(cls, workload: Workload, tokens_per_step: float = 1.0, known: int = 0) -> Stream:
         """Return the stream of a workload's requests.
 

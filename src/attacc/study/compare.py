@@ -40,7 +40,7 @@ from attacc.study.specification import (
     StudySpec,
 )
 from attacc.study.whole import Asked as WholeAsked
-from attacc.study.whole import Found, WholeRequests, all_whole_requests, best_of
+from attacc.study.whole import Found, WholeRequests, all_whole_requests, best_of, with_causes
 from attacc.system.attaccs import AttentionCurve, CurveKind
 from attacc.system.capacity import Store
 from attacc.system.pricer import (
@@ -323,6 +323,7 @@ def compare(
     prefill_gpus: int | None = None,
     token_budget: int = TOKEN_BUDGET,
     slo_ttft_ms: float | None = None,
+    decode_only: bool = False,
     progress: Progress = untold,
 ) -> Comparison:
     """Compare systems on one model and its requests.
@@ -356,6 +357,7 @@ def compare(
         prefill_gpus: GPUs that prefill, with "disaggregated".
         token_budget: tokens of a step at most, with "mixed".
         slo_ttft_ms: longest acceptable time to the first token without queueing, in milliseconds.
+        decode_only: whether whole requests are left out, with the search of their layouts.
         progress: told the name of every system before it is priced, and how many there are.
 
     Raises:
@@ -376,6 +378,7 @@ def compare(
         "prefill_gpus": prefill_gpus,
         "token_budget": token_budget,
         "slo_ttft_ms": slo_ttft_ms,
+        "decode_only": decode_only,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     checked = parse_document(StudySpec, given, where="compare")
@@ -423,6 +426,7 @@ class _Question:
         layout: numbers of the layout of whole requests that are given.
         engine: the only engine of whole requests; None for the better one.
         options: how the GPUs prefill in whole requests, and latency targets.
+        decode_only: whether whole requests are left out.
     """
 
     batch: int | str
@@ -434,6 +438,7 @@ class _Question:
     layout: str | None
     engine: Engine | None
     options: ServingOptions
+    decode_only: bool
 
     @classmethod
     def of(cls, study: StudySpec) -> _Question:
@@ -454,6 +459,7 @@ class _Question:
                 slo_tpot_ms=study.slo_ms,
                 slo_ttft_ms=study.slo_ttft_ms,
             ),
+            decode_only=study.decode_only,
         )
 
 
@@ -510,7 +516,7 @@ def _compare(
             refusals.append(refusal)
             result = _refused(system, case, asked, refusal)
         results.append(result)
-        ways.append(_way(whole, model, system, asked))
+        ways.append(Found(system) if asked.decode_only else _way(whole, model, system, asked))
     if len(refusals) == len(systems) and not any(way.served for way in ways):
         raise refusals[0]
     results = [
@@ -548,8 +554,12 @@ def _compare(
 
 def _way(whole: WholeAsked, model: ServedModel, system: ResolvedSystem, asked: _Question) -> Found:
     """Find the best way of a system to serve whole requests."""
+
+    def sites_of(one: ResolvedSystem) -> list[dict[str, Site]]:
+        return _assignments(model, one, asked)
+
     try:
-        return best_of(whole, system, _assignments(model, system, asked))
+        return with_causes(best_of(whole, system, sites_of(system)), whole, sites_of)
     except (DocumentError, UnknownNameError):
         raise
     except InputError as refusal:

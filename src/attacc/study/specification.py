@@ -147,6 +147,7 @@ class StudySpec(Spec):
         prefill_gpus: GPUs that prefill, with prefill = "disaggregated".
         token_budget: tokens of a step at most, with prefill = "mixed".
         slo_ttft_ms: longest acceptable time to the first token, without queueing.
+        decode_only: whether whole requests are left out, with the search of their layouts.
     """
 
     model: Annotated[DocumentName, AfterValidator(_check_model)] = DEFAULT_MODEL
@@ -166,6 +167,7 @@ class StudySpec(Spec):
     prefill_gpus: Annotated[int, Field(ge=1, le=MAX_DEVICES)] | None = None
     token_budget: Annotated[int, Field(ge=1, le=MAX_SIZE)] = TOKEN_BUDGET
     slo_ttft_ms: LatencyTarget | None = None
+    decode_only: bool = False
 
     @model_validator(mode="after")
     def _prefill_is_stated(self) -> Self:

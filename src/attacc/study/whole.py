@@ -7,7 +7,7 @@ system of the same GPUs without AttAccs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
 
@@ -19,6 +19,7 @@ from attacc.models.feedforward import Mixture
 from attacc.models.served import ServedModel
 from attacc.serving.policies import PrefillPolicy, ServingOptions
 from attacc.serving.search import Search, Served, ServingLimit
+from attacc.study.decomposition import Decomposition, decompose
 from attacc.study.ranges import Draws, Range, drawn_rates, range_of
 from attacc.system.layout import Layout
 from attacc.system.pricer import Pricer
@@ -73,6 +74,8 @@ class WholeRequests:
         depends_most_on: what the range depends on most; None where it does not vary.
         energy_ratio: energy per request of the baseline over that of this system.
         next_best: the best way with another layout; None where there is none.
+        decomposition: where a gain of AttAccs comes from; None without AttAccs, and where the GPUs
+            alone do not hold the model.
         estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
     """
 
@@ -95,6 +98,7 @@ class WholeRequests:
     depends_most_on: str | None
     energy_ratio: float | None
     next_best: NextBest | None
+    decomposition: Decomposition | None
     estimates: tuple[str, ...]
 
 
@@ -132,6 +136,9 @@ class Asked:
         return tuple(Engine) if self.engine is None else (self.engine,)
 
 
+SitesOf = Callable[[ResolvedSystem], Sequence[Mapping[str, Site]]]
+"""Returns the assignments of the mixers on a system, of which the best one is taken."""
+
 _costs: Callable[[GpuModel, Engine | None], CostModel] = cache(cost_model)
 
 
@@ -144,12 +151,14 @@ class Found:
         served: the best way; None if there is none.
         next_best: the best way with another layout.
         reason: why there is none.
+        decomposition: where a gain of AttAccs comes from.
     """
 
     system: ResolvedSystem
     served: Served | None = None
     next_best: Served | None = None
     reason: str | None = None
+    decomposition: Decomposition | None = None
 
 
 def best_of(asked: Asked, system: ResolvedSystem, sites: Sequence[Mapping[str, Site]]) -> Found:
@@ -199,6 +208,29 @@ def best_of(asked: Asked, system: ResolvedSystem, sites: Sequence[Mapping[str, S
         return Found(system, reason=f"{why.message} ({why.hint})" if why.hint else why.message)
     best, other = max(ways, key=lambda way: way[0].requests_per_s)
     return Found(system, best, other)
+
+
+def with_causes(found: Found, asked: Asked, sites_of: SitesOf) -> Found:
+    """Add where the gain of a system with AttAccs comes from.
+
+    Args:
+        found: the best way of the system.
+        asked: what is asked.
+        sites_of: returns the assignments of the mixers on a system.
+    """
+    if found.served is None or found.system.attacc is None:
+        return found
+    own = found.served.requests_per_s, found.served.energy_j
+
+    def best(system: ResolvedSystem) -> tuple[float, float]:
+        if system is found.system:
+            return own
+        other = best_of(asked, system, sites_of(system))
+        if other.served is None:
+            raise InputError(other.reason or "it serves nothing", where=system.name)
+        return other.served.requests_per_s, other.served.energy_j
+
+    return replace(found, decomposition=decompose(found.system, best))
 
 
 def partner(mine: Found, all_of: Sequence[Found]) -> Found:
@@ -283,5 +315,6 @@ def _whole_requests(
         next_best=None
         if other is None
         else NextBest(str(other.layout), other.engine, other.batch, other.requests_per_s * tokens),
+        decomposition=mine.decomposition,
         estimates=best.estimates,
     )

@@ -656,8 +656,8 @@ class CalibratedCostModel(CostModel):
         self._token: TokenCoefficients | None = None
         self._host_estimates: tuple[Estimate, ...] = ()
         self._published = PublishedCostModel()
-        self._kernels: dict[str, Kernels] = {}
-        self._powers: dict[str, tuple[PowerSpec, tuple[str, ...]]] = {}
+        self._kernels: dict[_DataSheet, Kernels] = {}
+        self._powers: dict[_DataSheet, tuple[PowerSpec, tuple[str, ...]]] = {}
 
     @property
     def kind(self) -> str:
@@ -824,7 +824,8 @@ class CalibratedCostModel(CostModel):
         Raises:
             InputError: the GPU has no calibration.
         """
-        if gpu.name not in self._kernels:
+        sheet = _data_sheet(gpu)
+        if sheet not in self._kernels:
             own = _calibrated(gpu)
             other = self._products_from.get(own.calibration.name)
             products = None if other is None else CalibratedGpu.load(other).on(own.gpu)
@@ -832,13 +833,14 @@ class CalibratedCostModel(CostModel):
             measured = {series.framework for series in own.calibration.decode}
             if self._falls_back and framework not in measured:
                 framework, missing = None, framework
-            self._kernels[gpu.name] = Kernels(own, framework, products, missing)
-        return self._kernels[gpu.name]
+            self._kernels[sheet] = Kernels(own, framework, products, missing)
+        return self._kernels[sheet]
 
     def _power(self, gpu: GpuSpec) -> tuple[PowerSpec, tuple[str, ...]]:
-        if gpu.name not in self._powers:
-            self._powers[gpu.name] = power_on(self.kernels(gpu).gpu)
-        return self._powers[gpu.name]
+        sheet = _data_sheet(gpu)
+        if sheet not in self._powers:
+            self._powers[sheet] = power_on(self.kernels(gpu).gpu)
+        return self._powers[sheet]
 
     def _cost(self, name: str, priced: Priced, gpu: GpuSpec) -> OperatorCosts:
         time_ns = priced.time_ns
@@ -865,6 +867,26 @@ class CalibratedCostModel(CostModel):
             priced.launch_ns,
             (*priced.estimates, *(Estimate.always(what) for what in scaled)),
         )
+
+
+_DataSheet = tuple[str | float | None, ...]
+
+
+def _data_sheet(gpu: GpuSpec) -> _DataSheet:
+    """Return all of a data sheet that prices depend on: GPUs of equal names may differ."""
+    return (
+        gpu.name,
+        gpu.calibration,
+        gpu.memory_bytes_per_s,
+        gpu.memory_bytes,
+        gpu.cores,
+        gpu.l1_bytes,
+        gpu.l2_bytes,
+        gpu.board_power_w,
+        gpu.fp4_flops,
+        *gpu.peak_flops,
+        *gpu.peak_flops.values(),
+    )
 
 
 def _calibrated(gpu: GpuSpec) -> CalibratedGpu:
