@@ -80,6 +80,7 @@ class Mixture(FeedForwardPart):
             for the whole residual stream.
         latent_norm: a norm of so many elements stands before the projection back.
         scales: numbers by which the router scales its input, and each expert its output (Gemma 4).
+        held: experts whose weights are here, in the share of one of several devices; None for all.
     """
 
     kind: Literal["experts"] = "experts"
@@ -96,6 +97,12 @@ class Mixture(FeedForwardPart):
     latent: Size | None = None
     latent_norm: bool = False
     scales: bool = False
+    held: Size | None = None
+
+    @property
+    def here(self) -> int:
+        """Experts whose weights are here."""
+        return self.held or self.experts
 
     @model_validator(mode="after")
     def _visits_existing_ones(self) -> Mixture:
@@ -103,6 +110,11 @@ class Mixture(FeedForwardPart):
             raise ValueError(
                 f"experts_per_token = {self.experts_per_token} is more than "
                 f"experts = {self.experts}: use 1 to {self.experts}"
+            )
+        if self.here > self.experts:
+            raise ValueError(
+                f"held = {self.held} is more than experts = {self.experts}: "
+                f"use 1 to {self.experts}, or leave it out"
             )
         return self
 
@@ -121,7 +133,7 @@ class Mixture(FeedForwardPart):
             found.append(vector("mlp.gate.scale", Part.ROUTER, hidden + self.experts))
         found += _block(
             "mlp.experts.*", Part.EXPERTS, inputs, self.width,
-            gated=self.gated, bias=self.bias, count=self.experts,
+            gated=self.gated, bias=self.bias, count=self.here,
         )  # fmt: skip
         if self.shared_width:
             found += _block(
