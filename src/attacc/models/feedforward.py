@@ -80,7 +80,6 @@ class Mixture(FeedForwardPart):
             for the whole residual stream.
         latent_norm: a norm of so many elements stands before the projection back.
         scales: numbers by which the router scales its input, and each expert its output (Gemma 4).
-        held: experts whose weights are here, in the share of one of several devices; None for all.
     """
 
     kind: Literal["experts"] = "experts"
@@ -97,12 +96,11 @@ class Mixture(FeedForwardPart):
     latent: Size | None = None
     latent_norm: bool = False
     scales: bool = False
-    held: Size | None = None
 
     @property
     def here(self) -> int:
         """Experts whose weights are here."""
-        return self.held or self.experts
+        return self.experts
 
     @model_validator(mode="after")
     def _visits_existing_ones(self) -> Mixture:
@@ -110,11 +108,6 @@ class Mixture(FeedForwardPart):
             raise ValueError(
                 f"experts_per_token = {self.experts_per_token} is more than "
                 f"experts = {self.experts}: use 1 to {self.experts}"
-            )
-        if self.here > self.experts:
-            raise ValueError(
-                f"held = {self.held} is more than experts = {self.experts}: "
-                f"use 1 to {self.experts}, or leave it out"
             )
         return self
 
@@ -152,6 +145,21 @@ class Mixture(FeedForwardPart):
             if self.latent_norm:
                 found.append(vector("mlp.latent_norm", Part.SHARED, self.latent))
         return tuple(found)
+
+
+class MixtureShare(Mixture):
+    """The share of one device of experts that are dealt out to several; in no document.
+
+    Attributes:
+        held: experts whose weights are here.
+    """
+
+    held: Size
+
+    @property
+    def here(self) -> int:
+        """Experts whose weights are here."""
+        return self.held
 
 
 class LinearBlock(FeedForwardPart):

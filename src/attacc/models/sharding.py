@@ -19,7 +19,7 @@ from typing import Final
 
 from attacc.errors import InputError
 from attacc.models.architecture import divisors
-from attacc.models.feedforward import AnyFeedForward, Dense, Mixture
+from attacc.models.feedforward import AnyFeedForward, Dense, Mixture, MixtureShare
 from attacc.models.layers import Layer, LayeredModel
 from attacc.models.mixers import (
     AnyMixer,
@@ -237,10 +237,11 @@ def _share_of_block(block: AnyFeedForward, split: Split) -> AnyFeedForward:
                 "width": -(-block.width // split.expert_devices),
                 "shared_width": -(-block.shared_width // split.devices),
             }
-            if split.expert_parts > 1:
-                changes["held"] = block.here // split.expert_parts
             if block.dense is not None:
                 changes["dense"] = _share_of_block(block.dense, split)
+            if split.expert_parts > 1:
+                changes["held"] = block.here // split.expert_parts
+                return MixtureShare.model_validate(dict(block) | changes)
             return block.model_copy(update=changes)
         case _:
             return block
