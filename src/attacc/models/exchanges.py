@@ -125,9 +125,8 @@ def greatest_normal(count: int) -> float:
     """
     z = np.linspace(-REACH, REACH, POINTS)
     below = np.array([0.5 * math.erfc(-one / math.sqrt(2)) for one in z.tolist()])
-    # E[X] of a variable with distribution F is the integral of 1 - F above 0, less F below 0.
-    powers = below**count
-    return float(np.trapezoid(np.where(z < 0, -powers, 1 - powers), z))
+    # The mean of a variable below R is R less the integral of its distribution up to R.
+    return REACH - float(np.trapezoid(below**count, z))
 
 
 def parts_of_a_token(experts: int, per_token: int, parts: int) -> float:
