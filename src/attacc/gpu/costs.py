@@ -24,6 +24,7 @@ from attacc.hardware.link import LinkSpec
 from attacc.models.operators import (
     AllReduce,
     Attention,
+    Collective,
     Convolution,
     Experts,
     IndexScan,
@@ -326,6 +327,11 @@ def ragged(at_mean: Floats, at_longest: Floats, rounds: Floats) -> Floats:
 
 RAGGED: Final = "decode attention of unequal lengths: by a model of rounds, never measured"
 PAST: Final = "prefill attention over earlier keys: by the number of keys, never measured"
+BUSIEST: Final = (
+    "experts of the busiest GPUs: even choices, the most visits by a normal distribution, "
+    "never measured"
+)
+"""Note of experts whose visits differ among GPUs."""
 MIXED: Final = "steps that prefill and decode: sums of both, never measured"
 
 
@@ -436,6 +442,14 @@ class CostModel(abc.ABC):
     @abc.abstractmethod
     def all_reduce(self, op: AllReduce, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCosts:
         """Price the sum of one matrix over several GPUs.
+
+        Raises:
+            InputError: the time of collectives over this link is not known.
+        """
+
+    @abc.abstractmethod
+    def collective(self, op: Collective, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCosts:
+        """Price an exchange of rows among several GPUs.
 
         Raises:
             InputError: the time of collectives over this link is not known.

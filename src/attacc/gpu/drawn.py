@@ -19,6 +19,7 @@ from attacc.hardware.link import LinkSpec
 from attacc.models.operators import (
     AllReduce,
     Attention,
+    Collective,
     Experts,
     MatMul,
     Phase,
@@ -104,6 +105,12 @@ class DrawnCostModel(CostModel):
     def all_reduce(self, op: AllReduce, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCosts:
         """Price the sum of one matrix over several GPUs."""
         return self._drawn(self.base.all_reduce(op, gpu, link, gpus), GpuPart.COLLECTIVES)
+
+    def collective(
+        self, op: Collective, gpu: GpuSpec, link: LinkSpec, gpus: int
+    ) -> OperatorCosts:
+        """Price an exchange of tokens between GPUs."""
+        return self._drawn(self.base.collective(op, gpu, link, gpus), GpuPart.COLLECTIVES)
 
     def transfer(
         self, name: str, transferred_bytes: float | Floats, link: LinkSpec

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeGuard
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from attacc.hardware.system import (
     resolve_system,
 )
 from attacc.models.architecture import divisors
+from attacc.models.mixers import AnyMixer, Attention
+from attacc.models.served import ServedModel, splits_of
 from attacc.serving.policies import (
     ENGINE_RULES,
     NO_ENGINE,
@@ -151,27 +153,43 @@ def _dealt(count: int, key: str, layout: Layout, system: ResolvedSystem) -> int:
     return count * layout.tp // system.gpus
 
 
-def layouts(system: ResolvedSystem, fixed: str | None, *, experts: bool) -> Iterator[Layout]:
+def layouts(
+    system: ResolvedSystem, model: ServedModel, fixed: str | None = None
+) -> Iterator[Layout]:
     """Yield the layouts to try, most GPUs in a replica first.
+
+    Parts for experts, and groups for mixers, are those of one or of all GPUs of a replica. Where
+    GPUs outnumber the key/value heads, there are also groups with as many GPUs as heads.
 
     Args:
         system: the system.
-        fixed: numbers that are given, as `Layout.parse` reads them; those that are not named are
-            tried: replicas as many as there are GPUs for, and parts and groups of one or of all
-            GPUs of a replica.
-        experts: whether the model has experts.
+        model: the model.
+        fixed: numbers that are given, as `Layout.stated` reads them. Where replicas are not named,
+            there are as many as there are GPUs for.
 
     Raises:
-        InputError: as in `Layout.parse`.
+        InputError: as in `Layout.stated`.
     """
     given = Layout.stated(fixed) if fixed is not None else {}
+    heads = [layer.mixer.kv_heads for layer in model.model.layers if _has_heads(layer.mixer)]
     for tp in [given["tp"]] if "tp" in given else divisors(system.gpus)[::-1]:
-        for replicas in [given["replicas"]] if "replicas" in given else [max(1, system.gpus // tp)]:
-            groups = dict.fromkeys([given["dp"]] if "dp" in given else [1, tp])
-            parts = [given["ep"]] if "ep" in given else [1, tp] if experts else [1]
-            for dp in groups:
-                for ep in dict.fromkeys(parts):
-                    yield Layout(tp, replicas, ep, dp)
+        replicas = given.get("replicas", max(1, system.gpus // tp))
+        groups = {1, tp, *(tp // some for some in heads if tp % some == 0)}
+        splits = splits_of(model, tp)
+        for split in splits:
+            layout = Layout(tp, replicas, split.expert_parts, split.mixer_groups)
+            if "dp" in given and given["dp"] != layout.dp:
+                continue
+            if "ep" in given and given["ep"] != layout.ep:
+                continue
+            if ("dp" in given or layout.dp in groups) and ("ep" in given or layout.ep in (1, tp)):
+                yield layout
+        if not splits and fixed is not None:
+            yield Layout(tp, replicas, given.get("ep", 1), given.get("dp", 1))
+
+
+def _has_heads(mixer: AnyMixer | None) -> TypeGuard[Attention]:
+    return isinstance(mixer, Attention)
 
 
 def sizes_up_to(most: int) -> Ints:
@@ -352,7 +370,7 @@ class Search:
         workload: the requests.
         options: what is asked.
         engines: engines to try; None for the published GPU model.
-        experts: whether the model has experts.
+        model: the model.
         fixed: numbers of the layout that are given.
         batch: requests in flight on all replicas together; None for the best batch.
     """
@@ -362,7 +380,7 @@ class Search:
     workload: Workload
     options: ServingOptions
     engines: Sequence[Engine | None]
-    experts: bool
+    model: ServedModel
     fixed: str | None = None
     batch: int | None = None
 
@@ -380,7 +398,7 @@ class Search:
         system = self._decoding()
         for engine in self.engines:
             side = self._prefilling(engine)
-            for layout in layouts(system, self.fixed, experts=self.experts):
+            for layout in layouts(system, self.model, self.fixed):
                 try:
                     pricer = self.pricer_of(replica(system, layout), layout, engine)
                     one = served_by(
@@ -419,7 +437,7 @@ class Search:
         gpus = _with(self.system, changes)
         sides: list[_PrefillSide] = []
         refusals: list[InputError] = []
-        for layout in layouts(gpus, None, experts=self.experts):
+        for layout in layouts(gpus, self.model):
             try:
                 pricer = self.pricer_of(replica(gpus, layout), layout, engine)
                 one = prefill_alone(pricer, self.workload)

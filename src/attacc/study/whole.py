@@ -15,7 +15,6 @@ from attacc.errors import InputError
 from attacc.gpu.costs import CostModel
 from attacc.gpu.models import Engine, GpuModel, cost_model
 from attacc.hardware.system import AttentionSite, ResolvedSystem
-from attacc.models.feedforward import Mixture
 from attacc.models.served import ServedModel
 from attacc.serving.policies import PrefillPolicy, ServingOptions
 from attacc.serving.search import Search, Served, ServingLimit
@@ -175,7 +174,7 @@ def best_of(asked: Asked, system: ResolvedSystem, sites: Sequence[Mapping[str, S
 
         def pricer_of(
             devices: ResolvedSystem,
-            layout: Layout,  # noqa: ARG001
+            layout: Layout,
             engine: Engine | None,
             assignment: Mapping[str, Site] = assignment,
         ) -> Pricer:
@@ -186,16 +185,16 @@ def best_of(asked: Asked, system: ResolvedSystem, sites: Sequence[Mapping[str, S
                 sites=assignment,
                 speculation=asked.speculation,
                 shared_prefix=asked.shared_prefix,
+                layout=replace(layout, replicas=1),
             )
 
-        experts = any(isinstance(layer.feed_forward, Mixture) for layer in asked.model.model.layers)
         search = Search(
             pricer_of,
             system,
             asked.workload,
             asked.options,
             asked.engines,
-            experts,
+            asked.model,
             asked.layout,
             asked.batch,
         )

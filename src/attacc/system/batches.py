@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attacc.errors import EngineError, InputError
+from attacc.models.in_flight import Decoding, Prefilling
 from attacc.models.operators import Phase
-from attacc.models.steps import Decoding, Prefilling
 from attacc.units import whole, wholes
 
 Floats = NDArray[np.float64]

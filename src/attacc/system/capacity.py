@@ -29,10 +29,12 @@ from attacc.models.parameters import (
     FEED_FORWARD_PARTS,
     AnyModel,
     activation_bytes,
+    block_activation_bytes,
+    mixer_activation_bytes,
     weight_bytes,
 )
 from attacc.models.served import ServedModel, served
-from attacc.models.sharding import share_of_layer
+from attacc.models.sharding import Split, share_of_layer
 from attacc.system.overlap import coprocessed_share
 from attacc.workload.lengths import FinalLengths, final_lengths, held_lengths
 from attacc.workload.requests import Workload
@@ -89,7 +91,7 @@ class StoredTokens:
 
 @dataclass(frozen=True, slots=True)
 class StoredKind:
-    """What layers of one kind store of every request, on one GPU.
+    """What layers of one kind store of every request, on one GPU of its group.
 
     Attributes:
         kind: the kind of layers.
@@ -97,7 +99,7 @@ class StoredKind:
         token_bytes: of one token of one piece, all layers of the kind.
         reach: tokens that are kept at most; None for all.
         state_bytes: of one piece at any length, all layers of the kind.
-        copies: GPUs that hold a copy of one piece.
+        copies: GPUs of a group that hold a copy of one piece.
         away: whether it lies with the devices that run attention, and not in GPU memory.
     """
 
@@ -126,7 +128,7 @@ class StoredKind:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """The memory that one model and workload need, per GPU under tensor parallelism.
+    """The memory that one model and workload need, on one of the GPUs that share the model.
 
     Attributes:
         weight_bytes: all weights.
@@ -135,13 +137,17 @@ class Footprint:
         feed_forward_rows_per_request: rows per decode step that a request adds to each
             feed-forward product: 1, or the share of the experts that a token visits.
         prefill_activation_bytes: activations of the prefill of one request.
-        activation_bytes_per_request: activations of a decode step.
+        activation_bytes_per_request: activations of a decode step in feed-forward parts, or with
+            logits, for each request of all groups.
         stored: what the layers of each kind store.
         tokens: tokens that a request stores.
         kept_tokens: tokens of a prompt that stay in GPU memory until its prefill ends, although
             attention of decode steps runs elsewhere.
         shared_tokens: tokens at the beginning that all requests share, whose keys and values are
             stored once.
+        mixer_bytes_per_request: activations of a decode step in mixers, for each request of one
+            group.
+        groups: groups of GPUs, among which requests are dealt out.
     """
 
     weight_bytes: float
@@ -154,6 +160,27 @@ class Footprint:
     tokens: StoredTokens
     kept_tokens: int = 0
     shared_tokens: int = 0
+    mixer_bytes_per_request: float = 0.0
+    groups: int = 1
+
+    def own(self, requests: int) -> int:
+        """Return the requests of the largest group of GPUs.
+
+        Args:
+            requests: of all groups.
+        """
+        return -(-requests // self.groups)
+
+    def decode_activation_bytes(self, requests: int) -> float:
+        """Return the activations of a decode step on one GPU.
+
+        Args:
+            requests: of all groups.
+        """
+        return max(
+            requests * self.activation_bytes_per_request,
+            self.own(requests) * self.mixer_bytes_per_request,
+        )
 
     @property
     def prefill_kv_bytes(self) -> float:
@@ -205,7 +232,7 @@ def footprint(
     model: AnyModel,
     workload: Workload,
     *,
-    tensor_parallel: int,
+    tensor_parallel: int | Split,
     chunk_tokens: int | None = None,
     keeps_prefill: bool = False,
     home: Container[str] = (),
@@ -222,7 +249,7 @@ def footprint(
     Args:
         model: the model.
         workload: its requests.
-        tensor_parallel: GPUs that share every layer.
+        tensor_parallel: GPUs that share every layer, or how they do.
         chunk_tokens: tokens of a prompt that are processed at once; None for whole prompts.
         keeps_prefill: whether the keys and values of a prompt that comes in chunks stay in GPU
             memory until its prefill ends, beside the memory that holds them for decode steps.
@@ -258,7 +285,7 @@ def footprint_of(
     *,
     prefill_tokens: int,
     kept_tokens: int = 0,
-    tensor_parallel: int,
+    tensor_parallel: int | Split,
     home: Container[str] = (),
     draft_tokens: int = 0,
     shared_tokens: int = 0,
@@ -271,7 +298,7 @@ def footprint_of(
         prefill_tokens: tokens of a prompt that are processed at once.
         kept_tokens: tokens of a prompt that stay in GPU memory until its prefill ends, although
             attention of decode steps runs elsewhere.
-        tensor_parallel: GPUs that share every layer.
+        tensor_parallel: GPUs that share every layer, or how they do.
         home: as in `footprint`.
         draft_tokens: as in `footprint`.
         shared_tokens: as in `footprint`.
@@ -292,13 +319,15 @@ def footprint_of(
         feed_forward_element_bytes=share.weights_format.element_bytes,
         feed_forward_rows_per_request=_rows_per_request(share),
         prefill_activation_bytes=activation_bytes(share, tokens=prefill_tokens, sequences=1),
-        activation_bytes_per_request=activation_bytes(
+        activation_bytes_per_request=block_activation_bytes(
             share, tokens=1 + draft_tokens, sequences=1 + draft_tokens
         ),
+        mixer_bytes_per_request=mixer_activation_bytes(share, tokens=1 + draft_tokens),
         stored=_stored(whole, share, home, drafts=drafts),
         tokens=tokens,
         kept_tokens=kept_tokens,
         shared_tokens=shared_tokens,
+        groups=share.split.mixer_groups,
     )
 
 
@@ -323,7 +352,7 @@ def _stored(
     if drafts and whole.model.draft is not None:
         draft = whole.model.draft
         modules = [layer for _ in range(draft.modules) for layer in draft.layers]
-        pairs += [(layer, share_of_layer(layer, share.devices)) for layer in modules]
+        pairs += [(layer, share_of_layer(layer, share.split)) for layer in modules]
     for layer, mine in pairs:
         if mine.mixer is None:
             continue
@@ -343,13 +372,13 @@ def _stored_kind(layer: Layer, mine: Layer, share: ServedModel, home: Container[
     kind, stored = mine.site_kind, mine.mixer.stored(share.kv.bytes)
     away = kind not in home
     if not isinstance(mine.mixer, Attention) or not isinstance(layer.mixer, Attention):
-        copies = share.devices if stored.per_token else 1
+        copies = share.split.mixer_devices if stored.per_token else 1
         # A ring beside tokens without end, as of compressed records, is counted as full.
         state = stored.state + stored.per_request
         return StoredKind(kind, 1, stored.per_token, None, state, copies, away)
     heads, reach = mine.mixer.kv_heads, mine.mixer.reach
     token = mine.mixer.token_bytes(share.kv.bytes)
-    copies = heads * share.devices // layer.mixer.kv_heads
+    copies = heads * share.split.mixer_devices // layer.mixer.kv_heads
     return StoredKind(kind, heads, token / heads, reach, stored.state / heads, copies, away)
 
 
@@ -415,8 +444,9 @@ def stores(
     Whole heads are dealt out to the stacks one by one, so that the fullest stack holds the
     rounded-up share. Heads that are cut fill all stacks evenly. Where GPUs outnumber the key/value
     heads, they copy heads; CPUs and stacks store each head once. Kinds of layers that stay home are
-    in GPU memory. The stacks hold the copies of
-    weights that co-processing multiplies with, while the GPUs keep all weights for the prefill.
+    in GPU memory. Groups of GPUs store the requests of their own, and each group a copy of a shared
+    prefix; the fullest GPU counts. The stacks hold the copies of weights that co-processing
+    multiplies with, while the GPUs keep all weights for the prefill.
 
     Args:
         footprint: the memory that the model and workload need.
@@ -426,11 +456,12 @@ def stores(
         copied_share: share of the feed-forward weights that the AttAccs hold copies of.
     """
     f, gpus = footprint, system.gpus
-    activations = f.prefill_activation_bytes + batch * f.activation_bytes_per_request
+    group, own = gpus // f.groups, f.own(batch)
+    activations = f.prefill_activation_bytes + f.decode_activation_bytes(batch)
     some = batch > 0
-    here = batch * f.request_bytes(batch, away=False) + some * f.shared_bytes(away=False)
-    own = batch * f.request_bytes(batch, away=True, copies=False)
-    away = gpus * (own + some * f.shared_bytes(away=True, copies=False))
+    here = own * f.request_bytes(own, away=False) + some * f.shared_bytes(away=False)
+    each = batch * f.request_bytes(batch, away=True, copies=False)
+    away = group * (each + some * f.shared_bytes(away=True, copies=False))
     gpu_bytes = system.gpu.memory_bytes
     kept = f.prefill_kv_bytes
     if system.host is not None:
@@ -439,7 +470,7 @@ def stores(
             Store("memory of the CPUs", system.host.memory_bytes, 0.0, 0.0, away),
         )
     if system.attacc is None:
-        kv = here + batch * f.request_bytes(batch, away=True) + some * f.shared_bytes(away=True)
+        kv = here + own * f.request_bytes(own, away=True) + some * f.shared_bytes(away=True)
         return (Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, kv),)
     if stack_bytes <= 0:
         raise EngineError("the memory of an AttAcc stack is needed")
@@ -450,11 +481,11 @@ def stores(
         weights = gpus * f.weight_bytes + copies
         name = "memory of GPUs and AttAccs together"
         return (Store(name, pool_bytes, weights, gpus * activations, away + gpus * (here + kept)),)
-    in_stack = some * gpus * f.shared_bytes(away=True, copies=False) / stacks
+    in_stack = some * group * f.shared_bytes(away=True, copies=False) / stacks
     for kind in f.stored:
         if not kind.away:
             continue
-        every = batch * kind.pieces * gpus // kind.copies
+        every = batch * kind.pieces * group // kind.copies
         if system.attacc.table.cuts_heads:
             in_stack += every * f.piece_bytes(kind, batch) / stacks
         else:

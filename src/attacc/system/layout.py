@@ -12,6 +12,7 @@ from typing import Self
 
 from attacc.errors import InputError
 from attacc.hardware.system import MAX_DEVICES
+from attacc.models.sharding import Split
 from attacc.units import whole
 
 
@@ -58,6 +59,11 @@ class Layout:
     def gpus(self) -> int:
         """GPUs of all replicas."""
         return self.tp * self.replicas
+
+    @property
+    def split(self) -> Split:
+        """How the GPUs of a replica share its layers."""
+        return Split(self.tp, mixer_groups=self.dp, expert_parts=self.ep)
 
     def __str__(self) -> str:
         """Return the text that `parse` reads: "tp=4,replicas=2"."""

@@ -27,7 +27,12 @@ from attacc.models.layers import Layer
 from attacc.models.mixers import Attention, LatentAttention
 from attacc.models.operators import Step
 from attacc.models.parameters import AnyModel
-from attacc.models.served import heads_words, valid_tensor_parallel
+from attacc.models.served import (
+    ServedModel,
+    heads_words,
+    split_refusal,
+    valid_tensor_parallel,
+)
 from attacc.models.steps import model_step
 from attacc.results import Answer, Result
 from attacc.system.attaccs import AttaccAttention, Attaccs, AttentionCurve, LayerHeads
@@ -46,6 +51,7 @@ from attacc.system.capacity import (
     stores,
 )
 from attacc.system.doubts import cadences, device_of
+from attacc.system.layout import Layout
 from attacc.system.sites import Site, Sites, checked_sites
 from attacc.system.step import Beside, LayerBeside, StepCost, StepCosts, step_costs
 from attacc.units import NS_PER_MS, finite, whole, wholes
@@ -89,6 +95,33 @@ class Limit(StrEnum):
     COPIES = "weight_copies"
     LATENCY = "latency_target"
     GIVEN = "given"
+
+
+def _checked_layout(layout: Layout | None, model: ServedModel, system: ResolvedSystem) -> Layout:
+    """Return the layout of a model on a system: as given, or tensor parallelism alone."""
+    layout = Layout(system.gpus) if layout is None else layout
+    if layout.replicas != 1:
+        raise InputError(
+            f"{layout.replicas} replicas are {layout.replicas} systems of {layout.tp} GPUs each",
+            where="layout: replicas",
+            hint="price one replica on a system of its GPUs",
+        )
+    if layout.tp != system.gpus:
+        raise InputError(
+            f"a layout of {layout.tp} GPUs, for a system of {system.gpus}",
+            where="layout: tp",
+            hint=f"use tp={system.gpus}, or a system of {layout.tp} GPUs",
+        )
+    refusal = split_refusal(model, layout.split)
+    if refusal is not None and layout.dp == 1 and layout.tp not in valid_tensor_parallel(model):
+        raise SplitError(
+            f"{system.gpus} GPUs cannot share the {heads_words(model.model)} of {model.name}",
+            where=f"system {system.spec.name}: gpus",
+            hint=f"use one of {', '.join(map(str, valid_tensor_parallel(model)))}",
+        )
+    if refusal is not None:
+        raise SplitError(refusal.message, where=f"layout: {refusal.where}", hint=refusal.hint)
+    return layout
 
 
 Attended = dict[LayerHeads, AttaccAttention]
@@ -278,11 +311,13 @@ class Pricer:
             the GPUs where the system's devices can run them (`attacc.system.sites`).
         speculation: drafts of every decode step of `decode` and `largest_batch`; none by default.
         shared_prefix: tokens at the beginning that all requests share, likewise.
+        layout: how the GPUs share the model; by default by tensor parallelism alone.
 
     Raises:
         UnknownNameError: there is no such model, system, GPU model, kind of layers or site.
         SplitError: the model cannot be split over the GPUs.
-        InputError: the device of the AttAccs cannot run the system's schedule.
+        InputError: the device of the AttAccs cannot run the system's schedule, or the layout is one
+            of several replicas, or of another number of GPUs.
     """
 
     def __init__(
@@ -294,14 +329,11 @@ class Pricer:
         sites: Mapping[str, Site | str] | None = None,
         speculation: Speculation = NO_DRAFTS,
         shared_prefix: int = 0,
+        layout: Layout | None = None,
     ) -> None:
         model, system = load_model(model, where="model"), changed_system(system, where="system")
-        if system.gpus not in valid_tensor_parallel(model):
-            raise SplitError(
-                f"{system.gpus} GPUs cannot share the {heads_words(model.model)} of {model.name}",
-                where=f"system {system.spec.name}: gpus",
-                hint=f"use one of {', '.join(map(str, valid_tensor_parallel(model)))}",
-            )
+        self.layout: Final = _checked_layout(layout, model, system)
+        self.split: Final = self.layout.split
         self.model: Final = model
         self.system: Final = system
         self.costs: Final = (
@@ -540,7 +572,7 @@ class Pricer:
         return footprint(
             self.model,
             workload,
-            tensor_parallel=self.system.gpus,
+            tensor_parallel=self.split,
             chunk_tokens=chunk_tokens,
             keeps_prefill=self._keeps_prefill,
             home=self.home,
@@ -762,9 +794,12 @@ class Pricer:
             attention = {heads: drawn.attended(one) for heads, one in attention.items()}
         keeps = self._keeps_prefill or self.system.spec.attention is not AttentionSite.ATTACC
         read = batches.cached_tokens if keeps else batches.past_tokens
-        share = self.model.share(self.system.gpus)
+        share = self.model.share(self.split)
         layers: list[LayerBeside] = []
         places = self._away(batches.queries)
+        # Chunks are dealt out to groups of GPUs like requests. The largest group counts.
+        groups, chunks = self.split.mixer_groups, np.maximum(batches.chunks, 1.0)
+        own = np.ceil(chunks / groups) / chunks
         for number, (layer, _) in enumerate(share.step_layers(batches.queries)):
             away, token_bytes = layer.site_kind not in self.home, self._token_bytes(layer)
             heads = places.get(number)
@@ -772,8 +807,8 @@ class Pricer:
                 LayerBeside(
                     attention=None if heads is None else attention.get(heads),
                     away=away,
-                    written_bytes=token_bytes * batches.new_tokens if away else 0.0,
-                    read_bytes=token_bytes * read if away else 0.0,
+                    written_bytes=token_bytes * batches.new_tokens * own if away else 0.0,
+                    read_bytes=token_bytes * read * own if away else 0.0,
                 )
             )
         beside = Beside(
@@ -796,7 +831,7 @@ class Pricer:
             self.model,
             decode=batches.decoding(),
             prefill=batches.prefilling(),
-            tensor_parallel=self.system.gpus,
+            tensor_parallel=self.split,
         )
 
     def _with_prefix(
@@ -823,10 +858,10 @@ class Pricer:
         )
 
     def _token_bytes(self, layer: Layer) -> float:
-        """Return the bytes of keys and values of one token in one layer, on one GPU."""
+        """Return the bytes of keys and values of one token in one layer, on a GPU of its group."""
         mixer = layer.mixer
         if isinstance(mixer, LatentAttention):
-            return mixer.stored(self.model.kv.bytes).per_token / self.system.gpus
+            return mixer.stored(self.model.kv.bytes).per_token / self.split.mixer_devices
         if not isinstance(mixer, Attention):
             return 0.0
         return mixer.token_bytes(self.model.kv.bytes)
@@ -875,7 +910,7 @@ class Pricer:
                 self.model,
                 StoredTokens(keys / requests, 0.0, int(longest)),
                 prefill_tokens=max(1, int(chunk)),
-                tensor_parallel=self.system.gpus,
+                tensor_parallel=self.split,
                 home=self.home,
                 draft_tokens=self.speculation.draft_tokens,
                 shared_tokens=self.shared_prefix,

@@ -38,6 +38,7 @@ from attacc.hardware.system import AttentionSite, ResolvedSystem
 from attacc.models.operators import (
     AllReduce,
     Attention,
+    Collective,
     Experts,
     LatentAttention,
     LayerOperators,
@@ -459,7 +460,12 @@ def _on_gpus(
             if system.link is None:
                 raise EngineError(f"{op.name} on a system without a link between its GPUs")
             group = Group.COMMUNICATION
-            priced = (costs.all_reduce(op, system.gpu, system.link, system.gpus),)
+            priced = (costs.all_reduce(op, system.gpu, system.link, op.devices or system.gpus),)
+        case Collective():
+            if system.link is None:
+                raise EngineError(f"{op.name} on a system without a link between its GPUs")
+            group = Group.COMMUNICATION
+            priced = (costs.collective(op, system.gpu, system.link, op.devices or system.gpus),)
         case Experts():
             group, priced = Group.FC, costs.fused(op, system.gpu)
         case _:

@@ -90,6 +90,7 @@ from attacc.hardware.link import LINKS, LinkSpec
 from attacc.models.operators import (
     AllReduce,
     Attention,
+    Collective,
     Convolution,
     Experts,
     IndexScan,
@@ -154,6 +155,9 @@ OTHER_VALUES: Final = (
     "attention with values of another size than keys: as heads of the mean size, never measured"
 )
 SHARED_KEYS: Final = "decode attention over shared keys: as of one request, never measured"
+SUM: Final = "all_reduce"
+"""The collective that every calibration of several GPUs has."""
+OWN_HOSTS: Final = "host time of groups of GPUs: each for its own requests, never measured"
 SEVERAL: Final = "decode attention of several tokens: as of more heads, never measured"
 WAITS: Final = np.array(
     [BOUNDS.index(bound) for bound in (Bound.LATENCY, Bound.COMPUTE, Bound.MEMORY)], dtype=np.int8
@@ -461,9 +465,35 @@ class Kernels:
         Raises:
             InputError: the time of collectives over this link is not known.
         """
-        series = self.gpu.collective("all_reduce")
-        message = column(1.0 * op.m * op.n * op.element.bytes)
+        return self._over_gpus(SUM, op, gpus, link)
+
+    def collective(self, op: Collective, gpus: int, link: LinkSpec | None = None) -> Priced:
+        """Price an exchange of rows among several GPUs, as `all_reduce` prices a sum.
+
+        An exchange that was not measured takes the latency and the bandwidth of the sum, with its
+        own bytes.
+
+        Args:
+            op: the exchange.
+            gpus: as in `all_reduce`.
+            link: as in `all_reduce`.
+
+        Raises:
+            InputError: the time of collectives over this link is not known.
+        """
+        return self._over_gpus(op.kind, op, gpus, link)
+
+    def _over_gpus(
+        self, operation: str, op: AllReduce | Collective, gpus: int, link: LinkSpec | None
+    ) -> Priced:
+        known = {series.operation for series in self.gpu.calibration.collectives}
+        series = self.gpu.collective(operation if operation in known else SUM)
+        message = column(op.bytes)
         estimates: list[Estimate] = []
+        if series.operation != operation:
+            series = series.model_copy(update={"operation": operation})
+            what = f"{operation}: with latency and bandwidth of {SUM}, never measured"
+            estimates.append(Estimate.always(what))
         measured = GPUS.load_name_or_file(self.gpu.calibration.gpu).link
         if link is not None and link.name != measured:
             series = _over(series, link, measured, op.name)
@@ -703,7 +733,10 @@ class CalibratedCostModel(CostModel):
         if of is None:
             return None
         step_ns = column(of.step_ns + of.request_ns * step.decoding)
-        return HostTime(of.layer_ns, step_ns, self._host_estimates)
+        notes = self._host_estimates
+        if step.mixer_groups > 1:
+            notes = (*notes, Estimate.always(OWN_HOSTS))
+        return HostTime(of.layer_ns, step_ns, notes)
 
     @property
     def _graphs(self) -> TokenCoefficients | None:
@@ -780,10 +813,12 @@ class CalibratedCostModel(CostModel):
         if self._graphs is not None:
             priced = replace(priced, time_ns=priced.time_ns * self._graphs.reduce_share)
         cost = self._cost(op.name, priced, gpu)
-        message = column(1.0 * op.m * op.n * op.element.bytes)
-        moved = message * wire_share("all_reduce", np.array([float(gpus)]))
-        energy = Energies.of(link_pj=moved * link.energy_pj_per_byte)
-        return replace(cost, energy=cost.energy + energy)
+        return _with_link(cost, SUM, op, gpus, link)
+
+    def collective(self, op: Collective, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCosts:
+        """Price an exchange of rows among several GPUs, by NCCL's measured exchanges."""
+        cost = self._cost(op.name, self.kernels(gpu).collective(op, gpus, link), gpu)
+        return _with_link(cost, op.kind, op, gpus, link)
 
     def transfer(
         self, name: str, transferred_bytes: float | Floats, link: LinkSpec
@@ -887,6 +922,15 @@ def _data_sheet(gpu: GpuSpec) -> _DataSheet:
         *gpu.peak_flops,
         *gpu.peak_flops.values(),
     )
+
+
+def _with_link(
+    cost: OperatorCosts, operation: str, op: AllReduce | Collective, gpus: int, link: LinkSpec
+) -> OperatorCosts:
+    """Return the price of a collective with the energy of the bytes that one GPU sends."""
+    moved = column(op.bytes) * wire_share(operation, np.array([float(gpus)]))
+    energy = Energies.of(link_pj=moved * link.energy_pj_per_byte)
+    return replace(cost, energy=cost.energy + energy)
 
 
 def _calibrated(gpu: GpuSpec) -> CalibratedGpu:
