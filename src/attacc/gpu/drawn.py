@@ -106,9 +106,7 @@ class DrawnCostModel(CostModel):
         """Price the sum of one matrix over several GPUs."""
         return self._drawn(self.base.all_reduce(op, gpu, link, gpus), GpuPart.COLLECTIVES)
 
-    def collective(
-        self, op: Collective, gpu: GpuSpec, link: LinkSpec, gpus: int
-    ) -> OperatorCosts:
+    def collective(self, op: Collective, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCosts:
         """Price an exchange of tokens between GPUs."""
         return self._drawn(self.base.collective(op, gpu, link, gpus), GpuPart.COLLECTIVES)
 
