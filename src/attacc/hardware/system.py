@@ -132,6 +132,8 @@ class SystemSpec(PresetSpec):
             attention of a head (AttAcc, ASPLOS 2024).
         ff_coprocessing: whether AttAccs compute part of the feed-forward products (AttAcc, ASPLOS
             2024).
+        memory_reserve: share of every GPU's memory that the runtime keeps from weights,
+            activations, keys and values.
     """
 
     gpu: DocumentName
@@ -143,6 +145,7 @@ class SystemSpec(PresetSpec):
     attacc: AttaccTable | None = None
     head_level_pipelining: bool = False
     ff_coprocessing: bool = False
+    memory_reserve: float = Field(default=0.0, ge=0, le=0.9)
 
     @model_validator(mode="after")
     def _has_what_attention_needs(self) -> Self:

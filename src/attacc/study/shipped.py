@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -249,7 +248,7 @@ def shown(kind: str, name: str) -> Preset:
     else:
         name = known.name_of(name)
         spec = known.load(name)
-        document = tomllib.loads(known.text(name))
+        document = known.preset_document(name)
     return Preset(
         kind=kind,
         name=name,
