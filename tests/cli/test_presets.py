@@ -19,6 +19,7 @@ import attacc.hardware.link
 import attacc.hardware.system
 import attacc.models.architecture
 import attacc.pim.energy.dram
+import attacc.study.specification
 import attacc.workload.synthetic
 from attacc.cli.presets import KIND_NAMES
 from attacc.documents import Presets
@@ -29,6 +30,7 @@ from tests.cli.console import answer, document, refusal
 EXPECTED: Final[dict[str, Presets[Any]]] = {
     "model": attacc.models.architecture.MODELS,
     "workload": attacc.workload.synthetic.WORKLOADS,
+    "study": attacc.study.specification.STUDIES,
     "system": attacc.hardware.system.SYSTEMS,
     "gpu": attacc.hardware.gpu.GPUS,
     "cpu": attacc.hardware.cpu.CPUS,

@@ -103,6 +103,12 @@ def _workloads() -> Presets[Any]:
     return WORKLOADS
 
 
+def _studies() -> Presets[Any]:
+    from attacc.study.specification import STUDIES
+
+    return STUDIES
+
+
 def _systems() -> Presets[Any]:
     from attacc.hardware.system import SYSTEMS
 
@@ -179,6 +185,7 @@ class _Kind(NamedTuple):
 KINDS: Final = {
     "model": _Kind("what a language model consists of", _models),
     "workload": _Kind("lengths of prompts and answers", _workloads),
+    "study": _Kind("which systems are compared, on what", _studies),
     "system": _Kind("GPUs, and what decode attention runs on", _systems),
     "gpu": _Kind("one GPU", _gpus),
     "cpu": _Kind("one socket with its memory", _cpus),
