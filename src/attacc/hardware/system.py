@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Self
+from typing import Annotated, Final, Self
 
 from pydantic import Field, model_validator
 
@@ -15,8 +15,12 @@ from attacc.hardware.cpu import CPUS, CpuSpec
 from attacc.hardware.gpu import GPUS, GpuSpec, Memory
 from attacc.hardware.link import LINKS, LinkSpec
 from attacc.hardware.placement import Placement
+from attacc.units import Quantity
 
 MAX_DEVICES: Final = 1024
+
+_StartTime = Annotated[float, Quantity("nanoseconds", "0 s", "1 ms")]
+_ConstantPower = Annotated[float, Quantity("watts", "0 W", "1 MW")]
 
 
 class AttentionSite(StrEnum):
@@ -97,6 +101,14 @@ class AttaccTable(Spec):
         prefill_kv: where the keys and values of a prompt are while its later chunks are processed.
         link: name of a link preset, or a file: from each GPU to the AttAccs.
         capacity: which memory may hold weights, activations, keys and values.
+        start_ns: time to start the attention of one layer on the AttAccs and to learn that it is
+            done, in each step; None for none.
+        standby: whether the standby power of the stacks and their refresh are counted, at any time
+            of a step.
+        base_power_w: power of one device at any time, besides that of its stacks and its link;
+            None where it is not counted.
+        link_power_w: power of one device's end of its link at any time, besides the energy of the
+            bytes that it moves; None where it is not counted.
     """
 
     devices: int = Field(gt=0, le=MAX_DEVICES)
@@ -110,6 +122,15 @@ class AttaccTable(Spec):
     prefill_kv: PrefillKv = PrefillKv.GPU
     link: DocumentName = "nvlink3"
     capacity: CapacityRule = CapacityRule.SEPARATE
+    start_ns: _StartTime | None = Field(default=None, validation_alias="start")
+    standby: bool = False
+    base_power_w: _ConstantPower | None = Field(default=None, validation_alias="base_power")
+    link_power_w: _ConstantPower | None = Field(default=None, validation_alias="link_power")
+
+    @property
+    def device_power_w(self) -> float:
+        """Power of one device at any time, its stacks apart."""
+        return (self.base_power_w or 0.0) + (self.link_power_w or 0.0)
 
     @property
     def cuts_heads(self) -> bool:
@@ -134,6 +155,9 @@ class SystemSpec(PresetSpec):
             2024).
         memory_reserve: share of every GPU's memory that the runtime keeps from weights,
             activations, keys and values.
+        host_power_w: power at any time of what belongs to the node beside its boards: CPUs and
+            their memory, network, switches, fans, losses of power supplies; None where it is not
+            counted.
     """
 
     gpu: DocumentName
@@ -146,6 +170,7 @@ class SystemSpec(PresetSpec):
     head_level_pipelining: bool = False
     ff_coprocessing: bool = False
     memory_reserve: float = Field(default=0.0, ge=0, le=0.9)
+    host_power_w: _ConstantPower | None = Field(default=None, validation_alias="host_power")
 
     @model_validator(mode="after")
     def _has_what_attention_needs(self) -> Self:
