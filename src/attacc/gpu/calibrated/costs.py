@@ -327,8 +327,10 @@ class Kernels:
             launch_ns = decode.kernels[-1].coefficients.launch_ns
             fits = inside(attention_limits(decode.range, shapes))
         else:
-            shapes = AttentionShapes.of(*sizes, op.queries)
-            past = np.broadcast_to(column(op.past), shapes.length.shape)
+            # Steps may differ in what came before, with as many new tokens each.
+            before, queries = np.broadcast_arrays(column(op.past), column(op.queries))
+            shapes = AttentionShapes.of(*sizes, queries)
+            past = np.broadcast_to(before, shapes.length.shape)
             shapes = replace(shapes, past=past, within=column(op.keys) - past)
             computed = self._computed(cache, self.gpu.prefill)
             prefill = self._series(computed, self.gpu.prefill)
