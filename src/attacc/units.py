@@ -62,6 +62,7 @@ UNITS: Final[dict[str, dict[str, float]]] = {
     "bits per second": _prefixed("b/s", _DECIMAL),
     "square millimetres": {"mm2": 1.0},
     "US dollars": {"USD": 1.0},
+    "US dollars per hour": {"USD/h": 1.0},
     "US dollars per gigabyte": {"USD/GB": 1.0},
 }
 """Dimension -> unit as written -> factor to the base unit that names the dimension."""
@@ -129,6 +130,7 @@ RANGES: Final[dict[str, tuple[str, str]]] = {
     "bits per second": ("1 kb/s", "1 Pb/s"),
     "square millimetres": ("1e-6 mm2", "1e6 mm2"),
     "US dollars": ("0.01 USD", "1e9 USD"),
+    "US dollars per hour": ("1e-4 USD/h", "1e6 USD/h"),
     "US dollars per gigabyte": ("1e-3 USD/GB", "1e6 USD/GB"),
 }
 """Dimension -> least and most value of its fields, unless a field states its own range."""
@@ -315,4 +317,5 @@ PicojoulesPerBit = Annotated[float, Quantity("picojoules per bit")]
 PicojoulesPerByte = Annotated[float, Quantity("picojoules per byte")]
 SquareMillimetres = Annotated[float, Quantity("square millimetres")]
 Dollars = Annotated[float, Quantity("US dollars")]
+DollarsPerHour = Annotated[float, Quantity("US dollars per hour")]
 DollarsPerGigabyte = Annotated[float, Quantity("US dollars per gigabyte")]

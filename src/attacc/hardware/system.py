@@ -15,7 +15,7 @@ from attacc.hardware.cpu import CPUS, CpuSpec
 from attacc.hardware.gpu import GPUS, GpuSpec, Memory
 from attacc.hardware.link import LINKS, LinkSpec
 from attacc.hardware.placement import Placement
-from attacc.units import Quantity
+from attacc.units import Dollars, Quantity
 
 MAX_DEVICES: Final = 1024
 
@@ -84,6 +84,25 @@ class CpuTable(Spec):
     link: DocumentName
 
 
+class AttaccCostTable(Spec):
+    """What AttAccs cost to make, beside the price of plain memory.
+
+    Attributes:
+        unit_share: share of a finished core die that units take; None for the rule of
+            `attacc.pim.energy.area`, which knows units in every bank.
+        stack_factor: factor on the price of a stack with units, for yield, test and low volume.
+        controller_usd: controller die of a device.
+        packaging_usd: packaging of a device with its stacks.
+        board_usd: board, voltage regulators, assembly and test of a device.
+    """
+
+    unit_share: float | None = Field(default=None, ge=0, le=0.9)
+    stack_factor: float = Field(default=1.2, ge=1, le=20)
+    controller_usd: Dollars = Field(validation_alias="controller")
+    packaging_usd: Dollars = Field(validation_alias="packaging")
+    board_usd: Dollars = Field(validation_alias="board")
+
+
 class AttaccTable(Spec):
     """The AttAcc devices of a system.
 
@@ -109,6 +128,7 @@ class AttaccTable(Spec):
             None where it is not counted.
         link_power_w: power of one device's end of its link at any time, besides the energy of the
             bytes that it moves; None where it is not counted.
+        cost: what the devices cost to make; None where nobody asks.
     """
 
     devices: int = Field(gt=0, le=MAX_DEVICES)
@@ -126,6 +146,7 @@ class AttaccTable(Spec):
     standby: bool = False
     base_power_w: _ConstantPower | None = Field(default=None, validation_alias="base_power")
     link_power_w: _ConstantPower | None = Field(default=None, validation_alias="link_power")
+    cost: AttaccCostTable | None = None
 
     @property
     def device_power_w(self) -> float:
@@ -158,6 +179,7 @@ class SystemSpec(PresetSpec):
         host_power_w: power at any time of what belongs to the node beside its boards: CPUs and
             their memory, network, switches, fans, losses of power supplies; None where it is not
             counted.
+        host_price_usd: price of what belongs to the node beside its boards; None if not stated.
     """
 
     gpu: DocumentName
@@ -171,6 +193,7 @@ class SystemSpec(PresetSpec):
     ff_coprocessing: bool = False
     memory_reserve: float = Field(default=0.0, ge=0, le=0.9)
     host_power_w: _ConstantPower | None = Field(default=None, validation_alias="host_power")
+    host_price_usd: Dollars | None = Field(default=None, validation_alias="host_price")
 
     @model_validator(mode="after")
     def _has_what_attention_needs(self) -> Self:
