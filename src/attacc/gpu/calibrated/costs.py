@@ -328,9 +328,9 @@ class Kernels:
             fits = inside(attention_limits(decode.range, shapes))
         else:
             # Steps may differ in what came before, with as many new tokens each.
-            before, queries = np.broadcast_arrays(column(op.past), column(op.queries))
+            queries = column(op.queries) + np.zeros_like(column(op.past))
             shapes = AttentionShapes.of(*sizes, queries)
-            past = np.broadcast_to(before, shapes.length.shape)
+            past = np.broadcast_to(column(op.past), shapes.length.shape)
             shapes = replace(shapes, past=past, within=column(op.keys) - past)
             computed = self._computed(cache, self.gpu.prefill)
             prefill = self._series(computed, self.gpu.prefill)
