@@ -70,8 +70,11 @@ class EnergyBreakdown:
         register_pj: registers.
         alu_pj: arithmetic.
         link_pj: links between devices.
-        static_pj: energy that does not depend on the work: idle power, and power of cores that are
-            switched on.
+        static_pj: energy of GPUs that does not depend on the work: idle power of their boards, and
+            power of cores that are switched on.
+        standby_pj: standby and refresh of the stacks of AttAccs.
+        device_pj: what AttAccs draw at any time beside their stacks.
+        host_pj: what the node draws at any time beside its boards.
     """
 
     dram_pj: float = 0.0
@@ -81,6 +84,9 @@ class EnergyBreakdown:
     alu_pj: float = 0.0
     link_pj: float = 0.0
     static_pj: float = 0.0
+    standby_pj: float = 0.0
+    device_pj: float = 0.0
+    host_pj: float = 0.0
 
     @property
     def total_pj(self) -> float:
@@ -93,6 +99,9 @@ class EnergyBreakdown:
             + self.alu_pj
             + self.link_pj
             + self.static_pj
+            + self.standby_pj
+            + self.device_pj
+            + self.host_pj
         )
 
     def __add__(self, other: EnergyBreakdown) -> EnergyBreakdown:
@@ -104,6 +113,9 @@ class EnergyBreakdown:
             self.alu_pj + other.alu_pj,
             self.link_pj + other.link_pj,
             self.static_pj + other.static_pj,
+            self.standby_pj + other.standby_pj,
+            self.device_pj + other.device_pj,
+            self.host_pj + other.host_pj,
         )
 
     def times(self, factor: float) -> EnergyBreakdown:
@@ -116,6 +128,9 @@ class EnergyBreakdown:
             self.alu_pj * factor,
             self.link_pj * factor,
             self.static_pj * factor,
+            self.standby_pj * factor,
+            self.device_pj * factor,
+            self.host_pj * factor,
         )
 
 

@@ -8,13 +8,16 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from attacc.documents import (
+    BASE,
     DocumentName,
     FileName,
+    Presets,
+    PresetSpec,
     Spec,
     folder_of,
-    load_document,
     names_file,
     parse_document,
+    read_document,
 )
 from attacc.errors import InputError, nearest_hint
 from attacc.gpu.models import Engine, GpuModel
@@ -228,25 +231,34 @@ class StudySpec(Spec):
         return fixed_lengths(prompt, output)
 
 
+class StudyPreset(PresetSpec, StudySpec):
+    """A comparison that is shipped under a name; its other keys are those of a study."""
+
+
+STUDIES: Final = Presets("study", StudyPreset, "attacc.study", "presets")
+
+
 _OF_WORKLOAD: Final = ("prompt", "output", "trace", "synthetic", "seed")
 _OF_PRECISION: Final = ("weights", "activations", "kv")
 
 
-def load_study(path: str | Path | None = None, **options: object) -> StudySpec:
+def load_study(source: str | Path | None = None, **options: object) -> StudySpec:
     """Load a study; the files that it names are relative to its folder.
 
     Args:
-        path: the study file; None for the comparison of the papers' platforms.
-        options: keys in place of those of the file: those of `StudySpec` other than ``workload``
+        source: a preset's name, as in "asplos2024", or the study file, whose ``base`` may name a
+            preset; None for the comparison of the papers' platforms.
+        options: keys in place of those of the study: those of `StudySpec` other than ``workload``
             and ``precision``, and those of these two tables by themselves, as in ``prompt=512``.
             An option that is None changes nothing. A trace, or a workload preset, takes the place
-            of the file's whole workload; files are relative to where attacc runs.
+            of the study's whole workload; files are relative to where attacc runs.
 
     Raises:
         DocumentError: the file is absent or malformed, or an option is.
+        UnknownNameError: there is no such preset.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    study = StudySpec() if path is None else load_document(StudySpec, Path(path))
+    study = StudySpec() if source is None else _study_of(str(source))
     if not given:
         return study
     document = study.model_dump(mode="json", exclude_none=True)
@@ -260,3 +272,15 @@ def load_study(path: str | Path | None = None, **options: object) -> StudySpec:
         document["workload"] |= lengths
     document["precision"] |= {name: given.pop(name) for name in _OF_PRECISION if name in given}
     return parse_document(StudySpec, document | given, where="options")
+
+
+def _study_of(source: str) -> StudySpec:
+    """Return the study of a preset, or of a file."""
+    if not names_file(source) and not Path(source).suffix:
+        found = STUDIES.load(source, where="study")
+    else:
+        document = read_document(Path(source))
+        if BASE not in document:
+            return parse_document(StudySpec, document, where=source, folder=Path(source).parent)
+        found = STUDIES.load_file(Path(source))
+    return StudySpec(**{name: getattr(found, name) for name in StudySpec.model_fields})

@@ -33,6 +33,7 @@ from attacc.models.parameters import AnyModel
 from attacc.models.precision import ElementType
 from attacc.models.served import served
 from attacc.pim.energy.dram import DRAM_ENERGIES
+from attacc.pim.energy.power import standby
 from attacc.pim.mapping.geometry import HeadLayout
 from attacc.pim.program.interleaved import QueryPasses
 from attacc.pim.stack import Stack, StackAttention
@@ -270,6 +271,13 @@ class Attaccs:
         system: a system whose attention runs on AttAccs.
         cadence: cycles between multiplies of a bank's units in place of the power-limited ones.
 
+    Attributes:
+        stacks: stacks of all devices.
+        stack_bytes: memory of one stack.
+        standby: power of all stacks whose units do nothing; None where the system does not count
+            it.
+        rates: of one device, in products with weights.
+
     Raises:
         UnknownNameError: the system names a device that does not exist.
         InputError: the device cannot run the system's schedule.
@@ -303,6 +311,7 @@ class Attaccs:
             where = f"system {system.spec.name}: attacc.schedule"
             raise InputError(error.message, where=where, hint=error.hint) from None
         energy = DRAM_ENERGIES.load(device.energy)
+        self.standby = standby(device, energy).times(self.stacks) if table.standby else None
         cell_pj_per_bit = energy.activate + energy.cell + energy.cell_to_unit(table.placement)
         self.rates = AttaccRates(
             interface_bytes_per_s=device.external_bytes_per_s * table.stacks_per_device,

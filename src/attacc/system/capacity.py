@@ -388,10 +388,11 @@ class Store:
 
     Attributes:
         name: name of the memory, as in "memory of each GPU".
-        available_bytes: size of the memory.
+        available_bytes: size of the memory, without what the runtime keeps for itself.
         weights_bytes: weights, and copies of weights.
         activations_bytes: activations.
         kv_bytes: keys and values.
+        reserved_bytes: what the runtime keeps for itself, beside `available_bytes`.
     """
 
     name: str
@@ -399,6 +400,7 @@ class Store:
     weights_bytes: float
     activations_bytes: float
     kv_bytes: float
+    reserved_bytes: float = 0.0
 
     @property
     def used_bytes(self) -> float:
@@ -462,16 +464,21 @@ def stores(
     here = own * f.request_bytes(own, away=False) + some * f.shared_bytes(away=False)
     each = batch * f.request_bytes(batch, away=True, copies=False)
     away = group * (each + some * f.shared_bytes(away=True, copies=False))
-    gpu_bytes = system.gpu.memory_bytes
+    reserved = system.spec.memory_reserve * system.gpu.memory_bytes
+    gpu_bytes = system.gpu.memory_bytes - reserved
     kept = f.prefill_kv_bytes
+
+    def of_gpu(kv: float) -> Store:
+        return Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, kv, reserved)
+
     if system.host is not None:
         return (
-            Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, here + kept),
+            of_gpu(here + kept),
             Store("memory of the CPUs", system.host.memory_bytes, 0.0, 0.0, away),
         )
     if system.attacc is None:
         kv = here + own * f.request_bytes(own, away=True) + some * f.shared_bytes(away=True)
-        return (Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, kv),)
+        return (of_gpu(kv),)
     if stack_bytes <= 0:
         raise EngineError("the memory of an AttAcc stack is needed")
     stacks = system.attacc.stacks
@@ -479,8 +486,8 @@ def stores(
     if system.attacc.table.capacity is CapacityRule.POOLED:
         pool_bytes = gpus * gpu_bytes + stacks * stack_bytes
         weights = gpus * f.weight_bytes + copies
-        name = "memory of GPUs and AttAccs together"
-        return (Store(name, pool_bytes, weights, gpus * activations, away + gpus * (here + kept)),)
+        name, kv = "memory of GPUs and AttAccs together", away + gpus * (here + kept)
+        return (Store(name, pool_bytes, weights, gpus * activations, kv, gpus * reserved),)
     in_stack = some * group * f.shared_bytes(away=True, copies=False) / stacks
     for kind in f.stored:
         if not kind.away:
@@ -492,7 +499,7 @@ def stores(
             pieces = -(-every // stacks)
             in_stack += pieces * f.piece_bytes(kind, min(batch, pieces))
     return (
-        Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, here + kept),
+        of_gpu(here + kept),
         Store("memory of each AttAcc stack", stack_bytes, copies / stacks, 0.0, in_stack),
     )
 
@@ -682,4 +689,7 @@ def _nothing_fits(
 
 def _shortfall(filled: tuple[Store, ...], what: str) -> Shortfall:
     store = next(store for store in filled if not store.fits)
-    return Shortfall(f"{store.name}, for {what}", store.used_bytes, store.available_bytes)
+    name = store.name
+    if store.reserved_bytes:
+        name += f" beside the {store.reserved_bytes / 1e9:,.1f} GB that the runtime keeps"
+    return Shortfall(f"{name}, for {what}", store.used_bytes, store.available_bytes)

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from attacc.errors import CapacityError, InputError, member
-from attacc.gpu.costs import CostModel, Energies, Floats, GpuPart
+from attacc.gpu.costs import PARTS, CostModel, Energies, Floats, GpuPart
 from attacc.gpu.drawn import DrawnCostModel
 from attacc.gpu.models import GpuModel, cost_model
 from attacc.hardware.system import AttentionSite, PrefillKv, ResolvedSystem, changed_system
@@ -193,11 +193,18 @@ class PricedSteps(Answer):
 
     @cached_property
     def energy(self) -> Energies:
-        """Energy of the whole system, for each step."""
-        parts = [costs.energy.parts_pj for _, costs in self.groups]
-        found = np.empty((parts[0].shape[0], self.steps))
-        for (chosen, _), own in zip(self.groups, parts, strict=True):
-            found[:, chosen] = own
+        """Energy of all boards, for each step (`StepCost.energy`)."""
+        return self._gathered([costs.energy for _, costs in self.groups])
+
+    @property
+    def node_energy(self) -> Energies:
+        """Energy of the node, its host included, for each step."""
+        return self._gathered([costs.node_energy for _, costs in self.groups])
+
+    def _gathered(self, energies: Sequence[Energies]) -> Energies:
+        found = np.empty((len(PARTS), self.steps))
+        for (chosen, _), own in zip(self.groups, energies, strict=True):
+            found[:, chosen] = own.parts_pj
         return Energies(found)
 
     def __repr__(self) -> str:
@@ -816,6 +823,7 @@ class Pricer:
             layers=tuple(layers),
             rates=self.attaccs.rates if self.attaccs is not None else None,
             copies=copies,
+            standby=None if self.attaccs is None else self.attaccs.standby,
         )
         priced = step_costs(self._operators(batches), self.system, costs, beside)
         if priced.steps == len(batches):

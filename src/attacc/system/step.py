@@ -50,17 +50,19 @@ from attacc.models.operators import (
     Step,
 )
 from attacc.models.served import ServedModel
+from attacc.pim.energy.power import Standby
 from attacc.results import Result, flat
 from attacc.system.attaccs import AttaccAttention, context_bytes, query_bytes
+from attacc.system.boundary import PJ_PER_NS_PER_W, ConstantPower, constant_power
 from attacc.system.overlap import basic_overlap, coprocessed_share, head_level_pipelining
 
 QKV: Final = "qkv"
 PROJECTION: Final = "projection"
 FEED_FORWARD: Final = ("ff1", "ff2", "ff3")
 SHARED: Final = "shared_attention"
+START: Final = "attention_start"
 NO_ENERGY: Final = EnergyBreakdown()
-PJ_PER_NS_PER_W: Final = 1e3
-"""Picojoules of one watt in a nanosecond."""
+NO_POWER: Final = ConstantPower()
 
 
 class Group(StrEnum):
@@ -88,7 +90,7 @@ class OperatorTime:
         alone_ns: time of one run by itself; the difference to `time_ns` is hidden by other work, or
             done on other devices.
         bound: resource that limits the operator.
-        energy: energy of one run on all devices, without the idle power of GPUs.
+        energy: energy of one run on all devices, without what they draw at any time.
         launch_ns: part of `alone_ns` that is the start of kernels.
         estimates: parts of its price that are scaled, assumed, or beyond the fitted range.
         layers: kind of the layers that it is in; empty outside them.
@@ -113,7 +115,7 @@ class GroupCost:
     Attributes:
         time_ns: time that it adds to the step, over all layers.
         bound: resource that limits most of that time; None where there is no time.
-        energy: energy over all layers and devices, with the idle power of GPUs in this time.
+        energy: energy over all layers and boards, with what these draw at any time in this time.
     """
 
     time_ns: float
@@ -129,12 +131,12 @@ class StepCost(Result):
         cost_model: kind of the cost model that priced the operators.
         operators: operators of a layer in order, for each kind of layers; then operators outside
             the layers.
-        static_w: power that all GPUs together draw at any time, whatever they do.
+        constant: power that is drawn at any time, whatever the devices do.
     """
 
     cost_model: str
     operators: tuple[OperatorTime, ...]
-    static_w: float = 0.0
+    constant: ConstantPower = NO_POWER
 
     def __repr__(self) -> str:
         return (
@@ -151,6 +153,7 @@ class StepCost(Result):
             "hidden_ns": self.hidden_ns,
             "energy_pj": self.energy.total_pj,
             "energy": asdict(self.energy),
+            "node_energy_pj": self.node_energy.total_pj,
             "parts": parts,
             "operators": [asdict(operator) for operator in self.operators],
             "estimates": list(self.estimates),
@@ -175,16 +178,18 @@ class StepCost(Result):
 
     @cached_property
     def energy(self) -> EnergyBreakdown:
-        """Energy of the whole system."""
-        return _total_energy(self.operators) + self._idle(self.time_ns)
+        """Energy of all boards: GPUs and AttAccs with their memory, or the CPUs that attend."""
+        return _total_energy(self.operators) + self.constant.of_boards(self.time_ns)
+
+    @property
+    def node_energy(self) -> EnergyBreakdown:
+        """Energy of the node: its boards, and the host beside them."""
+        return self.energy + self.constant.of_host(self.time_ns)
 
     @property
     def estimates(self) -> tuple[str, ...]:
         """Parts of the price that are scaled, assumed, or beyond the fitted range, each once."""
         return tuple(dict.fromkeys(note for op in self.operators for note in op.estimates))
-
-    def _idle(self, time_ns: float) -> EnergyBreakdown:
-        return EnergyBreakdown(static_pj=self.static_w * PJ_PER_NS_PER_W * time_ns)
 
     @property
     def fc(self) -> GroupCost:
@@ -214,7 +219,8 @@ class StepCost(Result):
             waits[op.bound] = waits.get(op.bound, 0.0) + op.runs * op.time_ns
         bound = max(waits, key=lambda bound: waits[bound]) if any(waits.values()) else None
         time_ns = sum(waits.values())
-        return GroupCost(time_ns, bound, _total_energy(members) + self._idle(time_ns))
+        energy = _total_energy(members) + self.constant.of_boards(time_ns)
+        return GroupCost(time_ns, bound, energy)
 
 
 def _total_energy(operators: Iterable[OperatorTime]) -> EnergyBreakdown:
@@ -292,7 +298,7 @@ class StepCosts:
         cost_model: as in `StepCost`.
         operators: operators of a layer in order, for each kind of layers; then operators outside
             the layers.
-        static_w: power that all GPUs together draw at any time, whatever they do.
+        constant: power that is drawn at any time, whatever the devices do.
         copied_share: (steps,) share of the feed-forward weights of which AttAccs hold copies to
             multiply with: the largest share of all products; 0 without co-processing.
     """
@@ -300,7 +306,7 @@ class StepCosts:
     steps: int
     cost_model: str
     operators: tuple[OperatorTimes, ...]
-    static_w: float
+    constant: ConstantPower
     copied_share: Floats
 
     @cached_property
@@ -313,8 +319,8 @@ class StepCosts:
 
     @cached_property
     def energy(self) -> Energies:
-        """Energy of the whole system."""
-        total = Energies.of(static_pj=self.static_w * PJ_PER_NS_PER_W * self.time_ns)
+        """Energy of all boards, as in `StepCost.energy`."""
+        total = self.constant.of_boards_in_steps(self.time_ns)
         for op in self.operators:
             total = total + op.energy.times(op.runs)
         return total
@@ -325,10 +331,15 @@ class StepCosts:
         notes = (note for op in self.operators for note in noted(op.estimates))
         return tuple(dict.fromkeys(notes))
 
+    @property
+    def node_energy(self) -> Energies:
+        """Energy of the node: its boards, and the host beside them."""
+        return self.energy + self.constant.of_host_in_steps(self.time_ns)
+
     def at(self, index: int) -> StepCost:
         """Return one step."""
         operators = tuple(op.at(index) for op in self.operators)
-        return StepCost(self.cost_model, operators, self.static_w)
+        return StepCost(self.cost_model, operators, self.constant)
 
     @property
     def one(self) -> StepCost:
@@ -350,7 +361,7 @@ class StepCosts:
         counts = np.ones(self.steps) if weights is None else np.asarray(weights, dtype=np.float64)
         shares = counts / counts.sum()
         operators = tuple(op.mean(shares) for op in self.operators)
-        return StepCost(self.cost_model, operators, self.static_w)
+        return StepCost(self.cost_model, operators, self.constant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,12 +394,15 @@ class Beside:
         copies: share of the feed-forward weights whose copies fit into the AttAccs. It limits the
             share of the products that AttAccs take over (`attacc.system.capacity`). It is 1 where
             the memory for copies is not counted, as in the published model.
+        standby: power of the stacks of all AttAccs whose units do nothing; None where the system
+            does not count it.
     """
 
     model: ServedModel | None = None
     layers: tuple[LayerBeside, ...] = (LayerBeside(),)
     rates: AttaccRates | None = None
     copies: float | Floats = 1.0
+    standby: Standby | None = None
 
     def of_layer(self, number: int) -> LayerBeside:
         """Return the inputs of one kind of layers.
@@ -440,7 +454,7 @@ def step_costs(
         steps=steps,
         cost_model=costs.kind,
         operators=tuple(operators),
-        static_w=system.gpus * costs.static_w(system.gpu),
+        constant=constant_power(system, costs.static_w(system.gpu), given.standby),
         copied_share=np.broadcast_to(copied, (steps,)),
     )
 
@@ -647,7 +661,7 @@ class _Layer:
                 given.time_ns,
                 given.time_ns,
                 only(Bound.MEMORY),
-                given.energy,
+                given.energy + self._open_rows(given.time_ns),
                 layers=self._layer.kind,
             )
         r = 1 / op.heads
@@ -671,7 +685,26 @@ class _Layer:
             visible_ns = basic_overlap(attention_ns=busy_ns, transfer_ns=transfer_ns, r=r)
         share = visible_ns / transfer_ns
         there, back = (replace(op, time_ns=op.alone_ns * share) for op in (there, back))
-        return before, [there, attention, back], after
+        return before, [*self._start(), there, attention, back], after
+
+    def _start(self) -> list[OperatorTimes]:
+        """Return the start of a layer's attention on AttAccs, during which all devices wait."""
+        attacc = self._system.attacc
+        if attacc is None or not attacc.table.start_ns:
+            return []
+        ns, none = np.full(1, attacc.table.start_ns), Energies.equal(NO_ENERGY)
+        runs, kind = self._layer.runs, self._layer.kind
+        return [
+            OperatorTimes(
+                START, Group.ATTENTION, runs, ns, ns, only(Bound.LATENCY), none, layers=kind
+            )
+        ]
+
+    def _open_rows(self, time_ns: Floats) -> Energies:
+        """Return what the stacks draw while rows are open, beyond standby with closed ones."""
+        standby = self._beside.standby
+        open_w = 0.0 if standby is None else standby.open_w
+        return Energies.of(standby_pj=open_w * PJ_PER_NS_PER_W * time_ns)
 
     def _transfer(self, name: str, size_bytes: Size) -> OperatorTimes:
         """Price bytes that each GPU sends to, or gets from, the devices that run attention."""

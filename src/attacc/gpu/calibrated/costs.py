@@ -340,7 +340,9 @@ class Kernels:
             launch_ns = decode.kernels[-1].coefficients.launch_ns
             fits = inside(attention_limits(decode.range, shapes))
         else:
-            shapes = AttentionShapes.of(*sizes, op.queries)
+            # Steps may differ in what came before, with as many new tokens each.
+            queries = column(op.queries) + np.zeros_like(column(op.past))
+            shapes = AttentionShapes.of(*sizes, queries)
             past = np.broadcast_to(column(op.past), shapes.length.shape)
             shapes = replace(shapes, past=past, within=column(op.keys) - past)
             computed = self._computed(cache, self.gpu.prefill)
@@ -933,6 +935,18 @@ def _with_link(
     return replace(cost, energy=cost.energy + energy)
 
 
+_NOT_TIMED: Final = (
+    "memory_bytes",
+    "description",
+    "calibration",
+    "memory_stacks",
+    "price_usd",
+    "build_cost_usd",
+    "rent_usd_per_h",
+)
+"""Fields of a GPU on which no time depends."""
+
+
 def _calibrated(gpu: GpuSpec) -> CalibratedGpu:
     name = gpu.calibration or preset_of(gpu.name)
     if gpu.calibration is None and name not in CALIBRATIONS.names():
@@ -943,13 +957,7 @@ def _calibrated(gpu: GpuSpec) -> CalibratedGpu:
             f"(known are {', '.join(CALIBRATIONS.names())}); {PUBLISHED_INSTEAD}",
         )
     known = CalibratedGpu.load(name, where=f"GPU {gpu.name}: calibration")
-    # A system may change the memory size of a GPU; the coefficients stay those of that GPU. For any
-    # other difference of the data sheet they are scaled.
-    same = known.gpu.model_copy(
-        update={
-            "memory_bytes": gpu.memory_bytes,
-            "description": gpu.description,
-            "calibration": gpu.calibration,
-        }
-    )
+    # A system may change the memory size of a GPU, and anybody its price; the coefficients stay
+    # those of that GPU. For any other difference of the data sheet they are scaled.
+    same = known.gpu.model_copy(update={name: getattr(gpu, name) for name in _NOT_TIMED})
     return replace(known, gpu=gpu) if same == gpu else known.on(gpu)
