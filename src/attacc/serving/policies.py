@@ -54,7 +54,8 @@ class ServingOptions:
 
     Attributes:
         prefill: how the GPUs prefill.
-        token_budget: tokens of one step at most, of decode and prefill together.
+        token_budget: tokens of one step at most, of decode and prefill together, on each group of
+            GPUs that has requests of its own.
         prefill_gpus: GPUs that prefill, where they do nothing else.
         slo_tpot_ms: longest acceptable mean time per output token.
         slo_ttft_ms: longest acceptable time to the first token, without queueing.

@@ -244,7 +244,7 @@ def served_by(
             sizes,
             need,
             policy=options.prefill,
-            token_budget=options.token_budget,
+            token_budget=options.token_budget * layout.dp,
         )
 
     states = states_of(sizes)
@@ -298,7 +298,7 @@ def rates_drawn(way: Served, workload: Workload, options: ServingOptions, drawn:
         np.full(draws, -(-way.batch // way.layout.replicas)),
         need,
         policy=options.prefill,
-        token_budget=options.token_budget,
+        token_budget=options.token_budget * way.layout.dp,
         drawn=drawn,
     )
     rates = np.broadcast_to(states.requests_per_s, (draws,)) * way.layout.replicas

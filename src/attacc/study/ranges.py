@@ -2,7 +2,8 @@
 
 One draw sets every unknown for all systems: how far off the GPU prices are, by kind of operators
 (measured on shapes that were held back, lognormal), the cadence of multiplies in the banks
-(uniform in its logarithm over what budgets of 116 to 23 W allow), and whether all-bank activations
+(uniform in its logarithm over what budgets of 116 to 23 W allow), the time to start a layer's
+attention on AttAccs (likewise, from 1.5 to 10 us), and whether all-bank activations
 keep to the four-activate window of a rank, of a pseudo-channel, or to none (each as likely). Every
 draw prices the steady state of every system anew, in the layout and batch that were chosen. The
 ratio is taken within the draw. The range is that from the 5th to the 95th percentile.
@@ -32,6 +33,11 @@ SIGMA_PER_ERROR: Final = float(np.sqrt(np.pi / 2))
 """Standard deviation of a normal distribution over its mean absolute value."""
 CADENCE: Final = "cadence of multiplies (power budget of a stack)"
 ACTIVATIONS: Final = "four-activate window of all-bank activations"
+START: Final = "time to start attention on AttAccs"
+FASTEST_START: Final = 1.5 / 4
+SLOWEST_START: Final = 10 / 4
+"""Times to start a layer's attention on another device, 1.5 and 10 us, over the 4 us of today's
+systems (docs/model/boundary.md)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,11 +48,13 @@ class Draws:
         gpu: kind of operators -> (draws,) standard normal numbers.
         cadence: (draws,) cadence over the published one.
         window: (draws,) 0 for no window, 1 for one of each rank, 2 for one of each pseudo-channel.
+        start: (draws,) time to start a layer's attention on AttAccs, over the one that is stated.
     """
 
     gpu: Mapping[GpuPart, Floats]
     cadence: Floats
     window: Floats
+    start: Floats
 
     @classmethod
     def of(cls, draws: int = DRAWS, seed: int = SEED) -> Draws:
@@ -60,12 +68,14 @@ class Draws:
         gpu = {part: random.standard_normal(draws) for part in GpuPart}
         low, high = np.log(FASTEST), np.log(SLOWEST)
         cadence = np.exp(random.uniform(low, high, draws))
-        return cls(gpu, cadence, random.integers(0, 3, draws).astype(np.float64))
+        window = random.integers(0, 3, draws).astype(np.float64)
+        start = np.exp(random.uniform(np.log(FASTEST_START), np.log(SLOWEST_START), draws))
+        return cls(gpu, cadence, window, start)
 
     def columns(self) -> dict[str, Floats]:
         """Return every unknown by its name."""
         named = {str(part): values for part, values in self.gpu.items()}
-        return named | {CADENCE: self.cadence, ACTIVATIONS: self.window}
+        return named | {CADENCE: self.cadence, ACTIVATIONS: self.window, START: self.start}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +121,7 @@ def drawn_rates(way: Served, workload: Workload, options: ServingOptions, draws:
         longer = activations(pricer.system, pricer.model.kv.bits)
         by_window = np.array([1.0, longer.per_rank, longer.per_pseudo_channel])
         attacc = attacc * by_window[draws.window.astype(np.int64)]
-    return rates_drawn(way, workload, options, Drawn(gpu, attacc))
+    return rates_drawn(way, workload, options, Drawn(gpu, attacc, draws.start))
 
 
 def range_of(ratios: Floats, draws: Draws) -> Range:

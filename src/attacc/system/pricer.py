@@ -256,10 +256,12 @@ class Drawn:
     Attributes:
         gpu: kind of operators -> (steps,) factors of their times on GPUs.
         attacc: (steps,) factors of the time of attention on AttAccs.
+        start: (steps,) factors of the time to start it.
     """
 
     gpu: Mapping[GpuPart, Floats]
     attacc: Floats
+    start: Floats
 
     def repeat(self, times: int) -> Drawn:
         """Return the factors with each one repeated, for steps of the same draw side by side.
@@ -268,7 +270,7 @@ class Drawn:
             times: how often.
         """
         gpu = {part: np.repeat(factors, times) for part, factors in self.gpu.items()}
-        return Drawn(gpu, np.repeat(self.attacc, times))
+        return Drawn(gpu, np.repeat(self.attacc, times), np.repeat(self.start, times))
 
     def attended(self, attention: AttaccAttention) -> AttaccAttention:
         """Return attention on AttAccs with its time drawn.
@@ -824,6 +826,7 @@ class Pricer:
             rates=self.attaccs.rates if self.attaccs is not None else None,
             copies=copies,
             standby=None if self.attaccs is None else self.attaccs.standby,
+            start_factor=1.0 if drawn is None else drawn.start,
         )
         priced = step_costs(self._operators(batches), self.system, costs, beside)
         if priced.steps == len(batches):

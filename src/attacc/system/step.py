@@ -396,6 +396,7 @@ class Beside:
             the memory for copies is not counted, as in the published model.
         standby: power of the stacks of all AttAccs whose units do nothing; None where the system
             does not count it.
+        start_factor: factor of the time to start attention on AttAccs.
     """
 
     model: ServedModel | None = None
@@ -403,6 +404,7 @@ class Beside:
     rates: AttaccRates | None = None
     copies: float | Floats = 1.0
     standby: Standby | None = None
+    start_factor: float | Floats = 1.0
 
     def of_layer(self, number: int) -> LayerBeside:
         """Return the inputs of one kind of layers.
@@ -692,7 +694,8 @@ class _Layer:
         attacc = self._system.attacc
         if attacc is None or not attacc.table.start_ns:
             return []
-        ns, none = np.full(1, attacc.table.start_ns), Energies.equal(NO_ENERGY)
+        ns = np.atleast_1d(self._beside.start_factor * attacc.table.start_ns)
+        none = Energies.equal(NO_ENERGY)
         runs, kind = self._layer.runs, self._layer.kind
         return [
             OperatorTimes(

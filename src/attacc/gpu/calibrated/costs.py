@@ -797,8 +797,22 @@ class CalibratedCostModel(CostModel):
         return self._cost(op.name, self.kernels(gpu).pointwise(op), gpu)
 
     def fused(self, op: Fused, gpu: GpuSpec) -> tuple[OperatorCosts, ...]:
-        """Price experts, recurrent states, convolutions, or attention over latents."""
-        return (self._cost(op.name, self.kernels(gpu).fused(op), gpu),)
+        """Price experts, recurrent states, convolutions, or attention over latents.
+
+        Experts in 8 bits of an engine whose own kernels were not measured take the faster of the
+        two kinds of kernels that were, with one scale for a matrix or one for each block.
+        """
+        kernels = self.kernels(gpu)
+        priced = kernels.fused(op)
+        if self._falls_back and isinstance(op, Experts) and op.weights is ElementType.FP8:
+            try:
+                other = kernels.fused(replace(op, weights=BlockFormat.FP8_BLOCK))
+            except InputError:
+                other = None
+            if other is not None and other.time_ns.sum() < priced.time_ns.sum():
+                note = Estimate.always(f"experts on {gpu.name}: the faster kernels of 8 bits")
+                priced = replace(other, estimates=(*other.estimates, note))
+        return (self._cost(op.name, priced, gpu),)
 
     def coprocessing_peak_flops_per_s(self, op: MatMul, gpu: GpuSpec) -> Floats:
         """Return the rate that the product reaches."""
