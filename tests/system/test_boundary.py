@@ -11,10 +11,10 @@ from attacc.hardware.dram import DRAMS
 from attacc.hardware.system import load_system
 from attacc.pim.energy.dram import DRAM_ENERGIES
 from attacc.pim.energy.power import Standby, standby
-from attacc.study.specification import DEFAULT_SYSTEMS
 from attacc.system.batches import Batches, Chunk
 from attacc.system.boundary import constant_power
 from attacc.system.pricer import Pricer
+from tests.study.comparisons import PAPERS
 
 NEW = ("standby_pj", "device_pj", "host_pj")
 
@@ -32,7 +32,7 @@ def test_standby_of_a_stack_is_that_of_its_currents() -> None:
         assert found.times(40) == Standby(40 * found.closed_w, 40 * found.open_w)
 
 
-@pytest.mark.parametrize("name", DEFAULT_SYSTEMS)
+@pytest.mark.parametrize("name", PAPERS)
 def test_the_papers_count_what_they_counted(name: str) -> None:
     """Catches a figure of the papers that changes with what they left out."""
     step = Pricer("gpt3-175b", name).step(decode=[2048] * 4)

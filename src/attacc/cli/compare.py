@@ -171,7 +171,8 @@ def compare(
 ) -> None:
     """Compare systems on one model and workload.
 
-    Without arguments: GPT-3 175B at (2048, 2048) on the platforms of the AttAcc papers.
+    Without arguments: Llama 3.1 70B with 8k tokens in and 1k out on 8 H100, H200 and B200, with and
+    without AttAccs. `attacc compare asplos2024` compares the platforms of the AttAcc papers.
     """
     from attacc.comparison import compare_study, load_study
     from attacc.report.compare import comparison_tables

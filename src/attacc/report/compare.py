@@ -19,6 +19,7 @@ from attacc.study.compare import (
     Status,
     SystemResult,
 )
+from attacc.study.decomposition import Cause
 from attacc.study.whole import WholeRequests
 from attacc.system.attaccs import CurveKind
 from attacc.system.pricer import BatchChoice, Limit
@@ -44,6 +45,7 @@ PARTS = {
 def comparison_tables(comparison: Comparison) -> RenderableType:
     """Return a heading, the summary, the breakdown of the decode step, and notes."""
     return Group(
+        *_verdict_first(comparison),
         _heading(comparison),
         "",
         *_whole_requests(comparison),
@@ -55,17 +57,28 @@ def comparison_tables(comparison: Comparison) -> RenderableType:
     )
 
 
-def _whole_requests(comparison: Comparison) -> Iterator[RenderableType]:
-    """Yield what is told of whole requests; nothing where they are left out."""
-    if not any(r.whole_requests or r.whole_reason for r in comparison.systems):
-        return
+def _verdict_first(comparison: Comparison) -> Iterator[RenderableType]:
+    """Yield the verdict; nothing where nothing is compared with its GPUs alone."""
     lines = _verdict(comparison)
     yield from (Text(line, style="bold") for line in lines)
     if lines:
         yield ""
+
+
+def _whole_requests(comparison: Comparison) -> Iterator[RenderableType]:
+    """Yield what is told of whole requests; nothing where they are left out."""
+    if not any(r.whole_requests or r.whole_reason for r in comparison.systems):
+        return
     yield _whole(comparison)
     yield from (Text(note, style="dim") for note in _whole_notes(comparison))
     yield ""
+    if comparison.gains:
+        yield _causes(comparison)
+        yield Text(CAUSES_NOTE, style="dim")
+        yield ""
+        yield _economies(comparison)
+        yield Text(ECONOMY_NOTE, style="dim")
+        yield ""
 
 
 def _priced(comparison: Comparison) -> bool:
@@ -136,28 +149,97 @@ CLEAR: Final = 0.02
 """Part of a speed-up below which it is called no gain."""
 
 
-def _verdict(comparison: Comparison) -> list[str]:
-    """Return what AttAccs buy over whole requests, a sentence for each baseline."""
-    lines: list[str] = []
-    told: set[str | None] = set()
+CAUSES_NOTE: Final = (
+    "A chain from the GPUs alone, each system in its best layout: the memory of the AttAccs on the "
+    "GPUs; their stacks as plain HBM (equal stacks); AttAccs with the papers' unit; with the "
+    "system's units; with its overlaps. The factors multiply to the gain over the GPUs alone."
+)
+ECONOMY_NOTE: Final = (
+    "Node: boards and host. Cost: price of the node over 4 years at 70 % use, and energy "
+    "(docs/model/cost.md); no AttAcc is on sale, so its price is an estimate. Gains: requests for "
+    "each mm2 of DRAM dies, joule and dollar, over those of the baseline."
+)
+
+
+def _causes(comparison: Comparison) -> Table:
+    table = _table("Where the gain comes from")
+    table.add_column("system", overflow="fold", min_width=12)
+    table.add_column("GPUs\nalone/s", justify="right", no_wrap=True)
+    for cause in Cause:
+        table.add_column(str(cause).replace(" in ", " in\n"), justify="right", no_wrap=True)
+    table.add_column("gain", justify="right", no_wrap=True, style="bold")
+    table.add_column("equal\nstacks/s", justify="right", no_wrap=True)
     for result in comparison.gains:
         whole = result.whole_requests
-        if whole is None or whole.speedup is None or whole.baseline in told:
+        found = None if whole is None else whole.decomposition
+        if found is None:
+            table.add_row(result.system, *["-"] * 8)
             continue
-        told.add(whole.baseline)
-        low, high = whole.speedup_low or whole.speedup, whole.speedup_high or whole.speedup
-        if low > 1 + CLEAR:
-            word = "It pays"
-        elif high < 1 - CLEAR:
-            word = "It does not pay"
-        elif whole.speedup > 1 + CLEAR:
-            word = "It may pay"
-        else:
-            word = "No clear gain"
-        lines.append(
-            f"{word}: {result.system} serves {_times(whole)} the requests of {whole.baseline}."
+        table.add_row(
+            result.system,
+            _short(found.baseline_requests_per_s, 3),
+            *(f"{factor.factor:.2f}x" for factor in found.factors),
+            f"{found.gain:.2f}x",
+            _short(found.equal_stacks_requests_per_s, 3),
         )
+    return table
+
+
+def _economies(comparison: Comparison) -> Table:
+    table = _table("Cost of whole requests, and gain for what it takes")
+    table.add_column("system", overflow="fold", min_width=12)
+    table.add_column("J per request,\nnode", justify="right", no_wrap=True)
+    table.add_column("USD per M\ntokens", justify="right", no_wrap=True)
+    table.add_column("gain per\nDRAM area", justify="right", no_wrap=True)
+    table.add_column("gain per\nwatt", justify="right", no_wrap=True)
+    table.add_column("gain per\nUSD", justify="right", no_wrap=True)
+    for result in comparison.systems:
+        if result.whole_requests is None:
+            continue
+        found = result.whole_requests.economy
+        cost = found.cost_per_million_tokens_usd
+        table.add_row(
+            result.system,
+            _short(found.node_energy_per_request_j, 3),
+            "-" if cost is None else _short(cost, 3),
+            *(
+                "-" if gain is None else f"{gain:.2f}x"
+                for gain in (found.gain_per_dram_area, found.gain_per_watt, found.gain_per_usd)
+            ),
+        )
+    return table
+
+
+def _verdict(comparison: Comparison) -> list[str]:
+    """Return what AttAccs buy over whole requests, a sentence for each baseline.
+
+    Where the best system does not stand for all, the sentence says what the others get.
+    """
+    by_baseline: dict[str | None, list[tuple[str, WholeRequests]]] = {}
+    for result in comparison.gains:
+        if result.whole_requests is not None:
+            found = by_baseline.setdefault(result.whole_requests.baseline, [])
+            found.append((result.system, result.whole_requests))
+    lines: list[str] = []
+    for baseline, found in by_baseline.items():
+        name, best = found[0]
+        line = f"{_word(best)}: {name} serves {_times(best)} the requests of {baseline}"
+        if len(found) > 1:
+            other, worst = found[-1]
+            line += f", {other} {_times(worst)}"
+        lines.append(f"{line}.")
     return lines
+
+
+def _word(whole: WholeRequests) -> str:
+    """Return whether a gain is clear."""
+    gain = whole.speedup or 0.0
+    low, high = whole.speedup_low or gain, whole.speedup_high or gain
+    if low > 1 + CLEAR:
+        return "It pays"
+    if high < 1 - CLEAR:
+        return "It does not pay"
+    return "It may pay" if gain > 1 + CLEAR else "No clear gain"
 
 
 def _times(whole: WholeRequests) -> str:

@@ -96,6 +96,11 @@ class Served:
     prefill_pricer: Pricer | None = None
     prefill_layout: Layout | None = None
 
+    @property
+    def gpus(self) -> int:
+        """GPUs that the layout uses, those that only prefill included."""
+        return self.layout.gpus + (0 if self.prefill_layout is None else self.prefill_layout.gpus)
+
 
 class _TargetError(InputError):
     """No batch keeps the latency targets."""

@@ -35,8 +35,9 @@ from attacc.results import Progress, Result, flat, untold
 from attacc.serving.policies import TOKEN_BUDGET, PrefillPolicy, ServingOptions
 from attacc.study.specification import (
     DEFAULT_MODEL,
+    DEFAULT_OUTPUT,
+    DEFAULT_PROMPT,
     DEFAULT_SYSTEMS,
-    DEFAULT_TOKENS,
     StudySpec,
 )
 from attacc.study.whole import Asked as WholeAsked
@@ -307,7 +308,7 @@ def _whole_speedup(result: SystemResult) -> float:
 
 def compare(
     model: str | Path | Mapping[str, object] | AnyModel = DEFAULT_MODEL,
-    requests: Asked = (DEFAULT_TOKENS, DEFAULT_TOKENS),
+    requests: Asked = (DEFAULT_PROMPT, DEFAULT_OUTPUT),
     systems: Source | Sequence[Source] = DEFAULT_SYSTEMS,
     *,
     batch: int | str = "max",

@@ -35,18 +35,21 @@ from attacc.workload.speculation import MOST_DRAFTS
 from attacc.workload.synthetic import synthetic
 from attacc.workload.traces import load_workload
 
-DEFAULT_MODEL: Final = "gpt3-175b"
-DEFAULT_TOKENS: Final = 2048
+DEFAULT_MODEL: Final = "llama-3.1-70b"
+DEFAULT_PROMPT: Final = 8192
+DEFAULT_OUTPUT: Final = 1024
 DEFAULT_SYSTEMS: Final = (
-    "dgx-base",
-    "dgx-large",
-    "2xdgx",
-    "dgx-cpu",
-    "dgx-attacc-bank",
-    "dgx-attacc-bankgroup",
-    "dgx-attacc-buffer",
+    "8xh100",
+    "8xh100-attacc-hbm3",
+    "8xh100-attacc-hbm3-shared",
+    "8xh200",
+    "8xh200-attacc-hbm3",
+    "8xh200-attacc-hbm3-shared",
+    "8xb200",
+    "8xb200-attacc-hbm3",
+    "8xb200-attacc-hbm3-shared",
 )
-"""The platforms of the papers: the comparison that ``attacc compare`` makes without arguments."""
+"""The study "today": the comparison that ``attacc compare`` makes without arguments."""
 
 MAX_BATCH: Final = MAX_SIZE
 """Most requests of a batch for which a step can be priced, even if more would fit."""
@@ -220,8 +223,8 @@ class StudySpec(Spec):
             return load_workload(Path(table.trace))
         if table.synthetic is not None:
             return synthetic(table.synthetic, seed=table.seed or 0, where="workload.synthetic")
-        prompt = DEFAULT_TOKENS if table.prompt is None else table.prompt
-        output = DEFAULT_TOKENS if table.output is None else table.output
+        prompt = DEFAULT_PROMPT if table.prompt is None else table.prompt
+        output = DEFAULT_OUTPUT if table.output is None else table.output
         if output < 2:
             raise InputError(
                 f"{output} output token leaves nothing to decode",
@@ -247,7 +250,7 @@ def load_study(source: str | Path | None = None, **options: object) -> StudySpec
 
     Args:
         source: a preset's name, as in "asplos2024", or the study file, whose ``base`` may name a
-            preset; None for the comparison of the papers' platforms.
+            preset; None for the study "today".
         options: keys in place of those of the study: those of `StudySpec` other than ``workload``
             and ``precision``, and those of these two tables by themselves, as in ``prompt=512``.
             An option that is None changes nothing. A trace, or a workload preset, takes the place

@@ -7,6 +7,7 @@ system of the same GPUs without AttAccs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
@@ -20,6 +21,7 @@ from attacc.serving.policies import PrefillPolicy, ServingOptions
 from attacc.serving.search import Search, Served, ServingLimit
 from attacc.study.decomposition import Decomposition, decompose
 from attacc.study.ranges import Draws, Range, drawn_rates, range_of
+from attacc.system.cost import Ownership, dram_area, money
 from attacc.system.layout import Layout
 from attacc.system.pricer import Pricer
 from attacc.system.sites import Site
@@ -28,6 +30,7 @@ from attacc.workload.requests import Workload
 from attacc.workload.speculation import Speculation
 
 MILLION: Final = 1e6
+SECONDS_PER_HOUR: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,29 @@ class NextBest:
     engine: Engine | None
     batch: int
     output_tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Economy:
+    """What requests cost, and what a gain is for what it takes; see `attacc.system.cost`.
+
+    Attributes:
+        node_energy_per_request_j: energy of one request with the host of the node.
+        cost_per_request_usd: price of the node written off, and energy; None where a price is not
+            stated.
+        cost_per_million_tokens_usd: of a million output tokens, likewise.
+        gain_per_dram_area: requests per second for the silicon of all core dies, over those of the
+            baseline; None where an area is not stated.
+        gain_per_watt: requests for each joule of the node, over those of the baseline.
+        gain_per_usd: requests for each dollar, over those of the baseline.
+    """
+
+    node_energy_per_request_j: float
+    cost_per_request_usd: float | None
+    cost_per_million_tokens_usd: float | None
+    gain_per_dram_area: float | None
+    gain_per_watt: float | None
+    gain_per_usd: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +99,7 @@ class WholeRequests:
         depends_most_on: what the range depends on most; None where it does not vary.
         energy_ratio: energy per request of the baseline over that of this system.
         next_best: the best way with another layout; None where there is none.
+        economy: what requests cost, and what the gain is for area, energy and money.
         decomposition: where a gain of AttAccs comes from; None without AttAccs, and where the GPUs
             alone do not hold the model.
         estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
@@ -97,6 +124,7 @@ class WholeRequests:
     depends_most_on: str | None
     energy_ratio: float | None
     next_best: NextBest | None
+    economy: Economy
     decomposition: Decomposition | None
     estimates: tuple[str, ...]
 
@@ -314,6 +342,45 @@ def _whole_requests(
         next_best=None
         if other is None
         else NextBest(str(other.layout), other.engine, other.batch, other.requests_per_s * tokens),
+        economy=_economy(mine, base, tokens),
         decomposition=mine.decomposition,
         estimates=best.estimates,
     )
+
+
+def _economy(mine: Found, base: Found, tokens: float) -> Economy:
+    """Return what requests of a system cost, beside those of its baseline."""
+    energy_j, usd, per_mm2 = _each(mine)
+    base_energy_j, base_usd, base_per_mm2 = _each(base)
+    return Economy(
+        node_energy_per_request_j=energy_j,
+        cost_per_request_usd=usd,
+        cost_per_million_tokens_usd=None if usd is None else usd / tokens * MILLION,
+        gain_per_dram_area=_ratio(per_mm2, base_per_mm2),
+        gain_per_watt=_ratio(base_energy_j or None, energy_j or None),
+        gain_per_usd=_ratio(base_usd, usd),
+    )
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    return None if above is None or below is None else above / below
+
+
+def _each(found: Found) -> tuple[float, float | None, float | None]:
+    """Return energy of the node and dollars of one request, and requests per second and mm2.
+
+    A layout may use a part of the GPUs; then only their part of the system counts.
+    """
+    served = found.served
+    if served is None:
+        return 0.0, None, None
+    system, rate = found.system, served.requests_per_s
+    used = served.gpus / system.gpus
+    energy_j = served.energy_j + used * (system.spec.host_power_w or 0.0) / rate
+    usd = per_mm2 = None
+    with suppress(InputError):
+        per_hour = Ownership().usd_per_h(used * money(system).node_price_usd, energy_j * rate)
+        usd = per_hour / SECONDS_PER_HOUR / rate
+    with suppress(InputError):
+        per_mm2 = rate / (used * dram_area(system).total_mm2)
+    return energy_j, usd, per_mm2
