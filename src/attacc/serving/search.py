@@ -23,6 +23,7 @@ from attacc.hardware.system import (
     resolve_system,
 )
 from attacc.models.architecture import divisors
+from attacc.models.feedforward import Mixture
 from attacc.models.mixers import AnyMixer, Attention
 from attacc.models.served import ServedModel, splits_of
 from attacc.serving.policies import (
@@ -163,8 +164,9 @@ def layouts(
 ) -> Iterator[Layout]:
     """Yield the layouts to try, most GPUs in a replica first.
 
-    Parts for experts, and groups for mixers, are those of one or of all GPUs of a replica. Where
-    GPUs outnumber the key/value heads, there are also groups with as many GPUs as heads.
+    Experts are split over all GPUs of a replica, or each GPU has its own ones. All GPUs share the
+    mixers; or, where the model has experts, each GPU has requests of its own; or, where GPUs
+    outnumber the key/value heads, there are groups with as many GPUs as heads.
 
     Args:
         system: the system.
@@ -179,7 +181,9 @@ def layouts(
     heads = [layer.mixer.kv_heads for layer in model.model.layers if _has_heads(layer.mixer)]
     for tp in [given["tp"]] if "tp" in given else divisors(system.gpus)[::-1]:
         replicas = given.get("replicas", max(1, system.gpus // tp))
-        groups = {1, tp, *(tp // some for some in heads if tp % some == 0)}
+        groups = {1, *(tp // some for some in heads if tp % some == 0)}
+        if any(isinstance(layer.feed_forward, Mixture) for layer in model.model.layers):
+            groups.add(tp)
         splits = splits_of(model, tp)
         for split in splits:
             layout = Layout(tp, replicas, split.expert_parts, split.mixer_groups)

@@ -41,7 +41,15 @@ from attacc.study.specification import (
     StudySpec,
 )
 from attacc.study.whole import Asked as WholeAsked
-from attacc.study.whole import Found, WholeRequests, all_whole_requests, best_of, with_causes
+from attacc.study.whole import (
+    Found,
+    Known,
+    WholeRequests,
+    all_whole_requests,
+    best_of,
+    known_as,
+    with_causes,
+)
 from attacc.system.attaccs import AttentionCurve, CurveKind
 from attacc.system.capacity import Store
 from attacc.system.pricer import (
@@ -476,6 +484,7 @@ def _compare(
     results: list[SystemResult] = []
     refusals: list[InputError] = []
     ways: list[Found] = []
+    known: Known = {}
     whole = WholeAsked(
         model=model,
         workload=workload,
@@ -517,7 +526,10 @@ def _compare(
             refusals.append(refusal)
             result = _refused(system, case, asked, refusal)
         results.append(result)
-        ways.append(Found(system) if asked.decode_only else _way(whole, model, system, asked))
+        way = Found(system)
+        if not asked.decode_only:
+            way = _way(whole, system, asked, known)
+        ways.append(way)
     if len(refusals) == len(systems) and not any(way.served for way in ways):
         raise refusals[0]
     results = [
@@ -553,14 +565,16 @@ def _compare(
     )
 
 
-def _way(whole: WholeAsked, model: ServedModel, system: ResolvedSystem, asked: _Question) -> Found:
+def _way(whole: WholeAsked, system: ResolvedSystem, asked: _Question, known: Known) -> Found:
     """Find the best way of a system to serve whole requests."""
 
     def sites_of(one: ResolvedSystem) -> list[dict[str, Site]]:
-        return _assignments(model, one, asked)
+        return _assignments(whole.model, one, asked)
 
     try:
-        return with_causes(best_of(whole, system, sites_of(system)), whole, sites_of)
+        found = best_of(whole, system, sites_of(system))
+        known[known_as(system)] = found
+        return with_causes(found, whole, sites_of, known)
     except (DocumentError, UnknownNameError):
         raise
     except InputError as refusal:

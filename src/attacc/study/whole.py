@@ -237,13 +237,28 @@ def best_of(asked: Asked, system: ResolvedSystem, sites: Sequence[Mapping[str, S
     return Found(system, best, other)
 
 
-def with_causes(found: Found, asked: Asked, sites_of: SitesOf) -> Found:
+Known = dict[str, Found]
+"""The best ways of systems of a comparison, and of systems on the way to them."""
+
+
+def known_as(system: ResolvedSystem) -> str:
+    """Return all that the best way of a system depends on, as one text.
+
+    Args:
+        system: the system.
+    """
+    spec = system.spec.model_dump_json(exclude={"name", "description", "sources"})
+    return f"{spec} {system.gpu.model_dump_json()}"
+
+
+def with_causes(found: Found, asked: Asked, sites_of: SitesOf, known: Known) -> Found:
     """Add where the gain of a system with AttAccs comes from.
 
     Args:
         found: the best way of the system.
         asked: what is asked.
         sites_of: returns the assignments of the mixers on a system.
+        known: best ways that are known, to which those that are found are added.
     """
     if found.served is None or found.system.attacc is None:
         return found
@@ -252,7 +267,10 @@ def with_causes(found: Found, asked: Asked, sites_of: SitesOf) -> Found:
     def best(system: ResolvedSystem) -> tuple[float, float]:
         if system is found.system:
             return own
-        other = best_of(asked, system, sites_of(system))
+        key = known_as(system)
+        if key not in known:
+            known[key] = best_of(asked, system, sites_of(system))
+        other = known[key]
         if other.served is None:
             raise InputError(other.reason or "it serves nothing", where=system.name)
         return other.served.requests_per_s, other.served.energy_j

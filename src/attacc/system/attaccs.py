@@ -43,12 +43,14 @@ from attacc.units import BITS_PER_BYTE
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
-MULTIPLY_BUDGET: Final = 4_000_000
+MULTIPLY_BUDGET: Final = 500_000
 """Multiplies per channel that a curve may simulate before it is sampled instead."""
 FEWEST_SAMPLES: Final = 9
 RING_PLACES: Final = 8
 """Places of the oldest key at which a full ring is timed."""
 _GOLDEN: Final = 0.618033988749895
+REMEMBERED: Final = 4096
+"""Batches of equal heads whose attention AttAccs keep; the least recently used ones are dropped."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -323,6 +325,8 @@ class Attaccs:
             multiply_add_pj=energy.multiply_add,
         )
 
+        self._equal: Final = lru_cache(maxsize=REMEMBERED)(self._attend_equal)
+
     def curve(self, heads: LayerHeads, batch: int, lengths: Sequence[int]) -> AttentionCurve:
         """Time and cost one layer's attention of a batch at every length that occurs.
 
@@ -346,7 +350,7 @@ class Attaccs:
         exact = len(needed) <= samples
         if not exact:
             needed = _sampled(int(needed[0]), int(needed[-1]), samples)
-        timed = [self._at(heads, batch, shares, keys * parts) for keys in needed.tolist()]
+        timed = [self._at(heads, batch, keys * parts) for keys in needed.tolist()]
         x = needed.astype(np.float64)
         time_ns = np.array([one.time_ns for one in timed])
         spread = max(one.spread for one in timed)
@@ -401,15 +405,13 @@ class Attaccs:
             return None
         return self._stack.layout(1, heads.head_dim, heads.element, key_slices=1).columns_per_key
 
-    def _at(
-        self, heads: LayerHeads, batch: int, shares: Sequence[_Share], length: int
-    ) -> _OfStacks:
+    def _at(self, heads: LayerHeads, batch: int, length: int) -> _OfStacks:
         """Attend to equal heads; in a ring that has moved on, on average over its oldest place."""
         if heads.ring is None or length <= heads.ring:
-            return self._equal(heads, batch, shares, length)
+            return self._equal(heads, batch, length)
         step = max(1, heads.ring // RING_PLACES)
         places = [heads.ring + place for place in range(1, heads.ring + 1, step)]
-        each = [self._equal(heads, batch, shares, place) for place in places]
+        each = [self._equal(heads, batch, place) for place in places]
         time_ns = np.array([one.time_ns for one in each])
         return _OfStacks(
             time_ns=float(time_ns.mean()),
@@ -419,12 +421,11 @@ class Attaccs:
             spread=float(np.ptp(time_ns) / time_ns.mean()),
         )
 
-    def _equal(
-        self, heads: LayerHeads, batch: int, shares: Sequence[_Share], length: int
-    ) -> _OfStacks:
+    def _attend_equal(self, heads: LayerHeads, batch: int, length: int) -> _OfStacks:
         """Attend to equal heads."""
         if self._cut:
             return self._over_stacks(heads, [length] * (batch * heads.kv_heads))
+        shares = self._shares(batch * heads.kv_heads)
         runs = [(self._attend(heads, share.simulated, length), share) for share in shares]
         return _OfStacks(
             time_ns=max(run.time_ns for run, _ in runs),
@@ -488,6 +489,53 @@ class Attaccs:
             queries_per_kv_head=heads.group,
             queries_per_read=self._queries_per_read,
         )
+
+
+@dataclass(frozen=True)
+class _Stated:
+    """Identity of the AttAccs of a system: all that attention on them depends on."""
+
+    system: ResolvedSystem = field(compare=False)
+    device: str
+    table: str
+    cadence: int | None
+
+
+_NOT_TIMED: Final = {
+    "link",
+    "capacity",
+    "prefill_kv",
+    "start_ns",
+    "base_power_w",
+    "link_power_w",
+    "cost",
+}
+"""Keys of AttAccs on which attention inside their stacks does not depend."""
+
+
+@lru_cache(maxsize=64)
+def _attaccs(stated: _Stated) -> Attaccs:
+    return Attaccs(stated.system, cadence=stated.cadence)
+
+
+def attaccs_of(system: ResolvedSystem, *, cadence: int | None = None) -> Attaccs:
+    """Return the AttAccs of a system, shared by all systems with equal ones.
+
+    Args:
+        system: as in `Attaccs`.
+        cadence: as in `Attaccs`.
+
+    Raises:
+        UnknownNameError: as in `Attaccs`.
+        InputError: as in `Attaccs`.
+    """
+    if system.attacc is None:
+        raise EngineError(f"system {system.spec.name} has no AttAccs")
+    table = system.attacc.table
+    where = f"system {system.spec.name}: attacc.dram"
+    device = DRAMS.load_name_or_file(table.dram, where=where).model_dump_json()
+    stated = table.model_dump_json(exclude=_NOT_TIMED)
+    return _attaccs(_Stated(system, device, stated, cadence))
 
 
 def _sampled(first: int, last: int, samples: int) -> I64:

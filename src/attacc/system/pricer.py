@@ -35,7 +35,7 @@ from attacc.models.served import (
 )
 from attacc.models.steps import model_step
 from attacc.results import Answer, Result
-from attacc.system.attaccs import AttaccAttention, Attaccs, AttentionCurve, LayerHeads
+from attacc.system.attaccs import AttaccAttention, AttentionCurve, LayerHeads, attaccs_of
 from attacc.system.batches import PHASES, Batches, Chunk, Ints, chunks_of
 from attacc.system.capacity import (
     Content,
@@ -281,6 +281,11 @@ class Drawn:
         return replace(attention, time_ns=attention.time_ns * self.attacc)
 
 
+def _both(ends: Ints) -> tuple[int, ...]:
+    """Return two lengths, or one where they are equal."""
+    return tuple(np.unique(ends).tolist())
+
+
 def _between(
     each: Sequence[AttaccAttention], timed: Ints, sizes: Ints, place: Ints
 ) -> AttaccAttention:
@@ -350,7 +355,7 @@ class Pricer:
             if isinstance(gpu_model, CostModel)
             else cost_model(member(GpuModel, gpu_model, where="gpu_model"))
         )
-        self.attaccs: Final = Attaccs(system) if system.attacc is not None else None
+        self.attaccs: Final = attaccs_of(system) if system.attacc is not None else None
         self.speculation: Final = speculation
         self.shared_prefix: Final = whole(shared_prefix, where="shared_prefix", least=0)
         self.sites: Final[Sites] = checked_sites(model, system, sites or {})
@@ -521,7 +526,7 @@ class Pricer:
             keys = heads.seen(np.array([length], dtype=np.int64))
             own_ns = self._curve_of(heads, batch, keys).at(keys).time_ns[0]
             for cadence in cadences(self.system):
-                other = Attaccs(self.system, cadence=cadence).curve(heads, batch, keys.tolist())
+                other = attaccs_of(self.system, cadence=cadence).curve(heads, batch, keys.tolist())
                 found.append((cadence, float(other.at(keys).time_ns[0] / own_ns)))
             if found and device is not None:
                 found.append((device.power_limited.nCCDAB, 1.0))
@@ -751,7 +756,8 @@ class Pricer:
     ) -> StepCosts:
         """Price steps of equal requests for many batch sizes in one go.
 
-        Attention on AttAccs is timed at a few of the sizes, and interpolated linearly between them.
+        Attention on AttAccs is timed at a few of the sizes, for the fewest and the most keys, and
+        interpolated linearly between them.
 
         Args:
             sizes: (steps,) decoding requests.
@@ -773,9 +779,10 @@ class Pricer:
         distinct, place = np.unique(batches.lengths[batches.decode_ends - 1], return_inverse=True)
         attention: Attended = {}
         for heads in dict.fromkeys(self._away(queries).values()):
-            own = distinct - heads.shared(self.shared_prefix)
+            own = heads.seen(distinct - heads.shared(self.shared_prefix))
+            ends = np.array([own.min(), own.max()])
             each = [
-                self._with_prefix(self._curve_of(heads, size, own).at(heads.seen(own)), heads, size)
+                self._with_prefix(self._curve(heads, size, _both(ends)).at(own), heads, size)
                 for size in timed
             ]
             attention[heads] = _between(each, np.array(timed), sizes, place)
