@@ -15,7 +15,7 @@ from typing import Final, TypeGuard
 import numpy as np
 
 from attacc.errors import CapacityError, InputError
-from attacc.gpu.costs import Floats
+from attacc.gpu.costs import PARTS, Floats
 from attacc.gpu.models import Engine
 from attacc.hardware.system import (
     AttentionSite,
@@ -38,7 +38,8 @@ from attacc.system.batches import Ints
 from attacc.system.capacity import Footprint, check_batch, largest_batch
 from attacc.system.layout import Layout
 from attacc.system.pricer import Drawn, Pricer
-from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
+from attacc.system.step import Group
+from attacc.units import NS_PER_MS, NS_PER_S
 from attacc.workload.requests import Workload
 
 PER_DOUBLING: Final = 4
@@ -64,6 +65,37 @@ class ServingLimit(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Point:
+    """One batch of a layout.
+
+    Attributes:
+        batch: requests in flight that decode, on all replicas together.
+        requests_per_s: requests that end in a second, on all replicas together.
+        ttft_ns: time to the first token of a request that does not queue.
+        tpot_ns: mean time per output token after the first.
+    """
+
+    batch: int
+    requests_per_s: float
+    ttft_ns: float
+    tpot_ns: float
+
+
+def _curve(states: SteadyStates, layout: Layout) -> tuple[Point, ...]:
+    """Return the states of one replica as points of all replicas."""
+    return tuple(
+        Point(layout.replicas * size, layout.replicas * rate, ttft_ns, tpot_ns)
+        for size, rate, ttft_ns, tpot_ns in zip(
+            states.decoding.tolist(),
+            states.requests_per_s.tolist(),
+            states.ttft_ns.tolist(),
+            states.tpot_ns.tolist(),
+            strict=True,
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
     """One way to serve a workload.
 
@@ -77,6 +109,9 @@ class Served:
         energy_j: energy of one request.
         prefill_share: share of the steps that prefill.
         limit: reason why no larger batch is used.
+        parts_ns: time of one request on one replica, by parts: its share of the steps.
+        energies_j: energy of one request by the kinds of `attacc.gpu.costs.PARTS`.
+        curve: batches that were tried in this layout, with what they give.
         estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
         pricer: prices the steps of one replica.
         prefill_pricer: prices the prefills of one replica, where other GPUs prefill.
@@ -92,6 +127,9 @@ class Served:
     energy_j: float
     prefill_share: float
     limit: ServingLimit
+    parts_ns: Mapping[Group, float]
+    energies_j: Mapping[str, float]
+    curve: tuple[Point, ...]
     estimates: tuple[str, ...]
     pricer: Pricer
     prefill_pricer: Pricer | None = None
@@ -283,6 +321,9 @@ def served_by(
         energy_j=float(one.energy_j[0]),
         prefill_share=float(one.prefill_share[0]),
         limit=limit,
+        parts_ns=dict(zip(Group, one.parts_ns[:, 0].tolist(), strict=True)),
+        energies_j=dict(zip(PARTS, one.energies_j[:, 0].tolist(), strict=True)),
+        curve=_curve(states, layout),
         estimates=one.estimates,
         pricer=pricer,
     )
@@ -460,9 +501,9 @@ class Search:
                 _PrefillSide(
                     requests_per_s=rate,
                     ttft_ns=time_ns,
-                    energy_j=one.energy_pj / PJ_PER_J,
+                    energy_j=one.energy_j,
                     static_w=static_w,
-                    estimates=one.estimates,
+                    estimates=one.steps.estimates,
                     pricer=pricer,
                     layout=layout,
                 )

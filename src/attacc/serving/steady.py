@@ -18,7 +18,7 @@ Times to the first token are those of a request that does not queue.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -29,6 +29,7 @@ from attacc.serving.policies import PrefillPolicy
 from attacc.system.batches import Ints
 from attacc.system.capacity import Footprint
 from attacc.system.pricer import Drawn, Pricer, Prompts
+from attacc.system.step import Group, StepCosts
 from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
 from attacc.workload.lengths import LengthDistribution, condense, decode_lengths
 from attacc.workload.requests import Workload
@@ -52,6 +53,9 @@ class SteadyStates:
         tpot_ns: mean time per output token after the first.
         energy_j: energy of one request.
         prefill_share: share of the steps that prefill.
+        parts_ns: (parts, batches) time of one request by the parts of `Group`: its share of the
+            steps that it takes part in. They sum to the time between the ends of two requests.
+        energies_j: (kinds, batches) energy of one request by the kinds of `PARTS`.
         estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
     """
 
@@ -61,6 +65,8 @@ class SteadyStates:
     tpot_ns: Floats
     energy_j: Floats
     prefill_share: Floats
+    parts_ns: Floats
+    energies_j: Floats
     estimates: tuple[str, ...]
 
 
@@ -171,14 +177,39 @@ class _Steps:
     """Steps of several batches.
 
     Attributes:
-        time_ns: (batches,) durations.
-        energy_pj: (batches,) energies.
+        parts_ns: (parts, batches) durations by the parts of `Group`.
+        energies_pj: (kinds, batches) energies by the kinds of `PARTS`.
         estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
     """
 
-    time_ns: Floats
-    energy_pj: Floats
+    parts_ns: Floats
+    energies_pj: Floats
     estimates: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, priced: StepCosts) -> _Steps:
+        """Return steps as they are priced."""
+        parts = np.stack([priced.group_ns(group) for group in Group])
+        return cls(parts, priced.energy.parts_pj, priced.estimates)
+
+    @property
+    def time_ns(self) -> Floats:
+        """(batches,) durations."""
+        return self.parts_ns.sum(axis=0)
+
+    def minus(self, other: _Steps) -> _Steps:
+        """Return what these steps take more than others."""
+        return _Steps(
+            self.parts_ns - other.parts_ns, self.energies_pj - other.energies_pj, self.estimates
+        )
+
+    def plus(self, other: _Steps, share: Floats) -> _Steps:
+        """Return these steps with a share of others on top."""
+        return _Steps(
+            self.parts_ns + share * other.parts_ns,
+            self.energies_pj + share * other.energies_pj,
+            told(self.estimates, other.estimates),
+        )
 
 
 def _decode(
@@ -187,17 +218,20 @@ def _decode(
     """Return the mean decode steps of batches."""
     keys = np.asarray(stream.lengths.lengths, dtype=np.int64)
     weights = np.asarray(stream.lengths.weights)
-    priced = pricer.sized(
-        np.repeat(sizes, keys.size),
-        np.tile(keys, sizes.size),
-        timed=timed_sizes(sizes),
-        need=need,
-        drawn=None if drawn is None else drawn.repeat(keys.size),
+    each = _Steps.of(
+        pricer.sized(
+            np.repeat(sizes, keys.size),
+            np.tile(keys, sizes.size),
+            timed=timed_sizes(sizes),
+            need=need,
+            drawn=None if drawn is None else drawn.repeat(keys.size),
+        )
     )
-    shape = sizes.size, keys.size
-    time_ns = np.broadcast_to(priced.time_ns, (sizes.size * keys.size,))
-    energy_pj = priced.energy.total_pj.reshape(shape) @ weights
-    return _Steps(time_ns.reshape(shape) @ weights, energy_pj, priced.estimates)
+
+    def mean(values: Floats) -> Floats:
+        return values.reshape(len(values), sizes.size, keys.size) @ weights
+
+    return _Steps(mean(each.parts_ns), mean(each.energies_pj), each.estimates)
 
 
 def _serial(
@@ -219,10 +253,13 @@ def _serial(
         drawn: as in `steady_states`.
     """
     step = _decode(pricer, stream, sizes, need, drawn)
-    step_ns, step_pj = step.time_ns, step.energy_pj
-    prefill_ns = np.zeros(1) if prefill is None else prefill.time_ns
-    prefill_pj = 0.0 if prefill is None else prefill.energy_pj
-    request_ns = prefill_ns + stream.steps * step_ns / sizes
+    each = stream.steps / sizes
+    mine = _Steps(each * step.parts_ns, each * step.energies_pj, step.estimates)
+    prefill_ns: Floats = np.zeros(1)
+    if prefill is not None:
+        prefill_ns = prefill.steps.time_ns
+        mine = mine.plus(prefill.steps, np.ones(sizes.size))
+    request_ns = mine.time_ns
     # A request stays for as long as all that are in flight take together, and waits for prefills
     # of the others between its tokens.
     stay_ns = sizes * request_ns - prefill_ns
@@ -233,25 +270,33 @@ def _serial(
         requests_per_s=NS_PER_S / request_ns,
         ttft_ns=np.broadcast_to(prefill_ns, sizes.shape),
         tpot_ns=stay_ns / tokens,
-        energy_j=(prefill_pj + stream.steps * step_pj / sizes) / PJ_PER_J,
+        energy_j=mine.energies_pj.sum(axis=0) / PJ_PER_J,
         prefill_share=np.zeros(sizes.size) if prefill is None else ended / (1 + ended),
-        estimates=told(step.estimates, () if prefill is None else prefill.estimates),
+        parts_ns=mine.parts_ns,
+        energies_j=mine.energies_pj / PJ_PER_J,
+        estimates=mine.estimates,
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Prefill:
     """The mean prefill of one request alone.
 
     Attributes:
-        time_ns: (draws,) its time.
-        energy_pj: its energy, by the best estimates.
-        estimates: parts of the price that are scaled, assumed, or beyond the fitted range.
+        steps: of one prefill, or one for each draw.
     """
 
-    time_ns: Floats
-    energy_pj: float
-    estimates: tuple[str, ...]
+    steps: _Steps
+
+    @property
+    def time_ns(self) -> Floats:
+        """(draws,) durations."""
+        return self.steps.time_ns
+
+    @property
+    def energy_j(self) -> float:
+        """Energy of one prefill, by the first draw."""
+        return float(self.steps.energies_pj[:, 0].sum()) / PJ_PER_J
 
 
 def told(*notes: Sequence[str]) -> tuple[str, ...]:
@@ -271,11 +316,13 @@ def prefill_alone(pricer: Pricer, workload: Workload, drawn: Drawn | None = None
         workload: the requests.
         drawn: as in `steady_states`.
     """
-    mean = pricer.prefill(workload)
-    time_ns = np.array([mean.time_ns])
-    if drawn is not None:
-        time_ns = pricer.prefill_drawn(workload, drawn)
-    return Prefill(time_ns, mean.energy.total_pj, mean.estimates)
+    priced, weights = pricer.prefills(workload, drawn)
+    each, draws = _Steps.of(priced), priced.steps // len(weights)
+
+    def mean(values: Floats) -> Floats:
+        return values.reshape(len(values), draws, len(weights)) @ np.asarray(weights)
+
+    return Prefill(_Steps(mean(each.parts_ns), mean(each.energies_pj), each.estimates))
 
 
 def _mixed(
@@ -309,30 +356,32 @@ def _mixed(
 
     def extra(chunks: Ints) -> _Steps:
         """Return what so many chunks add to a step."""
-        time_ns, energy_pj = np.zeros(sizes.size), np.zeros(sizes.size)
+        added = _Steps(np.zeros_like(step.parts_ns), np.zeros_like(step.energies_pj))
         some = chunks > 0
         if not some.any():
-            return _Steps(time_ns, energy_pj)
+            return added
         beside = Prompts(new[some], past[some], chunks[some])
         at_sizes, keys = sizes[some], middle[some]
         timed = timed_sizes(at_sizes)
         alone = pricer.sized(at_sizes, keys, timed=timed, need=need, drawn=drawn)
         both = pricer.sized(at_sizes, keys, timed=timed, need=need, beside=beside, drawn=drawn)
-        time_ns[some] = both.time_ns - alone.time_ns
-        energy_pj[some] = both.energy.total_pj - alone.energy.total_pj
-        return _Steps(time_ns, energy_pj, both.estimates)
+        more = _Steps.of(both).minus(_Steps.of(alone))
+        added.parts_ns[:, some], added.energies_pj[:, some] = more.parts_ns, more.energies_pj
+        return replace(added, estimates=more.estimates)
 
-    less, more = extra(fewer), extra(fewer + 1)
-    mean_ns = step.time_ns + (1 - share) * less.time_ns + share * more.time_ns
-    mean_pj = step.energy_pj + (1 - share) * less.energy_pj + share * more.energy_pj
+    more = extra(fewer + 1)
+    mean = step.plus(extra(fewer), 1 - share).plus(more, share)
+    energies_j = mean.energies_pj / ended / PJ_PER_J
     return SteadyStates(
         decoding=sizes,
-        requests_per_s=ended / mean_ns * NS_PER_S,
+        requests_per_s=ended / mean.time_ns * NS_PER_S,
         ttft_ns=pieces * (step.time_ns + more.time_ns),
-        tpot_ns=mean_ns / pricer.speculation.tokens_per_step,
-        energy_j=mean_pj / ended / PJ_PER_J,
+        tpot_ns=mean.time_ns / pricer.speculation.tokens_per_step,
+        energy_j=energies_j.sum(axis=0),
         prefill_share=np.where(whole & (fewer > 0), 1.0, share),
-        estimates=told(step.estimates, more.estimates),
+        parts_ns=mean.parts_ns / ended,
+        energies_j=energies_j,
+        estimates=mean.estimates,
     )
 
 

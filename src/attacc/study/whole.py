@@ -51,6 +51,23 @@ class NextBest:
 
 
 @dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """One batch of the layout that was chosen.
+
+    Attributes:
+        batch: requests in flight that decode, on all replicas together.
+        output_tokens_per_s: output tokens in a second.
+        ttft_ms: time to the first token of a request that does not queue.
+        tpot_ms: mean time per output token after the first.
+    """
+
+    batch: int
+    output_tokens_per_s: float
+    ttft_ms: float
+    tpot_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Economy:
     """What requests cost, and what a gain is for what it takes; see `attacc.system.cost`.
 
@@ -99,6 +116,9 @@ class WholeRequests:
         depends_most_on: what the range depends on most; None where it does not vary.
         energy_ratio: energy per request of the baseline over that of this system.
         next_best: the best way with another layout; None where there is none.
+        parts_ms: time of one request on one replica, by parts: its share of the steps.
+        energies_j: energy of one request, by what takes it.
+        curve: batches that were tried in this layout.
         economy: what requests cost, and what the gain is for area, energy and money.
         decomposition: where a gain of AttAccs comes from; None without AttAccs, and where the GPUs
             alone do not hold the model.
@@ -124,6 +144,9 @@ class WholeRequests:
     depends_most_on: str | None
     energy_ratio: float | None
     next_best: NextBest | None
+    parts_ms: dict[str, float]
+    energies_j: dict[str, float]
+    curve: tuple[CurvePoint, ...]
     economy: Economy
     decomposition: Decomposition | None
     estimates: tuple[str, ...]
@@ -360,6 +383,17 @@ def _whole_requests(
         next_best=None
         if other is None
         else NextBest(str(other.layout), other.engine, other.batch, other.requests_per_s * tokens),
+        parts_ms={str(part): ns / NS_PER_MS for part, ns in best.parts_ns.items()},
+        energies_j={name.removesuffix("_pj"): j for name, j in best.energies_j.items()},
+        curve=tuple(
+            CurvePoint(
+                point.batch,
+                point.requests_per_s * tokens,
+                point.ttft_ns / NS_PER_MS,
+                point.tpot_ns / NS_PER_MS,
+            )
+            for point in best.curve
+        ),
         economy=_economy(mine, base, tokens),
         decomposition=mine.decomposition,
         estimates=best.estimates,

@@ -465,32 +465,30 @@ class Pricer:
 
     def prefill(self, workload: Workload) -> StepCost:
         """Return the mean prefill of one request alone; a shared prefix is known already."""
-        batches, weights = self._prefills(workload)
-        return self._price(batches, {}, 1.0).mean(weights)
+        priced, weights = self.prefills(workload)
+        return priced.mean(weights)
 
-    def prefill_drawn(self, workload: Workload, drawn: Drawn) -> Floats:
-        """Return the mean time of the prefill of one request alone for each draw.
+    def prefills(
+        self, workload: Workload, drawn: Drawn | None = None
+    ) -> tuple[StepCosts, Sequence[float]]:
+        """Return prefills of one request alone, with the shares of their lengths.
 
         Args:
             workload: the requests.
-            drawn: (draws,) factors of what is not known exactly.
+            drawn: (draws,) factors of what is not known exactly; None for the best estimates.
 
         Returns:
-            (draws,) nanoseconds.
+            Steps of all lengths, for one draw after the other, and the shares of the lengths.
         """
-        batches, weights = self._prefills(workload)
-        draws, each = drawn.attacc.size, len(batches)
-        many = batches.take(np.tile(np.arange(each), draws))
-        priced = self._price(many, {}, 1.0, drawn.repeat(each))
-        time_ns = np.broadcast_to(priced.time_ns, (draws * each,))
-        return time_ns.reshape(draws, each) @ np.asarray(weights)
-
-    def _prefills(self, workload: Workload) -> tuple[Batches, Sequence[float]]:
-        """Return prefills of one request alone, with the shares of their lengths."""
         prompts = prompt_lengths(workload, PROMPT_BINS)
         known = self.shared_prefix
         chunks = (Chunk(length - known, past=known, cached=known) for length in prompts.lengths)
-        return Batches.of(((), (chunk,)) for chunk in chunks), prompts.weights
+        batches = Batches.of(((), (chunk,)) for chunk in chunks)
+        if drawn is None:
+            return self._price(batches, {}, 1.0), prompts.weights
+        each = len(batches)
+        many = batches.take(np.tile(np.arange(each), drawn.attacc.size))
+        return self._price(many, {}, 1.0, drawn.repeat(each)), prompts.weights
 
     def decode_operators(self, batch: int, kv_length: int) -> Step:
         """Return the operators of a decode step, before any is priced."""

@@ -325,6 +325,18 @@ class StepCosts:
             total = total + op.energy.times(op.runs)
         return total
 
+    def group_ns(self, group: Group) -> Floats:
+        """Return the time that one part adds to each step.
+
+        Args:
+            group: the part.
+        """
+        total = np.zeros(self.steps)
+        for op in self.operators:
+            if op.group is group:
+                total += op.runs * op.time_ns
+        return total
+
     @property
     def estimates(self) -> tuple[str, ...]:
         """Parts of any step's price that are scaled, assumed, or beyond the fitted range."""
