@@ -303,16 +303,20 @@ def test_room_is_not_keys() -> None:
 @pytest.mark.untraced  # of whole stacks: the checker would take three times as long
 @pytest.mark.parametrize(
     ("placement", "lengths", "head_dim", "element"),
-    [
-        (Placement.BANK, [1] * 300, 128, FP16),
-        (Placement.BANK, [*range(1, 3000, 10)], 64, FP16),
-        (Placement.BANK, [70_000, 1, 5000], 128, FP16),
-        (Placement.BANK, [4096] * 17, 256, INT8),
-        (Placement.BANKGROUP, [1 + 37 * head % 900 for head in range(130)], 128, INT8),
-        (Placement.BANKGROUP, [20_000, 3], 64, FP16),
-        (Placement.BUFFER, [1 + 7 * head % 90 for head in range(100)], 128, FP16),
-        (Placement.BUFFER, [9000, 1], 96, INT8),
-    ],
+    share.cases(
+        __name__,
+        [
+            (Placement.BANK, [1] * 300, 128, FP16),
+            (Placement.BANK, [*range(1, 3000, 10)], 64, FP16),
+            (Placement.BANK, [70_000, 1, 5000], 128, FP16),
+            (Placement.BANK, [4096] * 17, 256, INT8),
+            (Placement.BANKGROUP, [1 + 37 * head % 900 for head in range(130)], 128, INT8),
+            (Placement.BANKGROUP, [20_000, 3], 64, FP16),
+            (Placement.BUFFER, [1 + 7 * head % 90 for head in range(100)], 128, FP16),
+            (Placement.BUFFER, [9000, 1], 96, INT8),
+        ],
+        4,
+    ),
 )
 def test_whole_stacks_are_interleaved_right(
     placement: Placement, lengths: list[int], head_dim: int, element: ElementType

@@ -148,7 +148,7 @@ def test_products_are_legal_and_free_of_hazards(
 @pytest.mark.untraced
 @PLACEMENTS
 @pytest.mark.parametrize("row_kept_open", [False, True])
-@pytest.mark.parametrize(("inner", "columns"), [(1024, 40), (2048, 60)])
+@pytest.mark.parametrize(("inner", "columns"), share.cases(__name__, [(1024, 40), (2048, 60)], 1))
 def test_refresh_is_in_time_while_a_row_stays_open(
     placement: Placement, inner: int, columns: int, row_kept_open: bool
 ) -> None:
