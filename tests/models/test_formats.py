@@ -325,7 +325,6 @@ PUBLISHED: dict[str, tuple[str, dict[str, set[str]], str | None]] = {
 }  # fmt: skip
 
 
-@pytest.mark.untraced  # of files that other tests read
 @pytest.mark.reference
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_file_is_read_as_the_page_says(reference: Path, name: str) -> None:
