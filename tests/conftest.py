@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from tests import share
 
-settings.register_profile("few", derandomize=True, deadline=None, max_examples=40)
+settings.register_profile("few", derandomize=True, deadline=None, max_examples=30)
 settings.register_profile("all", settings.get_profile("few"), max_examples=100)
 settings.load_profile("few")
 

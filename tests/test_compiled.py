@@ -133,6 +133,7 @@ def test_compiled_once(tmp_path: Path) -> None:
     assert shown(tmp_path, TOLD) == "42"
 
 
+@pytest.mark.untraced  # the processes load and compile, as in test_compiled_once
 def test_changed_helper(tmp_path: Path) -> None:
     """Machine code that outlives a function, in another file, that was made part of it."""
     write(tmp_path, 2)
@@ -142,6 +143,7 @@ def test_changed_helper(tmp_path: Path) -> None:
     assert len(kept_files(tmp_path)) == 1  # and what is of no use any more is removed
 
 
+@pytest.mark.untraced  # the processes load and compile, as in test_compiled_once
 @pytest.mark.skipif(sys.platform == "win32", reason="files in use cannot be replaced on Windows")
 def test_while_another_process_writes(tmp_path: Path) -> None:
     """A process that runs an older version's code, or half of the new, while another writes it."""
@@ -155,6 +157,7 @@ def test_while_another_process_writes(tmp_path: Path) -> None:
         assert writer.communicate()[0].strip() == "43"
 
 
+@pytest.mark.untraced  # the processes load and compile, as in test_compiled_once
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal on Windows")
 def test_killed_while_writing(tmp_path: Path) -> None:
     """Numba's index names machine code that was never written: every later process fails."""

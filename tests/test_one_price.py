@@ -4,6 +4,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 import attacc
 
 PACKAGE = Path(attacc.__file__).parent
@@ -49,12 +51,14 @@ def users(module: str, names: set[str]) -> set[str]:
     }
 
 
+@pytest.mark.untraced  # reads the sources
 def test_steps_are_priced_in_one_place() -> None:
     """Catches a second path from a batch to a price."""
     assert users("attacc.system.step", PRICES) <= MAY_PRICE
     assert "system/pricer.py" in users("attacc.system.step", PRICES)
 
 
+@pytest.mark.untraced  # reads the sources
 def test_what_fits_is_decided_in_one_place() -> None:
     """Catches a second answer to whether a batch fits."""
     assert users("attacc.system.capacity", CAPACITY) <= MAY_FIT

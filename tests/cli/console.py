@@ -1,12 +1,23 @@
-"""Runs the command line inside the test's process, and checks what every answer must be."""
+"""Runs the command line inside the test's process, and checks what every answer must be.
 
+A runner makes all commands from their functions before each call, which takes ten times longer than
+most answers. Here, and wherever this module is imported, they are made once, as in a process.
+"""
+
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
+import typer.main
+import typer.testing
 from typer.testing import CliRunner, Result
 
 from attacc.cli.main import app
+
+_runner: Any = typer.testing  # whose imports are its own matter, for type checkers
+assert _runner._get_command is typer.main.get_command
+_runner._get_command = functools.cache(typer.main.get_command)
 
 DEVICE_FILE = """\
 name = "mine"

@@ -1,5 +1,6 @@
 """``attacc attention``."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
 from attacc.models.precision import ElementType, Precision, kv_element
 from attacc.pim.stack import Stack
+from tests import share
 from tests.cli.console import DEVICE_FILE, answer, document, refusal
 
 SHAPE = ("--heads", "20", "--length", "300")
@@ -246,8 +248,10 @@ def test_combinations_that_are_impossible(options: tuple[str, ...], parts: list[
         assert part in message
 
 
-@pytest.mark.parametrize("schedule", list(Schedule))
-@pytest.mark.parametrize("placement", list(Placement))
+@pytest.mark.untraced  # of many heads
+@pytest.mark.parametrize(
+    ("schedule", "placement"), share.cases(__name__, list(product(Schedule, Placement)), 4)
+)
 def test_heads_that_do_not_fit(schedule: Schedule, placement: Placement) -> None:
     """Any schedule would compute with addresses beyond the bank, or run out of memory."""
     message = refusal(

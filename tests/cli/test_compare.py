@@ -544,6 +544,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("studies")
 
 
+@pytest.mark.untraced  # of many documents alike
 @given(fault=FAULTS)
 def test_random_faults_give_one_message(folder: Path, fault: tuple[str, object]) -> None:
     """Catches any fault of a study that is a traceback, accepted, or printed to stdout."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import share
 from tests.cli.console import invoke
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,9 @@ def chained(lines: list[str]) -> list[list[str]]:
 
 
 @pytest.mark.untraced  # of commands that have tests of their own
-@pytest.mark.parametrize("lines", chained(commands()), ids=lambda lines: lines[0])
+@pytest.mark.parametrize(
+    "lines", share.cases(__name__, chained(commands()), 7), ids=lambda lines: lines[0]
+)
 def test_the_readmes_commands_run(
     lines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from textwrap import dedent, indent
 import pytest
 
 from benchmarks.interrupts import ENTRIES, SIGNALS, Stopping
+from tests import share
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
@@ -37,7 +38,7 @@ def test_random_moments(tmp_path: Path) -> None:
     stopping = Stopping(tmp_path, COMMANDS, NUMBA_DISABLE_JIT="1")
     takes_s = {name: stopping.time(name) for name in COMMANDS}
     stopped = 0
-    for turn in range(25):
+    for turn in range(share.examples(__name__, 25, 12)):
         name = chance.choice(list(COMMANDS))
         after_s = chance.uniform(0, takes_s[name])
         stop = stopping.stop(name, SIGNALS[turn % 3], after_s, watched=True)

@@ -353,6 +353,7 @@ def test_build_refuses_what_does_not_fit(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.untraced  # of many files alike
 @given(
     # Without an address there is no request, whatever Hypothesis finds in the sources.
     data=st.binary(max_size=200).filter(lambda data: b"0x" not in data.lower()),
@@ -374,6 +375,7 @@ WORDS = st.one_of(
 )
 
 
+@pytest.mark.untraced  # of many files alike
 @given(
     lines=st.lists(
         st.one_of(
@@ -418,6 +420,7 @@ def test_golden_traces(reference: Path) -> None:
         ]
 
 
+@pytest.mark.untraced  # of long logs
 @pytest.mark.reference
 def test_golden_command_logs(reference: Path, tmp_path: Path) -> None:
     """Every command of channels 0 and 15 of the ten logged traces, line by line."""

@@ -100,6 +100,7 @@ def test_every_golden_trace_holds_the_requests_of_its_row(golden: list[Golden]) 
         assert program.requests == int(row["trace_lines"]), row["trace"]
 
 
+@pytest.mark.untraced  # of long logs
 @pytest.mark.reference
 @pytest.mark.parametrize("name", LOGGED)
 def test_command_logs_agree_line_by_line(reference: Path, name: str) -> None:
@@ -136,6 +137,7 @@ def test_text_survives_reading_and_writing(golden: list[Golden], reference: Path
             assert format_trace(program) == text, row["trace"]
 
 
+@pytest.mark.untraced  # of long logs
 @pytest.mark.reference
 def test_the_published_schedule_is_the_golden_text(golden: list[Golden], reference: Path) -> None:
     """Catches a command dropped, repeated, moved or addressed otherwise than as published."""

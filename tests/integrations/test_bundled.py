@@ -7,6 +7,7 @@ from pydoc_data.topics import topics
 
 import pytest
 
+from tests import share
 from tests.integrations import models as small
 
 torch = small.torch
@@ -63,7 +64,8 @@ def own(loaded: LanguageModel, text: "torch.Tensor") -> Predictions:
 
 
 @pytest.mark.parametrize(
-    ("arithmetic", "misses", "perplexity"), [(Arithmetic(), 2, 0.01), (small.WIDE, 1, 0.005)]
+    ("arithmetic", "misses", "perplexity"),
+    share.cases(__name__, [(Arithmetic(), 2, 0.01), (small.WIDE, 1, 0.005)], 1),
 )
 def test_it_agrees_with_itself(
     loaded: LanguageModel,

@@ -21,6 +21,7 @@ from attacc.models.precision import BlockFormat, ElementType, WeightType
 from attacc.models.readers.registry import families, wrappers
 from attacc.models.served import ServedModel, weight_type
 from attacc.models.steps import decode_step, prefill_step
+from tests import share
 
 Config = dict[str, object]
 
@@ -803,7 +804,11 @@ def damaged(draw: st.DrawFn) -> Config:
     return config
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=500)
+@pytest.mark.untraced  # of many files alike
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=share.examples(__name__, 500, 150),
+)
 @given(config=damaged())
 def test_damaged_configuration_is_read_or_refused(tmp_path: Path, config: Config) -> None:
     """A document that leads to a traceback, or to a model that cannot be."""
@@ -858,7 +863,11 @@ def test_smaller_models_hold_and_compute_less(
         assert len(operators) - 1 + len(chosen.products()) >= 10
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@pytest.mark.untraced  # of many files alike
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=share.examples(__name__, 300, 90),
+)
 @given(data=st.binary(max_size=60) | st.text(max_size=40).map(str.encode))
 def test_random_bytes_are_refused(tmp_path: Path, data: bytes) -> None:
     """Bytes whose reading raises something other than an error of this project."""

@@ -17,6 +17,7 @@ from attacc.pim.numerics.plan import AttentionPlan
 from attacc.pim.program.interleaved import QueryPasses, sliced
 from attacc.pim.stack import Stack, StackAttention
 from attacc.pim.stacks import attend_over
+from tests import share
 from tests.pim.audit.test_hazards import interleaved, said
 from tests.pim.numerics.test_execute import Heads, answer, assert_same_bits, expected, narrow
 
@@ -25,18 +26,22 @@ FP16 = ElementType.FP16
 PLACEMENTS = pytest.mark.parametrize("placement", list(Placement))
 SIZES = pytest.mark.parametrize(
     ("head_dim", "value_dim", "queries", "per_read", "key_slices", "one_copy"),
-    [
-        (64, 128, 1, 1, None, False),
-        (192, 128, 3, 1, None, False),
-        (96, 8, 3, 2, None, False),
-        (576, 512, 4, 1, None, False),
-        (576, 512, 5, 4, 9, False),
-        (1000, 300, 1, 1, None, False),
-        (576, 512, 4, 1, None, True),
-        (576, 512, 5, 4, 9, True),
-        (128, 128, 1, 1, None, True),
-        (320, 24, 3, 2, 5, True),
-    ],
+    share.cases(
+        __name__,
+        [
+            (64, 128, 1, 1, None, False),
+            (192, 128, 3, 1, None, False),
+            (96, 8, 3, 2, None, False),
+            (576, 512, 4, 1, None, False),
+            (576, 512, 5, 4, 9, False),
+            (1000, 300, 1, 1, None, False),
+            (576, 512, 4, 1, None, True),
+            (576, 512, 5, 4, 9, True),
+            (128, 128, 1, 1, None, True),
+            (320, 24, 3, 2, 5, True),
+        ],
+        5,
+    ),
     ids=str,
 )
 

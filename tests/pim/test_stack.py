@@ -20,6 +20,7 @@ from attacc.pim.stack import Stack, StackAttention
 from attacc.pim.timing.dealing import Dealer
 from attacc.pim.timing.engine import run
 from attacc.pim.timing.tables import resolve_timing
+from tests import share
 
 DEVICE = DRAMS.load("hbm3-5.2-asplos24")
 PIPELINED = DRAMS.load("hbm3-5.2")
@@ -110,7 +111,7 @@ def test_lengths_that_fill_the_same_columns_take_the_same_commands(
     head_dim=st.integers(1, 160),
     element=st.sampled_from(list(ElementType)),
 )
-@settings(max_examples=40)
+@settings(max_examples=share.examples(__name__, 40, 16))
 def test_bandwidths_and_bytes(
     placement: Placement,
     schedule: Schedule,

@@ -27,6 +27,7 @@ from attacc.pim.stack import Stack, StackAttention
 from attacc.pim.stacks import AttentionOfStacks, attend_over
 from attacc.pim.timing.engine import run
 from attacc.pim.timing.tables import resolve_timing
+from tests import share
 from tests.oracle import interleaved as oracle
 from tests.pim.audit.test_hazards import said
 from tests.pim.numerics.test_execute import Heads, answer, assert_same_bits, expected, narrow
@@ -113,7 +114,7 @@ def log_of(
     normalization=st.sampled_from(Normalization),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=12)
+@settings(max_examples=share.examples(__name__, 12, 5))
 def test_windows_and_new_tokens_are_timed_legal_and_executed(
     placement: Placement,
     tokens: list[int],

@@ -11,6 +11,7 @@ from attacc.pim.program.program import MULTIPLY
 from attacc.pim.program.trace import NAMES, format_trace, parse_trace
 from attacc.pim.timing.engine import run
 from attacc.pim.timing.tables import resolve_timing
+from tests import share
 from tests.oracle import timing as oracle
 
 pytestmark = pytest.mark.untraced  # the naive controllers would take three times as long
@@ -42,7 +43,7 @@ def traces(draw: st.DrawFn, placement: Placement) -> str:
 
 @pytest.mark.parametrize("placement", list(Placement))
 @given(data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=share.examples(__name__, 40, 16))
 def test_kernel_and_oracle_issue_the_same_commands(
     placement: Placement, data: st.DataObject
 ) -> None:

@@ -15,7 +15,7 @@ UNCOMPILED = 40
 SCRIPT = ("-m", "tests.property.witnesses", str(UNCOMPILED))
 
 
-@pytest.mark.parametrize("first", share.cases(__name__, range(0, PROGRAMS, BATCH), 2))
+@pytest.mark.parametrize("first", share.cases(__name__, range(0, PROGRAMS, BATCH), 1))
 @pytest.mark.parametrize("placement", list(Placement))
 def test_the_three_witnesses_agree(placement: Placement, first: int) -> None:
     """Catches any command that differs, any rule that is broken, and programs that test nothing."""

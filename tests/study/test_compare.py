@@ -39,6 +39,7 @@ from attacc.system.capacity import footprint, stores
 from attacc.system.pricer import Limit
 from attacc.system.step import Group, StepCost
 from attacc.workload.requests import fixed_lengths
+from tests import share
 from tests.pricing import step_cost
 from tests.study.comparisons import (
     PAPERS,
@@ -454,6 +455,7 @@ def keeps(
     return row.status is Status.OK
 
 
+@pytest.mark.untraced  # of whole comparisons
 @pytest.mark.parametrize(
     ("system", "slo_ms", "gpu_model"),
     [
@@ -482,6 +484,7 @@ def test_the_largest_batch_within_a_target_is_found(
         assert not keeps(system, larger, slo_ms, workload, gpu_model)
 
 
+@pytest.mark.untraced  # of whole comparisons
 def test_the_target_does_not_hide_a_larger_batch_that_is_faster() -> None:
     """Catches bisection alone: 25 requests take more than 32 ms, 33 to 35 take less again."""
     (row,) = rows(systems=["dgx-attacc-bank"], slo_ms=32.0, gpu_model="published")
@@ -609,7 +612,8 @@ def proportional(
     )
 
 
-@settings(max_examples=40)
+@pytest.mark.untraced  # of whole comparisons
+@settings(max_examples=share.examples(__name__, 40, 16))
 @given(
     model=st.sampled_from([("llama-2-7b", 1), ("llama-65b", 2), ("llama-3.1-70b", 2)]),
     devices=st.integers(1, 3),
@@ -679,6 +683,7 @@ def test_a_target_that_the_largest_batch_keeps_does_not_limit_it() -> None:
 NEEDS_INT8 = ("mt-nlg-530b", "llama-3.1-405b")
 
 
+@pytest.mark.untraced  # of whole comparisons
 @pytest.mark.parametrize("gpu_model", list(GpuModel))
 @pytest.mark.parametrize("model", MODELS.names())
 def test_every_model_shipped_can_be_compared(model: str, gpu_model: GpuModel) -> None:

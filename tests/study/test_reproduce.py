@@ -39,6 +39,7 @@ from attacc.study.papers.reproduce import (
 )
 from attacc.study.papers.schedules import schedules
 from attacc.study.papers.setting import (
+    LOADS,
     LONG,
     OWN_STACK,
     PUBLISHED_STACK,
@@ -47,8 +48,11 @@ from attacc.study.papers.setting import (
     best,
 )
 from attacc.study.papers.step import PublishedRun, decode_of
+from tests import share
 from tests.study.comparisons import served, study
 
+SOME_LOADS = (*share.cases(__name__, LOADS[:-1], 1), LOADS[-1])
+"""Of an exhibit's loads, a short one, and the one of which a paper tells the largest batch."""
 ASKED = 0.005
 """Deviation that is asked for of every time of the published runs; what is reached is rounding."""
 
@@ -166,8 +170,9 @@ def test_what_cannot_be_served(setting: Setting) -> None:
 
 
 @pytest.mark.untraced  # of whole exhibits
-def test_steps_without_a_price() -> None:
+def test_steps_without_a_price(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a refusal of the cost model that ends a reproduction, or that nobody is told."""
+    monkeypatch.setattr(asplos2024, "LOADS", SOME_LOADS)
 
     class Refuses(PublishedCostModel):
         def matmul(self, op: MatMul, gpu: GpuSpec) -> OperatorCosts:
@@ -206,8 +211,9 @@ def test_kv_bytes(setting: Setting) -> None:
 
 
 @pytest.mark.untraced  # of whole searches for a batch, as other tests of exhibits
-def test_batch_limit_of_the_paper(setting: Setting) -> None:
+def test_batch_limit_of_the_paper(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a deviation that stands in another row than the paper's."""
+    monkeypatch.setattr(cal2023, "LOADS", SOME_LOADS)
     exhibit = cal2023.batches(setting)
     rows = [row for row in exhibit.rows if row[3] is not None]
     assert [row[:5] for row in rows] == [(2048, 2048, "DGX_Base", 18, 17)]

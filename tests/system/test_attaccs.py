@@ -28,6 +28,7 @@ from attacc.pim.energy.dram import DRAM_ENERGIES
 from attacc.pim.stack import Stack
 from attacc.system import attaccs as attacc
 from attacc.system.attaccs import Attaccs, AttentionCurve, CurveKind, LayerHeads
+from tests import share
 
 GPT3 = MODELS.load("gpt3-175b")
 HEADS = LayerHeads.of_model(GPT3)
@@ -129,16 +130,20 @@ def compare_with_exact(
 @pytest.mark.untraced  # of hundreds of lengths, each a stack of its own
 @pytest.mark.parametrize(
     ("placement", "batch", "lengths", "budget", "most"),
-    [
-        (Placement.BANK, 35, range(2049, 4096), 60_000, 0.2),
-        (Placement.BANK, 35, range(2049, 4096), 400_000, 0.2),
-        (Placement.BANK, 3, range(1, 1200), 1_000, 1),
-        (Placement.BANK, 20, range(4000, 8000), 200_000, 0.2),
-        (Placement.BANKGROUP, 20, range(2049, 4096), 100_000, 0.2),
-        (Placement.BANKGROUP, 5, range(128, 2000), 40_000, 1),
-        (Placement.BUFFER, 3, range(1, 500), 20_000, 1),
-        (Placement.BUFFER, 2, range(100, 1500, 3), 200_000, 1),
-    ],
+    share.cases(
+        __name__,
+        [
+            (Placement.BANK, 35, range(2049, 4096), 60_000, 0.2),
+            (Placement.BANK, 35, range(2049, 4096), 400_000, 0.2),
+            (Placement.BANK, 3, range(1, 1200), 1_000, 1),
+            (Placement.BANK, 20, range(4000, 8000), 200_000, 0.2),
+            (Placement.BANKGROUP, 20, range(2049, 4096), 100_000, 0.2),
+            (Placement.BANKGROUP, 5, range(128, 2000), 40_000, 1),
+            (Placement.BUFFER, 3, range(1, 500), 20_000, 1),
+            (Placement.BUFFER, 2, range(100, 1500, 3), 200_000, 1),
+        ],
+        4,
+    ),
 )
 def test_an_interpolated_curve_states_its_error(
     monkeypatch: pytest.MonkeyPatch,

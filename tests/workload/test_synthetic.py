@@ -61,6 +61,7 @@ def test_shipped_figures_are_what_the_fit_gives(reference: Path, name: str, trac
     assert WORKLOADS.load(name).lengths == fit_quantiles(workload)
 
 
+@pytest.mark.untraced  # of long traces
 @pytest.mark.reference
 @pytest.mark.parametrize(
     ("name", "mean", "slots"),

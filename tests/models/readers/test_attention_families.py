@@ -23,6 +23,7 @@ from attacc.models.mixers import Attention
 from attacc.models.readers import dense, experts, gpt
 from attacc.models.readers.base import Family
 from attacc.models.weights import Part
+from tests import share
 
 FAMILIES: Mapping[str, type[Family]] = {**gpt.FAMILIES, **dense.FAMILIES, **experts.FAMILIES}
 WRAPPERS = {**gpt.WRAPPERS, **dense.WRAPPERS, **experts.WRAPPERS}
@@ -811,7 +812,8 @@ def damaged(draw: st.DrawFn) -> tuple[str, Config]:
     return family, changed
 
 
-@settings(max_examples=400)
+@pytest.mark.untraced  # of many files alike
+@settings(max_examples=share.examples(__name__, 400, 120))
 @given(damaged())
 def test_damaged_configurations_are_read_or_refused(case: tuple[str, Config]) -> None:
     """Catches a document that leads to a traceback, or to a model that cannot be."""

@@ -211,7 +211,7 @@ LENGTHS = st.one_of(
     element=st.sampled_from([FP16, INT8]),
     power_limited=st.booleans(),
 )
-@settings(max_examples=share.examples(__name__, 25, 8))
+@settings(max_examples=share.examples(__name__, 25, 4))
 def test_no_interleaved_program_uses_or_destroys_what_it_may_not(
     placement: Placement,
     lengths: list[int],
@@ -238,7 +238,7 @@ def test_no_interleaved_program_uses_or_destroys_what_it_may_not(
     element=st.sampled_from([FP16, INT8]),
     latencies=LATENCIES,
 )
-@settings(max_examples=share.examples(__name__, 15, 6))
+@settings(max_examples=share.examples(__name__, 15, 3))
 def test_heads_of_any_sizes_use_and_destroy_nothing_that_they_may_not(
     placement: Placement,
     lengths: list[int],
@@ -279,7 +279,7 @@ def test_heads_of_any_sizes_use_and_destroy_nothing_that_they_may_not(
     spare=st.sampled_from([1, 16, 100, 300, 4000]),
     queries=st.integers(1, 3),
 )
-@settings(max_examples=share.examples(__name__, 10, 4))
+@settings(max_examples=share.examples(__name__, 10, 2))
 def test_chunks_may_have_room_to_grow(
     placement: Placement, lengths: list[int], spare: int, queries: int
 ) -> None:
@@ -303,16 +303,20 @@ def test_room_is_not_keys() -> None:
 @pytest.mark.untraced  # of whole stacks: the checker would take three times as long
 @pytest.mark.parametrize(
     ("placement", "lengths", "head_dim", "element"),
-    [
-        (Placement.BANK, [1] * 300, 128, FP16),
-        (Placement.BANK, [*range(1, 3000, 10)], 64, FP16),
-        (Placement.BANK, [70_000, 1, 5000], 128, FP16),
-        (Placement.BANK, [4096] * 17, 256, INT8),
-        (Placement.BANKGROUP, [1 + 37 * head % 900 for head in range(130)], 128, INT8),
-        (Placement.BANKGROUP, [20_000, 3], 64, FP16),
-        (Placement.BUFFER, [1 + 7 * head % 90 for head in range(100)], 128, FP16),
-        (Placement.BUFFER, [9000, 1], 96, INT8),
-    ],
+    share.cases(
+        __name__,
+        [
+            (Placement.BANK, [1] * 300, 128, FP16),
+            (Placement.BANK, [*range(1, 3000, 10)], 64, FP16),
+            (Placement.BANK, [70_000, 1, 5000], 128, FP16),
+            (Placement.BANK, [4096] * 17, 256, INT8),
+            (Placement.BANKGROUP, [1 + 37 * head % 900 for head in range(130)], 128, INT8),
+            (Placement.BANKGROUP, [20_000, 3], 64, FP16),
+            (Placement.BUFFER, [1 + 7 * head % 90 for head in range(100)], 128, FP16),
+            (Placement.BUFFER, [9000, 1], 96, INT8),
+        ],
+        4,
+    ),
 )
 def test_whole_stacks_are_interleaved_right(
     placement: Placement, lengths: list[int], head_dim: int, element: ElementType
@@ -338,7 +342,7 @@ def test_whole_stacks_are_interleaved_right(
     head_dim=st.sampled_from([16, 64, 80, 128]),
     element=st.sampled_from([FP16, INT8]),
 )
-@settings(max_examples=share.examples(__name__, 25, 8))
+@settings(max_examples=share.examples(__name__, 25, 4))
 def test_no_shared_read_uses_or_destroys_what_it_may_not(
     placement: Placement,
     lengths: list[int],
@@ -609,6 +613,7 @@ FIRST_PUBLISHED = {
 }
 
 
+@pytest.mark.untraced  # of long logs
 @PLACEMENTS
 def test_published_schedule_is_rejected(placement: Placement) -> None:
     """The first violation by name: the first multiply of a pair issues twice, once too early."""
@@ -665,6 +670,7 @@ def test_published_regions_of_long_heads_overlap(placement: Placement) -> None:
     )
 
 
+@pytest.mark.untraced  # of long logs
 @pytest.mark.parametrize("heads", [1, 16])
 @PLACEMENTS
 def test_published_single_round_is_accepted(placement: Placement, heads: int) -> None:
@@ -681,7 +687,7 @@ def test_published_single_round_is_accepted(placement: Placement, heads: int) ->
     head_dim=st.sampled_from([64, 128, 160]),
     element=st.sampled_from([FP16, INT8]),
 )
-@settings(max_examples=share.examples(__name__, 10, 4))
+@settings(max_examples=share.examples(__name__, 10, 2))
 def test_complete_schedule_is_right_without_latencies_and_wrong_with_them(
     placement: Placement, heads: int, length: int, head_dim: int, element: ElementType
 ) -> None:

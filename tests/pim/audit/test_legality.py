@@ -46,6 +46,7 @@ from attacc.pim.program.schedule import attention_program
 from attacc.pim.program.trace import NAMES, parse_trace
 from attacc.pim.timing.engine import run
 from attacc.pim.timing.tables import resolve_timing
+from tests import share
 
 DEVICE = DRAMS.load("hbm3-5.2-asplos24")
 OFTEN = DEVICE.model_copy(update={"timing": DEVICE.timing | {"nREFI": 700, "nRFC": 300}})
@@ -139,7 +140,7 @@ def place_of(entry: LoggedCommand, rule_set: RuleSet) -> tuple[int, int, int, in
     return (entry.pseudo_channel, entry.rank, entry.bank_group, entry.bank)
 
 
-def share(one: tuple[int, ...], other: tuple[int, ...], scope: Scope) -> bool:
+def meet(one: tuple[int, ...], other: tuple[int, ...], scope: Scope) -> bool:
     """Whether two places lie on the same instance of a scope."""
     return all(
         not compared or a == b or ANY in (a, b)
@@ -162,7 +163,7 @@ def naive_timing(log: list[LoggedCommand], device: DramDevice) -> set[Fault]:
                 for before in log[:position]
                 if before.channel == after.channel
                 and before.command in rule.before
-                and share(place_of(before, rule_set), place_of(after, rule_set), rule.scope)
+                and meet(place_of(before, rule_set), place_of(after, rule_set), rule.scope)
             )
             if len(meeting) >= rule.window:
                 slack = after.cycle - meeting[-rule.window] - cycles
@@ -175,7 +176,7 @@ def naive_timing(log: list[LoggedCommand], device: DramDevice) -> set[Fault]:
 def banks_covered(
     place: tuple[int, ...], scope: Scope, sizes: tuple[int, ...]
 ) -> list[tuple[int, ...]]:
-    return [bank for bank in product(*map(range, sizes)) if share(bank, place, scope)]
+    return [bank for bank in product(*map(range, sizes)) if meet(bank, place, scope)]
 
 
 def naive_state(log: list[LoggedCommand], placement: Placement, device: DramDevice) -> set[Fault]:
@@ -639,9 +640,10 @@ def traces(draw: st.DrawFn, placement: Placement) -> str:
     return "".join(lines)
 
 
+@pytest.mark.untraced  # of many logs alike
 @pytest.mark.parametrize("placement", list(Placement))
 @given(data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=share.examples(__name__, 60, 24))
 def test_random_programs_run_legally(placement: Placement, data: st.DataObject) -> None:
     """Catches what built programs are too regular to reach."""
     device = data.draw(st.sampled_from([DEVICE, OFTEN]))
@@ -1293,10 +1295,11 @@ def random_logs(draw: st.DrawFn, rule_set: RuleSet, placement: Placement) -> lis
     return log
 
 
+@pytest.mark.untraced  # of a naive checker
 @pytest.mark.parametrize("original", [DEVICE, COMPLETE, PER_BANK], ids=["pim", "hbm", "per-bank"])
 @pytest.mark.parametrize("placement", list(Placement))
 @given(data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=share.examples(__name__, 60, 24))
 def test_random_logs_as_the_naive_statement_says(
     placement: Placement, original: DramDevice, data: st.DataObject
 ) -> None:

@@ -218,8 +218,9 @@ def cannot_bind(device: DramDevice, placement: Placement) -> set[Pair]:
 
 
 @pytest.mark.untraced  # thousands of small runs would take twice as long
-@pytest.mark.parametrize("placement", list(Placement))
-@pytest.mark.parametrize("name", share.cases(__name__, list(DEVICES), 2))
+@pytest.mark.parametrize(
+    ("placement", "name"), share.cases(__name__, list(product(Placement, DEVICES)), 4)
+)
 def test_a_cycle_more_on_any_rule_shows(
     name: str, placement: Placement, monkeypatch: pytest.MonkeyPatch
 ) -> None:

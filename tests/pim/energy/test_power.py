@@ -29,6 +29,7 @@ from attacc.pim.program.program import Program
 from attacc.pim.program.schedule import attention_program
 from attacc.pim.timing.engine import TimedRun, run
 from attacc.pim.timing.tables import Code, resolve_timing
+from tests import share
 
 I64 = npt.NDArray[np.int64]
 
@@ -353,7 +354,7 @@ def trace_of(
     energies=st.sampled_from([FGDRAM, CURRENTS]),
     window_cycles=st.integers(1, 9_000),
 )
-@settings(max_examples=30)
+@settings(max_examples=share.examples(__name__, 30, 12))
 def test_windows_add_up_to_the_run(
     placement: Placement, energies: DramEnergy, window_cycles: int
 ) -> None:

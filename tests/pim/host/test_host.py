@@ -27,6 +27,7 @@ from attacc.pim.program.interleaved import QueryPasses, interleaved_program
 from attacc.pim.program.program import AddressLayout
 from attacc.pim.timing.engine import TimedRun, run
 from attacc.pim.timing.tables import resolve_timing
+from tests import share
 from tests.pim.host.cases import (
     DEVICE,
     F32,
@@ -59,9 +60,10 @@ ARITHMETICS = st.sampled_from(
 # Values.
 
 
+@pytest.mark.untraced  # of the oracle most of all
 @PLACEMENTS
 @given(data=st.data())
-@settings(max_examples=25)
+@settings(max_examples=share.examples(__name__, 25, 10))
 def test_any_session_gives_the_bits_of_the_oracle(
     placement: Placement, data: st.DataObject
 ) -> None:

@@ -13,6 +13,7 @@ from attacc.models.precision import ElementType
 from attacc.pim.host.device import KvShape, LinkBytes
 from attacc.pim.numerics.arithmetic import Arithmetic, Normalization
 from attacc.pim.numerics.formats import Format
+from tests import share
 from tests.pim.host.cases import DEVICE, F32, Mirror, assert_same_bits, host_of, placed, small
 
 FP16 = ElementType.FP16
@@ -28,7 +29,7 @@ ARITHMETICS = st.sampled_from(
 
 @PLACEMENTS
 @given(data=st.data())
-@settings(max_examples=20)
+@settings(max_examples=share.examples(__name__, 20, 8))
 def test_any_session_gives_the_bits_of_the_oracle(
     placement: Placement, data: st.DataObject
 ) -> None:

@@ -11,6 +11,7 @@ from attacc.hardware.placement import Placement
 from attacc.models.precision import ElementType
 from attacc.pim.mapping.geometry import KeyLayout, rows_of
 from attacc.pim.mapping.residence import Growth, Residence, ResidentRequest
+from tests import share
 
 ORGANIZATION = DRAMS.load("hbm3-5.2").organization
 PLACEMENTS = pytest.mark.parametrize("placement", list(Placement))
@@ -39,9 +40,10 @@ def keys_of(request: ResidentRequest, length: int, stacks: int, channels: int) -
     return keys
 
 
+@pytest.mark.untraced  # three times as long, of lines that all tests here reach
 @PLACEMENTS
 @given(data=st.data())
-@settings(max_examples=30)
+@settings(max_examples=share.examples(__name__, 30, 12))
 def test_rows_belong_to_one_chunk_and_heads_have_all_keys(
     placement: Placement, data: st.DataObject
 ) -> None:

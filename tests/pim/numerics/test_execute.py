@@ -21,6 +21,7 @@ from attacc.pim.numerics.formats import Format, Overflow
 from attacc.pim.numerics.plan import AttentionPlan, Contexts
 from attacc.pim.numerics.quantize import quantize
 from attacc.pim.program.program import Kind
+from tests import share
 from tests.oracle import attention as oracle
 
 F64 = npt.NDArray[np.float64]
@@ -205,7 +206,7 @@ def arithmetics(draw: st.DrawFn) -> tuple[ElementType, Arithmetic]:
     spread=st.sampled_from([1.0, 1.0, 16.0, 2.0**12]),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=40)
+@settings(max_examples=share.examples(__name__, 40, 16))
 def test_executed_commands_compute_what_plain_numpy_does(
     placement: Placement,
     arithmetic: tuple[ElementType, Arithmetic],
@@ -395,7 +396,7 @@ def returns_early(plan: AttentionPlan, channel: int, which: int, length: int) ->
     length=st.one_of(st.integers(1, 500), st.integers(1000, 1300)),
     head_dim=st.sampled_from([64, 80, 128]),
 )
-@settings(max_examples=20)
+@settings(max_examples=share.examples(__name__, 20, 8))
 def test_published_schedule_is_wrong_where_the_reference_says(
     placement: Placement, rounds: int, some: int, length: int, head_dim: int
 ) -> None:
@@ -465,7 +466,7 @@ def test_published_heads_that_overlap_are_refused() -> None:
     head_dim=st.sampled_from([32, 80, 128]),
     element=st.sampled_from([FP16, ElementType.INT8]),
 )
-@settings(max_examples=15)
+@settings(max_examples=share.examples(__name__, 15, 6))
 def test_complete_schedule_is_right(
     placement: Placement, heads: int, length: int, head_dim: int, element: ElementType
 ) -> None:

@@ -13,6 +13,7 @@ from attacc.hardware.placement import Placement
 from attacc.models.precision import ElementType
 from attacc.pim.mapping.geometry import HeadLayout, HeadRegions, KeyLayout, allocate_chunks
 from attacc.pim.numerics.memory import BankMemory, check_regions, store_head
+from tests import share
 
 ORGANIZATION = DRAMS.load("hbm3-5.2").organization
 FP16, INT8 = ElementType.FP16, ElementType.INT8
@@ -35,7 +36,7 @@ def held(memory: BankMemory, channel: int, place: tuple[int, ...], byte: int, bi
     head_dim=st.sampled_from([8, 40, 64, 80, 128]),
     element=st.sampled_from([FP16, INT8]),
 )
-@settings(max_examples=15)
+@settings(max_examples=share.examples(__name__, 15, 6))
 def test_every_element_is_where_the_mapping_says(
     placement: Placement, length: int, head_dim: int, element: ElementType
 ) -> None:

@@ -19,6 +19,7 @@ from attacc.models.precision import ElementType
 from attacc.pim.mapping.geometry import HeadLayout
 from attacc.pim.program.program import MULTIPLY, Kind, Program
 from attacc.pim.program.schedule import attention_program
+from tests import share
 
 HBM3 = DRAMS.load("hbm3-5.2-asplos24").organization
 CHANNELS, ROWS = 16, 16384
@@ -122,8 +123,9 @@ def shapes(draw: st.DrawFn) -> Shape:
     )
 
 
+@pytest.mark.untraced  # of a naive checker
 @given(shapes())
-@settings(max_examples=40)
+@settings(max_examples=share.examples(__name__, 40, 16))
 @example(Shape(Placement.BANK, 33, 3072, 128, ElementType.FP16))
 @example(Shape(Placement.BUFFER, 17, 257, 128, ElementType.INT4))
 def test_every_command_of_every_head_is_issued_once(shape: Shape) -> None:
@@ -147,7 +149,7 @@ def test_every_command_of_every_head_is_issued_once(shape: Shape) -> None:
 
 
 @given(shapes())
-@settings(max_examples=40)
+@settings(max_examples=share.examples(__name__, 40, 16))
 @example(Shape(Placement.BANK, 70, 1000, 129, ElementType.FP16))
 @example(Shape(Placement.BANKGROUP, 70, 599, 17, ElementType.FP16))
 @example(Shape(Placement.BUFFER, 70, 513, 16, ElementType.FP16))
@@ -204,7 +206,7 @@ def check_order(shape: Shape, program: Program, channel: int) -> None:
 
 
 @given(shapes())
-@settings(max_examples=40)
+@settings(max_examples=share.examples(__name__, 40, 16))
 def test_what_depends_is_behind_a_barrier(shape: Shape) -> None:
     """Catches scores moved before they are there, a softmax before its last score, and so on."""
     program = shape.program
@@ -212,6 +214,7 @@ def test_what_depends_is_behind_a_barrier(shape: Shape) -> None:
         check_order(shape, program, channel)
 
 
+@pytest.mark.untraced  # of a naive checker
 @pytest.mark.parametrize(
     ("placement", "heads", "length"),
     list(product(Placement, (1, 16, 17, 32, 33, 64), (1, 16, 17, 256, 257, 800))),

@@ -27,6 +27,7 @@ from attacc.pim.program.interleaved import (
 from attacc.pim.program.program import MULTIPLY, Dependences, Kind, Program
 from attacc.pim.timing.engine import run
 from attacc.pim.timing.tables import resolve_timing
+from tests import share
 from tests.oracle import interleaved as oracle
 
 DEVICE = DRAMS.load("hbm3-5.2")
@@ -106,9 +107,10 @@ def assert_same(fast: Program, naive: Program) -> None:
         assert np.array_equal(ours, theirs), name
 
 
+@pytest.mark.untraced  # of the naive program most of all
 @PLACEMENTS
 @given(pipeline=PIPELINES, interval=st.integers(1, 70), queries=st.integers(1, 20), **SHAPES)
-@settings(max_examples=60)
+@settings(max_examples=share.examples(__name__, 60, 24))
 def test_compiled_program_is_the_naive_one(
     placement: Placement,
     pipeline: dict[str, float],
@@ -152,7 +154,7 @@ def test_compiled_program_is_the_naive_one(
     lengths=SHAPES["lengths"],
     element=SHAPES["element"],
 )
-@settings(max_examples=30)
+@settings(max_examples=share.examples(__name__, 30, 12))
 def test_compiled_program_of_heads_of_any_sizes_is_the_naive_one(
     placement: Placement,
     spare: int,
@@ -196,7 +198,7 @@ def test_compiled_program_of_heads_of_any_sizes_is_the_naive_one(
     queries=st.integers(1, 3),
     **SHAPES,
 )
-@settings(max_examples=30)
+@settings(max_examples=share.examples(__name__, 30, 12))
 def test_compiled_program_of_chunks_with_room_is_the_naive_one(
     placement: Placement,
     spare: list[int],
@@ -305,7 +307,7 @@ def expected(
 
 @PLACEMENTS
 @given(sharing=st.sampled_from([(1,), (1, 1, 1), (4,), (3, 2)]), **SHAPES)
-@settings(max_examples=20)
+@settings(max_examples=share.examples(__name__, 20, 8))
 def test_every_command_is_there_exactly_once(
     placement: Placement,
     sharing: tuple[int, ...],
@@ -334,7 +336,7 @@ def test_every_command_is_there_exactly_once(
 
 @PLACEMENTS
 @given(queries=st.integers(1, 5), **SHAPES)
-@settings(max_examples=15)
+@settings(max_examples=share.examples(__name__, 15, 6))
 def test_steps_wait_only_for_earlier_ones(
     placement: Placement, queries: int, lengths: list[int], head_dim: int, element: ElementType
 ) -> None:

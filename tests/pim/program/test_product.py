@@ -28,6 +28,7 @@ from attacc.pim.program.product import ProductLayout, ProductShape, product_prog
 from attacc.pim.program.program import MULTIPLY, Dependences, Kind, Program
 from attacc.pim.timing.engine import run
 from attacc.pim.timing.tables import TimingTables, resolve_timing
+from tests import share
 
 I64 = npt.NDArray[np.int64]
 
@@ -118,7 +119,7 @@ SHAPES = {
 
 
 @pytest.mark.untraced
-@settings(max_examples=25)
+@settings(max_examples=share.examples(__name__, 25, 10))
 @given(**SHAPES)
 def test_products_are_legal_and_free_of_hazards(
     placement: Placement,
@@ -147,7 +148,7 @@ def test_products_are_legal_and_free_of_hazards(
 @pytest.mark.untraced
 @PLACEMENTS
 @pytest.mark.parametrize("row_kept_open", [False, True])
-@pytest.mark.parametrize(("inner", "columns"), [(1024, 40), (2048, 60)])
+@pytest.mark.parametrize(("inner", "columns"), share.cases(__name__, [(1024, 40), (2048, 60)], 1))
 def test_refresh_is_in_time_while_a_row_stays_open(
     placement: Placement, inner: int, columns: int, row_kept_open: bool
 ) -> None:
@@ -245,7 +246,7 @@ def products_of(built: Built, seed: int) -> tuple[I64, I64]:
 
 
 @pytest.mark.untraced
-@settings(max_examples=15)
+@settings(max_examples=share.examples(__name__, 15, 6))
 @given(seed=st.integers(0, 2**16), **SHAPES)
 def test_products_are_those_of_numpy(
     seed: int,

@@ -10,6 +10,7 @@ from attacc.models.precision import ElementType
 from attacc.pim.mapping.geometry import HeadLayout
 from attacc.pim.program.schedule import attention_program
 from attacc.pim.program.trace import format_trace
+from tests import share
 from tests.oracle import schedule as oracle
 
 HBM3 = DRAMS.load("hbm3-5.2-asplos24").organization
@@ -22,7 +23,7 @@ HBM3 = DRAMS.load("hbm3-5.2-asplos24").organization
     head_dim=st.integers(1, 200),
     element=st.sampled_from([ElementType.FP16, ElementType.INT8]),
 )
-@settings(max_examples=40)
+@settings(max_examples=share.examples(__name__, 40, 16))
 @example(Placement.BANK, 1, 1, 1, ElementType.FP16)
 @example(Placement.BUFFER, 17, 33, 128, ElementType.INT8)
 @example(Placement.BANKGROUP, 48, 4096, 64, ElementType.FP16)

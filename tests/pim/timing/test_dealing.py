@@ -18,6 +18,7 @@ from attacc.pim.program.interleaved import (
 from attacc.pim.timing.dealing import Dealer
 from attacc.pim.timing.engine import run
 from attacc.pim.timing.tables import resolve_timing
+from tests import share
 from tests.oracle.dealing import Expected
 
 DEVICES = {name: DRAMS.load(name) for name in ("hbm3-5.2", "hbm4-8.0")}
@@ -88,7 +89,7 @@ def opening(name: str, placement: Placement) -> int:
     sizes=st.sampled_from([(64, 64, 1), (128, 128, 1), (64, 160, 1), (128, 64, 2), (192, 96, 3)]),
     one_copy=st.booleans(),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=share.examples(__name__, 80, 32), deadline=None)
 def test_the_forecast_is_that_of_the_twin(
     chunks: list[int],
     name: str,
@@ -133,7 +134,7 @@ def test_cuts_that_cost_more_than_they_share_out_are_not_taken() -> None:
 
 @pytest.mark.parametrize("placement", [Placement.BANK, Placement.BANKGROUP])
 @given(lengths=HEADS, name=st.sampled_from(list(DEVICES)), queries=st.sampled_from(QUERIES))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=share.examples(__name__, 20, 8), deadline=None)
 def test_no_way_that_the_dealer_has_is_faster(
     placement: Placement, lengths: list[int], name: str, queries: tuple[int, int]
 ) -> None:
@@ -165,7 +166,7 @@ def test_no_way_that_the_dealer_has_is_faster(
     placement=st.sampled_from([Placement.BANK, Placement.BANKGROUP]),
     queries=st.sampled_from(QUERIES),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=share.examples(__name__, 30, 12), deadline=None)
 def test_more_work_is_hardly_ever_faster(
     kind: str,
     less: list[int],

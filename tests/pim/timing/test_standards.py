@@ -129,6 +129,7 @@ def test_units_of_all_banks_refuse_to_be_refreshed_bank_by_bank(name: str) -> No
         played(interleaved(device, Placement.BANK), device, Placement.BANK)
 
 
+@pytest.mark.untraced  # of many logs alike
 def test_an_early_command_of_another_standard_is_found() -> None:
     """Catches a checker that takes every device for HBM3."""
     device = device_of("hbm4-8.0", often=False)

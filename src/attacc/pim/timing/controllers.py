@@ -334,7 +334,8 @@ class ControllerState:
 
         room = room or Room.begun(stream, log=False, window_cycles=0)
         policy = None if desk is None else desk.policy
-        several = None if len(self.width) == 1 else len(self.width)
+        # A single class beside ordinary traffic would not be faster by machine code of its own.
+        several = None if len(self.width) == 1 and desk is None else len(self.width)
         raises = tables.raises_alone if desk is None else tables.raises
         desk = desk or no_traffic()
         requests = plain(

@@ -681,8 +681,9 @@ def run_controllers(
         policy: policy of ordinary traffic (`attacc.pim.timing.traffic_kernel`); None without
             traffic.
         room: arrays for the log and the windows.
-        several: None if there is a single class. A single class, and a run without ordinary
-            traffic, have machine code of their own, which is faster and takes less time to compile.
+        several: None if there is a single class and no ordinary traffic. Such a run, one of several
+            classes, and one with ordinary traffic have machine code of their own, which is faster
+            and takes less time to compile.
 
     Returns:
         A status.
