@@ -166,6 +166,10 @@ def compare(
             "--decode-only", help="Leave out whole requests, with the search of their layouts."
         ),
     ] = False,
+    figure: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw whole requests to a figure: .svg, .png or .pdf."),
+    ] = None,
     settings: Settings = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -175,7 +179,9 @@ def compare(
     without AttAccs. `attacc compare asplos2024` compares the platforms of the AttAcc papers.
     """
     from attacc.comparison import compare_study, load_study
+    from attacc.report.charts.comparison import write_comparison_figure
     from attacc.report.compare import comparison_tables
+    from attacc.report.figures import check_figure
 
     asked = load_study(
         study,
@@ -204,8 +210,12 @@ def compare(
         shared_prefix=shared_prefix,
         decode_only=decode_only or None,
     )
+    if figure is not None:
+        check_figure(figure)
     with progress_bar("comparing") as progress:
         comparison = compare_study(asked, progress, changes=changes(settings))
+    if figure is not None:
+        write_comparison_figure(comparison, figure)
     print_answer(comparison, comparison_tables, as_json=json)
 
 
