@@ -20,6 +20,7 @@ import typer
 import attacc
 from attacc.calibration.measured import read_measurements
 from attacc.calibration.scaling import (
+    LARGE_BYTES,
     CoreRule,
     Rows,
     core_factor,
@@ -117,6 +118,27 @@ def print_core_rate(tables: Sequence[Measurements]) -> None:
     )
 
 
+def print_two_rounds(tables: Sequence[Measurements]) -> None:
+    """Print whether a core of an A100 takes in more with two heads than with one."""
+    cores, heads = GPUS.load("a100").cores, 128
+    alone = np.median(core_rate(tables, "a100", "VLLM").measured) * GB
+    for data in tables:
+        if (data.key.gpu, data.key.framework) != ("a100-sxm-80gb", "VLLM"):
+            continue
+        shapes = data.shapes
+        if not isinstance(shapes, AttentionShapes):
+            raise SystemExit(f"{data.key} is no attention")
+        moved = kv_bytes(shapes, data.key.dtype)
+        undivided = (shapes.heads == shapes.kv_heads) & (shapes.batch * shapes.heads == heads)
+        chosen = undivided & (moved >= LARGE_BYTES)
+        rates = (moved / data.time_ns)[chosen]
+        print(
+            f"A100, vLLM, {heads} heads on {cores} cores, {rates.size} shapes: {rates.min():,.0f} "
+            f"to {rates.max():,.0f} GB/s, median {np.median(rates):,.0f}; two rounds of "
+            f"{alone:.1f} GB/s a core are {heads / 2 * alone:,.0f} GB/s"
+        )
+
+
 def readings() -> dict[str, tuple[DecodeTimer, int]]:
     """Return the readings of A100a's attention: kernels, and the number of requests."""
     a100, h100 = CalibratedGpu.load("a100"), CalibratedGpu.load("h100")
@@ -168,6 +190,26 @@ def print_readings() -> None:
         print_row([name, *told, f"{step_ms:.1f}", f"{gain:.2f}" if ours else ""])
 
 
+def print_gb200() -> None:
+    """Print how much shorter GB200's attention were if times of a core shrank with its clock.
+
+    The GB200 has B200's cores in this model, so that the ratio of peak rates is that of clocks.
+    """
+    b200, gb200 = CalibratedGpu.load("b200"), GPUS.load("gb200")
+    shapes = AttentionShapes.of([8, 16, 64, 256, 16, 64], 8, 1, 128, [8192] * 4 + [131072] * 2)
+    for dtype in (ElementType.BF16, ElementType.FP8):
+        series = b200.decode(dtype)
+        times = [
+            scaled_timer(series, b200.gpu, gb200, rule).ns(shapes)
+            for rule in (CoreRule.CONSTANT, CoreRule.PEAK)
+        ]
+        less = 1 - times[1] / times[0]
+        print(
+            f"GB200, {dtype}, 8 heads on one head of keys, 8 to 256 requests of 8k and 128k keys: "
+            f"{100 * less.min():.1f} to {100 * less.max():.1f} % less with the clock"
+        )
+
+
 def main(
     reference: Annotated[Path, typer.Option(help="Folder of the reference data.")] = Path(
         "../shared"
@@ -183,6 +225,9 @@ def main(
     print_matched(tables)
     print()
     print_core_rate(tables)
+    print_two_rounds(tables)
+    print()
+    print_gb200()
     print("\nAttention of GPT-3 175B on the A100a, (2048, 2048)\n")
     print_readings()
 

@@ -416,8 +416,8 @@ def _scaling_checks() -> Iterable[Check]:
         ),
         statement="One core of an A100 takes in keys and values of a head at the rate that the "
         "coefficients say while the memory is almost idle, so that no memory limits it.",
-        limits="vLLM's kernel of heads that share no keys, which divides no head among cores. Other "
-        "kernels of the same GPU are faster. A100's cores were never measured with HBM3.",
+        limits="vLLM's kernel of heads that share no keys, which divides no head among cores. "
+        "Other kernels of the same GPU are faster. A100's cores were never measured with HBM3.",
     )
 
 
