@@ -622,7 +622,11 @@ class CalibratedGpu:
         return cls(gpu, base, calibration.scaled_from)
 
     def on(self, gpu: GpuSpec) -> CalibratedGpu:
-        """Return the same coefficients on another data sheet."""
+        """Return the same coefficients on another data sheet.
+
+        Shares are then of the other data sheet; times and rates of one core stay. Measured GPUs
+        with the same cores and another memory support that (`attacc.calibration.scaling`).
+        """
         return replace(self, gpu=gpu, scaled_from=self.calibration.name)
 
     def gemm(

@@ -12,6 +12,7 @@ import numpy as np
 from attacc.calibration.check import ALL, Accuracy, Checked, accuracy, check
 from attacc.calibration.measured import of_gpu, read_measurements
 from attacc.calibration.power import SHORTEST_NS
+from attacc.calibration.scaling import CoreRule, Rows, core_rate, matched, transfers
 from attacc.calibration.series import MeasuredOperator, Measurements
 from attacc.errors import EngineError
 from attacc.gpu.calibrated.coefficients import CALIBRATIONS, CalibrationSpec, PowerSpec
@@ -33,6 +34,10 @@ from attacc.study.claims.validation import (
 LIBRARIES: Final = ("polars",)
 HELD_BACK: Final = "in cross-validation"
 COLLECTIVES: Final = "NCCL"
+DECODE_TABLE: Final = "decode_attention.parquet"
+CORES_LIMIT: Final = 0.4
+"""Share of the bandwidth below which nothing but the cores can limit large attention."""
+MEMORY_LIMITS: Final = 0.9
 SOURCE: Final = (
     "ai-dynamo/aiconfigurator, Apache-2.0; 70 % of its shapes, the others kept elsewhere"
 )
@@ -211,6 +216,67 @@ def moved_to_another_gpu(reference: ReferenceData) -> Measured:
     )
 
 
+def _attention(reference: ReferenceData) -> list[Measurements]:
+    return read_measurements(reference.silicon / DECODE_TABLE)
+
+
+def faster_memory(reference: ReferenceData) -> Measured:
+    """Return the error of H100's coefficients on the H200's data sheet, for large attention.
+
+    Only libraries that both GPUs measured in one version count. Other rules for the work on the
+    cores are further figures, over the shapes that the cores limit.
+    """
+    found = transfers(_attention(reference), "h100", "h200")
+    same = [one for one in found if one.seen == one.version]
+    large = [one for one in same if one.rows is Rows.LARGE]
+    figures = [
+        Figure(f"{one.framework} {one.dtype}", one.mape[CoreRule.CONSTANT], group="by series")
+        for one in large
+    ]
+    figures += [
+        Figure(f"{one.dtype}, {rule}", one.mape[rule], group="where the cores limit, by rule")
+        for one in same
+        if one.rows is Rows.CORES
+        for rule in (CoreRule.CONSTANT, CoreRule.ROOT, CoreRule.BANDWIDTH)
+    ]
+    return Measured(
+        max(one.mape[CoreRule.CONSTANT] for one in large),
+        sum(one.points for one in large),
+        tuple(figures),
+    )
+
+
+def same_cores(reference: ReferenceData) -> Measured:
+    """Return how H100's and H200's measured times differ where the cores limit attention."""
+    pairs = matched(_attention(reference), "h100", "h200")
+    slow = pairs.ratio[pairs.share < CORES_LIMIT]
+    fast = pairs.ratio[pairs.share >= MEMORY_LIMITS]
+    return Measured(
+        float(np.abs(slow - 1).mean()),
+        slow.size,
+        (
+            Figure("H100's time over H200's there, median", float(np.median(slow)), Unit.NUMBER),
+            Figure(
+                "the same at 0.9 of H100's bandwidth and more",
+                float(np.median(fast)),
+                Unit.NUMBER,
+            ),
+        ),
+    )
+
+
+def rate_of_a_core(reference: ReferenceData) -> Measured:
+    """Return the error of what one core of an A100 takes in while the memory is almost idle."""
+    rate = core_rate(_attention(reference), "a100", "VLLM")
+    all_cores = float(np.median(rate.measured)) * GPUS.load("a100").cores
+    bandwidth = GPUS.load("a100a").memory_bytes_per_s
+    return Measured(
+        float(np.abs(rate.predicted / rate.measured - 1).mean()),
+        rate.measured.size,
+        (Figure("rate of all cores over A100a's bandwidth", all_cores / bandwidth),),
+    )
+
+
 def recorded_power(attribute: str) -> Measured:
     """Return an error that the H200's preset records of its power."""
     return Measured(float(getattr(_power_spec(), attribute)), 1)
@@ -293,6 +359,7 @@ def _checks() -> Iterable[Check]:
         files=("data/silicon/gemm.parquet",),
         libraries=LIBRARIES,
     )
+    yield from _scaling_checks()
     yield from _power_checks()
     yield Check(
         Claim(
@@ -308,6 +375,74 @@ def _checks() -> Iterable[Check]:
             needs=Needs.TESTS,
             tests=("tests/calibration/test_reference.py", "tests/calibration/test_extrapolate.py"),
         )
+    )
+
+
+def _scaling_checks() -> Iterable[Check]:
+    yield _about_cores(
+        "gpu-core-scaling",
+        faster_memory,
+        Tolerance(
+            0.12,
+            Unit.SHARE,
+            "the project's goal for attention on the GPU that coefficients were fitted to",
+        ),
+        statement="With a faster memory, attention's work on a core takes as long as before: "
+        "H100's coefficients on the H200's data sheet predict the H200's large decode attention.",
+        limits="One pair of GPUs with the same cores, and TensorRT-LLM, whose version is the same "
+        "on both. Large: at least 100 MB of keys and values, and one request and key/value head "
+        "per core. A new generation of cores is off by up to 96 % (docs/model/gpu-model.md).",
+    )
+    yield _about_cores(
+        "gpu-core-memory",
+        same_cores,
+        Tolerance(
+            0.05,
+            Unit.SHARE,
+            "a quarter of what cores would gain that grew with the root of the bandwidth",
+        ),
+        statement="Where large decode attention leaves most of the H100's bandwidth unused, the "
+        "H200 takes as long, with the same cores and 1.43 times the bandwidth.",
+        limits="Measured times of TensorRT-LLM below 0.4 of the bandwidth; no model takes part. "
+        "Where the memory is the limit, the H200 is faster by nearly the bandwidth's factor.",
+    )
+    yield _about_cores(
+        "gpu-core-rate",
+        rate_of_a_core,
+        Tolerance(
+            0.05,
+            Unit.SHARE,
+            "less than the 6 % that 204 heads lose on 108 cores, the other explanation",
+        ),
+        statement="One core of an A100 takes in keys and values of a head at the rate that the "
+        "coefficients say while the memory is almost idle, so that no memory limits it.",
+        limits="vLLM's kernel of heads that share no keys, which divides no head among cores. "
+        "Other kernels of the same GPU are faster. A100's cores were never measured with HBM3.",
+    )
+
+
+def _about_cores(
+    name: str,
+    measure: Callable[[ReferenceData], Measured],
+    tolerance: Tolerance,
+    *,
+    statement: str,
+    limits: str,
+) -> Check:
+    return Check(
+        Claim(
+            id=name,
+            room=Room.GPU,
+            statement=statement,
+            data=f"data/silicon/{DECODE_TABLE} ({SOURCE})",
+            tolerance=tolerance,
+            limits=limits,
+            needs=Needs.REFERENCE,
+            tests=("tests/calibration/test_scaling.py",),
+        ),
+        with_data=measure,
+        files=(f"data/silicon/{DECODE_TABLE}",),
+        libraries=LIBRARIES,
     )
 
 
