@@ -150,11 +150,12 @@ def _causes(axes: Any, served: Sequence[Named]) -> None:
     labels.append("the system")
     axes.set_xticks(range(len(labels)), labels, fontsize="small", rotation=20)
     axes.set_ylabel("requests per second")
-    axes.margins(y=0.12)
+    rates = [chain.baseline_requests_per_s, *(f.requests_per_s for f in chain.factors)]
+    axes.set_ylim(0, 1.1 * max(rates))
     most = max(chain.factors, key=lambda factor: factor.factor)
     least = min(chain.factors, key=lambda factor: factor.factor)
     axes.set_title(
-        words(f"{name}: {most.cause} gives {most.factor:.2f}x, {least.cause} {least.factor:.2f}x"),
+        f"{words(name)}:\n{most.cause} gives {most.factor:.2f}x, {least.cause} {least.factor:.2f}x",
         fontsize="medium",
     )
 
