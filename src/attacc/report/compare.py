@@ -20,6 +20,7 @@ from attacc.study.compare import (
     SystemResult,
 )
 from attacc.study.decomposition import Cause
+from attacc.study.thresholds import PAYS
 from attacc.study.whole import WholeRequests
 from attacc.system.attaccs import CurveKind
 from attacc.system.pricer import BatchChoice, Limit
@@ -227,8 +228,23 @@ def _verdict(comparison: Comparison) -> list[str]:
         if len(found) > 1:
             other, worst = found[-1]
             line += f", {other} {_times(worst)}"
-        lines.append(f"{line}.")
+        lines.append(f"{line}.{_from_which_length(best)}")
     return lines
+
+
+def _from_which_length(whole: WholeRequests) -> str:
+    """Return from which output length on AttAccs pay, as a sentence; empty where they do anyway."""
+    found = whole.pays_from
+    if found is None:
+        return ""
+    if whole.speedup is not None and whole.speedup >= PAYS:
+        return ""
+    if found.output_tokens is None:
+        return (
+            f" It does not pay up to {found.longest_tried:,} output tokens either "
+            f"({found.speedup:.2f}x)."
+        )
+    return f" It pays from {found.output_tokens:,} output tokens on ({found.speedup:.2f}x)."
 
 
 def _word(whole: WholeRequests) -> str:
@@ -244,13 +260,16 @@ def _word(whole: WholeRequests) -> str:
 
 def _times(whole: WholeRequests) -> str:
     """Return a speed-up with its range; a dash without one."""
-    if whole.speedup is None:
+    return _within(whole.speedup, whole.speedup_low, whole.speedup_high)
+
+
+def _within(ratio: float | None, low: float | None, high: float | None) -> str:
+    """Return a ratio with its range, where it has one; a dash without a ratio."""
+    if ratio is None:
         return "-"
-    if whole.speedup_low is None or whole.speedup_high is None:
-        return f"{whole.speedup:.2f}x"
-    if whole.depends_most_on is None:
-        return f"{whole.speedup:.2f}x"
-    return f"{whole.speedup:.2f}x ({whole.speedup_low:.2f} to {whole.speedup_high:.2f})"
+    if low is None or high is None or low == high:
+        return f"{ratio:.2f}x"
+    return f"{ratio:.2f}x ({low:.2f} to {high:.2f})"
 
 
 def _whole(comparison: Comparison) -> Table:
@@ -280,7 +299,9 @@ def _whole(comparison: Comparison) -> Table:
             _short(whole.tpot_ms, 3),
             _short(whole.energy_per_request_j, 3),
             _times(whole).replace(" (", "\n("),
-            "-" if whole.energy_ratio is None else f"{whole.energy_ratio:.2f}x",
+            _within(whole.energy_ratio, whole.energy_ratio_low, whole.energy_ratio_high).replace(
+                " (", "\n("
+            ),
         )
     return table
 

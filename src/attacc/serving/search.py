@@ -39,7 +39,7 @@ from attacc.system.capacity import Footprint, check_batch, largest_batch
 from attacc.system.layout import Layout
 from attacc.system.pricer import Drawn, Pricer
 from attacc.system.step import Group
-from attacc.units import NS_PER_MS, NS_PER_S
+from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
 from attacc.workload.requests import Workload
 
 PER_DOUBLING: Final = 4
@@ -329,8 +329,23 @@ def served_by(
     )
 
 
-def rates_drawn(way: Served, workload: Workload, options: ServingOptions, drawn: Drawn) -> Floats:
-    """Return the requests per second of a way to serve, for draws of what is not known exactly.
+@dataclass(frozen=True, slots=True, eq=False)
+class DrawnStates:
+    """A way to serve, for draws of what is not known exactly.
+
+    Attributes:
+        requests_per_s: (draws,) requests that end in a second, on all replicas together.
+        energies_j: (kinds, draws) energy of one request by the kinds of `attacc.gpu.costs.PARTS`.
+    """
+
+    requests_per_s: Floats
+    energies_j: Floats
+
+
+def states_drawn(
+    way: Served, workload: Workload, options: ServingOptions, drawn: Drawn
+) -> DrawnStates:
+    """Return what a way to serve gives, for draws of what is not known exactly.
 
     The layout and the batch stay those of the best estimates.
 
@@ -341,21 +356,22 @@ def rates_drawn(way: Served, workload: Workload, options: ServingOptions, drawn:
         drawn: (draws,) factors.
     """
     draws, pricer = drawn.attacc.size, way.pricer
-    need = _need(pricer, workload, options, way.engine)
     states = steady_states(
         pricer,
         workload,
         np.full(draws, -(-way.batch // way.layout.replicas)),
-        need,
+        _need(pricer, workload, options, way.engine),
         policy=options.prefill,
         token_budget=options.token_budget * way.layout.dp,
         drawn=drawn,
     )
     rates = np.broadcast_to(states.requests_per_s, (draws,)) * way.layout.replicas
+    energies_j = np.broadcast_to(states.energies_j, (len(PARTS), draws))
     if way.prefill_pricer is not None and way.prefill_layout is not None:
         prefill = prefill_alone(way.prefill_pricer, workload, drawn)
         rates = np.minimum(rates, way.prefill_layout.replicas * NS_PER_S / prefill.time_ns)
-    return rates
+        energies_j = energies_j + prefill.steps.energies_pj / PJ_PER_J
+    return DrawnStates(rates, energies_j)
 
 
 def _rules(engine: Engine | None) -> EngineRules:

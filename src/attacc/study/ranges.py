@@ -3,10 +3,11 @@
 One draw sets every unknown for all systems: how far off the GPU prices are, by kind of operators
 (measured on shapes that were held back, lognormal), the cadence of multiplies in the banks
 (uniform in its logarithm over what budgets of 116 to 23 W allow), the time to start a layer's
-attention on AttAccs (likewise, from 1.5 to 10 us), and whether all-bank activations
-keep to the four-activate window of a rank, of a pseudo-channel, or to none (each as likely). Every
-draw prices the steady state of every system anew, in the layout and batch that were chosen. The
-ratio is taken within the draw. The range is that from the 5th to the 95th percentile.
+attention on AttAccs (likewise, from 1.5 to 10 us), whether all-bank activations keep to the
+four-activate window of a rank, of a pseudo-channel, or to none (each as likely), and powers that
+nobody has measured. Every draw prices the steady state of every system anew, in the layout and
+batch that were chosen. The ratio is taken within the draw. The range is that from the 5th to the
+95th percentile.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Final
 
 import numpy as np
 
-from attacc.gpu.costs import Floats, GpuPart
+from attacc.gpu.costs import PARTS, Floats, GpuPart
 from attacc.serving.policies import ServingOptions
-from attacc.serving.search import Served, rates_drawn
+from attacc.serving.search import Served, states_drawn
 from attacc.system.doubts import FASTEST, SLOWEST, activations
 from attacc.system.pricer import Drawn
 from attacc.workload.requests import Workload
@@ -38,6 +39,15 @@ FASTEST_START: Final = 1.5 / 4
 SLOWEST_START: Final = 10 / 4
 """Times to start a layer's attention on another device, 1.5 and 10 us, over the 4 us of today's
 systems (docs/model/boundary.md)."""
+IDLE: Final = "idle power of GPUs"
+BASE: Final = "base power of AttAcc devices"
+STANDBY: Final = "standby of AttAcc stacks"
+POWERS: Final = {IDLE: ("static_pj", 0.8, 1.25), BASE: ("device_pj", 0.25, 3.0)} | {
+    STANDBY: ("standby_pj", 0.5, 2.0)
+}
+"""Power -> kind of energy, and the least and the greatest factor of it, all assumed: idle power of
+a GPU differs by so much between boards and drivers; a device's logic takes 5 to 60 W instead of 20;
+currents of HBM3 are not public, and those of HBM2 are off by up to 2."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,12 +59,14 @@ class Draws:
         cadence: (draws,) cadence over the published one.
         window: (draws,) 0 for no window, 1 for one of each rank, 2 for one of each pseudo-channel.
         start: (draws,) time to start a layer's attention on AttAccs, over the one that is stated.
+        powers: name of a power -> (draws,) factors.
     """
 
     gpu: Mapping[GpuPart, Floats]
     cadence: Floats
     window: Floats
     start: Floats
+    powers: Mapping[str, Floats]
 
     @classmethod
     def of(cls, draws: int = DRAWS, seed: int = SEED) -> Draws:
@@ -70,12 +82,17 @@ class Draws:
         cadence = np.exp(random.uniform(low, high, draws))
         window = random.integers(0, 3, draws).astype(np.float64)
         start = np.exp(random.uniform(np.log(FASTEST_START), np.log(SLOWEST_START), draws))
-        return cls(gpu, cadence, window, start)
+        powers = {
+            name: np.exp(random.uniform(np.log(least), np.log(most), draws))
+            for name, (_, least, most) in POWERS.items()
+        }
+        return cls(gpu, cadence, window, start, powers)
 
     def columns(self) -> dict[str, Floats]:
         """Return every unknown by its name."""
         named = {str(part): values for part, values in self.gpu.items()}
-        return named | {CADENCE: self.cadence, ACTIVATIONS: self.window, START: self.start}
+        own = {CADENCE: self.cadence, ACTIVATIONS: self.window, START: self.start}
+        return named | own | dict(self.powers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +111,21 @@ class Range:
     depends_most_on: str | None
 
 
-def drawn_rates(way: Served, workload: Workload, options: ServingOptions, draws: Draws) -> Floats:
-    """Return the requests per second of a way to serve, for each draw.
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcomes:
+    """What a way to serve gives, for each draw.
+
+    Attributes:
+        requests_per_s: (draws,) requests that end in a second.
+        energy_j: (draws,) energy of one request.
+    """
+
+    requests_per_s: Floats
+    energy_j: Floats
+
+
+def outcomes(way: Served, workload: Workload, options: ServingOptions, draws: Draws) -> Outcomes:
+    """Return what a way to serve gives, for each draw.
 
     Args:
         way: as chosen by the best estimates.
@@ -121,7 +151,11 @@ def drawn_rates(way: Served, workload: Workload, options: ServingOptions, draws:
         longer = activations(pricer.system, pricer.model.kv.bits)
         by_window = np.array([1.0, longer.per_rank, longer.per_pseudo_channel])
         attacc = attacc * by_window[draws.window.astype(np.int64)]
-    return rates_drawn(way, workload, options, Drawn(gpu, attacc, draws.start))
+    found = states_drawn(way, workload, options, Drawn(gpu, attacc, draws.start))
+    factors = np.ones((len(PARTS), 1)) * np.ones(draws.start.size)
+    for name, (kind, _, _) in POWERS.items():
+        factors[PARTS.index(kind)] = draws.powers[name]
+    return Outcomes(found.requests_per_s, (found.energies_j * factors).sum(axis=0))
 
 
 def range_of(ratios: Floats, draws: Draws) -> Range:

@@ -20,7 +20,8 @@ from attacc.models.served import ServedModel
 from attacc.serving.policies import PrefillPolicy, ServingOptions
 from attacc.serving.search import Search, Served, ServingLimit
 from attacc.study.decomposition import Decomposition, decompose
-from attacc.study.ranges import Draws, Range, drawn_rates, range_of
+from attacc.study.ranges import Draws, Range, outcomes, range_of
+from attacc.study.thresholds import Threshold, pays_from
 from attacc.system.cost import Ownership, dram_area, money
 from attacc.system.layout import Layout
 from attacc.system.pricer import Pricer
@@ -115,6 +116,10 @@ class WholeRequests:
         speedup_high: 95th percentile.
         depends_most_on: what the range depends on most; None where it does not vary.
         energy_ratio: energy per request of the baseline over that of this system.
+        energy_ratio_low: 5th percentile of it.
+        energy_ratio_high: 95th percentile of it.
+        pays_from: from which output length on AttAccs pay; None without AttAccs, for requests of
+            different lengths, and where no longer output fits.
         next_best: the best way with another layout; None where there is none.
         parts_ms: time of one request on one replica, by parts: its share of the steps.
         energies_j: energy of one request, by what takes it.
@@ -143,6 +148,9 @@ class WholeRequests:
     speedup_high: float | None
     depends_most_on: str | None
     energy_ratio: float | None
+    energy_ratio_low: float | None
+    energy_ratio_high: float | None
+    pays_from: Threshold | None
     next_best: NextBest | None
     parts_ms: dict[str, float]
     energies_j: dict[str, float]
@@ -332,25 +340,24 @@ def all_whole_requests(all_of: Sequence[Found], asked: Asked) -> list[WholeReque
         asked: what was asked.
     """
     draws = Draws.of()
-    rates = [
-        None
-        if one.served is None
-        else drawn_rates(one.served, asked.workload, asked.options, draws)
+    drawn = [
+        None if one.served is None else outcomes(one.served, asked.workload, asked.options, draws)
         for one in all_of
     ]
     found: list[WholeRequests | None] = []
-    for mine, rate in zip(all_of, rates, strict=True):
+    for mine, own in zip(all_of, drawn, strict=True):
         base = partner(mine, all_of)
-        base_rate = rates[all_of.index(base)]
-        spread = None
-        if rate is not None and base_rate is not None:
-            spread = range_of(rate / base_rate, draws)
-        found.append(_whole_requests(mine, base, asked, spread))
+        other = drawn[all_of.index(base)]
+        spread = energy = None
+        if own is not None and other is not None:
+            spread = range_of(own.requests_per_s / other.requests_per_s, draws)
+            energy = range_of(other.energy_j / own.energy_j, draws)
+        found.append(_whole_requests(mine, base, asked, spread, energy))
     return found
 
 
 def _whole_requests(
-    mine: Found, base: Found, asked: Asked, spread: Range | None
+    mine: Found, base: Found, asked: Asked, spread: Range | None, energy: Range | None
 ) -> WholeRequests | None:
     """Return the figures of a system beside its baseline."""
     best, other = mine.served, mine.next_best
@@ -380,6 +387,11 @@ def _whole_requests(
         speedup_high=None if spread is None else spread.high,
         depends_most_on=None if spread is None else spread.depends_most_on,
         energy_ratio=energy_ratio,
+        energy_ratio_low=None if energy is None else energy.low,
+        energy_ratio_high=None if energy is None else energy.high,
+        pays_from=None
+        if base.served is None or mine.system.attacc is None
+        else pays_from(best, base.served, asked.workload, asked.options),
         next_best=None
         if other is None
         else NextBest(str(other.layout), other.engine, other.batch, other.requests_per_s * tokens),
