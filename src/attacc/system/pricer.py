@@ -29,7 +29,7 @@ from attacc.models.parameters import AnyModel
 from attacc.models.served import heads_words, valid_tensor_parallel
 from attacc.models.steps import model_step
 from attacc.results import Answer, Result
-from attacc.system.attaccs import AttaccAttention, Attaccs, AttentionCurve, LayerHeads
+from attacc.system.attaccs import Attaccs
 from attacc.system.batches import PHASES, Batches, Chunk, Ints, chunks_of
 from attacc.system.capacity import (
     Content,
@@ -44,6 +44,7 @@ from attacc.system.capacity import (
     preferred_batch,
     stores,
 )
+from attacc.system.layer_attention import AttaccAttention, AttentionCurve, LayerHeads
 from attacc.system.sites import Site, Sites, checked_sites
 from attacc.system.step import Beside, LayerBeside, StepCost, StepCosts, step_costs
 from attacc.units import NS_PER_MS, finite, whole, wholes
@@ -580,9 +581,7 @@ class Pricer:
                 self._with_prefix(self._curve_of(heads, size, own).at(heads.seen(own)), heads, size)
                 for size in (first, last)
             )
-            share = np.linspace(0.0, 1.0, sizes.size)[:, None]
-            line = (1 - share) * low.time_ns + share * high.time_ns
-            attention[heads] = AttaccAttention(line.ravel(), Energies.of())
+            attention[heads] = AttaccAttention.times_between(low, high, sizes.size)
         copies: float | Floats = 1.0
         if self.system.spec.ff_coprocessing:
             need, at = self.need(workload), self.stack_bytes
@@ -671,8 +670,7 @@ class Pricer:
         of unequal requests are timed one by one.
         """
         assert self.attaccs is not None  # noqa: S101 - `steps` asks only then
-        time_ns, parts, error = np.empty(len(batches)), np.empty(len(batches)), 0.0
-        energy = Energies(np.zeros((Energies.of().parts_pj.shape[0], len(batches))))
+        error = 0.0
         equal = batches.shortest == batches.longest
         alike: list[tuple[Ints, AttaccAttention]] = []
         for requests in np.unique(batches.requests[equal]).tolist():
@@ -687,10 +685,7 @@ class Pricer:
             found = self.attaccs.attend(heads, heads.kept(keys).tolist())
             found = self._with_prefix(found, heads, keys.size, batches.shared)
             alike.append((np.array([step]), found))
-        for chosen, found in alike:
-            time_ns[chosen], parts[chosen] = found.time_ns, found.extra_parts
-            energy.parts_pj[:, chosen] = found.energy.parts_pj
-        return AttaccAttention(time_ns, energy, extra_parts=parts), error
+        return AttaccAttention.joined(len(batches), alike), error
 
     def _copies(self, batches: Batches) -> float | Floats:
         """Return the share of the weights whose copies fit beside the requests of each step."""
