@@ -642,7 +642,9 @@ class _Layer:
             if given is None:
                 raise EngineError("attention on AttAcc needs the attention of one layer")
             busy_ns = given.time_ns + given.softmax_ns
-            parts = given.extra_parts / self._system.gpus
+            # Heads of keys are shared out to the GPUs; latents serve the heads of each of them.
+            latent = isinstance(op, LatentAttention)
+            parts = given.extra_parts / (1 if latent else self._system.gpus)
             if isinstance(op, LatentAttention) and op.gathers:
                 chosen = choice_bytes(op, self._system.gpus)
                 beside = self._on_gpus(replace(op, elsewhere=True))
