@@ -350,6 +350,65 @@ def test_latents_are_expanded_by_the_host() -> None:
             scored(session, tokens[:, :1], cache)
 
 
+def test_layers_have_heads_of_their_own() -> None:
+    """A layer that is laid out, or counted, like another; a scale of scores of another layer.
+
+    The first layer has two heads of 16 elements in a ring of 5, the others a head of 32.
+    """
+    model, device, tokens = model_of("Gemma4Text"), device_of(), tokens_of(1, 18)
+    with attach(model, device) as session:
+        cache = session.cache()
+        scored(session, tokens[:, :17], cache)
+        scored(session, tokens[:, 17:], cache)
+        shapes = [(s.kv_heads, s.queries_per_kv_head, s.head_dim, s.windows) for s in device.shapes]
+        assert shapes == [(2, 4, 16, (5,)), *[(1, 8, 32, (None,))] * 2]
+        with pytest.raises(InputError, match="layers of the model differ"):
+            _ = device.shape
+        (request,) = cache.requests
+        assert [device.length(request, layer) for layer in range(3)] == [5, 18, 18]
+        kv = 2 * 2 * 16 * 2  # of a token: two heads of 16, or one of 32, keys and values, fp16
+        assert session.prefills[0].appended.link.total == (5 + 17 + 17) * kv
+        assert session.steps[0].appended.link.total == 3 * kv
+        queries = 8 * 2 * (16 + 32 + 32)
+        assert session.steps[0].link.queries == queries
+        session.check_room(1000)
+        with pytest.raises(CapacityError):
+            session.check_room(10**9)
+
+
+def test_layers_have_scales_of_their_own() -> None:
+    """Scores of all layers with the scale of the first."""
+    model, tokens = model_of("GPT2", scale_attn_by_inverse_layer_idx=True), tokens_of(2, 18)
+    expected = scores_of(model, tokens)
+    assert off(decoded(model, tokens, 11), expected[:, 11:]) < TOLERANCES["fp32 sums"][1]
+    plain = model_of("GPT2")
+    plain.load_state_dict(model.state_dict())
+    assert off(scores_of(plain, tokens), expected) > 0.1
+
+
+def test_a_shape_that_changes_is_refused() -> None:
+    """A layer whose keys are read with the scale of an earlier pass."""
+    model, tokens = model_of(), tokens_of(1, 6)
+    with attached(model) as (session, cache):
+        scored(session, tokens[:, :5], cache)
+        model.model.layers[1].self_attn.scaling *= 2
+        with pytest.raises(InputError, match="change between passes"):
+            scored(session, tokens[:, 5:], cache)
+
+
+def test_the_pass_that_learns_shapes_leaves_nothing() -> None:
+    """A token on the device, a step, or a mode of the model that is left from before the first."""
+    model, device = model_of().train(), device_of()
+    with attach(model, device) as session:
+        assert model.training
+        assert (session.steps, session.prefills) == ([], [])
+        with pytest.raises(InputError, match="no model is set"):
+            _ = device.state
+    model.eval()
+    with attach(model, device):
+        assert not model.training
+
+
 FULL = {"layer_types": ["full_attention"] * small.LAYERS}
 WITHOUT_ATTENTION = {"layer_types": ["conv"] * small.LAYERS}
 SHARED = {
@@ -361,14 +420,9 @@ CHUNKS = {
     "layer_types": ["chunked_attention"] * small.LAYERS, "attention_chunk_size": 4,
     "num_local_experts": 2, "no_rope_layers": [1] * small.LAYERS,
 }  # fmt: skip
-GLOBAL = {
-    "global_head_dim": 32, "num_global_key_value_heads": 2, "hidden_size_per_layer_input": 0,
-}  # fmt: skip
 INDEXED = {"index_topk": 4, "index_n_heads": 2, "index_head_dim": 64}
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     r"soft-capped scores \(softcap = 50.0\)": ("Gemma2", FULL | {"attn_logit_softcapping": 50.0}),
-    "scale of their scores": ("GPT2", {"scale_attn_by_inverse_layer_idx": True}),
-    "layers that differ in their heads": ("Gemma4Text", small.ALTERNATING | GLOBAL),
     r"another layer \(num_kv_shared_layers = 1\)": ("Gemma3nText", small.ALTERNATING | SHARED),
     "within chunks of 4 tokens": ("Llama4Text", CHUNKS),
     "layers of the type hybrid, as layer 0": ("FalconH1", {}),

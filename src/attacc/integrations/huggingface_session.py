@@ -7,7 +7,7 @@ keys and values from the cache, writes them to the device, and attends on the de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from types import TracebackType
 from typing import Any, Final, Self, cast
@@ -161,7 +161,9 @@ class Session:
         self._layers: dict[int, int | None] = {}
         self._cache_argument = _cache_argument(model)
         self._before: str | None = None
-        self._shape: KvShape | None = None
+        self._probed: list[KvShape] | None = None
+        self._shapes: tuple[KvShape, ...] = ()
+        self._is_set = False
         self._forward: _Forward | None = None
         self._other_mask: torch.Tensor | None = None
         self._handed: Handed | None = None
@@ -186,7 +188,37 @@ class Session:
         self._before = self._config._attn_implementation  # noqa: SLF001 - transformers has no public name
         _ATTACHED[id(self._config)] = self
         model.set_attn_implementation(NAME)
+        try:
+            self._probe()
+        except BaseException:
+            self._detach()
+            raise
         return self
+
+    def _probe(self) -> None:
+        """Learn the shape of every layer's keys and values, from a pass of one token.
+
+        The pass computes no attention, and writes nothing to the device.
+        """
+        model, found = self._model, list[KvShape]()
+        training = model.training
+        self._probed = found
+        try:
+            model.eval()
+            with torch.no_grad():
+                model(torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
+        finally:
+            model.train(training)
+            self._probed = None
+        if len(found) != len(self._layers):
+            return
+        windows = tuple(self._layers.values())
+        if len(set(found)) == 1:
+            self._shapes = (replace(found[0], layers=len(found), windows=windows),)
+            return
+        self._shapes = tuple(
+            replace(shape, windows=(window,)) for shape, window in zip(found, windows, strict=True)
+        )
 
     def __exit__(
         self,
@@ -195,6 +227,9 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self._free_all()
+        self._detach()
+
+    def _detach(self) -> None:
         # A model that was loaded with this attention has no other to return to.
         before = "sdpa" if self._before in (NAME, None) else self._before
         self._model.set_attn_implementation(before)
@@ -259,14 +294,15 @@ class Session:
             CapacityError: the keys and values of the tokens exceed the free memory. The device may
                 also refuse tokens later, because it rounds the memory of a head up.
         """
-        shape = self._shape
-        if shape is None:
+        if not self._is_set:
             raise EngineError("room is asked for before the model has passed any token")
-        # A layer with a window stores no more keys than that.
-        windows = self._layers.values()
-        keys = sum(tokens if window is None else min(tokens, window) for window in windows)
-        elements = shape.kv_heads * (shape.head_dim + shape.value_elements)
-        needed = keys * elements * shape.element.bytes
+        needed = 0.0
+        for shape in self._shapes:
+            elements = shape.kv_heads * (shape.head_dim + shape.value_elements)
+            # A layer with a window stores no more keys than that.
+            for window in shape.windows or ():
+                keys = tokens if window is None else min(tokens, window)
+                needed += keys * elements * shape.element.bytes
         if needed > self._device.free_bytes:
             raise CapacityError(
                 Shortfall("memory of the AttAccs", needed, self._device.free_bytes),
@@ -319,6 +355,8 @@ class Session:
         Raises:
             InputError: padding is not at the start of a row.
         """
+        if self._probed is not None:
+            return None
         self._all_fetched()
         windows = windows_shown(arguments, batch, tokens, length, {None, *self._layers.values()})
         if not windows:
@@ -382,6 +420,9 @@ class Session:
         Returns:
             (batch, tokens, heads, value elements) the context.
         """
+        if self._probed is not None:
+            self._probed.append(self._shape_of(query, key, value, scale))
+            return query.new_zeros(len(query), query.shape[2], query.shape[1], value.shape[-1])
         handed, self._handed = self._handed, None
         if handed is None or not come_from(module, handed, key, value):
             raise InputError(
@@ -401,7 +442,7 @@ class Session:
         if forward.layers != layer or cache.get_seq_length(handed.layer) != forward.length:
             raise unsupported(f"layer {layer} after {forward.layers} others, or without some")
         self._check_window(handed.layer, windows, window)
-        self._set_model(query, key, value, scale)
+        self._set_model(layer, self._shape_of(query, key, value, scale))
         requests, padding = cache.open(forward.padding, len(query))
         keys, values = _float32(key), _float32(value)
         if forward.is_prefill:
@@ -482,24 +523,35 @@ class Session:
         self._forward = self._handed = None
         self.free(sorted(self._open))
 
-    def _set_model(
+    def _shape_of(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
-    ) -> None:
-        shape = KvShape(
-            layers=len(self._layers),
+    ) -> KvShape:
+        """Return the shape of one layer, without its window."""
+        return KvShape(
+            layers=1,
             kv_heads=key.shape[1],
             queries_per_kv_head=query.shape[1] // key.shape[1],
             head_dim=key.shape[-1],
             element=self._element,
             scale=scale,
             value_dim=value.shape[-1],
-            windows=tuple(self._layers.values()),
         )
-        if self._shape is None:
-            self._device.set_model(shape)
-            self._shape = shape
-        elif shape != self._shape:
-            raise unsupported("layers that differ in their heads, or in the scale of their scores")
+
+    def _set_model(self, layer: int, shape: KvShape) -> None:
+        """Set the model of the device, and refuse a layer of another shape than it has.
+
+        Args:
+            layer: number of the layer on the device.
+            shape: shape of the layer in this pass.
+        """
+        if not self._shapes:
+            raise unsupported("a model of which other layers attend than its config says")
+        if not self._is_set:
+            self._device.set_model(self._shapes)
+            self._is_set = True
+        known = self._shapes[0] if len(self._shapes) == 1 else self._shapes[layer]
+        if replace(known, layers=1, windows=None) != shape:
+            raise unsupported("layers whose heads, or whose scale of scores, change between passes")
 
     def _named(self, mask: torch.Tensor | None) -> str:
         """Return in words what kind of mask a layer got in place of the causal one."""

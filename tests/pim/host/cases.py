@@ -109,7 +109,7 @@ class Mirror:
         )  # fmt: skip
         attention = oracle.Attention(
             device, numbers(host.arithmetic), shape.head_dim, shape.value_dim,
-            host.state.layout.key_slices,
+            host.state.groups[0].layout.key_slices,
         )  # fmt: skip
         together = -(-shape.queries_per_kv_head // host.hardware.queries_per_read)
         most = -(-shape.queries_per_kv_head // together)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -140,14 +141,26 @@ class HostDevice:
         return cls(hardware, arithmetic, growing_keys=growing_keys, scale_margin=scale_margin)
 
     @property
+    def shapes(self) -> tuple[KvShape, ...]:
+        """The shapes of the model's keys and values, for layers one after another."""
+        return self.state.shapes
+
+    @property
     def shape(self) -> KvShape:
-        """The shape of the model's keys and values, as the host has set it."""
-        return self.state.shape
+        """The shape of the model's keys and values, if all layers have the same.
+
+        Raises:
+            InputError: layers differ.
+        """
+        shape, *others = self.shapes
+        if others:
+            raise InputError("the layers of the model differ", hint="read shapes")
+        return shape
 
     @property
     def arithmetic(self) -> Arithmetic:
         """Arithmetic of the units."""
-        return self.state.attender.arithmetic
+        return self.state.groups[0].attender.arithmetic
 
     @property
     def traffic(self) -> LinkBytes:
@@ -185,12 +198,55 @@ class HostDevice:
             raise InputError("no model is set", hint="call set_model first")
         return self._model
 
-    def set_model(self, shape: KvShape) -> None:
+    def set_model(self, shape: KvShape | Sequence[KvShape]) -> None:
         """Prepare for a model; all stored requests are lost.
 
+        Args:
+            shape: of all layers, or of layers one after another, where they differ.
+
         Raises:
-            InputError: the units do not compute with the type of the model's keys and values, or
-                its queries do not fit into a vector buffer.
+            InputError: there is no layer, layers differ in the type of their keys and values, the
+                units do not compute with this type, or queries do not fit into a vector buffer.
+        """
+        h = self.hardware
+        shapes = (shape,) if isinstance(shape, KvShape) else tuple(shape)
+        elements = sorted({str(one.element) for one in shapes})
+        if len(elements) != 1:
+            raise InputError(
+                f"layers with keys and values in {' and '.join(elements)}"
+                if elements
+                else "a model without layers",
+                where="shape",
+                hint="give the shape of each layer, with one type of keys and values",
+            )
+        first = 0
+        rows: BankRows | None = None
+        kinds: dict[KvShape, list[int]] = {}
+        for one in shapes:
+            for window, layers in one.layers_of_windows.items():
+                alike = replace(one, layers=1, windows=(window,))
+                kinds.setdefault(alike, []).extend(first + layer for layer in layers)
+            first += one.layers
+        groups: list[LayerGroup] = []
+        for number, (one, layers) in enumerate(kinds.items()):
+            group = self._group(number, one, tuple(layers), rows)
+            rows = group.residence.rows_of_banks
+            groups.append(group)
+        assert rows is not None  # noqa: S101 - a model has layers
+        self._model = HostState(shapes, rows, tuple(groups), BankStore(h.device.organization))
+        self._traffic = LinkBytes()
+        self._saturated = 0
+
+    def _group(
+        self, number: int, shape: KvShape, layers: tuple[int, ...], rows: BankRows | None
+    ) -> LayerGroup:
+        """Prepare for layers of one shape and window.
+
+        Args:
+            number: number of the group.
+            shape: the shape of one of the layers.
+            layers: the layers.
+            rows: the rows of the banks; None for new ones.
         """
         h = self.hardware
         whole = KeyLayout(
@@ -212,32 +268,15 @@ class HostDevice:
         growth = chunk_growth(h.device, layout, passes, self._growing_keys)
         # This refuses a wrong shape now rather than at the first attention.
         attender.shape  # noqa: B018
-        rows = BankRows(layout, h.stacks)
-        groups = tuple(
-            LayerGroup(
-                number,
-                tokens := NewTokens(window),
-                layers,
-                Residence(
-                    layout, stacks=h.stacks, layers=len(layers), heads=shape.kv_heads,
-                    growth=growth, tokens=tokens, rows=rows,
-                ),
-            )
-            for number, (window, layers) in enumerate(shape.layers_of_windows.items())
+        (window,) = shape.windows or (None,)
+        tokens = NewTokens(window)
+        residence = Residence(
+            layout, stacks=h.stacks, layers=len(layers), heads=shape.kv_heads, growth=growth,
+            tokens=tokens, rows=rows,
         )  # fmt: skip
-        self._model = HostState(
-            shape,
-            layout,
-            passes,
-            tables,
-            attender,
-            growth,
-            rows,
-            groups,
-            BankStore(h.device.organization),
+        return LayerGroup(
+            number, shape, layout, passes, tables, attender, growth, tokens, layers, residence
         )
-        self._traffic = LinkBytes()
-        self._saturated = 0
 
     def length(self, request: int, layer: int) -> int:
         """Return the keys that a layer of a request holds; 0 for an unknown request.
@@ -274,12 +313,12 @@ class HostDevice:
         """
         model = self.state
         self._check_layer(layer)
-        shape = model.shape
-        of_keys = self._tensor(keys, "keys", shape.head_dim)
-        of_values = self._tensor(values, "values", shape.value_elements)
+        group, number = model.of_layers[layer]
+        shape = group.shape
+        of_keys = _tensor(keys, "keys", shape.kv_heads, shape.head_dim)
+        of_values = _tensor(values, "values", shape.kv_heads, shape.value_elements)
         if of_keys.shape[1] != of_values.shape[1]:
             raise InputError(f"keys of shape {keys.shape} come with values of shape {values.shape}")
-        group, number = model.of_layers[layer]
         given = of_keys.shape[1]
         kept = min(given, group.tokens.places or given)
         if kept < given:
@@ -288,7 +327,7 @@ class HostDevice:
             )
         stored = model.requests.get(request)
         before = 0 if stored is None else int(stored.tokens[layer])
-        attender, layout = model.attender, model.layout
+        attender, layout = group.attender, group.layout
         if stored is None or before == 0:
             key_scales = attender.scales(of_keys, self._scale_margin)
             value_scales = attender.scales(of_values, self._scale_margin)
@@ -322,10 +361,11 @@ class HostDevice:
             places.write(model.store, number, place, layout.element.bits, *of_run)
         stored.tokens[layer] = before + given
         self._saturated += cut + more
-        return self._appended(held, runs, kept, opening=before == 0, saturated=cut + more)
+        return self._appended(group, held, runs, kept, opening=before == 0, saturated=cut + more)
 
     def _appended(
         self,
+        group: LayerGroup,
         held: StoredLayers,
         runs: Sequence[tuple[int, int, int]],
         tokens: int,
@@ -334,8 +374,8 @@ class HostDevice:
         saturated: int,
     ) -> AppendCost:
         """Count the bytes of tokens that were written, and return their costs."""
-        shape, h = self.state.shape, self.hardware
-        bits = self.state.layout.element.bits
+        shape, h = group.shape, self.hardware
+        bits = group.layout.element.bits
         per_head = tokens * (shape.head_dim + shape.value_elements) * bits // 8
         if bits == 8 and opening:
             per_head += 2 * SCALE_BYTES
@@ -371,27 +411,27 @@ class HostDevice:
         """
         model = self.state
         self._check_layer(layer)
-        shape = model.shape
+        group, number = model.of_layers[layer]
+        shape = group.shape
         asked = self._asked(requests, layer)
         expected = (len(asked), shape.heads, shape.head_dim)
         q = np.ascontiguousarray(queries, dtype=np.float32)
         if q.shape != expected:
             raise InputError(f"queries have shape {queries.shape}, not {expected}")
-        beside = None if sinks is None else self._sinks(sinks, len(asked))
-        group, number = model.of_layers[layer]
+        beside = None if sinks is None else _sinks_of(shape, sinks, len(asked))
         lengths = [group.tokens.held(int(stored.tokens[layer])) for stored in asked]
         oldest = [group.tokens.oldest(int(stored.tokens[layer])) for stored in asked]
-        plan = self._plan(asked, group.number, lengths, oldest, merged=beside is not None)
+        plan = self._plan(asked, group, lengths, oldest, merged=beside is not None)
         cost = plan.cost
         if cost is None or plan.lengths != lengths:
-            cost = self._fill(plan, lengths)
+            cost = self._fill(group, plan, lengths)
         if len(asked) == 1:
             key_scales, value_scales = asked[0].key_scales[layer], asked[0].value_scales[layer]
         else:
             key_scales = np.concatenate([stored.key_scales[layer] for stored in asked])
             value_scales = np.concatenate([stored.value_scales[layer] for stored in asked])
         owners = len(asked) * shape.kv_heads
-        context = model.attender.attend(
+        context = group.attender.attend(
             plan.plan,
             plan.chunk_lengths,
             plan.rows[number],
@@ -423,28 +463,9 @@ class HostDevice:
             del model.plans[key]
 
     def _check_layer(self, layer: int) -> None:
-        layers = self.state.shape.layers
+        layers = self.state.layers
         if not 0 <= layer < layers:
             raise InputError(f"layer {layer} does not exist: the model has {layers}")
-
-    def _tensor(self, tensor: F32, name: str, elements: int) -> F32:
-        heads = self.state.shape.kv_heads
-        result = np.ascontiguousarray(tensor, dtype=np.float32)
-        if result.ndim != 3 or result.shape[::2] != (heads, elements):
-            raise InputError(f"{name} have shape {tensor.shape}, not ({heads}, tokens, {elements})")
-        if not result.shape[1]:
-            raise InputError(f"{name} have no tokens")
-        return result
-
-    def _sinks(self, sinks: F32, requests: int) -> F32:
-        """Return (owners, queries) sinks."""
-        shape = self.state.shape
-        each = np.ascontiguousarray(sinks, dtype=np.float32)
-        if each.shape != (shape.heads,):
-            raise InputError(f"sinks have shape {np.shape(sinks)}, not ({shape.heads},)")
-        check_finite(each, "sinks")
-        by_owner = each.reshape(shape.kv_heads, shape.queries_per_kv_head)
-        return np.ascontiguousarray(np.tile(by_owner, (requests, 1)))
 
     def _asked(self, requests: Sequence[int], layer: int) -> list[StoredRequest]:
         model = self.state
@@ -471,7 +492,7 @@ class HostDevice:
     def _plan(
         self,
         asked: Sequence[StoredRequest],
-        group: int,
+        group: LayerGroup,
         lengths: Sequence[int],
         oldest: Sequence[int],
         *,
@@ -479,10 +500,10 @@ class HostDevice:
     ) -> CostedPlan:
         """Return the plan of the stacks; lengths that fill the same columns share one."""
         model = self.state
-        quantum, parts = model.growth.quantum, model.layout.sequence_parts
-        held = [stored.groups[group] for stored in asked]
+        quantum, parts = group.growth.quantum, group.layout.sequence_parts
+        held = [stored.groups[group.number] for stored in asked]
         key = PlanKey(
-            group,
+            group.number,
             merged,
             tuple(-(-length // quantum) for length in lengths),
             tuple(stored.serial for stored in asked),
@@ -502,24 +523,23 @@ class HostDevice:
             model.plans.move_to_end(key)
         return plan
 
-    def _fill(self, plan: CostedPlan, lengths: list[int]) -> AttendCost:
+    def _fill(self, group: LayerGroup, plan: CostedPlan, lengths: list[int]) -> AttendCost:
         """Set the true lengths of a plan's requests, and return its costs."""
-        model, h = self.state, self.hardware
-        shape, passes = model.shape, model.passes
+        h, shape, passes = self.hardware, group.shape, group.passes
         starts, capacities = plan.plan.starts, plan.plan.capacities
         of_request = np.array(lengths, dtype=np.int64)[plan.plan.owners // shape.kv_heads]
         plan.chunk_lengths = np.minimum(of_request - starts, capacities)
         plan.lengths = lengths
         energy = attention_energy(
             plan.run,
-            model.layout,
+            group.layout,
             sum(lengths) * shape.heads,
             self._energies,
             banks_per_multiply=self._banks_per_multiply,
             queries_per_read=passes.queries / passes.passes,
         )
         multiplies = plan.run.count(self._multiply)
-        access = model.layout.organization.access_bytes
+        access = group.layout.organization.access_bytes
         plan.cost = AttendCost(
             cycles=plan.run.cycles,
             time_ns=plan.run.time_ns,
@@ -531,6 +551,25 @@ class HostDevice:
             stacks=plan.stacks,
         )
         return plan.cost
+
+
+def _tensor(tensor: F32, name: str, heads: int, elements: int) -> F32:
+    result = np.ascontiguousarray(tensor, dtype=np.float32)
+    if result.ndim != 3 or result.shape[::2] != (heads, elements):
+        raise InputError(f"{name} have shape {tensor.shape}, not ({heads}, tokens, {elements})")
+    if not result.shape[1]:
+        raise InputError(f"{name} have no tokens")
+    return result
+
+
+def _sinks_of(shape: KvShape, sinks: F32, requests: int) -> F32:
+    """Return (owners, queries) sinks."""
+    each = np.ascontiguousarray(sinks, dtype=np.float32)
+    if each.shape != (shape.heads,):
+        raise InputError(f"sinks have shape {np.shape(sinks)}, not ({shape.heads},)")
+    check_finite(each, "sinks")
+    by_owner = each.reshape(shape.kv_heads, shape.queries_per_kv_head)
+    return np.ascontiguousarray(np.tile(by_owner, (requests, 1)))
 
 
 def _held(model: HostState) -> str:

@@ -56,16 +56,28 @@ class KeptChunk:
 
 @dataclass(frozen=True, eq=False)
 class LayerGroup:
-    """Layers that have the same window, and so the same chunks.
+    """Layers that have heads of the same sizes and the same window, and so the same chunks.
 
     Attributes:
         number: number of the group.
+        shape: the shape that the host has set for these layers, and maybe for others.
+        layout: how a key lies in the banks.
+        passes: how the queries that share keys and values are divided into passes.
+        tables: the timing of the device.
+        attender: the units.
+        growth: how requests may grow.
         tokens: the new token of a step, and which keys it sees.
         layers: the layers.
         residence: which request has which rows in these layers.
     """
 
     number: int
+    shape: KvShape
+    layout: KeyLayout
+    passes: QueryPasses
+    tables: TimingTables
+    attender: Attender
+    growth: Growth
     tokens: NewTokens
     layers: tuple[int, ...]
     residence: Residence
@@ -169,15 +181,15 @@ class StoredRequest:
     Attributes:
         serial: number of the request among all requests of the session.
         tokens: (layers,) tokens that each layer was given, those that were overwritten included.
-        key_scales: (layers, kv_heads) scales of the keys.
-        value_scales: (layers, kv_heads) scales of the values.
+        key_scales: for each layer, (kv_heads,) scales of the keys.
+        value_scales: for each layer, (kv_heads,) scales of the values.
         groups: what is stored in each group of layers, by the number of the group.
     """
 
     serial: int
     tokens: I64
-    key_scales: F32
-    value_scales: F32
+    key_scales: list[F32]
+    value_scales: list[F32]
     groups: dict[int, StoredLayers] = field(default_factory=dict[int, StoredLayers])
 
 
@@ -233,25 +245,15 @@ class HostState:
     """A model, and its stored requests.
 
     Attributes:
-        shape: the shape that the host has set.
-        layout: how a key lies in the banks.
-        passes: how the queries that share keys and values are divided into passes.
-        tables: the timing of the device.
-        attender: the units.
-        growth: how requests may grow.
+        shapes: the shapes that the host has set, for layers one after another.
         rows: the rows of the banks.
-        groups: the layers of each window.
+        groups: the layers of each shape and window.
         store: the contents of the rows.
         requests: stored requests by the host's numbers.
         plans: remembered plans by their key, the least recently used first.
     """
 
-    shape: KvShape
-    layout: KeyLayout
-    passes: QueryPasses
-    tables: TimingTables
-    attender: Attender
-    growth: Growth
+    shapes: tuple[KvShape, ...]
     rows: BankRows
     groups: tuple[LayerGroup, ...]
     store: BankStore
@@ -269,16 +271,21 @@ class HostState:
             for group in self.groups
             for number, layer in enumerate(group.layers)
         }
-        return tuple(each[layer] for layer in range(self.shape.layers))
+        return tuple(each[layer] for layer in range(self.layers))
+
+    @property
+    def layers(self) -> int:
+        """Layers of the model."""
+        return sum(shape.layers for shape in self.shapes)
 
     def opened(self) -> StoredRequest:
         """Return a new request that has no keys stored yet."""
-        layers, heads = self.shape.layers, self.shape.kv_heads
+        heads = [group.shape.kv_heads for group, _ in self.of_layers]
         return StoredRequest(
             next(self._serials),
-            np.zeros(layers, dtype=np.int64),
-            np.ones((layers, heads), dtype=np.float32),
-            np.ones((layers, heads), dtype=np.float32),
+            np.zeros(self.layers, dtype=np.int64),
+            [np.ones(count, dtype=np.float32) for count in heads],
+            [np.ones(count, dtype=np.float32) for count in heads],
         )
 
 
@@ -322,14 +329,15 @@ def plan_for(
     Raises:
         InputError: queries or scores do not fit into the buffers of a channel.
     """
-    heads = state.shape.kv_heads
+    group = state.groups[key.group]
+    heads = group.shape.kv_heads
     by_channel: dict[tuple[int, int], list[tuple[Placed, KeptChunk]]] = {}
     for position, (held, quanta, turns) in enumerate(
         zip(asked, key.quanta, key.turns, strict=True)
     ):
         for one, turned in zip(held.groups[key.group].chunks, turns, strict=True):
             at = one.place
-            if keys := at.keys(quanta * state.growth.quantum):
+            if keys := at.keys(quanta * group.growth.quantum):
                 owner = position * heads + at.head
                 placed = Placed(owner, at.start, at.capacity, keys, turned)
                 by_channel.setdefault((at.stack, at.channel), []).append((placed, one))
@@ -338,7 +346,7 @@ def plan_for(
         # Longest first, as chunks are dealt out, independent of the order of the requests.
         own.sort(key=lambda one: (-one[0].length, asked[one[0].owner // heads].serial, one[0]))
     plan = ResidentPlan.of(
-        state.attender,
+        group.attender,
         [[placed for placed, _ in by_channel[at]] for at in where],
         len(asked) * heads,
     )
@@ -346,14 +354,14 @@ def plan_for(
     counts = np.sum([work.counts for work in plan.channel_works], axis=0)
     run = TimedRun(
         plan.cycles,
-        plan.cycles * state.tables.clock_ns,
-        count_by_name(counts, state.tables),
+        plan.cycles * group.tables.clock_ns,
+        count_by_name(counts, group.tables),
     )
     stacks_of: list[set[int]] = [set() for _ in range(len(asked) * heads)]
     for stack, channel in where:
         for placed, _ in by_channel[stack, channel]:
             stacks_of[placed.owner].add(stack)
-    inward, outward = _link_bytes(state, hardware, stacks_of, merged=key.merged)
+    inward, outward = _link_bytes(group, hardware, stacks_of, merged=key.merged)
     return CostedPlan(
         plan=plan,
         rows=np.ascontiguousarray(rows),
@@ -365,17 +373,17 @@ def plan_for(
 
 
 def _link_bytes(
-    state: HostState, hardware: AttaccHardware, stacks_of: Sequence[set[int]], *, merged: bool
+    group: LayerGroup, hardware: AttaccHardware, stacks_of: Sequence[set[int]], *, merged: bool
 ) -> tuple[I64, I64]:
     """Return the bytes to and from each AttAcc.
 
     Args:
-        state: the model.
+        group: the layers.
         hardware: the AttAccs.
         stacks_of: for each key/value head that attends, the stacks that hold a part of it.
         merged: whether the host merges every head, and not only those of several stacks.
     """
-    shape, arithmetic = state.shape, state.attender.arithmetic
+    shape, arithmetic = group.shape, group.attender.arithmetic
     query = shape.head_dim * arithmetic.operand.bits // 8
     if arithmetic.operand.bits == 8:
         query += SCALE_BYTES
