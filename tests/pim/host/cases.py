@@ -11,6 +11,7 @@ from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.link import LINKS
 from attacc.hardware.placement import Placement
 from attacc.pim.host.device import Attended, HostDevice, KvShape
+from attacc.pim.host.state import LayerGroup
 from attacc.pim.mapping.residence import ResidentChunk
 from attacc.pim.numerics.arithmetic import Arithmetic
 from attacc.pim.program.interleaved import pipeline_of
@@ -53,20 +54,32 @@ class Mirror:
     def draw(self, *shape: int) -> F32:
         return self.random.standard_normal(shape).astype(np.float32)
 
+    @property
+    def layers(self) -> int:
+        return self.host.state.layers
+
+    def of_layer(self, layer: int) -> LayerGroup:
+        group, _ = self.host.state.of_layers[layer]
+        return group
+
     def append(self, request: int, tokens: int, layers: Sequence[int] | None = None) -> None:
-        for layer in range(self.shape.layers) if layers is None else layers:
-            new = [
-                self.draw(self.shape.kv_heads, tokens, elements)
-                for elements in (self.shape.head_dim, self.shape.value_elements)
-            ]
-            self.host.append(request, layer, new[0], new[1])
+        for layer in range(self.layers) if layers is None else layers:
+            shape = self.of_layer(layer).shape
+            keys = self.draw(shape.kv_heads, tokens, shape.head_dim)
+            if shape.one_copy:
+                new = [keys, keys[:, :, : shape.value_elements]]
+                self.host.append(request, layer, keys)
+            else:
+                new = [keys, self.draw(shape.kv_heads, tokens, shape.value_elements)]
+                self.host.append(request, layer, new[0], new[1])
             for store, one in zip((self.keys, self.values), new, strict=True):
                 before = [store[request, layer]] if (request, layer) in store else []
                 store[request, layer] = np.concatenate([*before, one], axis=1)
 
     def free(self, request: int) -> None:
+        layers = self.layers
         self.host.free(request)
-        for layer in range(self.shape.layers):
+        for layer in range(layers):
             self.keys.pop((request, layer), None)
             self.values.pop((request, layer), None)
 
@@ -74,7 +87,8 @@ class Mirror:
         self, layer: int, requests: Sequence[int], sinks: F32 | None = None
     ) -> tuple[Attended, F32]:
         """What the device answers, and the queries."""
-        q = self.draw(len(requests), self.shape.heads, self.shape.head_dim)
+        shape = self.of_layer(layer).shape
+        q = self.draw(len(requests), shape.heads, shape.head_dim)
         return self.host.attend(layer, requests, q, sinks), q
 
     def check(self, layer: int, requests: Sequence[int], sinks: F32 | None = None) -> Attended:
@@ -86,21 +100,20 @@ class Mirror:
     def chunks(self, request: int, layer: int, head: int) -> list[tuple[int, int]]:
         """First place and length of the chunks of a head."""
         length = self.host.length(request, layer)
-        windows = list(dict.fromkeys(self.shape.windows or (None,)))
-        group = windows.index(self.window(layer))
         return [
             (chunk.start, chunk.keys(length))
-            for chunk in placed(self.host, request, group)[head]
+            for chunk in placed(self.host, request, self.of_layer(layer).number)[head]
             if chunk.keys(length)
         ]
 
     def window(self, layer: int) -> int | None:
-        return None if self.shape.windows is None else self.shape.windows[layer]
+        return self.of_layer(layer).tokens.window
 
     def expected(
         self, layer: int, requests: Sequence[int], q: F32, sinks: F32 | None = None
     ) -> F32:
-        host, shape = self.host, self.shape
+        host, group = self.host, self.of_layer(layer)
+        shape = group.shape
         o = host.hardware.device.organization
         words = pipeline_of(host.hardware.device).buffer_words
         device = oracle.Device(
@@ -109,7 +122,7 @@ class Mirror:
         )  # fmt: skip
         attention = oracle.Attention(
             device, numbers(host.arithmetic), shape.head_dim, shape.value_dim,
-            host.state.groups[0].layout.key_slices,
+            group.layout.key_slices, one_copy=shape.one_copy,
         )  # fmt: skip
         together = -(-shape.queries_per_kv_head // host.hardware.queries_per_read)
         most = -(-shape.queries_per_kv_head // together)
@@ -136,7 +149,7 @@ class Mirror:
 def host_of(
     device: DramDevice,
     placement: Placement,
-    shape: KvShape,
+    shape: KvShape | Sequence[KvShape],
     *,
     devices: int = 1,
     stacks_per_device: int = 1,

@@ -37,10 +37,12 @@ class KvShape:
         value_dim: elements of a value; None for as many as a key has.
         windows: for each layer, keys that a token sees at most, its own included, or None for all
             earlier ones; None if no layer has a window.
+        one_copy: the first elements of a key serve as its value, as in a latent; values are not
+            stored.
 
     Raises:
-        InputError: a size is below 1, the scale is no positive number, or windows are given for
-            another number of layers.
+        InputError: a size is below 1, the scale is no positive number, windows are given for
+            another number of layers, or a value exceeds the key that it is part of.
     """
 
     layers: int
@@ -51,6 +53,7 @@ class KvShape:
     scale: float | None = None
     value_dim: int | None = None
     windows: tuple[int | None, ...] | None = None
+    one_copy: bool = False
 
     def __post_init__(self) -> None:
         for name in ("layers", "kv_heads", "queries_per_kv_head", "head_dim", "value_elements"):
@@ -67,6 +70,11 @@ class KvShape:
                 raise InputError(f"a window of {window} keys must have at least 1")
         if self.scale is not None and not 0 < self.scale < float("inf"):
             raise InputError(f"scale = {self.scale} must be a positive number")
+        if self.one_copy and self.value_elements > self.head_dim:
+            raise InputError(
+                f"value_dim = {self.value_dim}: a value that is part of a key has no more than its "
+                f"{self.head_dim} elements"
+            )
 
     @property
     def heads(self) -> int:
@@ -77,6 +85,11 @@ class KvShape:
     def value_elements(self) -> int:
         """Elements of a value."""
         return self.head_dim if self.value_dim is None else self.value_dim
+
+    @property
+    def stored_elements(self) -> int:
+        """Elements that are stored of each token and key/value head."""
+        return self.head_dim + (0 if self.one_copy else self.value_elements)
 
     @property
     def layers_of_windows(self) -> dict[int | None, tuple[int, ...]]:

@@ -251,11 +251,15 @@ class HostDevice:
         h = self.hardware
         whole = KeyLayout(
             h.device.organization, h.placement, shape.head_dim, shape.element,
-            value_dim=shape.value_dim,
+            value_dim=shape.value_dim, one_copy=shape.one_copy,
         )  # fmt: skip
         arithmetic = self._arithmetic or Arithmetic.of(shape.element)
         passes = QueryPasses.of(shape.queries_per_kv_head, h.queries_per_read)
-        layout = sliced(h.device, whole, passes)
+        # One copy in slices of one access opens every row once (docs/model/heads.md).
+        each_access = shape.one_copy and h.placement is Placement.BANK
+        layout = sliced(
+            h.device, whole, passes, key_slices=whole.columns_per_key if each_access else None
+        )
         tables = resolve_timing(
             h.device,
             h.placement,
@@ -291,7 +295,7 @@ class HostDevice:
         tokens = 0 if stored is None else int(stored.tokens[layer])
         return group.tokens.held(tokens) if tokens else 0
 
-    def append(self, request: int, layer: int, keys: F32, values: F32) -> AppendCost:
+    def append(self, request: int, layer: int, keys: F32, values: F32 | None = None) -> AppendCost:
         """Append keys and values of one layer to a request; the first append opens the request.
 
         A layer with a window holds the keys of its newest tokens, and overwrites the oldest. Of
@@ -304,10 +308,11 @@ class HostDevice:
             request: number of the request, chosen by the host.
             layer: number of the layer.
             keys: (kv_heads, tokens, head_dim); they already carry their positions.
-            values: (kv_heads, tokens, value elements).
+            values: (kv_heads, tokens, value elements); None where they are part of the keys.
 
         Raises:
-            InputError: there is no such layer, a shape is wrong, or a value is not finite or beyond
+            InputError: there is no such layer, a shape is wrong, values are missing or not the
+                first elements of the keys that they are part of, or a value is not finite or beyond
                 the format. Nothing is changed.
             CapacityError: there is no room. Nothing is changed.
         """
@@ -316,9 +321,7 @@ class HostDevice:
         group, number = model.of_layers[layer]
         shape = group.shape
         of_keys = _tensor(keys, "keys", shape.kv_heads, shape.head_dim)
-        of_values = _tensor(values, "values", shape.kv_heads, shape.value_elements)
-        if of_keys.shape[1] != of_values.shape[1]:
-            raise InputError(f"keys of shape {keys.shape} come with values of shape {values.shape}")
+        of_values = _values_of(shape, of_keys, values)
         given = of_keys.shape[1]
         kept = min(given, group.tokens.places or given)
         if kept < given:
@@ -330,16 +333,20 @@ class HostDevice:
         attender, layout = group.attender, group.layout
         if stored is None or before == 0:
             key_scales = attender.scales(of_keys, self._scale_margin)
-            value_scales = attender.scales(of_values, self._scale_margin)
+            value_scales = (
+                key_scales if shape.one_copy else attender.scales(of_values, self._scale_margin)
+            )
         else:
             key_scales, value_scales = stored.key_scales[layer], stored.value_scales[layer]
         where = f"of request {request}, layer {layer}"
         key_codes, cut = attender.encode(
             of_keys, key_scales, layout.padded_key, name=f"keys {where}"
         )
-        value_codes, more = attender.encode(
-            of_values, value_scales, layout.padded_value, name=f"values {where}"
-        )
+        value_codes, more = key_codes[:, :, :0], 0
+        if not shape.one_copy:
+            value_codes, more = attender.encode(
+                of_values, value_scales, layout.padded_value, name=f"values {where}"
+            )
 
         known = None if stored is None else stored.groups.get(group.number)
         grown = group.residence.grow(
@@ -376,9 +383,9 @@ class HostDevice:
         """Count the bytes of tokens that were written, and return their costs."""
         shape, h = group.shape, self.hardware
         bits = group.layout.element.bits
-        per_head = tokens * (shape.head_dim + shape.value_elements) * bits // 8
+        per_head = tokens * shape.stored_elements * bits // 8
         if bits == 8 and opening:
-            per_head += 2 * SCALE_BYTES
+            per_head += (1 if shape.one_copy else 2) * SCALE_BYTES
         link = LinkBytes(keys_values=per_head * shape.kv_heads)
         self._traffic += link
         busiest = held.busiest_share(runs, h.devices) * link.total
@@ -560,6 +567,29 @@ def _tensor(tensor: F32, name: str, heads: int, elements: int) -> F32:
     if not result.shape[1]:
         raise InputError(f"{name} have no tokens")
     return result
+
+
+def _values_of(shape: KvShape, keys: F32, values: F32 | None) -> F32:
+    """Return the values of new tokens, which may be part of their keys.
+
+    Raises:
+        InputError: a shape is wrong, values are missing, or they are not the first elements of the
+            keys that they are part of.
+    """
+    part = keys[:, :, : shape.value_elements]
+    if values is None:
+        if not shape.one_copy:
+            raise InputError("keys come without values", hint="give values, too")
+        return part
+    given = _tensor(values, "values", shape.kv_heads, shape.value_elements)
+    if keys.shape[1] != given.shape[1]:
+        raise InputError(f"keys of shape {keys.shape} come with values of shape {values.shape}")
+    if shape.one_copy and not np.array_equal(given, part):
+        raise InputError(
+            "the values of a head are not the first elements of its keys",
+            hint="give no values, or set a model with one_copy=False",
+        )
+    return given
 
 
 def _sinks_of(shape: KvShape, sinks: F32, requests: int) -> F32:

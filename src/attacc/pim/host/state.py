@@ -350,7 +350,11 @@ def plan_for(
         [[placed for placed, _ in by_channel[at]] for at in where],
         len(asked) * heads,
     )
-    rows = np.concatenate([one.kept for at in where for _, one in by_channel[at]], axis=1)
+    # A program names the rows of values that are part of keys by numbers of their own.
+    names = 2 if group.shape.one_copy else 1
+    rows = np.concatenate(
+        [one.kept for at in where for _, one in by_channel[at] for _ in range(names)], axis=1
+    )
     counts = np.sum([work.counts for work in plan.channel_works], axis=0)
     run = TimedRun(
         plan.cycles,

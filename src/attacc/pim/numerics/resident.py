@@ -19,7 +19,7 @@ import numpy.typing as npt
 from attacc.errors import EngineError
 from attacc.hardware.dram import DramDevice, Organization
 from attacc.pim.mapping.balance import Assignment, Chunk
-from attacc.pim.mapping.geometry import ChannelChunks, KeyLayout, rows_of, stored_rows
+from attacc.pim.mapping.geometry import ChannelChunks, KeyLayout, rows_of, rows_of_both
 from attacc.pim.numerics.arithmetic import Arithmetic, Normalization
 from attacc.pim.numerics.execute import ChannelShape, Machine
 from attacc.pim.numerics.formats import Codes, Format, Overflow
@@ -96,7 +96,7 @@ class ChannelWork:
         shape: its chunks, in the form that the kernel takes.
         cycles: cycles until the last command has issued.
         counts: (codes,) how often each `attacc.pim.timing.tables.Code` issues.
-        rows: per chunk, number of rows of its keys and of its values.
+        rows: per chunk, number of rows that its commands name, of its keys and of its values.
     """
 
     issued: IssuedSteps
@@ -192,7 +192,7 @@ class Attender:
             ChannelShape.of(channel, self.passes, self._words, paired=True),
             played.cycles,
             played.counts,
-            tuple(stored_rows(self.layout, capacity) for capacity in capacities),
+            tuple(rows_of_both(self.layout, capacity) for capacity in capacities),
         )
 
     def token_places(
@@ -635,7 +635,8 @@ class TokenPlaces:
             first: place of the first token among the keys of a head.
             bits: bits of an element.
             keys: (heads, tokens, padded elements) bits.
-            values: (heads, tokens, padded elements) bits.
+            values: (heads, tokens, padded elements) bits; without elements where values are part
+                of the keys.
         """
         from attacc.pim.numerics import resident_kernel as k
 

@@ -195,7 +195,8 @@ def write_tokens(
 
     Args:
         keys: (heads, tokens, padded elements) bits.
-        values: (heads, tokens, padded elements) bits.
+        values: (heads, tokens, padded elements) bits; without elements where values are part of the
+            keys.
         first: place of the first token among the keys of a head.
         shape: see `attacc.pim.numerics.execute_kernel.execute`.
         chunks_at: (heads + 1,) where the chunks of each head begin.
@@ -219,7 +220,7 @@ def write_tokens(
             while chunk + 1 < chunks_at[head + 1] and starts[chunk + 1] <= position:
                 chunk += 1
             own, part = (position - starts[chunk]) // parts, (position - starts[chunk]) % parts
-            for of_values in range(2):
+            for of_values in range(2 if values.shape[2] else 1):
                 codes = values if of_values else keys
                 begin = values_at[chunk] if of_values else rows_at[chunk]
                 # Values are not cut: a slice of the output is a column of each of them.
