@@ -93,10 +93,13 @@ def test_layers_of_any_shapes_give_the_bits_of_the_oracle(
             )
         )  # fmt: skip
     host = host_of(
-        small(data.draw(st.integers(1, 2), label="channels"), rows=8192), placement, shapes,
+        small(data.draw(st.integers(1, 2), label="channels"), columns=8, rows=8192), placement, shapes,
         stacks_per_device=data.draw(st.integers(1, 2), label="stacks"),
         arithmetic=data.draw(ARITHMETICS, label="arithmetic"),
-        queries_per_read=data.draw(st.integers(1, 2), label="queries per read"),
+        # Two queries of 576 elements exceed half a vector buffer, unless they are cut.
+        queries_per_read=data.draw(st.integers(1, 2), label="queries per read")
+        if all(shape.head_dim < 576 for shape in shapes)
+        else 1,
         growing_keys=data.draw(st.integers(1, 16), label="growing"),
     )  # fmt: skip
     mirror = Mirror(host)
