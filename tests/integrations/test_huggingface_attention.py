@@ -14,7 +14,7 @@ torch = small.torch
 from attacc.errors import CapacityError, InputError
 from attacc.integrations.generation import threads_of_host
 from attacc.integrations.huggingface_attention import attach
-from attacc.integrations.huggingface_cache import DeviceCache, Handed
+from attacc.integrations.huggingface_cache import DeviceCache
 from attacc.integrations.huggingface_session import Session
 from attacc.models.precision import ElementType
 from attacc.pim.host.costs import AppendCost
@@ -99,7 +99,7 @@ def test_decode_attends_to_what_the_device_holds() -> None:
     """Keys and values from anywhere else: those of the device are changed, behind the host."""
 
     class Distorting(HostDevice):
-        def append(self, request: int, layer: int, keys: Any, values: Any) -> AppendCost:
+        def append(self, request: int, layer: int, keys: Any, values: Any = None) -> AppendCost:
             return super().append(request, layer, keys, values[:, ::-1])
 
     model, tokens = model_of(), tokens_of(1, 10)
@@ -348,6 +348,59 @@ def test_latents_are_expanded_by_the_host() -> None:
         own.expand_kv = changing
         with pytest.raises(InputError, match="do not come from a cache"):
             scored(session, tokens[:, :1], cache)
+
+
+@pytest.mark.parametrize("family", ["DeepseekV3", "DeepseekV2", "MiniCPM3"])
+@pytest.mark.parametrize("sums", list(TOLERANCES))
+def test_latents_in_one_copy_are_those_of_eager_attention(family: str, sums: str) -> None:
+    """A matrix that is absorbed twice or not at all, a rotated part that is left out, a latent of
+    another token, contexts that are not expanded, and keys and values that are stored as well."""
+    arithmetic, tolerance = TOLERANCES[sums]
+    model, device, tokens = model_of(family), device_of(arithmetic), tokens_of(2, 18)
+    expected = scores_of(model, tokens)
+    with attach(model, device, latents="one_copy") as session:
+        cache = session.cache()
+        parts = [tokens[:, :11], tokens[:, 11:12], tokens[:, 12:]]
+        got = torch.cat([scored(session, part, cache) for part in parts], dim=1)
+        config, shape = model.config, device.shape
+        width = config.kv_lora_rank + config.qk_rope_head_dim
+        assert (shape.kv_heads, shape.queries_per_kv_head) == (1, 2)
+        assert (shape.head_dim, shape.value_dim, shape.one_copy) == (width, 32, True)
+        assert session.prefills[0].appended.link.total == 2 * 11 * small.LAYERS * width * 2
+        session.check_room(10)
+    assert off(got[:, :11], expected[:, :11]) < 1e-5
+    assert 0 < off(got[:, 11:], expected[:, 11:]) < tolerance
+
+
+def test_other_models_attend_alike_with_latents_in_one_copy() -> None:
+    """A model without latents that is refused, or whose keys serve as values."""
+    model, tokens = model_of(), tokens_of(1, 12)
+    texts: list[Any] = []
+    for latents in ("expanded", "one_copy"):
+        with attach(model, device_of(), latents=latents) as session:
+            texts.append(session.generate(tokens, max_new_tokens=4, do_sample=False))
+            assert not session.device.shape.one_copy
+    assert torch.equal(*texts)
+    with pytest.raises(InputError, match="latents: unknown"):
+        attach(model, device_of(), latents="two")
+
+
+def test_latents_that_no_matrix_expands_are_refused() -> None:
+    """An expansion with a bias, which absorbed queries do not know."""
+    model = model_of("DeepseekV3")
+    own: Any = model.model.layers[1].self_attn
+    expand = own.expand_kv
+
+    def shifted(*latents: Any) -> Any:
+        return tuple(one + 1 for one in expand(*latents))
+
+    own.expand_kv = shifted
+    with (
+        pytest.raises(InputError, match="do not expand by matrices alone"),
+        attach(model, device_of(), latents="one_copy"),
+    ):
+        pass
+    assert model.config._attn_implementation == "eager"
 
 
 def test_layers_have_heads_of_their_own() -> None:
@@ -626,7 +679,7 @@ def test_a_pass_that_broke_off() -> None:
     """Layers that hold different tokens, and are attended to all the same."""
 
     class Broken(HostDevice):
-        def append(self, request: int, layer: int, keys: Any, values: Any) -> AppendCost:
+        def append(self, request: int, layer: int, keys: Any, values: Any = None) -> AppendCost:
             if layer == 1:
                 raise InputError("on purpose")
             return super().append(request, layer, keys, values)
@@ -669,13 +722,13 @@ def test_a_pass_that_broke_off_is_not_counted_with_the_next() -> None:
 
 def test_keys_of_a_layer_that_has_none_by_the_config() -> None:
     """A layer that the device would count as another."""
-    model, keys = model_of("Qwen3Next"), torch.zeros(1, 2, 6, 16)
+    model = model_of("Qwen3Next")
     model.config.layer_types = ["linear_attention"] * 2 + ["full_attention"]
-    with attach(model, device_of()) as session:
-        own, cache = model.model.layers[1].self_attn, session.cache()
-        session.hand_over(Handed(cache, 1, keys, keys))
-        with pytest.raises(InputError, match="keys of layer 1, which has none by the config"):
-            session.attend(own, keys, keys, keys, None, 1.0)
+    with (
+        pytest.raises(InputError, match="keys of layer 1, which has none by the config"),
+        attach(model, device_of()),
+    ):
+        pass
 
 
 def test_a_model_is_attached_once() -> None:

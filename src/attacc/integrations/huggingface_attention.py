@@ -24,7 +24,9 @@ from typing import Any, Final
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from attacc.errors import member
 from attacc.integrations.huggingface_cache import unsupported
+from attacc.integrations.huggingface_layers import Latents
 from attacc.integrations.huggingface_session import NAME, Session, session_of
 from attacc.models.precision import ElementType
 from attacc.pim.host.device import HostDevice
@@ -56,7 +58,11 @@ _REFUSED: Final = {
 
 
 def attach(
-    model: PreTrainedModel, device: HostDevice, *, element: ElementType = ElementType.FP16
+    model: PreTrainedModel,
+    device: HostDevice,
+    *,
+    element: ElementType = ElementType.FP16,
+    latents: Latents | str = Latents.EXPANDED,
 ) -> Session:
     """Attach a decoder-only model to a device, for as long as the returned session is entered.
 
@@ -68,12 +74,15 @@ def attach(
         model: a model of transformers whose attention goes through transformers' interface.
         device: the device that holds keys and values. All its requests are freed first.
         element: element type of keys and values in the banks.
+        latents: what the device holds of latent attention: "expanded" keys and values of every
+            head, or "one_copy" of the latents.
 
     Raises:
-        InputError: the model has no key/value cache. Entering the session, or the first pass,
-            raises it if the device cannot compute the model's attention.
+        InputError: there are no such latents, or the model has no key/value cache. Entering the
+            session, or the first pass, raises it if the device cannot compute the model's
+            attention.
     """
-    return Session(model, device, element)
+    return Session(model, device, element, member(Latents, latents, where="latents"))
 
 
 def _attention(
