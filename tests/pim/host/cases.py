@@ -107,7 +107,7 @@ class Mirror:
         ]
 
     def window(self, layer: int) -> int | None:
-        return self.of_layer(layer).tokens.window
+        return self.of_layer(layer).window
 
     def expected(
         self, layer: int, requests: Sequence[int], q: F32, sinks: F32 | None = None

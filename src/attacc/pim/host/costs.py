@@ -39,6 +39,8 @@ class KvShape:
             earlier ones; None if no layer has a window.
         one_copy: the first elements of a key serve as its value, as in a latent; values are not
             stored.
+        query_tokens: new tokens of a request that attend at once at most. Each of them sees the
+            keys up to its own. A window stores a key more for each token beyond the first.
 
     Raises:
         InputError: a size is below 1, the scale is no positive number, windows are given for
@@ -54,9 +56,13 @@ class KvShape:
     value_dim: int | None = None
     windows: tuple[int | None, ...] | None = None
     one_copy: bool = False
+    query_tokens: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("layers", "kv_heads", "queries_per_kv_head", "head_dim", "value_elements"):
+        for name in (
+            "layers", "kv_heads", "queries_per_kv_head", "head_dim", "value_elements",
+            "query_tokens",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 told = "value_dim" if name == "value_elements" else name
                 raise InputError(f"{told} = {getattr(self, name)} must be at least 1")
@@ -250,7 +256,8 @@ class Attended:
     """The device's answer to an attend.
 
     Attributes:
-        context: (requests, heads, value elements) contexts, in the order of the call's requests.
+        context: (requests, heads, value elements) contexts, in the order of the call's requests;
+            for several tokens (requests, tokens, heads, value elements).
         cost: costs of the call.
     """
 

@@ -38,6 +38,7 @@ from attacc.pim.host.state import (
     PlanKey,
     StoredLayers,
     StoredRequest,
+    Units,
     chunk_growth,
     plan_for,
 )
@@ -46,7 +47,7 @@ from attacc.pim.mapping.residence import BankRows, Residence
 from attacc.pim.mapping.ring import NewTokens
 from attacc.pim.numerics.arithmetic import Arithmetic, kv_arithmetic
 from attacc.pim.numerics.quantize import check_finite
-from attacc.pim.numerics.resident import Attender, BankStore
+from attacc.pim.numerics.resident import Attender, BankStore, ChunkSights
 from attacc.pim.program.interleaved import QueryPasses, pipeline_of, sliced
 from attacc.pim.timing.tables import resolve_timing
 from attacc.units import NS_PER_S
@@ -253,13 +254,35 @@ class HostDevice:
             h.device.organization, h.placement, shape.head_dim, shape.element,
             value_dim=shape.value_dim, one_copy=shape.one_copy,
         )  # fmt: skip
-        arithmetic = self._arithmetic or Arithmetic.of(shape.element)
-        passes = QueryPasses.of(shape.queries_per_kv_head, h.queries_per_read)
+        passes = max(
+            (
+                QueryPasses.of(shape.queries_per_kv_head * tokens, h.queries_per_read)
+                for tokens in range(1, shape.query_tokens + 1)
+            ),
+            key=lambda one: one.most,
+        )
         # One copy in slices of one access opens every row once (docs/model/heads.md).
         each_access = shape.one_copy and h.placement is Placement.BANK
         layout = sliced(
             h.device, whole, passes, key_slices=whole.columns_per_key if each_access else None
         )
+        units = tuple(
+            self._units(shape, layout, tokens) for tokens in range(1, shape.query_tokens + 1)
+        )
+        growth = chunk_growth(h.device, layout, passes, self._growing_keys)
+        (window,) = shape.windows or (None,)
+        ring = NewTokens(window, shape.query_tokens).places
+        stored = NewTokens(ring)
+        residence = Residence(
+            layout, stacks=h.stacks, layers=len(layers), heads=shape.kv_heads, growth=growth,
+            tokens=stored, rows=rows,
+        )  # fmt: skip
+        return LayerGroup(number, shape, layout, units, growth, stored, layers, residence)
+
+    def _units(self, shape: KvShape, layout: KeyLayout, tokens: int) -> Units:
+        """Return the units for steps with so many new tokens."""
+        h = self.hardware
+        passes = QueryPasses.of(shape.queries_per_kv_head * tokens, h.queries_per_read)
         tables = resolve_timing(
             h.device,
             h.placement,
@@ -267,20 +290,12 @@ class HostDevice:
             queries_per_read=passes.most,
             element_bits=shape.element.bits,
         )
+        arithmetic = self._arithmetic or Arithmetic.of(shape.element)
         scale = 1 / math.sqrt(shape.head_dim) if shape.scale is None else shape.scale
         attender = Attender(h.device, layout, tables, passes, arithmetic, scale)
-        growth = chunk_growth(h.device, layout, passes, self._growing_keys)
         # This refuses a wrong shape now rather than at the first attention.
         attender.shape  # noqa: B018
-        (window,) = shape.windows or (None,)
-        tokens = NewTokens(window)
-        residence = Residence(
-            layout, stacks=h.stacks, layers=len(layers), heads=shape.kv_heads, growth=growth,
-            tokens=tokens, rows=rows,
-        )  # fmt: skip
-        return LayerGroup(
-            number, shape, layout, passes, tables, attender, growth, tokens, layers, residence
-        )
+        return Units(passes, tables, attender)
 
     def length(self, request: int, layer: int) -> int:
         """Return the keys that a layer of a request holds; 0 for an unknown request.
@@ -408,6 +423,8 @@ class HostDevice:
             layer: number of the layer.
             requests: the requests, each once.
             queries: (requests, heads, head_dim); heads that share a key/value head are neighbours.
+                Several of the newest tokens attend at once with (requests, tokens, heads,
+                head_dim), each to the keys up to its own.
             sinks: (heads,) a score beside those of the keys of each query head, with the scale of
                 scores applied already. It counts in the sum of the softmax, and has no value. None
                 for no sinks.
@@ -421,35 +438,46 @@ class HostDevice:
         group, number = model.of_layers[layer]
         shape = group.shape
         asked = self._asked(requests, layer)
-        expected = (len(asked), shape.heads, shape.head_dim)
-        q = np.ascontiguousarray(queries, dtype=np.float32)
-        if q.shape != expected:
-            raise InputError(f"queries have shape {queries.shape}, not {expected}")
-        beside = None if sinks is None else _sinks_of(shape, sinks, len(asked))
+        q, tokens = _queries_of(shape, queries, len(asked))
+        units = group.units[tokens - 1]
+        beside = None if sinks is None else _sinks_of(shape, sinks, len(asked), tokens)
+        for request, stored in zip(requests, asked, strict=True):
+            if stored.tokens[layer] < tokens:
+                raise InputError(
+                    f"{tokens} tokens of request {request} attend, and {stored.tokens[layer]} are "
+                    f"stored in layer {layer}",
+                    hint="append the new tokens first",
+                )
         lengths = [group.tokens.held(int(stored.tokens[layer])) for stored in asked]
         oldest = [group.tokens.oldest(int(stored.tokens[layer])) for stored in asked]
-        plan = self._plan(asked, group, lengths, oldest, merged=beside is not None)
+        plan = self._plan(asked, group, tokens, lengths, oldest, merged=beside is not None)
         cost = plan.cost
-        if cost is None or plan.lengths != lengths:
-            cost = self._fill(group, plan, lengths)
+        if cost is None or (plan.lengths, plan.oldest) != (lengths, oldest):
+            cost = self._fill(group, plan, tokens, lengths, oldest)
+        assert plan.sights is not None  # noqa: S101 - filled in
         if len(asked) == 1:
             key_scales, value_scales = asked[0].key_scales[layer], asked[0].value_scales[layer]
         else:
             key_scales = np.concatenate([stored.key_scales[layer] for stored in asked])
             value_scales = np.concatenate([stored.value_scales[layer] for stored in asked])
         owners = len(asked) * shape.kv_heads
-        context = group.attender.attend(
+        context = units.attender.attend(
             plan.plan,
             plan.chunk_lengths,
+            plan.sights,
             plan.rows[number],
             model.store,
-            q.reshape(owners, shape.queries_per_kv_head, shape.head_dim),
+            q.reshape(owners, units.passes.queries, shape.head_dim),
             key_scales,
             value_scales,
             beside,
         )
         self._traffic += cost.link
-        return Attended(context.reshape(*expected[:2], shape.value_elements), cost)
+        by_token = context.reshape(
+            len(asked), shape.kv_heads, tokens, shape.queries_per_kv_head, shape.value_elements
+        ).swapaxes(1, 2)
+        answer = by_token.reshape(*np.shape(queries)[:-1], shape.value_elements)
+        return Attended(answer, cost)
 
     def free(self, request: int) -> None:
         """Forget a request, and free its rows.
@@ -500,6 +528,7 @@ class HostDevice:
         self,
         asked: Sequence[StoredRequest],
         group: LayerGroup,
+        tokens: int,
         lengths: Sequence[int],
         oldest: Sequence[int],
         *,
@@ -511,6 +540,7 @@ class HostDevice:
         held = [stored.groups[group.number] for stored in asked]
         key = PlanKey(
             group.number,
+            tokens,
             merged,
             tuple(-(-length // quantum) for length in lengths),
             tuple(stored.serial for stored in asked),
@@ -530,17 +560,33 @@ class HostDevice:
             model.plans.move_to_end(key)
         return plan
 
-    def _fill(self, group: LayerGroup, plan: CostedPlan, lengths: list[int]) -> AttendCost:
+    def _fill(
+        self,
+        group: LayerGroup,
+        plan: CostedPlan,
+        tokens: int,
+        lengths: list[int],
+        oldest: list[int],
+    ) -> AttendCost:
         """Set the true lengths of a plan's requests, and return its costs."""
-        h, shape, passes = self.hardware, group.shape, group.passes
+        h, shape, passes = self.hardware, group.shape, group.units[tokens - 1].passes
         starts, capacities = plan.plan.starts, plan.plan.capacities
         of_request = np.array(lengths, dtype=np.int64)[plan.plan.owners // shape.kv_heads]
         plan.chunk_lengths = np.minimum(of_request - starts, capacities)
-        plan.lengths = lengths
+        plan.lengths, plan.oldest = lengths, oldest
+        plan.sights = ChunkSights.of(
+            plan.plan.owners,
+            starts,
+            heads=shape.kv_heads,
+            held=lengths,
+            oldest=oldest,
+            tokens=NewTokens(group.window, tokens),
+            group=shape.queries_per_kv_head,
+        )
         energy = attention_energy(
             plan.run,
             group.layout,
-            sum(lengths) * shape.heads,
+            sum(lengths) * shape.heads * tokens,
             self._energies,
             banks_per_multiply=self._banks_per_multiply,
             queries_per_read=passes.queries / passes.passes,
@@ -592,14 +638,35 @@ def _values_of(shape: KvShape, keys: F32, values: F32 | None) -> F32:
     return given
 
 
-def _sinks_of(shape: KvShape, sinks: F32, requests: int) -> F32:
+def _queries_of(shape: KvShape, queries: F32, requests: int) -> tuple[F32, int]:
+    """Return (requests, kv_heads, tokens, queries of a token, head_dim) queries, and the tokens.
+
+    Raises:
+        InputError: a shape is wrong, or more tokens attend at once than the model was set for.
+    """
+    q = np.ascontiguousarray(queries, dtype=np.float32)
+    expected = (requests, shape.heads, shape.head_dim)
+    tokens = q.shape[1] if q.ndim == 4 else 1
+    if (*q.shape[:1], *q.shape[-2:]) != expected or q.ndim not in (3, 4) or not tokens:
+        raise InputError(f"queries have shape {queries.shape}, not {expected}")
+    if tokens > shape.query_tokens:
+        raise InputError(
+            f"{tokens} tokens attend at once, the model was set for {shape.query_tokens}",
+            where="queries",
+            hint="set the model with more query_tokens",
+        )
+    split = q.reshape(requests, tokens, shape.kv_heads, shape.queries_per_kv_head, shape.head_dim)
+    return np.ascontiguousarray(split.swapaxes(1, 2)), tokens
+
+
+def _sinks_of(shape: KvShape, sinks: F32, requests: int, tokens: int) -> F32:
     """Return (owners, queries) sinks."""
     each = np.ascontiguousarray(sinks, dtype=np.float32)
     if each.shape != (shape.heads,):
         raise InputError(f"sinks have shape {np.shape(sinks)}, not ({shape.heads},)")
     check_finite(each, "sinks")
     by_owner = each.reshape(shape.kv_heads, shape.queries_per_kv_head)
-    return np.ascontiguousarray(np.tile(by_owner, (requests, 1)))
+    return np.ascontiguousarray(np.tile(by_owner, (requests, tokens)))
 
 
 def _held(model: HostState) -> str:

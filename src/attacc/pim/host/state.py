@@ -32,7 +32,14 @@ from attacc.pim.mapping.residence import (
     ResidentRequest,
 )
 from attacc.pim.mapping.ring import NewTokens, rotation
-from attacc.pim.numerics.resident import Attender, BankStore, Placed, ResidentPlan, TokenPlaces
+from attacc.pim.numerics.resident import (
+    Attender,
+    BankStore,
+    ChunkSights,
+    Placed,
+    ResidentPlan,
+    TokenPlaces,
+)
 from attacc.pim.program.interleaved import QueryPasses, chunk_grain, longest_chunk, pipeline_of
 from attacc.pim.timing.engine import TimedRun, count_by_name
 from attacc.pim.timing.tables import TimingTables
@@ -55,6 +62,21 @@ class KeptChunk:
 
 
 @dataclass(frozen=True, eq=False)
+class Units:
+    """The units of all stacks, in steps with a number of new tokens.
+
+    Attributes:
+        passes: how the queries that share keys and values are divided into passes.
+        tables: the timing of the device.
+        attender: the units.
+    """
+
+    passes: QueryPasses
+    tables: TimingTables
+    attender: Attender
+
+
+@dataclass(frozen=True, eq=False)
 class LayerGroup:
     """Layers that have heads of the same sizes and the same window, and so the same chunks.
 
@@ -62,11 +84,9 @@ class LayerGroup:
         number: number of the group.
         shape: the shape that the host has set for these layers, and maybe for others.
         layout: how a key lies in the banks.
-        passes: how the queries that share keys and values are divided into passes.
-        tables: the timing of the device.
-        attender: the units.
+        units: the units of a step with so many new tokens, by their number less 1.
         growth: how requests may grow.
-        tokens: the new token of a step, and which keys it sees.
+        tokens: which keys are stored: all, or those of a ring.
         layers: the layers.
         residence: which request has which rows in these layers.
     """
@@ -74,13 +94,22 @@ class LayerGroup:
     number: int
     shape: KvShape
     layout: KeyLayout
-    passes: QueryPasses
-    tables: TimingTables
-    attender: Attender
+    units: tuple[Units, ...]
     growth: Growth
     tokens: NewTokens
     layers: tuple[int, ...]
     residence: Residence
+
+    @property
+    def attender(self) -> Attender:
+        """The units of a step with one new token, which also write tokens."""
+        return self.units[0].attender
+
+    @property
+    def window(self) -> int | None:
+        """Keys that a token sees at most; None for all."""
+        (window,) = self.shape.windows or (None,)
+        return window
 
     def runs(self, first: int, count: int) -> list[tuple[int, int, int]]:
         """Return where consecutive tokens lie that are stored.
@@ -205,7 +234,9 @@ class CostedPlan:
         link: bytes that cross the links.
         busiest_bytes: bytes to the AttAcc that receives most, and from the one that sends most.
         lengths: keys of each request for which the following attributes are filled in.
+        oldest: place of the oldest key of each request, likewise.
         chunk_lengths: keys of each chunk.
+        sights: which keys of each chunk the queries see.
         cost: costs of attending.
     """
 
@@ -216,7 +247,9 @@ class CostedPlan:
     link: LinkBytes
     busiest_bytes: int
     lengths: list[int] = field(default_factory=list[int])
+    oldest: list[int] = field(default_factory=list[int])
     chunk_lengths: I64 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    sights: ChunkSights | None = None
     cost: AttendCost | None = None
 
 
@@ -225,6 +258,7 @@ class PlanKey(NamedTuple):
 
     Attributes:
         group: number of the group of layers.
+        tokens: new tokens of each request.
         merged: whether the host merges every head.
         quanta: keys of each request, in quanta.
         serials: serial numbers of the requests.
@@ -233,6 +267,7 @@ class PlanKey(NamedTuple):
     """
 
     group: int
+    tokens: int
     merged: bool
     quanta: tuple[int, ...]
     serials: tuple[int, ...]
@@ -330,7 +365,7 @@ def plan_for(
         InputError: queries or scores do not fit into the buffers of a channel.
     """
     group = state.groups[key.group]
-    heads = group.shape.kv_heads
+    units, heads = group.units[key.tokens - 1], group.shape.kv_heads
     by_channel: dict[tuple[int, int], list[tuple[Placed, KeptChunk]]] = {}
     for position, (held, quanta, turns) in enumerate(
         zip(asked, key.quanta, key.turns, strict=True)
@@ -346,7 +381,7 @@ def plan_for(
         # Longest first, as chunks are dealt out, independent of the order of the requests.
         own.sort(key=lambda one: (-one[0].length, asked[one[0].owner // heads].serial, one[0]))
     plan = ResidentPlan.of(
-        group.attender,
+        units.attender,
         [[placed for placed, _ in by_channel[at]] for at in where],
         len(asked) * heads,
     )
@@ -358,14 +393,16 @@ def plan_for(
     counts = np.sum([work.counts for work in plan.channel_works], axis=0)
     run = TimedRun(
         plan.cycles,
-        plan.cycles * group.tables.clock_ns,
-        count_by_name(counts, group.tables),
+        plan.cycles * units.tables.clock_ns,
+        count_by_name(counts, units.tables),
     )
     stacks_of: list[set[int]] = [set() for _ in range(len(asked) * heads)]
     for stack, channel in where:
         for placed, _ in by_channel[stack, channel]:
             stacks_of[placed.owner].add(stack)
-    inward, outward = _link_bytes(group, hardware, stacks_of, merged=key.merged)
+    inward, outward = _link_bytes(
+        group, hardware, stacks_of, queries=units.passes.queries, merged=key.merged
+    )
     return CostedPlan(
         plan=plan,
         rows=np.ascontiguousarray(rows),
@@ -377,7 +414,12 @@ def plan_for(
 
 
 def _link_bytes(
-    group: LayerGroup, hardware: AttaccHardware, stacks_of: Sequence[set[int]], *, merged: bool
+    group: LayerGroup,
+    hardware: AttaccHardware,
+    stacks_of: Sequence[set[int]],
+    *,
+    queries: int,
+    merged: bool,
 ) -> tuple[I64, I64]:
     """Return the bytes to and from each AttAcc.
 
@@ -385,6 +427,7 @@ def _link_bytes(
         group: the layers.
         hardware: the AttAccs.
         stacks_of: for each key/value head that attends, the stacks that hold a part of it.
+        queries: queries that share each of these heads, of all new tokens.
         merged: whether the host merges every head, and not only those of several stacks.
     """
     shape, arithmetic = group.shape, group.attender.arithmetic
@@ -398,6 +441,6 @@ def _link_bytes(
     for stacks in stacks_of:
         context = part if merged or len(stacks) > 1 else whole
         for stack in stacks:
-            inward[stack // hardware.stacks_per_device] += shape.queries_per_kv_head * query
-            outward[stack // hardware.stacks_per_device] += shape.queries_per_kv_head * context
+            inward[stack // hardware.stacks_per_device] += queries * query
+            outward[stack // hardware.stacks_per_device] += queries * context
     return inward, outward

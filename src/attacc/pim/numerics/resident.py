@@ -20,6 +20,7 @@ from attacc.errors import EngineError
 from attacc.hardware.dram import DramDevice, Organization
 from attacc.pim.mapping.balance import Assignment, Chunk
 from attacc.pim.mapping.geometry import ChannelChunks, KeyLayout, rows_of, rows_of_both
+from attacc.pim.mapping.ring import NewTokens
 from attacc.pim.numerics.arithmetic import Arithmetic, Normalization
 from attacc.pim.numerics.execute import ChannelShape, Machine
 from attacc.pim.numerics.formats import Codes, Format, Overflow
@@ -122,6 +123,48 @@ class Placed(NamedTuple):
     capacity: int
     length: int
     turned: int
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkSights:
+    """Which keys of chunks the queries see (`attacc.pim.numerics.execute.Sight`).
+
+    Attributes:
+        ages: (chunks, 2) age of each chunk's first key, and number of ages.
+        seen: (chunks, queries, 2) least age that each query sees, and one past the greatest.
+    """
+
+    ages: I64
+    seen: I64
+
+    @classmethod
+    def of(
+        cls,
+        owners: I64,
+        starts: I64,
+        *,
+        heads: int,
+        held: Sequence[int],
+        oldest: Sequence[int],
+        tokens: NewTokens,
+        group: int,
+    ) -> ChunkSights:
+        """Return what the queries of new tokens see.
+
+        Args:
+            owners: (chunks,) the head that each chunk belongs to, request by request.
+            starts: (chunks,) place of the first key of each chunk.
+            heads: key/value heads of a request.
+            held: keys that are stored of each request.
+            oldest: place of the oldest of them.
+            tokens: the new tokens, and the window within which they see.
+            group: queries of a token that share a head.
+        """
+        of_request = owners // heads
+        stored = np.array(held, dtype=np.int64)[of_request]
+        ages = (starts - np.array(oldest, dtype=np.int64)[of_request]) % stored
+        seen = np.array([tokens.seen(keys) for keys in held], dtype=np.int64)
+        return cls(np.stack([ages, stored], axis=1), np.repeat(seen, group, axis=1)[of_request])
 
 
 class Attender:
@@ -277,6 +320,7 @@ class Attender:
         self,
         plan: ResidentPlan,
         lengths: I64,
+        sights: ChunkSights,
         rows: I64,
         store: BankStore,
         queries: F32,
@@ -289,6 +333,7 @@ class Attender:
         Args:
             plan: the commands.
             lengths: keys of every chunk of the plan.
+            sights: which of them the queries see.
             rows: number in the store of every row of the plan.
             store: the contents of the banks.
             queries: (owners, queries, elements).
@@ -324,12 +369,14 @@ class Attender:
             1 / self._score_factor,
             1 / self._context_factor,
             Plan(
-                plan.chunks, plan.sights, plan.products, plan.turns, plan.turn_of,
+                plan.chunks, sights.seen, plan.products, plan.turns, plan.turn_of,
                 plan.softmaxes, plan.columns, plan.banks,
             ),
             plan.parts,
             plan.moves,
             lengths,
+            sights.ages,
+            sights.seen,
             Data(
                 rows, store.accesses(layout.element.bits), a.operand.table, plan.owners,
                 room.queries, room.factors,
@@ -401,7 +448,6 @@ class ResidentPlan:
         addresses: addresses of the steps of all works.
         shape: numbers that all channels share.
         chunks: chunks of all works.
-        sights: which keys the queries of all works see.
         products: products of all works.
         turns: turns of all works.
         turn_of: (chunks, passes) turn of each pass over each chunk, of all works.
@@ -429,7 +475,6 @@ class ResidentPlan:
     addresses: I64
     shape: I64
     chunks: I64
-    sights: I64
     products: I64
     turns: I64
     turn_of: I64
@@ -511,7 +556,6 @@ class ResidentPlan:
             addresses=np.concatenate([work.issued.address for work in distinct]),
             shape=shapes[0].shape,
             chunks=np.concatenate([shape.chunks for shape in shapes]),
-            sights=np.concatenate([shape.sights for shape in shapes]),
             products=np.concatenate([shape.products for shape in shapes]),
             turns=np.concatenate([shape.turns for shape in shapes]),
             turn_of=np.concatenate([shape.turn_of for shape in shapes]),

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from attacc.compiled import kernel
 from attacc.pim.numerics.execute_kernel import (
+    AGE,
     BANKS,
     COLUMNS,
     KEY_SLICES,
@@ -21,6 +22,7 @@ from attacc.pim.numerics.execute_kernel import (
     PARTS,
     PER_KEY,
     PLACEMENT,
+    RING,
     STRIDE,
     WIDTH,
     Data,
@@ -337,6 +339,8 @@ def execute_channels(
     parts: I64,
     moves: I64,
     lengths: I64,
+    ages: I64,
+    seen: I64,
     data: Data,
     own_chunks: I64,
     space: Space,
@@ -359,10 +363,13 @@ def execute_channels(
         gain: see `execute`.
         score_scale: see `execute`.
         context_scale: see `execute`.
-        plan: chunks, products and turns of all works, with rounded lengths of chunks.
+        plan: chunks, products and turns of all works, with rounded lengths of chunks; its sights
+            are not used.
         parts: (softmaxes of all works,) parts of each context.
         moves: (softmaxes of all works,) moves of each context.
         lengths: keys of the chunks of all channels.
+        ages: (chunks of all channels, 2) age of the first key of each chunk, and number of ages.
+        seen: (chunks of all channels, queries, 2) ages that each query sees.
         data: rows and owners of all channels, and the memory of all stacks.
         own_chunks: working space for the chunks of a channel.
         space: working space.
@@ -385,6 +392,8 @@ def execute_channels(
             for i in range(plan.chunks.shape[1]):
                 own_chunks[chunk, i] = plan.chunks[first + chunk, i]
             own_chunks[chunk, LENGTH] = lengths[at + chunk]
+            own_chunks[chunk, AGE] = ages[at + chunk, 0]
+            own_chunks[chunk, RING] = ages[at + chunk, 1]
         to = channels[channel, OWN_SOFTMAXES_AT]
         end = to + work[SOFTMAXES_END] - work[SOFTMAXES_AT]
         space.issued[: work[MULTIPLIES]] = 0
@@ -398,7 +407,7 @@ def execute_channels(
         yields.maxima[to:end] = np.nan
         yields.totals[to:end] = np.nan
         own_plan = Plan(
-            own_chunks[: last - first], plan.sights[first:last],
+            own_chunks[: last - first], seen[at : at + last - first],
             plan.products[2 * first : 2 * last], plan.turns[own_turns], plan.turn_of[first:last],
             plan.softmaxes[own_softmaxes], plan.columns, plan.banks,
         )  # fmt: skip
