@@ -127,6 +127,51 @@ def test_several_tokens_are_attended_to_one_by_one() -> None:
     assert difference < TOLERANCES["fp32 sums"][1]
 
 
+AT_ONCE = ["Llama", "GPT2", "Mistral", "Gemma3Text", "Gemma4Text", "GptOss", "DeepseekV3"]
+
+
+@pytest.mark.parametrize("family", AT_ONCE)
+@pytest.mark.parametrize("sums", list(TOLERANCES))
+def test_tokens_at_once_are_those_of_eager_attention(family: str, sums: str) -> None:
+    """A token that sees those behind it, or none of those beside it; a ring in which a later token
+    overwrites what an earlier one sees; contexts that are mixed up between tokens and heads."""
+    arithmetic, tolerance = TOLERANCES[sums]
+    model, tokens = model_of(family), tokens_of(2, 18)
+    expected = scores_of(model, tokens)
+    device = device_of(arithmetic, queries_per_read=3)
+    with attach(model, device, latents="one_copy", query_tokens=3) as session:
+        cache = session.cache()
+        parts = [tokens[:, :9], tokens[:, 9:10], tokens[:, 10:]]
+        got = torch.cat([scored(session, part, cache) for part in parts], dim=1)
+        # Nine tokens, eight of them in one pass: 1, 3, 3 and 2 at once.
+        assert [step.tokens for step in session.steps] == [1, 3, 3, 2]
+        assert [step.keys for step in session.steps] == [
+            2 * sum(lengths) for lengths in ([10], [11, 12, 13], [14, 15, 16], [17, 18])
+        ]
+        session.check_room(100)
+    assert off(got[:, :9], expected[:, :9]) < 1e-5
+    assert 0 < off(got[:, 9:], expected[:, 9:]) < tolerance
+
+
+def test_tokens_at_once_read_keys_once() -> None:
+    """Costs of several tokens that are those of one, or of each by itself."""
+    model, tokens = model_of(), tokens_of(1, 18)
+    costs: list[Any] = []
+    for at_once in (1, 4):
+        with attach(model, device_of(queries_per_read=16), query_tokens=at_once) as session:
+            cache = session.cache()
+            scored(session, tokens[:, :14], cache)
+            scored(session, tokens[:, 14:], cache)
+            costs.append(session.steps)
+    singly, (together,) = costs
+    assert together.keys == sum(step.keys for step in singly)
+    assert together.link.queries == sum(step.link.queries for step in singly)
+    assert together.link.keys_values == sum(step.link.keys_values for step in singly)
+    assert together.attention.bank_read_bytes == singly[-1].attention.bank_read_bytes
+    with pytest.raises(InputError, match="query_tokens: 0 is out of range"):
+        attach(model, device_of(), query_tokens=0)
+
+
 def test_without_a_prefill() -> None:
     """A first token by itself that is not written to the device, or attends to nothing."""
     model, tokens = model_of(), tokens_of(1, 4)

@@ -30,6 +30,7 @@ from attacc.integrations.huggingface_layers import Latents
 from attacc.integrations.huggingface_session import NAME, Session, session_of
 from attacc.models.precision import ElementType
 from attacc.pim.host.device import HostDevice
+from attacc.units import whole
 
 # transformers states no types for these.
 _INTERFACES: Final[tuple[Any, Any]] = AttentionInterface, AttentionMaskInterface
@@ -63,6 +64,7 @@ def attach(
     *,
     element: ElementType = ElementType.FP16,
     latents: Latents | str = Latents.EXPANDED,
+    query_tokens: int = 1,
 ) -> Session:
     """Attach a decoder-only model to a device, for as long as the returned session is entered.
 
@@ -76,13 +78,21 @@ def attach(
         element: element type of keys and values in the banks.
         latents: what the device holds of latent attention: "expanded" keys and values of every
             head, or "one_copy" of the latents.
+        query_tokens: new tokens of a pass that attend at once at most, where others are before
+            them. They share reads as far as the device's `queries_per_read` allows.
 
     Raises:
-        InputError: there are no such latents, or the model has no key/value cache. Entering the
-            session, or the first pass, raises it if the device cannot compute the model's
-            attention.
+        InputError: there are no such latents, query_tokens is below 1, or the model has no
+            key/value cache. Entering the session, or the first pass, raises it if the device cannot
+            compute the model's attention.
     """
-    return Session(model, device, element, member(Latents, latents, where="latents"))
+    return Session(
+        model,
+        device,
+        element,
+        member(Latents, latents, where="latents"),
+        whole(query_tokens, where="query_tokens"),
+    )
 
 
 def _attention(

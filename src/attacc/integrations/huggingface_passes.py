@@ -33,20 +33,22 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One decode step: one token of each request, through all layers.
+    """One decode step: one token of each request, or several at once, through all layers.
 
     Attributes:
         requests: number of requests.
         keys: keys that the tokens attended to in layers without a window, including their own,
-            summed over requests.
+            summed over tokens and requests.
         attention: cost of attending in all layers.
         appended: cost of writing the keys and values of the new tokens in all layers.
+        tokens: tokens of each request, which attended at once.
     """
 
     requests: int
     keys: int
     attention: AttendCost
     appended: AppendCost
+    tokens: int = 1
 
     @property
     def link(self) -> LinkBytes:
@@ -87,9 +89,10 @@ class Forward:
         padding: number of padding tokens at the start of each row; None for no padding.
         masks: masks, one of which every layer's attention must get.
         layers: number of layers that have attended.
-        attention: for each token, the costs of attending in the layers so far; empty in prefill.
-        appended: for each token, the costs of writing in the layers so far. In prefill it has one
-            entry for all tokens.
+        attention: for each run of tokens, the costs of attending in the layers so far; empty in
+            prefill.
+        appended: for each run of tokens, the costs of writing in the layers so far.
+        at_once: tokens of a run, which attend at once; the last run may have fewer.
     """
 
     tokens: int
@@ -99,11 +102,20 @@ class Forward:
     layers: int = 0
     attention: list[list[AttendCost]] = field(default_factory=list[list[AttendCost]])
     appended: list[list[AppendCost]] = field(default_factory=list[list[AppendCost]])
+    at_once: int = 1
 
     @property
     def is_prefill(self) -> bool:
         """Whether the host attends. It does so for several tokens that have none before them."""
         return self.tokens > 1 and self.tokens == self.length
+
+    @property
+    def runs(self) -> list[slice]:
+        """The new tokens that attend at once; in prefill, all of them."""
+        each = self.tokens if self.is_prefill else self.at_once
+        return [
+            slice(first, min(first + each, self.tokens)) for first in range(0, self.tokens, each)
+        ]
 
     @property
     def has_begun(self) -> bool:

@@ -60,6 +60,7 @@ class Session:
         device: HostDevice,
         element: ElementType,
         latents: Latents = Latents.EXPANDED,
+        query_tokens: int = 1,
     ) -> None:
         self.prefills: list[Prefill] = []
         self.steps: list[Step] = []
@@ -67,6 +68,7 @@ class Session:
         self._device = device
         self._element = element
         self._latents = latents
+        self._query_tokens = query_tokens
         self._expansions: dict[int, Expansion | None] = {}
         self._config: Any = self._model.config.get_text_config(decoder=True)
         self._layers: dict[int, int | None] = {}
@@ -210,9 +212,10 @@ class Session:
         needed = 0.0
         for shape in self._shapes:
             elements = shape.kv_heads * shape.stored_elements
-            # A layer with a window stores no more keys than that.
+            # A layer with a window stores no more keys than the new tokens of a step see.
             for window in shape.windows or ():
-                keys = tokens if window is None else min(tokens, window)
+                more = shape.query_tokens - 1
+                keys = tokens if window is None else min(tokens, window + more)
                 needed += keys * elements * shape.element.bytes
         if needed > self._device.free_bytes:
             raise CapacityError(
@@ -298,10 +301,11 @@ class Session:
             and (forward.tokens, forward.length, forward.padding) == (tokens, length, padding)
         ):
             return forward
-        forward = self._forward = Forward(tokens, length, padding)
+        forward = Forward(tokens, length, padding, at_once=self._query_tokens)
+        self._forward = forward
         if not forward.is_prefill:
-            forward.attention = [[] for _ in range(tokens)]
-        forward.appended = [[] for _ in range(1 if forward.is_prefill else tokens)]
+            forward.attention = [[] for _ in forward.runs]
+        forward.appended = [[] for _ in forward.runs]
         return forward
 
     def attend(
@@ -383,7 +387,7 @@ class Session:
         sinks: torch.Tensor | None,
         context: torch.Tensor,
     ) -> None:
-        """Write the new tokens of a layer one by one, and attend to each on the device.
+        """Write the new tokens of a layer run by run, and attend with each run on the device.
 
         Args:
             forward: the pass.
@@ -394,14 +398,18 @@ class Session:
             context: (batch, tokens, heads, value elements) output.
         """
         beside = None if sinks is None else float32(sinks)
-        for token in range(forward.tokens):
-            forward.appended[token] += [
-                self._append(request, layer, new, row, slice(token, token + 1))
-                for row, request in enumerate(requests)
+        for number, own in enumerate(forward.runs):
+            forward.appended[number] += [
+                self._append(request, layer, new, row, own) for row, request in enumerate(requests)
             ]
-            attended = self._device.attend(layer, requests, new.queries[:, :, token], beside)
-            forward.attention[token].append(attended.cost)
-            context[:, token] = torch.as_tensor(attended.context)
+            several = own.stop - own.start > 1
+            queries = new.queries[:, :, own].swapaxes(1, 2)
+            attended = self._device.attend(
+                layer, requests, queries if several else queries[:, 0], beside
+            )
+            forward.attention[number].append(attended.cost)
+            answer = torch.as_tensor(attended.context)
+            context[:, own] = answer if several else answer[:, None]
 
     def _append(self, request: int, layer: int, new: Sent, row: int, tokens: slice) -> AppendCost:
         """Write some of the new tokens of a row to the device."""
@@ -465,6 +473,7 @@ class Session:
                 scale=scale,
                 value_dim=expansion.latent,
                 one_copy=True,
+                query_tokens=self._query_tokens,
             )
         return KvShape(
             layers=1,
@@ -474,6 +483,7 @@ class Session:
             element=self._element,
             scale=scale,
             value_dim=value.shape[-1],
+            query_tokens=self._query_tokens,
         )
 
     def _set_model(self, layer: int, shape: KvShape) -> None:
@@ -510,13 +520,19 @@ class Session:
             tokens = rows * forward.tokens - sum(padding)
             self.prefills.append(Prefill(rows, tokens, AppendCost.total(forward.appended[0])))
             return
-        each = zip(forward.attention, forward.appended, strict=True)
-        for length, (attention, appended) in enumerate(
-            each, start=forward.length - forward.tokens + 1
+        before = forward.length - forward.tokens
+        for own, attention, appended in zip(
+            forward.runs, forward.attention, forward.appended, strict=True
         ):
-            keys = rows * length - sum(padding)
+            lengths = range(before + own.start + 1, before + own.stop + 1)
             self.steps.append(
-                Step(rows, keys, AttendCost.total(attention), AppendCost.total(appended))
+                Step(
+                    rows,
+                    rows * sum(lengths) - len(lengths) * sum(padding),
+                    AttendCost.total(attention),
+                    AppendCost.total(appended),
+                    len(lengths),
+                )
             )
 
     def _all_fetched(self) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from attacc.hardware.placement import Placement
 from attacc.pim.host.device import Attended, HostDevice, KvShape
 from attacc.pim.host.state import LayerGroup
 from attacc.pim.mapping.residence import ResidentChunk
+from attacc.pim.mapping.ring import NewTokens
 from attacc.pim.numerics.arithmetic import Arithmetic
 from attacc.pim.program.interleaved import pipeline_of
 from tests.oracle import attention as oracle
@@ -84,17 +86,20 @@ class Mirror:
             self.values.pop((request, layer), None)
 
     def attend(
-        self, layer: int, requests: Sequence[int], sinks: F32 | None = None
+        self, layer: int, requests: Sequence[int], sinks: F32 | None = None, tokens: int = 1
     ) -> tuple[Attended, F32]:
-        """What the device answers, and the queries."""
+        """What the device answers, and the (requests, tokens, heads, head_dim) queries."""
         shape = self.of_layer(layer).shape
-        q = self.draw(len(requests), shape.heads, shape.head_dim)
-        return self.host.attend(layer, requests, q, sinks), q
+        q = self.draw(len(requests), tokens, shape.heads, shape.head_dim)
+        return self.host.attend(layer, requests, q if tokens > 1 else q[:, 0], sinks), q
 
-    def check(self, layer: int, requests: Sequence[int], sinks: F32 | None = None) -> Attended:
+    def check(
+        self, layer: int, requests: Sequence[int], sinks: F32 | None = None, tokens: int = 1
+    ) -> Attended:
         """Attend, and compare every bit with the oracle, told only how heads were cut."""
-        attended, q = self.attend(layer, requests, sinks)
-        assert_same_bits(attended.context, self.expected(layer, requests, q, sinks))
+        attended, q = self.attend(layer, requests, sinks, tokens)
+        expected = self.expected(layer, requests, q, sinks)
+        assert_same_bits(attended.context, expected if tokens > 1 else expected[:, 0])
         return attended
 
     def chunks(self, request: int, layer: int, head: int) -> list[tuple[int, int]]:
@@ -124,16 +129,19 @@ class Mirror:
             device, numbers(host.arithmetic), shape.head_dim, shape.value_dim,
             group.layout.key_slices, one_copy=shape.one_copy,
         )  # fmt: skip
-        together = -(-shape.queries_per_kv_head // host.hardware.queries_per_read)
-        most = -(-shape.queries_per_kv_head // together)
-        answer = np.zeros((len(requests), shape.heads, shape.value_elements), dtype=np.float32)
+        new = NewTokens(self.window(layer), q.shape[1])
+        queries = shape.queries_per_kv_head * new.count
+        together = -(-queries // host.hardware.queries_per_read)
+        most = -(-queries // together)
+        answer = np.zeros((*q.shape[:3], shape.value_elements), dtype=np.float32)
+        places = NewTokens(self.window(layer), shape.query_tokens).places
         for at, request in enumerate(requests):
             tokens = self.keys[request, layer].shape[1]
-            held = min(tokens, self.window(layer) or tokens)
-            for which in range(shape.heads):
+            held = min(tokens, places or tokens)
+            for token, which in product(range(new.count), range(shape.heads)):
                 head = which // shape.queries_per_kv_head
-                answer[at, which] = attention.attend(
-                    q[at, which].astype(np.float64),
+                answer[at, token, which] = attention.attend(
+                    q[at, token, which].astype(np.float64),
                     self.keys[request, layer][head, -held:].astype(np.float64),
                     self.values[request, layer][head, -held:].astype(np.float64),
                     self.chunks(request, layer, head),
@@ -141,6 +149,7 @@ class Mirror:
                     words=words // most,
                     # Token n lies in place n mod W.
                     oldest=tokens % held if tokens > held else 0,
+                    seen=new.seen(held)[token],
                     sink=None if sinks is None else float(sinks[which]),
                 )
         return answer

@@ -93,7 +93,8 @@ def test_layers_of_any_shapes_give_the_bits_of_the_oracle(
             )
         )  # fmt: skip
     host = host_of(
-        small(data.draw(st.integers(1, 2), label="channels"), columns=8, rows=8192), placement, shapes,
+        small(data.draw(st.integers(1, 2), label="channels"), columns=8, rows=8192), placement,
+        shapes,
         stacks_per_device=data.draw(st.integers(1, 2), label="stacks"),
         arithmetic=data.draw(ARITHMETICS, label="arithmetic"),
         # Two queries of 576 elements exceed half a vector buffer, unless they are cut.
@@ -112,6 +113,63 @@ def test_layers_of_any_shapes_give_the_bits_of_the_oracle(
     for request in host.requests:
         host.free(request)
     assert host.free_bytes == everything
+
+
+@PLACEMENTS
+@given(data=st.data())
+@settings(max_examples=15)
+def test_new_tokens_see_the_keys_up_to_their_own(placement: Placement, data: st.DataObject) -> None:
+    """Catches a token that sees a later one, or behind its window; queries of another token or
+    head; a ring in which a new token overwrites what an earlier one sees; and what tokens saw of a
+    shorter request."""
+    most = data.draw(st.integers(2, 4), label="tokens at once")
+    windows = data.draw(
+        st.lists(st.sampled_from([None, 1, 5, 40]), min_size=1, max_size=2), label="windows"
+    )
+    shape = KvShape(
+        len(windows), data.draw(st.integers(1, 2), label="heads"),
+        data.draw(st.integers(1, 3), label="queries per head"), 24, FP16,
+        value_dim=data.draw(st.sampled_from([None, 16]), label="value_dim"),
+        windows=tuple(windows), query_tokens=most,
+        one_copy=data.draw(st.booleans(), label="one copy"),
+    )  # fmt: skip
+    host = host_of(
+        small(data.draw(st.integers(1, 2), label="channels"), columns=8, rows=8192), placement,
+        shape, arithmetic=data.draw(ARITHMETICS, label="arithmetic"),
+        queries_per_read=data.draw(st.integers(1, 3), label="queries per read"),
+        growing_keys=data.draw(st.integers(1, 16), label="growing"),
+    )  # fmt: skip
+    mirror = Mirror(host)
+    sinks = mirror.draw(shape.heads) * 3 if data.draw(st.booleans(), label="sinks") else None
+    for request in range(data.draw(st.integers(1, 2), label="requests")):
+        mirror.append(request, data.draw(st.sampled_from([1, 20, 61, 100]), label="prompt"))
+    for _ in range(3):
+        tokens = data.draw(st.integers(1, most), label="new")
+        for request in host.requests:
+            mirror.append(request, tokens)
+        for layer in range(mirror.layers):
+            mirror.check(layer, host.requests, sinks, tokens)
+
+
+def test_tokens_at_once_share_reads() -> None:
+    """Catches reads, bytes or energy of one token for several, and several tokens that are refused
+    where fewer were agreed on, or stored."""
+    shape = KvShape(1, 2, 2, 64, FP16, query_tokens=3)
+    host = host_of(DEVICE, Placement.BANK, shape, queries_per_read=6)
+    mirror = Mirror(host)
+    mirror.append(0, 1024)
+    one, three = mirror.check(0, [0]).cost, mirror.check(0, [0], None, 3).cost
+    assert three.bank_read_bytes == one.bank_read_bytes
+    assert three.link == LinkBytes(queries=3 * one.link.queries, contexts=3 * one.link.contexts)
+    assert one.energy_pj < three.energy_pj < 3 * one.energy_pj
+    assert one.cycles < three.cycles
+    with pytest.raises(InputError, match="4 tokens attend at once, the model was set for 3"):
+        mirror.attend(0, [0], None, 4)
+    mirror.append(1, 2)
+    with pytest.raises(InputError, match="3 tokens of request 1 attend, and 2 are stored"):
+        mirror.attend(0, [1], None, 3)
+    with pytest.raises(InputError, match="queries have shape"):
+        host.attend(0, [0], mirror.draw(1, 0, 4, 64))
 
 
 @pytest.mark.parametrize("element", [FP16, ElementType.INT8])
