@@ -47,7 +47,8 @@ from attacc.pim.mapping.residence import BankRows, Residence
 from attacc.pim.mapping.ring import NewTokens
 from attacc.pim.numerics.arithmetic import Arithmetic, kv_arithmetic
 from attacc.pim.numerics.quantize import check_finite
-from attacc.pim.numerics.resident import Attender, BankStore, ChunkSights
+from attacc.pim.numerics.resident import Attender, BankStore
+from attacc.pim.numerics.sights import ChunkSights
 from attacc.pim.program.interleaved import QueryPasses, pipeline_of, sliced
 from attacc.pim.timing.tables import resolve_timing
 from attacc.units import NS_PER_S

@@ -35,11 +35,11 @@ from attacc.pim.mapping.ring import NewTokens, rotation
 from attacc.pim.numerics.resident import (
     Attender,
     BankStore,
-    ChunkSights,
     Placed,
     ResidentPlan,
     TokenPlaces,
 )
+from attacc.pim.numerics.sights import ChunkSights
 from attacc.pim.program.interleaved import QueryPasses, chunk_grain, longest_chunk, pipeline_of
 from attacc.pim.timing.engine import TimedRun, count_by_name
 from attacc.pim.timing.tables import TimingTables

@@ -20,13 +20,13 @@ from attacc.errors import EngineError
 from attacc.hardware.dram import DramDevice, Organization
 from attacc.pim.mapping.balance import Assignment, Chunk
 from attacc.pim.mapping.geometry import ChannelChunks, KeyLayout, rows_of, rows_of_both
-from attacc.pim.mapping.ring import NewTokens
 from attacc.pim.numerics.arithmetic import Arithmetic, Normalization
 from attacc.pim.numerics.execute import ChannelShape, Machine
 from attacc.pim.numerics.formats import Codes, Format, Overflow
 from attacc.pim.numerics.issue import IssuedSteps, played_steps
 from attacc.pim.numerics.memory import Geometry, MultiplyPlaces
 from attacc.pim.numerics.quantize import check_finite, quantize
+from attacc.pim.numerics.sights import ChunkSights
 from attacc.pim.program.interleaved import QueryPasses, interleaved_program, pipeline_of
 from attacc.pim.timing.tables import TimingTables
 
@@ -123,48 +123,6 @@ class Placed(NamedTuple):
     capacity: int
     length: int
     turned: int
-
-
-@dataclass(frozen=True, eq=False)
-class ChunkSights:
-    """Which keys of chunks the queries see (`attacc.pim.numerics.execute.Sight`).
-
-    Attributes:
-        ages: (chunks, 2) age of each chunk's first key, and number of ages.
-        seen: (chunks, queries, 2) least age that each query sees, and one past the greatest.
-    """
-
-    ages: I64
-    seen: I64
-
-    @classmethod
-    def of(
-        cls,
-        owners: I64,
-        starts: I64,
-        *,
-        heads: int,
-        held: Sequence[int],
-        oldest: Sequence[int],
-        tokens: NewTokens,
-        group: int,
-    ) -> ChunkSights:
-        """Return what the queries of new tokens see.
-
-        Args:
-            owners: (chunks,) the head that each chunk belongs to, request by request.
-            starts: (chunks,) place of the first key of each chunk.
-            heads: key/value heads of a request.
-            held: keys that are stored of each request.
-            oldest: place of the oldest of them.
-            tokens: the new tokens, and the window within which they see.
-            group: queries of a token that share a head.
-        """
-        of_request = owners // heads
-        stored = np.array(held, dtype=np.int64)[of_request]
-        ages = (starts - np.array(oldest, dtype=np.int64)[of_request]) % stored
-        seen = np.array([tokens.seen(keys) for keys in held], dtype=np.int64)
-        return cls(np.stack([ages, stored], axis=1), np.repeat(seen, group, axis=1)[of_request])
 
 
 class Attender:
@@ -375,8 +333,7 @@ class Attender:
             plan.parts,
             plan.moves,
             lengths,
-            sights.ages,
-            sights.seen,
+            k.Sights(sights.ages, sights.seen),
             Data(
                 rows, store.accesses(layout.element.bits), a.operand.table, plan.owners,
                 room.queries, room.factors,

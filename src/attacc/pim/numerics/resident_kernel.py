@@ -6,6 +6,8 @@ row of a chunk. See `attacc.pim.numerics.resident`.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -67,6 +69,18 @@ FRACTION_BITS = 52
 BIAS = 1023
 BANK = 0
 """Placement whose units share a key."""
+
+
+class Sights(NamedTuple):
+    """Which keys of the chunks of all channels the queries see.
+
+    Attributes:
+        ages: (chunks, 2) age of the first key of each chunk, and number of ages.
+        seen: (chunks, queries, 2) least age that each query sees, and one past the greatest.
+    """
+
+    ages: I64
+    seen: I64
 
 
 @kernel
@@ -339,8 +353,7 @@ def execute_channels(
     parts: I64,
     moves: I64,
     lengths: I64,
-    ages: I64,
-    seen: I64,
+    sights: Sights,
     data: Data,
     own_chunks: I64,
     space: Space,
@@ -368,8 +381,7 @@ def execute_channels(
         parts: (softmaxes of all works,) parts of each context.
         moves: (softmaxes of all works,) moves of each context.
         lengths: keys of the chunks of all channels.
-        ages: (chunks of all channels, 2) age of the first key of each chunk, and number of ages.
-        seen: (chunks of all channels, queries, 2) ages that each query sees.
+        sights: which of these keys queries see.
         data: rows and owners of all channels, and the memory of all stacks.
         own_chunks: working space for the chunks of a channel.
         space: working space.
@@ -392,8 +404,8 @@ def execute_channels(
             for i in range(plan.chunks.shape[1]):
                 own_chunks[chunk, i] = plan.chunks[first + chunk, i]
             own_chunks[chunk, LENGTH] = lengths[at + chunk]
-            own_chunks[chunk, AGE] = ages[at + chunk, 0]
-            own_chunks[chunk, RING] = ages[at + chunk, 1]
+            own_chunks[chunk, AGE] = sights.ages[at + chunk, 0]
+            own_chunks[chunk, RING] = sights.ages[at + chunk, 1]
         to = channels[channel, OWN_SOFTMAXES_AT]
         end = to + work[SOFTMAXES_END] - work[SOFTMAXES_AT]
         space.issued[: work[MULTIPLIES]] = 0
@@ -407,7 +419,7 @@ def execute_channels(
         yields.maxima[to:end] = np.nan
         yields.totals[to:end] = np.nan
         own_plan = Plan(
-            own_chunks[: last - first], seen[at : at + last - first],
+            own_chunks[: last - first], sights.seen[at : at + last - first],
             plan.products[2 * first : 2 * last], plan.turns[own_turns], plan.turn_of[first:last],
             plan.softmaxes[own_softmaxes], plan.columns, plan.banks,
         )  # fmt: skip
