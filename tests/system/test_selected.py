@@ -266,6 +266,23 @@ def test_other_schedules_read_all_keys() -> None:
         Pricer(aa.load_model(V32), other, sites={"sparse": "attacc"})
 
 
+@pytest.mark.parametrize("placement", ["bank", "bankgroup", "buffer"])
+@pytest.mark.parametrize("together", [False, True])
+def test_systems_of_all_kinds_run_sparse_layers(placement: str, together: bool) -> None:
+    """Catches head-level pipelining that looks for other operators, feed-forward products that are
+    not shared, and a GPU on which sparse attention was not measured."""
+    base = aa.load_system(f"dgx-attacc-{placement}").spec
+    spec = base.model_copy(update={"head_level_pipelining": together, "ff_coprocessing": together})
+    given = aa.load_system(spec.model_dump(mode="json"))
+    step = Pricer(aa.load_model(V32), given, sites={"sparse": "attacc"}).step(decode=[5000] * 4)
+    found = ops(step)
+    assert all(op.time_ns >= 0 for op in step.operators)
+    assert found["attention"].time_ns > 0
+    assert found["index_scan"].energy.total_pj > 0
+    assert found["beside_attention"].time_ns > 0
+    assert np.isfinite(step.energy.total_pj)
+
+
 def test_the_published_gpu_model_prices_what_is_left() -> None:
     """Catches a cost model that cannot tell the choice from the scan."""
     step = pricer(gpu_model="published").step(decode=[10_000] * 8)
