@@ -103,7 +103,8 @@ def test_every_dimension_has_a_range_that_its_fields_keep_to() -> None:
         least, most = (
             parse_quantity(end, quantity.dimension) for end in RANGES[quantity.dimension]
         )
-        assert 0 < least <= quantity.low < quantity.high <= most < 1e30, name
+        assert quantity.low == 0 or 0 < least <= quantity.low, name
+        assert quantity.low < quantity.high <= most < 1e30, name
 
 
 KINDS = cast("list[Presets[PresetSpec]]", [GPUS, CPUS, LINKS, DRAMS])

@@ -59,7 +59,7 @@ def page(name: str) -> str:
         "<!-- Written by docs/reference/generate.py: change the code, not this page. -->",
         "",
     ]
-    if issubclass(spec, PresetSpec):
+    if issubclass(spec, PresetSpec) or spec is StudySpec:
         lines += [
             f"`attacc presets {name} NAME --toml` prints a document to start from.",
             'The key `base = "NAME"` takes all other keys from a preset.',

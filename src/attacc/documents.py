@@ -86,7 +86,7 @@ class PresetSpec(Spec):
 
 
 BASE: Final = "base"
-"""The key of a user's document that names the preset which the document changes."""
+"""The key of a document that names the preset which the document changes."""
 BY_HAND: Final = "changed by hand"
 """The source of what a caller changes, rather than a file."""
 _TOLD: Final = frozenset({"name", "description", "sources"})
@@ -405,6 +405,15 @@ class Presets(Generic[P]):
         source = files(self.package) / self.folder / f"{self.name_of(name, where=where)}.toml"
         return source.read_text(encoding="utf-8")
 
+    def preset_document(self, name: str, *, where: str | None = None) -> dict[str, object]:
+        """Return what the preset of this name says, with all keys of the preset that it changes.
+
+        Raises:
+            UnknownNameError: there is none; proposes the nearest names.
+        """
+        name = self.name_of(name, where=where)
+        return self.completed(tomllib.loads(self.text(name)), Path(f"{name}.toml"))
+
     def load(self, name: str, *, where: str | None = None) -> P:
         """Return the preset of this name.
 
@@ -468,7 +477,7 @@ class Presets(Generic[P]):
             at, folder = str(source), Path(str(source)).parent
             document = self.document(Path(str(source)))
         else:
-            document = tomllib.loads(self.text(str(source), where=where))
+            document = self.preset_document(str(source), where=where)
         own = _nested(changes or {})
         if own:
             told: dict[str, object] = {"sources": dict.fromkeys(_paths(own), BY_HAND)}
@@ -528,7 +537,7 @@ class Presets(Generic[P]):
                 where=f"{path}: {BASE}",
                 hint="choose from " + ", ".join(self.names()),
             )
-        preset: dict[str, object] = tomllib.loads(self.text(base, where=f"{path}: {BASE}"))
+        preset = self.preset_document(base, where=f"{path}: {BASE}")
         file = name_as_text(path.name)
         sources = own.get("sources")
         default: object = file
@@ -586,5 +595,5 @@ def _spellings(presets: Presets[P]) -> dict[str, str]:
 @cache  # one entry for each preset
 def _load_preset(presets: Presets[P], name: str) -> P:
     """Return the preset whose name is spelt so."""
-    document = tomllib.loads(presets.text(name))
+    document = presets.preset_document(name)
     return parse_document(presets.spec, document, where=f"{presets.kind} preset {name}")

@@ -61,6 +61,9 @@ UNITS: Final[dict[str, dict[str, float]]] = {
     | _prefixed("J/b", _SMALL, PJ_PER_J * BITS_PER_BYTE),
     "bits per second": _prefixed("b/s", _DECIMAL),
     "square millimetres": {"mm2": 1.0},
+    "US dollars": {"USD": 1.0},
+    "US dollars per hour": {"USD/h": 1.0},
+    "US dollars per gigabyte": {"USD/GB": 1.0},
 }
 """Dimension -> unit as written -> factor to the base unit that names the dimension."""
 
@@ -126,6 +129,9 @@ RANGES: Final[dict[str, tuple[str, str]]] = {
     "picojoules per byte": ("1e-6 pJ/B", "10 uJ/B"),
     "bits per second": ("1 kb/s", "1 Pb/s"),
     "square millimetres": ("1e-6 mm2", "1e6 mm2"),
+    "US dollars": ("0.01 USD", "1e9 USD"),
+    "US dollars per hour": ("1e-4 USD/h", "1e6 USD/h"),
+    "US dollars per gigabyte": ("1e-3 USD/GB", "1e6 USD/GB"),
 }
 """Dimension -> least and most value of its fields, unless a field states its own range."""
 
@@ -137,7 +143,8 @@ class Quantity:
 
     Args:
         dimension: a key of `UNITS`.
-        least: the smallest value, as text with a unit; by default that of the dimension.
+        least: the smallest value, as text with a unit; by default that of the dimension. Zero is
+            allowed only where it is stated here.
         most: the largest value, as text with a unit; by default that of the dimension.
 
     Attributes:
@@ -166,7 +173,7 @@ class Quantity:
             number = float(value)
         else:
             number = parse_quantity(value, self.dimension)
-        if not (math.isfinite(number) and number > 0):
+        if not (math.isfinite(number) and number >= 0 and (number > 0 or self.low == 0)):
             raise ValueError(f"{value!r:.80} must be a positive number of {self.dimension}")
         if not self.low <= number <= self.high:
             raise ValueError(
@@ -309,3 +316,6 @@ Picojoules = Annotated[float, Quantity("picojoules")]
 PicojoulesPerBit = Annotated[float, Quantity("picojoules per bit")]
 PicojoulesPerByte = Annotated[float, Quantity("picojoules per byte")]
 SquareMillimetres = Annotated[float, Quantity("square millimetres")]
+Dollars = Annotated[float, Quantity("US dollars")]
+DollarsPerHour = Annotated[float, Quantity("US dollars per hour")]
+DollarsPerGigabyte = Annotated[float, Quantity("US dollars per gigabyte")]

@@ -26,7 +26,8 @@ def _quantity(quantity: units.Quantity, random: Random) -> str:
     if random.random() < 0.1:
         other = random.choice([*units.UNITS]) if random.random() < 0.5 else quantity.dimension
         return f"{random.choice(_EXTREMES)} {random.choice([*units.UNITS[other]])}"
-    low, high = math.log(quantity.low), math.log(quantity.high)
+    # A range from zero on is searched over twelve powers of ten.
+    low, high = math.log(quantity.low or quantity.high * 1e-12), math.log(quantity.high)
     number = math.exp(random.choice((low, high, (low + high) / 2, random.uniform(low, high))))
     number *= random.choice((1, 1, 1, 1, 1 - 1e-9, 1 + 1e-9, 0.5, 2))
     unit = random.choice([*known])

@@ -19,6 +19,7 @@ import attacc.hardware.link
 import attacc.hardware.system
 import attacc.models.architecture
 import attacc.pim.energy.dram
+import attacc.study.specification
 import attacc.workload.synthetic
 from attacc.cli.presets import KIND_NAMES
 from attacc.documents import Presets
@@ -29,6 +30,7 @@ from tests.cli.console import answer, document, refusal
 EXPECTED: Final[dict[str, Presets[Any]]] = {
     "model": attacc.models.architecture.MODELS,
     "workload": attacc.workload.synthetic.WORKLOADS,
+    "study": attacc.study.specification.STUDIES,
     "system": attacc.hardware.system.SYSTEMS,
     "gpu": attacc.hardware.gpu.GPUS,
     "cpu": attacc.hardware.cpu.CPUS,
@@ -59,10 +61,23 @@ def leaves(value: object, path: str = "") -> dict[str, object]:
 
 
 def written(kind: str, name: str) -> dict[str, object]:
-    """Return a preset's file."""
+    """Return a preset's file, with the tables of the preset that it changes under its own."""
     presets = EXPECTED[kind]
     text = (files(presets.package) / presets.folder / f"{name}.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    own = tomllib.loads(text)
+    if "base" not in own:
+        return own
+    base = str(own.pop("base"))
+    found = written(kind, base)
+    # Numbers that stay keep the sources that they have there, the default included.
+    sources = cast("dict[str, object]", found.pop("sources"))
+    found["sources"] = {f"{base}: {key}": source for key, source in sources.items()}
+    for key, value in own.items():
+        old, new = found.get(key), cast("object", value)
+        if isinstance(old, dict) and isinstance(new, dict):
+            new = cast("dict[str, object]", old) | cast("dict[str, object]", new)
+        found[key] = new
+    return found
 
 
 def test_every_kind_is_listed() -> None:

@@ -1,8 +1,6 @@
 """Random damage to documents of hardware: a clear error or a valid document, nothing else."""
 
 import copy
-import tomllib
-from importlib.resources import files
 from typing import cast
 
 import pytest
@@ -17,11 +15,7 @@ from attacc.hardware.link import LINKS
 from attacc.hardware.system import SYSTEMS
 
 KINDS = cast(list[Presets[PresetSpec]], [GPUS, LINKS, CPUS, SYSTEMS])
-DOCUMENTS = [
-    (kind, tomllib.loads((files(kind.package) / kind.folder / f"{name}.toml").read_text()))
-    for kind in KINDS
-    for name in kind.names()
-]
+DOCUMENTS = [(kind, kind.preset_document(name)) for kind in KINDS for name in kind.names()]
 JUNK = st.one_of(
     st.none(),
     st.booleans(),

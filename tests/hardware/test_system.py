@@ -56,6 +56,51 @@ def test_the_systems_of_the_papers() -> None:
     ] == [40, 40, 40]
 
 
+TODAY = {"a100": "nvlink3", "h100": "nvlink4", "h200": "nvlink4", "b200": "nvlink5"}
+STACKS = {"hbm3": "hbm3-5.2", "hbm3e": "hbm3e-9.2", "hbm4": "hbm4-8.0"}
+
+
+@pytest.mark.parametrize("gpu", [*TODAY, "gb200"])
+def test_the_systems_of_today(gpu: str) -> None:
+    """Catches a variant that changes more than its name says, or a link of another generation."""
+    link = TODAY.get(gpu, "nvlink5")
+    plain = load_system(f"8x{gpu}")
+    assert (plain.gpu.name, plain.gpus, plain.attacc) == (gpu, 8, None)
+    for stack, dram in STACKS.items():
+        for queries, name in (
+            (1, f"8x{gpu}-attacc-{stack}"),
+            (8, f"8x{gpu}-attacc-{stack}-shared"),
+        ):
+            system = load_system(name)
+            assert (system.gpu, system.link) == (plain.gpu, plain.link)
+            assert system.link is not None
+            assert system.attacc is not None
+            assert system.attacc.stacks == 40
+            assert system.attacc.link.name == system.link.name == link
+            assert (system.attacc.table.dram, system.attacc.table.queries_per_read) == (
+                dram,
+                queries,
+            )
+            assert system.attacc.table.placement is Placement.BANK
+            assert system.spec.memory_reserve == plain.spec.memory_reserve == 0.1
+
+
+def test_the_papers_reserve_no_memory() -> None:
+    """Catches a figure of the papers that changes with the runtime's reserve."""
+    papers = [name for name in SYSTEMS.names() if "dgx" in name]
+    assert len(papers) == 7
+    assert {load_system(name).spec.memory_reserve for name in papers} == {0}
+
+
+def test_a_preset_on_top_of_another_tells_its_own_sources() -> None:
+    """Catches a changed number that keeps the source of the number which it replaces."""
+    sources = load_system("8xb200-attacc-hbm4-shared").spec.sources
+    assert "up to 8 queries" in sources["attacc.queries_per_read"]
+    assert "HBM4" in sources["attacc.dram"]
+    assert "B200" in sources["link"]
+    assert "gpu_memory_utilization" in sources["memory_reserve"]
+
+
 def test_a_system_of_ones_own(tmp_path: Path) -> None:
     """Catches defaults other than the documented ones."""
     path = tmp_path / "mine.toml"

@@ -24,6 +24,7 @@ from attacc.models.mixers import (
 )
 from attacc.models.operators import (
     AllReduce,
+    Collective,
     Convolution,
     Experts,
     IndexScan,
@@ -89,7 +90,7 @@ def told(operators: tuple[Operator, ...]) -> list[Row]:
                 rows.append((op.name, op.m, op.n, op.k, op.count))
             case Pointwise():
                 rows.append((op.name, op.kind.value, op.m, op.n))
-            case AllReduce():
+            case AllReduce() | Collective():
                 rows.append((op.name, op.m, op.n))
             case AttentionOperator():
                 assert (op.activation, op.kv) == (BF16, FP8)

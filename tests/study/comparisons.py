@@ -4,27 +4,42 @@ import json
 from functools import cache
 from typing import Any
 
-from attacc.gpu.models import GpuModel
 from attacc.study.compare import Comparison, Performance, SystemResult, compare_study
 from attacc.study.specification import StudySpec
 from attacc.system.pricer import BatchChoice
 
+PAPERS = (
+    "dgx-base",
+    "dgx-large",
+    "2xdgx",
+    "dgx-cpu",
+    "dgx-attacc-bank",
+    "dgx-attacc-bankgroup",
+    "dgx-attacc-buffer",
+)
+"""The platforms of the papers."""
+
 
 @cache
 def default_comparison() -> Comparison:
-    """What ``attacc compare`` compares without arguments; made once for all tests."""
-    return compare_study(StudySpec())
+    """Decode of what ``attacc compare asplos2024`` compares; made once for all tests."""
+    return compare_study(study())
 
 
 @cache
 def published_comparison() -> Comparison:
     """The same with the papers' model of GPUs; made once for all tests."""
-    return compare_study(StudySpec(gpu_model=GpuModel.PUBLISHED))
+    return compare_study(study(gpu_model="published"))
 
 
 def study(**document: Any) -> StudySpec:
-    """Return a study from the keys that a document would have."""
-    return StudySpec.model_validate_json(json.dumps(document))
+    """Return a study of decode from the keys that a document would have, by default the papers'."""
+    papers = {"model": "gpt3-175b", "systems": PAPERS, "decode_only": True}
+    asked = papers | document
+    lengths = asked.get("workload", {})
+    if not lengths.keys() & {"trace", "synthetic"}:
+        asked["workload"] = {"prompt": 2048, "output": 2048} | lengths
+    return StudySpec.model_validate_json(json.dumps(asked))
 
 
 def rows(**document: Any) -> tuple[SystemResult, ...]:

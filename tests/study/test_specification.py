@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attacc.errors import DocumentError, InputError, UnknownNameError
+from attacc.hardware.system import load_system
 from attacc.models.precision import ElementType
 from attacc.models.served import weight_type
 from attacc.study.specification import (
     DEFAULT_SYSTEMS,
+    STUDIES,
     StudySpec,
     WorkloadTable,
     load_study,
@@ -31,6 +33,13 @@ gpu_model = "calibrated"
 draft_tokens = 3
 shared_prefix = 100
 acceptance = [0.9, 0.8, 0.7]
+layout = "tp=4,replicas=2"
+engine = "trtllm"
+prefill = "disaggregated"
+prefill_gpus = 4
+token_budget = 4096
+slo_ttft_ms = 900
+decode_only = true
 
 [sites]
 full = "attacc"
@@ -61,6 +70,9 @@ def test_every_key_reaches_the_study(tmp_path: Path) -> None:
     assert (spec.sites, spec.draft_tokens, spec.acceptance, spec.shared_prefix) == (
         {"full": "attacc"}, 3, (0.9, 0.8, 0.7), 100
     )  # fmt: skip
+    assert (spec.layout, spec.engine, spec.decode_only) == ("tp=4,replicas=2", "trtllm", True)
+    whole = (spec.prefill, spec.prefill_gpus, spec.token_budget, spec.slo_ttft_ms)
+    assert whole == ("disaggregated", 4, 4096, 900)
     model = spec.load_model()
     assert weight_type(model.formats.default) is ElementType.INT8
     assert weight_type(model.formats.wide) is ElementType.INT8
@@ -70,7 +82,8 @@ def test_every_key_reaches_the_study(tmp_path: Path) -> None:
     assert workload.name == "300+40"
     assert set(StudySpec.model_fields) == {
         "model", "precision", "workload", "systems", "batch", "slo_ms", "gpu_model", "sites",
-        "draft_tokens", "acceptance", "shared_prefix",
+        "draft_tokens", "acceptance", "shared_prefix", "layout", "engine", "prefill",
+        "prefill_gpus", "token_budget", "slo_ttft_ms", "decode_only",
     }  # fmt: skip
     assert set(WorkloadTable.model_fields) == {"prompt", "output", "trace", "synthetic", "seed"}
 
@@ -81,6 +94,40 @@ def test_an_empty_study_is_the_default_one(tmp_path: Path) -> None:
     assert spec == StudySpec()
     assert (spec.model, spec.systems, spec.batch) == ("gpt3-175b", DEFAULT_SYSTEMS, "max")
     assert spec.load_workload().name == "2048+2048"
+
+
+def test_the_study_of_the_papers_is_the_default_comparison() -> None:
+    """Catches a shipped study that asks another question than the command without arguments."""
+    named, default = load_study("asplos2024"), StudySpec()
+    assert named.model_copy(update={"workload": default.workload}) == default
+    assert named.load_workload().name == default.load_workload().name == "2048+2048"
+
+
+def test_the_studies_of_today() -> None:
+    """Catches a baseline with AttAccs, a system without its partner, and swapped lengths."""
+    assert STUDIES.names() == ["asplos2024", "reasoning", "today"]
+    today, reasoning = load_study("today"), load_study("reasoning")
+    assert today.load_workload().name == "8192+1024"
+    assert reasoning.load_workload().name == "1024+8192"
+    assert today.model_copy(update={"workload": reasoning.workload}) == reasoning
+    assert today.load_model().name == "llama-3.1-70b"
+    assert today.systems == tuple(
+        f"8x{gpu}{attacc}"
+        for gpu in ("h100", "h200", "b200")
+        for attacc in ("", "-attacc-hbm3", "-attacc-hbm3-shared")
+    )
+    assert all(load_system(name).spec.memory_reserve for name in today.systems)
+
+
+def test_a_file_changes_a_shipped_study(tmp_path: Path) -> None:
+    """Catches a base that is ignored, or whose other keys are lost, and names beside the file."""
+    spec = load_study(written(tmp_path, 'base = "today"\nsystems = ["./mine.toml"]\nbatch = 7'))
+    assert spec.systems == (str(tmp_path / "mine.toml"),)
+    assert (spec.model, spec.batch, spec.load_workload().name) == ("llama-3.1-70b", 7, "8192+1024")
+    assert type(spec) is StudySpec
+    assert load_study("today", batch=7, prompt=100).load_workload().name == "100+1024"
+    with pytest.raises(UnknownNameError, match=r"study preset 'tomorow'.*today"):
+        load_study("tomorow")
 
 
 def test_one_length_leaves_the_other_at_its_default() -> None:

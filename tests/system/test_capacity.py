@@ -234,6 +234,28 @@ def test_a_batch_that_does_not_fit_says_by_how_much_and_what_would() -> None:
     assert "system dgx-base" in str(caught.value)
 
 
+def test_the_runtime_keeps_a_share_of_the_memory_of_gpus_alone() -> None:
+    """Catches a reserve that is counted nowhere, or in stacks too; an error without it."""
+    need, plain = of("gpt3-175b"), load_system("dgx-base")
+    kept = load_system("dgx-base", memory_reserve=0.1)
+    (store,) = stores(need, kept, 3)
+    assert store.available_bytes == 80 * 2**30 - store.reserved_bytes
+    assert store.reserved_bytes == pytest.approx(8 * 2**30)
+    assert store.used_bytes == stores(need, plain, 3)[0].used_bytes
+    with pytest.raises(CapacityError) as caught:
+        check_batch(need, kept, 18)
+    assert caught.value.shortfall.what == (
+        "memory of each GPU beside the 8.6 GB that the runtime keeps, for a batch of 18"
+    )
+    gpu, stack = stores(need, load_system("8xa100-attacc-hbm3"), 3, stack_bytes=STACK_BYTES)
+    assert gpu.available_bytes == pytest.approx(72 * 2**30)
+    assert (stack.available_bytes, stack.reserved_bytes) == (STACK_BYTES, 0)
+    pooled = {"memory_reserve": 0.25, "attacc.capacity": "pooled"}
+    (pool,) = stores(need, load_system("dgx-attacc-bank", **pooled), 3, stack_bytes=STACK_BYTES)
+    assert pool.available_bytes == 8 * 60 * 2**30 + 40 * STACK_BYTES
+    assert pool.reserved_bytes == 8 * 20 * 2**30
+
+
 def test_activations_can_be_what_fills_a_gpu() -> None:
     """Catches a limit that always blames the cache."""
     kinds = (StoredKind("full", 1, 1e3),)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from attacc.documents import parse_document
@@ -56,6 +56,10 @@ chunk = st.builds(Chunk, new=st.integers(1, 3000), past=st.integers(0, 5000))
         max_size=8,
     ),
     gpu_model=st.sampled_from(GpuModel),
+)
+@example(  # as many new tokens in both steps, and different numbers before them
+    steps=[([], [Chunk(1), Chunk(1)]), ([], [Chunk(1), Chunk(1, past=1)])],
+    gpu_model=GpuModel.CALIBRATED,
 )
 def test_many_steps_cost_what_each_costs(
     steps: list[tuple[list[int], list[Chunk]]], gpu_model: GpuModel

@@ -22,6 +22,7 @@ from attacc.gpu.calibrated.coefficients import CALIBRATIONS
 from attacc.gpu.calibrated.costs import CalibratedCostModel
 from attacc.gpu.calibrated.limits import Floats
 from attacc.gpu.frameworks import (
+    PRODUCTS_FROM,
     SERVING,
     FirstTokenCoefficients,
     FrontEndCoefficients,
@@ -81,10 +82,6 @@ MODEL_PATHS: Final = {
     "meta-llama/Llama-3.1-70B": "llama-3.1-70b",
 }
 SYSTEMS: Final = {"a100_sxm": "a100", "h100_sxm": "h100", "h200_sxm": "h200"}
-PRODUCTS_FROM: Final = {"TRTLLM": {"h200": "h100"}}
-"""Framework -> GPU -> GPU whose products stand for it, scaled to the data sheet.
-
-TensorRT-LLM's products were not measured on an H200, so those of an H100 stand for them."""
 WEIGHTS: Final = {"": ElementType.BF16, "fp8": ElementType.FP8, "fp8_block": ElementType.FP8}
 EIGHT_BIT_CACHE: Final = ("trtllm",)
 """Frameworks whose runs with 8-bit products also have an 8-bit cache."""

@@ -18,6 +18,7 @@ from attacc.cli.options import (
 )
 from attacc.cli.options import seed as parse_seed
 from attacc.cli.output import print_answer, progress_bar
+from attacc.errors import InputError
 
 MAX: Final = "max"
 """Value of ``--batch`` that takes the largest batch."""
@@ -60,6 +61,57 @@ def compare(
             parser=number("--slo-ms"),
             metavar="MS",
             help="Longest mean time per output token, in milliseconds.",
+        ),
+    ] = None,
+    slo_tpot_ms: Annotated[
+        float | None,
+        typer.Option(
+            parser=number("--slo-tpot-ms"), metavar="MS", help="Another name of --slo-ms."
+        ),
+    ] = None,
+    slo_ttft_ms: Annotated[
+        float | None,
+        typer.Option(
+            parser=number("--slo-ttft-ms"),
+            metavar="MS",
+            help="Longest time to the first token without queueing, in milliseconds.",
+        ),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tp=N,replicas=N",
+            help="Layout of whole requests over the GPUs; what is not named (ep, dp) is searched. "
+            "By default the layout that serves most requests.",
+        ),
+    ] = None,
+    prefill: Annotated[
+        str | None,
+        typer.Option(
+            help="How the GPUs prefill in whole requests: mixed with decode (the default), serial, "
+            "or disaggregated."
+        ),
+    ] = None,
+    prefill_gpus: Annotated[
+        int | None,
+        typer.Option(
+            parser=size("--prefill-gpus"),
+            metavar="N",
+            help="GPUs that prefill, with --prefill disaggregated.",
+        ),
+    ] = None,
+    token_budget: Annotated[
+        int | None,
+        typer.Option(
+            parser=size("--token-budget"),
+            metavar="N",
+            help="Tokens of a step at most, with --prefill mixed.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Engine that prices whole requests: vllm or trtllm; by default the better one."
         ),
     ] = None,
     weights: Annotated[str | None, typer.Option(help="Element type of the weights.")] = None,
@@ -108,12 +160,19 @@ def compare(
         int | None,
         typer.Option(parser=parse_seed, metavar="N", help="Seed of a workload preset."),
     ] = None,
+    decode_only: Annotated[
+        bool,
+        typer.Option(
+            "--decode-only", help="Leave out whole requests, with the search of their layouts."
+        ),
+    ] = False,
     settings: Settings = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Compare systems on one model and workload.
 
-    Without arguments: GPT-3 175B at (2048, 2048) on the platforms of the AttAcc papers.
+    Without arguments: Llama 3.1 70B with 8k tokens in and 1k out on 8 H100, H200 and B200, with and
+    without AttAccs. `attacc compare asplos2024` compares the platforms of the AttAcc papers.
     """
     from attacc.comparison import compare_study, load_study
     from attacc.report.compare import comparison_tables
@@ -128,7 +187,13 @@ def compare(
         seed=seed,
         systems=names(system, "--system") or None,
         batch=None if batch is None else _batch(batch),
-        slo_ms=slo_ms,
+        slo_ms=_one_target(slo_ms, slo_tpot_ms),
+        slo_ttft_ms=slo_ttft_ms,
+        layout=layout,
+        prefill=prefill,
+        prefill_gpus=prefill_gpus,
+        token_budget=token_budget,
+        engine=engine,
         weights=weights,
         activations=activations,
         kv=kv,
@@ -137,6 +202,7 @@ def compare(
         draft_tokens=draft_tokens,
         acceptance=probabilities(acceptance),
         shared_prefix=shared_prefix,
+        decode_only=decode_only or None,
     )
     with progress_bar("comparing") as progress:
         comparison = compare_study(asked, progress, changes=changes(settings))
@@ -145,3 +211,14 @@ def compare(
 
 def _batch(text: str) -> int | str:
     return MAX if text == MAX else size("--batch", word=MAX)(text)
+
+
+def _one_target(slo_ms: float | None, slo_tpot_ms: float | None) -> float | None:
+    """Return the target for a token, which has two names."""
+    if slo_ms is not None and slo_tpot_ms is not None:
+        raise InputError(
+            "the target for a token is given twice",
+            where="--slo-tpot-ms",
+            hint="leave out --slo-ms, which is the same option",
+        )
+    return slo_tpot_ms if slo_ms is None else slo_ms

@@ -13,6 +13,7 @@ from attacc.errors import InputError
 KIND_NAMES: Final = (
     "model",
     "workload",
+    "study",
     "system",
     "gpu",
     "cpu",

@@ -24,6 +24,7 @@ from attacc.hardware.link import LinkSpec
 from attacc.models.operators import (
     AllReduce,
     Attention,
+    Collective,
     Convolution,
     Experts,
     IndexScan,
@@ -69,8 +70,11 @@ class EnergyBreakdown:
         register_pj: registers.
         alu_pj: arithmetic.
         link_pj: links between devices.
-        static_pj: energy that does not depend on the work: idle power, and power of cores that are
-            switched on.
+        static_pj: energy of GPUs that does not depend on the work: idle power of their boards, and
+            power of cores that are switched on.
+        standby_pj: standby and refresh of the stacks of AttAccs.
+        device_pj: what AttAccs draw at any time beside their stacks.
+        host_pj: what the node draws at any time beside its boards.
     """
 
     dram_pj: float = 0.0
@@ -80,6 +84,9 @@ class EnergyBreakdown:
     alu_pj: float = 0.0
     link_pj: float = 0.0
     static_pj: float = 0.0
+    standby_pj: float = 0.0
+    device_pj: float = 0.0
+    host_pj: float = 0.0
 
     @property
     def total_pj(self) -> float:
@@ -92,6 +99,9 @@ class EnergyBreakdown:
             + self.alu_pj
             + self.link_pj
             + self.static_pj
+            + self.standby_pj
+            + self.device_pj
+            + self.host_pj
         )
 
     def __add__(self, other: EnergyBreakdown) -> EnergyBreakdown:
@@ -103,6 +113,9 @@ class EnergyBreakdown:
             self.alu_pj + other.alu_pj,
             self.link_pj + other.link_pj,
             self.static_pj + other.static_pj,
+            self.standby_pj + other.standby_pj,
+            self.device_pj + other.device_pj,
+            self.host_pj + other.host_pj,
         )
 
     def times(self, factor: float) -> EnergyBreakdown:
@@ -115,6 +128,9 @@ class EnergyBreakdown:
             self.alu_pj * factor,
             self.link_pj * factor,
             self.static_pj * factor,
+            self.standby_pj * factor,
+            self.device_pj * factor,
+            self.host_pj * factor,
         )
 
 
@@ -326,6 +342,11 @@ def ragged(at_mean: Floats, at_longest: Floats, rounds: Floats) -> Floats:
 
 RAGGED: Final = "decode attention of unequal lengths: by a model of rounds, never measured"
 PAST: Final = "prefill attention over earlier keys: by the number of keys, never measured"
+BUSIEST: Final = (
+    "experts of the busiest GPUs: even choices, the most visits by a normal distribution, "
+    "never measured"
+)
+"""Note of experts whose visits differ among GPUs."""
 MIXED: Final = "steps that prefill and decode: sums of both, never measured"
 
 
@@ -339,9 +360,26 @@ class HostTime:
         estimates: parts of the time that were not measured.
     """
 
-    layer_ns: float
+    layer_ns: float | Floats
     step_ns: Floats
     estimates: tuple[Estimate, ...] = ()
+
+
+class GpuPart(StrEnum):
+    """Kinds of operators whose prices are off together."""
+
+    PRODUCTS = "matrix products on GPUs"
+    DECODE = "decode attention on GPUs"
+    PREFILL = "prefill attention on GPUs"
+    FUSED = "experts, latents and states on GPUs"
+    COLLECTIVES = "collectives between GPUs"
+    HOST = "time of the serving engine"
+    LINK = "link to the devices that run attention"
+
+
+UNMEASURED_ERROR: Final = 0.15
+"""Mean relative error of a price that no measurement tells, assumed: above that of any kind of
+operators that was measured."""
 
 
 class CostModel(abc.ABC):
@@ -379,6 +417,15 @@ class CostModel(abc.ABC):
         del gpu
         return 0.0
 
+    def errors(self, gpu: GpuSpec) -> dict[GpuPart, float]:
+        """Return the mean relative error of the prices of each kind of operators on a GPU.
+
+        Args:
+            gpu: the GPU.
+        """
+        del gpu
+        return dict.fromkeys(GpuPart, UNMEASURED_ERROR)
+
     @abc.abstractmethod
     def matmul(self, op: MatMul, gpu: GpuSpec) -> OperatorCosts:
         """Price a matrix product on one GPU."""
@@ -410,6 +457,14 @@ class CostModel(abc.ABC):
     @abc.abstractmethod
     def all_reduce(self, op: AllReduce, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCosts:
         """Price the sum of one matrix over several GPUs.
+
+        Raises:
+            InputError: the time of collectives over this link is not known.
+        """
+
+    @abc.abstractmethod
+    def collective(self, op: Collective, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCosts:
+        """Price an exchange of rows among several GPUs.
 
         Raises:
             InputError: the time of collectives over this link is not known.

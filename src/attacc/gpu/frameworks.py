@@ -120,6 +120,11 @@ class ServingSpec(PresetSpec):
     series: tuple[ServingSeries, ...]
 
 
+PRODUCTS_FROM: Final = {"TRTLLM": {"h200": "h100"}}
+"""Framework -> GPU -> GPU whose products stand for it, scaled to the data sheet.
+
+TensorRT-LLM's products were not measured on an H200, so those of an H100 stand for them."""
+
 SERVING: Final = Presets("serving framework", ServingSpec, "attacc.gpu", "presets/serving")
 
 

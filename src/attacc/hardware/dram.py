@@ -20,7 +20,13 @@ from pydantic import Field, model_validator
 from attacc.documents import Presets, PresetSpec, Spec
 from attacc.errors import InputError, UnknownNameError, nearest_hint
 from attacc.hardware.placement import Placement
-from attacc.units import BITS_PER_BYTE, NS_PER_S, Quantity
+from attacc.units import (
+    BITS_PER_BYTE,
+    NS_PER_S,
+    DollarsPerGigabyte,
+    Quantity,
+    SquareMillimetres,
+)
 
 MAX_CYCLES: Final = 10_000_000
 MAX_STACK_BYTES: Final = 2**48
@@ -337,6 +343,9 @@ class DramDevice(PresetSpec):
         refresh: the banks that a refresh command refreshes, and how the rate depends on the
             temperature.
         pipeline: latencies and buffers of the units; None for a controller that ignores them.
+        dies: core dies of the stack, without its base die; None if not stated.
+        die_area_mm2: area of a core die without units; None if not stated.
+        price_usd_per_gb: price of the stack without units, for each 2^30 bytes; None if not stated.
         moves_pass_hits: whether a ready move may issue while a multiply that finds its row open
             on the same bank address is queued; the reference controller holds it back.
     """
@@ -352,6 +361,9 @@ class DramDevice(PresetSpec):
     refresh: Refresh = Refresh()
     pipeline: Pipeline | None = None
     moves_pass_hits: bool = False
+    dies: int | None = Field(default=None, ge=1, le=64)
+    die_area_mm2: SquareMillimetres | None = Field(default=None, validation_alias="die_area")
+    price_usd_per_gb: DollarsPerGigabyte | None = Field(default=None, validation_alias="price")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

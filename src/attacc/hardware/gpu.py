@@ -8,7 +8,13 @@ from pydantic import Field, field_validator
 
 from attacc.documents import DocumentName, Presets, PresetSpec
 from attacc.models.precision import BlockFormat, ElementType, WeightType
-from attacc.units import BytesPerSecond, OperationsPerSecond, Quantity
+from attacc.units import (
+    BytesPerSecond,
+    Dollars,
+    DollarsPerHour,
+    OperationsPerSecond,
+    Quantity,
+)
 
 Memory = Annotated[float, Quantity("bytes", "1 MB", "1 PB")]
 """What one GPU has of its own."""
@@ -44,6 +50,11 @@ class GpuSpec(PresetSpec):
         link: preset of the link between boards of this GPU; None if not stated.
         calibration: calibration whose coefficients price its operators, scaled to this data sheet:
             a preset's name or a file. None for the calibration of this GPU's name.
+        memory_stacks: DRAM stacks of its memory; None if not stated.
+        price_usd: price of the board; None if not stated.
+        build_cost_usd: what it costs to make the board; None if not stated.
+        rent_usd_per_h: price of an hour of the GPU, on demand, with its share of the node; None if
+            not stated.
     """
 
     peak_flops: dict[ElementType, OperationsPerSecond] = Field(validation_alias="peak")
@@ -56,6 +67,10 @@ class GpuSpec(PresetSpec):
     board_power_w: _BoardPower | None = Field(default=None, validation_alias="board_power")
     link: str | None = None
     calibration: DocumentName | None = None
+    memory_stacks: int | None = Field(default=None, ge=1, le=64)
+    price_usd: Dollars | None = Field(default=None, validation_alias="price")
+    build_cost_usd: Dollars | None = Field(default=None, validation_alias="build_cost")
+    rent_usd_per_h: DollarsPerHour | None = Field(default=None, validation_alias="rent")
 
     @field_validator("peak_flops")
     @classmethod

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Self
+from typing import Annotated, Final, Self
 
 from pydantic import Field, model_validator
 
@@ -15,8 +15,12 @@ from attacc.hardware.cpu import CPUS, CpuSpec
 from attacc.hardware.gpu import GPUS, GpuSpec, Memory
 from attacc.hardware.link import LINKS, LinkSpec
 from attacc.hardware.placement import Placement
+from attacc.units import Dollars, Quantity
 
 MAX_DEVICES: Final = 1024
+
+_StartTime = Annotated[float, Quantity("nanoseconds", "0 s", "1 ms")]
+_ConstantPower = Annotated[float, Quantity("watts", "0 W", "1 MW")]
 
 
 class AttentionSite(StrEnum):
@@ -80,6 +84,25 @@ class CpuTable(Spec):
     link: DocumentName
 
 
+class AttaccCostTable(Spec):
+    """What AttAccs cost to make, beside the price of plain memory.
+
+    Attributes:
+        unit_share: share of a finished core die that units take; None for the rule of
+            `attacc.pim.energy.area`, which knows units in every bank.
+        stack_factor: factor on the price of a stack with units, for yield, test and low volume.
+        controller_usd: controller die of a device.
+        packaging_usd: packaging of a device with its stacks.
+        board_usd: board, voltage regulators, assembly and test of a device.
+    """
+
+    unit_share: float | None = Field(default=None, ge=0, le=0.9)
+    stack_factor: float = Field(default=1.2, ge=1, le=20)
+    controller_usd: Dollars = Field(validation_alias="controller")
+    packaging_usd: Dollars = Field(validation_alias="packaging")
+    board_usd: Dollars = Field(validation_alias="board")
+
+
 class AttaccTable(Spec):
     """The AttAcc devices of a system.
 
@@ -97,6 +120,15 @@ class AttaccTable(Spec):
         prefill_kv: where the keys and values of a prompt are while its later chunks are processed.
         link: name of a link preset, or a file: from each GPU to the AttAccs.
         capacity: which memory may hold weights, activations, keys and values.
+        start_ns: time to start the attention of one layer on the AttAccs and to learn that it is
+            done, in each step; None for none.
+        standby: whether the standby power of the stacks and their refresh are counted, at any time
+            of a step.
+        base_power_w: power of one device at any time, besides that of its stacks and its link;
+            None where it is not counted.
+        link_power_w: power of one device's end of its link at any time, besides the energy of the
+            bytes that it moves; None where it is not counted.
+        cost: what the devices cost to make; None where nobody asks.
     """
 
     devices: int = Field(gt=0, le=MAX_DEVICES)
@@ -110,6 +142,16 @@ class AttaccTable(Spec):
     prefill_kv: PrefillKv = PrefillKv.GPU
     link: DocumentName = "nvlink3"
     capacity: CapacityRule = CapacityRule.SEPARATE
+    start_ns: _StartTime | None = Field(default=None, validation_alias="start")
+    standby: bool = False
+    base_power_w: _ConstantPower | None = Field(default=None, validation_alias="base_power")
+    link_power_w: _ConstantPower | None = Field(default=None, validation_alias="link_power")
+    cost: AttaccCostTable | None = None
+
+    @property
+    def device_power_w(self) -> float:
+        """Power of one device at any time, its stacks apart."""
+        return (self.base_power_w or 0.0) + (self.link_power_w or 0.0)
 
     @property
     def cuts_heads(self) -> bool:
@@ -132,6 +174,12 @@ class SystemSpec(PresetSpec):
             attention of a head (AttAcc, ASPLOS 2024).
         ff_coprocessing: whether AttAccs compute part of the feed-forward products (AttAcc, ASPLOS
             2024).
+        memory_reserve: share of every GPU's memory that the runtime keeps from weights,
+            activations, keys and values.
+        host_power_w: power at any time of what belongs to the node beside its boards: CPUs and
+            their memory, network, switches, fans, losses of power supplies; None where it is not
+            counted.
+        host_price_usd: price of what belongs to the node beside its boards; None if not stated.
     """
 
     gpu: DocumentName
@@ -143,6 +191,9 @@ class SystemSpec(PresetSpec):
     attacc: AttaccTable | None = None
     head_level_pipelining: bool = False
     ff_coprocessing: bool = False
+    memory_reserve: float = Field(default=0.0, ge=0, le=0.9)
+    host_power_w: _ConstantPower | None = Field(default=None, validation_alias="host_power")
+    host_price_usd: Dollars | None = Field(default=None, validation_alias="host_price")
 
     @model_validator(mode="after")
     def _has_what_attention_needs(self) -> Self:

@@ -97,6 +97,11 @@ class Mixture(FeedForwardPart):
     latent_norm: bool = False
     scales: bool = False
 
+    @property
+    def here(self) -> int:
+        """Experts whose weights are here."""
+        return self.experts
+
     @model_validator(mode="after")
     def _visits_existing_ones(self) -> Mixture:
         if self.experts_per_token > self.experts:
@@ -121,7 +126,7 @@ class Mixture(FeedForwardPart):
             found.append(vector("mlp.gate.scale", Part.ROUTER, hidden + self.experts))
         found += _block(
             "mlp.experts.*", Part.EXPERTS, inputs, self.width,
-            gated=self.gated, bias=self.bias, count=self.experts,
+            gated=self.gated, bias=self.bias, count=self.here,
         )  # fmt: skip
         if self.shared_width:
             found += _block(
@@ -140,6 +145,21 @@ class Mixture(FeedForwardPart):
             if self.latent_norm:
                 found.append(vector("mlp.latent_norm", Part.SHARED, self.latent))
         return tuple(found)
+
+
+class MixtureShare(Mixture):
+    """The share of one device of experts that are dealt out to several; in no document.
+
+    Attributes:
+        held: experts whose weights are here.
+    """
+
+    held: Size
+
+    @property
+    def here(self) -> int:
+        """Experts whose weights are here."""
+        return self.held
 
 
 class LinearBlock(FeedForwardPart):

@@ -17,9 +17,15 @@ from attacc.files import name_as_text
 from attacc.models.architecture import MODELS, ModelSpec
 from attacc.models.checkpoint import Checkpoint, read_checkpoint
 from attacc.models.layers import LayeredModel
-from attacc.models.precision import ElementType, Precision
+from attacc.models.precision import BlockFormat, ElementType, Precision, StoredWeights, WeightType
 from attacc.models.served import ServedModel, plain_format, served, served_layers
-from attacc.models.storage.formats import WeightFormats
+from attacc.models.storage.formats import (
+    FP8_BLOCK,
+    MXFP4,
+    NVFP4,
+    ElementFormat,
+    WeightFormats,
+)
 from attacc.models.uniform import layered
 
 CONFIG_FILE: Final = "config.json"
@@ -81,7 +87,7 @@ def _name_of(path: Path) -> str:
 def load_model(
     source: str | Path | Mapping[str, object] | ModelSpec | ServedModel,
     *,
-    weights: ElementType | str | None = None,
+    weights: StoredWeights | WeightType | str | None = None,
     activations: ElementType | str | None = None,
     kv: ElementType | str | None = None,
     where: str | None = None,
@@ -96,7 +102,8 @@ def load_model(
         source: a preset's name, or a path: anything with a slash, the suffix of a document, or
             the name of an existing folder; a document as a mapping; or a model that is loaded
             already.
-        weights: element type of all parameters; None for the model's own, likewise the others.
+        weights: element type of all parameters, or a block format of linear layers ("fp8_block",
+            "nvfp4", "mxfp4"); None for the model's own, likewise the others.
         activations: of what flows between operators.
         kv: of the key/value cache.
         where: the option or field that the name came from, for messages.
@@ -130,6 +137,15 @@ def _found(source: str | Path | Mapping[str, object] | ModelSpec, where: str | N
             return served(found)
 
 
+_BLOCK_FORMATS: Final[dict[str, ElementFormat]] = {
+    BlockFormat.FP8_BLOCK: FP8_BLOCK,
+    BlockFormat.NVFP4: NVFP4,
+    BlockFormat.MXFP4: MXFP4,
+}
+"""Formats of linear layers, apart from the output head and routers, beside which all else stays in
+bf16, as checkpoints in these formats have it."""
+
+
 def _changed(model: ServedModel, changes: Mapping[str, str]) -> ServedModel:
     """Return a model with other element types.
 
@@ -137,9 +153,13 @@ def _changed(model: ServedModel, changes: Mapping[str, str]) -> ServedModel:
         DocumentError: there is no such type, or it is of no use where it is asked for.
     """
     unchanged = {"activations": str(model.activations), "kv": str(model.kv)}
-    precision = parse_document(Precision, unchanged | dict(changes), where="precision")
+    blocks = _BLOCK_FORMATS.get(changes.get("weights", ""))
+    asked = {name: value for name, value in changes.items() if name != "weights" or not blocks}
+    precision = parse_document(Precision, unchanged | asked, where="precision")
     formats = model.formats
-    if "weights" in changes:
+    if blocks:
+        formats = WeightFormats(default=blocks)
+    elif "weights" in changes:
         plain = plain_format(precision.weights)
         formats = WeightFormats(default=plain, wide=plain)
     return replace(model, formats=formats, activations=precision.activations, kv=precision.kv)

@@ -123,19 +123,64 @@ class Pointwise:
 
 @dataclass(frozen=True, slots=True)
 class AllReduce:
-    """Sum of one (m, n) matrix over all devices, the result on each of them.
+    """Sum of one (m, n) matrix over devices, the result on each of them.
 
     Attributes:
         name: as in "all_reduce1".
         m: rows.
         n: columns.
         element: element type.
+        devices: devices of one sum; None for all that share the model.
     """
 
     name: str
     m: Size
     n: Size
     element: ElementType
+    devices: int | None = None
+
+    @property
+    def bytes(self) -> float | NDArray[np.float64]:
+        """Bytes of the matrix."""
+        return 1.0 * self.m * self.n * self.element.bytes
+
+
+class CollectiveKind(StrEnum):
+    """How devices exchange rows, under the names of tables of measurements."""
+
+    ALL_GATHER = "all_gather"
+    """Each device has some of the rows, and gets all of them."""
+    REDUCE_SCATTER = "reduce_scatter"
+    """Each device has partial sums of all rows, and gets the sums of some of them."""
+    ALL_TO_ALL = "alltoall"
+    """Each device has rows for every device, and gets its rows from every device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """Devices exchange rows of n elements.
+
+    Attributes:
+        name: as in "dispatch".
+        kind: how.
+        m: rows that every device holds in the end (all-gather), or at the beginning (otherwise),
+            its own included.
+        n: elements of a row.
+        element: element type.
+        devices: devices of one exchange; None for all that share the model.
+    """
+
+    name: str
+    kind: CollectiveKind
+    m: Size
+    n: Size
+    element: ElementType
+    devices: int | None = None
+
+    @property
+    def bytes(self) -> float | NDArray[np.float64]:
+        """Bytes of the rows."""
+        return 1.0 * self.m * self.n * self.element.bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -485,6 +530,9 @@ class Experts:
         activation: element type of what goes in and comes out.
         weights: how the weights are stored.
         skew: exponent of the power law by which tokens choose experts; 0 for an even choice.
+        load: visits to experts of this device, over the mean of all devices. The other devices wait
+            for the busiest one.
+        dispatched: the device has rows of its own visits alone, and not of all tokens.
     """
 
     tokens: Size
@@ -498,11 +546,20 @@ class Experts:
     activation: ElementType
     weights: WeightType
     skew: float = 0.0
+    load: Size = 1.0
+    dispatched: bool = False
 
     @property
     def name(self) -> str:
         """What it is called."""
         return "experts"
+
+    @property
+    def present(self) -> Size:
+        """Tokens whose rows the device has."""
+        return (
+            self.tokens * self.load * self.here / self.experts if self.dispatched else self.tokens
+        )
 
     @property
     def matrices(self) -> int:
@@ -511,13 +568,14 @@ class Experts:
 
     @property
     def visits(self) -> Size:
-        """Visits of tokens to experts of this device, on average over devices."""
-        return self.tokens * self.per_token * self.here / self.experts
+        """Visits of tokens to experts of this device."""
+        return self.tokens * self.per_token * self.here / self.experts * self.load
 
     @property
     def visited(self) -> float | NDArray[np.float64]:
         """Expected number of experts of this device that at least one token visits."""
-        share = expected_visits(self.experts, self.per_token, self.tokens, self.skew)
+        tokens = self.tokens * self.load
+        share = expected_visits(self.experts, self.per_token, tokens, self.skew)
         return share * self.here / self.experts
 
     @property
@@ -538,7 +596,8 @@ class Experts:
         For models that price products one by one: the visited experts are taken as a whole number
         with equal numbers of rows.
         """
-        count = np.maximum(min(self.per_token, self.here), np.rint(self.visited))
+        least = max(1, self.per_token + self.here - self.experts)
+        count = np.maximum(least, np.rint(self.visited))
         rows = -(-self.visits // count)
         act, names = self.activation, [f"ff{i + 1}" for i in range(self.matrices)]
         fc = MatMulRole.FC
@@ -597,6 +656,7 @@ Operator = (
     MatMul
     | Pointwise
     | AllReduce
+    | Collective
     | Attention
     | LatentAttention
     | IndexScan
@@ -627,10 +687,11 @@ class Step:
 
     Attributes:
         phase: prefill, decode, or both.
-        decoding: requests that get a token in the step; 0 in a prefill.
+        decoding: requests of one group of devices that get a token in the step; 0 in a prefill.
         tensor_parallel: devices that share every layer.
         layers: the layers by kind. Layers of one kind stand together, whatever their order.
         outside: operators that run once per step: embedding, final norm, LM head.
+        mixer_groups: groups of devices, each with requests of its own for the mixers.
     """
 
     phase: Phase
@@ -638,6 +699,7 @@ class Step:
     tensor_parallel: int
     layers: tuple[LayerOperators, ...]
     outside: tuple[Operator, ...]
+    mixer_groups: int = 1
 
     @property
     def layer_count(self) -> int:

@@ -21,6 +21,7 @@ from attacc.models.mixers import (
     Mamba2,
 )
 from attacc.models.served import ServedModel, served
+from attacc.models.sharding import Split
 from attacc.models.weights import Part
 
 LOGIT_BYTES: Final = 4
@@ -81,7 +82,7 @@ FEED_FORWARD_PARTS: Final = (Part.FEED_FORWARD, Part.EXPERTS, Part.SHARED)
 """The parts that hold feed-forward matrices."""
 
 
-def count_parameters(model: AnyModel, tensor_parallel: int = 1) -> ParameterCounts:
+def count_parameters(model: AnyModel, tensor_parallel: int | Split = 1) -> ParameterCounts:
     """Count the parameters that one device holds.
 
     Biases of the split matrices are split with them; those added after the sum over devices
@@ -89,7 +90,7 @@ def count_parameters(model: AnyModel, tensor_parallel: int = 1) -> ParameterCoun
 
     Args:
         model: the model.
-        tensor_parallel: devices that share every layer.
+        tensor_parallel: devices that share every layer, or how they do.
 
     Raises:
         InputError: the model cannot be split over so many devices.
@@ -110,13 +111,13 @@ def count_parameters(model: AnyModel, tensor_parallel: int = 1) -> ParameterCoun
     )
 
 
-def weight_bytes(model: AnyModel, tensor_parallel: int = 1) -> float:
+def weight_bytes(model: AnyModel, tensor_parallel: int | Split = 1) -> float:
     """Return the bytes of all parameters that one device holds, scales of narrow ones included.
 
     Args:
         model: the model. All weights of a `ModelSpec` have one type, without scales: those of int4
             in groups of 128 would add 3 to 4 %.
-        tensor_parallel: devices that share every layer.
+        tensor_parallel: devices that share every layer, or how they do.
 
     Raises:
         InputError: the model cannot be split over so many devices.
@@ -124,7 +125,7 @@ def weight_bytes(model: AnyModel, tensor_parallel: int = 1) -> float:
     return served(model).share(tensor_parallel).weight_bytes
 
 
-def kv_bytes_per_token(model: AnyModel, tensor_parallel: int = 1) -> float:
+def kv_bytes_per_token(model: AnyModel, tensor_parallel: int | Split = 1) -> float:
     """Return the bytes that one device stores per token without end, over all layers.
 
     Keys, values, latents and index keys count; windows, chunks and states do not grow with the
@@ -134,7 +135,7 @@ def kv_bytes_per_token(model: AnyModel, tensor_parallel: int = 1) -> float:
 
     Args:
         model: the model.
-        tensor_parallel: devices that share every layer.
+        tensor_parallel: devices that share every layer, or how they do.
 
     Raises:
         InputError: the model cannot be split over so many devices.
@@ -148,7 +149,7 @@ def kv_bytes_per_token(model: AnyModel, tensor_parallel: int = 1) -> float:
 
 
 def activation_bytes(
-    model: AnyModel, *, tokens: int, sequences: int, tensor_parallel: int = 1
+    model: AnyModel, *, tokens: int, sequences: int, tensor_parallel: int | Split = 1
 ) -> float:
     """Estimate the peak of live activations on one device during a step.
 
@@ -161,18 +162,42 @@ def activation_bytes(
         model: the model.
         tokens: tokens in flight: the batch in decode, all prompt tokens of it in prefill.
         sequences: requests, each with one row of logits.
-        tensor_parallel: devices that share every layer.
+        tensor_parallel: devices that share every layer, or how they do.
 
     Raises:
         InputError: the model cannot be split over so many devices.
     """
     share = served(model).share(tensor_parallel)
-    hidden = share.model.hidden_size
-    widest = max(
-        max(_mixer_width(layer.mixer, hidden), _block_width(layer.feed_forward, hidden))
-        for layer in share.model.layers
+    return max(
+        mixer_activation_bytes(share, tokens=tokens),
+        block_activation_bytes(share, tokens=tokens, sequences=sequences),
     )
-    element = share.activations.bytes
+
+
+def mixer_activation_bytes(share: ServedModel, *, tokens: float) -> float:
+    """Return the most live activations on one device in the mixers of a step.
+
+    Args:
+        share: one device's share of the model.
+        tokens: tokens of the device's group, as in `activation_bytes`.
+    """
+    hidden = share.model.hidden_size
+    widest = max(_mixer_width(layer.mixer, hidden) for layer in share.model.layers)
+    return tokens * (hidden + widest) * share.activations.bytes
+
+
+def block_activation_bytes(share: ServedModel, *, tokens: float, sequences: float) -> float:
+    """Return the most live activations on one device in feed-forward parts, or with logits.
+
+    Tokens of all groups are taken to be there; where they travel to their experts, fewer are.
+
+    Args:
+        share: one device's share of the model.
+        tokens: tokens of all groups, as in `activation_bytes`.
+        sequences: as in `activation_bytes`.
+    """
+    hidden, element = share.model.hidden_size, share.activations.bytes
+    widest = max(_block_width(layer.feed_forward, hidden) for layer in share.model.layers)
     logits = sequences * share.model.vocab_size * LOGIT_BYTES
     return max(tokens * (hidden + widest) * element, tokens * hidden * element + logits)
 
@@ -201,14 +226,18 @@ def _mixer_width(mixer: AnyMixer | None, hidden: int) -> int:
     return max(hidden + made, made + context, context + hidden)
 
 
-def _block_width(block: AnyFeedForward | None, hidden: int) -> int:
-    """Return the most elements that a stage of a feed-forward part reads and writes for a token."""
+def _block_width(block: AnyFeedForward | None, hidden: int) -> float:
+    """Return the most elements that a stage of a feed-forward part reads and writes for a token.
+
+    Of experts that are dealt out to devices, the mean over the devices.
+    """
     match block:
         case Dense():
             return _stages(hidden, block.width, gated=block.gated)
         case Mixture():
             inputs = block.latent or hidden
-            return block.experts_per_token * _stages(inputs, block.width, gated=block.gated)
+            visits = block.experts_per_token * block.here / block.experts
+            return visits * _stages(inputs, block.width, gated=block.gated)
         case _:
             return 2 * hidden
 

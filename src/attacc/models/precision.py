@@ -96,6 +96,19 @@ def kv_element(name: ElementType | str, *, where: str | None = None) -> ElementT
     return ElementType(name)
 
 
+class StoredWeights(StrEnum):
+    """Formats that all weights of a model can be asked for in: those of numbers, and of blocks."""
+
+    FP16 = "fp16"
+    BF16 = "bf16"
+    FP8 = "fp8"
+    INT8 = "int8"
+    INT4 = "int4"
+    FP8_BLOCK = "fp8_block"
+    NVFP4 = "nvfp4"
+    MXFP4 = "mxfp4"
+
+
 class Precision(Spec):
     """Element types of weights, activations and the key/value cache.
 

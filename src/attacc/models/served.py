@@ -18,7 +18,15 @@ from attacc.models.architecture import AS_DOCUMENT, ModelSpec
 from attacc.models.layers import Layer, LayeredModel
 from attacc.models.mixers import Attention
 from attacc.models.precision import BlockFormat, ElementType, Precision, WeightType
-from attacc.models.sharding import share_of_layer, share_of_outside, valid_shares
+from attacc.models.sharding import (
+    UNSPLIT,
+    Split,
+    mixtures,
+    share_of_layer,
+    share_of_outside,
+    valid_shares,
+    valid_splits,
+)
 from attacc.models.storage.formats import ElementFormat, Spread, WeightFormats, matrix_bytes
 from attacc.models.uniform import layered
 from attacc.models.weights import Part, Weight
@@ -66,7 +74,7 @@ class ServedModel:
         formats: of its weights.
         activations: element type of what flows between operators.
         kv: element type of keys and values.
-        devices: devices that share every layer.
+        split: how devices share every layer.
         whole: the model that this is the share of; None for a whole one.
     """
 
@@ -74,13 +82,18 @@ class ServedModel:
     formats: WeightFormats
     activations: ElementType
     kv: ElementType
-    devices: int = 1
+    split: Split = UNSPLIT
     whole: ServedModel | None = None
 
     @property
     def name(self) -> str:
         """Its name."""
         return self.model.name
+
+    @property
+    def devices(self) -> int:
+        """Devices that share every layer."""
+        return self.split.devices
 
     @cached_property
     def groups(self) -> tuple[LayerGroup, ...]:
@@ -90,7 +103,7 @@ class ServedModel:
         """
         if self.whole is not None:
             return tuple(
-                LayerGroup(share_of_layer(group.layer, self.devices), group.count, group.formats)
+                LayerGroup(share_of_layer(group.layer, self.split), group.count, group.formats)
                 for group in self.whole.groups
             )
         counts: dict[tuple[Layer, tuple[tuple[str, ElementFormat], ...]], int] = {}
@@ -111,7 +124,7 @@ class ServedModel:
         """The layers of one draft module; empty without any."""
         if self.whole is not None:
             return tuple(
-                LayerGroup(share_of_layer(group.layer, self.devices), group.count, group.formats)
+                LayerGroup(share_of_layer(group.layer, self.split), group.count, group.formats)
                 for group in self.whole.draft_groups
             )
         if self.model.draft is None:
@@ -191,40 +204,36 @@ class ServedModel:
         return matrix_bytes(weight, stored, self.model)
 
     @cached_property
-    def _shares(self) -> dict[int, ServedModel]:
+    def _shares(self) -> dict[Split, ServedModel]:
         return {}
 
-    def share(self, devices: int) -> ServedModel:
+    def share(self, split: int | Split) -> ServedModel:
         """Return what one device has of every layer (`attacc.models.sharding`).
 
         Args:
-            devices: devices that share every layer.
+            split: how devices share every layer; a number is tensor parallelism alone.
 
         Raises:
-            InputError: the model cannot be split over so many devices.
+            InputError: the model cannot be split in this way.
         """
-        if devices == self.devices == 1:
+        split = Split.of(split)
+        if split.devices == self.devices == 1:
             return self
-        if devices not in self._shares:
-            if devices < 1 or devices not in valid_shares(self.model):
-                choices = ", ".join(map(str, valid_shares(self.model)))
-                raise InputError(
-                    f"tensor parallelism {devices} does not split the {heads_words(self.model)} of "
-                    f"{self.name}",
-                    where="tensor_parallel",
-                    hint=f"use one of {choices}",
-                )
-            layers = tuple(share_of_layer(layer, devices) for layer in self.model.layers)
-            changes = share_of_outside(self.model, devices) | {"layers": layers}
-            self._shares[devices] = ServedModel(
+        if split not in self._shares:
+            refusal = split_refusal(self, split)
+            if refusal is not None:
+                raise refusal
+            layers = tuple(share_of_layer(layer, split) for layer in self.model.layers)
+            changes = share_of_outside(self.model, split) | {"layers": layers}
+            self._shares[split] = ServedModel(
                 self.model.model_copy(update=changes),
                 self.formats,
                 self.activations,
                 self.kv,
-                devices,
+                split,
                 self,
             )
-        return self._shares[devices]
+        return self._shares[split]
 
     @property
     def stated_formats(self) -> WeightFormats:
@@ -258,13 +267,65 @@ class ServedModel:
         raise InputError(f"{self.name} has no attention with heads of keys", where="model")
 
 
-def valid_tensor_parallel(model: ModelSpec | ServedModel) -> list[int]:
+def valid_tensor_parallel(
+    model: ModelSpec | ServedModel, *, mixer_groups: int = 1, expert_parts: int = 1
+) -> list[int]:
     """Return the numbers of devices that a model can be split over, rising.
 
     Args:
         model: the model.
+        mixer_groups: as in `Split`.
+        expert_parts: as in `Split`.
     """
-    return valid_shares(served(model).model)
+    return valid_shares(served(model).model, mixer_groups=mixer_groups, expert_parts=expert_parts)
+
+
+def splits_of(model: ModelSpec | ServedModel, devices: int) -> list[Split]:
+    """Return the splits of a model over a number of devices, rising.
+
+    Args:
+        model: the model.
+        devices: all devices.
+    """
+    return valid_splits(served(model).model, devices)
+
+
+def split_refusal(model: ServedModel, split: Split) -> InputError | None:
+    """Return the error of a split that does not exist; None where it does.
+
+    Args:
+        model: the model.
+        split: how devices would share it.
+    """
+    layers, groups = model.model, split.mixer_groups
+    of_mixers = valid_shares(layers, mixer_groups=groups)
+    if split.devices < 1 or split.devices not in of_mixers:
+        if groups == 1:
+            return InputError(
+                f"tensor parallelism {split.devices} does not split the {heads_words(layers)} of "
+                f"{model.name}",
+                where="tensor_parallel",
+                hint=f"use one of {', '.join(map(str, of_mixers))}",
+            )
+        return InputError(
+            f"groups of {split.mixer_devices} devices do not split the {heads_words(layers)} of "
+            f"{model.name}",
+            where="dp",
+            hint=f"use groups of one of {', '.join(map(str, valid_shares(layers)))} devices",
+        )
+    if split in valid_splits(layers, split.devices):
+        return None
+    parts = [
+        one.expert_parts
+        for one in valid_splits(layers, split.devices)
+        if one.mixer_groups == groups
+    ]
+    return InputError(
+        f"{split.expert_parts} parts of {split.expert_devices} devices do not divide the "
+        f"{experts_words(layers)} of {model.name}",
+        where="ep",
+        hint=f"use one of {', '.join(map(str, parts))}",
+    )
 
 
 def heads_words(model: LayeredModel) -> str:
@@ -285,6 +346,12 @@ def heads_words(model: LayeredModel) -> str:
         if words not in found:
             found.append(words)
     return ", ".join(found) or "layers"
+
+
+def experts_words(model: LayeredModel) -> str:
+    """Return the routed experts of a model in words: "128 experts of width 1,536"."""
+    found = [f"{one.here} experts of width {one.width:,}" for one in mixtures(model)]
+    return ", ".join(dict.fromkeys(found)) or "layers without experts"
 
 
 def served(model: ModelSpec | ServedModel) -> ServedModel:

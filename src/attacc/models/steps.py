@@ -8,14 +8,34 @@ sampling, each a few passes over the activations that kernels fuse into their ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from attacc.errors import InputError
+from attacc.models.exchanges import (
+    all_reduce,
+    busiest_load,
+    exchange,
+    gather,
+    parts_of_a_token,
+    scatter,
+)
 from attacc.models.feedforward import Dense, LinearBlock, Mixture
+from attacc.models.in_flight import (
+    Decoding,
+    Floats,
+    Prefilling,
+    Seen,
+    all_keys,
+    applied,
+    at_most,
+    beyond,
+    in_chunk,
+    prefill_keys,
+)
 from attacc.models.layers import Layer
 from attacc.models.mixers import (
     Attention as AttentionMixer,
@@ -34,8 +54,8 @@ from attacc.models.mixers import (
     LatentAttention as LatentMixer,
 )
 from attacc.models.operators import (
-    AllReduce,
     Attention,
+    CollectiveKind,
     Convolution,
     Experts,
     IndexScan,
@@ -55,86 +75,18 @@ from attacc.models.operators import (
 from attacc.models.parameters import AnyModel
 from attacc.models.precision import WeightType
 from attacc.models.served import LayerGroup, ServedModel, served, weight_type
+from attacc.models.sharding import Split
 from attacc.units import MAX_SIZE
 
-Floats = NDArray[np.float64]
-Seen = Callable[[Floats], Floats]
-"""Keys that a query attends to, for each number of keys of its context."""
-
-_PLAIN = {"relu": PointwiseKind.RELU, "relu2": PointwiseKind.RELU}
+HEAD_GATHER: Final = "head_gather"
+"""The exchange before the output head."""
+_PLAIN: Final = {"relu": PointwiseKind.RELU, "relu2": PointwiseKind.RELU}
 """Activations that are not gated and are no kind of GELU."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """Requests that get one token each; any size may be an array with one element for each step.
-
-    Attributes:
-        requests: how many.
-        keys: keys that a request attends to, its newest included; where they differ, the mean.
-        longest: keys of the longest request; None where all are alike.
-        mean: returns the mean over the requests of a function of their keys; None where all are
-            alike.
-        queries: tokens of each request in the step: 1, and more where drafts are verified. The last
-            of them attends to ``keys``. What the mask of the others saves is not counted.
-        shared: of its keys, those at the beginning that all requests share. Layers of full
-            attention read them once for all; others are priced without sharing.
-    """
-
-    requests: Size
-    keys: Size
-    longest: Size | None = None
-    mean: Callable[[Seen], Size] | None = None
-    queries: int = 1
-    shared: int = 0
-
-    @property
-    def tokens(self) -> Size:
-        """Tokens of all requests."""
-        return self.requests * self.queries
-
-    def seen(self, limit: Seen) -> tuple[Size, Size | None]:
-        """Return the keys within a limit: their mean, and those of the longest request.
-
-        Args:
-            limit: keys that a query attends to, for each number of keys of its context.
-        """
-        if limit is _all:
-            return self.keys, self.longest
-        mean = _of(limit, self.keys) if self.mean is None else self.mean(limit)
-        return mean, None if self.longest is None else _of(limit, self.longest)
-
-
-def _of(function: Seen, size: Size) -> Size:
-    found = function(np.asarray(size, dtype=np.float64))
-    return float(found) if np.ndim(found) == 0 else found
-
-
-@dataclass(frozen=True, slots=True)
-class Prefilling:
-    """Parts of prompts that are processed; any size may be an array with one element for each step.
-
-    Chunks of different sizes are described by means that keep the number of tokens, and the number
-    of pairs of a query and a key.
-
-    Attributes:
-        chunks: how many.
-        new: new tokens of a chunk, or their mean.
-        keys: keys that a new token may attend to: those before the chunk and those of the chunk;
-            where chunks differ, the mean over all new tokens.
-        past: of these, the keys before the chunk.
-        mean: returns the mean over the new tokens of a function of the keys of their chunk, those
-            before it included; None where all chunks are alike.
-    """
-
-    chunks: Size
-    new: Size
-    keys: Size
-    past: Size = 0
-    mean: Callable[[Seen], Size] | None = None
-
-
-def decode_step(model: AnyModel, *, batch: int, kv_length: int, tensor_parallel: int) -> Step:
+def decode_step(
+    model: AnyModel, *, batch: int, kv_length: int, tensor_parallel: int | Split
+) -> Step:
     """Return the operators that decode one token of every request.
 
     The query heads that share a key/value head are the rows of one product, m = heads / kv_heads
@@ -145,7 +97,7 @@ def decode_step(model: AnyModel, *, batch: int, kv_length: int, tensor_parallel:
         batch: requests in the step.
         kv_length: keys that every request attends to, its own newest included. The published
             model has Lin + i in the i-th decode step.
-        tensor_parallel: devices that share every layer.
+        tensor_parallel: devices that share every layer, or how they do.
 
     Raises:
         InputError: a size is out of range, or the model cannot be split over so many devices.
@@ -156,7 +108,9 @@ def decode_step(model: AnyModel, *, batch: int, kv_length: int, tensor_parallel:
     return model_step(model, decode=decode, tensor_parallel=tensor_parallel)
 
 
-def prefill_step(model: AnyModel, *, batch: int, prompt_length: int, tensor_parallel: int) -> Step:
+def prefill_step(
+    model: AnyModel, *, batch: int, prompt_length: int, tensor_parallel: int | Split
+) -> Step:
     """Return the operators that process the prompts of a batch and give each its first token.
 
     Every token of a prompt attends to all of it: like the published model, the operator does not
@@ -167,7 +121,7 @@ def prefill_step(model: AnyModel, *, batch: int, prompt_length: int, tensor_para
         model: the model.
         batch: requests in the step.
         prompt_length: tokens of every prompt.
-        tensor_parallel: devices that share every layer.
+        tensor_parallel: devices that share every layer, or how they do.
 
     Raises:
         InputError: as in `decode_step`.
@@ -183,7 +137,7 @@ def model_step(
     *,
     decode: Decoding | None = None,
     prefill: Prefilling | None = None,
-    tensor_parallel: int,
+    tensor_parallel: int | Split,
 ) -> Step:
     """Return the operators of a step, or of many steps at once.
 
@@ -194,20 +148,23 @@ def model_step(
         model: the model.
         decode: requests that get a token; None for a prefill.
         prefill: chunks of prompts; None for a decode step.
-        tensor_parallel: devices that share every layer.
+        tensor_parallel: devices that share every layer, or how they do. With groups, requests and
+            chunks are dealt out to them, and the operators are those of the largest group.
 
     Raises:
         InputError: neither is given, or the model cannot be split over so many devices.
     """
-    share = served(model).share(tensor_parallel)
-    tokens: Size = 0
-    sequences: Size = 0
-    if prefill is not None:
-        tokens, sequences = prefill.chunks * prefill.new, prefill.chunks
-    if decode is not None:
-        tokens, sequences = tokens + decode.tokens, sequences + decode.tokens
     if prefill is None and decode is None:
         raise InputError("a step without requests", hint="give requests that decode, or prompts")
+    split = Split.of(tensor_parallel)
+    share = served(model).share(split)
+    tokens, sequences = _rows(decode, prefill)
+    asked = decode
+    if decode is not None:
+        decode = decode.dealt(split.mixer_groups)
+    if prefill is not None:
+        prefill = prefill.dealt(split.mixer_groups)
+    own, own_sequences = _rows(decode, prefill)
     phase = Phase.DECODE if decode is not None else Phase.PREFILL
     if decode is not None and prefill is not None:
         phase = Phase.MIXED
@@ -215,19 +172,31 @@ def model_step(
         LayerOperators(
             group.layer.kind,
             group.count,
-            tuple(_Builder(share, group, decode, prefill, tokens).layer()),
+            tuple(_Builder(share, group, decode, prefill, own, tokens).layer()),
         )
         for group in share.groups
     ]
-    if decode is not None and decode.queries > 1:
-        layers += _drafting(share, decode)
+    if asked is not None and asked.queries > 1:
+        layers += _drafting(share, asked)
     return Step(
         phase=phase,
         decoding=0 if decode is None else decode.requests,
-        tensor_parallel=tensor_parallel,
+        tensor_parallel=split.devices,
         layers=tuple(layers),
-        outside=_outside(share, tokens, sequences),
+        outside=_outside(share, tokens, sequences, own, own_sequences),
+        mixer_groups=split.mixer_groups,
     )
+
+
+def _rows(decode: Decoding | None, prefill: Prefilling | None) -> tuple[Size, Size]:
+    """Return the tokens of requests and chunks, and the positions that need logits."""
+    tokens: Size = 0
+    sequences: Size = 0
+    if prefill is not None:
+        tokens, sequences = prefill.tokens, prefill.chunks
+    if decode is not None:
+        tokens, sequences = tokens + decode.tokens, sequences + decode.tokens
+    return tokens, sequences
 
 
 def _drafting(share: ServedModel, decode: Decoding) -> Iterator[LayerOperators]:
@@ -239,7 +208,8 @@ def _drafting(share: ServedModel, decode: Decoding) -> Iterator[LayerOperators]:
     draft = share.model.draft
     if draft is None:
         return
-    one, drafts, hidden = replace(decode, queries=1), decode.queries - 1, share.model.hidden_size
+    every, drafts, hidden = replace(decode, queries=1), decode.queries - 1, share.model.hidden_size
+    one = every.dealt(share.split.mixer_groups)
     act = share.activations
     own: list[Operator] = []
     if draft.projection:
@@ -248,10 +218,11 @@ def _drafting(share: ServedModel, decode: Decoding) -> Iterator[LayerOperators]:
                 "draft_projection", MatMulRole.FC, one.tokens, hidden, 2 * hidden, 1, act, act, act
             )
         )
-    own += [op for op in _outside(share, one.tokens, one.tokens) if op.name == "lm_head"]
+    outside = _outside(share, every.tokens, every.tokens, one.tokens, one.tokens)
+    own += [op for op in outside if op.name in (HEAD_GATHER, "lm_head")]
     yield LayerOperators("draft", drafts, tuple(own))
     for group in share.draft_groups:
-        builder = _Builder(share, group, one, None, one.tokens)
+        builder = _Builder(share, group, one, None, one.tokens, every.tokens)
         yield LayerOperators(
             f"draft: {group.layer.kind}", drafts * group.count, tuple(builder.layer())
         )
@@ -264,9 +235,10 @@ class _Builder:
     Attributes:
         share: one device's share of the model.
         group: the kind of layer.
-        decode: requests that get a token.
-        prefill: chunks of prompts.
+        decode: requests that get a token, of one group of devices.
+        prefill: chunks of prompts, likewise.
         tokens: rows of the activations.
+        everyone: tokens of all groups.
     """
 
     share: ServedModel
@@ -274,6 +246,7 @@ class _Builder:
     decode: Decoding | None
     prefill: Prefilling | None
     tokens: Size
+    everyone: Size
 
     @property
     def _layer(self) -> Layer:
@@ -289,22 +262,34 @@ class _Builder:
         Of a layer with both parts, half of the norms follow each of them. With a parallel residual,
         partial sums of both are added on each device before they are summed over devices, once
         (GPT-NeoX-20B, arXiv 2204.06745, 2.1).
+
+        Groups of devices gather their tokens before a feed-forward part, and get the sums of their
+        own tokens back, unless tokens travel to the devices of their experts.
         """
-        layer = self._layer
+        layer, travels = self._layer, self._travels
         both = layer.mixer is not None and layer.feed_forward is not None
         first = layer.norms // 2 if both else layer.norms
         norms = [self._norm(f"norm{i + 1}") for i in range(layer.norms)]
         if layer.mixer is not None:
             yield from self._mixer()
-            if not (both and layer.parallel):
-                yield from _all_reduce(self.share, "all_reduce1", self.tokens)
+            if not (both and layer.parallel) or travels:
+                yield from all_reduce(self.share, "all_reduce1", self.tokens)
         if layer.other:
             yield self._fc("streams", -(-layer.other // self._hidden), self._hidden)
         yield from norms[:first]
-        if layer.feed_forward is not None:
-            yield from self._feed_forward()
-            yield from _all_reduce(self.share, "all_reduce2", self.tokens)
+        if travels:
+            yield from self.feed_forward()
+        elif layer.feed_forward is not None:
+            yield from gather(self.share, "all_gather", self.everyone)
+            yield from replace(self, tokens=self.everyone).feed_forward()
+            yield from scatter(self.share, "reduce_scatter", self.everyone)
+            yield from all_reduce(self.share, "all_reduce2", self.tokens)
         yield from norms[first:]
+
+    @property
+    def _travels(self) -> bool:
+        """Whether tokens travel to the devices of their experts."""
+        return self.share.split.dispatches(self._layer.feed_forward)
 
     # Mixers
 
@@ -341,37 +326,37 @@ class _Builder:
         elif mixer.qk_norm is not None:
             rows = self.tokens * (mixer.heads + mixer.kv_heads)
             yield self._pointwise("qk_norm", PointwiseKind.RMS_NORM, mixer.head_dim, rows)
-        limit: Seen = _all
+        limit: Seen = all_keys
         if mixer.selector is not None:
             chooser = mixer.selector
             yield self._fc(
                 "index", (chooser.heads + 1) * chooser.dim, self._hidden, "self_attn.index_q_proj"
             )
             yield from self._scans(
-                chooser.heads, chooser.dim, 2.0 * chooser.dim, chooser.blocks, _all
+                chooser.heads, chooser.dim, 2.0 * chooser.dim, chooser.blocks, all_keys
             )
-            limit = _at_most(chooser.block * chooser.blocks)
+            limit = at_most(chooser.block * chooser.blocks)
         elif mixer.window is not None:
-            limit = _at_most(mixer.window)
+            limit = at_most(mixer.window)
         elif mixer.chunk is not None:
-            limit = _in_chunk(mixer.chunk)
+            limit = in_chunk(mixer.chunk)
         act, kv = self.share.activations, self.share.kv
         heads = mixer.heads, mixer.kv_heads, mixer.head_dim
         value_dim, window = mixer.value_dim, mixer.reach
         if self.prefill is not None:
             # A window or a chunk is taken as a band of so many keys for every token.
             p = self.prefill
-            band = limit if mixer.reach is None else _at_most(mixer.reach)
-            keys = _prefill_keys(band, p)
-            past = p.past if band is _all else _of(band, p.past)
+            band = limit if mixer.reach is None else at_most(mixer.reach)
+            keys = prefill_keys(band, p)
+            past = p.past if band is all_keys else applied(band, p.past)
             yield Attention(
                 Phase.PREFILL, p.chunks, *heads, p.new, keys, act, kv, past,
                 value_dim=value_dim, window=window,
             )  # fmt: skip
         if self.decode is not None:
             d = self.decode
-            if d.shared and limit is _all:
-                limit = _beyond(d.shared)
+            if d.shared and limit is all_keys:
+                limit = beyond(d.shared)
                 yield Attention(
                     Phase.DECODE, 1, *heads, d.tokens, d.shared, act, kv,
                     value_dim=mixer.value_dim, shared=True,
@@ -397,11 +382,11 @@ class _Builder:
             yield self._fc("qkv", query, rank, "self_attn.q_b_proj")
         if mixer.gate:
             yield self._fc("gate", mixer.heads * mixer.value_dim, self._hidden, "self_attn.g_proj")
-        limit: Seen = _all
+        limit: Seen = all_keys
         if mixer.indexer is not None:
             x = mixer.indexer
-            limit = _at_most(x.chosen)
-            yield from self._indexer(x, mixer.query_rank or self._hidden, "self_attn", _all)
+            limit = at_most(x.chosen)
+            yield from self._indexer(x, mixer.query_rank or self._hidden, "self_attn", all_keys)
         stored = self._stored("self_attn.kv_b_proj")
         sparse = mixer.indexer is not None
         if self.prefill is not None:
@@ -428,7 +413,7 @@ class _Builder:
         assert self.prefill is not None  # noqa: S101 - asked only then
         p = self.prefill
         new = p.chunks * p.new
-        keys = _prefill_keys(limit, p)
+        keys = prefill_keys(limit, p)
         if sparse:
             yield self._of_heads("prefill_absorb_keys", new, mixer.latent, mixer.nope_dim,
                                  mixer.heads, stored)  # fmt: skip
@@ -495,7 +480,7 @@ class _Builder:
         if self.prefill is not None:
             p = self.prefill
             yield LatentAttention(
-                Phase.PREFILL, p.chunks, *sizes, p.new, _prefill_keys(seen, p), act, kv,
+                Phase.PREFILL, p.chunks, *sizes, p.new, prefill_keys(seen, p), act, kv,
                 gathers=True, record_bytes=record,
             )  # fmt: skip
         if self.decode is not None:
@@ -585,7 +570,7 @@ class _Builder:
     ) -> Iterator[Operator]:
         if self.prefill is not None:
             p = self.prefill
-            keys = _prefill_keys(limit, p)
+            keys = prefill_keys(limit, p)
             yield IndexScan(Phase.PREFILL, p.chunks, heads, dim, p.new, keys, key_bytes, chosen)
         if self.decode is not None:
             d = self.decode
@@ -596,7 +581,8 @@ class _Builder:
 
     # Feed-forward parts
 
-    def _feed_forward(self) -> Iterator[Operator]:
+    def feed_forward(self) -> Iterator[Operator]:
+        """Yield the operators of the feed-forward part, without sums over devices."""
         match self._layer.feed_forward:
             case Dense() as block:
                 yield from self._dense(block, "ff", "activation")
@@ -618,22 +604,33 @@ class _Builder:
         yield self._fc(names[-1], self._hidden, block.width, f"{weights}.down_proj")
 
     def _mixture(self, block: Mixture) -> Iterator[Operator]:
-        inputs = block.latent or self._hidden
+        inputs, parts = block.latent or self._hidden, self.share.split.expert_parts
         yield self._fc("router", block.experts, self._hidden, "mlp.gate")
         if block.latent is not None:
             yield self._fc("latent_in", block.latent, self._hidden, "mlp.latent_in")
+        yield from self._travelling("dispatch", block)
         yield Experts(
-            tokens=self.tokens,
+            tokens=self.everyone,
             hidden=inputs,
             width=block.width,
             experts=block.experts,
-            here=block.experts,
+            here=block.here,
             per_token=block.experts_per_token,
             gated=block.gated,
             function=_function(block.activation, block.gated),
             activation=self.share.activations,
             weights=self._stored("mlp.experts.*.up_proj"),
+            load=busiest_load(block.experts, block.experts_per_token, self.everyone, parts),
+            dispatched=self._travels,
         )
+        yield from self._travelling("combine", block)
+        if self._travels:
+            # Each device of a group has got the sums of its slice of the group's tokens.
+            split = self.share.split
+            yield from exchange(
+                self.share, "group_gather", CollectiveKind.ALL_GATHER, self.tokens,
+                split.mixer_devices, inputs,
+            )  # fmt: skip
         if block.latent is not None:
             yield self._fc("latent_out", self._hidden, block.latent, "mlp.latent_out")
         if block.shared_width:
@@ -643,6 +640,22 @@ class _Builder:
             yield self._fc("shared_gate", 1, self._hidden, "mlp.shared_expert_gate")
         if block.dense is not None:
             yield from self._dense(block.dense, "dense", "dense_activation")
+
+    def _travelling(self, name: str, block: Mixture) -> Iterator[Operator]:
+        """Yield tokens on their way to the devices of their experts, or back.
+
+        The devices of a group deal its tokens out among themselves. A token goes once to each
+        device that holds some of its experts, and comes back as the sum over these experts.
+        """
+        if not self._travels:
+            return
+        split = self.share.split
+        own = -(-self.tokens // split.mixer_devices)
+        copies = parts_of_a_token(block.experts, block.experts_per_token, split.expert_parts)
+        yield from exchange(
+            self.share, name, CollectiveKind.ALL_TO_ALL, own * copies, split.devices,
+            block.latent or self._hidden,
+        )  # fmt: skip
 
     # Parts
 
@@ -671,30 +684,6 @@ class _Builder:
         return self._pointwise(name, _norm_kind(self.share), self._hidden)
 
 
-def _all(keys: Floats) -> Floats:
-    return keys
-
-
-def _at_most(most: int) -> Seen:
-    return lambda keys: np.minimum(keys, most)
-
-
-def _beyond(shared: int) -> Seen:
-    return lambda keys: keys - shared
-
-
-def _in_chunk(chunk: int) -> Seen:
-    """Return the keys of a query's own aligned chunk, its own key included."""
-    return lambda keys: np.where(keys > 0, np.fmod(keys - 1, chunk) + 1, 0.0)
-
-
-def _prefill_keys(limit: Seen, prefill: Prefilling) -> Size:
-    """Return the keys that a new token attends to, without the mask."""
-    if limit is _all:
-        return prefill.keys
-    return _of(limit, prefill.keys) if prefill.mean is None else prefill.mean(limit)
-
-
 def _function(activation: str, gated: bool) -> PointwiseKind:  # noqa: FBT001 - as layers state it
     if gated:
         return PointwiseKind.SWIGLU
@@ -705,16 +694,18 @@ def _norm_kind(share: ServedModel) -> PointwiseKind:
     return PointwiseKind.LAYER_NORM if share.model.norm_bias else PointwiseKind.RMS_NORM
 
 
-def _all_reduce(
-    share: ServedModel, name: str, tokens: Size, width: int | None = None
+def _outside(
+    share: ServedModel, tokens: Size, sequences: Size, own: Size, own_sequences: Size
 ) -> tuple[Operator, ...]:
-    if share.devices == 1:
-        return ()
-    return (AllReduce(name, tokens, width or share.model.hidden_size, share.activations),)
+    """Return the operators that run once per step.
 
-
-def _outside(share: ServedModel, tokens: Size, sequences: Size) -> tuple[Operator, ...]:
-    """Return the operators that run once per step."""
+    Args:
+        share: one device's share of the model.
+        tokens: tokens of all groups.
+        sequences: positions of all groups that need logits.
+        own: tokens of one group.
+        own_sequences: positions of one group that need logits.
+    """
     model, act = share.model, share.activations
     hidden = model.hidden_size
     width = model.embedding_size or hidden
@@ -724,16 +715,19 @@ def _outside(share: ServedModel, tokens: Size, sequences: Size) -> tuple[Operato
         stored = weight_type(share.format_of(weights))
         return MatMul(name, MatMulRole.FC, rows, n, k, 1, act, stored, act)
 
-    norm = Pointwise("final_norm", _norm_kind(share), sequences, hidden, 1, act)
+    norm = Pointwise("final_norm", _norm_kind(share), own_sequences, hidden, 1, act)
     embedding = Pointwise("embedding", PointwiseKind.EMBEDDING, tokens, width, 1, act)
     head = "embed_tokens" if model.tied_embeddings else "lm_head"
+    project_out = product("project_out", own_sequences, width, hidden, "project_out")
     return (
         embedding,
         # Each device looks up the rows of its part of the vocabulary.
-        *_all_reduce(share, "embedding_all_reduce", tokens, width),
-        *([product("project_in", tokens, hidden, width, "project_in")] if projects else []),
+        *scatter(share, "embedding_reduce_scatter", tokens, width),
+        *all_reduce(share, "embedding_all_reduce", own, width),
+        *([product("project_in", own, hidden, width, "project_in")] if projects else []),
         *([norm] if model.final_norm else []),
-        *([product("project_out", sequences, width, hidden, "project_out")] if projects else []),
+        *([project_out] if projects else []),
+        *gather(share, HEAD_GATHER, sequences, width),
         product("lm_head", sequences, model.vocab_size, width, head),
     )
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Final
+
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from attacc.gpu.models import GpuModel
+from attacc.serving.policies import PrefillPolicy
 from attacc.study.compare import (
     Comparison,
     Part,
@@ -15,6 +19,8 @@ from attacc.study.compare import (
     Status,
     SystemResult,
 )
+from attacc.study.decomposition import Cause
+from attacc.study.whole import WholeRequests
 from attacc.system.attaccs import CurveKind
 from attacc.system.pricer import BatchChoice, Limit
 from attacc.system.sites import Site
@@ -39,14 +45,40 @@ PARTS = {
 def comparison_tables(comparison: Comparison) -> RenderableType:
     """Return a heading, the summary, the breakdown of the decode step, and notes."""
     return Group(
+        *_verdict_first(comparison),
         _heading(comparison),
         "",
+        *_whole_requests(comparison),
         _memory(comparison),
         _summary(comparison),
         "",
         *([_breakdown(comparison), ""] if _priced(comparison) else []),
         *(Text(note, style="dim") for note in _notes(comparison)),
     )
+
+
+def _verdict_first(comparison: Comparison) -> Iterator[RenderableType]:
+    """Yield the verdict; nothing where nothing is compared with its GPUs alone."""
+    lines = _verdict(comparison)
+    yield from (Text(line, style="bold") for line in lines)
+    if lines:
+        yield ""
+
+
+def _whole_requests(comparison: Comparison) -> Iterator[RenderableType]:
+    """Yield what is told of whole requests; nothing where they are left out."""
+    if not any(r.whole_requests or r.whole_reason for r in comparison.systems):
+        return
+    yield _whole(comparison)
+    yield from (Text(note, style="dim") for note in _whole_notes(comparison))
+    yield ""
+    if comparison.gains:
+        yield _causes(comparison)
+        yield Text(CAUSES_NOTE, style="dim")
+        yield ""
+        yield _economies(comparison)
+        yield Text(ECONOMY_NOTE, style="dim")
+        yield ""
 
 
 def _priced(comparison: Comparison) -> bool:
@@ -113,8 +145,181 @@ def _memory(comparison: Comparison) -> Table:
     return table
 
 
+CLEAR: Final = 0.02
+"""Part of a speed-up below which it is called no gain."""
+
+
+CAUSES_NOTE: Final = (
+    "A chain from the GPUs alone, each system in its best layout: the memory of the AttAccs on the "
+    "GPUs; their stacks as plain HBM (equal stacks); AttAccs with the papers' unit; with the "
+    "system's units; with its overlaps. The factors multiply to the gain over the GPUs alone."
+)
+ECONOMY_NOTE: Final = (
+    "Node: boards and host. Cost: price of the node over 4 years at 70 % use, and energy "
+    "(docs/model/cost.md); no AttAcc is on sale, so its price is an estimate. Gains: requests for "
+    "each mm2 of DRAM dies, joule and dollar, over those of the baseline."
+)
+
+
+def _causes(comparison: Comparison) -> Table:
+    table = _table("Where the gain comes from")
+    table.add_column("system", overflow="fold", min_width=12)
+    table.add_column("GPUs\nalone/s", justify="right", no_wrap=True)
+    for cause in Cause:
+        table.add_column(str(cause).replace(" in ", " in\n"), justify="right", no_wrap=True)
+    table.add_column("gain", justify="right", no_wrap=True, style="bold")
+    table.add_column("equal\nstacks/s", justify="right", no_wrap=True)
+    for result in comparison.gains:
+        whole = result.whole_requests
+        found = None if whole is None else whole.decomposition
+        if found is None:
+            table.add_row(result.system, *["-"] * 8)
+            continue
+        table.add_row(
+            result.system,
+            _short(found.baseline_requests_per_s, 3),
+            *(f"{factor.factor:.2f}x" for factor in found.factors),
+            f"{found.gain:.2f}x",
+            _short(found.equal_stacks_requests_per_s, 3),
+        )
+    return table
+
+
+def _economies(comparison: Comparison) -> Table:
+    table = _table("Cost of whole requests, and gain for what it takes")
+    table.add_column("system", overflow="fold", min_width=12)
+    table.add_column("J per request,\nnode", justify="right", no_wrap=True)
+    table.add_column("USD per M\ntokens", justify="right", no_wrap=True)
+    table.add_column("gain per\nDRAM area", justify="right", no_wrap=True)
+    table.add_column("gain per\nwatt", justify="right", no_wrap=True)
+    table.add_column("gain per\nUSD", justify="right", no_wrap=True)
+    for result in comparison.systems:
+        if result.whole_requests is None:
+            continue
+        found = result.whole_requests.economy
+        cost = found.cost_per_million_tokens_usd
+        table.add_row(
+            result.system,
+            _short(found.node_energy_per_request_j, 3),
+            "-" if cost is None else _short(cost, 3),
+            *(
+                "-" if gain is None else f"{gain:.2f}x"
+                for gain in (found.gain_per_dram_area, found.gain_per_watt, found.gain_per_usd)
+            ),
+        )
+    return table
+
+
+def _verdict(comparison: Comparison) -> list[str]:
+    """Return what AttAccs buy over whole requests, a sentence for each baseline.
+
+    Where the best system does not stand for all, the sentence says what the others get.
+    """
+    by_baseline: dict[str | None, list[tuple[str, WholeRequests]]] = {}
+    for result in comparison.gains:
+        if result.whole_requests is not None:
+            found = by_baseline.setdefault(result.whole_requests.baseline, [])
+            found.append((result.system, result.whole_requests))
+    lines: list[str] = []
+    for baseline, found in by_baseline.items():
+        name, best = found[0]
+        line = f"{_word(best)}: {name} serves {_times(best)} the requests of {baseline}"
+        if len(found) > 1:
+            other, worst = found[-1]
+            line += f", {other} {_times(worst)}"
+        lines.append(f"{line}.")
+    return lines
+
+
+def _word(whole: WholeRequests) -> str:
+    """Return whether a gain is clear."""
+    gain = whole.speedup or 0.0
+    low, high = whole.speedup_low or gain, whole.speedup_high or gain
+    if low > 1 + CLEAR:
+        return "It pays"
+    if high < 1 - CLEAR:
+        return "It does not pay"
+    return "It may pay" if gain > 1 + CLEAR else "No clear gain"
+
+
+def _times(whole: WholeRequests) -> str:
+    """Return a speed-up with its range; a dash without one."""
+    if whole.speedup is None:
+        return "-"
+    if whole.speedup_low is None or whole.speedup_high is None:
+        return f"{whole.speedup:.2f}x"
+    if whole.depends_most_on is None:
+        return f"{whole.speedup:.2f}x"
+    return f"{whole.speedup:.2f}x ({whole.speedup_low:.2f} to {whole.speedup_high:.2f})"
+
+
+def _whole(comparison: Comparison) -> Table:
+    table = _table("Whole requests: prefill and decode in steady state, in the best layout")
+    table.add_column("system", overflow="fold", min_width=12)
+    table.add_column("layout", no_wrap=True)
+    table.add_column("batch", justify="right", no_wrap=True)
+    table.add_column("requests\nper s", justify="right", no_wrap=True)
+    table.add_column("tokens\nper s", justify="right", no_wrap=True)
+    table.add_column("TTFT\nms", justify="right", no_wrap=True)
+    table.add_column("TPOT\nms", justify="right", no_wrap=True)
+    table.add_column("J per\nrequest", justify="right", no_wrap=True)
+    table.add_column("speed-up", justify="right", no_wrap=True, style="bold")
+    table.add_column("energy\nratio", justify="right", no_wrap=True, style="bold")
+    for result in comparison.systems:
+        whole = result.whole_requests
+        if whole is None:
+            table.add_row(result.system, *["-"] * 9)
+            continue
+        table.add_row(
+            result.system,
+            whole.layout.replace(",", "\n"),
+            f"{whole.batch:,}",
+            _short(whole.requests_per_s, 3),
+            _short(whole.output_tokens_per_s),
+            _short(whole.ttft_ms, 3),
+            _short(whole.tpot_ms, 3),
+            _short(whole.energy_per_request_j, 3),
+            _times(whole).replace(" (", "\n("),
+            "-" if whole.energy_ratio is None else f"{whole.energy_ratio:.2f}x",
+        )
+    return table
+
+
+PREFILLS: Final = {
+    PrefillPolicy.SERIAL: "one prompt at a time, while decode waits",
+    PrefillPolicy.MIXED: "in the same steps as decode",
+    PrefillPolicy.DISAGGREGATED: "on GPUs of their own",
+}
+
+
+def _whole_notes(comparison: Comparison) -> list[str]:
+    """Return what the table of whole requests counts, and what its ranges depend on most."""
+    served = [(r.system, r.whole_requests) for r in comparison.systems if r.whole_requests]
+    notes: list[str] = []
+    if served:
+        notes.append(
+            f"GPUs prefill {PREFILLS[served[0][1].prefill]} (--prefill). Batch: requests that "
+            "decode at a time, on all replicas. TTFT: without queueing. Speed-up: requests per "
+            "second, from the 5th to the 95th percentile over what is not known exactly."
+        )
+    for system, whole in served:
+        parts = [f"{system}: by {whole.engine}" if whole.engine else system]
+        if whole.baseline != system and whole.speedup is not None:
+            parts.append(f"against {whole.baseline}")
+        if whole.depends_most_on is not None:
+            parts.append(f"the range depends most on {whole.depends_most_on}")
+        if whole.next_best is not None:
+            other = whole.next_best
+            parts.append(
+                f"next best {other.layout} with {_short(other.output_tokens_per_s)} tokens/s"
+            )
+        notes.append("; ".join(parts) + ".")
+    notes += [f"{r.system}: {r.whole_reason}" for r in comparison.systems if r.whole_reason]
+    return notes
+
+
 def _summary(comparison: Comparison) -> Table:
-    table = _table("Decode, and prefill of one request")
+    table = _table("Decode alone, and prefill of one request alone, on all GPUs together")
     table.add_column("system", overflow="fold", min_width=12)
     table.add_column("batch", justify="right", no_wrap=True)
     table.add_column("tokens\nper s", justify="right", no_wrap=True)

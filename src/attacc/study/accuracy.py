@@ -35,13 +35,13 @@ from attacc.pim.numerics.plan import AttentionPlan
 from attacc.pim.numerics.quantize import Quantized, check_finite, quantize
 from attacc.pim.program.interleaved import SCORE_BYTES, longest_chunk, pipeline_of
 from attacc.results import Result, flat
-from attacc.study.specification import DEFAULT_MODEL
 from attacc.units import MAX_SIZE
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
 DEFAULT_LENGTHS: Final = tuple(2**exponent for exponent in range(7, 18))
+DEFAULT_MODEL: Final = "gpt3-175b"
 DEFAULT_DEVICE: Final = "hbm3-5.2"
 YARDSTICK: Final = Format.BF16
 """An arithmetic is good enough if its error is no larger than that of exact attention of keys,

@@ -9,7 +9,7 @@ and a step is priced at lengths that represent the lengths of a slot over time
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from typing import Any, Final
 from attacc.documents import parse_document
 from attacc.errors import CapacityError, DocumentError, InputError, UnknownNameError
 from attacc.gpu.costs import Bound
-from attacc.gpu.models import GpuModel, cost_model
+from attacc.gpu.models import Engine, GpuModel, cost_model
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.system import (
     AttentionSite,
@@ -32,12 +32,16 @@ from attacc.models.parameters import AnyModel, count_parameters, kv_bytes_per_to
 from attacc.models.precision import ElementType
 from attacc.models.served import ServedModel
 from attacc.results import Progress, Result, flat, untold
+from attacc.serving.policies import TOKEN_BUDGET, PrefillPolicy, ServingOptions
 from attacc.study.specification import (
     DEFAULT_MODEL,
+    DEFAULT_OUTPUT,
+    DEFAULT_PROMPT,
     DEFAULT_SYSTEMS,
-    DEFAULT_TOKENS,
     StudySpec,
 )
+from attacc.study.whole import Asked as WholeAsked
+from attacc.study.whole import Found, WholeRequests, all_whole_requests, best_of, with_causes
 from attacc.system.attaccs import AttentionCurve, CurveKind
 from attacc.system.capacity import Store
 from attacc.system.pricer import (
@@ -174,7 +178,10 @@ class SystemResult:
         capacity_rule: which memory of a system with AttAccs may hold what; None without AttAccs.
         sites: where the mixers of each kind of layers run; empty without a batch.
         batch: the batch and its limit; None if no batch serves the comparison.
-        performance: None unless the status is ok.
+        performance: decode; None unless the status is ok.
+        whole_requests: prefill and decode of whole requests, in the best layout; None where no
+            layout serves them.
+        whole_reason: why no layout serves whole requests; None if one does.
     """
 
     system: str
@@ -187,6 +194,8 @@ class SystemResult:
     batch: BatchChoice | None
     performance: Performance | None
     sites: dict[str, Site]
+    whole_requests: WholeRequests | None = None
+    whole_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,8 +271,22 @@ class Comparison(Result):
     @property
     def estimates(self) -> tuple[str, ...]:
         """The estimates of all systems, each once."""
-        notes = (s.performance.estimates for s in self.systems if s.performance is not None)
-        return tuple(dict.fromkeys(note for some in notes for note in some))
+        decode = [s.performance.estimates for s in self.systems if s.performance is not None]
+        whole = [s.whole_requests.estimates for s in self.systems if s.whole_requests is not None]
+        return tuple(dict.fromkeys(note for some in decode + whole for note in some))
+
+    @property
+    def gains(self) -> tuple[SystemResult, ...]:
+        """Systems that are compared with the same GPUs alone, the largest gain first."""
+        found = [
+            system
+            for system in self.systems
+            if system.capacity_rule is not None
+            and system.whole_requests is not None
+            and system.whole_requests.speedup is not None
+            and system.whole_requests.baseline != system.system
+        ]
+        return tuple(sorted(found, key=_whole_speedup, reverse=True))
 
     def table_rows(self) -> list[dict[str, Any]]:
         """Return a row for each system: its figures, and what each part adds to the step."""
@@ -277,9 +300,15 @@ class Comparison(Result):
         return rows
 
 
+def _whole_speedup(result: SystemResult) -> float:
+    """Return the speed-up over whole requests; 0 without one."""
+    whole = result.whole_requests
+    return 0.0 if whole is None or whole.speedup is None else whole.speedup
+
+
 def compare(
     model: str | Path | Mapping[str, object] | AnyModel = DEFAULT_MODEL,
-    requests: Asked = (DEFAULT_TOKENS, DEFAULT_TOKENS),
+    requests: Asked = (DEFAULT_PROMPT, DEFAULT_OUTPUT),
     systems: Source | Sequence[Source] = DEFAULT_SYSTEMS,
     *,
     batch: int | str = "max",
@@ -289,6 +318,13 @@ def compare(
     draft_tokens: int | None = None,
     acceptance: float | Sequence[float] | None = None,
     shared_prefix: int | None = None,
+    layout: str | None = None,
+    engine: Engine | str | None = None,
+    prefill: PrefillPolicy | str = PrefillPolicy.MIXED,
+    prefill_gpus: int | None = None,
+    token_budget: int = TOKEN_BUDGET,
+    slo_ttft_ms: float | None = None,
+    decode_only: bool = False,
     progress: Progress = untold,
 ) -> Comparison:
     """Compare systems on one model and its requests.
@@ -313,6 +349,16 @@ def compare(
             draft, or one for all.
         shared_prefix: tokens at the beginning of all prompts that are the same. Their keys and
             values are stored once, and read once for all requests in layers of full attention.
+        layout: numbers of the layout of whole requests that are given, as in "tp=4,replicas=2"
+            (`attacc.system.layout`); the others, or all, are searched for the most requests.
+        engine: "vllm" or "trtllm", whose kernels and host price whole requests; None for the
+            better one.
+        prefill: how the GPUs prefill in whole requests: "serial", "mixed" with decode, or
+            "disaggregated".
+        prefill_gpus: GPUs that prefill, with "disaggregated".
+        token_budget: tokens of a step at most, with "mixed".
+        slo_ttft_ms: longest acceptable time to the first token without queueing, in milliseconds.
+        decode_only: whether whole requests are left out, with the search of their layouts.
         progress: told the name of every system before it is priced, and how many there are.
 
     Raises:
@@ -327,6 +373,13 @@ def compare(
         "draft_tokens": draft_tokens,
         "shared_prefix": shared_prefix,
         "acceptance": acceptance if isinstance(acceptance, float | int | None) else [*acceptance],
+        "layout": layout,
+        "engine": None if engine is None else str(engine),
+        "prefill": str(prefill),
+        "prefill_gpus": prefill_gpus,
+        "token_budget": token_budget,
+        "slo_ttft_ms": slo_ttft_ms,
+        "decode_only": decode_only,
     }
     given = {name: value for name, value in asked.items() if value is not None}
     checked = parse_document(StudySpec, given, where="compare")
@@ -371,6 +424,10 @@ class _Question:
         sites: kind of layers -> where their mixers run.
         speculation: drafts of every decode step.
         shared_prefix: tokens that all prompts begin with.
+        layout: numbers of the layout of whole requests that are given.
+        engine: the only engine of whole requests; None for the better one.
+        options: how the GPUs prefill in whole requests, and latency targets.
+        decode_only: whether whole requests are left out.
     """
 
     batch: int | str
@@ -379,12 +436,32 @@ class _Question:
     sites: Mapping[str, Site]
     speculation: Speculation
     shared_prefix: int
+    layout: str | None
+    engine: Engine | None
+    options: ServingOptions
+    decode_only: bool
 
     @classmethod
     def of(cls, study: StudySpec) -> _Question:
         drafts = Speculation.of(study.draft_tokens, study.acceptance)
-        prefix = study.shared_prefix or 0
-        return cls(study.batch, study.slo_ms, study.gpu_model, study.sites, drafts, prefix)
+        return cls(
+            batch=study.batch,
+            slo_ms=study.slo_ms,
+            gpu_model=study.gpu_model,
+            sites=study.sites,
+            speculation=drafts,
+            shared_prefix=study.shared_prefix or 0,
+            layout=study.layout,
+            engine=study.engine,
+            options=ServingOptions(
+                prefill=study.prefill,
+                token_budget=study.token_budget,
+                prefill_gpus=study.prefill_gpus,
+                slo_tpot_ms=study.slo_ms,
+                slo_ttft_ms=study.slo_ttft_ms,
+            ),
+            decode_only=study.decode_only,
+        )
 
 
 def _compare(
@@ -398,6 +475,18 @@ def _compare(
     costs = cost_model(asked.gpu_model)
     results: list[SystemResult] = []
     refusals: list[InputError] = []
+    ways: list[Found] = []
+    whole = WholeAsked(
+        model=model,
+        workload=workload,
+        options=asked.options,
+        gpu_model=asked.gpu_model,
+        engine=asked.engine,
+        layout=asked.layout,
+        batch=None if isinstance(asked.batch, str) else asked.batch,
+        speculation=asked.speculation,
+        shared_prefix=asked.shared_prefix,
+    )
     for system in systems:
         progress(system.spec.name, len(systems))
         first = results[0] if results else None
@@ -428,8 +517,13 @@ def _compare(
             refusals.append(refusal)
             result = _refused(system, case, asked, refusal)
         results.append(result)
-    if len(refusals) == len(systems):
+        ways.append(Found(system) if asked.decode_only else _way(whole, model, system, asked))
+    if len(refusals) == len(systems) and not any(way.served for way in ways):
         raise refusals[0]
+    results = [
+        replace(result, whole_requests=one, whole_reason=way.reason)
+        for result, way, one in zip(results, ways, all_whole_requests(ways, whole), strict=True)
+    ]
     counts = count_parameters(model)
     return Comparison(
         model=ModelSummary(
@@ -457,6 +551,20 @@ def _compare(
         tokens_per_step=asked.speculation.tokens_per_step,
         shared_prefix=asked.shared_prefix,
     )
+
+
+def _way(whole: WholeAsked, model: ServedModel, system: ResolvedSystem, asked: _Question) -> Found:
+    """Find the best way of a system to serve whole requests."""
+
+    def sites_of(one: ResolvedSystem) -> list[dict[str, Site]]:
+        return _assignments(model, one, asked)
+
+    try:
+        return with_causes(best_of(whole, system, sites_of(system)), whole, sites_of)
+    except (DocumentError, UnknownNameError):
+        raise
+    except InputError as refusal:
+        return Found(system, reason=_reason(refusal))
 
 
 def _assignments(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,6 +103,12 @@ def _workloads() -> Presets[Any]:
     return WORKLOADS
 
 
+def _studies() -> Presets[Any]:
+    from attacc.study.specification import STUDIES
+
+    return STUDIES
+
+
 def _systems() -> Presets[Any]:
     from attacc.hardware.system import SYSTEMS
 
@@ -180,6 +185,7 @@ class _Kind(NamedTuple):
 KINDS: Final = {
     "model": _Kind("what a language model consists of", _models),
     "workload": _Kind("lengths of prompts and answers", _workloads),
+    "study": _Kind("which systems are compared, on what", _studies),
     "system": _Kind("GPUs, and what decode attention runs on", _systems),
     "gpu": _Kind("one GPU", _gpus),
     "cpu": _Kind("one socket with its memory", _cpus),
@@ -249,7 +255,7 @@ def shown(kind: str, name: str) -> Preset:
     else:
         name = known.name_of(name)
         spec = known.load(name)
-        document = tomllib.loads(known.text(name))
+        document = known.preset_document(name)
     return Preset(
         kind=kind,
         name=name,

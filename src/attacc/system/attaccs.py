@@ -26,6 +26,7 @@ from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import ResolvedSystem, Schedule
 from attacc.pim.energy.dram import DRAM_ENERGIES
+from attacc.pim.energy.power import standby
 from attacc.pim.mapping.geometry import HeadLayout
 from attacc.pim.product import AttaccProducts, StackProduct
 from attacc.pim.program.interleaved import QueryPasses
@@ -117,19 +118,30 @@ class Attaccs:
 
     Args:
         system: a system whose attention runs on AttAccs.
+        cadence: cycles between multiplies of a bank's units in place of the power-limited ones.
+
+    Attributes:
+        stacks: stacks of all devices.
+        stack_bytes: memory of one stack.
+        standby: power of all stacks whose units do nothing; None where the system does not count
+            it.
+        rates: of one device, in products with weights.
 
     Raises:
         UnknownNameError: the system names a device that does not exist.
         InputError: the device cannot run the system's schedule.
     """
 
-    def __init__(self, system: ResolvedSystem) -> None:
+    def __init__(self, system: ResolvedSystem, *, cadence: int | None = None) -> None:
         if system.attacc is None:
             raise EngineError(f"system {system.spec.name} has no AttAccs")
         table = system.attacc.table
         device = DRAMS.load_name_or_file(
             table.dram, where=f"system {system.spec.name}: attacc.dram"
         )
+        if cadence is not None:
+            limited = device.power_limited.model_copy(update={"nCCDAB": cadence})
+            device = device.model_copy(update={"power_limited": limited})
         self.stacks = system.attacc.stacks
         self.stack_bytes = float(device.organization.stack_bytes)
         self._queries_per_read = table.queries_per_read
@@ -144,6 +156,7 @@ class Attaccs:
             where = f"system {system.spec.name}: attacc.schedule"
             raise InputError(error.message, where=where, hint=error.hint) from None
         energy = DRAM_ENERGIES.load(device.energy)
+        self.standby = standby(device, energy).times(self.stacks) if table.standby else None
         cell_pj_per_bit = energy.activate + energy.cell + energy.cell_to_unit(table.placement)
         self.rates = AttaccRates(
             interface_bytes_per_s=device.external_bytes_per_s * table.stacks_per_device,

@@ -9,7 +9,7 @@ one go.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attacc.errors import EngineError, InputError
+from attacc.models.in_flight import Decoding, Prefilling
 from attacc.models.operators import Phase
-from attacc.models.steps import Decoding, Prefilling
 from attacc.units import whole, wholes
 
 Floats = NDArray[np.float64]
@@ -123,6 +123,29 @@ class Batches:
         zeros = np.zeros_like(ends)
         tokens, prefix = whole(queries, where="queries"), _shared(shared)
         return cls(keys, counts, ends, none, none, none, zeros, tokens, prefix)
+
+    def beside(self, new: ArrayLike, past: ArrayLike, chunks: ArrayLike) -> Batches:
+        """Return these decode steps with equal chunks of prompts beside them.
+
+        Args:
+            new: (steps,) new tokens of each chunk of a step.
+            past: (steps,) tokens before each of them.
+            chunks: (steps,) number of chunks of a step, at least 1.
+
+        Raises:
+            InputError: a number is out of range.
+        """
+        counts = np.broadcast_to(wholes(np.atleast_1d(chunks), where="chunks"), len(self))
+        given = np.broadcast_to(wholes(np.atleast_1d(new), where="new"), len(self))
+        known = wholes(np.atleast_1d(past), where="past", least=0)
+        before = np.repeat(np.broadcast_to(known, len(self)), counts)
+        return replace(
+            self,
+            new=np.repeat(given, counts),
+            past=before,
+            cached=np.zeros_like(before),
+            prefill_ends=np.cumsum(counts),
+        )
 
     @classmethod
     def of(

@@ -29,12 +29,14 @@ from attacc.models.parameters import (
     FEED_FORWARD_PARTS,
     AnyModel,
     activation_bytes,
+    block_activation_bytes,
+    mixer_activation_bytes,
     weight_bytes,
 )
 from attacc.models.served import ServedModel, served
-from attacc.models.sharding import share_of_layer
+from attacc.models.sharding import Split, share_of_layer
 from attacc.system.overlap import coprocessed_share
-from attacc.workload.lengths import FinalLengths, final_lengths
+from attacc.workload.lengths import FinalLengths, final_lengths, held_lengths
 from attacc.workload.requests import Workload
 
 
@@ -71,6 +73,12 @@ class StoredTokens:
         """Return the stored tokens of a workload: all but the last, to which nothing attends."""
         return cls(final.mean_tokens - 1, math.sqrt(final.variance_tokens2), final.max_tokens - 1)
 
+    @classmethod
+    def held(cls, at_a_time: FinalLengths) -> StoredTokens:
+        """Return the tokens that requests at all stages of their outputs hold at any one time."""
+        deviation = math.sqrt(at_a_time.variance_tokens2)
+        return cls(at_a_time.mean_tokens, deviation, at_a_time.max_tokens - 1)
+
     def reserved(self, requests: int) -> float:
         """Return tokens per request that suffice for a batch with 99.9 % probability.
 
@@ -83,7 +91,7 @@ class StoredTokens:
 
 @dataclass(frozen=True, slots=True)
 class StoredKind:
-    """What layers of one kind store of every request, on one GPU.
+    """What layers of one kind store of every request, on one GPU of its group.
 
     Attributes:
         kind: the kind of layers.
@@ -91,7 +99,7 @@ class StoredKind:
         token_bytes: of one token of one piece, all layers of the kind.
         reach: tokens that are kept at most; None for all.
         state_bytes: of one piece at any length, all layers of the kind.
-        copies: GPUs that hold a copy of one piece.
+        copies: GPUs of a group that hold a copy of one piece.
         away: whether it lies with the devices that run attention, and not in GPU memory.
     """
 
@@ -120,7 +128,7 @@ class StoredKind:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """The memory that one model and workload need, per GPU under tensor parallelism.
+    """The memory that one model and workload need, on one of the GPUs that share the model.
 
     Attributes:
         weight_bytes: all weights.
@@ -129,13 +137,17 @@ class Footprint:
         feed_forward_rows_per_request: rows per decode step that a request adds to each
             feed-forward product: 1, or the share of the experts that a token visits.
         prefill_activation_bytes: activations of the prefill of one request.
-        activation_bytes_per_request: activations of a decode step.
+        activation_bytes_per_request: activations of a decode step in feed-forward parts, or with
+            logits, for each request of all groups.
         stored: what the layers of each kind store.
         tokens: tokens that a request stores.
         kept_tokens: tokens of a prompt that stay in GPU memory until its prefill ends, although
             attention of decode steps runs elsewhere.
         shared_tokens: tokens at the beginning that all requests share, whose keys and values are
             stored once.
+        mixer_bytes_per_request: activations of a decode step in mixers, for each request of one
+            group.
+        groups: groups of GPUs, among which requests are dealt out.
     """
 
     weight_bytes: float
@@ -148,6 +160,27 @@ class Footprint:
     tokens: StoredTokens
     kept_tokens: int = 0
     shared_tokens: int = 0
+    mixer_bytes_per_request: float = 0.0
+    groups: int = 1
+
+    def own(self, requests: int) -> int:
+        """Return the requests of the largest group of GPUs.
+
+        Args:
+            requests: of all groups.
+        """
+        return -(-requests // self.groups)
+
+    def decode_activation_bytes(self, requests: int) -> float:
+        """Return the activations of a decode step on one GPU.
+
+        Args:
+            requests: of all groups.
+        """
+        return max(
+            requests * self.activation_bytes_per_request,
+            self.own(requests) * self.mixer_bytes_per_request,
+        )
 
     @property
     def prefill_kv_bytes(self) -> float:
@@ -199,12 +232,13 @@ def footprint(
     model: AnyModel,
     workload: Workload,
     *,
-    tensor_parallel: int,
+    tensor_parallel: int | Split,
     chunk_tokens: int | None = None,
     keeps_prefill: bool = False,
     home: Container[str] = (),
     draft_tokens: int = 0,
     shared_tokens: int = 0,
+    staggered: bool = False,
 ) -> Footprint:
     """Return the memory that the requests of a workload need.
 
@@ -215,7 +249,7 @@ def footprint(
     Args:
         model: the model.
         workload: its requests.
-        tensor_parallel: GPUs that share every layer.
+        tensor_parallel: GPUs that share every layer, or how they do.
         chunk_tokens: tokens of a prompt that are processed at once; None for whole prompts.
         keeps_prefill: whether the keys and values of a prompt that comes in chunks stay in GPU
             memory until its prefill ends, beside the memory that holds them for decode steps.
@@ -223,6 +257,8 @@ def footprint(
         draft_tokens: drafts that a step verifies; their keys and values are stored until then, and
             the model's draft layers take memory.
         shared_tokens: tokens at the beginning that all requests share.
+        staggered: whether memory is held as tokens come, by requests at all stages of their
+            outputs. Otherwise every request has memory for its whole length from the start.
 
     Raises:
         InputError: the model cannot be split over so many GPUs.
@@ -231,7 +267,9 @@ def footprint(
     chunk = longest if chunk_tokens is None else min(longest, chunk_tokens)
     return footprint_of(
         model,
-        StoredTokens.of(final_lengths(workload)),
+        StoredTokens.held(held_lengths(workload))
+        if staggered
+        else StoredTokens.of(final_lengths(workload)),
         prefill_tokens=chunk,
         kept_tokens=longest if keeps_prefill and chunk < longest else 0,
         tensor_parallel=tensor_parallel,
@@ -247,7 +285,7 @@ def footprint_of(
     *,
     prefill_tokens: int,
     kept_tokens: int = 0,
-    tensor_parallel: int,
+    tensor_parallel: int | Split,
     home: Container[str] = (),
     draft_tokens: int = 0,
     shared_tokens: int = 0,
@@ -260,7 +298,7 @@ def footprint_of(
         prefill_tokens: tokens of a prompt that are processed at once.
         kept_tokens: tokens of a prompt that stay in GPU memory until its prefill ends, although
             attention of decode steps runs elsewhere.
-        tensor_parallel: GPUs that share every layer.
+        tensor_parallel: GPUs that share every layer, or how they do.
         home: as in `footprint`.
         draft_tokens: as in `footprint`.
         shared_tokens: as in `footprint`.
@@ -281,13 +319,15 @@ def footprint_of(
         feed_forward_element_bytes=share.weights_format.element_bytes,
         feed_forward_rows_per_request=_rows_per_request(share),
         prefill_activation_bytes=activation_bytes(share, tokens=prefill_tokens, sequences=1),
-        activation_bytes_per_request=activation_bytes(
+        activation_bytes_per_request=block_activation_bytes(
             share, tokens=1 + draft_tokens, sequences=1 + draft_tokens
         ),
+        mixer_bytes_per_request=mixer_activation_bytes(share, tokens=1 + draft_tokens),
         stored=_stored(whole, share, home, drafts=drafts),
         tokens=tokens,
         kept_tokens=kept_tokens,
         shared_tokens=shared_tokens,
+        groups=share.split.mixer_groups,
     )
 
 
@@ -312,7 +352,7 @@ def _stored(
     if drafts and whole.model.draft is not None:
         draft = whole.model.draft
         modules = [layer for _ in range(draft.modules) for layer in draft.layers]
-        pairs += [(layer, share_of_layer(layer, share.devices)) for layer in modules]
+        pairs += [(layer, share_of_layer(layer, share.split)) for layer in modules]
     for layer, mine in pairs:
         if mine.mixer is None:
             continue
@@ -332,13 +372,13 @@ def _stored_kind(layer: Layer, mine: Layer, share: ServedModel, home: Container[
     kind, stored = mine.site_kind, mine.mixer.stored(share.kv.bytes)
     away = kind not in home
     if not isinstance(mine.mixer, Attention) or not isinstance(layer.mixer, Attention):
-        copies = share.devices if stored.per_token else 1
+        copies = share.split.mixer_devices if stored.per_token else 1
         # A ring beside tokens without end, as of compressed records, is counted as full.
         state = stored.state + stored.per_request
         return StoredKind(kind, 1, stored.per_token, None, state, copies, away)
     heads, reach = mine.mixer.kv_heads, mine.mixer.reach
     token = mine.mixer.token_bytes(share.kv.bytes)
-    copies = heads * share.devices // layer.mixer.kv_heads
+    copies = heads * share.split.mixer_devices // layer.mixer.kv_heads
     return StoredKind(kind, heads, token / heads, reach, stored.state / heads, copies, away)
 
 
@@ -348,10 +388,11 @@ class Store:
 
     Attributes:
         name: name of the memory, as in "memory of each GPU".
-        available_bytes: size of the memory.
+        available_bytes: size of the memory, without what the runtime keeps for itself.
         weights_bytes: weights, and copies of weights.
         activations_bytes: activations.
         kv_bytes: keys and values.
+        reserved_bytes: what the runtime keeps for itself, beside `available_bytes`.
     """
 
     name: str
@@ -359,6 +400,7 @@ class Store:
     weights_bytes: float
     activations_bytes: float
     kv_bytes: float
+    reserved_bytes: float = 0.0
 
     @property
     def used_bytes(self) -> float:
@@ -404,8 +446,9 @@ def stores(
     Whole heads are dealt out to the stacks one by one, so that the fullest stack holds the
     rounded-up share. Heads that are cut fill all stacks evenly. Where GPUs outnumber the key/value
     heads, they copy heads; CPUs and stacks store each head once. Kinds of layers that stay home are
-    in GPU memory. The stacks hold the copies of
-    weights that co-processing multiplies with, while the GPUs keep all weights for the prefill.
+    in GPU memory. Groups of GPUs store the requests of their own, and each group a copy of a shared
+    prefix; the fullest GPU counts. The stacks hold the copies of weights that co-processing
+    multiplies with, while the GPUs keep all weights for the prefill.
 
     Args:
         footprint: the memory that the model and workload need.
@@ -415,21 +458,27 @@ def stores(
         copied_share: share of the feed-forward weights that the AttAccs hold copies of.
     """
     f, gpus = footprint, system.gpus
-    activations = f.prefill_activation_bytes + batch * f.activation_bytes_per_request
+    group, own = gpus // f.groups, f.own(batch)
+    activations = f.prefill_activation_bytes + f.decode_activation_bytes(batch)
     some = batch > 0
-    here = batch * f.request_bytes(batch, away=False) + some * f.shared_bytes(away=False)
-    own = batch * f.request_bytes(batch, away=True, copies=False)
-    away = gpus * (own + some * f.shared_bytes(away=True, copies=False))
-    gpu_bytes = system.gpu.memory_bytes
+    here = own * f.request_bytes(own, away=False) + some * f.shared_bytes(away=False)
+    each = batch * f.request_bytes(batch, away=True, copies=False)
+    away = group * (each + some * f.shared_bytes(away=True, copies=False))
+    reserved = system.spec.memory_reserve * system.gpu.memory_bytes
+    gpu_bytes = system.gpu.memory_bytes - reserved
     kept = f.prefill_kv_bytes
+
+    def of_gpu(kv: float) -> Store:
+        return Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, kv, reserved)
+
     if system.host is not None:
         return (
-            Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, here + kept),
+            of_gpu(here + kept),
             Store("memory of the CPUs", system.host.memory_bytes, 0.0, 0.0, away),
         )
     if system.attacc is None:
-        kv = here + batch * f.request_bytes(batch, away=True) + some * f.shared_bytes(away=True)
-        return (Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, kv),)
+        kv = here + own * f.request_bytes(own, away=True) + some * f.shared_bytes(away=True)
+        return (of_gpu(kv),)
     if stack_bytes <= 0:
         raise EngineError("the memory of an AttAcc stack is needed")
     stacks = system.attacc.stacks
@@ -437,20 +486,20 @@ def stores(
     if system.attacc.table.capacity is CapacityRule.POOLED:
         pool_bytes = gpus * gpu_bytes + stacks * stack_bytes
         weights = gpus * f.weight_bytes + copies
-        name = "memory of GPUs and AttAccs together"
-        return (Store(name, pool_bytes, weights, gpus * activations, away + gpus * (here + kept)),)
-    in_stack = some * gpus * f.shared_bytes(away=True, copies=False) / stacks
+        name, kv = "memory of GPUs and AttAccs together", away + gpus * (here + kept)
+        return (Store(name, pool_bytes, weights, gpus * activations, kv, gpus * reserved),)
+    in_stack = some * group * f.shared_bytes(away=True, copies=False) / stacks
     for kind in f.stored:
         if not kind.away:
             continue
-        every = batch * kind.pieces * gpus // kind.copies
+        every = batch * kind.pieces * group // kind.copies
         if system.attacc.table.cuts_heads:
             in_stack += every * f.piece_bytes(kind, batch) / stacks
         else:
             pieces = -(-every // stacks)
             in_stack += pieces * f.piece_bytes(kind, min(batch, pieces))
     return (
-        Store("memory of each GPU", gpu_bytes, f.weight_bytes, activations, here + kept),
+        of_gpu(here + kept),
         Store("memory of each AttAcc stack", stack_bytes, copies / stacks, 0.0, in_stack),
     )
 
@@ -640,4 +689,7 @@ def _nothing_fits(
 
 def _shortfall(filled: tuple[Store, ...], what: str) -> Shortfall:
     store = next(store for store in filled if not store.fits)
-    return Shortfall(f"{store.name}, for {what}", store.used_bytes, store.available_bytes)
+    name = store.name
+    if store.reserved_bytes:
+        name += f" beside the {store.reserved_bytes / 1e9:,.1f} GB that the runtime keeps"
+    return Shortfall(f"{name}, for {what}", store.used_bytes, store.available_bytes)

@@ -223,31 +223,6 @@ class AttaccAttention:
             chosen=chosen,
         )
 
-    @classmethod
-    def times_between(
-        cls, low: AttaccAttention, high: AttaccAttention, points: int
-    ) -> AttaccAttention:
-        """Return times on lines between two attentions, point by point, without energy.
-
-        Args:
-            low: attention at the first point.
-            high: attention at the last point.
-            points: number of points, the two included.
-        """
-        share = np.linspace(0.0, 1.0, points)[:, None]
-
-        def line(first: F64, last: F64) -> F64:
-            return ((1 - share) * first + share * last).ravel()
-
-        chosen = None
-        if low.chosen is not None and high.chosen is not None:
-            chosen = ChosenKeys(
-                line(low.chosen.clustered_ns, high.chosen.clustered_ns),
-                line(low.chosen.scan_ns, high.chosen.scan_ns),
-                Energies.of(),
-            )
-        return cls(line(low.time_ns, high.time_ns), Energies.of(), chosen=chosen)
-
 
 def _chosen(attention: AttaccAttention) -> ChosenKeys:
     assert attention.chosen is not None  # noqa: S101 - asked only then

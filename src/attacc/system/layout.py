@@ -12,6 +12,7 @@ from typing import Self
 
 from attacc.errors import InputError
 from attacc.hardware.system import MAX_DEVICES
+from attacc.models.sharding import Split
 from attacc.units import whole
 
 
@@ -59,6 +60,11 @@ class Layout:
         """GPUs of all replicas."""
         return self.tp * self.replicas
 
+    @property
+    def split(self) -> Split:
+        """How the GPUs of a replica share its layers."""
+        return Split(self.tp, mixer_groups=self.dp, expert_parts=self.ep)
+
     def __str__(self) -> str:
         """Return the text that `parse` reads: "tp=4,replicas=2"."""
         more = [f"{name}={getattr(self, name)}" for name in ("ep", "dp") if getattr(self, name) > 1]
@@ -75,17 +81,7 @@ class Layout:
         Raises:
             InputError: the text is malformed, or as in `Layout`.
         """
-        names = [field.name for field in fields(cls)]
-        found: dict[str, int] = {}
-        for item in text.split(","):
-            name, _, value = (part.strip() for part in item.partition("="))
-            if name not in names or name in found or not value.isdecimal():
-                raise InputError(
-                    f"{text!r:.80} is no layout",
-                    where=where,
-                    hint=f"write tp=4,replicas=2; the names are {', '.join(names)}, each once",
-                )
-            found[name] = int(value)
+        found = cls.stated(text, where=where)
         if "tp" not in found:
             raise InputError(
                 f"{text!r:.80} does not say how many GPUs a replica has",
@@ -93,3 +89,29 @@ class Layout:
                 hint="write tp=4,replicas=2, say",
             )
         return cls(**found)
+
+    @classmethod
+    def stated(cls, text: str, *, where: str = "layout") -> dict[str, int]:
+        """Return the numbers that a text states, by name.
+
+        Args:
+            text: as in `parse`.
+            where: as in `parse`.
+
+        Raises:
+            InputError: the text is malformed.
+        """
+        names = [field.name for field in fields(cls)]
+        found: dict[str, int] = {}
+        for item in text.split(","):
+            name, _, value = (part.strip() for part in item.partition("="))
+            known = name in names and name not in found
+            if not known or not value.isdecimal() or not 1 <= int(value) <= MAX_DEVICES:
+                raise InputError(
+                    f"{text!r:.80} is no layout",
+                    where=where,
+                    hint=f"write tp=4,replicas=2; the names are {', '.join(names)}, each once, "
+                    f"with numbers from 1 to {MAX_DEVICES:,}",
+                )
+            found[name] = int(value)
+        return found

@@ -412,7 +412,8 @@ class _Plan:
         spec = self._system.spec.model_copy(
             update={"head_level_pipelining": pipelined, "ff_coprocessing": shared}
         )
-        beside = Beside(layers=self._beside.layers, rates=self._beside.rates)
+        given = self._beside
+        beside = Beside(layers=given.layers, rates=given.rates, standby=given.standby)
         return step_costs(self._given, replace(self._system, spec=spec), self._unphased, beside).one
 
     def case(self, *, pipelined: bool, shared: bool) -> OverlapCase:

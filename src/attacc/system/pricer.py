@@ -18,7 +18,8 @@ from typing import Any, Final
 import numpy as np
 
 from attacc.errors import CapacityError, InputError, member
-from attacc.gpu.costs import CostModel, Energies, Floats
+from attacc.gpu.costs import PARTS, CostModel, Energies, Floats, GpuPart
+from attacc.gpu.drawn import DrawnCostModel
 from attacc.gpu.models import GpuModel, cost_model
 from attacc.hardware.system import AttentionSite, PrefillKv, ResolvedSystem, changed_system
 from attacc.models.huggingface import load_model
@@ -26,7 +27,12 @@ from attacc.models.layers import Layer
 from attacc.models.mixers import Attention, LatentAttention
 from attacc.models.operators import Step
 from attacc.models.parameters import AnyModel
-from attacc.models.served import heads_words, valid_tensor_parallel
+from attacc.models.served import (
+    ServedModel,
+    heads_words,
+    split_refusal,
+    valid_tensor_parallel,
+)
 from attacc.models.steps import model_step
 from attacc.results import Answer, Result
 from attacc.system.attaccs import Attaccs
@@ -44,7 +50,14 @@ from attacc.system.capacity import (
     preferred_batch,
     stores,
 )
-from attacc.system.layer_attention import AttaccAttention, AttentionCurve, LayerHeads
+from attacc.system.doubts import cadences, device_of
+from attacc.system.layer_attention import (
+    AttaccAttention,
+    AttentionCurve,
+    ChosenKeys,
+    LayerHeads,
+)
+from attacc.system.layout import Layout
 from attacc.system.sites import Site, Sites, checked_sites
 from attacc.system.step import Beside, LayerBeside, StepCost, StepCosts, step_costs
 from attacc.units import NS_PER_MS, finite, whole, wholes
@@ -88,6 +101,33 @@ class Limit(StrEnum):
     COPIES = "weight_copies"
     LATENCY = "latency_target"
     GIVEN = "given"
+
+
+def _checked_layout(layout: Layout | None, model: ServedModel, system: ResolvedSystem) -> Layout:
+    """Return the layout of a model on a system: as given, or tensor parallelism alone."""
+    layout = Layout(system.gpus) if layout is None else layout
+    if layout.replicas != 1:
+        raise InputError(
+            f"{layout.replicas} replicas are {layout.replicas} systems of {layout.tp} GPUs each",
+            where="layout: replicas",
+            hint="price one replica on a system of its GPUs",
+        )
+    if layout.tp != system.gpus:
+        raise InputError(
+            f"a layout of {layout.tp} GPUs, for a system of {system.gpus}",
+            where="layout: tp",
+            hint=f"use tp={system.gpus}, or a system of {layout.tp} GPUs",
+        )
+    refusal = split_refusal(model, layout.split)
+    if refusal is not None and layout.dp == 1 and layout.tp not in valid_tensor_parallel(model):
+        raise SplitError(
+            f"{system.gpus} GPUs cannot share the {heads_words(model.model)} of {model.name}",
+            where=f"system {system.spec.name}: gpus",
+            hint=f"use one of {', '.join(map(str, valid_tensor_parallel(model)))}",
+        )
+    if refusal is not None:
+        raise SplitError(refusal.message, where=f"layout: {refusal.where}", hint=refusal.hint)
+    return layout
 
 
 Attended = dict[LayerHeads, AttaccAttention]
@@ -159,11 +199,18 @@ class PricedSteps(Answer):
 
     @cached_property
     def energy(self) -> Energies:
-        """Energy of the whole system, for each step."""
-        parts = [costs.energy.parts_pj for _, costs in self.groups]
-        found = np.empty((parts[0].shape[0], self.steps))
-        for (chosen, _), own in zip(self.groups, parts, strict=True):
-            found[:, chosen] = own
+        """Energy of all boards, for each step (`StepCost.energy`)."""
+        return self._gathered([costs.energy for _, costs in self.groups])
+
+    @property
+    def node_energy(self) -> Energies:
+        """Energy of the node, its host included, for each step."""
+        return self._gathered([costs.node_energy for _, costs in self.groups])
+
+    def _gathered(self, energies: Sequence[Energies]) -> Energies:
+        found = np.empty((len(PARTS), self.steps))
+        for (chosen, _), own in zip(self.groups, energies, strict=True):
+            found[:, chosen] = own.parts_pj
         return Energies(found)
 
     def __repr__(self) -> str:
@@ -193,6 +240,98 @@ class PricedSteps(Answer):
         raise InputError(f"there are {self.steps} steps, no number {index}", where="index")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompts:
+    """Equal chunks of prompts beside decoding requests, in several steps.
+
+    Attributes:
+        new: (steps,) new tokens of each chunk.
+        past: (steps,) tokens before each chunk.
+        chunks: (steps,) chunks of a step.
+    """
+
+    new: Ints
+    past: Ints
+    chunks: Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """Factors of what is not known exactly, for several steps.
+
+    Attributes:
+        gpu: kind of operators -> (steps,) factors of their times on GPUs.
+        attacc: (steps,) factors of the time of attention on AttAccs.
+        start: (steps,) factors of the time to start it.
+    """
+
+    gpu: Mapping[GpuPart, Floats]
+    attacc: Floats
+    start: Floats
+
+    def repeat(self, times: int) -> Drawn:
+        """Return the factors with each one repeated, for steps of the same draw side by side.
+
+        Args:
+            times: how often.
+        """
+        gpu = {part: np.repeat(factors, times) for part, factors in self.gpu.items()}
+        return Drawn(gpu, np.repeat(self.attacc, times), np.repeat(self.start, times))
+
+    def attended(self, attention: AttaccAttention) -> AttaccAttention:
+        """Return attention on AttAccs with its time drawn.
+
+        Args:
+            attention: by the best estimate.
+        """
+        chosen = attention.chosen
+        if chosen is not None:
+            chosen = replace(
+                chosen,
+                clustered_ns=chosen.clustered_ns * self.attacc,
+                scan_ns=chosen.scan_ns * self.attacc,
+            )
+        return replace(attention, time_ns=attention.time_ns * self.attacc, chosen=chosen)
+
+
+def _between(
+    each: Sequence[AttaccAttention], timed: Ints, sizes: Ints, place: Ints
+) -> AttaccAttention:
+    """Interpolate attention linearly over the size of batches.
+
+    Args:
+        each: attention at every length, for each timed size.
+        timed: (timed,) the sizes, rising.
+        sizes: (steps,) sizes that are asked for.
+        place: (steps,) their lengths, as places in ``each``.
+    """
+    low = np.clip(np.searchsorted(timed, sizes, side="right") - 1, 0, max(0, timed.size - 2))
+    high = np.minimum(low + 1, timed.size - 1)
+    share = (sizes - timed[low]) / np.maximum(1, timed[high] - timed[low])
+
+    def line(values: Floats) -> Floats:
+        return (1 - share) * values[low, place] + share * values[high, place]
+
+    def of(energies: Sequence[Energies]) -> Energies:
+        parts = np.stack([one.parts_pj for one in energies])
+        return Energies(np.stack([line(part) for part in np.moveaxis(parts, 1, 0)]))
+
+    lengths = each[0].time_ns.size
+    chosen = [one.chosen for one in each if one.chosen is not None]
+    return AttaccAttention(
+        time_ns=line(np.stack([one.time_ns for one in each])),
+        energy=of([one.energy for one in each]),
+        extra_parts=line(np.stack([np.broadcast_to(one.extra_parts, lengths) for one in each])),
+        chosen=ChosenKeys(
+            clustered_ns=line(np.stack([one.clustered_ns for one in chosen])),
+            scan_ns=line(np.stack([one.scan_ns for one in chosen])),
+            scan_energy=of([one.scan_energy for one in chosen]),
+        )
+        if chosen
+        else None,
+    )
+
+
 class Pricer:
     """Prices steps of one model on one system, and decides what fits.
 
@@ -205,11 +344,13 @@ class Pricer:
             the GPUs where the system's devices can run them (`attacc.system.sites`).
         speculation: drafts of every decode step of `decode` and `largest_batch`; none by default.
         shared_prefix: tokens at the beginning that all requests share, likewise.
+        layout: how the GPUs share the model; by default by tensor parallelism alone.
 
     Raises:
         UnknownNameError: there is no such model, system, GPU model, kind of layers or site.
         SplitError: the model cannot be split over the GPUs.
-        InputError: the device of the AttAccs cannot run the system's schedule.
+        InputError: the device of the AttAccs cannot run the system's schedule, or the layout is one
+            of several replicas, or of another number of GPUs.
     """
 
     def __init__(
@@ -221,14 +362,11 @@ class Pricer:
         sites: Mapping[str, Site | str] | None = None,
         speculation: Speculation = NO_DRAFTS,
         shared_prefix: int = 0,
+        layout: Layout | None = None,
     ) -> None:
         model, system = load_model(model, where="model"), changed_system(system, where="system")
-        if system.gpus not in valid_tensor_parallel(model):
-            raise SplitError(
-                f"{system.gpus} GPUs cannot share the {heads_words(model.model)} of {model.name}",
-                where=f"system {system.spec.name}: gpus",
-                hint=f"use one of {', '.join(map(str, valid_tensor_parallel(model)))}",
-            )
+        self.layout: Final = _checked_layout(layout, model, system)
+        self.split: Final = self.layout.split
         self.model: Final = model
         self.system: Final = system
         self.costs: Final = (
@@ -346,11 +484,32 @@ class Pricer:
 
     def prefill(self, workload: Workload) -> StepCost:
         """Return the mean prefill of one request alone; a shared prefix is known already."""
+        batches, weights = self._prefills(workload)
+        return self._price(batches, {}, 1.0).mean(weights)
+
+    def prefill_drawn(self, workload: Workload, drawn: Drawn) -> Floats:
+        """Return the mean time of the prefill of one request alone for each draw.
+
+        Args:
+            workload: the requests.
+            drawn: (draws,) factors of what is not known exactly.
+
+        Returns:
+            (draws,) nanoseconds.
+        """
+        batches, weights = self._prefills(workload)
+        draws, each = drawn.attacc.size, len(batches)
+        many = batches.take(np.tile(np.arange(each), draws))
+        priced = self._price(many, {}, 1.0, drawn.repeat(each))
+        time_ns = np.broadcast_to(priced.time_ns, (draws * each,))
+        return time_ns.reshape(draws, each) @ np.asarray(weights)
+
+    def _prefills(self, workload: Workload) -> tuple[Batches, Sequence[float]]:
+        """Return prefills of one request alone, with the shares of their lengths."""
         prompts = prompt_lengths(workload, PROMPT_BINS)
         known = self.shared_prefix
         chunks = (Chunk(length - known, past=known, cached=known) for length in prompts.lengths)
-        batches = Batches.of(((), (chunk,)) for chunk in chunks)
-        return self._price(batches, {}, 1.0).mean(prompts.weights)
+        return Batches.of(((), (chunk,)) for chunk in chunks), prompts.weights
 
     def decode_operators(self, batch: int, kv_length: int) -> Step:
         """Return the operators of a decode step, before any is priced."""
@@ -367,6 +526,31 @@ class Pricer:
         for heads in self._away(1).values():
             return self._curve_of(heads, batch, np.array(list(lengths), dtype=np.int64))
         raise InputError(f"system {self.system.spec.name} runs no attention on AttAccs")
+
+    def at_cadences(self, batch: int, length: int) -> list[tuple[int, float]]:
+        """Return the time of attention on AttAccs at other cadences of multiplies.
+
+        Args:
+            batch: number of requests, all of the same length.
+            length: keys that each of them attends to.
+
+        Returns:
+            For each cadence in doubt (`attacc.system.doubts`), and for the system's own: the cycles
+            between multiplies, and the time over that at the system's own cadence. Empty where no
+            cadence is in doubt.
+        """
+        found: list[tuple[int, float]] = []
+        device = device_of(self.system)
+        for heads in self._away(self.speculation.queries).values():
+            keys = heads.seen(np.array([length], dtype=np.int64))
+            own_ns = self._curve_of(heads, batch, keys).at(keys).time_ns[0]
+            for cadence in cadences(self.system):
+                other = Attaccs(self.system, cadence=cadence).curve(heads, batch, keys.tolist())
+                found.append((cadence, float(other.at(keys).time_ns[0] / own_ns)))
+            if found and device is not None:
+                found.append((device.power_limited.nCCDAB, 1.0))
+            break
+        return sorted(dict(found).items())
 
     def _curve_of(self, heads: LayerHeads, batch: int, keys: Ints) -> AttentionCurve:
         return self._curve(heads, batch, tuple(np.unique(heads.seen(keys)).tolist()))
@@ -399,12 +583,16 @@ class Pricer:
         """Memory of one AttAcc stack; 0 without AttAccs."""
         return self.attaccs.stack_bytes if self.attaccs is not None else 0.0
 
-    def need(self, requests: Asked, *, chunk_tokens: int | None = None) -> Footprint:
+    def need(
+        self, requests: Asked, *, chunk_tokens: int | None = None, staggered: bool = False
+    ) -> Footprint:
         """Return what requests need in memory.
 
         Args:
             requests: what is served, as in `Requests.of`.
             chunk_tokens: tokens that a prefill processes at once; None for whole prompts.
+            staggered: whether memory is held as tokens come, by requests at all stages of their
+                outputs; otherwise every request has memory for its whole length from the start.
         """
         workload = workload_of(requests)
         shortest = int(workload.prompt_tokens.min())
@@ -417,12 +605,13 @@ class Pricer:
         return footprint(
             self.model,
             workload,
-            tensor_parallel=self.system.gpus,
+            tensor_parallel=self.split,
             chunk_tokens=chunk_tokens,
             keeps_prefill=self._keeps_prefill,
             home=self.home,
             draft_tokens=self.speculation.draft_tokens,
             shared_tokens=self.shared_prefix,
+            staggered=staggered,
         )
 
     @property
@@ -566,37 +755,84 @@ class Pricer:
         Attention on AttAccs is interpolated linearly between the first and the last batch.
         """
         sizes, keys = np.arange(first, last + 1), np.asarray(lengths.lengths, dtype=np.int64)
-        keys += self.speculation.draft_tokens
-        queries = self.speculation.queries
-        batches = Batches.equal(
+        priced = self.sized(
             np.repeat(sizes, keys.size),
             np.tile(keys, sizes.size),
-            queries=queries,
-            shared=self.shared_prefix,
+            timed=(first, last),
+            need=self.need(workload),
         )
-        attention: Attended = {}
-        for heads in self._away(queries).values():
-            own = keys - heads.shared(self.shared_prefix)
-            low, high = (
-                self._with_prefix(self._curve_of(heads, size, own).at(heads.seen(own)), heads, size)
-                for size in (first, last)
-            )
-            attention[heads] = AttaccAttention.times_between(low, high, sizes.size)
-        copies: float | Floats = 1.0
-        if self.system.spec.ff_coprocessing:
-            need, at = self.need(workload), self.stack_bytes
-            each = [copies_that_fit(need, self.system, s, stack_bytes=at) for s in sizes.tolist()]
-            copies = np.repeat(each, keys.size)
-        priced = self._price(batches, attention, copies)
         return priced.time_ns.reshape(sizes.size, keys.size) @ np.asarray(lengths.weights)
 
-    def _price(self, batches: Batches, attention: Attended, copies: float | Floats) -> StepCosts:
+    def sized(
+        self,
+        sizes: Ints,
+        keys: Ints,
+        *,
+        timed: Sequence[int],
+        need: Footprint,
+        beside: Prompts | None = None,
+        drawn: Drawn | None = None,
+    ) -> StepCosts:
+        """Price steps of equal requests for many batch sizes in one go.
+
+        Attention on AttAccs is timed at a few of the sizes, and interpolated linearly between them.
+
+        Args:
+            sizes: (steps,) decoding requests.
+            keys: (steps,) keys that each of them attends to, before drafts.
+            timed: sizes at which attention on AttAccs is timed, rising; the first and the last
+                enclose all sizes.
+            need: what a request needs in memory, which decides the room for copies of weights.
+            beside: chunks of prompts in the same steps.
+            drawn: factors of what is not known exactly; None for the best estimates.
+
+        Raises:
+            CapacityError: copies of weights are multiplied with, and the requests do not fit.
+            InputError: as in `step`.
+        """
+        queries = self.speculation.queries
+        batches = Batches.equal(
+            sizes, keys + self.speculation.draft_tokens, queries=queries, shared=self.shared_prefix
+        )
+        distinct, place = np.unique(batches.lengths[batches.decode_ends - 1], return_inverse=True)
+        attention: Attended = {}
+        for heads in dict.fromkeys(self._away(queries).values()):
+            own = distinct - heads.shared(self.shared_prefix)
+            each = [
+                self._with_prefix(self._curve_of(heads, size, own).at(heads.seen(own)), heads, size)
+                for size in timed
+            ]
+            attention[heads] = _between(each, np.array(timed), sizes, place)
+        copies: float | Floats = 1.0
+        if self.system.spec.ff_coprocessing:
+            some, where = np.unique(sizes, return_inverse=True)
+            at = self.stack_bytes
+            fit = [copies_that_fit(need, self.system, s, stack_bytes=at) for s in some.tolist()]
+            copies = np.array(fit)[where]
+        if beside is not None:
+            batches = batches.beside(beside.new, beside.past, beside.chunks)
+        return self._price(batches, attention, copies, drawn)
+
+    def _price(
+        self,
+        batches: Batches,
+        attention: Attended,
+        copies: float | Floats,
+        drawn: Drawn | None = None,
+    ) -> StepCosts:
         """Price steps of one phase."""
+        costs = self.costs
+        if drawn is not None:
+            costs = DrawnCostModel(costs, drawn.gpu)
+            attention = {heads: drawn.attended(one) for heads, one in attention.items()}
         keeps = self._keeps_prefill or self.system.spec.attention is not AttentionSite.ATTACC
         read = batches.cached_tokens if keeps else batches.past_tokens
-        share = self.model.share(self.system.gpus)
+        share = self.model.share(self.split)
         layers: list[LayerBeside] = []
         places = self._away(batches.queries)
+        # Chunks are dealt out to groups of GPUs like requests. The largest group counts.
+        groups, chunks = self.split.mixer_groups, np.maximum(batches.chunks, 1.0)
+        own = np.ceil(chunks / groups) / chunks
         for number, (layer, _) in enumerate(share.step_layers(batches.queries)):
             away, token_bytes = layer.site_kind not in self.home, self._token_bytes(layer)
             heads = places.get(number)
@@ -604,8 +840,8 @@ class Pricer:
                 LayerBeside(
                     attention=None if heads is None else attention.get(heads),
                     away=away,
-                    written_bytes=token_bytes * batches.new_tokens if away else 0.0,
-                    read_bytes=token_bytes * read if away else 0.0,
+                    written_bytes=token_bytes * batches.new_tokens * own if away else 0.0,
+                    read_bytes=token_bytes * read * own if away else 0.0,
                 )
             )
         beside = Beside(
@@ -613,8 +849,10 @@ class Pricer:
             layers=tuple(layers),
             rates=self.attaccs.rates if self.attaccs is not None else None,
             copies=copies,
+            standby=None if self.attaccs is None else self.attaccs.standby,
+            start_factor=1.0 if drawn is None else drawn.start,
         )
-        priced = step_costs(self._operators(batches), self.system, self.costs, beside)
+        priced = step_costs(self._operators(batches), self.system, costs, beside)
         if priced.steps == len(batches):
             return priced
         return replace(
@@ -628,7 +866,7 @@ class Pricer:
             self.model,
             decode=batches.decoding(),
             prefill=batches.prefilling(),
-            tensor_parallel=self.system.gpus,
+            tensor_parallel=self.split,
         )
 
     def _with_prefix(
@@ -655,10 +893,10 @@ class Pricer:
         )
 
     def _token_bytes(self, layer: Layer) -> float:
-        """Return the bytes of keys and values of one token in one layer, on one GPU."""
+        """Return the bytes of keys and values of one token in one layer, on a GPU of its group."""
         mixer = layer.mixer
         if isinstance(mixer, LatentAttention):
-            return mixer.stored(self.model.kv.bytes).per_token / self.system.gpus
+            return mixer.stored(self.model.kv.bytes).per_token / self.split.mixer_devices
         if not isinstance(mixer, Attention):
             return 0.0
         return mixer.token_bytes(self.model.kv.bytes)
@@ -703,7 +941,7 @@ class Pricer:
                 self.model,
                 StoredTokens(keys / requests, 0.0, int(longest)),
                 prefill_tokens=max(1, int(chunk)),
-                tensor_parallel=self.system.gpus,
+                tensor_parallel=self.split,
                 home=self.home,
                 draft_tokens=self.speculation.draft_tokens,
                 shared_tokens=self.shared_prefix,

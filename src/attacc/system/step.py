@@ -38,6 +38,7 @@ from attacc.hardware.system import AttentionSite, ResolvedSystem
 from attacc.models.operators import (
     AllReduce,
     Attention,
+    Collective,
     Experts,
     IndexScan,
     LatentAttention,
@@ -50,7 +51,9 @@ from attacc.models.operators import (
     Step,
 )
 from attacc.models.served import ServedModel
+from attacc.pim.energy.power import Standby
 from attacc.results import Result, flat
+from attacc.system.boundary import PJ_PER_NS_PER_W, ConstantPower, constant_power
 from attacc.system.layer_attention import SCAN_ON_ATTACC, AttaccAttention, ends_told
 from attacc.system.overlap import basic_overlap, coprocessed_share, head_level_pipelining
 from attacc.system.transfers import (
@@ -66,9 +69,9 @@ QKV: Final = "qkv"
 PROJECTION: Final = "projection"
 FEED_FORWARD: Final = ("ff1", "ff2", "ff3")
 SHARED: Final = "shared_attention"
+START: Final = "attention_start"
 NO_ENERGY: Final = EnergyBreakdown()
-PJ_PER_NS_PER_W: Final = 1e3
-"""Picojoules of one watt in a nanosecond."""
+NO_POWER: Final = ConstantPower()
 
 
 class Group(StrEnum):
@@ -96,7 +99,7 @@ class OperatorTime:
         alone_ns: time of one run by itself; the difference to `time_ns` is hidden by other work, or
             done on other devices.
         bound: resource that limits the operator.
-        energy: energy of one run on all devices, without the idle power of GPUs.
+        energy: energy of one run on all devices, without what they draw at any time.
         launch_ns: part of `alone_ns` that is the start of kernels.
         estimates: parts of its price that are scaled, assumed, or beyond the fitted range.
         layers: kind of the layers that it is in; empty outside them.
@@ -121,7 +124,7 @@ class GroupCost:
     Attributes:
         time_ns: time that it adds to the step, over all layers.
         bound: resource that limits most of that time; None where there is no time.
-        energy: energy over all layers and devices, with the idle power of GPUs in this time.
+        energy: energy over all layers and boards, with what these draw at any time in this time.
     """
 
     time_ns: float
@@ -137,12 +140,12 @@ class StepCost(Result):
         cost_model: kind of the cost model that priced the operators.
         operators: operators of a layer in order, for each kind of layers; then operators outside
             the layers.
-        static_w: power that all GPUs together draw at any time, whatever they do.
+        constant: power that is drawn at any time, whatever the devices do.
     """
 
     cost_model: str
     operators: tuple[OperatorTime, ...]
-    static_w: float = 0.0
+    constant: ConstantPower = NO_POWER
 
     def __repr__(self) -> str:
         return (
@@ -159,6 +162,7 @@ class StepCost(Result):
             "hidden_ns": self.hidden_ns,
             "energy_pj": self.energy.total_pj,
             "energy": asdict(self.energy),
+            "node_energy_pj": self.node_energy.total_pj,
             "parts": parts,
             "operators": [asdict(operator) for operator in self.operators],
             "estimates": list(self.estimates),
@@ -183,16 +187,18 @@ class StepCost(Result):
 
     @cached_property
     def energy(self) -> EnergyBreakdown:
-        """Energy of the whole system."""
-        return _total_energy(self.operators) + self._idle(self.time_ns)
+        """Energy of all boards: GPUs and AttAccs with their memory, or the CPUs that attend."""
+        return _total_energy(self.operators) + self.constant.of_boards(self.time_ns)
+
+    @property
+    def node_energy(self) -> EnergyBreakdown:
+        """Energy of the node: its boards, and the host beside them."""
+        return self.energy + self.constant.of_host(self.time_ns)
 
     @property
     def estimates(self) -> tuple[str, ...]:
         """Parts of the price that are scaled, assumed, or beyond the fitted range, each once."""
         return tuple(dict.fromkeys(note for op in self.operators for note in op.estimates))
-
-    def _idle(self, time_ns: float) -> EnergyBreakdown:
-        return EnergyBreakdown(static_pj=self.static_w * PJ_PER_NS_PER_W * time_ns)
 
     @property
     def fc(self) -> GroupCost:
@@ -222,7 +228,8 @@ class StepCost(Result):
             waits[op.bound] = waits.get(op.bound, 0.0) + op.runs * op.time_ns
         bound = max(waits, key=lambda bound: waits[bound]) if any(waits.values()) else None
         time_ns = sum(waits.values())
-        return GroupCost(time_ns, bound, _total_energy(members) + self._idle(time_ns))
+        energy = _total_energy(members) + self.constant.of_boards(time_ns)
+        return GroupCost(time_ns, bound, energy)
 
 
 def _total_energy(operators: Iterable[OperatorTime]) -> EnergyBreakdown:
@@ -300,7 +307,7 @@ class StepCosts:
         cost_model: as in `StepCost`.
         operators: operators of a layer in order, for each kind of layers; then operators outside
             the layers.
-        static_w: power that all GPUs together draw at any time, whatever they do.
+        constant: power that is drawn at any time, whatever the devices do.
         copied_share: (steps,) share of the feed-forward weights of which AttAccs hold copies to
             multiply with: the largest share of all products; 0 without co-processing.
     """
@@ -308,7 +315,7 @@ class StepCosts:
     steps: int
     cost_model: str
     operators: tuple[OperatorTimes, ...]
-    static_w: float
+    constant: ConstantPower
     copied_share: Floats
 
     @cached_property
@@ -321,16 +328,27 @@ class StepCosts:
 
     @cached_property
     def energy(self) -> Energies:
-        """Energy of the whole system."""
-        total = Energies.of(static_pj=self.static_w * PJ_PER_NS_PER_W * self.time_ns)
+        """Energy of all boards, as in `StepCost.energy`."""
+        total = self.constant.of_boards_in_steps(self.time_ns)
         for op in self.operators:
             total = total + op.energy.times(op.runs)
         return total
 
+    @property
+    def estimates(self) -> tuple[str, ...]:
+        """Parts of any step's price that are scaled, assumed, or beyond the fitted range."""
+        notes = (note for op in self.operators for note in noted(op.estimates))
+        return tuple(dict.fromkeys(notes))
+
+    @property
+    def node_energy(self) -> Energies:
+        """Energy of the node: its boards, and the host beside them."""
+        return self.energy + self.constant.of_host_in_steps(self.time_ns)
+
     def at(self, index: int) -> StepCost:
         """Return one step."""
         operators = tuple(op.at(index) for op in self.operators)
-        return StepCost(self.cost_model, operators, self.static_w)
+        return StepCost(self.cost_model, operators, self.constant)
 
     @property
     def one(self) -> StepCost:
@@ -352,7 +370,7 @@ class StepCosts:
         counts = np.ones(self.steps) if weights is None else np.asarray(weights, dtype=np.float64)
         shares = counts / counts.sum()
         operators = tuple(op.mean(shares) for op in self.operators)
-        return StepCost(self.cost_model, operators, self.static_w)
+        return StepCost(self.cost_model, operators, self.constant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,12 +403,17 @@ class Beside:
         copies: share of the feed-forward weights whose copies fit into the AttAccs. It limits the
             share of the products that AttAccs take over (`attacc.system.capacity`). It is 1 where
             the memory for copies is not counted, as in the published model.
+        standby: power of the stacks of all AttAccs whose units do nothing; None where the system
+            does not count it.
+        start_factor: factor of the time to start attention on AttAccs.
     """
 
     model: ServedModel | None = None
     layers: tuple[LayerBeside, ...] = (LayerBeside(),)
     rates: AttaccRates | None = None
     copies: float | Floats = 1.0
+    standby: Standby | None = None
+    start_factor: float | Floats = 1.0
 
     def of_layer(self, number: int) -> LayerBeside:
         """Return the inputs of one kind of layers.
@@ -442,7 +465,7 @@ def step_costs(
         steps=steps,
         cost_model=costs.kind,
         operators=tuple(operators),
-        static_w=system.gpus * costs.static_w(system.gpu),
+        constant=constant_power(system, costs.static_w(system.gpu), given.standby),
         copied_share=np.broadcast_to(copied, (steps,)),
     )
 
@@ -462,7 +485,12 @@ def _on_gpus(
             if system.link is None:
                 raise EngineError(f"{op.name} on a system without a link between its GPUs")
             group = Group.COMMUNICATION
-            priced = (costs.all_reduce(op, system.gpu, system.link, system.gpus),)
+            priced = (costs.all_reduce(op, system.gpu, system.link, op.devices or system.gpus),)
+        case Collective():
+            if system.link is None:
+                raise EngineError(f"{op.name} on a system without a link between its GPUs")
+            group = Group.COMMUNICATION
+            priced = (costs.collective(op, system.gpu, system.link, op.devices or system.gpus),)
         case Experts():
             group, priced = Group.FC, costs.fused(op, system.gpu)
         case _:
@@ -475,7 +503,7 @@ def _on_host(step: Step, costs: CostModel) -> list[OperatorTimes]:
     host = costs.host(step)
     if host is None:
         return []
-    layer_ns, none = np.full(1, host.layer_ns), Energies.equal(NO_ENERGY)
+    layer_ns, none = np.atleast_1d(host.layer_ns), Energies.equal(NO_ENERGY)
     return [
         OperatorTimes(name, Group.OTHER, runs, ns, ns, only(Bound.LATENCY), none, 0.0, notes)
         for name, runs, ns, notes in (
@@ -502,6 +530,8 @@ class _Layer:
         own: LayerBeside,
     ) -> None:
         self._phase, self._layer = step.phase, layer
+        self._groups = step.mixer_groups
+        self._sharers = step.tensor_parallel // step.mixer_groups
         self._system, self._costs = system, costs
         self._beside, self._own = beside, own
         self.copied_share: Floats = np.zeros(1)
@@ -642,11 +672,12 @@ class _Layer:
             if given is None:
                 raise EngineError("attention on AttAcc needs the attention of one layer")
             busy_ns = given.time_ns + given.softmax_ns
-            # Heads of keys are shared out to the GPUs; latents serve the heads of each of them.
+            # Heads of keys are shared out to the GPUs; latents serve the heads of each GPU that
+            # shares their requests.
             latent = isinstance(op, LatentAttention)
-            parts = given.extra_parts / (1 if latent else self._system.gpus)
+            parts = given.extra_parts / (self._groups if latent else self._system.gpus)
             if isinstance(op, LatentAttention) and op.gathers:
-                chosen = choice_bytes(op, self._system.gpus)
+                chosen = choice_bytes(op, self._sharers)
                 beside = self._on_gpus(replace(op, elsewhere=True))
             attention = OperatorTimes(
                 "attention",
@@ -655,7 +686,7 @@ class _Layer:
                 given.time_ns,
                 given.time_ns,
                 only(Bound.MEMORY),
-                given.energy,
+                given.energy + self._open_rows(given.time_ns),
                 estimates=ends_told(given),
                 layers=self._layer.kind,
             )
@@ -680,7 +711,7 @@ class _Layer:
             visible_ns = basic_overlap(attention_ns=busy_ns, transfer_ns=transfer_ns, r=r)
         share = visible_ns / transfer_ns
         there, back = (replace(op, time_ns=op.alone_ns * share) for op in (there, back))
-        return before, [*beside, there, attention, back], after
+        return before, [*beside, *self._start(), there, attention, back], after
 
     def _scan(self, op: IndexScan) -> list[OperatorTimes]:
         """Price a scan of index keys on AttAccs, and the choice on the GPUs, which share requests.
@@ -690,9 +721,10 @@ class _Layer:
         given = self._own.attention
         if given is None or given.chosen is None:
             raise EngineError("a scan on AttAcc needs the attention of one layer")
-        gpus, chosen = self._system.gpus, given.chosen
+        gpus, chosen = self._sharers, given.chosen
         choice = replace(op, batch=own_requests(op.batch, gpus), scored=True)
         return [
+            *self._start(),
             self._transfer("index_transfer", scan_bytes(op, gpus)),
             OperatorTimes(
                 op.name,
@@ -701,13 +733,33 @@ class _Layer:
                 chosen.scan_ns,
                 chosen.scan_ns,
                 only(Bound.MEMORY),
-                chosen.scan_energy,
+                chosen.scan_energy + self._open_rows(chosen.scan_ns),
                 estimates=(Estimate.always(SCAN_ON_ATTACC),),
                 layers=self._layer.kind,
             ),
             self._transfer("score_transfer", score_bytes(op, gpus)),
             *self._on_gpus(choice),
         ]
+
+    def _start(self) -> list[OperatorTimes]:
+        """Return the start of a layer's attention on AttAccs, during which all devices wait."""
+        attacc = self._system.attacc
+        if attacc is None or not attacc.table.start_ns:
+            return []
+        ns = np.atleast_1d(self._beside.start_factor * attacc.table.start_ns)
+        none = Energies.equal(NO_ENERGY)
+        runs, kind = self._layer.runs, self._layer.kind
+        return [
+            OperatorTimes(
+                START, Group.ATTENTION, runs, ns, ns, only(Bound.LATENCY), none, layers=kind
+            )
+        ]
+
+    def _open_rows(self, time_ns: Floats) -> Energies:
+        """Return what the stacks draw while rows are open, beyond standby with closed ones."""
+        standby = self._beside.standby
+        open_w = 0.0 if standby is None else standby.open_w
+        return Energies.of(standby_pj=open_w * PJ_PER_NS_PER_W * time_ns)
 
     def _transfer(self, name: str, size_bytes: Size) -> OperatorTimes:
         """Price bytes that each GPU sends to, or gets from, the devices that run attention."""

@@ -121,11 +121,7 @@ def decode_lengths(workload: Workload, bins: int) -> LengthDistribution:
     _check_bins(bins)
     runs = _merged(workload.prompt_tokens + 1, workload.final_tokens, workload.counts)
     if not runs:
-        raise InputError(
-            "every request ends with its first output token, so nothing is decoded",
-            where=workload.name,
-            hint="give requests of 2 output tokens or more",
-        )
+        raise _no_decode(workload)
     exact = len(workload) == 1 and workload.output_tokens[0] - 1 <= EXACT_STEPS
     return _distribution(runs, None if exact else bins)
 
@@ -180,6 +176,45 @@ def final_lengths(workload: Workload) -> FinalLengths:
     mean = Fraction(sum(share * n for share, n in zip(shares, tokens, strict=True)), weight)
     square = Fraction(sum(share * n**2 for share, n in zip(shares, tokens, strict=True)), weight)
     return FinalLengths(float(mean), float(square - mean**2), workload.max_final_tokens)
+
+
+def held_lengths(workload: Workload) -> FinalLengths:
+    """Return mean, variance and maximum of the tokens that slots hold at any one time.
+
+    Requests of a steady state are at all stages of their outputs, each decode step being as likely
+    as any other. A request holds the tokens that it attends to.
+
+    Args:
+        workload: the requests.
+
+    Raises:
+        InputError: no request decodes (one output token each).
+    """
+    total = first = second = 0
+    for prompt, output, count in zip(
+        workload.prompt_tokens.tolist(),
+        workload.output_tokens.tolist(),
+        workload.counts.tolist(),
+        strict=True,
+    ):
+        steps = output - 1
+        total += count * steps
+        first += count * (steps * prompt + steps * (steps + 1) // 2)
+        square = steps * prompt**2 + prompt * steps * (steps + 1)
+        second += count * (square + steps * (steps + 1) * (2 * steps + 1) // 6)
+    if not total:
+        raise _no_decode(workload)
+    mean = Fraction(first, total)
+    variance = Fraction(second, total) - mean**2
+    return FinalLengths(float(mean), float(variance), workload.max_final_tokens)
+
+
+def _no_decode(workload: Workload) -> InputError:
+    return InputError(
+        "every request ends with its first output token, so nothing is decoded",
+        where=workload.name,
+        hint="give requests of 2 output tokens or more",
+    )
 
 
 def _check_bins(bins: int) -> None:

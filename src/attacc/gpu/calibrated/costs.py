@@ -61,17 +61,20 @@ from attacc.gpu.calibrated.limits import inside
 from attacc.gpu.calibrated.machine import machine
 from attacc.gpu.calibrated.power import Work, attention_work, gemm_work, power, power_on
 from attacc.gpu.calibrated.priced import Priced, bound_of, column
+from attacc.gpu.calibrated.records import Fitted
 from attacc.gpu.costs import (
     BOUNDS,
     MIXED,
     PAST,
     RAGGED,
+    UNMEASURED_ERROR,
     Bound,
     CostModel,
     Energies,
     Estimate,
     Floats,
     Fused,
+    GpuPart,
     HostTime,
     OperatorCosts,
     either,
@@ -87,6 +90,7 @@ from attacc.hardware.link import LINKS, LinkSpec
 from attacc.models.operators import (
     AllReduce,
     Attention,
+    Collective,
     Convolution,
     Experts,
     IndexScan,
@@ -151,6 +155,9 @@ OTHER_VALUES: Final = (
     "attention with values of another size than keys: as heads of the mean size, never measured"
 )
 SHARED_KEYS: Final = "decode attention over shared keys: as of one request, never measured"
+SUM: Final = "all_reduce"
+"""The collective that every calibration of several GPUs has."""
+OWN_HOSTS: Final = "host time of groups of GPUs: each for its own requests, never measured"
 SEVERAL: Final = "decode attention of several tokens: as of more heads, never measured"
 WAITS: Final = np.array(
     [BOUNDS.index(bound) for bound in (Bound.LATENCY, Bound.COMPUTE, Bound.MEMORY)], dtype=np.int8
@@ -224,11 +231,13 @@ class Kernels:
         framework: framework of the kernels; None for the GPU's reference.
         products: another calibration that prices the products, where the GPU's own calibration has
             no products of this framework.
+        missing: framework that the GPU's reference stands for; None for none.
     """
 
     gpu: CalibratedGpu
     framework: str | None = None
     products: CalibratedGpu | None = None
+    missing: str | None = None
 
     @cached_property
     def _timers(self) -> dict[ElementType, tuple[DecodeSeries, DecodeTimer, ElementType]]:
@@ -236,9 +245,13 @@ class Kernels:
 
     @cached_property
     def _scaled(self) -> tuple[str, ...]:
-        if self.gpu.scaled_from is None:
-            return ()
-        return (f"operators on {self.gpu.gpu.name}: scaled from {self.gpu.scaled_from}",)
+        notes: list[str] = []
+        if self.gpu.scaled_from is not None:
+            notes.append(f"operators on {self.gpu.gpu.name}: scaled from {self.gpu.scaled_from}")
+        if self.missing is not None:
+            instead = self.gpu.calibration.reference
+            notes.append(f"operators on {self.gpu.gpu.name}: those of {instead} for {self.missing}")
+        return tuple(notes)
 
     def product(self, op: MatMul) -> Priced:
         """Price a product with weights.
@@ -327,7 +340,9 @@ class Kernels:
             launch_ns = decode.kernels[-1].coefficients.launch_ns
             fits = inside(attention_limits(decode.range, shapes))
         else:
-            shapes = AttentionShapes.of(*sizes, op.queries)
+            # Steps may differ in what came before, with as many new tokens each.
+            queries = column(op.queries) + np.zeros_like(column(op.past))
+            shapes = AttentionShapes.of(*sizes, queries)
             past = np.broadcast_to(column(op.past), shapes.length.shape)
             shapes = replace(shapes, past=past, within=column(op.keys) - past)
             computed = self._computed(cache, self.gpu.prefill)
@@ -452,9 +467,35 @@ class Kernels:
         Raises:
             InputError: the time of collectives over this link is not known.
         """
-        series = self.gpu.collective("all_reduce")
-        message = column(1.0 * op.m * op.n * op.element.bytes)
+        return self._over_gpus(SUM, op, gpus, link)
+
+    def collective(self, op: Collective, gpus: int, link: LinkSpec | None = None) -> Priced:
+        """Price an exchange of rows among several GPUs, as `all_reduce` prices a sum.
+
+        An exchange that was not measured takes the latency and the bandwidth of the sum, with its
+        own bytes.
+
+        Args:
+            op: the exchange.
+            gpus: as in `all_reduce`.
+            link: as in `all_reduce`.
+
+        Raises:
+            InputError: the time of collectives over this link is not known.
+        """
+        return self._over_gpus(op.kind, op, gpus, link)
+
+    def _over_gpus(
+        self, operation: str, op: AllReduce | Collective, gpus: int, link: LinkSpec | None
+    ) -> Priced:
+        known = {series.operation for series in self.gpu.calibration.collectives}
+        series = self.gpu.collective(operation if operation in known else SUM)
+        message = column(op.bytes)
         estimates: list[Estimate] = []
+        if series.operation != operation:
+            series = series.model_copy(update={"operation": operation})
+            what = f"{operation}: with latency and bandwidth of {SUM}, never measured"
+            estimates.append(Estimate.always(what))
         measured = GPUS.load_name_or_file(self.gpu.calibration.gpu).link
         if link is not None and link.name != measured:
             series = _over(series, link, measured, op.name)
@@ -627,6 +668,8 @@ class CalibratedCostModel(CostModel):
         serving: preset of the framework whose host adds time; None for the operators alone.
         products_from: calibration -> calibration that prices its products, where the former has no
             products of the framework.
+        falls_back: whether a GPU's reference kernels stand for those of a framework that was not
+            measured on it. The estimates say so.
     """
 
     def __init__(
@@ -635,16 +678,18 @@ class CalibratedCostModel(CostModel):
         framework: str | None = None,
         serving: str | None = "vllm",
         products_from: Mapping[str, str] | None = None,
+        falls_back: bool = False,
     ) -> None:
         self._framework = framework
+        self._falls_back = falls_back
         self._serving: ServingSpec | None = None if serving is None else SERVING.load(serving)
         self._products_from = dict(products_from or {})
         self._phase: Phase | None = None
         self._token: TokenCoefficients | None = None
         self._host_estimates: tuple[Estimate, ...] = ()
         self._published = PublishedCostModel()
-        self._kernels: dict[str, Kernels] = {}
-        self._powers: dict[str, tuple[PowerSpec, tuple[str, ...]]] = {}
+        self._kernels: dict[_DataSheet, Kernels] = {}
+        self._powers: dict[_DataSheet, tuple[PowerSpec, tuple[str, ...]]] = {}
 
     @property
     def kind(self) -> str:
@@ -690,7 +735,10 @@ class CalibratedCostModel(CostModel):
         if of is None:
             return None
         step_ns = column(of.step_ns + of.request_ns * step.decoding)
-        return HostTime(of.layer_ns, step_ns, self._host_estimates)
+        notes = self._host_estimates
+        if step.mixer_groups > 1:
+            notes = (*notes, Estimate.always(OWN_HOSTS))
+        return HostTime(of.layer_ns, step_ns, notes)
 
     @property
     def _graphs(self) -> TokenCoefficients | None:
@@ -700,6 +748,36 @@ class CalibratedCostModel(CostModel):
     def static_w(self, gpu: GpuSpec) -> float:
         """Return the idle power of a GPU with raised clocks."""
         return self._power(gpu)[0].idle_w
+
+    def errors(self, gpu: GpuSpec) -> dict[GpuPart, float]:
+        """Return the errors of cross-validation, the largest of the types that were measured.
+
+        The error of a GPU whose coefficients are scaled from another one was not measured: twice
+        the other one's is assumed.
+        """
+        kernels = self.kernels(gpu)
+        known, framework = kernels.gpu.calibration, kernels.framework
+
+        def largest(*found: Sequence[Fitted]) -> float:
+            every = [series for some in found for series in some]
+            own = [s for s in every if getattr(s, "framework", None) == framework]
+            return max((s.error for s in own or every), default=UNMEASURED_ERROR)
+
+        serving = [] if self._serving is None else [s.tpot_error for s in self._serving.series]
+        errors = {
+            GpuPart.PRODUCTS: largest(known.gemm),
+            GpuPart.DECODE: largest(known.decode),
+            GpuPart.PREFILL: largest(known.prefill),
+            GpuPart.FUSED: largest(
+                known.moe, known.mla_decode, known.gated_delta_net, known.sparse_decode
+            ),
+            GpuPart.COLLECTIVES: largest(known.collectives),
+            GpuPart.HOST: max(serving, default=UNMEASURED_ERROR),
+            GpuPart.LINK: UNMEASURED_ERROR,
+        }
+        if kernels.gpu.scaled_from is None:
+            return errors
+        return {part: 2 * error for part, error in errors.items()}
 
     def matmul(self, op: MatMul, gpu: GpuSpec) -> OperatorCosts:
         """Price a product with weights."""
@@ -719,8 +797,22 @@ class CalibratedCostModel(CostModel):
         return self._cost(op.name, self.kernels(gpu).pointwise(op), gpu)
 
     def fused(self, op: Fused, gpu: GpuSpec) -> tuple[OperatorCosts, ...]:
-        """Price experts, recurrent states, convolutions, or attention over latents."""
-        return (self._cost(op.name, self.kernels(gpu).fused(op), gpu),)
+        """Price experts, recurrent states, convolutions, or attention over latents.
+
+        Experts in 8 bits of an engine whose own kernels were not measured take the faster of the
+        two kinds of kernels that were, with one scale for a matrix or one for each block.
+        """
+        kernels = self.kernels(gpu)
+        priced = kernels.fused(op)
+        if self._falls_back and isinstance(op, Experts) and op.weights is ElementType.FP8:
+            try:
+                other = kernels.fused(replace(op, weights=BlockFormat.FP8_BLOCK))
+            except InputError:
+                other = None
+            if other is not None and other.time_ns.sum() < priced.time_ns.sum():
+                note = Estimate.always(f"experts on {gpu.name}: the faster kernels of 8 bits")
+                priced = replace(other, estimates=(*other.estimates, note))
+        return (self._cost(op.name, priced, gpu),)
 
     def coprocessing_peak_flops_per_s(self, op: MatMul, gpu: GpuSpec) -> Floats:
         """Return the rate that the product reaches."""
@@ -737,10 +829,12 @@ class CalibratedCostModel(CostModel):
         if self._graphs is not None:
             priced = replace(priced, time_ns=priced.time_ns * self._graphs.reduce_share)
         cost = self._cost(op.name, priced, gpu)
-        message = column(1.0 * op.m * op.n * op.element.bytes)
-        moved = message * wire_share("all_reduce", np.array([float(gpus)]))
-        energy = Energies.of(link_pj=moved * link.energy_pj_per_byte)
-        return replace(cost, energy=cost.energy + energy)
+        return _with_link(cost, SUM, op, gpus, link)
+
+    def collective(self, op: Collective, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCosts:
+        """Price an exchange of rows among several GPUs, by NCCL's measured exchanges."""
+        cost = self._cost(op.name, self.kernels(gpu).collective(op, gpus, link), gpu)
+        return _with_link(cost, op.kind, op, gpus, link)
 
     def transfer(
         self, name: str, transferred_bytes: float | Floats, link: LinkSpec
@@ -781,17 +875,23 @@ class CalibratedCostModel(CostModel):
         Raises:
             InputError: the GPU has no calibration.
         """
-        if gpu.name not in self._kernels:
+        sheet = _data_sheet(gpu)
+        if sheet not in self._kernels:
             own = _calibrated(gpu)
             other = self._products_from.get(own.calibration.name)
             products = None if other is None else CalibratedGpu.load(other).on(own.gpu)
-            self._kernels[gpu.name] = Kernels(own, self._framework, products)
-        return self._kernels[gpu.name]
+            framework, missing = self._framework, None
+            measured = {series.framework for series in own.calibration.decode}
+            if self._falls_back and framework not in measured:
+                framework, missing = None, framework
+            self._kernels[sheet] = Kernels(own, framework, products, missing)
+        return self._kernels[sheet]
 
     def _power(self, gpu: GpuSpec) -> tuple[PowerSpec, tuple[str, ...]]:
-        if gpu.name not in self._powers:
-            self._powers[gpu.name] = power_on(self.kernels(gpu).gpu)
-        return self._powers[gpu.name]
+        sheet = _data_sheet(gpu)
+        if sheet not in self._powers:
+            self._powers[sheet] = power_on(self.kernels(gpu).gpu)
+        return self._powers[sheet]
 
     def _cost(self, name: str, priced: Priced, gpu: GpuSpec) -> OperatorCosts:
         time_ns = priced.time_ns
@@ -820,6 +920,47 @@ class CalibratedCostModel(CostModel):
         )
 
 
+_DataSheet = tuple[str | float | None, ...]
+
+
+def _data_sheet(gpu: GpuSpec) -> _DataSheet:
+    """Return all of a data sheet that prices depend on: GPUs of equal names may differ."""
+    return (
+        gpu.name,
+        gpu.calibration,
+        gpu.memory_bytes_per_s,
+        gpu.memory_bytes,
+        gpu.cores,
+        gpu.l1_bytes,
+        gpu.l2_bytes,
+        gpu.board_power_w,
+        gpu.fp4_flops,
+        *gpu.peak_flops,
+        *gpu.peak_flops.values(),
+    )
+
+
+def _with_link(
+    cost: OperatorCosts, operation: str, op: AllReduce | Collective, gpus: int, link: LinkSpec
+) -> OperatorCosts:
+    """Return the price of a collective with the energy of the bytes that one GPU sends."""
+    moved = column(op.bytes) * wire_share(operation, np.array([float(gpus)]))
+    energy = Energies.of(link_pj=moved * link.energy_pj_per_byte)
+    return replace(cost, energy=cost.energy + energy)
+
+
+_NOT_TIMED: Final = (
+    "memory_bytes",
+    "description",
+    "calibration",
+    "memory_stacks",
+    "price_usd",
+    "build_cost_usd",
+    "rent_usd_per_h",
+)
+"""Fields of a GPU on which no time depends."""
+
+
 def _calibrated(gpu: GpuSpec) -> CalibratedGpu:
     name = gpu.calibration or preset_of(gpu.name)
     if gpu.calibration is None and name not in CALIBRATIONS.names():
@@ -830,13 +971,7 @@ def _calibrated(gpu: GpuSpec) -> CalibratedGpu:
             f"(known are {', '.join(CALIBRATIONS.names())}); {PUBLISHED_INSTEAD}",
         )
     known = CalibratedGpu.load(name, where=f"GPU {gpu.name}: calibration")
-    # A system may change the memory size of a GPU; the coefficients stay those of that GPU. For any
-    # other difference of the data sheet they are scaled.
-    same = known.gpu.model_copy(
-        update={
-            "memory_bytes": gpu.memory_bytes,
-            "description": gpu.description,
-            "calibration": gpu.calibration,
-        }
-    )
+    # A system may change the memory size of a GPU, and anybody its price; the coefficients stay
+    # those of that GPU. For any other difference of the data sheet they are scaled.
+    same = known.gpu.model_copy(update={name: getattr(gpu, name) for name in _NOT_TIMED})
     return replace(known, gpu=gpu) if same == gpu else known.on(gpu)

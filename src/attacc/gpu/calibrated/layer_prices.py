@@ -42,7 +42,7 @@ from attacc.gpu.calibrated.limits import inside
 from attacc.gpu.calibrated.machine import peak_flops_per_s
 from attacc.gpu.calibrated.power import TILE, Work
 from attacc.gpu.calibrated.priced import Priced, column, roofline
-from attacc.gpu.costs import Bound, Codes, Estimate, Floats, either, over_distinct
+from attacc.gpu.costs import BUSIEST, Bound, Codes, Estimate, Floats, either, over_distinct
 from attacc.models.operators import AllReduce, Convolution, Experts, Phase, StateKind, StateUpdate
 from attacc.models.precision import BlockFormat, ElementType
 from attacc.units import NS_PER_S
@@ -54,6 +54,7 @@ MEASURED_DIM: Final = 128.0
 """Elements of a key and of a value of the measured states."""
 GRAPH: Final = "vLLM graph"
 EAGER: Final = "vLLM eager"
+DISPATCHED: Final = "experts of tokens that travel to them: rows of own visits, never measured"
 _FOUR_BITS: Final = (ElementType.INT4, BlockFormat.INT4_G128, BlockFormat.INT4_G32)
 
 
@@ -109,9 +110,11 @@ def experts(gpu: CalibratedGpu, framework: str | None, op: Experts) -> Priced:
         types = ExpertTypes(BF16, op.weights, BF16)
         estimates.append(Estimate.always(f"experts with {op.weights} weights: {AS_BF16}"))
 
-    def spread(tokens: Floats) -> ExpertShapes:
+    def spread(tokens: Floats, load: Floats, present: Floats) -> ExpertShapes:
         return independent_visits(
             tokens=tokens,
+            load=load,
+            present=present,
             hidden=op.hidden,
             width=op.width,
             per_token=op.per_token,
@@ -121,24 +124,30 @@ def experts(gpu: CalibratedGpu, framework: str | None, op: Experts) -> Priced:
             skew=op.skew,
         )
 
+    sizes = np.broadcast_arrays(column(op.tokens), column(op.load), column(op.present))
+    notes = [Estimate(BUSIEST, sizes[1] > 1)]
+    if op.dispatched:
+        notes.append(Estimate.always(DISPATCHED))
     if not found:
-        shapes = spread(column(op.tokens))
-        work = _experts_work(shapes, types)
-        return roofline(work, gpu.gpu, BF16, f"experts with {op.weights} weights")
-    best = _nearest_experts(found, wanted, op.experts / op.here, spread(column(op.tokens)[:1]))
+        work = _experts_work(spread(*sizes), types)
+        priced = roofline(work, gpu.gpu, BF16, f"experts with {op.weights} weights")
+        return replace(priced, estimates=(*priced.estimates, *notes))
+    estimates += notes
+    first = spread(*(size[:1] for size in sizes))
+    best = _nearest_experts(found, wanted, op.experts / op.here, first)
     if best.framework != wanted:
         what = f"experts on {gpu.gpu.name}: kernels of {best.framework}"
         estimates.append(Estimate.always(what))
     at = ExpertMachine.of(gpu.gpu, types)
 
     def timed(sizes: tuple[Floats, ...]) -> tuple[Floats, ...]:
-        shapes = spread(sizes[0])
+        shapes = spread(*sizes)
         time_ns, busy_ns = expert_times(shapes, at, best.coefficients, rule_of(best))
         work = _experts_work(shapes, types)
         outside = (~inside(experts_limits(best, shapes))).astype(np.float64)
         return time_ns, busy_ns, outside, work.flops, work.dram_bytes, work.l2_bytes
 
-    time_ns, busy_ns, outside, flops, dram, l2 = over_distinct(timed, (op.tokens,))
+    time_ns, busy_ns, outside, flops, dram, l2 = over_distinct(timed, sizes)
     what = f"experts on {gpu.gpu.name}: shapes outside those fitted"
     estimates.append(Estimate(what, outside > 0))
     eight = np.full_like(flops, float(types.activation.bytes == 1))

@@ -16,6 +16,7 @@ from pydantic import Field
 from attacc.documents import Presets, PresetSpec, Spec
 from attacc.errors import InputError
 from attacc.gpu.costs import (
+    BUSIEST,
     PAST,
     RAGGED,
     Bound,
@@ -38,6 +39,7 @@ from attacc.hardware.placement import Placement
 from attacc.models.operators import (
     AllReduce,
     Attention,
+    Collective,
     Experts,
     MatMul,
     MatMulRole,
@@ -352,8 +354,14 @@ class PublishedCostModel(CostModel):
         operations and their bytes, at the shares of the peaks that products reach.
         """
         if isinstance(op, Experts):
+            busiest = (Estimate(BUSIEST, np.atleast_1d(np.asarray(op.load)) > 1),)
             return tuple(
-                self.matmul(part, gpu) if isinstance(part, MatMul) else self.pointwise(part, gpu)
+                replace(
+                    self.matmul(part, gpu)
+                    if isinstance(part, MatMul)
+                    else self.pointwise(part, gpu),
+                    estimates=busiest,
+                )
                 for part in op.products()
             )
         efficiency, energy = self.constants.efficiency, self.constants.energy
@@ -381,24 +389,16 @@ class PublishedCostModel(CostModel):
         crosses every link.
         """
         del gpu
-        if link.collective is None:
-            raise InputError(
-                f"no latency of collectives is known for {link.name}, over which {gpus} GPUs sum "
-                f"{op.name}",
-                where="link",
-                hint="use an NVLink, or a link of your own with a table [collective]",
-            )
-        matrix_bytes = np.atleast_1d(np.asarray(op.m * op.n * op.element.bytes, dtype=np.float64))
-        part_bytes = matrix_bytes / gpus
-        start_ns = link.collective.start_ns
-        data_ns = link.collective.ns_per_byte * part_bytes
-        wire_ns = part_bytes / link.bytes_per_s * NS_PER_S
-        return OperatorCosts(
-            op.name,
-            (gpus - 1) * np.maximum(start_ns + data_ns, wire_ns),
-            either(start_ns > np.maximum(data_ns, wire_ns), Bound.LATENCY, Bound.LINK),
-            Energies.of(link_pj=matrix_bytes * link.energy_pj_per_byte),
-        )
+        return _ring(op, link, gpus)
+
+    def collective(self, op: Collective, gpu: GpuSpec, link: LinkSpec, gpus: int) -> OperatorCosts:
+        """Price an exchange of rows among several GPUs, by the rule of the sum.
+
+        The published release has no such exchange.
+        """
+        del gpu
+        what = f"{op.kind.replace('_', '-')}: by the published rule of all-reduces, never measured"
+        return replace(_ring(op, link, gpus), estimates=(Estimate.always(what),))
 
     def transfer(
         self, name: str, transferred_bytes: float | Floats, link: LinkSpec
@@ -433,6 +433,29 @@ class PublishedCostModel(CostModel):
             either(compute_s > memory_s, Bound.COMPUTE, Bound.MEMORY),
             Energies.of(dram_pj=operand_bytes * cpu.memory_pj_per_byte),
         )
+
+
+def _ring(op: AllReduce | Collective, link: LinkSpec, gpus: int) -> OperatorCosts:
+    """Price a collective in as many steps as there are other GPUs."""
+    if link.collective is None:
+        verb = "sum" if isinstance(op, AllReduce) else "exchange"
+        raise InputError(
+            f"no latency of collectives is known for {link.name}, over which {gpus} GPUs {verb} "
+            f"{op.name}",
+            where="link",
+            hint="use an NVLink, or a link of your own with a table [collective]",
+        )
+    matrix_bytes = np.atleast_1d(np.asarray(op.bytes, dtype=np.float64))
+    part_bytes = matrix_bytes / gpus
+    start_ns = link.collective.start_ns
+    data_ns = link.collective.ns_per_byte * part_bytes
+    wire_ns = part_bytes / link.bytes_per_s * NS_PER_S
+    return OperatorCosts(
+        op.name,
+        (gpus - 1) * np.maximum(start_ns + data_ns, wire_ns),
+        either(start_ns > np.maximum(data_ns, wire_ns), Bound.LATENCY, Bound.LINK),
+        Energies.of(link_pj=matrix_bytes * link.energy_pj_per_byte),
+    )
 
 
 def _search(op: MatMul, gpu: GpuSpec) -> _Tiles:

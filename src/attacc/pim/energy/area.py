@@ -19,6 +19,8 @@ from attacc.hardware.placement import Placement
 _QUERIES: Final = (1.0, 7.0, 8.0, 16.0, 32.0)
 _AREAS: Final = (1.0, 1.0, 0.91, 1.55, 2.97)
 _DIE_MM2: Final = 121.0
+_UNITS: Final = 128
+"""Units of a die: one for each of its banks."""
 _UNITS_MM2: Final = 12.03
 _BESIDE_MM2: Final = 1.15
 """What the units need beside them: control, and the way to the buffer die."""
@@ -38,6 +40,22 @@ def unit_area(queries: int) -> float | None:
     return float(np.interp(queries, _QUERIES, _AREAS))
 
 
+def units_area_mm2(queries: int, units: int) -> float | None:
+    """Return the area of the units of a die, one in every bank, with what they need beside them.
+
+    A unit is taken to have the size of a unit of HBM3 at 666 MHz, in AttAcc's process.
+
+    Args:
+        queries: queries that a read serves.
+        units: units of the die.
+
+    Returns:
+        Square millimetres; None beyond 32 queries, for which no unit was synthesised.
+    """
+    area = unit_area(queries)
+    return None if area is None else (_UNITS_MM2 * area + _BESIDE_MM2) * units / _UNITS
+
+
 def die_share(queries: int, placement: Placement) -> float | None:
     """Return the share of a DRAM die that units in every bank take.
 
@@ -48,7 +66,7 @@ def die_share(queries: int, placement: Placement) -> float | None:
     Returns:
         The share; None for units elsewhere, and beyond 32 queries.
     """
-    area = unit_area(queries)
+    area = units_area_mm2(queries, _UNITS)
     if area is None or placement is not Placement.BANK:
         return None
-    return (_UNITS_MM2 * area + _BESIDE_MM2) / _DIE_MM2
+    return area / _DIE_MM2

@@ -40,6 +40,7 @@ class DramEnergy(PresetSpec):
         activate_row: opening and closing one row of one bank, however many bits are read from
             it; where it is given, commands are charged `activate_row` in place of `activate`.
         standby: power of one idle rank of a pseudo-channel with its banks open.
+        standby_closed: power of one idle rank of a pseudo-channel with its banks precharged.
         refresh: one all-bank refresh of a pseudo-channel, in addition to standby.
     """
 
@@ -52,6 +53,7 @@ class DramEnergy(PresetSpec):
     multiply_add: Picojoules
     activate_row: Picojoules | None = None
     standby: Watts | None = None
+    standby_closed: Watts | None = None
     refresh: Picojoules | None = None
 
     def source_of(self, *fields: str) -> str:

@@ -226,14 +226,70 @@ class PowerTrace:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Standby:
+    """Power of a stack whose units do nothing.
+
+    Attributes:
+        closed_w: standby with all banks precharged, and refresh.
+        open_w: what open rows in all banks draw in addition.
+    """
+
+    closed_w: float
+    open_w: float
+
+    def times(self, stacks: int) -> Standby:
+        """Return the power of several stacks."""
+        return Standby(stacks * self.closed_w, stacks * self.open_w)
+
+
+def standby(device: DramDevice, energies: DramEnergy) -> Standby:
+    """Return the power of a stack whose units do nothing, refresh included.
+
+    Raises:
+        InputError: the energies say nothing of standby or refresh.
+    """
+    closed = _given(energies, "standby_closed", energies.standby_closed)
+    idle_w = _ranks(device) * closed
+    return Standby(
+        closed_w=idle_w + refresh_w(device, energies),
+        open_w=background_w(device, energies) - idle_w,
+    )
+
+
+def _ranks(device: DramDevice) -> int:
+    """Return the ranks of all pseudo-channels of a stack."""
+    o = device.organization
+    return o.channels * o.pseudo_channels * o.ranks
+
+
 def background_w(device: DramDevice, energies: DramEnergy) -> float:
     """Return the power of an idle stack with open rows and without refresh.
 
     Raises:
         InputError: the energies have no standby power.
     """
+    return _ranks(device) * _given(energies, "standby", energies.standby)
+
+
+def refresh_w(
+    device: DramDevice, energies: DramEnergy, *, temperature_c: float | None = None
+) -> float:
+    """Return the power of refreshing a stack, in addition to standby.
+
+    Args:
+        device: the stack.
+        energies: energy per event.
+        temperature_c: temperature of the device; None for the usual rate of refresh.
+
+    Raises:
+        InputError: the energies say nothing of refresh.
+    """
     o = device.organization
-    return o.channels * o.pseudo_channels * o.ranks * _given(energies, "standby", energies.standby)
+    interval = device.parameters(power_limited=False, temperature_c=temperature_c)["nREFI"]
+    # In both modes of refresh, every bank is refreshed once in an interval.
+    refreshes_per_ns = o.channels * o.pseudo_channels / (interval * device.clock_ns)
+    return refreshes_per_ns * _given(energies, "refresh", energies.refresh) * _PJ_PER_NS
 
 
 def command_energies(
@@ -340,9 +396,6 @@ def sustained_power(
     element = ElementType.FP16 if layout is None else layout.element
     costs = _costs(device, placement, energies, queries_per_read, element)
     per_pj = o.channels / (cycles * device.clock_ns) * _PJ_PER_NS
-    interval = device.parameters(power_limited=False, temperature_c=temperature_c)["nREFI"]
-    # In both modes of refresh, every bank is refreshed once in an interval.
-    refreshes_per_ns = o.channels * o.pseudo_channels / (interval * device.clock_ns)
     moves = 0.0 if layout is None else queries_per_read * _moves_pj_per_multiply(layout, costs)
     return SustainedPower(
         cycles=cycles,
@@ -350,7 +403,7 @@ def sustained_power(
         read_w=(costs.cell_pj + costs.read_path_pj) * per_pj,
         multiply_w=costs.multiply_pj * per_pj,
         move_w=moves * per_pj,
-        refresh_w=refreshes_per_ns * _given(energies, "refresh", energies.refresh) * _PJ_PER_NS,
+        refresh_w=refresh_w(device, energies, temperature_c=temperature_c),
         background_w=background_w(device, energies),
     )
 

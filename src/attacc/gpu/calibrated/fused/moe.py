@@ -412,8 +412,10 @@ def independent_visits(
     here: int,
     matrices: int,
     skew: float = 0.0,
+    load: Floats | float = 1.0,
+    present: Floats | None = None,
 ) -> ExpertShapes:
-    """Return experts whose tokens choose independently of each other, on average over GPUs.
+    """Return experts whose tokens choose independently of each other.
 
     Args:
         tokens: tokens of each step.
@@ -424,22 +426,26 @@ def independent_visits(
         here: experts that the GPU holds.
         matrices: matrices of an expert.
         skew: exponent of the power law by which tokens choose; 0 for an even choice.
+        load: visits to experts of the GPU, over the mean of all GPUs. They spread over its experts
+            like those of as many more tokens.
+        present: tokens whose rows the GPU has; None for all.
     """
     chances, times = np.unique(expert_chances(experts, per_token, skew), return_counts=True)
     share = here / experts * times
-    mean = tokens[:, None] * chances
+    loads = (tokens * load)[:, None]
+    mean = loads * chances
     chance = np.broadcast_to(chances, mean.shape)
-    none = 1 - np.exp(tokens[:, None] * np.log1p(-np.minimum(chance, 1 - 1e-12)))
+    none = 1 - np.exp(loads * np.log1p(-np.minimum(chance, 1 - 1e-12)))
     tiles = {f"tiles_{rows}": started_tiles(mean, chance, rows) @ share for rows in ROWS}
     return ExpertShapes.of(
-        tokens=tokens,
+        tokens=tokens if present is None else present,
         hidden=hidden,
         width=width,
         per_token=per_token,
         experts=experts,
         here=here,
         matrices=matrices,
-        visits=tokens * per_token * here / experts,
+        visits=tokens * per_token * here / experts * load,
         visited=none @ share,
         **tiles,
     )

@@ -1,0 +1,6 @@
+"""Many requests over time: how whole requests are served, prefill and decode.
+
+`attacc.serving.steady` prices the steady state of a batch, in which every request that ends makes
+room for the next one. `attacc.serving.search` finds the layout, the engine and the batch that serve
+most requests within latency targets.
+"""
