@@ -14,6 +14,7 @@ from attacc.pim.selection import SelectedHeads, selection_ends
 from attacc.system.attaccs import Attaccs
 from attacc.system.batches import Batches
 from attacc.system.layer_attention import LayerHeads, Selection
+from attacc.system.layout import Layout
 from attacc.system.pricer import Pricer
 from attacc.system.sites import Site
 from attacc.system.step import OperatorTime, StepCost
@@ -281,6 +282,20 @@ def test_systems_of_all_kinds_run_sparse_layers(placement: str, together: bool) 
     assert found["index_scan"].energy.total_pj > 0
     assert found["beside_attention"].time_ns > 0
     assert np.isfinite(step.energy.total_pj)
+
+
+def test_groups_of_gpus_choose_for_their_own_requests() -> None:
+    """Catches scores of requests of other groups, and a choice that is shared out twice.
+
+    With eight groups of one GPU, each chooses for a request of its own, as eight GPUs that share
+    all requests do. Either way scores of 10,000 tokens cross a link.
+    """
+    grouped, shared = (
+        ops(pricer(layout=Layout(8, dp=dp)).step(decode=[10_000] * 8)) for dp in (8, 1)
+    )
+    for name in ("index_transfer", "score_transfer", "index_choice", "index_scan"):
+        assert grouped[name].time_ns == pytest.approx(shared[name].time_ns, rel=1e-12)
+    assert grouped["score_transfer"].alone_ns == pytest.approx(4 * 10_000 / 300, rel=1e-12)
 
 
 def test_the_published_gpu_model_prices_what_is_left() -> None:
