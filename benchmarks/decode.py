@@ -41,7 +41,7 @@ class TimedDevice(HostDevice):
 
     wall_s = 0.0
 
-    def append(self, request: int, layer: int, keys: F32, values: F32) -> AppendCost:
+    def append(self, request: int, layer: int, keys: F32, values: F32 | None = None) -> AppendCost:
         begin = perf_counter()
         cost = super().append(request, layer, keys, values)
         self.wall_s += perf_counter() - begin

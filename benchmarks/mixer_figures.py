@@ -37,6 +37,7 @@ from attacc.pim.product import AttaccProducts
 from attacc.pim.program.product import ProductShape
 from attacc.pim.selection import selection_bounds
 from attacc.report.figures import write_figure
+from attacc.system.layer_attention import LayerHeads
 
 ROOT = Path(__file__).parents[1]
 SYSTEM = ROOT / "examples" / "h200-attacc.toml"
@@ -344,7 +345,7 @@ SPARSE_READS: Final = (1, 4)
 
 
 def sparse_stack() -> None:
-    """Print what one request of two models costs on one stack, which no system runs today."""
+    """Print what one request of two models costs on one stack."""
     stack = aa.Stack()
     products = {
         q: AttaccProducts(stack.device, stack.placement, rows_per_read=q) for q in SPARSE_READS
@@ -380,8 +381,75 @@ def sparse_stack() -> None:
     )
 
 
+SPARSE_BATCH: Final = 8
+SPARSE_LENGTHS: Final = tuple(2**power for power in range(10, 18))
+SPARSE_LAYER: Final[dict[str, object]] = {
+    "name": "V3.2", "family": "V3.2", "hidden_size": 7168, "vocab_size": 1024,
+    "tied_embeddings": True,
+    "layers": [{"mixer": V32.model_dump(mode="json"), "norms": 1}],
+}  # fmt: skip
+"""A layer of DeepSeek V3.2, without its feed-forward part."""
+ON_GPUS: Final = ("index_choice", "beside_attention")
+MIXER_PARTS: Final = ("index_scan", "attention", *ON_GPUS)
+TRANSFERS: Final = ("index_transfer", "score_transfer", "qkv_transfer", "context_transfer")
+
+
+def sparse_site(site: str, reads: int) -> list[dict[str, float]]:
+    """Return the microseconds of each part of a layer of V3.2 at every length.
+
+    ``clustered`` is the attention if the chosen tokens were neighbours.
+    """
+    spec = aa.load_system(SYSTEM).spec
+    assert spec.attacc is not None
+    table_ = spec.attacc.model_copy(update={"queries_per_read": reads})
+    system = aa.load_system(spec.model_copy(update={"attacc": table_}).model_dump(mode="json"))
+    pricer = aa.Pricer(SPARSE_LAYER, system, sites={"sparse": site})
+    heads = LayerHeads.of(V32, ElementType.BF16)
+    assert heads is not None
+    assert pricer.attaccs is not None
+    found: list[dict[str, float]] = []
+    for length in SPARSE_LENGTHS:
+        step = pricer.step(decode=[length] * SPARSE_BATCH)
+        times = {op.name: op.time_ns / 1e3 for op in step.operators}
+        chosen = pricer.attaccs.attend(heads, [length] * SPARSE_BATCH).chosen
+        assert chosen is not None
+        times["clustered"] = float(chosen.clustered_ns[0]) / 1e3
+        found.append(times)
+    return found
+
+
+def sparse_layers() -> dict[str, list[float]]:
+    """Print a layer of V3.2 on each site; return the time of its mixer, in microseconds."""
+    gpu = sparse_site("gpu", 1)
+    curves = {"GPUs": [sum(one.get(name, 0.0) for name in MIXER_PARTS) for one in gpu]}
+    rows: list[list[object]] = [
+        [n, "GPUs", one["index_scan"], "-", one["attention"], "-", "-", whole]
+        for n, one, whole in zip(SPARSE_LENGTHS, gpu, curves["GPUs"], strict=True)
+    ]
+    for reads in SPARSE_READS:
+        there = sparse_site("attacc", reads)
+        for end in ("apart", "neighbours"):
+            curves[f"AttAccs, {reads} a read, {end}"] = []
+        for n, one in zip(SPARSE_LENGTHS, there, strict=True):
+            left, moved = (sum(one[name] for name in names) for names in (ON_GPUS, TRANSFERS))
+            whole = one["index_scan"] + one["attention"] + left + moved
+            curves[f"AttAccs, {reads} a read, apart"].append(whole)
+            least = whole - one["attention"] + one["clustered"]
+            curves[f"AttAccs, {reads} a read, neighbours"].append(least)
+            rows.append(
+                [n, f"AttAccs, {reads} a read", one["index_scan"], one["clustered"],
+                 one["attention"], left, moved, whole]
+            )  # fmt: skip
+    table(
+        f"Mixer of one layer of V3.2, {SPARSE_BATCH} requests, microseconds",
+        ["tokens", "site", "scan", "neighbours", "attention", "left on GPUs", "transfers", "all"],
+        rows,
+    )
+    return curves
+
+
 def sparse() -> Draw:
-    """Return the figure of sparse attention: bytes of the scan and of the attention."""
+    """Return the figure of sparse attention: bytes, and the time of a layer on each site."""
     cases: tuple[tuple[str, LatentAttention | Attention | CompressedAttention, Mixer], ...] = (
         ("DeepSeek V3.2: 2,048 tokens", V32, V3),
         ("MiniMax M3: 16 blocks of 128", M3, M3.model_copy(update={"selector": None})),
@@ -392,6 +460,7 @@ def sparse() -> Draw:
         ),
     )
     sparse_stack()
+    layers = sparse_layers()
     curves: list[tuple[str, list[float], list[float], list[float]]] = []
     for name, mixer, dense in cases:
         scan = [scan_bytes(mixer, n) for n in LENGTHS]
@@ -407,9 +476,18 @@ def sparse() -> Draw:
         )  # fmt: skip
 
     def draw(figure: Any) -> None:
-        for axis, (name, scan, rest, every) in zip(
-            figure.subplots(1, 3, sharey=True), curves, strict=True
-        ):
+        *axes, last = figure.subplots(1, 4)
+        for axis in axes[1:]:
+            axis.sharey(axes[0])
+        styles = ("k-", "C0-", "C0--", "C1-", "C1--")
+        for (name, times), style in zip(layers.items(), styles, strict=True):
+            last.plot(SPARSE_LENGTHS, times, style, label=name)
+        powers(last, SPARSE_LENGTHS[::2])
+        last.set_ylim(bottom=0)
+        last.set_title("V3.2: mixer of one layer, 8 requests, µs", fontsize=10)
+        last.set_xlabel("tokens of each request")
+        last.legend(fontsize=8)
+        for axis, (name, scan, rest, every) in zip(axes, curves, strict=True):
             powers(axis, LENGTHS[::2])
             axis.plot(LENGTHS, [value / 1e6 for value in every], "k--", label="attention to all")
             axis.plot(LENGTHS, [value / 1e6 for value in scan], "C0-", label="scan")
@@ -539,7 +617,7 @@ FIGURES: Final[dict[str, tuple[Callable[[], Draw], tuple[float, float]]]] = {
     "full": (full, (9, 3.8)),
     "windows": (windows, (10, 3.8)),
     "latent": (latent, (10, 3.8)),
-    "sparse": (sparse, (11, 3.8)),
+    "sparse": (sparse, (14, 3.8)),
     "states": (states, (10, 3.8)),
     "experts": (experts, (10, 3.8)),
 }

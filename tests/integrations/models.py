@@ -52,6 +52,11 @@ EXPANDED = {
 """Latent attention, whose keys of 192 and values of 128 elements are expanded from latents."""
 ROTATION = {"rope_type": "default", "rope_theta": 10000.0}
 SINKS = {"num_local_experts": 2, "num_experts_per_tok": 1, "rope_parameters": ROTATION}
+GLOBAL = {
+    "global_head_dim": 32, "num_global_key_value_heads": 1, "attention_k_eq_v": True,
+    "hidden_size_per_layer_input": 0,
+}  # fmt: skip
+"""Layers without a window have one head of keys of twice the size, for eight queries."""
 SIZES: dict[str, dict[str, Any]] = {
     "Llama": {},
     "Qwen2": ALTERNATING | {"use_sliding_window": True},
@@ -67,6 +72,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "Gemma": {},
     "Gemma2": ALTERNATING | {"attn_logit_softcapping": None},
     "Gemma3Text": ALTERNATING,
+    "Gemma4Text": ALTERNATING | GLOBAL,
     "GptOss": ALTERNATING | SINKS,
     "Phi": {},
     "Phi3": {"sliding_window": 5},

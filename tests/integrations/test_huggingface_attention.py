@@ -14,7 +14,7 @@ torch = small.torch
 from attacc.errors import CapacityError, InputError
 from attacc.integrations.generation import threads_of_host
 from attacc.integrations.huggingface_attention import attach
-from attacc.integrations.huggingface_cache import DeviceCache, Handed
+from attacc.integrations.huggingface_cache import DeviceCache
 from attacc.integrations.huggingface_session import Session
 from attacc.models.precision import ElementType
 from attacc.pim.host.costs import AppendCost
@@ -99,7 +99,7 @@ def test_decode_attends_to_what_the_device_holds() -> None:
     """Keys and values from anywhere else: those of the device are changed, behind the host."""
 
     class Distorting(HostDevice):
-        def append(self, request: int, layer: int, keys: Any, values: Any) -> AppendCost:
+        def append(self, request: int, layer: int, keys: Any, values: Any = None) -> AppendCost:
             return super().append(request, layer, keys, values[:, ::-1])
 
     model, tokens = model_of(), tokens_of(1, 10)
@@ -125,6 +125,51 @@ def test_several_tokens_are_attended_to_one_by_one() -> None:
     difference = off(torch.cat(together, dim=1), torch.cat(apart, dim=1))
     # The host's sums differ in their last bits, by which values round to another fp16.
     assert difference < TOLERANCES["fp32 sums"][1]
+
+
+AT_ONCE = ["Llama", "GPT2", "Mistral", "Gemma3Text", "Gemma4Text", "GptOss", "DeepseekV3"]
+
+
+@pytest.mark.parametrize("family", AT_ONCE)
+@pytest.mark.parametrize("sums", list(TOLERANCES))
+def test_tokens_at_once_are_those_of_eager_attention(family: str, sums: str) -> None:
+    """A token that sees those behind it, or none of those beside it; a ring in which a later token
+    overwrites what an earlier one sees; contexts that are mixed up between tokens and heads."""
+    arithmetic, tolerance = TOLERANCES[sums]
+    model, tokens = model_of(family), tokens_of(2, 18)
+    expected = scores_of(model, tokens)
+    device = device_of(arithmetic, queries_per_read=3)
+    with attach(model, device, latents="one_copy", query_tokens=3) as session:
+        cache = session.cache()
+        parts = [tokens[:, :9], tokens[:, 9:10], tokens[:, 10:]]
+        got = torch.cat([scored(session, part, cache) for part in parts], dim=1)
+        # Nine tokens, eight of them in one pass: 1, 3, 3 and 2 at once.
+        assert [step.tokens for step in session.steps] == [1, 3, 3, 2]
+        assert [step.keys for step in session.steps] == [
+            2 * sum(lengths) for lengths in ([10], [11, 12, 13], [14, 15, 16], [17, 18])
+        ]
+        session.check_room(100)
+    assert off(got[:, :9], expected[:, :9]) < 1e-5
+    assert 0 < off(got[:, 9:], expected[:, 9:]) < tolerance
+
+
+def test_tokens_at_once_read_keys_once() -> None:
+    """Costs of several tokens that are those of one, or of each by itself."""
+    model, tokens = model_of(), tokens_of(1, 18)
+    costs: list[Any] = []
+    for at_once in (1, 4):
+        with attach(model, device_of(queries_per_read=16), query_tokens=at_once) as session:
+            cache = session.cache()
+            scored(session, tokens[:, :14], cache)
+            scored(session, tokens[:, 14:], cache)
+            costs.append(session.steps)
+    singly, (together,) = costs
+    assert together.keys == sum(step.keys for step in singly)
+    assert together.link.queries == sum(step.link.queries for step in singly)
+    assert together.link.keys_values == sum(step.link.keys_values for step in singly)
+    assert together.attention.bank_read_bytes == singly[-1].attention.bank_read_bytes
+    with pytest.raises(InputError, match="query_tokens: 0 is out of range"):
+        attach(model, device_of(), query_tokens=0)
 
 
 def test_without_a_prefill() -> None:
@@ -350,6 +395,118 @@ def test_latents_are_expanded_by_the_host() -> None:
             scored(session, tokens[:, :1], cache)
 
 
+@pytest.mark.parametrize("family", ["DeepseekV3", "DeepseekV2", "MiniCPM3"])
+@pytest.mark.parametrize("sums", list(TOLERANCES))
+def test_latents_in_one_copy_are_those_of_eager_attention(family: str, sums: str) -> None:
+    """A matrix that is absorbed twice or not at all, a rotated part that is left out, a latent of
+    another token, contexts that are not expanded, and keys and values that are stored as well."""
+    arithmetic, tolerance = TOLERANCES[sums]
+    model, device, tokens = model_of(family), device_of(arithmetic), tokens_of(2, 18)
+    expected = scores_of(model, tokens)
+    with attach(model, device, latents="one_copy") as session:
+        cache = session.cache()
+        parts = [tokens[:, :11], tokens[:, 11:12], tokens[:, 12:]]
+        got = torch.cat([scored(session, part, cache) for part in parts], dim=1)
+        config, shape = model.config, device.shape
+        width = config.kv_lora_rank + config.qk_rope_head_dim
+        assert (shape.kv_heads, shape.queries_per_kv_head) == (1, 2)
+        assert (shape.head_dim, shape.value_dim, shape.one_copy) == (width, 32, True)
+        assert session.prefills[0].appended.link.total == 2 * 11 * small.LAYERS * width * 2
+        session.check_room(10)
+    assert off(got[:, :11], expected[:, :11]) < 1e-5
+    assert 0 < off(got[:, 11:], expected[:, 11:]) < tolerance
+
+
+def test_other_models_attend_alike_with_latents_in_one_copy() -> None:
+    """A model without latents that is refused, or whose keys serve as values."""
+    model, tokens = model_of(), tokens_of(1, 12)
+    texts: list[Any] = []
+    for latents in ("expanded", "one_copy"):
+        with attach(model, device_of(), latents=latents) as session:
+            texts.append(session.generate(tokens, max_new_tokens=4, do_sample=False))
+            assert not session.device.shape.one_copy
+    assert torch.equal(*texts)
+    with pytest.raises(InputError, match="latents: unknown"):
+        attach(model, device_of(), latents="two")
+
+
+def test_latents_that_no_matrix_expands_are_refused() -> None:
+    """An expansion with a bias, which absorbed queries do not know."""
+    model = model_of("DeepseekV3")
+    own: Any = model.model.layers[1].self_attn
+    expand = own.expand_kv
+
+    def shifted(*latents: Any) -> Any:
+        return tuple(one + 1 for one in expand(*latents))
+
+    own.expand_kv = shifted
+    with (
+        pytest.raises(InputError, match="do not expand by matrices alone"),
+        attach(model, device_of(), latents="one_copy"),
+    ):
+        pass
+    assert model.config._attn_implementation == "eager"
+
+
+def test_layers_have_heads_of_their_own() -> None:
+    """A layer that is laid out, or counted, like another; a scale of scores of another layer.
+
+    The first layer has two heads of 16 elements in a ring of 5, the others a head of 32.
+    """
+    model, device, tokens = model_of("Gemma4Text"), device_of(), tokens_of(1, 18)
+    with attach(model, device) as session:
+        cache = session.cache()
+        scored(session, tokens[:, :17], cache)
+        scored(session, tokens[:, 17:], cache)
+        shapes = [(s.kv_heads, s.queries_per_kv_head, s.head_dim, s.windows) for s in device.shapes]
+        assert shapes == [(2, 4, 16, (5,)), *[(1, 8, 32, (None,))] * 2]
+        with pytest.raises(InputError, match="layers of the model differ"):
+            _ = device.shape
+        (request,) = cache.requests
+        assert [device.length(request, layer) for layer in range(3)] == [5, 18, 18]
+        kv = 2 * 2 * 16 * 2  # of a token: two heads of 16, or one of 32, keys and values, fp16
+        assert session.prefills[0].appended.link.total == (5 + 17 + 17) * kv
+        assert session.steps[0].appended.link.total == 3 * kv
+        queries = 8 * 2 * (16 + 32 + 32)
+        assert session.steps[0].link.queries == queries
+        session.check_room(1000)
+        with pytest.raises(CapacityError):
+            session.check_room(10**9)
+
+
+def test_layers_have_scales_of_their_own() -> None:
+    """Scores of all layers with the scale of the first."""
+    model, tokens = model_of("GPT2", scale_attn_by_inverse_layer_idx=True), tokens_of(2, 18)
+    expected = scores_of(model, tokens)
+    assert off(decoded(model, tokens, 11), expected[:, 11:]) < TOLERANCES["fp32 sums"][1]
+    plain = model_of("GPT2")
+    plain.load_state_dict(model.state_dict())
+    assert off(scores_of(plain, tokens), expected) > 0.1
+
+
+def test_a_shape_that_changes_is_refused() -> None:
+    """A layer whose keys are read with the scale of an earlier pass."""
+    model, tokens = model_of(), tokens_of(1, 6)
+    with attached(model) as (session, cache):
+        scored(session, tokens[:, :5], cache)
+        model.model.layers[1].self_attn.scaling *= 2
+        with pytest.raises(InputError, match="change between passes"):
+            scored(session, tokens[:, 5:], cache)
+
+
+def test_the_pass_that_learns_shapes_leaves_nothing() -> None:
+    """A token on the device, a step, or a mode of the model that is left from before the first."""
+    model, device = model_of().train(), device_of()
+    with attach(model, device) as session:
+        assert model.training
+        assert (session.steps, session.prefills) == ([], [])
+        with pytest.raises(InputError, match="no model is set"):
+            _ = device.state
+    model.eval()
+    with attach(model, device):
+        assert not model.training
+
+
 FULL = {"layer_types": ["full_attention"] * small.LAYERS}
 WITHOUT_ATTENTION = {"layer_types": ["conv"] * small.LAYERS}
 SHARED = {
@@ -361,14 +518,9 @@ CHUNKS = {
     "layer_types": ["chunked_attention"] * small.LAYERS, "attention_chunk_size": 4,
     "num_local_experts": 2, "no_rope_layers": [1] * small.LAYERS,
 }  # fmt: skip
-GLOBAL = {
-    "global_head_dim": 32, "num_global_key_value_heads": 2, "hidden_size_per_layer_input": 0,
-}  # fmt: skip
 INDEXED = {"index_topk": 4, "index_n_heads": 2, "index_head_dim": 64}
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     r"soft-capped scores \(softcap = 50.0\)": ("Gemma2", FULL | {"attn_logit_softcapping": 50.0}),
-    "scale of their scores": ("GPT2", {"scale_attn_by_inverse_layer_idx": True}),
-    "layers that differ in their heads": ("Gemma4Text", small.ALTERNATING | GLOBAL),
     r"another layer \(num_kv_shared_layers = 1\)": ("Gemma3nText", small.ALTERNATING | SHARED),
     "within chunks of 4 tokens": ("Llama4Text", CHUNKS),
     "layers of the type hybrid, as layer 0": ("FalconH1", {}),
@@ -572,7 +724,7 @@ def test_a_pass_that_broke_off() -> None:
     """Layers that hold different tokens, and are attended to all the same."""
 
     class Broken(HostDevice):
-        def append(self, request: int, layer: int, keys: Any, values: Any) -> AppendCost:
+        def append(self, request: int, layer: int, keys: Any, values: Any = None) -> AppendCost:
             if layer == 1:
                 raise InputError("on purpose")
             return super().append(request, layer, keys, values)
@@ -615,13 +767,13 @@ def test_a_pass_that_broke_off_is_not_counted_with_the_next() -> None:
 
 def test_keys_of_a_layer_that_has_none_by_the_config() -> None:
     """A layer that the device would count as another."""
-    model, keys = model_of("Qwen3Next"), torch.zeros(1, 2, 6, 16)
+    model = model_of("Qwen3Next")
     model.config.layer_types = ["linear_attention"] * 2 + ["full_attention"]
-    with attach(model, device_of()) as session:
-        own, cache = model.model.layers[1].self_attn, session.cache()
-        session.hand_over(Handed(cache, 1, keys, keys))
-        with pytest.raises(InputError, match="keys of layer 1, which has none by the config"):
-            session.attend(own, keys, keys, keys, None, 1.0)
+    with (
+        pytest.raises(InputError, match="keys of layer 1, which has none by the config"),
+        attach(model, device_of()),
+    ):
+        pass
 
 
 def test_a_model_is_attached_once() -> None:

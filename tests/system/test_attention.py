@@ -4,7 +4,7 @@ from attacc.gpu.published.model import published_softmax_ns
 from attacc.gpu.rates import AttaccRates
 from attacc.models.operators import Attention, Phase, Pointwise, PointwiseKind
 from attacc.models.precision import ElementType
-from attacc.system.attaccs import context_bytes, query_bytes
+from attacc.system.transfers import context_bytes, query_bytes
 
 FP16, INT8 = ElementType.FP16, ElementType.INT8
 RATES = AttaccRates(3352e9, 9 * 3352e9, 4.4, 0.32)

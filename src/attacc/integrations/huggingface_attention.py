@@ -24,10 +24,13 @@ from typing import Any, Final
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from attacc.errors import member
 from attacc.integrations.huggingface_cache import unsupported
+from attacc.integrations.huggingface_layers import Latents
 from attacc.integrations.huggingface_session import NAME, Session, session_of
 from attacc.models.precision import ElementType
 from attacc.pim.host.device import HostDevice
+from attacc.units import whole
 
 # transformers states no types for these.
 _INTERFACES: Final[tuple[Any, Any]] = AttentionInterface, AttentionMaskInterface
@@ -56,7 +59,12 @@ _REFUSED: Final = {
 
 
 def attach(
-    model: PreTrainedModel, device: HostDevice, *, element: ElementType = ElementType.FP16
+    model: PreTrainedModel,
+    device: HostDevice,
+    *,
+    element: ElementType = ElementType.FP16,
+    latents: Latents | str = Latents.EXPANDED,
+    query_tokens: int = 1,
 ) -> Session:
     """Attach a decoder-only model to a device, for as long as the returned session is entered.
 
@@ -68,12 +76,23 @@ def attach(
         model: a model of transformers whose attention goes through transformers' interface.
         device: the device that holds keys and values. All its requests are freed first.
         element: element type of keys and values in the banks.
+        latents: what the device holds of latent attention: "expanded" keys and values of every
+            head, or "one_copy" of the latents.
+        query_tokens: new tokens of a pass that attend at once at most, where others are before
+            them. They share reads as far as the device's `queries_per_read` allows.
 
     Raises:
-        InputError: the model has no key/value cache. Entering the session, or the first pass,
-            raises it if the device cannot compute the model's attention.
+        InputError: there are no such latents, query_tokens is below 1, or the model has no
+            key/value cache. Entering the session, or the first pass, raises it if the device cannot
+            compute the model's attention.
     """
-    return Session(model, device, element)
+    return Session(
+        model,
+        device,
+        element,
+        member(Latents, latents, where="latents"),
+        whole(query_tokens, where="query_tokens"),
+    )
 
 
 def _attention(

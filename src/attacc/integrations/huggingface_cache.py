@@ -149,6 +149,8 @@ class DeviceCache(Cache):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Pass keys and values of new tokens to the session, and return them unchanged."""
+        if layer_idx < len(self.layers) and not isinstance(self.layers[layer_idx], DeviceLayer):
+            raise unsupported(f"keys of layer {layer_idx}, which has none by the config")
         new = cast("Any", super()).update(key_states, value_states, layer_idx, *args, **kwargs)
         self._session.hand_over(Handed(self, layer_idx, *new))
         return new

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Final
 
 import torch
@@ -113,6 +115,73 @@ def come_from(
         return False
     of_keys, of_values = expand(handed.keys, handed.values)
     return torch.equal(key, of_keys) and torch.equal(value, of_values)
+
+
+class Latents(StrEnum):
+    """What the device holds of latent attention."""
+
+    EXPANDED = "expanded"
+    """A key and a value of every head, which the host expands from the latents."""
+    ONE_COPY = "one_copy"
+    """The latents: one record of a token for all heads, whose first elements are its value. The
+    host absorbs the matrices that expand it into queries, and applies them to contexts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """The matrices with which a layer expands latents.
+
+    Attributes:
+        keys: (heads, latent + rotated elements, elements of a key).
+        values: (heads, latent, elements of a value).
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    @classmethod
+    def of(cls, module: torch.nn.Module, handed: Handed) -> Expansion | None:
+        """Return the matrices of a module; None where it attends to what the cache holds.
+
+        They are what the module makes of latents with a single one.
+
+        Args:
+            module: the attention module of a layer.
+            handed: what it gave to the cache.
+
+        Raises:
+            InputError: keys and values are no linear function of latents.
+        """
+        expand: Any = getattr(module, "expand_kv", None)
+        if expand is None:
+            return None
+        latent, rotated = handed.keys, handed.values
+        width, more = latent.shape[-1], rotated.shape[-1]
+        ones = torch.eye(width + more, dtype=latent.dtype, device=latent.device)[None, None]
+        keys, values = expand(ones[..., :width].contiguous(), ones[..., width:].contiguous())
+        none = [torch.zeros(1, 1, 1, size).to(latent) for size in (width, more)]
+        rest = torch.cat([one.flatten() for one in (*expand(*none), values[:, :, width:])])
+        if rest.any():
+            raise unsupported("latents in one copy that do not expand by matrices alone")
+        return cls(keys[0], values[0, :, :width])
+
+    @property
+    def width(self) -> int:
+        """Elements of a record."""
+        return self.keys.shape[1]
+
+    @property
+    def latent(self) -> int:
+        """Elements of its value."""
+        return self.values.shape[1]
+
+    def absorbed(self, query: torch.Tensor) -> torch.Tensor:
+        """Return (batch, heads, tokens, width) queries to records."""
+        return torch.einsum("bhtk,hck->bhtc", query, self.keys)
+
+    def applied(self, context: torch.Tensor) -> torch.Tensor:
+        """Return (batch, tokens, heads, value elements) contexts from those of latents."""
+        return torch.einsum("bthc,hcv->bthv", context, self.values)
 
 
 def prefilled(

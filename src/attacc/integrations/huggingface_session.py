@@ -7,7 +7,7 @@ keys and values from the cache, writes them to the device, and attends on the de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from inspect import signature
 from types import TracebackType
 from typing import Any, Final, Self, cast
@@ -20,14 +20,17 @@ from transformers import DynamicCache, PreTrainedModel, masking_utils
 from attacc.errors import CapacityError, EngineError, InputError, Shortfall
 from attacc.integrations.huggingface_cache import DeviceCache, DeviceLayer, Handed, unsupported
 from attacc.integrations.huggingface_layers import (
+    Expansion,
+    Latents,
     attention_layers,
     chunks_of,
     come_from,
     prefilled,
     windows_shown,
 )
+from attacc.integrations.huggingface_passes import Forward, Mask, Prefill, Sent, Step, float32
 from attacc.models.precision import ElementType
-from attacc.pim.host.costs import AppendCost, AttendCost, KvShape, LinkBytes
+from attacc.pim.host.costs import AppendCost, AttendCost, KvShape
 from attacc.pim.host.device import HostDevice
 
 F32 = npt.NDArray[np.float32]
@@ -43,106 +46,6 @@ NAME: Final = "attacc"
 """Value of ``attn_implementation``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prefill:
-    """One prefill on the host.
-
-    Attributes:
-        requests: number of requests whose prompts were prefilled.
-        tokens: tokens of all the prompts, without padding.
-        appended: cost of writing the keys and values of all layers to the device.
-    """
-
-    requests: int
-    tokens: int
-    appended: AppendCost
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One decode step: one token of each request, through all layers.
-
-    Attributes:
-        requests: number of requests.
-        keys: keys that the tokens attended to in layers without a window, including their own,
-            summed over requests.
-        attention: cost of attending in all layers.
-        appended: cost of writing the keys and values of the new tokens in all layers.
-    """
-
-    requests: int
-    keys: int
-    attention: AttendCost
-    appended: AppendCost
-
-    @property
-    def link(self) -> LinkBytes:
-        """Bytes that crossed the links: queries, keys and values, and contexts."""
-        return self.attention.link + self.appended.link
-
-    @property
-    def link_ns(self) -> float:
-        """Time of these bytes on the links."""
-        return self.attention.link_ns + self.appended.link_ns
-
-    @property
-    def link_pj(self) -> float:
-        """Energy of these bytes on the links."""
-        return self.attention.link_pj + self.appended.link_pj
-
-
-@dataclass(frozen=True, slots=True)
-class _Mask:
-    """A mask of a pass.
-
-    Attributes:
-        given: the mask that layers get.
-        windows: the windows, or None for no window, whose keys it shows in this pass.
-    """
-
-    given: torch.Tensor | None
-    windows: frozenset[int | None]
-
-
-@dataclass(slots=True)
-class _Forward:
-    """A pass of new tokens through the model.
-
-    Attributes:
-        tokens: number of new tokens of each row, including padding.
-        length: number of all tokens of each row after the pass, including padding.
-        padding: number of padding tokens at the start of each row; None for no padding.
-        masks: masks, one of which every layer's attention must get.
-        layers: number of layers that have attended.
-        attention: for each token, the costs of attending in the layers so far; empty in prefill.
-        appended: for each token, the costs of writing in the layers so far. In prefill it has one
-            entry for all tokens.
-    """
-
-    tokens: int
-    length: int
-    padding: tuple[int, ...] | None
-    masks: list[_Mask] = field(default_factory=list[_Mask])
-    layers: int = 0
-    attention: list[list[AttendCost]] = field(default_factory=list[list[AttendCost]])
-    appended: list[list[AppendCost]] = field(default_factory=list[list[AppendCost]])
-
-    @property
-    def is_prefill(self) -> bool:
-        """Whether the host attends. It does so for several tokens that have none before them."""
-        return self.tokens > 1 and self.tokens == self.length
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether a layer has attended, or written a token."""
-        return self.layers > 0 or any(self.appended)
-
-    def windows(self, mask: torch.Tensor | None) -> frozenset[int | None]:
-        """Return the windows of a layer that got this mask; empty for an unknown mask."""
-        each = (one.windows for one in self.masks if one.given is mask)
-        return frozenset[int | None]().union(*each)
-
-
 class Session:
     """A model that is attached to a device. `attach` makes it; use it as a context manager.
 
@@ -151,18 +54,30 @@ class Session:
         steps: every decode step so far.
     """
 
-    def __init__(self, model: PreTrainedModel, device: HostDevice, element: ElementType) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        device: HostDevice,
+        element: ElementType,
+        latents: Latents = Latents.EXPANDED,
+        query_tokens: int = 1,
+    ) -> None:
         self.prefills: list[Prefill] = []
         self.steps: list[Step] = []
         self._model: Any = model
         self._device = device
         self._element = element
+        self._latents = latents
+        self._query_tokens = query_tokens
+        self._expansions: dict[int, Expansion | None] = {}
         self._config: Any = self._model.config.get_text_config(decoder=True)
         self._layers: dict[int, int | None] = {}
         self._cache_argument = _cache_argument(model)
         self._before: str | None = None
-        self._shape: KvShape | None = None
-        self._forward: _Forward | None = None
+        self._probed: list[KvShape] | None = None
+        self._shapes: tuple[KvShape, ...] = ()
+        self._is_set = False
+        self._forward: Forward | None = None
         self._other_mask: torch.Tensor | None = None
         self._handed: Handed | None = None
         self._next_request = 0
@@ -186,7 +101,37 @@ class Session:
         self._before = self._config._attn_implementation  # noqa: SLF001 - transformers has no public name
         _ATTACHED[id(self._config)] = self
         model.set_attn_implementation(NAME)
+        try:
+            self._probe()
+        except BaseException:
+            self._detach()
+            raise
         return self
+
+    def _probe(self) -> None:
+        """Learn the shape of every layer's keys and values, from a pass of one token.
+
+        The pass computes no attention, and writes nothing to the device.
+        """
+        model, found = self._model, list[KvShape]()
+        training = model.training
+        self._probed = found
+        try:
+            model.eval()
+            with torch.no_grad():
+                self.forward(torch.zeros(1, 1, dtype=torch.long, device=model.device), self.cache())
+        finally:
+            model.train(training)
+            self._probed = self._handed = None
+        if len(found) != len(self._layers):
+            return
+        windows = tuple(self._layers.values())
+        if len(set(found)) == 1:
+            self._shapes = (replace(found[0], layers=len(found), windows=windows),)
+            return
+        self._shapes = tuple(
+            replace(shape, windows=(window,)) for shape, window in zip(found, windows, strict=True)
+        )
 
     def __exit__(
         self,
@@ -195,6 +140,9 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self._free_all()
+        self._detach()
+
+    def _detach(self) -> None:
         # A model that was loaded with this attention has no other to return to.
         before = "sdpa" if self._before in (NAME, None) else self._before
         self._model.set_attn_implementation(before)
@@ -259,14 +207,16 @@ class Session:
             CapacityError: the keys and values of the tokens exceed the free memory. The device may
                 also refuse tokens later, because it rounds the memory of a head up.
         """
-        shape = self._shape
-        if shape is None:
+        if not self._is_set:
             raise EngineError("room is asked for before the model has passed any token")
-        # A layer with a window stores no more keys than that.
-        windows = self._layers.values()
-        keys = sum(tokens if window is None else min(tokens, window) for window in windows)
-        elements = shape.kv_heads * (shape.head_dim + shape.value_elements)
-        needed = keys * elements * shape.element.bytes
+        needed = 0.0
+        for shape in self._shapes:
+            elements = shape.kv_heads * shape.stored_elements
+            # A layer with a window stores no more keys than the new tokens of a step see.
+            for window in shape.windows or ():
+                more = shape.query_tokens - 1
+                keys = tokens if window is None else min(tokens, window + more)
+                needed += keys * elements * shape.element.bytes
         if needed > self._device.free_bytes:
             raise CapacityError(
                 Shortfall("memory of the AttAccs", needed, self._device.free_bytes),
@@ -319,6 +269,8 @@ class Session:
         Raises:
             InputError: padding is not at the start of a row.
         """
+        if self._probed is not None:
+            return None
         self._all_fetched()
         windows = windows_shown(arguments, batch, tokens, length, {None, *self._layers.values()})
         if not windows:
@@ -337,10 +289,10 @@ class Session:
             )
         elif None not in windows:
             given = torch.empty(0)
-        forward.masks.append(_Mask(given, windows))
+        forward.masks.append(Mask(given, windows))
         return given
 
-    def _begun(self, tokens: int, length: int, padding: tuple[int, ...] | None) -> _Forward:
+    def _begun(self, tokens: int, length: int, padding: tuple[int, ...] | None) -> Forward:
         """Return the pass that a mask belongs to. A pass may have masks of several windows."""
         forward = self._forward
         if (
@@ -349,10 +301,11 @@ class Session:
             and (forward.tokens, forward.length, forward.padding) == (tokens, length, padding)
         ):
             return forward
-        forward = self._forward = _Forward(tokens, length, padding)
+        forward = Forward(tokens, length, padding, at_once=self._query_tokens)
+        self._forward = forward
         if not forward.is_prefill:
-            forward.attention = [[] for _ in range(tokens)]
-        forward.appended = [[] for _ in range(1 if forward.is_prefill else tokens)]
+            forward.attention = [[] for _ in forward.runs]
+        forward.appended = [[] for _ in forward.runs]
         return forward
 
     def attend(
@@ -388,9 +341,12 @@ class Session:
                 "keys and values do not come from a cache of this session",
                 hint="call session.forward(tokens, session.cache()), or session.generate",
             )
+        expansion = self._expansion(module, handed)
+        shape = self._shape_of(query, key, value, scale, expansion)
+        if self._probed is not None:
+            self._probed.append(shape)
+            return query.new_zeros(len(query), query.shape[2], query.shape[1], value.shape[-1])
         cache, forward = handed.cache, self._forward
-        if handed.layer not in self._layers:
-            raise unsupported(f"keys of layer {handed.layer}, which has none by the config")
         # The device numbers the layers that attend.
         layer = list(self._layers).index(handed.layer)
         if layer == 0:
@@ -401,20 +357,21 @@ class Session:
         if forward.layers != layer or cache.get_seq_length(handed.layer) != forward.length:
             raise unsupported(f"layer {layer} after {forward.layers} others, or without some")
         self._check_window(handed.layer, windows, window)
-        self._set_model(query, key, value, scale)
+        self._set_model(layer, shape)
         requests, padding = cache.open(forward.padding, len(query))
-        keys, values = _float32(key), _float32(value)
+        new = Sent.of(query, key, value, handed, expansion)
         if forward.is_prefill:
             forward.appended[0] += [
-                self._device.append(
-                    request, layer, keys[row, :, padding[row] :], values[row, :, padding[row] :]
-                )
+                self._append(request, layer, new, row, slice(padding[row], None))
                 for row, request in enumerate(requests)
             ]
             context = prefilled(module, query, key, value, mask, scale, sinks)
         else:
-            context = query.new_empty((len(query), forward.tokens, query.shape[1], value.shape[-1]))
-            self._decode(forward, layer, requests, (_float32(query), keys, values), sinks, context)
+            elements = shape.value_elements
+            context = query.new_empty((len(query), forward.tokens, query.shape[1], elements))
+            self._decode(forward, layer, requests, new, sinks, context)
+            if expansion is not None:
+                context = expansion.applied(context)
         forward.layers += 1
         if forward.layers == len(self._layers):
             cache.end()
@@ -423,34 +380,49 @@ class Session:
 
     def _decode(
         self,
-        forward: _Forward,
+        forward: Forward,
         layer: int,
         requests: Sequence[int],
-        tensors: tuple[F32, F32, F32],
+        new: Sent,
         sinks: torch.Tensor | None,
         context: torch.Tensor,
     ) -> None:
-        """Write the new tokens of a layer one by one, and attend to each on the device.
+        """Write the new tokens of a layer run by run, and attend with each run on the device.
 
         Args:
             forward: the pass.
             layer: number of the layer on the device.
             requests: requests of the rows.
-            tensors: (batch, heads, tokens, elements) queries, keys and values.
+            new: queries, keys and values of the new tokens.
             sinks: (heads,) a score beside those of the keys; None for none.
             context: (batch, tokens, heads, value elements) output.
         """
-        queries, keys, values = tensors
-        beside = None if sinks is None else _float32(sinks)
-        for token in range(forward.tokens):
-            own = slice(token, token + 1)
-            forward.appended[token] += [
-                self._device.append(request, layer, keys[row, :, own], values[row, :, own])
-                for row, request in enumerate(requests)
+        beside = None if sinks is None else float32(sinks)
+        for number, own in enumerate(forward.runs):
+            forward.appended[number] += [
+                self._append(request, layer, new, row, own) for row, request in enumerate(requests)
             ]
-            attended = self._device.attend(layer, requests, queries[:, :, token], beside)
-            forward.attention[token].append(attended.cost)
-            context[:, token] = torch.as_tensor(attended.context)
+            several = own.stop - own.start > 1
+            queries = new.queries[:, :, own].swapaxes(1, 2)
+            attended = self._device.attend(
+                layer, requests, queries if several else queries[:, 0], beside
+            )
+            forward.attention[number].append(attended.cost)
+            answer = torch.as_tensor(attended.context)
+            context[:, own] = answer if several else answer[:, None]
+
+    def _append(self, request: int, layer: int, new: Sent, row: int, tokens: slice) -> AppendCost:
+        """Write some of the new tokens of a row to the device."""
+        values = None if new.values is None else new.values[row, :, tokens]
+        return self._device.append(request, layer, new.keys[row, :, tokens], values)
+
+    def _expansion(self, module: torch.nn.Module, handed: Handed) -> Expansion | None:
+        """Return the matrices that expand a layer's latents; None where the device holds none."""
+        if self._latents is Latents.EXPANDED:
+            return None
+        if handed.layer not in self._expansions:
+            self._expansions[handed.layer] = Expansion.of(module, handed)
+        return self._expansions[handed.layer]
 
     def _check_window(self, layer: int, shown: frozenset[int | None], stated: int | None) -> None:
         """Refuse a layer whose window is another than that of the config.
@@ -482,24 +454,53 @@ class Session:
         self._forward = self._handed = None
         self.free(sorted(self._open))
 
-    def _set_model(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
-    ) -> None:
-        shape = KvShape(
-            layers=len(self._layers),
+    def _shape_of(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float,
+        expansion: Expansion | None,
+    ) -> KvShape:
+        """Return the shape of one layer, without its window."""
+        if expansion is not None:
+            return KvShape(
+                layers=1,
+                kv_heads=1,
+                queries_per_kv_head=query.shape[1],
+                head_dim=expansion.width,
+                element=self._element,
+                scale=scale,
+                value_dim=expansion.latent,
+                one_copy=True,
+                query_tokens=self._query_tokens,
+            )
+        return KvShape(
+            layers=1,
             kv_heads=key.shape[1],
             queries_per_kv_head=query.shape[1] // key.shape[1],
             head_dim=key.shape[-1],
             element=self._element,
             scale=scale,
             value_dim=value.shape[-1],
-            windows=tuple(self._layers.values()),
+            query_tokens=self._query_tokens,
         )
-        if self._shape is None:
-            self._device.set_model(shape)
-            self._shape = shape
-        elif shape != self._shape:
-            raise unsupported("layers that differ in their heads, or in the scale of their scores")
+
+    def _set_model(self, layer: int, shape: KvShape) -> None:
+        """Set the model of the device, and refuse a layer of another shape than it has.
+
+        Args:
+            layer: number of the layer on the device.
+            shape: shape of the layer in this pass.
+        """
+        if not self._shapes:
+            raise unsupported("a model of which other layers attend than its config says")
+        if not self._is_set:
+            self._device.set_model(self._shapes)
+            self._is_set = True
+        known = self._shapes[0] if len(self._shapes) == 1 else self._shapes[layer]
+        if replace(known, layers=1, windows=None) != shape:
+            raise unsupported("layers whose heads, or whose scale of scores, change between passes")
 
     def _named(self, mask: torch.Tensor | None) -> str:
         """Return in words what kind of mask a layer got in place of the causal one."""
@@ -510,7 +511,7 @@ class Session:
         return "a mask other than the causal one: packed sequences, or a mask of the model's own"
 
     def _record(
-        self, forward: _Forward, requests: tuple[int, ...], padding: tuple[int, ...]
+        self, forward: Forward, requests: tuple[int, ...], padding: tuple[int, ...]
     ) -> None:
         """Add the costs of a pass to the prefills or to the steps."""
         self._forward = None
@@ -519,13 +520,19 @@ class Session:
             tokens = rows * forward.tokens - sum(padding)
             self.prefills.append(Prefill(rows, tokens, AppendCost.total(forward.appended[0])))
             return
-        each = zip(forward.attention, forward.appended, strict=True)
-        for length, (attention, appended) in enumerate(
-            each, start=forward.length - forward.tokens + 1
+        before = forward.length - forward.tokens
+        for own, attention, appended in zip(
+            forward.runs, forward.attention, forward.appended, strict=True
         ):
-            keys = rows * length - sum(padding)
+            lengths = range(before + own.start + 1, before + own.stop + 1)
             self.steps.append(
-                Step(rows, keys, AttendCost.total(attention), AppendCost.total(appended))
+                Step(
+                    rows,
+                    rows * sum(lengths) - len(lengths) * sum(padding),
+                    AttendCost.total(attention),
+                    AppendCost.total(appended),
+                    len(lengths),
+                )
             )
 
     def _all_fetched(self) -> None:
@@ -597,7 +604,3 @@ def _left_padding(mask: torch.Tensor | None, batch: int, length: int) -> tuple[i
     if int(padding.max()) == length:
         raise InputError("a row is nothing but padding", where="attention_mask")
     return tuple(cast("list[int]", cast("Any", padding).tolist()))
-
-
-def _float32(tensor: torch.Tensor) -> F32:
-    return cast("F32", tensor.detach().to("cpu", torch.float32).numpy())

@@ -312,6 +312,7 @@ class LatentAttention:
         longest: in decode, keys of the longest request; None where all requests are alike.
         gathers: an indexer chose the tokens, which lie apart.
         record_bytes: of one token, scales included; None for elements of the type of the records.
+        elsewhere: other devices attend; left are the kernels that libraries run beside it.
     """
 
     phase: Phase
@@ -329,6 +330,7 @@ class LatentAttention:
     longest: Size | None = None
     gathers: bool = False
     record_bytes: float | None = None
+    elsewhere: bool = False
 
     @property
     def record(self) -> float:
@@ -340,11 +342,13 @@ class LatentAttention:
     @property
     def name(self) -> str:
         """What it is called."""
-        return "attention"
+        return "beside_attention" if self.elsewhere else "attention"
 
     @property
     def flops(self) -> float | NDArray[np.float64]:
         """Operations of both products; no mask saves any."""
+        if self.elsewhere:
+            return 0.0
         if self.phase is Phase.DECODE or self.gathers:
             width = 2 * self.latent + self.rope_dim
         else:
@@ -358,7 +362,7 @@ class LatentAttention:
         record = self.latent + self.rope_dim
         if self.phase is Phase.DECODE or self.gathers:
             queries = self.heads * self.queries * (record + self.latent) * act
-            keys = self.keys * self.record
+            keys = 0.0 if self.elsewhere else self.keys * self.record
             if self.gathers:
                 keys = keys * self.queries
         else:
@@ -381,6 +385,7 @@ class IndexScan:
         keys: tokens that are scanned for every query.
         key_bytes: of one index key with its scale.
         chosen: tokens that are chosen for every query at most.
+        scored: other devices compute the scores; left is the choice.
     """
 
     phase: Phase
@@ -391,22 +396,29 @@ class IndexScan:
     keys: Size
     key_bytes: float
     chosen: int
+    scored: bool = False
 
     @property
     def name(self) -> str:
         """What it is called."""
-        return "index_scan"
+        return "index_choice" if self.scored else "index_scan"
 
     @property
     def flops(self) -> float | NDArray[np.float64]:
         """Operations of the scores."""
+        if self.scored:
+            return 0.0
         return 2.0 * self.batch * self.queries * self.heads * self.dim * self.keys
 
     @property
     def bytes(self) -> float | NDArray[np.float64]:
         """Bytes of keys, queries, scores (fp32, written and read) and indices."""
-        queries = self.queries * (self.heads * self.dim + 8 * self.keys + 4 * self.chosen)
-        return self.batch * (self.keys * self.key_bytes + queries)
+        chosen = self.queries * (8 * self.keys + 4 * self.chosen)
+        if self.scored:
+            return 1.0 * self.batch * chosen
+        return self.batch * (
+            self.keys * self.key_bytes + self.queries * self.heads * self.dim + chosen
+        )
 
 
 class StateKind(StrEnum):

@@ -8,6 +8,7 @@ writing activations into the vector buffers, and units without a column cost tim
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from attacc.errors import EngineError
@@ -26,6 +27,8 @@ from attacc.units import NS_PER_S
 
 TRIED: Final = 3
 """Layouts of a product that are timed: those with the best estimates."""
+REMEMBERED: Final = 4096
+"""Products whose timing is kept; the least recently used ones are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ class AttaccProducts:
         self.rows_per_read = rows_per_read
         self._power_limited = power_limited
         self._energies = DRAM_ENERGIES.load(device.energy)
-        self._known: dict[tuple[ProductShape, int | None], StackProduct] = {}
+        self._known = lru_cache(maxsize=REMEMBERED)(self._play)
 
     @classmethod
     def of(cls, system: ResolvedSystem) -> AttaccProducts:
@@ -132,9 +135,7 @@ class AttaccProducts:
             InputError: the device models no pipeline; the weights do not fit into the banks, or
                 rows into the vector buffers; or the channels cannot be grouped so.
         """
-        if (shape, inner_ways) not in self._known:
-            self._known[shape, inner_ways] = self._play(shape, inner_ways)
-        return self._known[shape, inner_ways]
+        return self._known(shape, inner_ways)
 
     def _play(self, shape: ProductShape, inner_ways: int | None) -> StackProduct:
         o = self.device.organization

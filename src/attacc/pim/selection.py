@@ -14,16 +14,17 @@ Selected keys are taken to be spread over the channels as evenly as stored keys 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from attacc.errors import InputError
 from attacc.models.precision import ElementType, kv_element
 from attacc.pim.attention import StackAttention
-from attacc.pim.mapping.geometry import check_capacity
+from attacc.pim.mapping.geometry import HeadLayout, check_capacity
 from attacc.pim.program.interleaved import QueryPasses
 from attacc.pim.stack import MOST_KEYS, Stack
+from attacc.pim.stacks import deal_over
 from attacc.results import Result, flat
 from attacc.units import whole
 
@@ -113,35 +114,155 @@ def selection_bounds(
             hint="take a number of query heads that is a multiple of those that share a head",
         )
     kv_heads = heads // queries_per_kv_head
-    layout = stack.layout(
-        length,
-        whole(head_dim, where="head_dim"),
-        element,
+    sizes = SelectedHeads(
+        head_dim=whole(head_dim, where="head_dim"),
+        element=element,
         value_dim=value_dim,
         key_slices=key_slices,
         one_copy=one_copy,
-        queries_per_read=QueryPasses.of(queries_per_kv_head, queries_per_read).most,
+        queries_per_kv_head=queries_per_kv_head,
+        queries_per_read=queries_per_read,
     )
-    check_capacity(layout, [length], [kv_heads])
-    parts, places = layout.sequence_parts, layout.keys_per_part
-    reads = min(selected, places)
+    check_capacity(sizes.layout(stack, length), [length], [kv_heads])
+    ends = selection_ends(stack, ((length, selected),) * kv_heads, sizes)
+    (scattered,) = ends.scattered
+    return SelectionBounds(
+        stored=length, selected=selected, clustered=ends.clustered, scattered=scattered
+    )
 
-    def attend(keys: int, apart: int) -> StackAttention:
-        return stack.attend_to(
-            (keys,) * kv_heads,
-            head_dim=head_dim,
-            element=element,
-            value_dim=value_dim,
-            key_slices=key_slices,
-            one_copy=one_copy,
-            apart=apart,
-            queries_per_kv_head=queries_per_kv_head,
-            queries_per_read=queries_per_read,
+
+@dataclass(frozen=True, slots=True)
+class SelectedHeads:
+    """Sizes of heads of which some keys are attended to; fields as in `Stack.attend`."""
+
+    head_dim: int
+    element: ElementType
+    value_dim: int | None = None
+    key_slices: int | None = None
+    one_copy: bool = False
+    queries_per_kv_head: int = 1
+    queries_per_read: int = 1
+
+    @property
+    def together(self) -> int:
+        """Queries that a read serves."""
+        return QueryPasses.of(self.queries_per_kv_head, self.queries_per_read).most
+
+    def layout(self, stack: Stack, length: int) -> HeadLayout:
+        """Return how a head of so many keys lies in a channel of a stack."""
+        return stack.layout(
+            length,
+            self.head_dim,
+            self.element,
+            value_dim=self.value_dim,
+            key_slices=self.key_slices,
+            one_copy=self.one_copy,
+            queries_per_read=self.together,
         )
 
-    return SelectionBounds(
-        stored=length,
-        selected=selected,
-        clustered=attend(selected, 1),
-        scattered=attend(reads * parts, places // reads),
+    def attend(self, stack: Stack, lengths: Sequence[int], apart: int) -> StackAttention:
+        """Attend to keys that are read, each so many places of its part from the next."""
+        return stack.attend_to(
+            lengths,
+            head_dim=self.head_dim,
+            element=self.element,
+            value_dim=self.value_dim,
+            key_slices=self.key_slices,
+            one_copy=self.one_copy,
+            apart=apart,
+            queries_per_kv_head=self.queries_per_kv_head,
+            queries_per_read=self.queries_per_read,
+        )
+
+
+class SelectionEnds(NamedTuple):
+    """Attention of one stack to selected keys of heads of any lengths, at both ends.
+
+    Attributes:
+        clustered: the selected keys of each head are neighbours.
+        scattered: each selected key takes a read of its own. Heads whose reads lie equally far
+            apart run together, and such groups run one after another.
+    """
+
+    clustered: StackAttention
+    scattered: tuple[StackAttention, ...]
+
+    @property
+    def scattered_ns(self) -> float:
+        """Time of the scattered end."""
+        return sum(one.time_ns for one in self.scattered)
+
+
+def selection_ends(
+    stack: Stack, heads: Sequence[tuple[int, int]], sizes: SelectedHeads
+) -> SelectionEnds:
+    """Time and cost attention to selected keys of the heads of one stack, at both ends.
+
+    Args:
+        stack: the stack, with the interleaved schedule.
+        heads: keys that are stored and keys that are selected, at most all of them, of each
+            key/value head.
+        sizes: of the heads.
+
+    Raises:
+        InputError: as in `Stack.attend`.
+    """
+    groups: dict[int, list[int]] = {}
+    for stored, selected in heads:
+        layout = sizes.layout(stack, stored)
+        reads = min(selected, layout.keys_per_part)
+        apart = layout.keys_per_part // reads
+        groups.setdefault(apart, []).append(reads * layout.sequence_parts)
+    return SelectionEnds(
+        sizes.attend(stack, [selected for _, selected in heads], 1),
+        tuple(sizes.attend(stack, keys, apart) for apart, keys in groups.items()),
     )
+
+
+class SelectedPart(NamedTuple):
+    """A head, or a part of one, that lies in one stack.
+
+    Attributes:
+        stored: its keys.
+        selected: those of them that are attended to.
+    """
+
+    stored: int
+    selected: int
+
+
+def selected_over(
+    stack: Stack,
+    lengths: Sequence[int],
+    *,
+    chosen: int,
+    stacks: int,
+    sizes: SelectedHeads,
+    cut: bool,
+) -> tuple[tuple[SelectedPart, ...], ...]:
+    """Return the heads, or parts of heads, of every stack, each with its share of the choice.
+
+    Heads are dealt out as in `attend_over`. Selected keys are taken to be spread over the parts of
+    a head as evenly as its keys are, rounded up.
+
+    Args:
+        stack: one of the stacks, with the interleaved schedule.
+        lengths: keys that are stored of each head.
+        chosen: keys of each head that are selected at most.
+        stacks: number of stacks.
+        sizes: of the heads.
+        cut: whether heads may be cut over stacks.
+
+    Raises:
+        InputError: there are no heads.
+    """
+    layout = sizes.layout(stack, max(lengths, default=1))
+    dealt = deal_over(stack, lengths, layout, stacks=stacks, together=sizes.together, cut=cut)
+    return tuple(
+        tuple(
+            SelectedPart(part.length, -(-min(chosen, lengths[part.head]) * part.length
+                                        // lengths[part.head]))
+            for part in own
+        )
+        for own in dealt
+    )  # fmt: skip

@@ -12,7 +12,8 @@ from attacc.errors import InputError
 from attacc.hardware.system import Schedule
 from attacc.models.precision import ElementType, kv_element
 from attacc.pim.attention import StackAttention
-from attacc.pim.mapping.balance import assign_stacks
+from attacc.pim.mapping.balance import Chunk, assign_stacks
+from attacc.pim.mapping.geometry import KeyLayout
 from attacc.pim.mapping.ring import NewTokens
 from attacc.pim.program.interleaved import QueryPasses, chunk_grain, longest_chunk
 from attacc.pim.stack import MOST_KEYS, Stack
@@ -162,44 +163,70 @@ def attend_over(
 
     if stacks == 1:
         return AttentionOfStacks((attend(tuple(heads)),), 0, len(lengths), 1.0)
-    parts, cut_heads = len(lengths), 0
-    if stack.schedule is not Schedule.INTERLEAVED:
-        held = [tuple(heads[which::stacks]) for which in range(stacks)]
-    elif not cut:
-        held = _whole(heads, stacks)
-    else:
-        together = QueryPasses.of(queries_per_kv_head * query_tokens, queries_per_read).most
-        layout = stack.layout(
-            max((one.keys for one in heads), default=1),
-            head_dim,
-            element,
-            value_dim=value_dim,
-            key_slices=key_slices,
-            one_copy=one_copy,
-            queries_per_read=together,
-        )
-        dealt = assign_stacks(
-            [one.keys for one in heads],
-            stacks=stacks,
-            channels=layout.organization.channels,
-            longest=longest_chunk(stack.device, layout, together),
-            grain=chunk_grain(layout),
-        )
-        held = [
-            tuple(heads[part.head].part(part.start, part.length) for part in own)
-            for own in dealt.stacks
-        ]
-        parts_of = Counter(part.head for own in dealt.stacks for part in own)
-        cut_heads = sum(number > 1 for number in parts_of.values())
-        parts = parts_of.total()
+    together = QueryPasses.of(queries_per_kv_head * query_tokens, queries_per_read).most
+    longest = max((one.keys for one in heads), default=1)
+    layout = stack.layout(
+        longest,
+        head_dim,
+        element,
+        value_dim=value_dim,
+        key_slices=key_slices,
+        one_copy=one_copy,
+        queries_per_read=together,
+    )
+    dealt = deal_over(
+        stack, [one.keys for one in heads], layout, stacks=stacks, together=together, cut=cut
+    )
+    held = [tuple(heads[part.head].part(part.start, part.length) for part in own) for own in dealt]
+    parts_of = Counter(part.head for own in dealt for part in own)
     known = {one: attend(one) for one in dict.fromkeys(held) if one}
     keys = [sum(one.keys for one in own) for own in held]
     return AttentionOfStacks(
         each=tuple(known.get(one) for one in held),
-        cut_heads=cut_heads,
-        parts=parts,
+        cut_heads=sum(number > 1 for number in parts_of.values()),
+        parts=parts_of.total(),
         imbalance=max(keys) * stacks / sum(keys),
     )
+
+
+def deal_over(
+    stack: Stack,
+    lengths: Sequence[int],
+    layout: KeyLayout,
+    *,
+    stacks: int,
+    together: int,
+    cut: bool,
+) -> tuple[tuple[Chunk, ...], ...]:
+    """Return the heads, or parts of heads, of every stack, as in `attend_over`.
+
+    Args:
+        stack: one of the stacks.
+        lengths: keys that are stored of each key/value head, of all stacks.
+        layout: how a key lies in the banks.
+        stacks: number of stacks.
+        together: queries that a read of keys serves.
+        cut: whether heads may be cut over stacks.
+
+    Raises:
+        InputError: there are no heads.
+    """
+    whole = [Chunk(head, 0, keys) for head, keys in enumerate(lengths)]
+    if not whole:
+        raise InputError("there are no heads to attend to", where="lengths")
+    if stacks == 1:
+        return (tuple(whole),)
+    if stack.schedule is not Schedule.INTERLEAVED:
+        return tuple(tuple(whole[which::stacks]) for which in range(stacks))
+    if not cut:
+        return _whole(whole, stacks)
+    return assign_stacks(
+        lengths,
+        stacks=stacks,
+        channels=layout.organization.channels,
+        longest=longest_chunk(stack.device, layout, together),
+        grain=chunk_grain(layout),
+    ).stacks
 
 
 class _Ring(NamedTuple):
@@ -219,18 +246,12 @@ class _Ring(NamedTuple):
         return _Ring(length, self.oldest - start if inside else 0)
 
 
-def _whole(heads: Sequence[_Ring], stacks: int) -> list[tuple[_Ring, ...]]:
-    """Return the heads of each stack, every head in one stack.
-
-    Raises:
-        InputError: there are no heads.
-    """
-    if not heads:
-        raise InputError("there are no heads to attend to", where="lengths")
+def _whole(heads: Sequence[Chunk], stacks: int) -> tuple[tuple[Chunk, ...], ...]:
+    """Return the heads of each stack, every head in one stack."""
     loads = [(0, which) for which in range(stacks)]
-    held: list[list[_Ring]] = [[] for _ in range(stacks)]
-    for head in sorted(heads, key=lambda one: one.keys, reverse=True):
+    held: list[list[Chunk]] = [[] for _ in range(stacks)]
+    for head in sorted(heads, key=lambda one: one.length, reverse=True):
         load, which = heappop(loads)
         held[which].append(head)
-        heappush(loads, (load + head.keys, which))
-    return [tuple(one) for one in held]
+        heappush(loads, (load + head.length, which))
+    return tuple(tuple(one) for one in held)

@@ -23,7 +23,7 @@ def where_renderable(found: Map) -> RenderableType:
     for kind in dict.fromkeys(row.kind for row in found.rows):
         rows = [row for row in found.rows if row.kind == kind]
         if all(row.ratio is None for row in rows):
-            parts.append(Text(f"\n{kind} layers: AttAccs cannot run them"))
+            parts.append(Text(f"\n{kind} layers: {rows[-1].reason}"))
             continue
         for queries in dict.fromkeys(row.queries for row in rows):
             own = [row for row in rows if row.queries == queries]

@@ -22,17 +22,21 @@ from attacc.models.parameters import AnyModel
 from attacc.models.served import ServedModel
 from attacc.pim.program.interleaved import QueryPasses
 from attacc.results import Progress, Result, untold
-from attacc.system.attaccs import LayerHeads
 from attacc.system.batches import Batches
+from attacc.system.layer_attention import LayerHeads
 from attacc.system.pricer import Pricer
-from attacc.system.sites import Site, can_leave, kinds_of
-from attacc.system.step import Group, StepCost
+from attacc.system.sites import Site, can_leave, kinds_of, why_not
+from attacc.system.step import Group, OperatorTime, StepCost
 from attacc.units import NS_PER_MS, wholes
 from attacc.workload.speculation import MOST_DRAFTS, Speculation
 
 DEFAULT_LENGTHS: Final = (1024, 8192, 65_536)
 DEFAULT_BATCHES: Final = (1, 16, 128)
 DEFAULT_SYSTEM: Final = "dgx-attacc-bank"
+MOVED: Final = ("qkv_transfer", "context_transfer", "index_transfer", "score_transfer")
+"""Operators that move queries, scores and contexts between GPUs and AttAccs."""
+LEFT: Final = ("index_choice", "beside_attention")
+"""Operators of a mixer that stay on the GPUs when its attention leaves."""
 MOST_POINTS: Final = 4096
 """Most combinations of length, batch and queries: each takes the timing of a program."""
 
@@ -251,7 +255,7 @@ def _rows(
         flops = sum(count * work.flops for count, work in works)
         read = sum(count * work.bytes for count, work in works)
         ratio, attacc_ms, passes = None, None, 0
-        reason = "AttAccs cannot run these layers"
+        reason = f"AttAccs cannot run these layers: {why_not(model, system, kind)}"
         site = Site.GPU
         there = None if moved is None else moved[number]
         if isinstance(there, str):
@@ -299,16 +303,17 @@ def _passes(model: ServedModel, system: ResolvedSystem, mixer: Mixer | None, que
 def _reason(gpu_ns: float, there: StepCost, names: set[str], passes: int) -> str:
     """Return what decides between the two sites, in words."""
     own = [op for op in there.operators if op.layers in names]
-    attention = sum(op.runs * op.time_ns for op in own if op.group is Group.ATTENTION)
-    moved = sum(
-        op.runs * op.time_ns for op in own if op.name in ("qkv_transfer", "context_transfer")
-    )
+
+    def told(*found: OperatorTime) -> str:
+        return f"{sum(op.runs * op.time_ns for op in found) / NS_PER_MS:.3g} ms"
+
+    left = [op for op in own if op.name in LEFT]
+    attention = [op for op in own if op.group is Group.ATTENTION and op.name not in LEFT]
+    moved = [op for op in own if op.name in MOVED]
     read = f"AttAccs read the keys {passes} times" if passes > 1 else "AttAccs read the keys once"
-    parts = (
-        f"GPUs {gpu_ns / NS_PER_MS:.3g} ms, AttAccs {attention / NS_PER_MS:.3g} ms"
-        f" and {moved / NS_PER_MS:.3g} ms of transfers"
-    )
-    return f"{read}: {parts}"
+    rest = f", {told(*left)} left on the GPUs" if left else ""
+    parts = f"GPUs {gpu_ns / NS_PER_MS:.3g} ms, AttAccs {told(*attention)}{rest}"
+    return f"{read}: {parts} and {told(*moved)} of transfers"
 
 
 def _bandwidth_ratio(system: ResolvedSystem, internal_bytes_per_s: float) -> float:

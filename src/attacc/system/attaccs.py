@@ -10,9 +10,9 @@ time, with a pass over the keys and values for each such set.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
@@ -20,24 +20,28 @@ import numpy as np
 import numpy.typing as npt
 
 from attacc.errors import EngineError, InputError
-from attacc.gpu.costs import Energies, EnergyBreakdown
+from attacc.gpu.costs import Energies
 from attacc.gpu.rates import AttaccRates
 from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import ResolvedSystem, Schedule
-from attacc.models.mixers import Attention as AttentionMixer
-from attacc.models.mixers import LatentAttention as LatentMixer
-from attacc.models.mixers import Mixer
-from attacc.models.operators import Attention, LatentAttention, Size
-from attacc.models.parameters import AnyModel
-from attacc.models.precision import ElementType
-from attacc.models.served import served
 from attacc.pim.energy.dram import DRAM_ENERGIES
 from attacc.pim.energy.power import standby
 from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.product import AttaccProducts, StackProduct
 from attacc.pim.program.interleaved import QueryPasses
+from attacc.pim.program.product import ProductShape
+from attacc.pim.selection import SelectedHeads, SelectedPart, selected_over, selection_ends
 from attacc.pim.stack import Stack, StackAttention
 from attacc.pim.stacks import attend_over
+from attacc.system.layer_attention import (
+    AttaccAttention,
+    AttentionCurve,
+    ChosenKeys,
+    CurveKind,
+    LayerHeads,
+    Selection,
+)
 from attacc.units import BITS_PER_BYTE
 
 F64 = npt.NDArray[np.float64]
@@ -51,82 +55,6 @@ RING_PLACES: Final = 8
 _GOLDEN: Final = 0.618033988749895
 REMEMBERED: Final = 4096
 """Batches of equal heads whose attention AttAccs keep; the least recently used ones are dropped."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AttaccAttention:
-    """Decode attention of one layer on all AttAccs, in several steps.
-
-    Arrays have one element for each step; a single element stands for all steps.
-
-    Attributes:
-        time_ns: time of the stack that finishes last.
-        energy: energy of all stacks together: cells and internal moves as DRAM, units as ALU.
-        softmax_ns: time of a softmax that is not part of ``time_ns``. It hides other work, and
-            takes no time of its own, as in the published model (`published_softmax_ns`). It is 0
-            where ``time_ns`` contains the softmax.
-        extra_parts: parts of key/value heads that were cut over stacks, beyond one part a head.
-            Queries go to every part, and each part returns a context, a maximum and a sum.
-    """
-
-    time_ns: F64
-    energy: Energies
-    softmax_ns: F64 | float = 0.0
-    extra_parts: F64 | float = 0.0
-
-    @classmethod
-    def one(
-        cls, time_ns: float, energy: EnergyBreakdown, softmax_ns: float = 0.0
-    ) -> AttaccAttention:
-        """Return the attention of one step, of heads that are whole."""
-        return cls(np.array([time_ns]), Energies.equal(energy), softmax_ns)
-
-
-class CurveKind(StrEnum):
-    """How attention at the lengths of a curve was obtained."""
-
-    EXACT = "exact"
-    """Every length's program was timed."""
-    INTERPOLATED = "interpolated"
-    """Some lengths were timed, the others lie on straight lines between them."""
-
-
-@dataclass(frozen=True, eq=False)
-class AttentionCurve:
-    """Attention of one layer of a batch, over the length of its keys.
-
-    Attributes:
-        kind: exact, or interpolated.
-        relative_error: estimate that bounds the error of a mean over the lengths; 0 if exact. The
-            largest deviation of a timed length from the line between its neighbours. Time rises
-            in steps, so that a single length may be off by several times as much.
-        heads_per_stack: query heads of the fullest stack.
-        passes_per_kv_head: times that the keys and values of one head are read in a step.
-    """
-
-    kind: CurveKind
-    relative_error: float
-    heads_per_stack: int
-    passes_per_kv_head: int
-    _keys_per_part: F64
-    _time_ns: F64
-    _dram_pj: F64
-    _alu_pj: F64
-    _extra_parts: F64
-    _parts: int
-
-    def at(self, lengths: Sequence[int] | I64) -> AttaccAttention:
-        """Return attention at lengths that the curve covers."""
-        x = np.ceil(np.asarray(lengths, dtype=np.float64) / self._parts)
-
-        def line(values: F64) -> F64:
-            return np.atleast_1d(np.interp(x, self._keys_per_part, values))
-
-        return AttaccAttention(
-            time_ns=line(self._time_ns),
-            energy=Energies.of(dram_pj=line(self._dram_pj), alu_pj=line(self._alu_pj)),
-            extra_parts=line(self._extra_parts),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,100 +81,10 @@ class _OfStacks:
     alu_pj: float
     extra_parts: int
     spread: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class LayerHeads:
-    """The heads of one layer that AttAccs attend to, over all devices.
-
-    Attributes:
-        kv_heads: key/value heads.
-        group: query heads that share one of them.
-        head_dim: elements of a key.
-        element: element type of keys and values.
-        value_dim: elements of a value; None for head_dim.
-        one_copy: the first elements of a key are its value, as in a record of latent attention.
-        window: keys that a query attends to at most, the newest ones; None for all.
-        chunk: a query attends to the keys of its own aligned chunk of so many; None for all.
-        tokens: new tokens of a request in a step. Their queries share keys like those of a group.
-    """
-
-    kv_heads: int
-    group: int
-    head_dim: int
-    element: ElementType
-    value_dim: int | None = None
-    one_copy: bool = False
-    window: int | None = None
-    chunk: int | None = None
-    tokens: int = 1
-
-    @classmethod
-    def of(cls, mixer: Mixer, kv: ElementType, tokens: int = 1) -> LayerHeads | None:
-        """Return the heads of a mixer; None where AttAccs cannot run it.
-
-        Args:
-            mixer: of a layer.
-            kv: element type of keys and values.
-            tokens: new tokens of a request in a step.
-        """
-        if isinstance(mixer, LatentMixer):
-            if mixer.indexer is not None:
-                return None
-            return cls(
-                1, mixer.heads, mixer.width, kv,
-                value_dim=mixer.latent, one_copy=True, tokens=tokens,
-            )  # fmt: skip
-        if not isinstance(mixer, AttentionMixer) or mixer.selector or mixer.borrowed:
-            return None
-        return cls(
-            mixer.kv_heads, mixer.heads // mixer.kv_heads, mixer.head_dim, kv,
-            value_dim=mixer.value_dim, window=mixer.window, chunk=mixer.chunk, tokens=tokens,
-        )  # fmt: skip
-
-    @classmethod
-    def of_model(cls, model: AnyModel) -> LayerHeads:
-        """Return the heads of the first layers whose attention AttAccs can run.
-
-        Args:
-            model: the model.
-
-        Raises:
-            InputError: there are none.
-        """
-        whole = served(model)
-        for layer in whole.model.layers:
-            found = None if layer.mixer is None else cls.of(layer.mixer, whole.kv)
-            if found is not None:
-                return found
-        raise InputError(f"{whole.name} has no attention that AttAccs run", where="model")
-
-    @property
-    def queries(self) -> int:
-        """Queries that share a key: of the query heads of a group, and of all new tokens."""
-        return self.group * self.tokens
-
-    @property
-    def ring(self) -> int | None:
-        """Places for the keys of a window; None without one."""
-        return None if self.window is None else self.window + self.tokens - 1
-
-    def shared(self, keys: int) -> int:
-        """Return the keys that requests with so many equal first keys share: all, or none."""
-        return keys if self.window is None and self.chunk is None else 0
-
-    def kept(self, keys: I64) -> I64:
-        """Return the tokens of each request as stacks take them: of its chunk, or of all."""
-        return keys if self.chunk is None else (keys - 1) % self.chunk + 1
-
-    def seen(self, keys: I64) -> I64:
-        """Return the keys that are attended to, for each number of keys of the context.
-
-        A ring that is full and has moved on is told by one key more than it holds.
-        """
-        if self.ring is not None:
-            return np.minimum(keys, self.ring + 1)
-        return self.kept(keys)
+    clustered_ns: float = 0.0
+    scan_ns: float = 0.0
+    scan_dram_pj: float = 0.0
+    scan_alu_pj: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -264,6 +102,17 @@ class _StackKey:
 def _stack(key: _StackKey) -> Stack:
     """Return a stack that remembers its timed programs, for all systems with equal stacks."""
     return Stack(key.device, key.placement, power_limited=key.power_limited, schedule=key.schedule)
+
+
+@lru_cache(maxsize=16)
+def _products(key: _StackKey, rows_per_read: int) -> AttaccProducts:
+    """Return the products of such a stack, likewise."""
+    return AttaccProducts(
+        key.device,
+        key.placement,
+        power_limited=key.power_limited,
+        rows_per_read=rows_per_read,
+    )
 
 
 class Attaccs:
@@ -299,16 +148,12 @@ class Attaccs:
         self.stack_bytes = float(device.organization.stack_bytes)
         self._queries_per_read = table.queries_per_read
         self._cut = table.cuts_heads
+        key = _StackKey(
+            device, device.model_dump_json(), table.placement, table.power_limited, table.schedule
+        )
+        self._products = _products(key, table.queries_per_read)
         try:
-            self._stack = _stack(
-                _StackKey(
-                    device,
-                    device.model_dump_json(),
-                    table.placement,
-                    table.power_limited,
-                    table.schedule,
-                )
-            )
+            self._stack = _stack(key)
         except InputError as error:
             where = f"system {system.spec.name}: attacc.schedule"
             raise InputError(error.message, where=where, hint=error.hint) from None
@@ -345,7 +190,10 @@ class Attaccs:
         passes = QueryPasses.of(heads.queries, self._queries_per_read).passes
         needed: I64 = np.unique(-(-np.array(lengths, dtype=np.int64) // parts))
         fullest = -(-max(share.simulated for share in shares) // longest.organization.channels)
-        per_run = fullest * passes * (longest.score_multiplies + longest.context_multiplies)
+        read = longest
+        if heads.selection is not None:
+            read = self._layout(heads, min(max(lengths), heads.selection.chosen * parts))
+        per_run = fullest * passes * (read.score_multiplies + read.context_multiplies)
         samples = max(FEWEST_SAMPLES, MULTIPLY_BUDGET // per_run)
         exact = len(needed) <= samples
         if not exact:
@@ -365,6 +213,7 @@ class Attaccs:
             _alu_pj=np.array([one.alu_pj for one in timed]),
             _extra_parts=np.array([float(one.extra_parts) for one in timed]),
             _parts=parts,
+            _chosen=None if heads.selection is None else _chosen_keys(timed),
         )
 
     def attend(self, heads: LayerHeads, lengths: Sequence[int]) -> AttaccAttention:
@@ -383,6 +232,7 @@ class Attaccs:
             time_ns=np.array([one.time_ns]),
             energy=Energies.of(dram_pj=one.dram_pj, alu_pj=one.alu_pj),
             extra_parts=float(one.extra_parts),
+            chosen=None if heads.selection is None else _chosen_keys([one]),
         )
 
     def _layout(self, heads: LayerHeads, length: int) -> HeadLayout:
@@ -423,7 +273,7 @@ class Attaccs:
 
     def _attend_equal(self, heads: LayerHeads, batch: int, length: int) -> _OfStacks:
         """Attend to equal heads."""
-        if self._cut:
+        if self._cut or heads.selection is not None:
             return self._over_stacks(heads, [length] * (batch * heads.kv_heads))
         shares = self._shares(batch * heads.kv_heads)
         runs = [(self._attend(heads, share.simulated, length), share) for share in shares]
@@ -436,6 +286,8 @@ class Attaccs:
 
     def _over_stacks(self, heads: LayerHeads, keys: Sequence[int]) -> _OfStacks:
         """Attend to heads of any lengths."""
+        if heads.selection is not None:
+            return self._selected(heads, heads.selection, keys)
         over = attend_over(
             self._stack,
             keys,
@@ -457,6 +309,69 @@ class Attaccs:
             dram_pj=sum(_dram_pj(run) for run in each),
             alu_pj=sum(_alu_pj(run) for run in each),
             extra_parts=over.parts - len(keys),
+        )
+
+    def _selected(self, heads: LayerHeads, selection: Selection, keys: Sequence[int]) -> _OfStacks:
+        """Scan the index keys of heads of any lengths, and attend to the chosen keys.
+
+        Index keys lie with the keys that they stand for. New tokens share the scan, and attend one
+        after another, each to its own choice.
+        """
+        sizes = SelectedHeads(
+            heads.head_dim,
+            heads.element,
+            value_dim=heads.value_dim,
+            key_slices=self._key_slices(heads),
+            one_copy=heads.one_copy,
+            queries_per_kv_head=heads.group,
+            queries_per_read=self._queries_per_read,
+        )
+        held = [
+            own
+            for own in selected_over(
+                self._stack, keys, chosen=selection.chosen, stacks=self.stacks, sizes=sizes,
+                cut=self._cut,
+            )
+            if own
+        ]  # fmt: skip
+        counted = Counter(held)
+        ends = {own: selection_ends(self._stack, own, sizes) for own in counted}
+        scans = {own: self._scans(selection, heads.tokens, own) for own in counted}
+        runs = [(run, count) for own, count in counted.items() for run in ends[own].scattered]
+        scanned = [(run, count) for own, count in counted.items() for run in scans[own]]
+        tokens = heads.tokens
+        return _OfStacks(
+            time_ns=tokens * max(one.scattered_ns for one in ends.values()),
+            dram_pj=tokens * sum(_dram_pj(run) * count for run, count in runs),
+            alu_pj=tokens * sum(_alu_pj(run) * count for run, count in runs),
+            extra_parts=sum(map(len, held)) - len(keys),
+            clustered_ns=tokens * max(one.clustered.time_ns for one in ends.values()),
+            scan_ns=max(sum(run.time_ns for run in own) for own in scans.values()),
+            scan_dram_pj=sum(_dram_pj(run) * count for run, count in scanned),
+            scan_alu_pj=sum(_alu_pj(run) * count for run, count in scanned),
+        )
+
+    def _scans(
+        self, selection: Selection, tokens: int, parts: Sequence[SelectedPart]
+    ) -> tuple[StackProduct, ...]:
+        """Return the scans of one stack: of each part of a request's index keys by itself.
+
+        Sizes are rounded up to full channels, which changes no command.
+        """
+        if not selection.heads:
+            return ()
+        full = self._stack.device.organization.channels
+        full *= self._products.column_grain(selection.element)
+        return tuple(
+            self._products.multiply(
+                ProductShape(
+                    selection.heads * tokens,
+                    selection.dim,
+                    -(-part.stored // full) * full,
+                    selection.element,
+                )
+            )
+            for part in parts
         )
 
     def _shares(self, kv_heads: int) -> list[_Share]:
@@ -551,12 +466,22 @@ def _sampled(first: int, last: int, samples: int) -> I64:
     return np.unique(np.rint(first + spacing * (index + shift)).astype(np.int64))
 
 
-def _dram_pj(run: StackAttention) -> float:
+def _chosen_keys(each: Sequence[_OfStacks]) -> ChosenKeys:
+    return ChosenKeys(
+        np.array([one.clustered_ns for one in each]),
+        np.array([one.scan_ns for one in each]),
+        Energies.of(
+            dram_pj=[one.scan_dram_pj for one in each], alu_pj=[one.scan_alu_pj for one in each]
+        ),
+    )
+
+
+def _dram_pj(run: StackAttention | StackProduct) -> float:
     e = run.energy
     return e.activate_pj + e.cell_pj + e.read_path_pj + e.move_pj
 
 
-def _alu_pj(run: StackAttention) -> float:
+def _alu_pj(run: StackAttention | StackProduct) -> float:
     return run.energy.multiply_pj + run.energy.softmax_pj
 
 
@@ -565,38 +490,3 @@ def _leave_one_out(x: F64, y: F64) -> float:
     slope = (y[2:] - y[:-2]) / (x[2:] - x[:-2])
     line = y[:-2] + slope * (x[1:-1] - x[:-2])
     return float(np.max(np.abs(line / y[1:-1] - 1)))
-
-
-PARTIAL_SUM_BYTES: Final = 8
-"""Bytes that a part of a head returns with its context: a maximum and a sum of four bytes each."""
-
-
-def query_bytes(op: Attention | LatentAttention, extra_parts: Size = 0.0) -> Size:
-    """Return the bytes that one GPU sends for decode attention: a layer's queries, keys, values.
-
-    Args:
-        op: the attention of one GPU.
-        extra_parts: parts of its key/value heads beyond one a head; each needs the queries.
-    """
-    if isinstance(op, LatentAttention):
-        width, group, record = op.latent + op.rope_dim, op.heads, op.record
-    else:
-        width, group = op.head_dim, op.heads // op.kv_heads
-        record = op.kv_heads * (op.head_dim + op.values) * op.kv.bytes
-    queries = op.heads * width * op.activation.bytes
-    again = extra_parts * group * width * op.activation.bytes
-    return op.batch * op.queries * (queries + record) + again
-
-
-def context_bytes(op: Attention | LatentAttention, extra_parts: Size = 0.0) -> Size:
-    """Return the bytes that one GPU gets back from decode attention: the contexts of a layer.
-
-    Args:
-        op: the attention of one GPU.
-        extra_parts: parts of its key/value heads beyond one a head; each returns a context.
-    """
-    latent = isinstance(op, LatentAttention)
-    each = (op.latent if latent else op.values) * op.activation.bytes
-    group = op.heads if latent else op.heads // op.kv_heads
-    again = extra_parts * group * (each + PARTIAL_SUM_BYTES)
-    return op.batch * op.queries * op.heads * each + again

@@ -35,7 +35,7 @@ from attacc.models.served import (
 )
 from attacc.models.steps import model_step
 from attacc.results import Answer, Result
-from attacc.system.attaccs import AttaccAttention, AttentionCurve, LayerHeads, attaccs_of
+from attacc.system.attaccs import attaccs_of
 from attacc.system.batches import PHASES, Batches, Chunk, Ints, chunks_of
 from attacc.system.capacity import (
     Content,
@@ -51,6 +51,12 @@ from attacc.system.capacity import (
     stores,
 )
 from attacc.system.doubts import cadences, device_of
+from attacc.system.layer_attention import (
+    AttaccAttention,
+    AttentionCurve,
+    ChosenKeys,
+    LayerHeads,
+)
 from attacc.system.layout import Layout
 from attacc.system.sites import Site, Sites, checked_sites
 from attacc.system.step import Beside, LayerBeside, StepCost, StepCosts, step_costs
@@ -278,7 +284,14 @@ class Drawn:
         Args:
             attention: by the best estimate.
         """
-        return replace(attention, time_ns=attention.time_ns * self.attacc)
+        chosen = attention.chosen
+        if chosen is not None:
+            chosen = replace(
+                chosen,
+                clustered_ns=chosen.clustered_ns * self.attacc,
+                scan_ns=chosen.scan_ns * self.attacc,
+            )
+        return replace(attention, time_ns=attention.time_ns * self.attacc, chosen=chosen)
 
 
 def _both(ends: Ints) -> tuple[int, ...]:
@@ -304,12 +317,23 @@ def _between(
     def line(values: Floats) -> Floats:
         return (1 - share) * values[low, place] + share * values[high, place]
 
+    def of(energies: Sequence[Energies]) -> Energies:
+        parts = np.stack([one.parts_pj for one in energies])
+        return Energies(np.stack([line(part) for part in np.moveaxis(parts, 1, 0)]))
+
     lengths = each[0].time_ns.size
-    energies = np.stack([one.energy.parts_pj for one in each])
+    chosen = [one.chosen for one in each if one.chosen is not None]
     return AttaccAttention(
         time_ns=line(np.stack([one.time_ns for one in each])),
-        energy=Energies(np.stack([line(part) for part in np.moveaxis(energies, 1, 0)])),
+        energy=of([one.energy for one in each]),
         extra_parts=line(np.stack([np.broadcast_to(one.extra_parts, lengths) for one in each])),
+        chosen=ChosenKeys(
+            clustered_ns=line(np.stack([one.clustered_ns for one in chosen])),
+            scan_ns=line(np.stack([one.scan_ns for one in chosen])),
+            scan_energy=of([one.scan_energy for one in chosen]),
+        )
+        if chosen
+        else None,
     )
 
 
@@ -889,8 +913,7 @@ class Pricer:
         of unequal requests are timed one by one.
         """
         assert self.attaccs is not None  # noqa: S101 - `steps` asks only then
-        time_ns, parts, error = np.empty(len(batches)), np.empty(len(batches)), 0.0
-        energy = Energies(np.zeros((Energies.of().parts_pj.shape[0], len(batches))))
+        error = 0.0
         equal = batches.shortest == batches.longest
         alike: list[tuple[Ints, AttaccAttention]] = []
         for requests in np.unique(batches.requests[equal]).tolist():
@@ -905,10 +928,7 @@ class Pricer:
             found = self.attaccs.attend(heads, heads.kept(keys).tolist())
             found = self._with_prefix(found, heads, keys.size, batches.shared)
             alike.append((np.array([step]), found))
-        for chosen, found in alike:
-            time_ns[chosen], parts[chosen] = found.time_ns, found.extra_parts
-            energy.parts_pj[:, chosen] = found.energy.parts_pj
-        return AttaccAttention(time_ns, energy, extra_parts=parts), error
+        return AttaccAttention.joined(len(batches), alike), error
 
     def _copies(self, batches: Batches) -> float | Floats:
         """Return the share of the weights whose copies fit beside the requests of each step."""

@@ -13,10 +13,10 @@ from itertools import product
 from typing import Final
 
 from attacc.errors import InputError, UnknownNameError, member
-from attacc.hardware.system import AttentionSite, ResolvedSystem
+from attacc.hardware.system import AttentionSite, ResolvedSystem, Schedule
 from attacc.models.mixers import Attention
 from attacc.models.served import ServedModel
-from attacc.system.attaccs import LayerHeads
+from attacc.system.layer_attention import LayerHeads
 
 
 class Site(StrEnum):
@@ -29,7 +29,7 @@ class Site(StrEnum):
     """Wherever a step is shortest, with the batch that fits then."""
 
 
-STAYS: Final = ("latent",)
+STAYS: Final = ("latent", "sparse")
 """Kinds of layers that stay on the GPUs unless asked otherwise, although AttAccs can run them: one
 record for all heads is read once for each set of queries, which is a loss (docs/model/sites.md)."""
 Sites = Mapping[str, Site]
@@ -46,6 +46,36 @@ def kinds_of(model: ServedModel) -> tuple[str, ...]:
     return tuple(dict.fromkeys(kind for kind in kinds if kind))
 
 
+_REASONS: Final = {
+    "state": "a state is written at every token, and units do not write back",
+    "blocks": "each head of keys chooses blocks of its own, and reads of blocks are not modelled",
+    "compressed": "a token attends to a window and to compressed records in one softmax, and a "
+    "layout of both in the banks is not modelled",
+}
+"""Why AttAccs cannot run the mixers of a kind."""
+_BORROWED: Final = "layers borrow the keys and values of earlier ones"
+_UNSCHEDULED: Final = "reads of chosen tokens need the interleaved schedule"
+
+
+def why_not(model: ServedModel, system: ResolvedSystem, kind: str) -> str | None:
+    """Return why the mixers of a kind cannot run on the AttAccs of a system; None where they can.
+
+    Args:
+        model: the model.
+        system: a system with AttAccs.
+        kind: of layers.
+    """
+    mixers = [g.layer.mixer for g in model.groups if g.layer.site_kind == kind]
+    found = [None if mixer is None else LayerHeads.of(mixer, model.kv) for mixer in mixers]
+    if not all(found):
+        return _REASONS.get(kind, _BORROWED)
+    chooses = any(heads is not None and heads.selection is not None for heads in found)
+    table = system.spec.attacc
+    if chooses and table is not None and table.schedule is not Schedule.INTERLEAVED:
+        return _UNSCHEDULED
+    return None
+
+
 def can_leave(model: ServedModel, system: ResolvedSystem, kind: str) -> bool:
     """Say whether the mixers of a kind can run on the devices of a system's attention.
 
@@ -54,14 +84,14 @@ def can_leave(model: ServedModel, system: ResolvedSystem, kind: str) -> bool:
         system: the system.
         kind: of layers.
     """
-    mixers = [g.layer.mixer for g in model.groups if g.layer.site_kind == kind]
     match system.spec.attention:
         case AttentionSite.GPU:
             return False
         case AttentionSite.CPU:
+            mixers = [g.layer.mixer for g in model.groups if g.layer.site_kind == kind]
             return all(isinstance(mixer, Attention) for mixer in mixers)
         case AttentionSite.ATTACC:
-            return all(m is not None and LayerHeads.of(m, model.kv) is not None for m in mixers)
+            return why_not(model, system, kind) is None
 
 
 def checked_sites(
@@ -90,7 +120,8 @@ def checked_sites(
             site = Site.ATTACC if leaves and kind not in STAYS else Site.GPU
         elif site is Site.ATTACC and not leaves:
             raise InputError(
-                f"{kind} layers of {model.name} do not run on the AttAccs of {system.spec.name}"
+                f"{kind} layers of {model.name} do not run on the AttAccs of {system.spec.name}: "
+                f"{why_not(model, system, kind)}"
                 if system.attacc is not None
                 else f"system {system.spec.name} has no AttAccs",
                 where=f"sites: {kind}",

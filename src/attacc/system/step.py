@@ -40,6 +40,7 @@ from attacc.models.operators import (
     Attention,
     Collective,
     Experts,
+    IndexScan,
     LatentAttention,
     LayerOperators,
     MatMul,
@@ -52,9 +53,17 @@ from attacc.models.operators import (
 from attacc.models.served import ServedModel
 from attacc.pim.energy.power import Standby
 from attacc.results import Result, flat
-from attacc.system.attaccs import AttaccAttention, context_bytes, query_bytes
 from attacc.system.boundary import PJ_PER_NS_PER_W, ConstantPower, constant_power
+from attacc.system.layer_attention import SCAN_ON_ATTACC, AttaccAttention, ends_told
 from attacc.system.overlap import basic_overlap, coprocessed_share, head_level_pipelining
+from attacc.system.transfers import (
+    choice_bytes,
+    context_bytes,
+    own_requests,
+    query_bytes,
+    scan_bytes,
+    score_bytes,
+)
 
 QKV: Final = "qkv"
 PROJECTION: Final = "projection"
@@ -533,6 +542,8 @@ class _Layer:
         own: LayerBeside,
     ) -> None:
         self._phase, self._layer = step.phase, layer
+        self._groups = step.mixer_groups
+        self._sharers = step.tensor_parallel // step.mixer_groups
         self._system, self._costs = system, costs
         self._beside, self._own = beside, own
         self.copied_share: Floats = np.zeros(1)
@@ -564,6 +575,10 @@ class _Layer:
 
     def _product(self, op: Operator) -> list[OperatorTimes]:
         """Price an operator other than attention; AttAccs may take over a part of it."""
+        if isinstance(op, IndexScan) and op.phase is Phase.DECODE:
+            if self._site is AttentionSite.ATTACC:
+                return self._scan(op)
+            return self._on_gpus(op)
         shares = self._phase is Phase.DECODE and self._system.spec.ff_coprocessing
         if shares and isinstance(op, Experts):
             return [cost for part in self._costs.products(op) for cost in self._product(part)]
@@ -655,6 +670,8 @@ class _Layer:
             prefix = [cost for part in self._shared for cost in self._on_gpus(part)]
             return before, [*prefix, *self._on_gpus(op)], after
         parts: float | Floats = 0.0
+        chosen: Size = 0.0
+        beside: list[OperatorTimes] = []
         if site is AttentionSite.CPU:
             if self._system.host is None or isinstance(op, LatentAttention) or self._shared:
                 raise EngineError("attention on CPUs of a system without CPUs, or of latents")
@@ -667,7 +684,13 @@ class _Layer:
             if given is None:
                 raise EngineError("attention on AttAcc needs the attention of one layer")
             busy_ns = given.time_ns + given.softmax_ns
-            parts = given.extra_parts / self._system.gpus
+            # Heads of keys are shared out to the GPUs; latents serve the heads of each GPU that
+            # shares their requests.
+            latent = isinstance(op, LatentAttention)
+            parts = given.extra_parts / (self._groups if latent else self._system.gpus)
+            if isinstance(op, LatentAttention) and op.gathers:
+                chosen = choice_bytes(op, self._sharers)
+                beside = self._on_gpus(replace(op, elsewhere=True))
             attention = OperatorTimes(
                 "attention",
                 Group.ATTENTION,
@@ -676,10 +699,11 @@ class _Layer:
                 given.time_ns,
                 only(Bound.MEMORY),
                 given.energy + self._open_rows(given.time_ns),
+                estimates=ends_told(given),
                 layers=self._layer.kind,
             )
         r = 1 / op.heads
-        there = self._transfer("qkv_transfer", query_bytes(op, parts))
+        there = self._transfer("qkv_transfer", query_bytes(op, parts) + chosen)
         back = self._transfer("context_transfer", context_bytes(op, parts))
         transfer_ns = there.alone_ns + back.alone_ns
         if site is AttentionSite.ATTACC and self._system.spec.head_level_pipelining:
@@ -699,7 +723,35 @@ class _Layer:
             visible_ns = basic_overlap(attention_ns=busy_ns, transfer_ns=transfer_ns, r=r)
         share = visible_ns / transfer_ns
         there, back = (replace(op, time_ns=op.alone_ns * share) for op in (there, back))
-        return before, [*self._start(), there, attention, back], after
+        return before, [*beside, *self._start(), there, attention, back], after
+
+    def _scan(self, op: IndexScan) -> list[OperatorTimes]:
+        """Price a scan of index keys on AttAccs, and the choice on the GPUs, which share requests.
+
+        No transfer is hidden: the choice needs all scores of a request.
+        """
+        given = self._own.attention
+        if given is None or given.chosen is None:
+            raise EngineError("a scan on AttAcc needs the attention of one layer")
+        gpus, chosen = self._sharers, given.chosen
+        choice = replace(op, batch=own_requests(op.batch, gpus), scored=True)
+        return [
+            *self._start(),
+            self._transfer("index_transfer", scan_bytes(op, gpus)),
+            OperatorTimes(
+                op.name,
+                Group.ATTENTION,
+                self._layer.runs,
+                chosen.scan_ns,
+                chosen.scan_ns,
+                only(Bound.MEMORY),
+                chosen.scan_energy + self._open_rows(chosen.scan_ns),
+                estimates=(Estimate.always(SCAN_ON_ATTACC),),
+                layers=self._layer.kind,
+            ),
+            self._transfer("score_transfer", score_bytes(op, gpus)),
+            *self._on_gpus(choice),
+        ]
 
     def _start(self) -> list[OperatorTimes]:
         """Return the start of a layer's attention on AttAccs, during which all devices wait."""

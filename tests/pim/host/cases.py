@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,9 @@ from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.link import LINKS
 from attacc.hardware.placement import Placement
 from attacc.pim.host.device import Attended, HostDevice, KvShape
+from attacc.pim.host.state import LayerGroup
 from attacc.pim.mapping.residence import ResidentChunk
+from attacc.pim.mapping.ring import NewTokens
 from attacc.pim.numerics.arithmetic import Arithmetic
 from attacc.pim.program.interleaved import pipeline_of
 from tests.oracle import attention as oracle
@@ -53,54 +56,69 @@ class Mirror:
     def draw(self, *shape: int) -> F32:
         return self.random.standard_normal(shape).astype(np.float32)
 
+    @property
+    def layers(self) -> int:
+        return self.host.state.layers
+
+    def of_layer(self, layer: int) -> LayerGroup:
+        group, _ = self.host.state.of_layers[layer]
+        return group
+
     def append(self, request: int, tokens: int, layers: Sequence[int] | None = None) -> None:
-        for layer in range(self.shape.layers) if layers is None else layers:
-            new = [
-                self.draw(self.shape.kv_heads, tokens, elements)
-                for elements in (self.shape.head_dim, self.shape.value_elements)
-            ]
-            self.host.append(request, layer, new[0], new[1])
+        for layer in range(self.layers) if layers is None else layers:
+            shape = self.of_layer(layer).shape
+            keys = self.draw(shape.kv_heads, tokens, shape.head_dim)
+            if shape.one_copy:
+                new = [keys, keys[:, :, : shape.value_elements]]
+                self.host.append(request, layer, keys)
+            else:
+                new = [keys, self.draw(shape.kv_heads, tokens, shape.value_elements)]
+                self.host.append(request, layer, new[0], new[1])
             for store, one in zip((self.keys, self.values), new, strict=True):
                 before = [store[request, layer]] if (request, layer) in store else []
                 store[request, layer] = np.concatenate([*before, one], axis=1)
 
     def free(self, request: int) -> None:
+        layers = self.layers
         self.host.free(request)
-        for layer in range(self.shape.layers):
+        for layer in range(layers):
             self.keys.pop((request, layer), None)
             self.values.pop((request, layer), None)
 
     def attend(
-        self, layer: int, requests: Sequence[int], sinks: F32 | None = None
+        self, layer: int, requests: Sequence[int], sinks: F32 | None = None, tokens: int = 1
     ) -> tuple[Attended, F32]:
-        """What the device answers, and the queries."""
-        q = self.draw(len(requests), self.shape.heads, self.shape.head_dim)
-        return self.host.attend(layer, requests, q, sinks), q
+        """What the device answers, and the (requests, tokens, heads, head_dim) queries."""
+        shape = self.of_layer(layer).shape
+        q = self.draw(len(requests), tokens, shape.heads, shape.head_dim)
+        return self.host.attend(layer, requests, q if tokens > 1 else q[:, 0], sinks), q
 
-    def check(self, layer: int, requests: Sequence[int], sinks: F32 | None = None) -> Attended:
+    def check(
+        self, layer: int, requests: Sequence[int], sinks: F32 | None = None, tokens: int = 1
+    ) -> Attended:
         """Attend, and compare every bit with the oracle, told only how heads were cut."""
-        attended, q = self.attend(layer, requests, sinks)
-        assert_same_bits(attended.context, self.expected(layer, requests, q, sinks))
+        attended, q = self.attend(layer, requests, sinks, tokens)
+        expected = self.expected(layer, requests, q, sinks)
+        assert_same_bits(attended.context, expected if tokens > 1 else expected[:, 0])
         return attended
 
     def chunks(self, request: int, layer: int, head: int) -> list[tuple[int, int]]:
         """First place and length of the chunks of a head."""
         length = self.host.length(request, layer)
-        windows = list(dict.fromkeys(self.shape.windows or (None,)))
-        group = windows.index(self.window(layer))
         return [
             (chunk.start, chunk.keys(length))
-            for chunk in placed(self.host, request, group)[head]
+            for chunk in placed(self.host, request, self.of_layer(layer).number)[head]
             if chunk.keys(length)
         ]
 
     def window(self, layer: int) -> int | None:
-        return None if self.shape.windows is None else self.shape.windows[layer]
+        return self.of_layer(layer).window
 
     def expected(
         self, layer: int, requests: Sequence[int], q: F32, sinks: F32 | None = None
     ) -> F32:
-        host, shape = self.host, self.shape
+        host, group = self.host, self.of_layer(layer)
+        shape = group.shape
         o = host.hardware.device.organization
         words = pipeline_of(host.hardware.device).buffer_words
         device = oracle.Device(
@@ -109,18 +127,21 @@ class Mirror:
         )  # fmt: skip
         attention = oracle.Attention(
             device, numbers(host.arithmetic), shape.head_dim, shape.value_dim,
-            host.state.layout.key_slices,
+            group.layout.key_slices, one_copy=shape.one_copy,
         )  # fmt: skip
-        together = -(-shape.queries_per_kv_head // host.hardware.queries_per_read)
-        most = -(-shape.queries_per_kv_head // together)
-        answer = np.zeros((len(requests), shape.heads, shape.value_elements), dtype=np.float32)
+        new = NewTokens(self.window(layer), q.shape[1])
+        queries = shape.queries_per_kv_head * new.count
+        together = -(-queries // host.hardware.queries_per_read)
+        most = -(-queries // together)
+        answer = np.zeros((*q.shape[:3], shape.value_elements), dtype=np.float32)
+        places = NewTokens(self.window(layer), shape.query_tokens).places
         for at, request in enumerate(requests):
             tokens = self.keys[request, layer].shape[1]
-            held = min(tokens, self.window(layer) or tokens)
-            for which in range(shape.heads):
+            held = min(tokens, places or tokens)
+            for token, which in product(range(new.count), range(shape.heads)):
                 head = which // shape.queries_per_kv_head
-                answer[at, which] = attention.attend(
-                    q[at, which].astype(np.float64),
+                answer[at, token, which] = attention.attend(
+                    q[at, token, which].astype(np.float64),
                     self.keys[request, layer][head, -held:].astype(np.float64),
                     self.values[request, layer][head, -held:].astype(np.float64),
                     self.chunks(request, layer, head),
@@ -128,6 +149,7 @@ class Mirror:
                     words=words // most,
                     # Token n lies in place n mod W.
                     oldest=tokens % held if tokens > held else 0,
+                    seen=new.seen(held)[token],
                     sink=None if sinks is None else float(sinks[which]),
                 )
         return answer
@@ -136,7 +158,7 @@ class Mirror:
 def host_of(
     device: DramDevice,
     placement: Placement,
-    shape: KvShape,
+    shape: KvShape | Sequence[KvShape],
     *,
     devices: int = 1,
     stacks_per_device: int = 1,

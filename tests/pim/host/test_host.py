@@ -152,7 +152,7 @@ def test_as_a_fresh_plan_of_the_same_assignment(placement: Placement) -> None:
             device.append(request, 0, keys[:, -1:], values[:, -1:])
         assignment, capacities = dealt(device, [4, 9], 0)
         plan = AttentionPlan.of_assignment(
-            DEVICE, device.state.layout.head(1), assignment,
+            DEVICE, device.state.groups[0].layout.head(1), assignment,
             passes=QueryPasses.of(3, 2), capacities=capacities,
         )  # fmt: skip
         stored = plan.store(
@@ -180,7 +180,7 @@ def dealt(
                 if keys and chunk.stack == stack:
                     head = at * len(placed(host, request)) + chunk.head
                     channels[chunk.channel].append((Chunk(head, chunk.start, keys), chunk.capacity))
-    quantum = host.state.growth.quantum
+    quantum = host.state.groups[0].growth.quantum
     for own in channels:
         own.sort(key=lambda one: (-min(-(-one[0].length // quantum) * quantum, one[1]), one[0]))
     return (
@@ -292,13 +292,13 @@ def test_costs_are_those_of_the_engine(placement: Placement, queries: tuple[int,
             if not any(assignment.channels):
                 continue
             program = interleaved_program(
-                DEVICE, host.state.layout, assignment,
+                DEVICE, host.state.groups[0].layout, assignment,
                 multiply_interval=tables.multiply_interval, queries=group,
                 queries_per_read=passes.most, capacities=capacities,
             )  # fmt: skip
             runs.append(run(program, tables))
             energy += attention_energy(
-                runs[-1], host.state.layout, sum(assignment.keys) * group, energies,
+                runs[-1], host.state.groups[0].layout, sum(assignment.keys) * group, energies,
                 banks_per_multiply=DEVICE.banks_per_command(placement),
                 queries_per_read=group / passes.passes,
             ).total_pj  # fmt: skip
@@ -327,7 +327,7 @@ def test_rows_may_lie_anywhere() -> None:
     tables = resolve_timing(device, Placement.BANK, power_limited=True)
     assignment, capacities = dealt(host, [1, 2], 2)
     program = interleaved_program(
-        device, host.state.layout, assignment, multiply_interval=tables.multiply_interval,
+        device, host.state.groups[0].layout, assignment, multiply_interval=tables.multiply_interval,
         queries=2, capacities=capacities,
     )  # fmt: skip
     virtual = run(program, tables, log=True)
@@ -561,7 +561,7 @@ def test_lengths_of_a_quantum_share_their_commands(
 ) -> None:
     """Catches a plan rounded further than commands and their timing allow."""
     host = host_of(device, placement, KvShape(1, 1, 2, 16, FP16))
-    growth, layout = host.state.growth, host.state.layout
+    growth, layout = host.state.groups[0].growth, host.state.groups[0].layout
     for length in (1, 2, 15, 17, 31, 33, 50, 63):
         programs = [
             interleaved_program(

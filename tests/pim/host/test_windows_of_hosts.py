@@ -71,6 +71,145 @@ def test_any_session_gives_the_bits_of_the_oracle(
 
 
 @PLACEMENTS
+@given(data=st.data())
+@settings(max_examples=12)
+def test_layers_of_any_shapes_give_the_bits_of_the_oracle(
+    placement: Placement, data: st.DataObject
+) -> None:
+    """Catches a layer that is read with the layout, the scale or the passes of another, values
+    that are read from other rows than the keys they are part of, and rows that two layers get."""
+    shapes: list[KvShape] = []
+    for _ in range(data.draw(st.integers(1, 3), label="kinds")):
+        one_copy = data.draw(st.booleans(), label="one copy")
+        value_dim = data.draw(st.sampled_from([None, 8, 24]), label="value_dim")
+        layers = data.draw(st.integers(1, 2), label="layers")
+        window = data.draw(st.sampled_from([None, 33]), label="window")
+        shapes.append(
+            KvShape(
+                layers, data.draw(st.integers(1, 2), label="heads"),
+                data.draw(st.integers(1, 3), label="queries per head"),
+                data.draw(st.sampled_from([24, 40, 576]), label="head_dim"), FP16,
+                value_dim=value_dim, windows=(window,) * layers, one_copy=one_copy,
+                scale=data.draw(st.sampled_from([None, 0.25]), label="scale"),
+            )
+        )  # fmt: skip
+    host = host_of(
+        small(data.draw(st.integers(1, 2), label="channels"), columns=8, rows=8192), placement,
+        shapes,
+        stacks_per_device=data.draw(st.integers(1, 2), label="stacks"),
+        arithmetic=data.draw(ARITHMETICS, label="arithmetic"),
+        # Two queries of 576 elements exceed half a vector buffer, unless they are cut.
+        queries_per_read=data.draw(st.integers(1, 2), label="queries per read")
+        if all(shape.head_dim < 576 for shape in shapes)
+        else 1,
+        growing_keys=data.draw(st.integers(1, 16), label="growing"),
+    )  # fmt: skip
+    mirror = Mirror(host)
+    everything = host.free_bytes
+    for _ in range(data.draw(st.integers(2, 4), label="steps")):
+        tokens = data.draw(st.sampled_from([1, 2, 17, 40, 150]), label="tokens")
+        mirror.append(data.draw(st.integers(0, 1), label="request"), tokens)
+    for layer in range(mirror.layers):
+        mirror.check(layer, data.draw(st.permutations(host.requests), label="asked"))
+    for request in host.requests:
+        host.free(request)
+    assert host.free_bytes == everything
+
+
+@PLACEMENTS
+@given(data=st.data())
+@settings(max_examples=15)
+def test_new_tokens_see_the_keys_up_to_their_own(placement: Placement, data: st.DataObject) -> None:
+    """Catches a token that sees a later one, or behind its window; queries of another token or
+    head; a ring in which a new token overwrites what an earlier one sees; and what tokens saw of a
+    shorter request."""
+    most = data.draw(st.integers(2, 4), label="tokens at once")
+    windows = data.draw(
+        st.lists(st.sampled_from([None, 1, 5, 40]), min_size=1, max_size=2), label="windows"
+    )
+    shape = KvShape(
+        len(windows), data.draw(st.integers(1, 2), label="heads"),
+        data.draw(st.integers(1, 3), label="queries per head"), 24, FP16,
+        value_dim=data.draw(st.sampled_from([None, 16]), label="value_dim"),
+        windows=tuple(windows), query_tokens=most,
+        one_copy=data.draw(st.booleans(), label="one copy"),
+    )  # fmt: skip
+    host = host_of(
+        small(data.draw(st.integers(1, 2), label="channels"), columns=8, rows=8192), placement,
+        shape, arithmetic=data.draw(ARITHMETICS, label="arithmetic"),
+        queries_per_read=data.draw(st.integers(1, 3), label="queries per read"),
+        growing_keys=data.draw(st.integers(1, 16), label="growing"),
+    )  # fmt: skip
+    mirror = Mirror(host)
+    sinks = mirror.draw(shape.heads) * 3 if data.draw(st.booleans(), label="sinks") else None
+    for request in range(data.draw(st.integers(1, 2), label="requests")):
+        mirror.append(request, data.draw(st.sampled_from([1, 20, 61, 100]), label="prompt"))
+    for _ in range(3):
+        tokens = data.draw(st.integers(1, most), label="new")
+        for request in host.requests:
+            mirror.append(request, tokens)
+        for layer in range(mirror.layers):
+            mirror.check(layer, host.requests, sinks, tokens)
+
+
+def test_tokens_at_once_share_reads() -> None:
+    """Catches reads, bytes or energy of one token for several, and several tokens that are refused
+    where fewer were agreed on, or stored."""
+    shape = KvShape(1, 2, 2, 64, FP16, query_tokens=3)
+    host = host_of(DEVICE, Placement.BANK, shape, queries_per_read=6)
+    mirror = Mirror(host)
+    mirror.append(0, 1024)
+    one, three = mirror.check(0, [0]).cost, mirror.check(0, [0], None, 3).cost
+    assert three.bank_read_bytes == one.bank_read_bytes
+    assert three.link == LinkBytes(queries=3 * one.link.queries, contexts=3 * one.link.contexts)
+    assert one.energy_pj < three.energy_pj < 3 * one.energy_pj
+    assert one.cycles < three.cycles
+    with pytest.raises(InputError, match="4 tokens attend at once, the model was set for 3"):
+        mirror.attend(0, [0], None, 4)
+    mirror.append(1, 2)
+    with pytest.raises(InputError, match="3 tokens of request 1 attend, and 2 are stored"):
+        mirror.attend(0, [1], None, 3)
+    with pytest.raises(InputError, match="queries have shape"):
+        host.attend(0, [0], mirror.draw(1, 0, 4, 64))
+
+
+@pytest.mark.parametrize("element", [FP16, ElementType.INT8])
+def test_one_copy_is_sent_and_stored_once(element: ElementType) -> None:
+    """Catches values that are sent, or get rows or a scale, beside the keys they are part of."""
+    one = KvShape(1, 1, 4, 576, element, value_dim=512, one_copy=True)
+    hosts = [
+        host_of(DEVICE, Placement.BANK, shape) for shape in (one, replace(one, one_copy=False))
+    ]
+    keys = np.random.default_rng(1).standard_normal((1, 300, 576)).astype(np.float32)
+    values = keys[:, :, :512]
+    costs = [hosts[0].append(0, 0, keys), hosts[1].append(0, 0, keys, values)]
+    scales = (4, 8) if element is ElementType.INT8 else (0, 0)
+    sizes = [cost.link.total for cost in costs]
+    assert sizes == [300 * n * element.bytes + s for n, s in zip((576, 1088), scales, strict=True)]
+    rows = [sum(chunk.rows.size for chunk in placed(host, 0)[0]) for host in hosts]
+    assert rows[0] < 0.6 * rows[1]
+    again = hosts[0].append(1, 0, keys, values)
+    assert again == costs[0]
+    with pytest.raises(InputError, match="not the first elements of its keys"):
+        hosts[0].append(1, 0, keys, values + 1)
+    with pytest.raises(InputError, match="keys come without values"):
+        hosts[1].append(1, 0, keys)
+    with pytest.raises(InputError, match="no more than its 576 elements"):
+        replace(one, value_dim=577)
+
+
+def test_models_without_one_kind_of_keys_are_refused() -> None:
+    """Catches layers whose keys are read as another type, and a model without layers."""
+    shape = KvShape(1, 1, 1, 16, FP16)
+    for shapes, message in (
+        ([], "a model without layers"),
+        ([shape, replace(shape, element=ElementType.INT8)], "in fp16 and int8"),
+    ):
+        with pytest.raises(InputError, match=message):
+            host_of(DEVICE, Placement.BANK, shapes)
+
+
+@PLACEMENTS
 def test_a_full_ring_goes_round(placement: Placement) -> None:
     """Catches a plan of another oldest key that is used again, and a ring that grows."""
     shape = KvShape(2, 2, 2, 16, FP16, windows=(40, None))

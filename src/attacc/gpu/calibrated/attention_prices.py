@@ -69,6 +69,9 @@ SPARSE_PREFILL: Final = "sparse attention in prefill: as decode of every token, 
 INDEX_HEADS: Final = (32, 64)
 INDEX_DIM: Final = 128
 """Index heads and elements of an index key of the modules that were measured."""
+BESIDE: Final = (
+    "kernels beside sparse attention: those of its scan and attention take their least time in them"
+)
 SCAN_PREFILL: Final = "index scores in prefill: as those of decode, never measured"
 HOST_HIDDEN: Final = "attention over latents: without the host's time, in which it was measured"
 CHOSEN: Final = 2048.0
@@ -418,7 +421,8 @@ def sparse_attention(gpu: CalibratedGpu, framework: str | None, op: LatentAttent
         gpu.gpu,
         (of.round_ns, of.key_ns, of.attention_share, of.read_share),
     )
-    time_ns = of.fixed_ns + tokens * (of.token_ns + of.head_ns * heads) + attention
+    beside = of.fixed_ns + tokens * (of.token_ns + of.head_ns * heads)
+    time_ns = beside if op.elsewhere else beside + attention
     limits = series.range
     fits = (heads >= limits.heads[0]) & (heads <= limits.heads[1])
     fits = fits & (tokens <= limits.batch[1])
@@ -426,6 +430,7 @@ def sparse_attention(gpu: CalibratedGpu, framework: str | None, op: LatentAttent
         *notes,
         _other_sizes(op),
         Estimate(SPARSE_PREFILL, np.array([op.phase is Phase.PREFILL])),
+        Estimate(BESIDE, np.array([op.elsewhere])),
         _outside(what, gpu, fits),
     )
     bound = bound_of(work, time_ns, of.fixed_ns, gpu.gpu, ElementType.BF16)
@@ -450,7 +455,8 @@ def index_scan(gpu: CalibratedGpu, framework: str | None, op: IndexScan) -> Pric
     series, _, notes = known
     of = series.coefficients
     keys = column(op.keys)
-    moved = op.batch * keys * (op.key_bytes + SCORE_BYTES * op.queries)
+    read = 0.0 if op.scored else op.key_bytes
+    moved = op.batch * keys * (read + SCORE_BYTES * op.queries)
     chooses = keys > op.chosen
     scan = scan_times(moved, chooses, gpu.gpu, of.scan_share, of.choice_ns)
     peak = peak_flops_per_s(gpu.gpu, cache) * GB

@@ -37,10 +37,14 @@ class KvShape:
         value_dim: elements of a value; None for as many as a key has.
         windows: for each layer, keys that a token sees at most, its own included, or None for all
             earlier ones; None if no layer has a window.
+        one_copy: the first elements of a key serve as its value, as in a latent; values are not
+            stored.
+        query_tokens: new tokens of a request that attend at once at most. Each of them sees the
+            keys up to its own. A window stores a key more for each token beyond the first.
 
     Raises:
-        InputError: a size is below 1, the scale is no positive number, or windows are given for
-            another number of layers.
+        InputError: a size is below 1, the scale is no positive number, windows are given for
+            another number of layers, or a value exceeds the key that it is part of.
     """
 
     layers: int
@@ -51,9 +55,14 @@ class KvShape:
     scale: float | None = None
     value_dim: int | None = None
     windows: tuple[int | None, ...] | None = None
+    one_copy: bool = False
+    query_tokens: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("layers", "kv_heads", "queries_per_kv_head", "head_dim", "value_elements"):
+        for name in (
+            "layers", "kv_heads", "queries_per_kv_head", "head_dim", "value_elements",
+            "query_tokens",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 told = "value_dim" if name == "value_elements" else name
                 raise InputError(f"{told} = {getattr(self, name)} must be at least 1")
@@ -67,6 +76,11 @@ class KvShape:
                 raise InputError(f"a window of {window} keys must have at least 1")
         if self.scale is not None and not 0 < self.scale < float("inf"):
             raise InputError(f"scale = {self.scale} must be a positive number")
+        if self.one_copy and self.value_elements > self.head_dim:
+            raise InputError(
+                f"value_dim = {self.value_dim}: a value that is part of a key has no more than its "
+                f"{self.head_dim} elements"
+            )
 
     @property
     def heads(self) -> int:
@@ -77,6 +91,11 @@ class KvShape:
     def value_elements(self) -> int:
         """Elements of a value."""
         return self.head_dim if self.value_dim is None else self.value_dim
+
+    @property
+    def stored_elements(self) -> int:
+        """Elements that are stored of each token and key/value head."""
+        return self.head_dim + (0 if self.one_copy else self.value_elements)
 
     @property
     def layers_of_windows(self) -> dict[int | None, tuple[int, ...]]:
@@ -237,7 +256,8 @@ class Attended:
     """The device's answer to an attend.
 
     Attributes:
-        context: (requests, heads, value elements) contexts, in the order of the call's requests.
+        context: (requests, heads, value elements) contexts, in the order of the call's requests;
+            for several tokens (requests, tokens, heads, value elements).
         cost: costs of the call.
     """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,7 @@ from attacc.pim.host.state import (
     PlanKey,
     StoredLayers,
     StoredRequest,
+    Units,
     chunk_growth,
     plan_for,
 )
@@ -46,6 +48,7 @@ from attacc.pim.mapping.ring import NewTokens
 from attacc.pim.numerics.arithmetic import Arithmetic, kv_arithmetic
 from attacc.pim.numerics.quantize import check_finite
 from attacc.pim.numerics.resident import Attender, BankStore
+from attacc.pim.numerics.sights import ChunkSights
 from attacc.pim.program.interleaved import QueryPasses, pipeline_of, sliced
 from attacc.pim.timing.tables import resolve_timing
 from attacc.units import NS_PER_S
@@ -140,14 +143,26 @@ class HostDevice:
         return cls(hardware, arithmetic, growing_keys=growing_keys, scale_margin=scale_margin)
 
     @property
+    def shapes(self) -> tuple[KvShape, ...]:
+        """The shapes of the model's keys and values, for layers one after another."""
+        return self.state.shapes
+
+    @property
     def shape(self) -> KvShape:
-        """The shape of the model's keys and values, as the host has set it."""
-        return self.state.shape
+        """The shape of the model's keys and values, if all layers have the same.
+
+        Raises:
+            InputError: layers differ.
+        """
+        shape, *others = self.shapes
+        if others:
+            raise InputError("the layers of the model differ", hint="read shapes")
+        return shape
 
     @property
     def arithmetic(self) -> Arithmetic:
         """Arithmetic of the units."""
-        return self.state.attender.arithmetic
+        return self.state.groups[0].attender.arithmetic
 
     @property
     def traffic(self) -> LinkBytes:
@@ -185,21 +200,90 @@ class HostDevice:
             raise InputError("no model is set", hint="call set_model first")
         return self._model
 
-    def set_model(self, shape: KvShape) -> None:
+    def set_model(self, shape: KvShape | Sequence[KvShape]) -> None:
         """Prepare for a model; all stored requests are lost.
 
+        Args:
+            shape: of all layers, or of layers one after another, where they differ.
+
         Raises:
-            InputError: the units do not compute with the type of the model's keys and values, or
-                its queries do not fit into a vector buffer.
+            InputError: there is no layer, layers differ in the type of their keys and values, the
+                units do not compute with this type, or queries do not fit into a vector buffer.
+        """
+        h = self.hardware
+        shapes = (shape,) if isinstance(shape, KvShape) else tuple(shape)
+        elements = sorted({str(one.element) for one in shapes})
+        if len(elements) != 1:
+            raise InputError(
+                f"layers with keys and values in {' and '.join(elements)}"
+                if elements
+                else "a model without layers",
+                where="shape",
+                hint="give the shape of each layer, with one type of keys and values",
+            )
+        first = 0
+        rows: BankRows | None = None
+        kinds: dict[KvShape, list[int]] = {}
+        for one in shapes:
+            for window, layers in one.layers_of_windows.items():
+                alike = replace(one, layers=1, windows=(window,))
+                kinds.setdefault(alike, []).extend(first + layer for layer in layers)
+            first += one.layers
+        groups: list[LayerGroup] = []
+        for number, (one, layers) in enumerate(kinds.items()):
+            group = self._group(number, one, tuple(layers), rows)
+            rows = group.residence.rows_of_banks
+            groups.append(group)
+        assert rows is not None  # noqa: S101 - a model has layers
+        self._model = HostState(shapes, rows, tuple(groups), BankStore(h.device.organization))
+        self._traffic = LinkBytes()
+        self._saturated = 0
+
+    def _group(
+        self, number: int, shape: KvShape, layers: tuple[int, ...], rows: BankRows | None
+    ) -> LayerGroup:
+        """Prepare for layers of one shape and window.
+
+        Args:
+            number: number of the group.
+            shape: the shape of one of the layers.
+            layers: the layers.
+            rows: the rows of the banks; None for new ones.
         """
         h = self.hardware
         whole = KeyLayout(
             h.device.organization, h.placement, shape.head_dim, shape.element,
-            value_dim=shape.value_dim,
+            value_dim=shape.value_dim, one_copy=shape.one_copy,
         )  # fmt: skip
-        arithmetic = self._arithmetic or Arithmetic.of(shape.element)
-        passes = QueryPasses.of(shape.queries_per_kv_head, h.queries_per_read)
-        layout = sliced(h.device, whole, passes)
+        passes = max(
+            (
+                QueryPasses.of(shape.queries_per_kv_head * tokens, h.queries_per_read)
+                for tokens in range(1, shape.query_tokens + 1)
+            ),
+            key=lambda one: one.most,
+        )
+        # One copy in slices of one access opens every row once (docs/model/heads.md).
+        each_access = shape.one_copy and h.placement is Placement.BANK
+        layout = sliced(
+            h.device, whole, passes, key_slices=whole.columns_per_key if each_access else None
+        )
+        units = tuple(
+            self._units(shape, layout, tokens) for tokens in range(1, shape.query_tokens + 1)
+        )
+        growth = chunk_growth(h.device, layout, passes, self._growing_keys)
+        (window,) = shape.windows or (None,)
+        ring = NewTokens(window, shape.query_tokens).places
+        stored = NewTokens(ring)
+        residence = Residence(
+            layout, stacks=h.stacks, layers=len(layers), heads=shape.kv_heads, growth=growth,
+            tokens=stored, rows=rows,
+        )  # fmt: skip
+        return LayerGroup(number, shape, layout, units, growth, stored, layers, residence)
+
+    def _units(self, shape: KvShape, layout: KeyLayout, tokens: int) -> Units:
+        """Return the units for steps with so many new tokens."""
+        h = self.hardware
+        passes = QueryPasses.of(shape.queries_per_kv_head * tokens, h.queries_per_read)
         tables = resolve_timing(
             h.device,
             h.placement,
@@ -207,37 +291,12 @@ class HostDevice:
             queries_per_read=passes.most,
             element_bits=shape.element.bits,
         )
+        arithmetic = self._arithmetic or Arithmetic.of(shape.element)
         scale = 1 / math.sqrt(shape.head_dim) if shape.scale is None else shape.scale
         attender = Attender(h.device, layout, tables, passes, arithmetic, scale)
-        growth = chunk_growth(h.device, layout, passes, self._growing_keys)
         # This refuses a wrong shape now rather than at the first attention.
         attender.shape  # noqa: B018
-        rows = BankRows(layout, h.stacks)
-        groups = tuple(
-            LayerGroup(
-                number,
-                tokens := NewTokens(window),
-                layers,
-                Residence(
-                    layout, stacks=h.stacks, layers=len(layers), heads=shape.kv_heads,
-                    growth=growth, tokens=tokens, rows=rows,
-                ),
-            )
-            for number, (window, layers) in enumerate(shape.layers_of_windows.items())
-        )  # fmt: skip
-        self._model = HostState(
-            shape,
-            layout,
-            passes,
-            tables,
-            attender,
-            growth,
-            rows,
-            groups,
-            BankStore(h.device.organization),
-        )
-        self._traffic = LinkBytes()
-        self._saturated = 0
+        return Units(passes, tables, attender)
 
     def length(self, request: int, layer: int) -> int:
         """Return the keys that a layer of a request holds; 0 for an unknown request.
@@ -252,7 +311,7 @@ class HostDevice:
         tokens = 0 if stored is None else int(stored.tokens[layer])
         return group.tokens.held(tokens) if tokens else 0
 
-    def append(self, request: int, layer: int, keys: F32, values: F32) -> AppendCost:
+    def append(self, request: int, layer: int, keys: F32, values: F32 | None = None) -> AppendCost:
         """Append keys and values of one layer to a request; the first append opens the request.
 
         A layer with a window holds the keys of its newest tokens, and overwrites the oldest. Of
@@ -265,21 +324,20 @@ class HostDevice:
             request: number of the request, chosen by the host.
             layer: number of the layer.
             keys: (kv_heads, tokens, head_dim); they already carry their positions.
-            values: (kv_heads, tokens, value elements).
+            values: (kv_heads, tokens, value elements); None where they are part of the keys.
 
         Raises:
-            InputError: there is no such layer, a shape is wrong, or a value is not finite or beyond
+            InputError: there is no such layer, a shape is wrong, values are missing or not the
+                first elements of the keys that they are part of, or a value is not finite or beyond
                 the format. Nothing is changed.
             CapacityError: there is no room. Nothing is changed.
         """
         model = self.state
         self._check_layer(layer)
-        shape = model.shape
-        of_keys = self._tensor(keys, "keys", shape.head_dim)
-        of_values = self._tensor(values, "values", shape.value_elements)
-        if of_keys.shape[1] != of_values.shape[1]:
-            raise InputError(f"keys of shape {keys.shape} come with values of shape {values.shape}")
         group, number = model.of_layers[layer]
+        shape = group.shape
+        of_keys = _tensor(keys, "keys", shape.kv_heads, shape.head_dim)
+        of_values = _values_of(shape, of_keys, values)
         given = of_keys.shape[1]
         kept = min(given, group.tokens.places or given)
         if kept < given:
@@ -288,19 +346,23 @@ class HostDevice:
             )
         stored = model.requests.get(request)
         before = 0 if stored is None else int(stored.tokens[layer])
-        attender, layout = model.attender, model.layout
+        attender, layout = group.attender, group.layout
         if stored is None or before == 0:
             key_scales = attender.scales(of_keys, self._scale_margin)
-            value_scales = attender.scales(of_values, self._scale_margin)
+            value_scales = (
+                key_scales if shape.one_copy else attender.scales(of_values, self._scale_margin)
+            )
         else:
             key_scales, value_scales = stored.key_scales[layer], stored.value_scales[layer]
         where = f"of request {request}, layer {layer}"
         key_codes, cut = attender.encode(
             of_keys, key_scales, layout.padded_key, name=f"keys {where}"
         )
-        value_codes, more = attender.encode(
-            of_values, value_scales, layout.padded_value, name=f"values {where}"
-        )
+        value_codes, more = key_codes[:, :, :0], 0
+        if not shape.one_copy:
+            value_codes, more = attender.encode(
+                of_values, value_scales, layout.padded_value, name=f"values {where}"
+            )
 
         known = None if stored is None else stored.groups.get(group.number)
         grown = group.residence.grow(
@@ -322,10 +384,11 @@ class HostDevice:
             places.write(model.store, number, place, layout.element.bits, *of_run)
         stored.tokens[layer] = before + given
         self._saturated += cut + more
-        return self._appended(held, runs, kept, opening=before == 0, saturated=cut + more)
+        return self._appended(group, held, runs, kept, opening=before == 0, saturated=cut + more)
 
     def _appended(
         self,
+        group: LayerGroup,
         held: StoredLayers,
         runs: Sequence[tuple[int, int, int]],
         tokens: int,
@@ -334,11 +397,11 @@ class HostDevice:
         saturated: int,
     ) -> AppendCost:
         """Count the bytes of tokens that were written, and return their costs."""
-        shape, h = self.state.shape, self.hardware
-        bits = self.state.layout.element.bits
-        per_head = tokens * (shape.head_dim + shape.value_elements) * bits // 8
+        shape, h = group.shape, self.hardware
+        bits = group.layout.element.bits
+        per_head = tokens * shape.stored_elements * bits // 8
         if bits == 8 and opening:
-            per_head += 2 * SCALE_BYTES
+            per_head += (1 if shape.one_copy else 2) * SCALE_BYTES
         link = LinkBytes(keys_values=per_head * shape.kv_heads)
         self._traffic += link
         busiest = held.busiest_share(runs, h.devices) * link.total
@@ -361,6 +424,8 @@ class HostDevice:
             layer: number of the layer.
             requests: the requests, each once.
             queries: (requests, heads, head_dim); heads that share a key/value head are neighbours.
+                Several of the newest tokens attend at once with (requests, tokens, heads,
+                head_dim), each to the keys up to its own.
             sinks: (heads,) a score beside those of the keys of each query head, with the scale of
                 scores applied already. It counts in the sum of the softmax, and has no value. None
                 for no sinks.
@@ -371,38 +436,49 @@ class HostDevice:
         """
         model = self.state
         self._check_layer(layer)
-        shape = model.shape
-        asked = self._asked(requests, layer)
-        expected = (len(asked), shape.heads, shape.head_dim)
-        q = np.ascontiguousarray(queries, dtype=np.float32)
-        if q.shape != expected:
-            raise InputError(f"queries have shape {queries.shape}, not {expected}")
-        beside = None if sinks is None else self._sinks(sinks, len(asked))
         group, number = model.of_layers[layer]
+        shape = group.shape
+        asked = self._asked(requests, layer)
+        q, tokens = _queries_of(shape, queries, len(asked))
+        units = group.units[tokens - 1]
+        beside = None if sinks is None else _sinks_of(shape, sinks, len(asked), tokens)
+        for request, stored in zip(requests, asked, strict=True):
+            if stored.tokens[layer] < tokens:
+                raise InputError(
+                    f"{tokens} tokens of request {request} attend, and {stored.tokens[layer]} are "
+                    f"stored in layer {layer}",
+                    hint="append the new tokens first",
+                )
         lengths = [group.tokens.held(int(stored.tokens[layer])) for stored in asked]
         oldest = [group.tokens.oldest(int(stored.tokens[layer])) for stored in asked]
-        plan = self._plan(asked, group.number, lengths, oldest, merged=beside is not None)
+        plan = self._plan(asked, group, tokens, lengths, oldest, merged=beside is not None)
         cost = plan.cost
-        if cost is None or plan.lengths != lengths:
-            cost = self._fill(plan, lengths)
+        if cost is None or (plan.lengths, plan.oldest) != (lengths, oldest):
+            cost = self._fill(group, plan, tokens, lengths, oldest)
+        assert plan.sights is not None  # noqa: S101 - filled in
         if len(asked) == 1:
             key_scales, value_scales = asked[0].key_scales[layer], asked[0].value_scales[layer]
         else:
             key_scales = np.concatenate([stored.key_scales[layer] for stored in asked])
             value_scales = np.concatenate([stored.value_scales[layer] for stored in asked])
         owners = len(asked) * shape.kv_heads
-        context = model.attender.attend(
+        context = units.attender.attend(
             plan.plan,
             plan.chunk_lengths,
+            plan.sights,
             plan.rows[number],
             model.store,
-            q.reshape(owners, shape.queries_per_kv_head, shape.head_dim),
+            q.reshape(owners, units.passes.queries, shape.head_dim),
             key_scales,
             value_scales,
             beside,
         )
         self._traffic += cost.link
-        return Attended(context.reshape(*expected[:2], shape.value_elements), cost)
+        by_token = context.reshape(
+            len(asked), shape.kv_heads, tokens, shape.queries_per_kv_head, shape.value_elements
+        ).swapaxes(1, 2)
+        answer = by_token.reshape(*np.shape(queries)[:-1], shape.value_elements)
+        return Attended(answer, cost)
 
     def free(self, request: int) -> None:
         """Forget a request, and free its rows.
@@ -423,28 +499,9 @@ class HostDevice:
             del model.plans[key]
 
     def _check_layer(self, layer: int) -> None:
-        layers = self.state.shape.layers
+        layers = self.state.layers
         if not 0 <= layer < layers:
             raise InputError(f"layer {layer} does not exist: the model has {layers}")
-
-    def _tensor(self, tensor: F32, name: str, elements: int) -> F32:
-        heads = self.state.shape.kv_heads
-        result = np.ascontiguousarray(tensor, dtype=np.float32)
-        if result.ndim != 3 or result.shape[::2] != (heads, elements):
-            raise InputError(f"{name} have shape {tensor.shape}, not ({heads}, tokens, {elements})")
-        if not result.shape[1]:
-            raise InputError(f"{name} have no tokens")
-        return result
-
-    def _sinks(self, sinks: F32, requests: int) -> F32:
-        """Return (owners, queries) sinks."""
-        shape = self.state.shape
-        each = np.ascontiguousarray(sinks, dtype=np.float32)
-        if each.shape != (shape.heads,):
-            raise InputError(f"sinks have shape {np.shape(sinks)}, not ({shape.heads},)")
-        check_finite(each, "sinks")
-        by_owner = each.reshape(shape.kv_heads, shape.queries_per_kv_head)
-        return np.ascontiguousarray(np.tile(by_owner, (requests, 1)))
 
     def _asked(self, requests: Sequence[int], layer: int) -> list[StoredRequest]:
         model = self.state
@@ -471,7 +528,8 @@ class HostDevice:
     def _plan(
         self,
         asked: Sequence[StoredRequest],
-        group: int,
+        group: LayerGroup,
+        tokens: int,
         lengths: Sequence[int],
         oldest: Sequence[int],
         *,
@@ -479,10 +537,11 @@ class HostDevice:
     ) -> CostedPlan:
         """Return the plan of the stacks; lengths that fill the same columns share one."""
         model = self.state
-        quantum, parts = model.growth.quantum, model.layout.sequence_parts
-        held = [stored.groups[group] for stored in asked]
+        quantum, parts = group.growth.quantum, group.layout.sequence_parts
+        held = [stored.groups[group.number] for stored in asked]
         key = PlanKey(
-            group,
+            group.number,
+            tokens,
             merged,
             tuple(-(-length // quantum) for length in lengths),
             tuple(stored.serial for stored in asked),
@@ -502,24 +561,39 @@ class HostDevice:
             model.plans.move_to_end(key)
         return plan
 
-    def _fill(self, plan: CostedPlan, lengths: list[int]) -> AttendCost:
+    def _fill(
+        self,
+        group: LayerGroup,
+        plan: CostedPlan,
+        tokens: int,
+        lengths: list[int],
+        oldest: list[int],
+    ) -> AttendCost:
         """Set the true lengths of a plan's requests, and return its costs."""
-        model, h = self.state, self.hardware
-        shape, passes = model.shape, model.passes
+        h, shape, passes = self.hardware, group.shape, group.units[tokens - 1].passes
         starts, capacities = plan.plan.starts, plan.plan.capacities
         of_request = np.array(lengths, dtype=np.int64)[plan.plan.owners // shape.kv_heads]
         plan.chunk_lengths = np.minimum(of_request - starts, capacities)
-        plan.lengths = lengths
+        plan.lengths, plan.oldest = lengths, oldest
+        plan.sights = ChunkSights.of(
+            plan.plan.owners,
+            starts,
+            heads=shape.kv_heads,
+            held=lengths,
+            oldest=oldest,
+            tokens=NewTokens(group.window, tokens),
+            group=shape.queries_per_kv_head,
+        )
         energy = attention_energy(
             plan.run,
-            model.layout,
-            sum(lengths) * shape.heads,
+            group.layout,
+            sum(lengths) * shape.heads * tokens,
             self._energies,
             banks_per_multiply=self._banks_per_multiply,
             queries_per_read=passes.queries / passes.passes,
         )
         multiplies = plan.run.count(self._multiply)
-        access = model.layout.organization.access_bytes
+        access = group.layout.organization.access_bytes
         plan.cost = AttendCost(
             cycles=plan.run.cycles,
             time_ns=plan.run.time_ns,
@@ -531,6 +605,69 @@ class HostDevice:
             stacks=plan.stacks,
         )
         return plan.cost
+
+
+def _tensor(tensor: F32, name: str, heads: int, elements: int) -> F32:
+    result = np.ascontiguousarray(tensor, dtype=np.float32)
+    if result.ndim != 3 or result.shape[::2] != (heads, elements):
+        raise InputError(f"{name} have shape {tensor.shape}, not ({heads}, tokens, {elements})")
+    if not result.shape[1]:
+        raise InputError(f"{name} have no tokens")
+    return result
+
+
+def _values_of(shape: KvShape, keys: F32, values: F32 | None) -> F32:
+    """Return the values of new tokens, which may be part of their keys.
+
+    Raises:
+        InputError: a shape is wrong, values are missing, or they are not the first elements of the
+            keys that they are part of.
+    """
+    part = keys[:, :, : shape.value_elements]
+    if values is None:
+        if not shape.one_copy:
+            raise InputError("keys come without values", hint="give values, too")
+        return part
+    given = _tensor(values, "values", shape.kv_heads, shape.value_elements)
+    if keys.shape[1] != given.shape[1]:
+        raise InputError(f"keys of shape {keys.shape} come with values of shape {values.shape}")
+    if shape.one_copy and not np.array_equal(given, part):
+        raise InputError(
+            "the values of a head are not the first elements of its keys",
+            hint="give no values, or set a model with one_copy=False",
+        )
+    return given
+
+
+def _queries_of(shape: KvShape, queries: F32, requests: int) -> tuple[F32, int]:
+    """Return (requests, kv_heads, tokens, queries of a token, head_dim) queries, and the tokens.
+
+    Raises:
+        InputError: a shape is wrong, or more tokens attend at once than the model was set for.
+    """
+    q = np.ascontiguousarray(queries, dtype=np.float32)
+    expected = (requests, shape.heads, shape.head_dim)
+    tokens = q.shape[1] if q.ndim == 4 else 1
+    if (*q.shape[:1], *q.shape[-2:]) != expected or q.ndim not in (3, 4) or not tokens:
+        raise InputError(f"queries have shape {queries.shape}, not {expected}")
+    if tokens > shape.query_tokens:
+        raise InputError(
+            f"{tokens} tokens attend at once, the model was set for {shape.query_tokens}",
+            where="queries",
+            hint="set the model with more query_tokens",
+        )
+    split = q.reshape(requests, tokens, shape.kv_heads, shape.queries_per_kv_head, shape.head_dim)
+    return np.ascontiguousarray(split.swapaxes(1, 2)), tokens
+
+
+def _sinks_of(shape: KvShape, sinks: F32, requests: int, tokens: int) -> F32:
+    """Return (owners, queries) sinks."""
+    each = np.ascontiguousarray(sinks, dtype=np.float32)
+    if each.shape != (shape.heads,):
+        raise InputError(f"sinks have shape {np.shape(sinks)}, not ({shape.heads},)")
+    check_finite(each, "sinks")
+    by_owner = each.reshape(shape.kv_heads, shape.queries_per_kv_head)
+    return np.ascontiguousarray(np.tile(by_owner, (requests, tokens)))
 
 
 def _held(model: HostState) -> str:

@@ -32,7 +32,14 @@ from attacc.pim.mapping.residence import (
     ResidentRequest,
 )
 from attacc.pim.mapping.ring import NewTokens, rotation
-from attacc.pim.numerics.resident import Attender, BankStore, Placed, ResidentPlan, TokenPlaces
+from attacc.pim.numerics.resident import (
+    Attender,
+    BankStore,
+    Placed,
+    ResidentPlan,
+    TokenPlaces,
+)
+from attacc.pim.numerics.sights import ChunkSights
 from attacc.pim.program.interleaved import QueryPasses, chunk_grain, longest_chunk, pipeline_of
 from attacc.pim.timing.engine import TimedRun, count_by_name
 from attacc.pim.timing.tables import TimingTables
@@ -55,20 +62,54 @@ class KeptChunk:
 
 
 @dataclass(frozen=True, eq=False)
+class Units:
+    """The units of all stacks, in steps with a number of new tokens.
+
+    Attributes:
+        passes: how the queries that share keys and values are divided into passes.
+        tables: the timing of the device.
+        attender: the units.
+    """
+
+    passes: QueryPasses
+    tables: TimingTables
+    attender: Attender
+
+
+@dataclass(frozen=True, eq=False)
 class LayerGroup:
-    """Layers that have the same window, and so the same chunks.
+    """Layers that have heads of the same sizes and the same window, and so the same chunks.
 
     Attributes:
         number: number of the group.
-        tokens: the new token of a step, and which keys it sees.
+        shape: the shape that the host has set for these layers, and maybe for others.
+        layout: how a key lies in the banks.
+        units: the units of a step with so many new tokens, by their number less 1.
+        growth: how requests may grow.
+        tokens: which keys are stored: all, or those of a ring.
         layers: the layers.
         residence: which request has which rows in these layers.
     """
 
     number: int
+    shape: KvShape
+    layout: KeyLayout
+    units: tuple[Units, ...]
+    growth: Growth
     tokens: NewTokens
     layers: tuple[int, ...]
     residence: Residence
+
+    @property
+    def attender(self) -> Attender:
+        """The units of a step with one new token, which also write tokens."""
+        return self.units[0].attender
+
+    @property
+    def window(self) -> int | None:
+        """Keys that a token sees at most; None for all."""
+        (window,) = self.shape.windows or (None,)
+        return window
 
     def runs(self, first: int, count: int) -> list[tuple[int, int, int]]:
         """Return where consecutive tokens lie that are stored.
@@ -169,15 +210,15 @@ class StoredRequest:
     Attributes:
         serial: number of the request among all requests of the session.
         tokens: (layers,) tokens that each layer was given, those that were overwritten included.
-        key_scales: (layers, kv_heads) scales of the keys.
-        value_scales: (layers, kv_heads) scales of the values.
+        key_scales: for each layer, (kv_heads,) scales of the keys.
+        value_scales: for each layer, (kv_heads,) scales of the values.
         groups: what is stored in each group of layers, by the number of the group.
     """
 
     serial: int
     tokens: I64
-    key_scales: F32
-    value_scales: F32
+    key_scales: list[F32]
+    value_scales: list[F32]
     groups: dict[int, StoredLayers] = field(default_factory=dict[int, StoredLayers])
 
 
@@ -193,7 +234,9 @@ class CostedPlan:
         link: bytes that cross the links.
         busiest_bytes: bytes to the AttAcc that receives most, and from the one that sends most.
         lengths: keys of each request for which the following attributes are filled in.
+        oldest: place of the oldest key of each request, likewise.
         chunk_lengths: keys of each chunk.
+        sights: which keys of each chunk the queries see.
         cost: costs of attending.
     """
 
@@ -204,7 +247,9 @@ class CostedPlan:
     link: LinkBytes
     busiest_bytes: int
     lengths: list[int] = field(default_factory=list[int])
+    oldest: list[int] = field(default_factory=list[int])
     chunk_lengths: I64 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    sights: ChunkSights | None = None
     cost: AttendCost | None = None
 
 
@@ -213,6 +258,7 @@ class PlanKey(NamedTuple):
 
     Attributes:
         group: number of the group of layers.
+        tokens: new tokens of each request.
         merged: whether the host merges every head.
         quanta: keys of each request, in quanta.
         serials: serial numbers of the requests.
@@ -221,6 +267,7 @@ class PlanKey(NamedTuple):
     """
 
     group: int
+    tokens: int
     merged: bool
     quanta: tuple[int, ...]
     serials: tuple[int, ...]
@@ -233,25 +280,15 @@ class HostState:
     """A model, and its stored requests.
 
     Attributes:
-        shape: the shape that the host has set.
-        layout: how a key lies in the banks.
-        passes: how the queries that share keys and values are divided into passes.
-        tables: the timing of the device.
-        attender: the units.
-        growth: how requests may grow.
+        shapes: the shapes that the host has set, for layers one after another.
         rows: the rows of the banks.
-        groups: the layers of each window.
+        groups: the layers of each shape and window.
         store: the contents of the rows.
         requests: stored requests by the host's numbers.
         plans: remembered plans by their key, the least recently used first.
     """
 
-    shape: KvShape
-    layout: KeyLayout
-    passes: QueryPasses
-    tables: TimingTables
-    attender: Attender
-    growth: Growth
+    shapes: tuple[KvShape, ...]
     rows: BankRows
     groups: tuple[LayerGroup, ...]
     store: BankStore
@@ -269,16 +306,21 @@ class HostState:
             for group in self.groups
             for number, layer in enumerate(group.layers)
         }
-        return tuple(each[layer] for layer in range(self.shape.layers))
+        return tuple(each[layer] for layer in range(self.layers))
+
+    @property
+    def layers(self) -> int:
+        """Layers of the model."""
+        return sum(shape.layers for shape in self.shapes)
 
     def opened(self) -> StoredRequest:
         """Return a new request that has no keys stored yet."""
-        layers, heads = self.shape.layers, self.shape.kv_heads
+        heads = [group.shape.kv_heads for group, _ in self.of_layers]
         return StoredRequest(
             next(self._serials),
-            np.zeros(layers, dtype=np.int64),
-            np.ones((layers, heads), dtype=np.float32),
-            np.ones((layers, heads), dtype=np.float32),
+            np.zeros(self.layers, dtype=np.int64),
+            [np.ones(count, dtype=np.float32) for count in heads],
+            [np.ones(count, dtype=np.float32) for count in heads],
         )
 
 
@@ -322,14 +364,15 @@ def plan_for(
     Raises:
         InputError: queries or scores do not fit into the buffers of a channel.
     """
-    heads = state.shape.kv_heads
+    group = state.groups[key.group]
+    units, heads = group.units[key.tokens - 1], group.shape.kv_heads
     by_channel: dict[tuple[int, int], list[tuple[Placed, KeptChunk]]] = {}
     for position, (held, quanta, turns) in enumerate(
         zip(asked, key.quanta, key.turns, strict=True)
     ):
         for one, turned in zip(held.groups[key.group].chunks, turns, strict=True):
             at = one.place
-            if keys := at.keys(quanta * state.growth.quantum):
+            if keys := at.keys(quanta * group.growth.quantum):
                 owner = position * heads + at.head
                 placed = Placed(owner, at.start, at.capacity, keys, turned)
                 by_channel.setdefault((at.stack, at.channel), []).append((placed, one))
@@ -338,22 +381,28 @@ def plan_for(
         # Longest first, as chunks are dealt out, independent of the order of the requests.
         own.sort(key=lambda one: (-one[0].length, asked[one[0].owner // heads].serial, one[0]))
     plan = ResidentPlan.of(
-        state.attender,
+        units.attender,
         [[placed for placed, _ in by_channel[at]] for at in where],
         len(asked) * heads,
     )
-    rows = np.concatenate([one.kept for at in where for _, one in by_channel[at]], axis=1)
+    # A program names the rows of values that are part of keys by numbers of their own.
+    names = 2 if group.shape.one_copy else 1
+    rows = np.concatenate(
+        [one.kept for at in where for _, one in by_channel[at] for _ in range(names)], axis=1
+    )
     counts = np.sum([work.counts for work in plan.channel_works], axis=0)
     run = TimedRun(
         plan.cycles,
-        plan.cycles * state.tables.clock_ns,
-        count_by_name(counts, state.tables),
+        plan.cycles * units.tables.clock_ns,
+        count_by_name(counts, units.tables),
     )
     stacks_of: list[set[int]] = [set() for _ in range(len(asked) * heads)]
     for stack, channel in where:
         for placed, _ in by_channel[stack, channel]:
             stacks_of[placed.owner].add(stack)
-    inward, outward = _link_bytes(state, hardware, stacks_of, merged=key.merged)
+    inward, outward = _link_bytes(
+        group, hardware, stacks_of, queries=units.passes.queries, merged=key.merged
+    )
     return CostedPlan(
         plan=plan,
         rows=np.ascontiguousarray(rows),
@@ -365,17 +414,23 @@ def plan_for(
 
 
 def _link_bytes(
-    state: HostState, hardware: AttaccHardware, stacks_of: Sequence[set[int]], *, merged: bool
+    group: LayerGroup,
+    hardware: AttaccHardware,
+    stacks_of: Sequence[set[int]],
+    *,
+    queries: int,
+    merged: bool,
 ) -> tuple[I64, I64]:
     """Return the bytes to and from each AttAcc.
 
     Args:
-        state: the model.
+        group: the layers.
         hardware: the AttAccs.
         stacks_of: for each key/value head that attends, the stacks that hold a part of it.
+        queries: queries that share each of these heads, of all new tokens.
         merged: whether the host merges every head, and not only those of several stacks.
     """
-    shape, arithmetic = state.shape, state.attender.arithmetic
+    shape, arithmetic = group.shape, group.attender.arithmetic
     query = shape.head_dim * arithmetic.operand.bits // 8
     if arithmetic.operand.bits == 8:
         query += SCALE_BYTES
@@ -386,6 +441,6 @@ def _link_bytes(
     for stacks in stacks_of:
         context = part if merged or len(stacks) > 1 else whole
         for stack in stacks:
-            inward[stack // hardware.stacks_per_device] += shape.queries_per_kv_head * query
-            outward[stack // hardware.stacks_per_device] += shape.queries_per_kv_head * context
+            inward[stack // hardware.stacks_per_device] += queries * query
+            outward[stack // hardware.stacks_per_device] += queries * context
     return inward, outward

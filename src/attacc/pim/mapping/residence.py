@@ -166,6 +166,7 @@ class Residence:
             are for these layers.
 
     Attributes:
+        rows_of_banks: the rows of the banks.
         free_rows: (stacks, channels) free rows of every bank.
         loads: (stacks, channels) keys of one layer, and a quarter of a grain for each chunk.
     """
@@ -188,8 +189,8 @@ class Residence:
         self._heads = heads
         self._growth = growth
         self._overhead = growth.grain // 4
-        self._rows_of_banks = rows or BankRows(layout, stacks)
-        self.free_rows: I64 = self._rows_of_banks.free
+        self.rows_of_banks = rows or BankRows(layout, stacks)
+        self.free_rows: I64 = self.rows_of_banks.free
         self.loads: I64 = np.zeros((stacks, o.channels), dtype=np.int64)
 
     @property
@@ -259,13 +260,13 @@ class Residence:
     def free(self, request: ResidentRequest) -> None:
         """Take back all rows of a request."""
         for chunk in request.chunks():
-            self._rows_of_banks.give(chunk.stack, chunk.channel, chunk.rows)
+            self.rows_of_banks.give(chunk.stack, chunk.channel, chunk.rows)
             self.loads[chunk.stack, chunk.channel] -= self._overhead + chunk.keys(request.length)
 
     def _take(self, chunk: ResidentChunk) -> I64:
         """Take the rows of a chunk in all layers, the lowest free rows first."""
         needed = self._layers * self._rows(chunk.capacity)
-        rows = self._rows_of_banks.take(chunk.stack, chunk.channel, needed)
+        rows = self.rows_of_banks.take(chunk.stack, chunk.channel, needed)
         self.loads[chunk.stack, chunk.channel] += self._overhead
         return np.array(rows, dtype=np.int64).reshape(self._layers, -1)
 

@@ -19,13 +19,14 @@ import numpy.typing as npt
 from attacc.errors import EngineError
 from attacc.hardware.dram import DramDevice, Organization
 from attacc.pim.mapping.balance import Assignment, Chunk
-from attacc.pim.mapping.geometry import ChannelChunks, KeyLayout, rows_of, stored_rows
+from attacc.pim.mapping.geometry import ChannelChunks, KeyLayout, rows_of, rows_of_both
 from attacc.pim.numerics.arithmetic import Arithmetic, Normalization
 from attacc.pim.numerics.execute import ChannelShape, Machine
 from attacc.pim.numerics.formats import Codes, Format, Overflow
 from attacc.pim.numerics.issue import IssuedSteps, played_steps
 from attacc.pim.numerics.memory import Geometry, MultiplyPlaces
 from attacc.pim.numerics.quantize import check_finite, quantize
+from attacc.pim.numerics.sights import ChunkSights
 from attacc.pim.program.interleaved import QueryPasses, interleaved_program, pipeline_of
 from attacc.pim.timing.tables import TimingTables
 
@@ -96,7 +97,7 @@ class ChannelWork:
         shape: its chunks, in the form that the kernel takes.
         cycles: cycles until the last command has issued.
         counts: (codes,) how often each `attacc.pim.timing.tables.Code` issues.
-        rows: per chunk, number of rows of its keys and of its values.
+        rows: per chunk, number of rows that its commands name, of its keys and of its values.
     """
 
     issued: IssuedSteps
@@ -192,7 +193,7 @@ class Attender:
             ChannelShape.of(channel, self.passes, self._words, paired=True),
             played.cycles,
             played.counts,
-            tuple(stored_rows(self.layout, capacity) for capacity in capacities),
+            tuple(rows_of_both(self.layout, capacity) for capacity in capacities),
         )
 
     def token_places(
@@ -277,6 +278,7 @@ class Attender:
         self,
         plan: ResidentPlan,
         lengths: I64,
+        sights: ChunkSights,
         rows: I64,
         store: BankStore,
         queries: F32,
@@ -289,6 +291,7 @@ class Attender:
         Args:
             plan: the commands.
             lengths: keys of every chunk of the plan.
+            sights: which of them the queries see.
             rows: number in the store of every row of the plan.
             store: the contents of the banks.
             queries: (owners, queries, elements).
@@ -324,12 +327,13 @@ class Attender:
             1 / self._score_factor,
             1 / self._context_factor,
             Plan(
-                plan.chunks, plan.sights, plan.products, plan.turns, plan.turn_of,
+                plan.chunks, sights.seen, plan.products, plan.turns, plan.turn_of,
                 plan.softmaxes, plan.columns, plan.banks,
             ),
             plan.parts,
             plan.moves,
             lengths,
+            k.Sights(sights.ages, sights.seen),
             Data(
                 rows, store.accesses(layout.element.bits), a.operand.table, plan.owners,
                 room.queries, room.factors,
@@ -401,7 +405,6 @@ class ResidentPlan:
         addresses: addresses of the steps of all works.
         shape: numbers that all channels share.
         chunks: chunks of all works.
-        sights: which keys the queries of all works see.
         products: products of all works.
         turns: turns of all works.
         turn_of: (chunks, passes) turn of each pass over each chunk, of all works.
@@ -429,7 +432,6 @@ class ResidentPlan:
     addresses: I64
     shape: I64
     chunks: I64
-    sights: I64
     products: I64
     turns: I64
     turn_of: I64
@@ -511,7 +513,6 @@ class ResidentPlan:
             addresses=np.concatenate([work.issued.address for work in distinct]),
             shape=shapes[0].shape,
             chunks=np.concatenate([shape.chunks for shape in shapes]),
-            sights=np.concatenate([shape.sights for shape in shapes]),
             products=np.concatenate([shape.products for shape in shapes]),
             turns=np.concatenate([shape.turns for shape in shapes]),
             turn_of=np.concatenate([shape.turn_of for shape in shapes]),
@@ -635,7 +636,8 @@ class TokenPlaces:
             first: place of the first token among the keys of a head.
             bits: bits of an element.
             keys: (heads, tokens, padded elements) bits.
-            values: (heads, tokens, padded elements) bits.
+            values: (heads, tokens, padded elements) bits; without elements where values are part
+                of the keys.
         """
         from attacc.pim.numerics import resident_kernel as k
 

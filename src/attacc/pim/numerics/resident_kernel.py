@@ -6,11 +6,14 @@ row of a chunk. See `attacc.pim.numerics.resident`.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
 from attacc.compiled import kernel
 from attacc.pim.numerics.execute_kernel import (
+    AGE,
     BANKS,
     COLUMNS,
     KEY_SLICES,
@@ -21,6 +24,7 @@ from attacc.pim.numerics.execute_kernel import (
     PARTS,
     PER_KEY,
     PLACEMENT,
+    RING,
     STRIDE,
     WIDTH,
     Data,
@@ -65,6 +69,18 @@ FRACTION_BITS = 52
 BIAS = 1023
 BANK = 0
 """Placement whose units share a key."""
+
+
+class Sights(NamedTuple):
+    """Which keys of the chunks of all channels the queries see.
+
+    Attributes:
+        ages: (chunks, 2) age of the first key of each chunk, and number of ages.
+        seen: (chunks, queries, 2) least age that each query sees, and one past the greatest.
+    """
+
+    ages: I64
+    seen: I64
 
 
 @kernel
@@ -195,7 +211,8 @@ def write_tokens(
 
     Args:
         keys: (heads, tokens, padded elements) bits.
-        values: (heads, tokens, padded elements) bits.
+        values: (heads, tokens, padded elements) bits; without elements where values are part of the
+            keys.
         first: place of the first token among the keys of a head.
         shape: see `attacc.pim.numerics.execute_kernel.execute`.
         chunks_at: (heads + 1,) where the chunks of each head begin.
@@ -219,7 +236,7 @@ def write_tokens(
             while chunk + 1 < chunks_at[head + 1] and starts[chunk + 1] <= position:
                 chunk += 1
             own, part = (position - starts[chunk]) // parts, (position - starts[chunk]) % parts
-            for of_values in range(2):
+            for of_values in range(2 if values.shape[2] else 1):
                 codes = values if of_values else keys
                 begin = values_at[chunk] if of_values else rows_at[chunk]
                 # Values are not cut: a slice of the output is a column of each of them.
@@ -336,6 +353,7 @@ def execute_channels(
     parts: I64,
     moves: I64,
     lengths: I64,
+    sights: Sights,
     data: Data,
     own_chunks: I64,
     space: Space,
@@ -358,10 +376,12 @@ def execute_channels(
         gain: see `execute`.
         score_scale: see `execute`.
         context_scale: see `execute`.
-        plan: chunks, products and turns of all works, with rounded lengths of chunks.
+        plan: chunks, products and turns of all works, with rounded lengths of chunks; its sights
+            are not used.
         parts: (softmaxes of all works,) parts of each context.
         moves: (softmaxes of all works,) moves of each context.
         lengths: keys of the chunks of all channels.
+        sights: which of these keys queries see.
         data: rows and owners of all channels, and the memory of all stacks.
         own_chunks: working space for the chunks of a channel.
         space: working space.
@@ -384,6 +404,8 @@ def execute_channels(
             for i in range(plan.chunks.shape[1]):
                 own_chunks[chunk, i] = plan.chunks[first + chunk, i]
             own_chunks[chunk, LENGTH] = lengths[at + chunk]
+            own_chunks[chunk, AGE] = sights.ages[at + chunk, 0]
+            own_chunks[chunk, RING] = sights.ages[at + chunk, 1]
         to = channels[channel, OWN_SOFTMAXES_AT]
         end = to + work[SOFTMAXES_END] - work[SOFTMAXES_AT]
         space.issued[: work[MULTIPLIES]] = 0
@@ -397,7 +419,7 @@ def execute_channels(
         yields.maxima[to:end] = np.nan
         yields.totals[to:end] = np.nan
         own_plan = Plan(
-            own_chunks[: last - first], plan.sights[first:last],
+            own_chunks[: last - first], sights.seen[at : at + last - first],
             plan.products[2 * first : 2 * last], plan.turns[own_turns], plan.turn_of[first:last],
             plan.softmaxes[own_softmaxes], plan.columns, plan.banks,
         )  # fmt: skip
