@@ -6,7 +6,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from attacc.results import Progress, untold
-from attacc.study.claims import energy, gpu, legality, numerics, papers, serving, system, timing
+from attacc.study.claims import (
+    energy,
+    gpu,
+    legality,
+    numerics,
+    papers,
+    serving,
+    system,
+    timing,
+    whole,
+)
 from attacc.study.claims.validation import (
     Check,
     ReferenceData,
@@ -27,6 +37,7 @@ def all_checks() -> tuple[Check, ...]:
         *system.CHECKS,
         *gpu.CHECKS,
         *serving.CHECKS,
+        *whole.CHECKS,
         *papers.CHECKS,
     )
     rooms = list(Room)
