@@ -92,8 +92,7 @@ def rows(name: str, found: Comparison, tokens: int) -> list[str]:
 def table(folder: Path) -> list[str]:
     """Return the table as lines of Markdown."""
     lines = [
-        "| model | prompt | unit | decode alone | whole requests | capacity | bandwidth | in memory "
-        "| unit | energy ratio | gain per USD | layouts: GPUs alone; with AttAccs |",
+XX | unit | energy ratio | gain per USD | layouts: GPUs; with AttAccs |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for name, model in models(folder).items():
