@@ -91,8 +91,12 @@ def rows(name: str, found: Comparison, tokens: int) -> list[str]:
 
 def table(folder: Path) -> list[str]:
     """Return the table as lines of Markdown."""
+    head = (
+        "| model | prompt | unit | decode alone | whole requests | capacity | bandwidth "
+        "| in memory | unit | energy ratio | gain per USD | layouts: GPUs; with AttAccs |"
+    )
     lines = [
-XX | unit | energy ratio | gain per USD | layouts: GPUs; with AttAccs |",
+        head,
         "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for name, model in models(folder).items():
