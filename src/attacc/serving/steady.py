@@ -31,12 +31,12 @@ from attacc.system.capacity import Footprint
 from attacc.system.pricer import Drawn, Pricer, Prompts
 from attacc.system.step import Group, StepCosts
 from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
-from attacc.workload.lengths import LengthDistribution, condense, decode_lengths
+from attacc.workload.lengths import LengthDistribution, decode_lengths
 from attacc.workload.requests import Workload
 
 LENGTH_BINS = 4
 """Lengths that represent the lengths of a slot."""
-TIMED_SIZES = 5
+TIMED_SIZES = 3
 """Sizes of batches at which attention on AttAccs is timed, where many sizes are priced."""
 
 
@@ -105,7 +105,7 @@ class Stream:
         mean = float(weights @ new)
         spread = float(weights @ new**2) - mean**2
         decoded = float(weights @ (workload.output_tokens - 1))
-        lengths = condense(decode_lengths(workload, 4 * LENGTH_BINS), LENGTH_BINS)
+        lengths = decode_lengths(workload, LENGTH_BINS, all_equal=False)
         return cls(
             prompt=max(1, round(mean)),
             past=known + round(max(0.0, spread) / (2 * mean)),

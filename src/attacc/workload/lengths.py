@@ -107,13 +107,15 @@ class _Run:
         return lengths * self.start + lengths * (lengths - 1) // 2
 
 
-def decode_lengths(workload: Workload, bins: int) -> LengthDistribution:
+def decode_lengths(workload: Workload, bins: int, *, all_equal: bool = True) -> LengthDistribution:
     """Return the KV lengths that a slot of the batch sees over its decode steps.
 
     Args:
         workload: the requests.
         bins: most lengths that represent a mixture of requests. A workload of equal requests is
             exact up to `EXACT_STEPS`.
+        all_equal: whether a workload of equal requests is exact; otherwise it has that many
+            lengths, too.
 
     Raises:
         InputError: no request decodes (one output token each), or bins is less than 2.
@@ -122,7 +124,8 @@ def decode_lengths(workload: Workload, bins: int) -> LengthDistribution:
     runs = _merged(workload.prompt_tokens + 1, workload.final_tokens, workload.counts)
     if not runs:
         raise _no_decode(workload)
-    exact = len(workload) == 1 and workload.output_tokens[0] - 1 <= EXACT_STEPS
+    alike = len(workload) == 1 and workload.output_tokens[0] - 1 <= EXACT_STEPS
+    exact = alike and all_equal
     return _distribution(runs, None if exact else bins)
 
 
