@@ -1,0 +1,462 @@
+"""The operators of one kind of layers, priced and placed on the devices that run them.
+
+The GPUs run everything but the attention of decode steps, which AttAccs or CPUs may run. Transfers
+move queries, contexts, keys and values over the link between them. `LayerParts` keeps these parts
+apart, and an overlap decides how much of each adds to the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from attacc.errors import EngineError
+from attacc.gpu.costs import (
+    BOUNDS,
+    Bound,
+    Codes,
+    CostModel,
+    Energies,
+    Floats,
+    OperatorCosts,
+    only,
+)
+from attacc.gpu.rates import AttaccRates
+from attacc.hardware.link import LinkSpec
+from attacc.hardware.system import AttentionSite, ResolvedSystem
+from attacc.models.operators import (
+    AllReduce,
+    Attention,
+    Collective,
+    Experts,
+    LatentAttention,
+    LayerOperators,
+    MatMul,
+    Operator,
+    Phase,
+    Pointwise,
+    Size,
+    Step,
+)
+from attacc.models.served import ServedModel
+from attacc.pim.energy.power import Standby
+from attacc.system.attaccs import AttaccAttention, context_bytes, query_bytes
+from attacc.system.boundary import PJ_PER_NS_PER_W
+from attacc.system.overlap import basic_overlap, coprocessed_share, head_level_pipelining
+from attacc.system.step_cost import NO_ENERGY, Group, OperatorTimes
+
+QKV: Final = "qkv"
+PROJECTION: Final = "projection"
+FEED_FORWARD: Final = ("ff1", "ff2", "ff3")
+SHARED: Final = "shared_attention"
+START: Final = "attention_start"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerBeside:
+    """Inputs of the price of one kind of layers besides its operators.
+
+    Attributes:
+        attention: decode attention of one layer on all AttAccs; None where it runs elsewhere.
+        away: whether keys and values lie with the devices that run attention, and not on the GPUs.
+        written_bytes: bytes of keys and values of one layer that one GPU computes in a prefill and
+            sends to the devices that run attention.
+        read_bytes: bytes of keys and values of one layer that one GPU needs in a prefill and reads
+            from the devices that run attention.
+    """
+
+    attention: AttaccAttention | None = None
+    away: bool = True
+    written_bytes: float | Floats = 0.0
+    read_bytes: float | Floats = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Inputs of a step's price besides its operators.
+
+    Attributes:
+        model: the model of the steps; None where it is not known.
+        layers: inputs for each kind of layers of the step; the last one holds for all that follow.
+        rates: rates of one AttAcc device; needed for feed-forward co-processing.
+        copies: share of the feed-forward weights whose copies fit into the AttAccs. It limits the
+            share of the products that AttAccs take over (`attacc.system.capacity`). It is 1 where
+            the memory for copies is not counted, as in the published model.
+        standby: power of the stacks of all AttAccs whose units do nothing; None where the system
+            does not count it.
+    """
+
+    model: ServedModel | None = None
+    layers: tuple[LayerBeside, ...] = (LayerBeside(),)
+    rates: AttaccRates | None = None
+    copies: float | Floats = 1.0
+    standby: Standby | None = None
+
+    def of_layer(self, number: int) -> LayerBeside:
+        """Return the inputs of one kind of layers.
+
+        Args:
+            number: its place in the step.
+        """
+        return self.layers[min(number, len(self.layers) - 1)]
+
+
+def on_gpus(
+    op: Operator, runs: int, kind: str, system: ResolvedSystem, costs: CostModel
+) -> list[OperatorTimes]:
+    """Price an operator on the GPUs; each kernel of it has a time of its own."""
+    match op:
+        case MatMul():
+            group, priced = Group.FC, (costs.matmul(op, system.gpu),)
+        case Attention():
+            group, priced = Group.ATTENTION, costs.attention(op, system.gpu)
+        case Pointwise():
+            group, priced = Group.OTHER, (costs.pointwise(op, system.gpu),)
+        case AllReduce():
+            if system.link is None:
+                raise EngineError(f"{op.name} on a system without a link between its GPUs")
+            group = Group.COMMUNICATION
+            priced = (costs.all_reduce(op, system.gpu, system.link, op.devices or system.gpus),)
+        case Collective():
+            if system.link is None:
+                raise EngineError(f"{op.name} on a system without a link between its GPUs")
+            group = Group.COMMUNICATION
+            priced = (costs.collective(op, system.gpu, system.link, op.devices or system.gpus),)
+        case Experts():
+            group, priced = Group.FC, costs.fused(op, system.gpu)
+        case _:
+            group, priced = Group.ATTENTION, costs.fused(op, system.gpu)
+    return [_placed(cost, group, runs, system.gpus, kind) for cost in priced]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerParts:
+    """One layer of a kind, operator by operator, in the order in which it runs.
+
+    Attributes:
+        ahead: on the GPUs, up to attention.
+        prompts: attention of prompts, on the GPUs.
+        local: attention of decode steps, where the GPUs run it.
+        away: attention of decode steps, where other devices run it: their start, transfers of
+            queries and contexts, and attention itself.
+        behind: on the GPUs, after attention.
+        moved: transfers of keys and values of prompts, in both directions.
+        copied_share: share of the feed-forward weights of which AttAccs hold copies.
+    """
+
+    ahead: tuple[OperatorTimes, ...]
+    prompts: tuple[OperatorTimes, ...]
+    local: tuple[OperatorTimes, ...]
+    away: tuple[OperatorTimes, ...]
+    behind: tuple[OperatorTimes, ...]
+    moved: tuple[OperatorTimes, ...]
+    copied_share: Floats
+
+    def in_a_row(self) -> list[OperatorTimes]:
+        """Return the operators as they add to a step in which a layer's parts do not overlap."""
+        layer = [*self.ahead, *self.prompts, *self.local, *self.away, *self.behind]
+        return [*layer, *moved_behind(self.moved, layer)]
+
+
+def moved_behind(
+    moved: Sequence[OperatorTimes], layer: Sequence[OperatorTimes]
+) -> list[OperatorTimes]:
+    """Return transfers of keys and values, with the time that the work of the layer does not hide.
+
+    The two directions of a link are independent. Both are hidden behind the work of the layer.
+
+    Args:
+        moved: the transfers of a layer, by themselves.
+        layer: the operators of the layer.
+    """
+    work_ns = sum_ns(layer)
+    found: list[OperatorTimes] = []
+    for cost in moved:
+        visible_ns = np.maximum(0.0, cost.alone_ns - work_ns)
+        found.append(replace(cost, time_ns=visible_ns))
+        work_ns = work_ns + visible_ns
+    return found
+
+
+def sum_ns(operators: Iterable[OperatorTimes]) -> Floats:
+    """Return the time that operators add to a step, one run of each."""
+    return sum((op.time_ns for op in operators), np.zeros(1))
+
+
+class LayerPricer:
+    """Prices the operators of one kind of layers.
+
+    Args:
+        step: the steps.
+        layer: the kind of layers.
+        system: the system.
+        costs: the cost model, for steps of that phase.
+        beside: inputs besides the operators.
+        own: those of this kind of layers.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        layer: LayerOperators,
+        system: ResolvedSystem,
+        costs: CostModel,
+        beside: Beside,
+        own: LayerBeside,
+    ) -> None:
+        self._phase, self._layer = step.phase, layer
+        self._system, self._costs = system, costs
+        self._beside, self._own = beside, own
+        self._copied_share: Floats = np.zeros(1)
+        attention = [op for op in layer.operators if isinstance(op, Attention | LatentAttention)]
+        self._shared = [op for op in attention if op.name == SHARED]
+        self._decode = _of_phase([op for op in attention if op.name != SHARED], Phase.DECODE)
+        self._prefill = _of_phase(attention, Phase.PREFILL)
+        place = layer.operators.index(attention[0]) if attention else len(layer.operators)
+        self._ahead = layer.operators[:place]
+        self._behind = [
+            op for op in layer.operators[place:] if not isinstance(op, Attention | LatentAttention)
+        ]
+
+    def parts(self) -> LayerParts:
+        """Return the parts of one such layer."""
+        before = [cost for op in self._ahead for cost in self._product(op)]
+        after = [cost for op in self._behind for cost in self._product(op)]
+        prompts = self._prefill_attention()
+        local: list[OperatorTimes] = []
+        away: list[OperatorTimes] = []
+        if self._decode is not None and self._site is AttentionSite.GPU:
+            local = [cost for op in (*self._shared, self._decode) for cost in self._on_gpus(op)]
+        elif self._decode is not None:
+            before, away, after = self._decode_attention(self._decode, before, after)
+        moved = self._moved() if self._prefill is not None else []
+        return LayerParts(
+            ahead=tuple(before),
+            prompts=tuple(prompts),
+            local=tuple(local),
+            away=tuple(away),
+            behind=tuple(after),
+            moved=tuple(moved),
+            copied_share=self._copied_share,
+        )
+
+    def _on_gpus(self, op: Operator) -> list[OperatorTimes]:
+        return on_gpus(op, self._layer.runs, self._layer.kind, self._system, self._costs)
+
+    def _product(self, op: Operator) -> list[OperatorTimes]:
+        """Price an operator other than attention; AttAccs may take over a part of it."""
+        shares = self._phase is Phase.DECODE and self._system.spec.ff_coprocessing
+        if shares and isinstance(op, Experts):
+            return [cost for part in self._costs.products(op) for cost in self._product(part)]
+        placed = self._on_gpus(op)
+        if not shares or op.name not in FEED_FORWARD:
+            return placed
+        if not isinstance(op, MatMul):
+            raise EngineError(f"{op.name} is no matrix product")
+        if self._beside.rates is None:
+            raise EngineError("feed-forward co-processing needs the rates of the AttAccs")
+        shared: list[OperatorTimes] = []
+        for alone in placed:
+            share = np.minimum(self._beside.copies, self._balanced_share(op, alone.bound))
+            self._copied_share = np.maximum(self._copied_share, share)
+            shared.append(self._coprocessed(op, alone, self._beside.rates, share))
+        return shared
+
+    def _balanced_share(self, op: MatMul, bound: Codes) -> Floats:
+        """Return the share of a product on AttAccs with which AttAccs and GPUs end together."""
+        attacc, rates, gpus = self._system.attacc, self._beside.rates, self._system.gpus
+        if attacc is None or rates is None:
+            raise EngineError(f"system {self._system.spec.name} has no AttAccs")
+        return coprocessed_share(
+            compute_bound=bound == BOUNDS.index(Bound.COMPUTE),
+            rows=op.m,
+            weight_bytes=op.right.bytes,
+            peak_flops_per_s=self._costs.coprocessing_peak_flops_per_s(op, self._system.gpu),
+            memory_bytes_per_s=self._costs.coprocessing_bytes_per_s(op, self._system.gpu),
+            internal_bytes_per_s=rates.internal_bytes_per_s * attacc.table.devices / gpus,
+        )
+
+    def _coprocessed(
+        self, op: MatMul, placed: OperatorTimes, rates: AttaccRates, share: Floats
+    ) -> OperatorTimes:
+        """Return a feed-forward product that AttAccs compute a share of."""
+        multiply_adds = share * self._system.gpus * op.flops / 2
+        on_attacc = Energies.of(
+            dram_pj=multiply_adds * op.right.bytes * rates.read_pj_per_byte,
+            alu_pj=multiply_adds * rates.multiply_add_pj,
+        )
+        return replace(
+            placed,
+            time_ns=(1 - share) * placed.time_ns,
+            energy=placed.energy.times(1 - share) + on_attacc,
+        )
+
+    def _prefill_attention(self) -> list[OperatorTimes]:
+        if self._prefill is None:
+            return []
+        found = self._on_gpus(self._prefill)
+        if self._phase is Phase.MIXED:
+            return [replace(op, name=f"prefill_{op.name}") for op in found]
+        return found
+
+    def _moved(self) -> list[OperatorTimes]:
+        """Return transfers of keys and values between the GPUs and the devices with the cache."""
+        if self._site is AttentionSite.GPU:
+            return []
+        moved = [self._transfer("kv_transfer", self._own.written_bytes)]
+        if np.any(np.asarray(self._own.read_bytes) > 0):
+            moved.append(self._transfer("kv_read_back", self._own.read_bytes))
+        return moved
+
+    @property
+    def _site(self) -> AttentionSite:
+        """Where the keys and values of these layers lie, and decode steps attend to them."""
+        return self._system.spec.attention if self._own.away else AttentionSite.GPU
+
+    def _decode_attention(
+        self,
+        op: Attention | LatentAttention,
+        before: list[OperatorTimes],
+        after: list[OperatorTimes],
+    ) -> tuple[list[OperatorTimes], list[OperatorTimes], list[OperatorTimes]]:
+        """Return the operators before attention, attention with transfers, and those after it."""
+        site = self._site
+        parts: float | Floats = 0.0
+        if site is AttentionSite.CPU:
+            if self._system.host is None or isinstance(op, LatentAttention) or self._shared:
+                raise EngineError("attention on CPUs of a system without CPUs, or of latents")
+            host, gpus = self._system.host, self._system.gpus
+            cost = self._costs.cpu_attention(op, gpus, host.cpu, host.count)
+            busy_ns = cost.time_ns
+            attention = _placed(cost, Group.ATTENTION, self._layer.runs, 1, self._layer.kind)
+        else:
+            given = self._own.attention
+            if given is None:
+                raise EngineError("attention on AttAcc needs the attention of one layer")
+            busy_ns = given.time_ns + given.softmax_ns
+            parts = given.extra_parts / self._system.gpus
+            attention = OperatorTimes(
+                "attention",
+                Group.ATTENTION,
+                self._layer.runs,
+                given.time_ns,
+                given.time_ns,
+                only(Bound.MEMORY),
+                given.energy + self._open_rows(given.time_ns),
+                layers=self._layer.kind,
+            )
+        r = 1 / op.heads
+        there = self._transfer("qkv_transfer", query_bytes(op, parts))
+        back = self._transfer("context_transfer", context_bytes(op, parts))
+        transfer_ns = there.alone_ns + back.alone_ns
+        if site is AttentionSite.ATTACC and self._system.spec.head_level_pipelining:
+            qkv, projection = _named(before, QKV), _named(after, PROJECTION)
+            visible = head_level_pipelining(
+                attention_ns=busy_ns,
+                transfer_ns=transfer_ns,
+                qkv_ns=qkv.alone_ns,
+                projection_ns=projection.alone_ns,
+                qkv_share=_qkv_share(self._ahead, self._behind),
+                r=r,
+            )
+            visible_ns = visible.transfer_ns
+            before = _replaced(before, qkv, visible.qkv_ns)
+            after = _replaced(after, projection, visible.projection_ns)
+        else:
+            visible_ns = basic_overlap(attention_ns=busy_ns, transfer_ns=transfer_ns, r=r)
+        share = visible_ns / transfer_ns
+        there, back = (replace(op, time_ns=op.alone_ns * share) for op in (there, back))
+        return before, [*self._start(), there, attention, back], after
+
+    def _start(self) -> list[OperatorTimes]:
+        """Return the start of a layer's attention on AttAccs, during which all devices wait."""
+        attacc = self._system.attacc
+        if attacc is None or not attacc.table.start_ns:
+            return []
+        ns, none = np.full(1, attacc.table.start_ns), Energies.equal(NO_ENERGY)
+        runs, kind = self._layer.runs, self._layer.kind
+        return [
+            OperatorTimes(
+                START, Group.ATTENTION, runs, ns, ns, only(Bound.LATENCY), none, layers=kind
+            )
+        ]
+
+    def _open_rows(self, time_ns: Floats) -> Energies:
+        """Return what the stacks draw while rows are open, beyond standby with closed ones."""
+        standby = self._beside.standby
+        open_w = 0.0 if standby is None else standby.open_w
+        return Energies.of(standby_pj=open_w * PJ_PER_NS_PER_W * time_ns)
+
+    def _transfer(self, name: str, size_bytes: Size) -> OperatorTimes:
+        """Price bytes that each GPU sends to, or gets from, the devices that run attention."""
+        per_link = gpus_per_link(self._system)
+        cost = self._costs.transfer(name, per_link * size_bytes, _away(self._system))
+        devices = self._system.gpus / per_link
+        return _placed(cost, Group.COMMUNICATION, self._layer.runs, devices, self._layer.kind)
+
+
+def _placed(
+    cost: OperatorCosts, group: Group, runs: int, devices: float, kind: str
+) -> OperatorTimes:
+    return OperatorTimes(
+        cost.name,
+        group,
+        runs,
+        cost.time_ns,
+        cost.time_ns,
+        cost.bound,
+        cost.energy.times(devices),
+        cost.launch_ns,
+        cost.estimates,
+        kind,
+    )
+
+
+def _of_phase(
+    operators: Sequence[Attention | LatentAttention], phase: Phase
+) -> Attention | LatentAttention | None:
+    """Return the attention of one phase; None where there is none."""
+    found = [op for op in operators if op.phase is phase]
+    if len(found) > 1:
+        raise EngineError(f"a layer with {len(found)} attentions in {phase}")
+    return found[0] if found else None
+
+
+def _qkv_share(before: Iterable[Operator], after: Iterable[Operator]) -> float:
+    """Return the share of QKV generation in the weights before and after attention."""
+    qkv = sum(op.n * op.k for op in before if isinstance(op, MatMul) and op.name == QKV)
+    projection = sum(
+        op.n * op.k for op in after if isinstance(op, MatMul) and op.name == PROJECTION
+    )
+    return float(qkv / (qkv + projection)) if qkv + projection else 0.0
+
+
+def _named(operators: Sequence[OperatorTimes], name: str) -> OperatorTimes:
+    for op in operators:
+        if op.name == name:
+            return op
+    raise EngineError(f"head-level pipelining needs an operator {name} beside the attention")
+
+
+def _replaced(
+    operators: Sequence[OperatorTimes], old: OperatorTimes, time_ns: Floats
+) -> list[OperatorTimes]:
+    return [replace(op, time_ns=time_ns) if op is old else op for op in operators]
+
+
+def _away(system: ResolvedSystem) -> LinkSpec:
+    """Return the link from a GPU to the devices that run attention."""
+    for place in (system.host, system.attacc):
+        if place is not None:
+            return place.link
+    raise EngineError(f"{system.spec.name} has nothing but GPUs")
+
+
+def gpus_per_link(system: ResolvedSystem) -> float:
+    """Return the number of GPUs per link to AttAcc; it exceeds 1 where AttAccs are fewer."""
+    if system.attacc is None:
+        return 1.0
+    return max(1.0, system.gpus / system.attacc.table.devices)
