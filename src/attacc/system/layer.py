@@ -143,7 +143,8 @@ class LayerParts:
         away: attention of decode steps, where other devices run it: their start, transfers of
             queries and contexts, and attention itself.
         behind: on the GPUs, after attention.
-        moved: transfers of keys and values of prompts, in both directions.
+        moved: transfers of keys and values of prompts, in both directions, by themselves.
+        hides_moves: whether the work of the layer hides these transfers.
         copied_share: share of the feed-forward weights of which AttAccs hold copies.
     """
 
@@ -153,32 +154,48 @@ class LayerParts:
     away: tuple[OperatorTimes, ...]
     behind: tuple[OperatorTimes, ...]
     moved: tuple[OperatorTimes, ...]
+    hides_moves: bool
     copied_share: Floats
 
-    def in_a_row(self) -> list[OperatorTimes]:
-        """Return the operators as they add to a step in which a layer's parts do not overlap."""
-        layer = [*self.ahead, *self.prompts, *self.local, *self.away, *self.behind]
-        return [*layer, *moved_behind(self.moved, layer)]
+    @property
+    def in_place(self) -> list[OperatorTimes]:
+        """All operators in order, but for the transfers of keys and values of prompts."""
+        return [*self.ahead, *self.prompts, *self.local, *self.away, *self.behind]
 
+    def in_a_row(self, *, beside: bool = False) -> list[OperatorTimes]:
+        """Return the operators as they add to a step in which requests are processed together.
 
-def moved_behind(
-    moved: Sequence[OperatorTimes], layer: Sequence[OperatorTimes]
-) -> list[OperatorTimes]:
-    """Return transfers of keys and values, with the time that the work of the layer does not hide.
+        Args:
+            beside: whether the GPUs attend for prompts while other devices attend for the requests
+                that decode. What takes longer adds to the step.
+        """
+        one = self
+        if beside and self.prompts and self.away:
+            away_ns = sum_ns(self.away)
+            longer_ns = np.maximum(0.0, away_ns - sum_ns(self.prompts))
+            share = np.divide(longer_ns, away_ns, out=np.zeros_like(longer_ns), where=away_ns > 0)
+            away = (replace(op, time_ns=op.time_ns * share) for op in self.away)
+            one = replace(self, away=tuple(away))
+        layer = one.in_place
+        return [*layer, *self.moves(layer)]
 
-    The two directions of a link are independent. Both are hidden behind the work of the layer.
+    def moves(self, layer: Sequence[OperatorTimes]) -> list[OperatorTimes]:
+        """Return transfers of keys and values of prompts as they add to a step.
 
-    Args:
-        moved: the transfers of a layer, by themselves.
-        layer: the operators of the layer.
-    """
-    work_ns = sum_ns(layer)
-    found: list[OperatorTimes] = []
-    for cost in moved:
-        visible_ns = np.maximum(0.0, cost.alone_ns - work_ns)
-        found.append(replace(cost, time_ns=visible_ns))
-        work_ns = work_ns + visible_ns
-    return found
+        The two directions of a link are independent. Both are hidden behind the work of the layer.
+
+        Args:
+            layer: the other operators of the layer, as they add to the step.
+        """
+        if not self.hides_moves:
+            return list(self.moved)
+        work_ns = sum_ns(layer)
+        found: list[OperatorTimes] = []
+        for cost in self.moved:
+            visible_ns = np.maximum(0.0, cost.alone_ns - work_ns)
+            found.append(replace(cost, time_ns=visible_ns))
+            work_ns = work_ns + visible_ns
+        return found
 
 
 def sum_ns(operators: Iterable[OperatorTimes]) -> Floats:
@@ -240,6 +257,7 @@ class LayerPricer:
             away=tuple(away),
             behind=tuple(after),
             moved=tuple(moved),
+            hides_moves=self._system.spec.transfer_overlap,
             copied_share=self._copied_share,
         )
 
@@ -365,8 +383,10 @@ class LayerPricer:
             visible_ns = visible.transfer_ns
             before = _replaced(before, qkv, visible.qkv_ns)
             after = _replaced(after, projection, visible.projection_ns)
-        else:
+        elif self._system.spec.transfer_overlap:
             visible_ns = basic_overlap(attention_ns=busy_ns, transfer_ns=transfer_ns, r=r)
+        else:
+            visible_ns = transfer_ns
         share = visible_ns / transfer_ns
         there, back = (replace(op, time_ns=op.alone_ns * share) for op in (there, back))
         return before, [*self._start(), there, attention, back], after

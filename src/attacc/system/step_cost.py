@@ -198,7 +198,10 @@ def _total_energy(operators: Iterable[OperatorTime]) -> EnergyBreakdown:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OperatorTimes:
-    """One operator in several steps; fields as in `OperatorTime`, arrays over the steps."""
+    """One operator in several steps; fields as in `OperatorTime`, arrays over the steps.
+
+    Where two parts of a step take turns, one run is that of both.
+    """
 
     name: str
     group: Group
@@ -207,7 +210,7 @@ class OperatorTimes:
     alone_ns: Floats
     bound: Codes
     energy: Energies
-    launch_ns: float = 0.0
+    launch_ns: float | Floats = 0.0
     estimates: tuple[Estimate, ...] = ()
     layers: str = ""
 
@@ -225,7 +228,7 @@ class OperatorTimes:
             of(self.alone_ns),
             BOUNDS[int(of(self.bound))],
             self.energy.at(index),
-            self.launch_ns,
+            of(np.atleast_1d(self.launch_ns)),
             noted(self.estimates, index),
             self.layers,
         )
@@ -252,7 +255,7 @@ class OperatorTimes:
             of(self.alone_ns),
             BOUNDS[bound],
             EnergyBreakdown(*(of(part) for part in self.energy.parts_pj)),
-            self.launch_ns,
+            of(np.atleast_1d(self.launch_ns)),
             noted(self.estimates),
             self.layers,
         )
