@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Final
 
 import numpy as np
@@ -304,6 +305,9 @@ def _merged(
 ) -> list[OperatorTimes]:
     """Return the operators of all parts, those of one name added up.
 
+    Layers that keep states have an operator of one name for decoding requests and for prompts.
+    Where these are apart, both count as the first one, and the second one is without cost.
+
     Args:
         names: operators of all names, in order.
         parts: operators of each part.
@@ -312,20 +316,22 @@ def _merged(
         EngineError: a part has an operator that is not among the names.
     """
     each = [_numbered(part) for part in parts]
-    order = list(_numbered(names))
     for own in each:
-        if unknown := own.keys() - set(order):
+        if unknown := own.keys() - _numbered(names).keys():
             raise EngineError(f"only a part of a step has {', '.join(n for n, _ in unknown)}")
     found: list[OperatorTimes] = []
-    for key in order:
-        total: OperatorTimes | None = None
-        for own in each:
-            if key in own:
-                total = own[key] if total is None else _added(total, own[key])
-        if total is None:
-            raise EngineError(f"no part of a step has {key[0]}")
-        found.append(total)
+    for key, name in _numbered(names).items():
+        own = [part[key] for part in each if key in part]
+        found.append(reduce(_added, own) if own else _free(name))
     return found
+
+
+def _free(op: OperatorTimes) -> OperatorTimes:
+    """Return an operator of no cost."""
+    none = np.zeros(1)
+    return replace(
+        op, time_ns=none, alone_ns=none, energy=op.energy.times(0.0), launch_ns=0.0, estimates=()
+    )
 
 
 def _added(a: OperatorTimes, b: OperatorTimes) -> OperatorTimes:
