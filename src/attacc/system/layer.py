@@ -32,6 +32,7 @@ from attacc.models.operators import (
     Attention,
     Collective,
     Experts,
+    GroupShares,
     LatentAttention,
     LayerOperators,
     MatMul,
@@ -53,6 +54,8 @@ PROJECTION: Final = "projection"
 FEED_FORWARD: Final = ("ff1", "ff2", "ff3")
 SHARED: Final = "shared_attention"
 START: Final = "attention_start"
+EVERYONE: Final = GroupShares()
+"""Shares of operators that all GPUs run alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +108,23 @@ class Beside:
 
 
 def on_gpus(
-    op: Operator, runs: int, kind: str, system: ResolvedSystem, costs: CostModel
+    op: Operator,
+    runs: int,
+    kind: str,
+    system: ResolvedSystem,
+    costs: CostModel,
+    shares: GroupShares,
 ) -> list[OperatorTimes]:
-    """Price an operator on the GPUs; each kernel of it has a time of its own."""
+    """Price an operator on the GPUs; each kernel of it has a time of its own.
+
+    Args:
+        op: the operator of the busiest GPU.
+        runs: how often it runs in a step.
+        kind: kind of its layer; empty outside the layers.
+        system: the system.
+        costs: the cost model.
+        shares: what all groups of GPUs do, over as many groups as busy as the busiest one.
+    """
     match op:
         case MatMul():
             group, priced = Group.FC, (costs.matmul(op, system.gpu),)
@@ -126,10 +143,37 @@ def on_gpus(
             group = Group.COMMUNICATION
             priced = (costs.collective(op, system.gpu, system.link, op.devices or system.gpus),)
         case Experts():
-            group, priced = Group.FC, costs.fused(op, system.gpu)
+            group, priced = Group.FC, _experts(op, system, costs)
         case _:
             group, priced = Group.ATTENTION, costs.fused(op, system.gpu)
-    return [_placed(cost, group, runs, system.gpus, kind) for cost in priced]
+    return [
+        _placed(cost, group, runs, system.gpus * _share(op, cost, shares), kind) for cost in priced
+    ]
+
+
+def _experts(op: Experts, system: ResolvedSystem, costs: CostModel) -> tuple[OperatorCosts, ...]:
+    """Price experts: the time of the busiest GPU, the energy of one with the mean of the visits."""
+    priced = costs.fused(op, system.gpu)
+    if not np.any(np.asarray(op.load) != 1):
+        return priced
+    mean = costs.fused(replace(op, load=1.0), system.gpu)
+    return tuple(replace(a, energy=b.energy) for a, b in zip(priced, mean, strict=True))
+
+
+def _share(op: Operator, cost: OperatorCosts, shares: GroupShares) -> Size:
+    """Return the energy of an operator on all GPUs, over that of GPUs as busy as the busiest one.
+
+    A product that arithmetic does not limit reads its weights in every group that has tokens.
+    Otherwise the work counts.
+    """
+    match op:
+        case MatMul():
+            computes = cost.bound == BOUNDS.index(Bound.COMPUTE)
+            return np.where(computes, shares.tokens, shares.present)
+        case Pointwise() | AllReduce() | Collective() | Experts():
+            return shares.tokens
+        case _:
+            return shares.of_phase(op.phase)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -224,7 +268,7 @@ class LayerPricer:
         beside: Beside,
         own: LayerBeside,
     ) -> None:
-        self._phase, self._layer = step.phase, layer
+        self._phase, self._layer, self._shares = step.phase, layer, step.shares
         self._system, self._costs = system, costs
         self._beside, self._own = beside, own
         self._copied_share: Floats = np.zeros(1)
@@ -261,15 +305,21 @@ class LayerPricer:
             copied_share=self._copied_share,
         )
 
-    def _on_gpus(self, op: Operator) -> list[OperatorTimes]:
-        return on_gpus(op, self._layer.runs, self._layer.kind, self._system, self._costs)
+    def _on_gpus(self, op: Operator, whole: Operator | None = None) -> list[OperatorTimes]:
+        """Price an operator of the layer, or a part of a whole one, on the GPUs."""
+        layer = self._layer
+        shares = EVERYONE if (whole or op).name in layer.everyone else self._shares
+        return on_gpus(op, layer.runs, layer.kind, self._system, self._costs, shares)
 
-    def _product(self, op: Operator) -> list[OperatorTimes]:
-        """Price an operator other than attention; AttAccs may take over a part of it."""
+    def _product(self, op: Operator, whole: Operator | None = None) -> list[OperatorTimes]:
+        """Price an operator other than attention, or a part of a whole one.
+
+        AttAccs may take over a part of it.
+        """
         shares = self._phase is Phase.DECODE and self._system.spec.ff_coprocessing
         if shares and isinstance(op, Experts):
-            return [cost for part in self._costs.products(op) for cost in self._product(part)]
-        placed = self._on_gpus(op)
+            return [cost for part in self._costs.products(op) for cost in self._product(part, op)]
+        placed = self._on_gpus(op, whole)
         if not shares or op.name not in FEED_FORWARD:
             return placed
         if not isinstance(op, MatMul):
@@ -324,9 +374,10 @@ class LayerPricer:
         """Return transfers of keys and values between the GPUs and the devices with the cache."""
         if self._site is AttentionSite.GPU:
             return []
-        moved = [self._transfer("kv_transfer", self._own.written_bytes)]
-        if np.any(np.asarray(self._own.read_bytes) > 0):
-            moved.append(self._transfer("kv_read_back", self._own.read_bytes))
+        own, share = self._own, self._shares.prefill
+        moved = [self._transfer("kv_transfer", own.written_bytes, share)]
+        if np.any(np.asarray(own.read_bytes) > 0):
+            moved.append(self._transfer("kv_read_back", own.read_bytes, share))
         return moved
 
     @property
@@ -366,9 +417,9 @@ class LayerPricer:
                 given.energy + self._open_rows(given.time_ns),
                 layers=self._layer.kind,
             )
-        r = 1 / op.heads
-        there = self._transfer("qkv_transfer", query_bytes(op, parts))
-        back = self._transfer("context_transfer", context_bytes(op, parts))
+        r, share = 1 / op.heads, self._shares.decode
+        there = self._transfer("qkv_transfer", query_bytes(op, parts), share)
+        back = self._transfer("context_transfer", context_bytes(op, parts), share)
         transfer_ns = there.alone_ns + back.alone_ns
         if site is AttentionSite.ATTACC and self._system.spec.head_level_pipelining:
             qkv, projection = _named(before, QKV), _named(after, PROJECTION)
@@ -387,8 +438,8 @@ class LayerPricer:
             visible_ns = basic_overlap(attention_ns=busy_ns, transfer_ns=transfer_ns, r=r)
         else:
             visible_ns = transfer_ns
-        share = visible_ns / transfer_ns
-        there, back = (replace(op, time_ns=op.alone_ns * share) for op in (there, back))
+        visible_share = visible_ns / transfer_ns
+        there, back = (replace(op, time_ns=op.alone_ns * visible_share) for op in (there, back))
         return before, [*self._start(), there, attention, back], after
 
     def _start(self) -> list[OperatorTimes]:
@@ -410,16 +461,22 @@ class LayerPricer:
         open_w = 0.0 if standby is None else standby.open_w
         return Energies.of(standby_pj=open_w * PJ_PER_NS_PER_W * time_ns)
 
-    def _transfer(self, name: str, size_bytes: Size) -> OperatorTimes:
-        """Price bytes that each GPU sends to, or gets from, the devices that run attention."""
+    def _transfer(self, name: str, size_bytes: Size, share: Size) -> OperatorTimes:
+        """Price bytes that GPUs send to, or get from, the devices that run attention.
+
+        Args:
+            name: name of the transfer.
+            size_bytes: bytes of a GPU of the largest group.
+            share: bytes of all GPUs over those of as many GPUs of the largest group.
+        """
         per_link = gpus_per_link(self._system)
         cost = self._costs.transfer(name, per_link * size_bytes, _away(self._system))
-        devices = self._system.gpus / per_link
+        devices = self._system.gpus / per_link * share
         return _placed(cost, Group.COMMUNICATION, self._layer.runs, devices, self._layer.kind)
 
 
 def _placed(
-    cost: OperatorCosts, group: Group, runs: int, devices: float, kind: str
+    cost: OperatorCosts, group: Group, runs: int, devices: Size, kind: str
 ) -> OperatorTimes:
     return OperatorTimes(
         cost.name,

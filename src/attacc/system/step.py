@@ -20,6 +20,7 @@ from attacc.hardware.system import ResolvedSystem
 from attacc.models.operators import Step
 from attacc.system.boundary import constant_power
 from attacc.system.layer import (
+    EVERYONE,
     FEED_FORWARD,
     PROJECTION,
     QKV,
@@ -105,7 +106,9 @@ def step_costs(
     layer_ns = np.zeros(1) if host is None else np.atleast_1d(host.layer_ns)
     codes = fastest(forms, step.layer_count * layer_ns)
     operators = list(chosen(forms, codes))
-    operators += [cost for op in step.outside for cost in on_gpus(op, 1, "", system, costs)]
+    for op in step.outside:
+        shares = EVERYONE if op.name in step.everyone else step.shares
+        operators += on_gpus(op, 1, "", system, costs, shares)
     if host is not None:
         operators += _on_host(
             step, host, np.array([form.parts for form in forms], dtype=np.float64)[codes]
