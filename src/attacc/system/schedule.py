@@ -1,7 +1,7 @@
 """Two parts of a step that take turns on the GPUs and on the devices that run attention.
 
 While AttAccs (or CPUs) attend for one part of the requests, the GPUs work on the other part. The
-parts are two halves of the batch (NeuPIMs, arXiv 2403.00579, section 6.2), or the requests that
+parts are two halves of the batch (NeuPIMs, arXiv 2403.00579), or the requests that
 decode and the prompts beside them (L3, arXiv 2504.17584). Each part runs through all layers by
 itself, so the weights of a layer are read once for each part, and each part has collectives and
 kernels of its own.
