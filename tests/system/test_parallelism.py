@@ -324,14 +324,21 @@ def test_attaccs_see_the_same_heads() -> None:
         assert operators[0][name].energy.total_pj == pytest.approx(
             operators[1][name].energy.total_pj
         )
+    # The largest group of nine requests has two, but nine requests' bytes cross all links.
+    nine = [
+        {op.name: op.energy.link_pj for op in pricer.step(decode=[1000] * 9).operators}
+        for pricer in (plain, dealt)
+    ]
+    assert nine[0]["qkv_transfer"] == pytest.approx(nine[1]["qkv_transfer"])
     stacks = [pricer.memory(WORK, 16)[1] for pricer in (plain, dealt)]
     assert stacks[0].kv_bytes == pytest.approx(stacks[1].kv_bytes)
     # A prompt is prefilled by one group, which sends all of its keys and values.
     sent = [
-        {op.name: op.alone_ns for op in pricer.step(prefill=[Chunk(2000)]).operators}["kv_transfer"]
+        {op.name: op for op in pricer.step(prefill=[Chunk(2000)]).operators}["kv_transfer"]
         for pricer in (plain, dealt)
     ]
-    assert sent[1] == pytest.approx(8 * sent[0])
+    assert sent[1].alone_ns == pytest.approx(8 * sent[0].alone_ns)
+    assert sent[1].energy.link_pj == pytest.approx(sent[0].energy.link_pj)
 
 
 def test_what_no_pricer_prices() -> None:

@@ -1,5 +1,6 @@
 """Two parts of a step that take turns: the schedule, the forms of a step, and what they cost."""
 
+from dataclasses import replace
 from math import isclose
 from typing import Any
 
@@ -24,7 +25,7 @@ from attacc.models.architecture import MODELS
 from attacc.models.operators import Phase
 from attacc.system.batches import Batches, Chunk
 from attacc.system.pricer import Pricer, Prompts
-from attacc.system.schedule import TURNS, LayerWork, plan_of, spread, waits_ns
+from attacc.system.schedule import TURNS, Form, LayerWork, fastest, plan_of, spread, waits_ns
 from attacc.system.step import Group, StepCost, step_costs
 from attacc.workload.lengths import LengthDistribution, LengthKind
 from attacc.workload.requests import fixed_lengths
@@ -280,6 +281,20 @@ def test_the_fastest_form_is_taken(
         assert all(0 <= op.time_ns <= op.alone_ns * (1 + 1e-12) for op in form.operators)
 
 
+def test_the_time_of_the_host_counts_in_the_choice() -> None:
+    """Catches a choice that forgets what the host adds for each part."""
+    step = pricer().step(decode=[100])
+    costs = pricer().steps(Batches.of([([100], [])])).groups[0][1]
+    layers = [op for op in costs.operators if op.layers]
+    whole = sum(op.runs * op.time_ns for op in step.operators if op.layers)
+    faster = [replace(op, time_ns=0.9 * op.time_ns) for op in layers]
+    always = np.ones(1, dtype=np.bool_)
+    forms = [Form(layers, always, 1), Form(faster, always, 2)]
+    assert fastest(forms, np.array([0.09 * whole])).tolist() == [1]
+    assert fastest(forms, np.array([0.11 * whole])).tolist() == [0]
+    assert fastest([forms[0], replace(forms[1], allowed=~always)], np.zeros(1)).tolist() == [0]
+
+
 def test_steps_of_all_forms_at_once() -> None:
     """Catches a step that gets another's form, and one that has no halves."""
     asked: list[tuple[list[int], list[Chunk]]] = [
@@ -307,7 +322,10 @@ def test_every_way_to_a_price_takes_turns() -> None:
     sized = own.sized(np.array([64, 2]), keys, timed=(2, 64), need=need)
     assert isclose(mean.time_ns, step.time_ns, rel_tol=1e-12)
     assert isclose(sized.time_ns[0], step.time_ns, rel_tol=1e-12)
-    assert isclose(sized.time_ns[1], own.step(decode=[3000] * 2).time_ns, rel_tol=1e-12)
+    assert isclose(sized.energy.total_pj[0], step.energy.total_pj, rel_tol=1e-12)
+    two = own.step(decode=[3000] * 2)
+    assert isclose(sized.time_ns[1], two.time_ns, rel_tol=1e-12)
+    assert isclose(sized.energy.total_pj[1], two.energy.total_pj, rel_tol=1e-12)
     chunks = Prompts(np.array([64]), np.array([0]), np.array([1]))
     beside = pricer("auto", "auto")
     mixed = beside.sized(
@@ -345,6 +363,7 @@ def test_keys_and_values_move_behind_both_parts() -> None:
     for own in (pricer("halves"), pricer(prefill="layers")):
         found = own.step(decode=decode, prefill=prefill)
         for name in ("kv_transfer", "kv_read_back"):
+            assert named(found, name).time_ns == 0
             assert named(found, name).alone_ns == named(none, name).alone_ns
             assert named(found, name).energy == named(none, name).energy
 
