@@ -17,7 +17,7 @@ from attacc.hardware.gpu import GPUS
 from attacc.hardware.link import LINKS
 from attacc.hardware.system import ResolvedSystem, load_system
 from attacc.models.huggingface import load_model
-from attacc.models.operators import AllReduce, Collective, CollectiveKind, Experts
+from attacc.models.operators import AllReduce, Collective, CollectiveKind, Experts, Phase
 from attacc.models.precision import ElementType
 from attacc.models.sharding import Split
 from attacc.models.steps import decode_step
@@ -259,6 +259,57 @@ def test_groups_with_equal_requests_cost_the_same(gpu_model: GpuModel) -> None:
     ]  # fmt: skip
 
 
+@BOTH
+def test_energy_is_that_of_what_every_group_does(gpu_model: GpuModel) -> None:
+    """Catches groups without requests that work as much as the largest one.
+
+    A group of one GPU has the mixers of a GPU that has the model by itself.
+    """
+    dealt = Pricer("llama-3.1-8b", h200(8), gpu_model=gpu_model, layout=Layout(8, dp=8))
+    alone = Pricer("llama-3.1-8b", h200(1), gpu_model=gpu_model)
+
+    def energies(pricer: Pricer, decode: int, chunks: int = 0) -> dict[str, float]:
+        step = pricer.step(decode=[900] * decode, prefill=[Chunk(600, past=100)] * chunks)
+        return {op.name: op.energy.total_pj for op in step.operators}
+
+    for requests, chunks, each, groups in ((1, 0, (1, 0), 1), (0, 1, (0, 1), 1), (0, 3, (0, 1), 3),
+                                           (16, 0, (2, 0), 8), (3, 3, (1, 1), 3)):  # fmt: skip
+        found, own = energies(dealt, requests, chunks), energies(alone, *each)
+        for name in own.keys() & {"qkv", "projection", "norm1", "attention", "prefill_attention"}:
+            assert found[name] == pytest.approx(groups * own[name]), name
+    # Nine requests: one group has two. Each reads its weights, and the keys of its requests.
+    nine, two = energies(dealt, 9), energies(alone, 2)
+    assert nine["qkv"] == pytest.approx(8 * two["qkv"])
+    kernels = two.keys() & {"score", "context", "attention"}
+    assert kernels
+    for name in kernels:
+        assert nine[name] == pytest.approx(4.5 * two[name])
+    # What all groups do together does not depend on how requests are dealt out.
+    together = Pricer("llama-3.1-8b", h200(8), gpu_model=gpu_model)
+    assert energies(dealt, 9)["lm_head"] == energies(together, 9)["lm_head"]
+
+
+@BOTH
+def test_energy_of_experts_is_that_of_all_visits(gpu_model: GpuModel) -> None:
+    """Catches experts of all GPUs that get as many visits as those of the busiest one."""
+    pricer = Pricer("mixtral-8x7b", h200(8), gpu_model=gpu_model, layout=Layout(8, ep=8))
+    step = pricer.step(decode=[500] * 40)
+    [op] = [
+        op for op in pricer.decode_operators(40, 500).layers[0].operators if isinstance(op, Experts)
+    ]
+    assert op.load > 1.05
+    costs = pricer.costs.for_steps(Phase.DECODE, pricer.model)
+    busiest, mean = (costs.fused(one, pricer.system.gpu) for one in (op, replace(op, load=1.0)))
+    names = {cost.name for cost in busiest}
+    found = [one for one in step.operators if one.name in names and one.layers]
+    assert sum(one.time_ns for one in found) == pytest.approx(
+        sum(cost.one.time_ns for cost in busiest)
+    )
+    assert sum(one.energy.total_pj for one in found) == pytest.approx(
+        8 * sum(cost.one.energy.total_pj for cost in mean)
+    )
+
+
 def test_attaccs_see_the_same_heads() -> None:
     """Catches attention on AttAccs, or their memory, that depends on how GPUs are dealt out."""
     system = load_system("dgx-attacc-bank")
@@ -273,14 +324,21 @@ def test_attaccs_see_the_same_heads() -> None:
         assert operators[0][name].energy.total_pj == pytest.approx(
             operators[1][name].energy.total_pj
         )
+    # The largest group of nine requests has two, but nine requests' bytes cross all links.
+    nine = [
+        {op.name: op.energy.link_pj for op in pricer.step(decode=[1000] * 9).operators}
+        for pricer in (plain, dealt)
+    ]
+    assert nine[0]["qkv_transfer"] == pytest.approx(nine[1]["qkv_transfer"])
     stacks = [pricer.memory(WORK, 16)[1] for pricer in (plain, dealt)]
     assert stacks[0].kv_bytes == pytest.approx(stacks[1].kv_bytes)
     # A prompt is prefilled by one group, which sends all of its keys and values.
     sent = [
-        {op.name: op.alone_ns for op in pricer.step(prefill=[Chunk(2000)]).operators}["kv_transfer"]
+        {op.name: op for op in pricer.step(prefill=[Chunk(2000)]).operators}["kv_transfer"]
         for pricer in (plain, dealt)
     ]
-    assert sent[1] == pytest.approx(8 * sent[0])
+    assert sent[1].alone_ns == pytest.approx(8 * sent[0].alone_ns)
+    assert sent[1].energy.link_pj == pytest.approx(sent[0].energy.link_pj)
 
 
 def test_what_no_pricer_prices() -> None:

@@ -70,6 +70,32 @@ class PrefillKv(StrEnum):
     """They are in the stacks alone; every later chunk reads them back over the link."""
 
 
+class Overlap(StrEnum):
+    """How the requests of a step share the GPUs and the devices that run attention in time."""
+
+    NONE = "none"
+    """All requests together: the GPUs wait for attention, and attention for the GPUs."""
+    HALVES = "halves"
+    """Two halves take turns: the GPUs work on one while attention runs for the other (NeuPIMs,
+    arXiv 2403.00579). Weights are read for each half."""
+    AUTO = "auto"
+    """The faster one of both, step by step."""
+
+
+class PrefillOverlap(StrEnum):
+    """What the GPUs do for prompts while other devices attend for the requests that decode."""
+
+    NONE = "none"
+    """Nothing."""
+    ATTENTION = "attention"
+    """They attend for the prompts of the step; nothing is read twice."""
+    LAYERS = "layers"
+    """They run whole layers of the prompts; weights are read for the prompts and for the other
+    requests."""
+    AUTO = "auto"
+    """The faster one of both, step by step."""
+
+
 class CpuTable(Spec):
     """The CPUs of a system.
 
@@ -174,6 +200,12 @@ class SystemSpec(PresetSpec):
             attention of a head (AttAcc, ASPLOS 2024).
         ff_coprocessing: whether AttAccs compute part of the feed-forward products (AttAcc, ASPLOS
             2024).
+        overlap: whether two halves of the requests take turns on the GPUs and on the devices that
+            run attention.
+        prefill_overlap: what the GPUs do for the prompts of a step while other devices attend for
+            its decoding requests.
+        transfer_overlap: whether transfers pass while attention, or the work of a layer, goes on:
+            queries and contexts head by head, keys and values of prompts behind the layer.
         memory_reserve: share of every GPU's memory that the runtime keeps from weights,
             activations, keys and values.
         host_power_w: power at any time of what belongs to the node beside its boards: CPUs and
@@ -191,6 +223,9 @@ class SystemSpec(PresetSpec):
     attacc: AttaccTable | None = None
     head_level_pipelining: bool = False
     ff_coprocessing: bool = False
+    overlap: Overlap = Overlap.NONE
+    prefill_overlap: PrefillOverlap = PrefillOverlap.NONE
+    transfer_overlap: bool = True
     memory_reserve: float = Field(default=0.0, ge=0, le=0.9)
     host_power_w: _ConstantPower | None = Field(default=None, validation_alias="host_power")
     host_price_usd: Dollars | None = Field(default=None, validation_alias="host_price")
@@ -217,6 +252,36 @@ class SystemSpec(PresetSpec):
                     f'{switch} = true needs attention = "attacc", not "{self.attention}": '
                     f"write {switch} = false"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _overlaps_apply(self) -> Self:
+        away = self.attention is not AttentionSite.GPU
+        halves = self.overlap is not Overlap.NONE
+        prefill = self.prefill_overlap is not PrefillOverlap.NONE
+        for key, value, applies in (
+            ("overlap", self.overlap, halves),
+            ("prefill_overlap", self.prefill_overlap, prefill),
+        ):
+            if applies and not away:
+                raise ValueError(
+                    f'{key} = "{value}" needs attention that leaves the GPUs, not attention = '
+                    f'"{self.attention}": write "none"'
+                )
+            if applies and self.head_level_pipelining:
+                raise ValueError(
+                    f'{key} = "{value}" needs head_level_pipelining = false, since attention hides '
+                    f"other work already: change one of both"
+                )
+        if halves and self.ff_coprocessing:
+            raise ValueError(
+                f'overlap = "{self.overlap}" needs ff_coprocessing = false, since the AttAccs '
+                f"attend while the GPUs run feed-forward products: change one of both"
+            )
+        if self.head_level_pipelining and not self.transfer_overlap:
+            raise ValueError(
+                "head_level_pipelining = true needs transfer_overlap = true: change one of both"
+            )
         return self
 
     @model_validator(mode="after")

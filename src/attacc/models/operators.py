@@ -674,11 +674,35 @@ class LayerOperators:
         kind: what they are, as in "sliding window of 128 + experts".
         runs: how many such layers there are.
         operators: of one of them, in order.
+        everyone: names of those whose size is that of all groups of devices; the others have the
+            size of the largest group.
     """
 
     kind: str
     runs: int
     operators: tuple[Operator, ...]
+    everyone: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupShares:
+    """Work of all groups of devices, over that of as many groups as large as the largest one.
+
+    Attributes:
+        tokens: tokens.
+        decode: requests that decode; 1 without any.
+        prefill: chunks of prompts; 1 without any.
+        present: groups that have a request or a chunk.
+    """
+
+    tokens: Size = 1.0
+    decode: Size = 1.0
+    prefill: Size = 1.0
+    present: Size = 1.0
+
+    def of_phase(self, phase: Phase) -> Size:
+        """Return the share of requests that decode, or of chunks of prompts."""
+        return self.decode if phase is Phase.DECODE else self.prefill
 
 
 @dataclass(frozen=True, slots=True)
@@ -692,6 +716,8 @@ class Step:
         layers: the layers by kind. Layers of one kind stand together, whatever their order.
         outside: operators that run once per step: embedding, final norm, LM head.
         mixer_groups: groups of devices, each with requests of its own for the mixers.
+        everyone: as in `LayerOperators`, of the operators outside.
+        shares: how much all groups do, since operators are those of the largest one.
     """
 
     phase: Phase
@@ -700,6 +726,8 @@ class Step:
     layers: tuple[LayerOperators, ...]
     outside: tuple[Operator, ...]
     mixer_groups: int = 1
+    everyone: frozenset[str] = frozenset()
+    shares: GroupShares = GroupShares()
 
     @property
     def layer_count(self) -> int:

@@ -58,6 +58,7 @@ from attacc.models.operators import (
     CollectiveKind,
     Convolution,
     Experts,
+    GroupShares,
     IndexScan,
     LatentAttention,
     LayerOperators,
@@ -80,6 +81,8 @@ from attacc.units import MAX_SIZE
 
 HEAD_GATHER: Final = "head_gather"
 """The exchange before the output head."""
+_OF_EVERYONE: Final = frozenset({"embedding", "embedding_reduce_scatter", HEAD_GATHER, "lm_head"})
+"""Operators outside the layers whose size is that of all groups of devices."""
 _PLAIN: Final = {"relu": PointwiseKind.RELU, "relu2": PointwiseKind.RELU}
 """Activations that are not gated and are no kind of GELU."""
 
@@ -159,7 +162,7 @@ def model_step(
     split = Split.of(tensor_parallel)
     share = served(model).share(split)
     tokens, sequences = _rows(decode, prefill)
-    asked = decode
+    asked, prompts = decode, prefill
     if decode is not None:
         decode = decode.dealt(split.mixer_groups)
     if prefill is not None:
@@ -168,14 +171,8 @@ def model_step(
     phase = Phase.DECODE if decode is not None else Phase.PREFILL
     if decode is not None and prefill is not None:
         phase = Phase.MIXED
-    layers = [
-        LayerOperators(
-            group.layer.kind,
-            group.count,
-            tuple(_Builder(share, group, decode, prefill, own, tokens).layer()),
-        )
-        for group in share.groups
-    ]
+    builders = [_Builder(share, group, decode, prefill, own, tokens) for group in share.groups]
+    layers = [one.operators(one.group.layer.kind, one.group.count) for one in builders]
     if asked is not None and asked.queries > 1:
         layers += _drafting(share, asked)
     return Step(
@@ -185,6 +182,35 @@ def model_step(
         layers=tuple(layers),
         outside=_outside(share, tokens, sequences, own, own_sequences),
         mixer_groups=split.mixer_groups,
+        everyone=_OF_EVERYONE,
+        shares=_shares(split.mixer_groups, (asked, decode), (prompts, prefill), (tokens, own)),
+    )
+
+
+def _shares(
+    groups: int,
+    decode: tuple[Decoding | None, Decoding | None],
+    prefill: tuple[Prefilling | None, Prefilling | None],
+    tokens: tuple[Size, Size],
+) -> GroupShares:
+    """Return how much all groups do.
+
+    Args:
+        groups: how many there are.
+        decode: requests of all groups, and of the largest one.
+        prefill: chunks, likewise.
+        tokens: tokens, likewise.
+    """
+    if groups == 1:
+        return GroupShares()
+    requests = [0 if one is None else one.requests for one in decode]
+    chunks = [0 if one is None else one.chunks for one in prefill]
+    most = np.maximum(requests[0], chunks[0])
+    return GroupShares(
+        tokens=tokens[0] / (groups * tokens[1]),
+        decode=requests[0] / (groups * requests[1]) if decode[0] is not None else 1.0,
+        prefill=chunks[0] / (groups * chunks[1]) if prefill[0] is not None else 1.0,
+        present=np.minimum(groups, most) / groups,
     )
 
 
@@ -220,12 +246,10 @@ def _drafting(share: ServedModel, decode: Decoding) -> Iterator[LayerOperators]:
         )
     outside = _outside(share, every.tokens, every.tokens, one.tokens, one.tokens)
     own += [op for op in outside if op.name in (HEAD_GATHER, "lm_head")]
-    yield LayerOperators("draft", drafts, tuple(own))
+    yield LayerOperators("draft", drafts, tuple(own), _OF_EVERYONE)
     for group in share.draft_groups:
         builder = _Builder(share, group, one, None, one.tokens, every.tokens)
-        yield LayerOperators(
-            f"draft: {group.layer.kind}", drafts * group.count, tuple(builder.layer())
-        )
+        yield builder.operators(f"draft: {group.layer.kind}", drafts * group.count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +280,16 @@ class _Builder:
     def _hidden(self) -> int:
         return self.share.model.hidden_size
 
+    def operators(self, kind: str, runs: int) -> LayerOperators:
+        """Return the operators of one layer.
+
+        Args:
+            kind: what such layers are.
+            runs: how many there are.
+        """
+        everyone = frozenset({"experts"} if self._travels else (o.name for o in self._gathered()))
+        return LayerOperators(kind, runs, tuple(self.layer()), everyone)
+
     def layer(self) -> Iterator[Operator]:
         """Yield the operators of one layer.
 
@@ -280,11 +314,16 @@ class _Builder:
         if travels:
             yield from self.feed_forward()
         elif layer.feed_forward is not None:
+            yield from self._gathered()
+            yield from all_reduce(self.share, "all_reduce2", self.tokens)
+        yield from norms[first:]
+
+    def _gathered(self) -> Iterator[Operator]:
+        """Yield the feed-forward part for the tokens of all groups, and how these get there."""
+        if self._layer.feed_forward is not None:
             yield from gather(self.share, "all_gather", self.everyone)
             yield from replace(self, tokens=self.everyone).feed_forward()
             yield from scatter(self.share, "reduce_scatter", self.everyone)
-            yield from all_reduce(self.share, "all_reduce2", self.tokens)
-        yield from norms[first:]
 
     @property
     def _travels(self) -> bool:

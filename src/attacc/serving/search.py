@@ -19,6 +19,8 @@ from attacc.gpu.costs import PARTS, Floats
 from attacc.gpu.models import Engine
 from attacc.hardware.system import (
     AttentionSite,
+    Overlap,
+    PrefillOverlap,
     ResolvedSystem,
     resolve_system,
 )
@@ -500,6 +502,7 @@ class Search:
             return None
         changes = {"attention": AttentionSite.GPU, "attacc": None, "cpu": None, "gpus": some}
         changes |= {"head_level_pipelining": False, "ff_coprocessing": False}
+        changes |= {"overlap": Overlap.NONE, "prefill_overlap": PrefillOverlap.NONE}
         gpus = _with(self.system, changes)
         sides: list[_PrefillSide] = []
         refusals: list[InputError] = []

@@ -19,10 +19,25 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from math import prod
+from typing import Final
 
 from attacc.errors import InputError
-from attacc.hardware.system import AttentionSite, ResolvedSystem, resolve_system
+from attacc.hardware.system import (
+    AttentionSite,
+    Overlap,
+    PrefillOverlap,
+    ResolvedSystem,
+    resolve_system,
+)
 from attacc.system.doubts import device_of
+
+OVERLAPS_OFF: Final[dict[str, object]] = {
+    "head_level_pipelining": False,
+    "ff_coprocessing": False,
+    "overlap": Overlap.NONE,
+    "prefill_overlap": PrefillOverlap.NONE,
+}
+"""Keys of a system without overlaps beyond that of transfers."""
 
 
 class Cause(StrEnum):
@@ -78,13 +93,7 @@ def alone(system: ResolvedSystem) -> ResolvedSystem:
     Args:
         system: the system.
     """
-    changes = {
-        "attention": AttentionSite.GPU,
-        "attacc": None,
-        "cpu": None,
-        "head_level_pipelining": False,
-        "ff_coprocessing": False,
-    }
+    changes = OVERLAPS_OFF | {"attention": AttentionSite.GPU, "attacc": None, "cpu": None}
     spec = system.spec.model_copy(update=changes)
     return replace(resolve_system(spec), gpu=system.gpu)
 
@@ -119,7 +128,7 @@ def _without(system: ResolvedSystem, *, unit: bool) -> ResolvedSystem:
     pool = system.attacc
     assert pool is not None  # noqa: S101 - asked only then
     table = pool.table.model_copy(update={"queries_per_read": 1}) if unit else pool.table
-    changes = {"head_level_pipelining": False, "ff_coprocessing": False, "attacc": table}
+    changes = OVERLAPS_OFF | {"attacc": table}
     spec = system.spec.model_copy(update=changes)
     return replace(resolve_system(spec), gpu=system.gpu)
 
@@ -141,7 +150,7 @@ def decompose(
     if pool is None:
         return None
     own = best(system)
-    overlaps = system.spec.head_level_pipelining or system.spec.ff_coprocessing
+    overlaps = any(getattr(system.spec, key) != value for key, value in OVERLAPS_OFF.items())
     unit = best(_without(system, unit=False)) if overlaps else own
     processing = best(_without(system, unit=True)) if pool.table.queries_per_read > 1 else unit
     try:

@@ -282,6 +282,71 @@ class Batches:
             self.shared,
         )
 
+    @property
+    def decode_only(self) -> Batches:
+        """The decoding requests of each step, without chunks."""
+        none = np.zeros(0, dtype=np.int64)
+        ends = np.zeros_like(self.prefill_ends)
+        return replace(self, new=none, past=none, cached=none, prefill_ends=ends)
+
+    @property
+    def prefill_only(self) -> Batches:
+        """The chunks of each step, without decoding requests."""
+        none = np.zeros(0, dtype=np.int64)
+        return replace(self, lengths=none, counts=none, decode_ends=np.zeros_like(self.decode_ends))
+
+    def halves(self) -> tuple[Batches, Batches, NDArray[np.bool_]]:
+        """Return two halves of each step, and whether the step has two.
+
+        Decoding requests are dealt out in turn, by their lengths; the first half has one more of an
+        odd number. Every chunk is cut in two; its second piece comes after the first, and what is
+        read back belongs to the first. A step with fewer than two decoding requests, or whose
+        chunks all have a single token, has no halves: both are the step.
+        """
+        steps = np.arange(len(self))
+        sizes = np.diff(self.decode_ends, prepend=0)
+        order = np.lexsort((self.lengths, np.repeat(steps, sizes)))
+        lengths, counts = self.lengths[order], self.counts[order]
+        before = np.cumsum(counts) - counts
+        first_of = np.repeat(self.decode_ends - sizes, sizes)
+        rank = before - before[first_of] if before.size else before
+        later = (rank + counts) // 2 - rank // 2
+        pieces = np.diff(self.prefill_ends, prepend=0)
+        behind = self.new // 2
+        possible = (self.requests >= 2) & (
+            (self.chunks == 0) | (self._sums(self.prefill_ends, behind) > 0)
+        )
+
+        def half(own: Ints, new: Ints, past: Ints, cached: Ints) -> Batches:
+            own = np.where(np.repeat(possible, sizes), own, counts)
+            divided = np.repeat(possible, pieces)
+            new, past, cached = (
+                np.where(divided, mine, whole)
+                for mine, whole in ((new, self.new), (past, self.past), (cached, self.cached))
+            )
+            kept, there = own > 0, new > 0
+            return replace(
+                self,
+                lengths=lengths[kept],
+                counts=own[kept],
+                decode_ends=np.cumsum(
+                    np.bincount(np.repeat(steps, sizes)[kept], minlength=len(self))
+                ),
+                new=new[there],
+                past=past[there],
+                cached=cached[there],
+                prefill_ends=np.cumsum(
+                    np.bincount(np.repeat(steps, pieces)[there], minlength=len(self))
+                ),
+            )
+
+        ahead = self.new - behind
+        return (
+            half(counts - later, ahead, self.past, self.cached),
+            half(later, behind, self.past + ahead, np.zeros_like(self.cached)),
+            possible,
+        )
+
     def decoding(self) -> Decoding | None:
         """Return the decoding requests; None in prefills. All steps must have one phase."""
         if not self.requests.any():

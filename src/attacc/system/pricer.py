@@ -8,10 +8,10 @@ steps with a mean. `attacc.system.capacity` decides what fits, with the pricer's
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,6 +58,7 @@ from attacc.system.layer_attention import (
     LayerHeads,
 )
 from attacc.system.layout import Layout
+from attacc.system.schedule import Part, Turns, divisions, plan_of
 from attacc.system.sites import Site, Sites, checked_sites
 from attacc.system.step import Beside, LayerBeside, StepCost, StepCosts, step_costs
 from attacc.units import NS_PER_MS, finite, whole, wholes
@@ -337,6 +338,17 @@ def _between(
     )
 
 
+def _halved(timed: Sequence[int]) -> list[int]:
+    """Return sizes of half batches that enclose the halves of all sizes between the given ones."""
+    return sorted({*(max(1, size // 2) for size in timed), -(-timed[-1] // 2)})
+
+
+def _nothing(batches: Batches) -> Attended:
+    """Return the attention on AttAccs of steps without decoding requests."""
+    del batches
+    return {}
+
+
 class Pricer:
     """Prices steps of one model on one system, and decides what fits.
 
@@ -440,11 +452,10 @@ class Pricer:
             if not chosen.size:
                 continue
             own = batches.take(chosen)
-            attention: Attended = {}
-            for heads in self._away(own.queries).values() if own.requests.any() else ():
-                attention[heads], relative = self._attention(own, heads)
-                error = max(error, relative)
-            groups.append((chosen, self._price(own, attention, self._copies(own))))
+            errors: list[float] = []
+            attend = partial(self._attended, errors=errors)
+            groups.append((chosen, self._price(own, attend, self._copies(own))))
+            error = max(error, *errors, 0.0)
         return PricedSteps(len(batches), tuple(groups), error)
 
     def decode(
@@ -479,7 +490,11 @@ class Pricer:
             own = keys - heads.shared(self.shared_prefix)
             curves[heads] = self._curve_of(heads, batch, own)
             attention[heads] = self._with_prefix(curves[heads].at(heads.seen(own)), heads, batch)
-        priced = self._price(batches, attention, copies)
+
+        def attend(of: Batches) -> Attended:
+            return attention if of is batches else self._attended(of)
+
+        priced = self._price(batches, attend, copies)
         return DecodePrice(
             mean=priced.mean(lengths.weights),
             longest_ns=float(priced.time_ns.max()),
@@ -509,10 +524,10 @@ class Pricer:
         chunks = (Chunk(length - known, past=known, cached=known) for length in prompts.lengths)
         batches = Batches.of(((), (chunk,)) for chunk in chunks)
         if drawn is None:
-            return self._price(batches, {}, 1.0), prompts.weights
+            return self._price(batches, _nothing, 1.0), prompts.weights
         each = len(batches)
         many = batches.take(np.tile(np.arange(each), drawn.attacc.size))
-        return self._price(many, {}, 1.0, drawn.repeat(each)), prompts.weights
+        return self._price(many, _nothing, 1.0, drawn.repeat(each)), prompts.weights
 
     def decode_operators(self, batch: int, kv_length: int) -> Step:
         """Return the operators of a decode step, before any is priced."""
@@ -798,16 +813,6 @@ class Pricer:
         batches = Batches.equal(
             sizes, keys + self.speculation.draft_tokens, queries=queries, shared=self.shared_prefix
         )
-        distinct, place = np.unique(batches.lengths[batches.decode_ends - 1], return_inverse=True)
-        attention: Attended = {}
-        for heads in dict.fromkeys(self._away(queries).values()):
-            own = heads.seen(distinct - heads.shared(self.shared_prefix))
-            ends = np.array([own.min(), own.max()])
-            each = [
-                self._with_prefix(self._curve(heads, size, _both(ends)).at(own), heads, size)
-                for size in timed
-            ]
-            attention[heads] = _between(each, np.array(timed), sizes, place)
         copies: float | Floats = 1.0
         if self.system.spec.ff_coprocessing:
             some, where = np.unique(sizes, return_inverse=True)
@@ -816,19 +821,100 @@ class Pricer:
             copies = np.array(fit)[where]
         if beside is not None:
             batches = batches.beside(beside.new, beside.past, beside.chunks)
-        return self._price(batches, attention, copies, drawn)
+
+        def attend(of: Batches) -> Attended:
+            halved = bool((of.requests < batches.requests).any())
+            return self._interpolated(of, _halved(timed) if halved else timed)
+
+        return self._price(batches, attend, copies, drawn)
+
+    def _attended(self, batches: Batches, errors: list[float] | None = None) -> Attended:
+        """Return attention on AttAccs in steps of any requests.
+
+        Args:
+            batches: the requests.
+            errors: where bounds of the relative errors are added.
+        """
+        found: Attended = {}
+        for heads in self._away(batches.queries).values() if batches.requests.any() else ():
+            if heads not in found:
+                found[heads], error = self._attention(batches, heads)
+                (errors if errors is not None else []).append(error)
+        return found
+
+    def _interpolated(self, batches: Batches, timed: Sequence[int]) -> Attended:
+        """Return attention on AttAccs in steps of equal requests, timed at a few of their sizes.
+
+        Args:
+            batches: the requests.
+            timed: sizes, as in `sized`.
+        """
+        sizes = batches.requests.astype(np.int64)
+        if not sizes.any():
+            return {}
+        distinct, place = np.unique(batches.longest.astype(np.int64), return_inverse=True)
+        found: Attended = {}
+        for heads in dict.fromkeys(self._away(batches.queries).values()):
+            own = heads.seen(distinct - heads.shared(self.shared_prefix))
+            ends = np.array([own.min(), own.max()])
+            each = [
+                self._with_prefix(self._curve(heads, size, _both(ends)).at(own), heads, size)
+                for size in timed
+            ]
+            found[heads] = _between(each, np.array(timed), sizes, place)
+        return found
 
     def _price(
         self,
         batches: Batches,
-        attention: Attended,
+        attend: Callable[[Batches], Attended],
         copies: float | Floats,
         drawn: Drawn | None = None,
     ) -> StepCosts:
-        """Price steps of one phase."""
-        costs = self.costs
+        """Price steps of one phase.
+
+        Args:
+            batches: the requests.
+            attend: returns attention on AttAccs for them, and for parts of them.
+            copies: share of the feed-forward weights whose copies fit into the AttAccs.
+            drawn: factors of what is not known exactly.
+        """
+        costs = self.costs if drawn is None else DrawnCostModel(self.costs, drawn.gpu)
+        step = self._operators(batches)
+
+        def part(of: Batches) -> Part:
+            operators = replace(self._operators(of), phase=step.phase)
+            return Part(operators, self._beside(of, attend(of), copies, drawn))
+
+        priced = step_costs(
+            step,
+            self.system,
+            costs,
+            self._beside(batches, attend(batches), copies, drawn),
+            [
+                Turns((part(first), part(second)), possible)
+                for first, second, possible in divisions(
+                    plan_of(self.system.spec, step.phase), batches
+                )
+            ],
+        )
+        if priced.steps == len(batches):
+            return priced
+        return replace(
+            priced,
+            steps=len(batches),
+            copied_share=np.broadcast_to(priced.copied_share, (len(batches),)),
+        )
+
+    def _beside(
+        self,
+        batches: Batches,
+        attention: Attended,
+        copies: float | Floats,
+        drawn: Drawn | None,
+    ) -> Beside:
+        """Return what the price of steps needs besides their operators."""
         if drawn is not None:
-            costs = DrawnCostModel(costs, drawn.gpu)
             attention = {heads: drawn.attended(one) for heads, one in attention.items()}
         keeps = self._keeps_prefill or self.system.spec.attention is not AttentionSite.ATTACC
         read = batches.cached_tokens if keeps else batches.past_tokens
@@ -849,21 +935,13 @@ class Pricer:
                     read_bytes=token_bytes * read * own if away else 0.0,
                 )
             )
-        beside = Beside(
+        return Beside(
             model=self.model,
             layers=tuple(layers),
             rates=self.attaccs.rates if self.attaccs is not None else None,
             copies=copies,
             standby=None if self.attaccs is None else self.attaccs.standby,
             start_factor=1.0 if drawn is None else drawn.start,
-        )
-        priced = step_costs(self._operators(batches), self.system, costs, beside)
-        if priced.steps == len(batches):
-            return priced
-        return replace(
-            priced,
-            steps=len(batches),
-            copied_share=np.broadcast_to(priced.copied_share, (len(batches),)),
         )
 
     def _operators(self, batches: Batches) -> Step:
