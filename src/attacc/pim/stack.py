@@ -75,6 +75,7 @@ class _Shape:
         queries_per_read: queries that a read serves at most.
         window_cycles: length of the windows in which commands are counted; 0 for none.
         apart: keys of each part from one key that is read to the next.
+        together: consecutive heads of a length that stay in one channel; None for any channels.
     """
 
     lengths: tuple[tuple[int, int, int], ...]
@@ -83,6 +84,7 @@ class _Shape:
     queries_per_read: int
     window_cycles: int
     apart: int = 1
+    together: int | None = None
 
     @property
     def longest(self) -> int:
@@ -352,6 +354,7 @@ class Stack:
         queries_per_kv_head: int = 1,
         queries_per_read: int = 1,
         window_ns: float | None = None,
+        together: int | None = None,
     ) -> StackAttention:
         """Time and cost the attention of heads of any lengths.
 
@@ -375,9 +378,11 @@ class Stack:
             queries_per_kv_head: as in `attend`.
             queries_per_read: as in `attend`.
             window_ns: as in `attend`.
+            together: heads of a request that stay in one channel; they have equal lengths. None for
+                heads that are dealt out, and cut, so that the channels end together.
 
         Raises:
-            InputError: as in `attend`.
+            InputError: as in `attend`; or heads that should stay together are no whole requests.
         """
         if not wholes(lengths, where="lengths", most=MOST_KEYS).size:
             raise InputError("there are no heads to attend to", where="lengths")
@@ -412,6 +417,7 @@ class Stack:
             passes.most,
             0 if window_ns is None else self._window_cycles(window_ns),
             whole(apart, where="apart"),
+            None if together is None else whole(together, where="together"),
         )
         played = self._played(shape)
         timed, device = played.timed, played.device
@@ -576,6 +582,7 @@ class Stack:
                 window_cycles=shape.window_cycles,
                 oldest=shape.oldest(),
                 apart=shape.apart,
+                together=shape.together,
             )
             timed, dealt = dealt_run.timed, _dealt(dealt_run.assignment)
         else:

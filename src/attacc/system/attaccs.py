@@ -37,7 +37,7 @@ from attacc.pim.energy.power import standby
 from attacc.pim.mapping.geometry import HeadLayout
 from attacc.pim.program.interleaved import QueryPasses
 from attacc.pim.stack import Stack, StackAttention
-from attacc.pim.stacks import attend_over
+from attacc.pim.stacks import RequestPlacement, attend_over
 from attacc.units import BITS_PER_BYTE
 
 F64 = npt.NDArray[np.float64]
@@ -296,6 +296,7 @@ class Attaccs:
         self.stacks = system.attacc.stacks
         self.stack_bytes = float(device.organization.stack_bytes)
         self._queries_per_read = table.queries_per_read
+        self._table = table
         self._cut = table.cuts_heads
         try:
             self._stack = _stack(
@@ -423,7 +424,7 @@ class Attaccs:
         self, heads: LayerHeads, batch: int, shares: Sequence[_Share], length: int
     ) -> _OfStacks:
         """Attend to equal heads."""
-        if self._cut:
+        if self._cut or self._table.heads_of_channel(heads.kv_heads) is not None:
             return self._over_stacks(heads, [length] * (batch * heads.kv_heads))
         runs = [(self._attend(heads, share.simulated, length), share) for share in shares]
         return _OfStacks(
@@ -449,6 +450,7 @@ class Attaccs:
             queries_per_kv_head=heads.group,
             queries_per_read=self._queries_per_read,
             cut=self._cut,
+            placed=self._placed(heads),
         )
         each = [run for run in over.each if run is not None]
         return _OfStacks(
@@ -457,6 +459,13 @@ class Attaccs:
             alu_pj=sum(_alu_pj(run) for run in each),
             extra_parts=over.parts - len(keys),
         )
+
+    def _placed(self, heads: LayerHeads) -> RequestPlacement | None:
+        """Return how the heads of a request lie in one channel of each device, if they must."""
+        together = self._table.heads_of_channel(heads.kv_heads)
+        if together is None:
+            return None
+        return RequestPlacement(heads.kv_heads, together, self._table.devices)
 
     def _shares(self, kv_heads: int) -> list[_Share]:
         """Deal key/value heads out to the stacks: the fullest first."""
@@ -519,6 +528,8 @@ def _leave_one_out(x: F64, y: F64) -> float:
     return float(np.max(np.abs(line / y[1:-1] - 1)))
 
 
+SCORE_BYTES: Final = 2
+"""Bytes of a score, and of a probability, that crosses a link."""
 PARTIAL_SUM_BYTES: Final = 8
 """Bytes that a part of a head returns with its context: a maximum and a sum of four bytes each."""
 

@@ -34,7 +34,7 @@ from attacc.gpu.costs import (
 )
 from attacc.gpu.rates import AttaccRates
 from attacc.hardware.link import LinkSpec
-from attacc.hardware.system import AttentionSite, ResolvedSystem
+from attacc.hardware.system import AttentionSite, ResolvedSystem, Softmax
 from attacc.models.operators import (
     AllReduce,
     Attention,
@@ -52,7 +52,7 @@ from attacc.models.operators import (
 from attacc.models.served import ServedModel
 from attacc.pim.energy.power import Standby
 from attacc.results import Result, flat
-from attacc.system.attaccs import AttaccAttention, context_bytes, query_bytes
+from attacc.system.attaccs import SCORE_BYTES, AttaccAttention, context_bytes, query_bytes
 from attacc.system.boundary import PJ_PER_NS_PER_W, ConstantPower, constant_power
 from attacc.system.overlap import basic_overlap, coprocessed_share, head_level_pipelining
 
@@ -665,8 +665,9 @@ class _Layer:
                 layers=self._layer.kind,
             )
         r = 1 / op.heads
-        there = self._transfer("qkv_transfer", query_bytes(op, parts))
-        back = self._transfer("context_transfer", context_bytes(op, parts))
+        scores = self._score_bytes(op)
+        there = self._transfer("qkv_transfer", query_bytes(op, parts) + scores)
+        back = self._transfer("context_transfer", context_bytes(op, parts) + scores)
         transfer_ns = there.alone_ns + back.alone_ns
         if site is AttentionSite.ATTACC and self._system.spec.head_level_pipelining:
             qkv, projection = _named(before, QKV), _named(after, PROJECTION)
@@ -686,6 +687,13 @@ class _Layer:
         share = visible_ns / transfer_ns
         there, back = (replace(op, time_ns=op.alone_ns * share) for op in (there, back))
         return before, [*self._start(), there, attention, back], after
+
+    def _score_bytes(self, op: Attention | LatentAttention) -> Size:
+        """Return the bytes of scores that one GPU gets, and sends back as probabilities."""
+        attacc = self._system.attacc
+        if attacc is None or attacc.table.softmax is Softmax.DEVICE:
+            return 0.0
+        return op.batch * op.queries * op.heads * op.keys * SCORE_BYTES
 
     def _start(self) -> list[OperatorTimes]:
         """Return the start of a layer's attention on AttAccs, during which all devices wait."""
