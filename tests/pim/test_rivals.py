@@ -1,4 +1,4 @@
-"""Memories of other makers: their commands are legal, use no data too early, and compute attention."""
+"""Memories of other makers: commands are legal, use no data too early, and compute attention."""
 
 import pytest
 

@@ -76,12 +76,8 @@ def test_a_long_head_is_cut_over_stacks() -> None:
     assert found.slowest.heads == 2
 
 
-def placed(
-    lengths: list[int], stacks: int, placement: RequestPlacement
-) -> AttentionOfStacks:
-    return attend_over(
-        STACK, lengths, stacks=stacks, head_dim=128, element=FP16, placed=placement
-    )
+def placed(lengths: list[int], stacks: int, placement: RequestPlacement) -> AttentionOfStacks:
+    return attend_over(STACK, lengths, stacks=stacks, head_dim=128, element=FP16, placed=placement)
 
 
 def test_requests_that_stay_in_a_channel_leave_others_idle() -> None:

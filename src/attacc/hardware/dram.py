@@ -47,9 +47,10 @@ MULTIPLY_OPENING: Final = "nRCDMAC"
 """Activate to multiply. A device may state it; by default it is nRCDRD."""
 
 DERIVED_WINDOWS: Final = {"nFAWAB": Placement.BANK, "nFAWSB": Placement.BANKGROUP}
-"""Cycles of the windows of four activates that one ACTAB, or one ACTSB, takes. They are derived from
-nFAW, the organisation and `four_activate_window`, never written; 0 where no window holds them back.
-"""
+"""Cycles of the windows of four activates that one ACTAB, or one ACTSB, takes.
+
+They are derived from nFAW, the organisation and `four_activate_window`, never written. They are 0
+where no window holds these commands back."""
 
 
 class Scope(StrEnum):
@@ -502,12 +503,17 @@ class DramDevice(PresetSpec):
             for name, place in DERIVED_WINDOWS.items()
             if "nFAW" in self.timing
         }
-        return opening | self.timing | windows | {
-            "nREFI": self._refresh_interval(temperature_c),
-            "nCCDAB": max(cadence.nCCDAB, unit),
-            "nCCDSB": max(cadence.nCCDSB, unit),
-            DERIVED_CADENCE: max(self.timing.get("nBL", 1), unit),
-        }
+        return (
+            opening
+            | self.timing
+            | windows
+            | {
+                "nREFI": self._refresh_interval(temperature_c),
+                "nCCDAB": max(cadence.nCCDAB, unit),
+                "nCCDSB": max(cadence.nCCDSB, unit),
+                DERIVED_CADENCE: max(self.timing.get("nBL", 1), unit),
+            }
+        )
 
     def _windows(self, placement: Placement) -> int:
         """Return the cycles of the windows of four activates that one activate of units takes."""

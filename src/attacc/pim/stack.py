@@ -424,14 +424,14 @@ class Stack:
         keys = sum(lengths)
         elements = head_dim + (0 if one_copy else layout.value_elements)
         kv_bytes = keys * elements * element.bytes
-        together = passes.queries / passes.passes
+        of_a_read = passes.queries / passes.passes
         energy = attention_energy(
             timed,
             layout,
             keys * passes.queries,
             self._energies,
             banks_per_multiply=self._banks_per_multiply,
-            queries_per_read=together,
+            queries_per_read=of_a_read,
         )
         power = None
         if timed.windows is not None:
@@ -443,7 +443,7 @@ class Stack:
                 shape.window_cycles,
                 cycles=timed.cycles,
                 budget_w=self.power_budget_w,
-                queries_per_read=together,
+                queries_per_read=of_a_read,
                 element=element,
                 softmax_pj_per_command=energy.softmax_pj / timed.count("SFM"),
             )

@@ -445,11 +445,12 @@ def stores(
     """Return every memory of a system with its contents for a batch.
 
     Whole heads are dealt out to the stacks one by one, so that the fullest stack holds the
-    rounded-up share. Heads that stay in the channel of their request fill the fullest channel. Heads that are cut fill all stacks evenly. Where GPUs outnumber the key/value
-    heads, they copy heads; CPUs and stacks store each head once. Kinds of layers that stay home are
-    in GPU memory. Groups of GPUs store the requests of their own, and each group a copy of a shared
-    prefix; the fullest GPU counts. The stacks hold the copies of weights that co-processing
-    multiplies with, while the GPUs keep all weights for the prefill.
+    rounded-up share. Heads that stay in the channel of their request fill the fullest channel.
+    Heads that are cut fill all stacks evenly. Where GPUs outnumber the key/value heads, they copy
+    heads; CPUs and stacks store each head once. Kinds of layers that stay home are in GPU memory.
+    Groups of GPUs store the requests of their own, and each group a copy of a shared prefix; the
+    fullest GPU counts. The stacks hold the copies of weights that co-processing multiplies with,
+    while the GPUs keep all weights for the prefill.
 
     Args:
         footprint: the memory that the model and workload need.

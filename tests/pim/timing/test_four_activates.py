@@ -85,9 +85,7 @@ def opened(device: DramDevice, command: LoggedCommand) -> Iterator[tuple[int, Ba
 
 @pytest.mark.untraced  # of many commands: it would take three times as long
 @pytest.mark.parametrize(("name", "placement", "window"), CASES)
-def test_banks_open_four_at_a_time(
-    name: str, placement: Placement, window: ActivateWindow
-) -> None:
+def test_banks_open_four_at_a_time(name: str, placement: Placement, window: ActivateWindow) -> None:
     """Catches a fifth activate within nFAW, and a bank that is used before it is open."""
     device = device_of(name, window)
     t = device.timing
@@ -110,8 +108,7 @@ def test_banks_open_four_at_a_time(
     for cycles in activates.values():
         cycles.sort()
         assert all(
-            later - sooner >= t["nFAW"]
-            for sooner, later in zip(cycles, cycles[4:], strict=False)
+            later - sooner >= t["nFAW"] for sooner, later in zip(cycles, cycles[4:], strict=False)
         )
 
 
@@ -137,7 +134,7 @@ def test_rows_that_open_at_once_are_found(window: ActivateWindow) -> None:
     ("power_limited", "per_rank", "per_pseudo_channel"), [(True, 0.67, 0.47), (False, 0.60, 0.39)]
 )
 def test_what_a_window_costs_attacc(
-    power_limited: bool,  # noqa: FBT001 - a parameter of the test
+    power_limited: bool,
     per_rank: float,
     per_pseudo_channel: float,
 ) -> None:
@@ -149,9 +146,7 @@ def test_what_a_window_costs_attacc(
     """
 
     def time_ns(window: ActivateWindow, placement: Placement = Placement.BANK) -> float:
-        stack = Stack(
-            device_of("hbm3-5.2", window), placement, power_limited=power_limited
-        )
+        stack = Stack(device_of("hbm3-5.2", window), placement, power_limited=power_limited)
         return stack.attend(heads=64, length=4096).time_ns
 
     free = time_ns(ActivateWindow.NONE)

@@ -229,10 +229,8 @@ def assign_together(
         raise InputError(f"{len(lengths)} heads are no shares of {together} heads each")
     cut = _cut(lengths, longest, min(grain, longest))
     chunks: list[list[Chunk]] = [[] for _ in lengths]
-    for head, start, keys in zip(
-        cut.head.tolist(), cut.start.tolist(), cut.keys.tolist(), strict=True
-    ):
-        chunks[head].append(Chunk(head, start, keys))
+    for chunk in map(Chunk, cut.head.tolist(), cut.start.tolist(), cut.keys.tolist()):
+        chunks[chunk.head].append(chunk)
     shares = [range(first, first + together) for first in range(0, len(lengths), together)]
     shares.sort(key=lambda share: sum(lengths[head] for head in share), reverse=True)
     loads = [(0, which) for which in range(channels)]
