@@ -126,8 +126,9 @@ class AttaccTable(Spec):
         schedule: order of the commands.
         queries_per_read: query heads that one read of their shared keys and values serves at most;
             1 is the unit of the papers.
-        heads: whether key/value heads may be cut over stacks. By default the interleaved schedule
-            cuts them; the other schedules take whole heads only.
+        heads: whether key/value heads may be cut over stacks, or those of a request stay in one
+            channel of each device. By default the interleaved schedule cuts them; the other
+            schedules take whole heads only.
         softmax: where scores become probabilities. On the GPUs, every score crosses the link in two
             bytes, and comes back as a probability; the GPUs' own work on them is not priced.
         prefill_kv: where the keys and values of a prompt are while its later chunks are processed.
