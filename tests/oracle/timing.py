@@ -100,6 +100,8 @@ class Device(NamedTuple):
     ranks: int = 2
     bank_groups: int = 4
     banks: int = 4
+    windows: int = 0
+    """Sets of four banks that an ACTAB or ACTSB opens one after the other; 0 for all at once."""
 
 
 REFERENCE = Device()
@@ -321,8 +323,11 @@ class Channel:
         self.queue: list[Entry] = []
         self.maintenance: deque[Request] = deque()
         self.open_rows: dict[tuple[int, ...], int] = {}
-        table = timing_table if device.rules == "attacc-pim" else complete_timing_table
-        self.constraints = Constraints(table(placement, timing))
+        self.constraints = Constraints(
+            timing_table(placement, timing)
+            if device.rules == "attacc-pim"
+            else complete_timing_table(placement, timing, device.windows)
+        )
 
     # State of the banks.
 
