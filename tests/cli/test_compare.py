@@ -569,3 +569,11 @@ def test_the_gpu_model_is_an_option() -> None:
     estimates = calibrated["systems"][0]["performance"]["estimates"]
     assert "operators on a100a: scaled from a100" in estimates
     assert "calibrated" in refusal(*asked, "--gpu-model", "measured")
+
+
+def test_every_rival_has_a_row() -> None:
+    """Catches a rival that cannot be priced, or that lost its place in the study."""
+    asked = ("--prompt", "1024", "--output", "4", "--batch", "4", "--decode-only")
+    rows = document("compare", "rivals", *asked)["systems"]
+    assert [row["system"] for row in rows] == list(load_study("rivals").systems)
+    assert {row["status"] for row in rows} == {"ok"}

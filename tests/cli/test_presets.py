@@ -72,11 +72,20 @@ def written(kind: str, name: str) -> dict[str, object]:
     # Numbers that stay keep the sources that they have there, the default included.
     sources = cast("dict[str, object]", found.pop("sources"))
     found["sources"] = {f"{base}: {key}": source for key, source in sources.items()}
-    for key, value in own.items():
-        old, new = found.get(key), cast("object", value)
-        if isinstance(old, dict) and isinstance(new, dict):
-            new = cast("dict[str, object]", old) | cast("dict[str, object]", new)
-        found[key] = new
+    return merged(found, own)
+
+
+def merged(old: dict[str, object], new: dict[str, object]) -> dict[str, object]:
+    """Return a document with another's keys in place of its own, in tables within tables, too."""
+    found = dict(old)
+    for key, value in new.items():
+        before = found.get(key)
+        both = isinstance(before, dict) and isinstance(value, dict)
+        found[key] = (
+            merged(cast("dict[str, object]", before), cast("dict[str, object]", value))
+            if both
+            else value
+        )
     return found
 
 

@@ -100,6 +100,8 @@ class Device(NamedTuple):
     ranks: int = 2
     bank_groups: int = 4
     banks: int = 4
+    windows: int = 0
+    """Sets of four banks that an ACTAB or ACTSB opens one after the other; 0 for all at once."""
 
 
 REFERENCE = Device()
@@ -174,11 +176,19 @@ def timing_table(placement: Placement, t: dict[str, int]) -> list[Rule]:
 ROW_SCOPES = {"bank": "channel", "bankgroup": "bank index", "buffer": "bank of both pchs"}
 
 
-def complete_timing_table(placement: Placement, t: dict[str, int]) -> list[Rule]:
+def complete_timing_table(placement: Placement, t: dict[str, int], windows: int = 0) -> list[Rule]:
     """All rules of `hbm-pim` for the commands of a placement.
 
     ACT*, MAC* and PRE*, PREA included, act in both pchs; REFab and REFsb in the one addressed.
+
+    Args:
+        placement: whose commands.
+        t: cycles by name.
+        windows: sets of four banks that an ACTAB or ACTSB opens one after the other, nFAW apart; 0
+            if it opens all its banks at once.
     """
+    # The last four banks open so much later than the first four.
+    late = max(0, windows - 1) * t["nFAW"]
     suffix = SUFFIXES[placement]
     act, mac = "ACT" + suffix, "MAC" + suffix
     pre = "PREA" if placement == "bank" else "PRE" + suffix
@@ -190,22 +200,22 @@ def complete_timing_table(placement: Placement, t: dict[str, int]) -> list[Rule]
         Rule("channel", (act,), (act, pre, "PREA", "REFab", "REFsb"), t["nACT"]),
         Rule("channel", (pre, "PREA"), (pre, "PREA"), t["nPPD"]),
         # Closing all banks.
-        Rule("channel", (act,), ("PREA",), t["nRAS"]),
+        Rule("channel", (act,), ("PREA",), late + t["nRAS"]),
         Rule("channel", (mac,), ("PREA",), t["nRTPL"]),
         Rule("channel", ("PREA",), (act,), t["nRP"]),
         # Banks.
         Rule(own, (act,), (act,), t["nRC"]),
-        Rule(own, (act,), (mac,), t["nRCDRD"]),
-        Rule(own, (act,), (pre,), t["nRAS"]),
+        Rule(own, (act,), (mac,), late + t["nRCDMAC"]),
+        Rule(own, (act,), (pre,), late + t["nRAS"]),
         Rule(own, (mac,), (pre,), t["nRTPL"]),
         Rule(own, (pre,), (act,), t["nRP"]),
         # Refresh of all banks.
-        Rule("channel", (act,), ("REFab",), t["nRC"]),
+        Rule("channel", (act,), ("REFab",), late + t["nRC"]),
         Rule("channel", (pre, "PREA"), ("REFab",), t["nRP"]),
         Rule("channel", ("REFab",), (act, pre, "PREA"), t["nRFC"]),
         Rule("pch", ("REFab",), ("REFab", "REFsb"), t["nRFC"]),
         # Refresh of one bank.
-        Rule(own, (act,), ("REFsb",), t["nRC"]),
+        Rule(own, (act,), ("REFsb",), late + t["nRC"]),
         Rule("channel", ("PREA",), ("REFsb",), t["nRP"]),
         Rule(own, (pre,), ("REFsb",), t["nRP"]),
         Rule(own, ("REFsb",), (act,), t["nRFCpb"]),
@@ -219,12 +229,13 @@ def complete_timing_table(placement: Placement, t: dict[str, int]) -> list[Rule]
     ]
     if placement == "bank":
         rules.append(Rule("channel", (mac,), (mac,), t["nCCDAB"]))
+        rules.append(Rule("channel", (act,), (act,), windows * t["nFAW"]))
         return rules
     rules.append(Rule("channel", ("REFsb",), (act,), t["nRREFD"]))
-    rules.append(Rule("channel", (act,), ("REFsb",), t["nRRDL"]))
+    rules.append(Rule("channel", (act,), ("REFsb",), late + t["nRRDL"]))
     if placement == "bankgroup":
         rules.append(Rule("channel", (mac,), (mac,), t["nCCDSB"]))
-        rules.append(Rule("channel", (act,), (act,), t["nRRDL"]))
+        rules.append(Rule("channel", (act,), (act,), max(windows * t["nFAW"], t["nRRDL"])))
     else:
         rules.append(Rule("channel", (mac,), (mac,), t["nCCDPB"]))
         rules.append(Rule("rank of both pchs", (mac,), (mac,), t["nCCDS"]))
@@ -312,8 +323,11 @@ class Channel:
         self.queue: list[Entry] = []
         self.maintenance: deque[Request] = deque()
         self.open_rows: dict[tuple[int, ...], int] = {}
-        table = timing_table if device.rules == "attacc-pim" else complete_timing_table
-        self.constraints = Constraints(table(placement, timing))
+        self.constraints = Constraints(
+            timing_table(placement, timing)
+            if device.rules == "attacc-pim"
+            else complete_timing_table(placement, timing, device.windows)
+        )
 
     # State of the banks.
 

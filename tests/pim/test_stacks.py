@@ -10,7 +10,7 @@ from attacc.hardware.placement import Placement
 from attacc.hardware.system import Schedule
 from attacc.models.precision import ElementType
 from attacc.pim.stack import Stack, StackAttention
-from attacc.pim.stacks import AttentionOfStacks, attend_over
+from attacc.pim.stacks import AttentionOfStacks, RequestPlacement, attend_over
 
 STACK = Stack(
     DRAMS.load("hbm3-5.2"), Placement.BANK, power_limited=True, schedule=Schedule.INTERLEAVED
@@ -74,6 +74,45 @@ def test_a_long_head_is_cut_over_stacks() -> None:
     assert (found.cut_heads, found.imbalance) == (1, 1)
     assert found.slowest == alone([2**17], queries=2)
     assert found.slowest.heads == 2
+
+
+def placed(lengths: list[int], stacks: int, placement: RequestPlacement) -> AttentionOfStacks:
+    return attend_over(STACK, lengths, stacks=stacks, head_dim=128, element=FP16, placed=placement)
+
+
+def test_requests_that_stay_in_a_channel_leave_others_idle() -> None:
+    """Catches heads that are cut or spread although their request has a channel.
+
+    4 requests of 8 heads on 2 devices of 2 stacks: every device has 4 heads of each request in one
+    channel, two requests a stack. The stack waits for a channel with 4 heads, as if it had 4 heads
+    in each of its 16 channels.
+    """
+    found = placed([1024] * 32, 4, RequestPlacement(heads=8, together=4, devices=2))
+    assert [one.kv_heads for one in found.each if one is not None] == [8] * 4
+    assert (found.cut_heads, found.parts, found.imbalance) == (0, 32, 1)
+    slowest = found.slowest
+    assert slowest.dealt.imbalance == 8
+    assert slowest.dealt.cut_heads == 0
+    full = STACK.attend_to([1024] * 64, head_dim=128, element=FP16, together=4)
+    assert isclose(slowest.cycles, full.cycles, rel_tol=0.01)
+    free = over([1024] * 32, 4)
+    assert slowest.time_ns > 4 * free.time_ns
+
+
+def test_a_request_with_fewer_heads_than_devices_goes_to_some_of_them() -> None:
+    """Catches devices that stay idle: 3 requests of 2 heads take 4 devices in turn."""
+    found = placed([500] * 6, 4, RequestPlacement(heads=2, together=1, devices=4))
+    assert [one.kv_heads for one in found.each if one is not None] == [2, 2, 1, 1]
+    with pytest.raises(InputError, match="5 heads are not those of requests of 2 heads"):
+        placed([500] * 5, 4, RequestPlacement(heads=2, together=1, devices=4))
+
+
+def test_requests_of_other_lengths_go_to_the_emptier_channel() -> None:
+    """Catches requests in the order of their arrival: two long ones, each with a channel alone."""
+    lengths = [length for length in [200, 3000, 300, 3000] + [100] * 12 for _ in range(2)]
+    found = placed(lengths, 1, RequestPlacement(heads=2, together=2, devices=1))
+    alone = STACK.attend_to([3000] * 2, head_dim=128, element=FP16, together=2)
+    assert isclose(found.time_ns, alone.time_ns, rel_tol=0.01)
 
 
 def test_stacks_without_heads_idle() -> None:

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from attacc.errors import InputError
-from attacc.hardware.dram import DRAMS, DramDevice, Refresh, RefreshMode
+from attacc.hardware.dram import DRAMS, ActivateWindow, DramDevice, Refresh, RefreshMode
 from attacc.hardware.placement import Placement
 from attacc.pim.audit import legality
 from attacc.pim.program.program import MULTIPLY, Kind, Program
@@ -24,6 +24,13 @@ from tests.property.steps import Step, logged, oracle_requests, program_of
 MOVES = (Kind.WRGB, Kind.MVSB, Kind.MVGB, Kind.SFM)
 DEVICES = 24
 """Sets of random timings per placement."""
+WINDOWS = {
+    # Sets of four banks that one activate of the units opens one after the other.
+    (ActivateWindow.RANK, Placement.BANK): 4,
+    (ActivateWindow.PSEUDO_CHANNEL, Placement.BANK): 8,
+    (ActivateWindow.RANK, Placement.BANKGROUP): 1,
+    (ActivateWindow.PSEUDO_CHANNEL, Placement.BANKGROUP): 2,
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,9 @@ def device_of(placement: Placement, number: int) -> tuple[DramDevice, TimingTabl
         update["refresh"] = Refresh(mode=RefreshMode.PER_BANK)
         timing |= {"nREFI": 5070, "nRFC": 456}  # the 32 banks of a pseudo-channel fit
         update["timing"] = base.timing | timing
+    if number % 2:
+        windows = list(ActivateWindow)
+        update["four_activate_window"] = windows[number // 2 % len(windows)]
     device = base.model_copy(update=update)
     power_limited = random.random() < 0.5
     return device, resolve_timing(device, placement, power_limited=power_limited), power_limited
@@ -127,7 +137,11 @@ def witness(placement: Placement, seed: int) -> str:
             placement=placement.value,
             timing=parameters,
             moves_yield=not case.device.moves_pass_hits,
-            device=oracle.Device(rules="hbm-pim", refresh="per_bank" if per_bank else "all_bank"),
+            device=oracle.Device(
+                rules="hbm-pim",
+                refresh="per_bank" if per_bank else "all_bank",
+                windows=WINDOWS.get((case.device.four_activate_window, placement), 0),
+            ),
         )
     assert ours.log is not None
     assert sorted(logged(ours.log)) == sorted(theirs.log), seed

@@ -105,7 +105,7 @@ def test_the_study_of_the_papers_is_the_default_comparison() -> None:
 
 def test_the_studies_of_today() -> None:
     """Catches a baseline with AttAccs, a system without its partner, and swapped lengths."""
-    assert STUDIES.names() == ["asplos2024", "reasoning", "today"]
+    assert STUDIES.names() == ["asplos2024", "reasoning", "rivals", "today"]
     today, reasoning = load_study("today"), load_study("reasoning")
     assert today.load_workload().name == "8192+1024"
     assert reasoning.load_workload().name == "1024+8192"
@@ -117,6 +117,16 @@ def test_the_studies_of_today() -> None:
         for attacc in ("", "-attacc-hbm3", "-attacc-hbm3-shared")
     )
     assert all(load_system(name).spec.memory_reserve for name in today.systems)
+
+
+def test_rivals_answer_the_question_of_today() -> None:
+    """Catches rivals beside other GPUs, or asked about other requests."""
+    today, rivals = load_study("today"), load_study("rivals")
+    assert rivals.model_copy(update={"systems": today.systems}) == today
+    assert rivals.systems == (
+        "8xh100", "8xh100-attacc-hbm3", "8xh100-hbm-pim", "8xh100-aim", "8xh100-logic-die",
+        "8xh100-neupims",
+    )  # fmt: skip
 
 
 def test_a_file_changes_a_shipped_study(tmp_path: Path) -> None:

@@ -43,6 +43,15 @@ CONTROLLER_PARAMETERS: Final = ("nBL", "nREFI", "nRFC")
 DERIVED_CADENCE: Final = "nCCDPB"
 """MACPB to MACPB: derived from nBL and the clock of the units, never written."""
 
+MULTIPLY_OPENING: Final = "nRCDMAC"
+"""Activate to multiply. A device may state it; by default it is nRCDRD."""
+
+DERIVED_WINDOWS: Final = {"nFAWAB": Placement.BANK, "nFAWSB": Placement.BANKGROUP}
+"""Cycles of the windows of four activates that one ACTAB, or one ACTSB, takes.
+
+They are derived from nFAW, the organisation and `four_activate_window`, never written. They are 0
+where no window holds these commands back."""
+
 
 class Scope(StrEnum):
     """The address fields (below the channel) in which two commands of a rule are equal."""
@@ -75,6 +84,17 @@ class Scope(StrEnum):
             "bank_group_pair": (False, True, True, False),
             "rank_pair": (False, True, False, False),
         }[self.value]
+
+
+class ActivateWindow(StrEnum):
+    """The banks that share a window of four activates when one command opens rows in many banks."""
+
+    NONE = "none"
+    """The command opens all its banks at once."""
+    RANK = "rank"
+    """The banks of a rank open four at a time, nFAW apart; ranks do not wait for each other."""
+    PSEUDO_CHANNEL = "pseudo_channel"
+    """The banks of all ranks of a pseudo-channel open four at a time, nFAW apart."""
 
 
 class Bus(StrEnum):
@@ -284,12 +304,16 @@ class Pipeline(Spec):
     buffer_words: int = Field(gt=0, le=2**16)
     softmax_buffer_bytes: _Buffer = Field(validation_alias="softmax_buffer")
 
-    def unit_cycles_per_access(self, access_bytes: int, element_bits: int) -> int:
-        """Return the cycles of a unit's clock in which it multiplies an access by one query.
+    def unit_cycles(self, access_bytes: int, element_bits: int, queries: int) -> int:
+        """Return the cycles of a unit's clock in which it multiplies an access by its queries.
+
+        A unit that forms more products in a cycle than an access has elements multiplies the access
+        by several queries in that cycle.
 
         Args:
             access_bytes: bytes of a column access.
             element_bits: bits of an element: 16, 8 or 4.
+            queries: queries that the read serves.
 
         Raises:
             InputError: elements have other bits.
@@ -301,8 +325,10 @@ class Pipeline(Spec):
         }
         if element_bits not in known:
             raise InputError(f"element_bits = {element_bits} is not one of 16, 8 and 4")
-        products = known[element_bits]
-        return -(-access_bytes * BITS_PER_BYTE // (element_bits * products))
+        elements, products = access_bytes * BITS_PER_BYTE // element_bits, known[element_bits]
+        if elements >= products:
+            return queries * -(-elements // products)
+        return -(-queries // (products // elements))
 
 
 class RefreshMode(StrEnum):
@@ -348,6 +374,8 @@ class DramDevice(PresetSpec):
         price_usd_per_gb: price of the stack without units, for each 2^30 bytes; None if not stated.
         moves_pass_hits: whether a ready move may issue while a multiply that finds its row open
             on the same bank address is queued; the reference controller holds it back.
+        four_activate_window: the banks that share a window of four activates when one command opens
+            rows in many banks. Ordinary activates keep nFAW in any case.
     """
 
     organization: Organization
@@ -361,6 +389,7 @@ class DramDevice(PresetSpec):
     refresh: Refresh = Refresh()
     pipeline: Pipeline | None = None
     moves_pass_hits: bool = False
+    four_activate_window: ActivateWindow = ActivateWindow.NONE
     dies: int | None = Field(default=None, ge=1, le=64)
     die_area_mm2: SquareMillimetres | None = Field(default=None, validation_alias="die_area")
     price_usd_per_gb: DollarsPerGigabyte | None = Field(default=None, validation_alias="price")
@@ -382,11 +411,22 @@ class DramDevice(PresetSpec):
             raise ValueError(
                 f"timing.{DERIVED_CADENCE} is derived from nBL and pipeline.unit_clock"
             )
+        for name in DERIVED_WINDOWS:
+            if name in self.timing:
+                raise ValueError(f"timing.{name} is derived from nFAW and four_activate_window")
         used = {*CONTROLLER_PARAMETERS}.union(
             *(parameters_of(rule.latency) for rule in self.rule_set.rules)
         )
+        if self.four_activate_window is not ActivateWindow.NONE and not (
+            used & DERIVED_WINDOWS.keys()
+        ):
+            raise ValueError(
+                f"four_activate_window = {self.four_activate_window}, but rules {self.rules!r} "
+                f"have no such window: choose {ActivateWindow.NONE}, or rules with nFAWAB"
+            )
+        derived = {DERIVED_CADENCE, *DERIVED_WINDOWS}
         for name in sorted(self.timing.keys() - used):
-            hint = nearest_hint(name, used - Cadence.model_fields.keys() - {DERIVED_CADENCE})
+            hint = nearest_hint(name, used - Cadence.model_fields.keys() - derived)
             raise ValueError(f"timing.{name} is a parameter of no rule: {hint}")
         self._check_refresh(self.timing["nREFI"])
         return self
@@ -448,7 +488,7 @@ class DramDevice(PresetSpec):
 
         Returns:
             Cycles of the command clock by name: those of ``timing``, with nREFI for the
-            temperature, and nCCDAB, nCCDSB and nCCDPB.
+            temperature, nCCDAB, nCCDSB and nCCDPB, nRCDMAC, nFAWAB and nFAWSB.
 
         Raises:
             InputError: units should multiply by several queries, but the device has no pipeline;
@@ -457,12 +497,35 @@ class DramDevice(PresetSpec):
         """
         cadence = self.power_limited if power_limited else self.unlimited
         unit = self._unit_cycles(queries_per_read, element_bits)
-        return self.timing | {
-            "nREFI": self._refresh_interval(temperature_c),
-            "nCCDAB": max(cadence.nCCDAB, unit),
-            "nCCDSB": max(cadence.nCCDSB, unit),
-            DERIVED_CADENCE: max(self.timing.get("nBL", 1), unit),
+        opening = {MULTIPLY_OPENING: self.timing["nRCDRD"]} if "nRCDRD" in self.timing else {}
+        windows = {
+            name: self._windows(place)
+            for name, place in DERIVED_WINDOWS.items()
+            if "nFAW" in self.timing
         }
+        return (
+            opening
+            | self.timing
+            | windows
+            | {
+                "nREFI": self._refresh_interval(temperature_c),
+                "nCCDAB": max(cadence.nCCDAB, unit),
+                "nCCDSB": max(cadence.nCCDSB, unit),
+                DERIVED_CADENCE: max(self.timing.get("nBL", 1), unit),
+            }
+        )
+
+    def _windows(self, placement: Placement) -> int:
+        """Return the cycles of the windows of four activates that one activate of units takes."""
+        if self.four_activate_window is ActivateWindow.NONE:
+            return 0
+        apart = self.rule_set.families[placement].row_scope.fields
+        o = self.organization
+        sizes = [(o.bank_groups, apart[2]), (o.banks, apart[3])]
+        if self.four_activate_window is ActivateWindow.PSEUDO_CHANNEL:
+            sizes.append((o.ranks, apart[1]))
+        banks = prod(size for size, told_apart in sizes if not told_apart)
+        return -(-banks // 4) * self.timing["nFAW"]
 
     def _unit_cycles(self, queries_per_read: int, element_bits: int) -> int:
         """Return the command clock cycles in which a unit multiplies an access by its queries."""
@@ -477,10 +540,9 @@ class DramDevice(PresetSpec):
                     hint="choose a device with a [pipeline] table, as hbm3-5.2",
                 )
             return 0
-        per_query = self.pipeline.unit_cycles_per_access(
-            self.organization.access_bytes, element_bits
+        unit_cycles = self.pipeline.unit_cycles(
+            self.organization.access_bytes, element_bits, queries_per_read
         )
-        unit_cycles = queries_per_read * per_query
         cycles = unit_cycles * NS_PER_S / self.pipeline.unit_clock_hz / self.clock_ns
         # A millionth of a cycle, so that a unit at the command clock itself is not rounded up.
         return ceil(cycles - 1e-6)

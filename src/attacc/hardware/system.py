@@ -59,6 +59,17 @@ class Heads(StrEnum):
     """Heads are cut where that makes the fullest stack less full."""
     WHOLE = "whole"
     """Every head lies in one stack, as in the papers."""
+    REQUEST_PER_CHANNEL = "request_per_channel"
+    """Every device takes an equal share of the heads of a request and keeps it in one channel."""
+
+
+class Softmax(StrEnum):
+    """Where the scores of attention on stacks become probabilities."""
+
+    DEVICE = "device"
+    """On the device that has the stacks, as on AttAcc's buffer dies."""
+    GPU = "gpu"
+    """On the GPUs: scores and probabilities cross the link."""
 
 
 class PrefillKv(StrEnum):
@@ -141,8 +152,11 @@ class AttaccTable(Spec):
         schedule: order of the commands.
         queries_per_read: query heads that one read of their shared keys and values serves at most;
             1 is the unit of the papers.
-        heads: whether key/value heads may be cut over stacks. By default the interleaved schedule
-            cuts them; the other schedules take whole heads only.
+        heads: whether key/value heads may be cut over stacks, or those of a request stay in one
+            channel of each device. By default the interleaved schedule cuts them; the other
+            schedules take whole heads only.
+        softmax: where scores become probabilities. On the GPUs, every score crosses the link in two
+            bytes, and comes back as a probability; the GPUs' own work on them is not priced.
         prefill_kv: where the keys and values of a prompt are while its later chunks are processed.
         link: name of a link preset, or a file: from each GPU to the AttAccs.
         capacity: which memory may hold weights, activations, keys and values.
@@ -165,6 +179,7 @@ class AttaccTable(Spec):
     schedule: Schedule = Schedule.INTERLEAVED
     queries_per_read: int = Field(default=1, gt=0, le=1024)
     heads: Heads | None = None
+    softmax: Softmax = Softmax.DEVICE
     prefill_kv: PrefillKv = PrefillKv.GPU
     link: DocumentName = "nvlink3"
     capacity: CapacityRule = CapacityRule.SEPARATE
@@ -182,7 +197,20 @@ class AttaccTable(Spec):
     @property
     def cuts_heads(self) -> bool:
         """Whether key/value heads are cut over stacks."""
-        return self.heads is not Heads.WHOLE and self.schedule is Schedule.INTERLEAVED
+        free = self.heads is None or self.heads is Heads.CUT
+        return free and self.schedule is Schedule.INTERLEAVED
+
+    def heads_of_channel(self, heads: int) -> int | None:
+        """Return the key/value heads of a request that one channel holds; None where any may.
+
+        They are the least equal share of the heads that leaves no share without a device.
+
+        Args:
+            heads: key/value heads of a request, of all devices.
+        """
+        if self.heads is not Heads.REQUEST_PER_CHANNEL:
+            return None
+        return next(n for n in range(1, heads + 1) if heads % n == 0 and n * self.devices >= heads)
 
 
 class SystemSpec(PresetSpec):
@@ -303,11 +331,11 @@ class SystemSpec(PresetSpec):
         table = self.attacc
         if (
             table is not None
-            and table.heads is Heads.CUT
+            and table.heads in (Heads.CUT, Heads.REQUEST_PER_CHANNEL)
             and table.schedule is not Schedule.INTERLEAVED
         ):
             raise ValueError(
-                f'attacc.heads = "{Heads.CUT}" needs attacc.schedule = "{Schedule.INTERLEAVED}", '
+                f'attacc.heads = "{table.heads}" needs attacc.schedule = "{Schedule.INTERLEAVED}", '
                 f'not "{table.schedule}": write "{Heads.WHOLE}", or that schedule'
             )
         return self

@@ -75,6 +75,7 @@ class _Shape:
         queries_per_read: queries that a read serves at most.
         window_cycles: length of the windows in which commands are counted; 0 for none.
         apart: keys of each part from one key that is read to the next.
+        together: consecutive heads of a length that stay in one channel; None for any channels.
     """
 
     lengths: tuple[tuple[int, int, int], ...]
@@ -83,6 +84,7 @@ class _Shape:
     queries_per_read: int
     window_cycles: int
     apart: int = 1
+    together: int | None = None
 
     @property
     def longest(self) -> int:
@@ -352,6 +354,7 @@ class Stack:
         queries_per_kv_head: int = 1,
         queries_per_read: int = 1,
         window_ns: float | None = None,
+        together: int | None = None,
     ) -> StackAttention:
         """Time and cost the attention of heads of any lengths.
 
@@ -375,9 +378,11 @@ class Stack:
             queries_per_kv_head: as in `attend`.
             queries_per_read: as in `attend`.
             window_ns: as in `attend`.
+            together: heads of a request that stay in one channel; they have equal lengths. None for
+                heads that are dealt out, and cut, so that the channels end together.
 
         Raises:
-            InputError: as in `attend`.
+            InputError: as in `attend`; or heads that should stay together are no whole requests.
         """
         if not wholes(lengths, where="lengths", most=MOST_KEYS).size:
             raise InputError("there are no heads to attend to", where="lengths")
@@ -412,20 +417,21 @@ class Stack:
             passes.most,
             0 if window_ns is None else self._window_cycles(window_ns),
             whole(apart, where="apart"),
+            None if together is None else whole(together, where="together"),
         )
         played = self._played(shape)
         timed, device = played.timed, played.device
         keys = sum(lengths)
         elements = head_dim + (0 if one_copy else layout.value_elements)
         kv_bytes = keys * elements * element.bytes
-        together = passes.queries / passes.passes
+        of_a_read = passes.queries / passes.passes
         energy = attention_energy(
             timed,
             layout,
             keys * passes.queries,
             self._energies,
             banks_per_multiply=self._banks_per_multiply,
-            queries_per_read=together,
+            queries_per_read=of_a_read,
         )
         power = None
         if timed.windows is not None:
@@ -437,7 +443,7 @@ class Stack:
                 shape.window_cycles,
                 cycles=timed.cycles,
                 budget_w=self.power_budget_w,
-                queries_per_read=together,
+                queries_per_read=of_a_read,
                 element=element,
                 softmax_pj_per_command=energy.softmax_pj / timed.count("SFM"),
             )
@@ -576,6 +582,7 @@ class Stack:
                 window_cycles=shape.window_cycles,
                 oldest=shape.oldest(),
                 apart=shape.apart,
+                together=shape.together,
             )
             timed, dealt = dealt_run.timed, _dealt(dealt_run.assignment)
         else:

@@ -95,6 +95,21 @@ class AttentionOfStacks(Result):
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class RequestPlacement:
+    """Heads of a request that lie together: a share of them in one channel of each device.
+
+    Attributes:
+        heads: key/value heads of a request, of all devices; they come one after the other.
+        together: heads of a request that lie in one channel, a divisor of `heads`.
+        devices: devices, each with equally many stacks.
+    """
+
+    heads: int
+    together: int
+    devices: int
+
+
 def attend_over(
     stack: Stack,
     lengths: Sequence[int],
@@ -111,13 +126,15 @@ def attend_over(
     queries_per_read: int = 1,
     window_ns: float | None = None,
     cut: bool = True,
+    placed: RequestPlacement | None = None,
 ) -> AttentionOfStacks:
     """Time and cost the attention of heads that are dealt out to equal stacks.
 
     With the interleaved schedule heads are dealt out by their lengths, and cut over stacks where
     that evens out the stacks (`assign_stacks`). If heads must stay whole, each goes to the stack
     with the fewest keys, the longest head first. With barriers whole heads go to the stacks in
-    turn.
+    turn. If shares of requests must stay together, they go to the devices in turn, and there to the
+    stack and channel with the fewest keys, the longest request first.
 
     Args:
         stack: one of the stacks.
@@ -134,6 +151,8 @@ def attend_over(
         queries_per_read: as in `Stack.attend`.
         window_ns: time over which power is averaged; None for no power over time.
         cut: whether heads may be cut over stacks.
+        placed: which heads of a request stay in one channel; None where heads are dealt out one by
+            one.
 
     Raises:
         InputError: no heads, a length below 1, or as in `Stack.attend`.
@@ -159,24 +178,27 @@ def attend_over(
             queries_per_kv_head=queries_per_kv_head,
             queries_per_read=queries_per_read,
             window_ns=window_ns,
+            together=None if placed is None else placed.together,
         )
 
     if stacks == 1:
         return AttentionOfStacks((attend(tuple(heads)),), 0, len(lengths), 1.0)
-    together = QueryPasses.of(queries_per_kv_head * query_tokens, queries_per_read).most
-    longest = max((one.keys for one in heads), default=1)
-    layout = stack.layout(
-        longest,
-        head_dim,
-        element,
-        value_dim=value_dim,
-        key_slices=key_slices,
-        one_copy=one_copy,
-        queries_per_read=together,
-    )
-    dealt = deal_over(
-        stack, [one.keys for one in heads], layout, stacks=stacks, together=together, cut=cut
-    )
+    if placed is not None:
+        dealt = _together(heads, stacks, placed)
+    else:
+        together = QueryPasses.of(queries_per_kv_head * query_tokens, queries_per_read).most
+        layout = stack.layout(
+            max((one.keys for one in heads), default=1),
+            head_dim,
+            element,
+            value_dim=value_dim,
+            key_slices=key_slices,
+            one_copy=one_copy,
+            queries_per_read=together,
+        )
+        dealt = deal_over(
+            stack, [one.keys for one in heads], layout, stacks=stacks, together=together, cut=cut
+        )
     held = [tuple(heads[part.head].part(part.start, part.length) for part in own) for own in dealt]
     parts_of = Counter(part.head for own in dealt for part in own)
     known = {one: attend(one) for one in dict.fromkeys(held) if one}
@@ -254,4 +276,34 @@ def _whole(heads: Sequence[Chunk], stacks: int) -> tuple[tuple[Chunk, ...], ...]
         load, which = heappop(loads)
         held[which].append(head)
         heappush(loads, (load + head.length, which))
+    return tuple(tuple(one) for one in held)
+
+
+def _together(
+    heads: Sequence[_Ring], stacks: int, placed: RequestPlacement
+) -> tuple[tuple[Chunk, ...], ...]:
+    """Return the heads of each stack, those that lie together one after the other.
+
+    Raises:
+        InputError: there are no heads, or no whole requests.
+    """
+    if not heads or len(heads) % placed.heads:
+        raise InputError(
+            f"{len(heads)} heads are not those of requests of {placed.heads} heads",
+            where="lengths",
+        )
+    per_device = stacks // placed.devices
+    shares = placed.heads // placed.together
+    loads = [[(0, which) for which in range(per_device)] for _ in range(placed.devices)]
+    held: list[list[Chunk]] = [[] for _ in range(stacks)]
+    whole = [Chunk(number, 0, head.keys) for number, head in enumerate(heads)]
+    requests = [whole[first : first + placed.heads] for first in range(0, len(whole), placed.heads)]
+    requests.sort(key=lambda one: one[0].length, reverse=True)
+    for number, request in enumerate(requests):
+        for share in range(shares):
+            device = (number * shares + share) % placed.devices
+            own = request[share * placed.together : (share + 1) * placed.together]
+            load, which = heappop(loads[device])
+            held[device * per_device + which] += own
+            heappush(loads[device], (load + sum(one.length for one in own), which))
     return tuple(tuple(one) for one in held)

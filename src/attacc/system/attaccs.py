@@ -33,7 +33,7 @@ from attacc.pim.program.interleaved import QueryPasses
 from attacc.pim.program.product import ProductShape
 from attacc.pim.selection import SelectedHeads, SelectedPart, selected_over, selection_ends
 from attacc.pim.stack import Stack, StackAttention
-from attacc.pim.stacks import attend_over
+from attacc.pim.stacks import RequestPlacement, attend_over
 from attacc.system.layer_attention import (
     AttaccAttention,
     AttentionCurve,
@@ -147,6 +147,7 @@ class Attaccs:
         self.stacks = system.attacc.stacks
         self.stack_bytes = float(device.organization.stack_bytes)
         self._queries_per_read = table.queries_per_read
+        self._table = table
         self._cut = table.cuts_heads
         key = _StackKey(
             device, device.model_dump_json(), table.placement, table.power_limited, table.schedule
@@ -273,7 +274,8 @@ class Attaccs:
 
     def _attend_equal(self, heads: LayerHeads, batch: int, length: int) -> _OfStacks:
         """Attend to equal heads."""
-        if self._cut or heads.selection is not None:
+        together = self._table.heads_of_channel(heads.kv_heads)
+        if self._cut or heads.selection is not None or together is not None:
             return self._over_stacks(heads, [length] * (batch * heads.kv_heads))
         shares = self._shares(batch * heads.kv_heads)
         runs = [(self._attend(heads, share.simulated, length), share) for share in shares]
@@ -302,6 +304,7 @@ class Attaccs:
             queries_per_kv_head=heads.group,
             queries_per_read=self._queries_per_read,
             cut=self._cut,
+            placed=self._placed(heads),
         )
         each = [run for run in over.each if run is not None]
         return _OfStacks(
@@ -310,6 +313,13 @@ class Attaccs:
             alu_pj=sum(_alu_pj(run) for run in each),
             extra_parts=over.parts - len(keys),
         )
+
+    def _placed(self, heads: LayerHeads) -> RequestPlacement | None:
+        """Return how the heads of a request lie in one channel of each device, if they must."""
+        together = self._table.heads_of_channel(heads.kv_heads)
+        if together is None:
+            return None
+        return RequestPlacement(heads.kv_heads, together, self._table.devices)
 
     def _selected(self, heads: LayerHeads, selection: Selection, keys: Sequence[int]) -> _OfStacks:
         """Scan the index keys of heads of any lengths, and attend to the chosen keys.

@@ -21,7 +21,8 @@ from typing import Final
 
 from attacc.errors import CapacityError, EngineError, InputError, Shortfall
 from attacc.gpu.rates import AttaccRates
-from attacc.hardware.system import CapacityRule, ResolvedSystem
+from attacc.hardware.dram import DRAMS
+from attacc.hardware.system import AttaccPool, CapacityRule, ResolvedSystem
 from attacc.models.feedforward import Mixture
 from attacc.models.layers import Layer
 from attacc.models.mixers import Attention
@@ -444,11 +445,12 @@ def stores(
     """Return every memory of a system with its contents for a batch.
 
     Whole heads are dealt out to the stacks one by one, so that the fullest stack holds the
-    rounded-up share. Heads that are cut fill all stacks evenly. Where GPUs outnumber the key/value
-    heads, they copy heads; CPUs and stacks store each head once. Kinds of layers that stay home are
-    in GPU memory. Groups of GPUs store the requests of their own, and each group a copy of a shared
-    prefix; the fullest GPU counts. The stacks hold the copies of weights that co-processing
-    multiplies with, while the GPUs keep all weights for the prefill.
+    rounded-up share. Heads that stay in the channel of their request fill the fullest channel.
+    Heads that are cut fill all stacks evenly. Where GPUs outnumber the key/value heads, they copy
+    heads; CPUs and stacks store each head once. Kinds of layers that stay home are in GPU memory.
+    Groups of GPUs store the requests of their own, and each group a copy of a shared prefix; the
+    fullest GPU counts. The stacks hold the copies of weights that co-processing multiplies with,
+    while the GPUs keep all weights for the prefill.
 
     Args:
         footprint: the memory that the model and workload need.
@@ -496,12 +498,25 @@ def stores(
         if system.attacc.table.cuts_heads:
             in_stack += every * f.piece_bytes(kind, batch) / stacks
         else:
-            pieces = -(-every // stacks)
-            in_stack += pieces * f.piece_bytes(kind, min(batch, pieces))
+            pieces = _fullest(system.attacc, every, batch)
+            in_stack += pieces * f.piece_bytes(kind, min(batch, -(-every // stacks)))
     return (
         of_gpu(here + kept),
         Store("memory of each AttAcc stack", stack_bytes, copies / stacks, 0.0, in_stack),
     )
+
+
+def _fullest(attacc: AttaccPool, pieces: int, batch: int) -> int:
+    """Return the heads for which the fullest stack needs room, of heads that are whole.
+
+    Where heads of a request stay in one channel, every channel needs the room of the fullest one.
+    """
+    share = attacc.table.heads_of_channel(pieces // batch) if batch else None
+    if share is None:
+        return -(-pieces // attacc.stacks)
+    channels = DRAMS.load_name_or_file(attacc.table.dram).organization.channels
+    shares = -(-pieces // (share * attacc.stacks * channels))
+    return shares * share * channels
 
 
 def check_batch(

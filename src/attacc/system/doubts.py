@@ -8,7 +8,8 @@ The ratio of the times is that of two timed programs.
 **Activations.** AttAcc opens the rows of all banks at once. Others who build such memories open
 rows by fours, within the window tFAW. If a rank, or a whole pseudo-channel, had to keep to that
 window, opening the rows of all banks would take (banks / 4 - 1) tFAW longer. That delay is counted
-for every row, and nothing of it is hidden: an estimate.
+for every row, and nothing of it is hidden: an estimate. A device that states its window
+(`four_activate_window`) is timed with it, and leaves no doubt.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from attacc.hardware.dram import DRAMS, DramDevice
+from attacc.hardware.dram import DRAMS, ActivateWindow, DramDevice
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import ResolvedSystem
 
@@ -76,6 +77,8 @@ def activations(system: ResolvedSystem, element_bits: int) -> Activations:
     device, pool = device_of(system), system.attacc
     if device is None or pool is None or pool.table.placement is Placement.BUFFER:
         return Activations()
+    if device.four_activate_window is not ActivateWindow.NONE:
+        return Activations()  # rows open by fours already
     table, organization = pool.table, device.organization
     cycles = device.parameters(
         power_limited=table.power_limited,

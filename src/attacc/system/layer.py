@@ -27,7 +27,7 @@ from attacc.gpu.costs import (
 )
 from attacc.gpu.rates import AttaccRates
 from attacc.hardware.link import LinkSpec
-from attacc.hardware.system import AttentionSite, ResolvedSystem
+from attacc.hardware.system import AttentionSite, ResolvedSystem, Softmax
 from attacc.models.operators import (
     AllReduce,
     Attention,
@@ -51,6 +51,7 @@ from attacc.system.layer_attention import SCAN_ON_ATTACC, AttaccAttention, ends_
 from attacc.system.overlap import basic_overlap, coprocessed_share, head_level_pipelining
 from attacc.system.step_cost import NO_ENERGY, Group, OperatorTimes
 from attacc.system.transfers import (
+    SOFTMAX_BYTES,
     choice_bytes,
     context_bytes,
     own_requests,
@@ -445,8 +446,9 @@ class LayerPricer:
                 layers=self._layer.kind,
             )
         r, share = 1 / op.heads, self._shares.decode
-        there = self._transfer("qkv_transfer", query_bytes(op, parts) + chosen, share)
-        back = self._transfer("context_transfer", context_bytes(op, parts), share)
+        scores = self._score_bytes(op)
+        there = self._transfer("qkv_transfer", query_bytes(op, parts) + chosen + scores, share)
+        back = self._transfer("context_transfer", context_bytes(op, parts) + scores, share)
         transfer_ns = there.alone_ns + back.alone_ns
         if site is AttentionSite.ATTACC and self._system.spec.head_level_pipelining:
             qkv, projection = _named(before, QKV), _named(after, PROJECTION)
@@ -468,6 +470,13 @@ class LayerPricer:
         visible_share = visible_ns / transfer_ns
         there, back = (replace(op, time_ns=op.alone_ns * visible_share) for op in (there, back))
         return [*before, *beside], [*self._start(), there, attention, back], after
+
+    def _score_bytes(self, op: Attention | LatentAttention) -> Size:
+        """Return the bytes of scores that one GPU gets, and sends back as probabilities."""
+        attacc = self._system.attacc
+        if attacc is None or attacc.table.softmax is Softmax.DEVICE:
+            return 0.0
+        return op.batch * op.queries * op.heads * op.keys * SOFTMAX_BYTES
 
     def _scan(self, op: IndexScan) -> list[OperatorTimes]:
         """Price a scan of index keys on AttAccs, and the choice on the GPUs, which share requests.

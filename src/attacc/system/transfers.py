@@ -12,6 +12,8 @@ SCORE_BYTES: Final = 4
 """Bytes of the score of a token that comes back from a scan of index keys: fp32."""
 INDEX_BYTES: Final = 4
 """Bytes of the number of a chosen token."""
+SOFTMAX_BYTES: Final = 2
+"""Bytes of a score, and of a probability, that crosses a link."""
 PARTIAL_SUM_BYTES: Final = 8
 """Bytes that a part of a head returns with its context: a maximum and a sum of four bytes each."""
 

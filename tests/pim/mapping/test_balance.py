@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attacc.errors import InputError
-from attacc.pim.mapping.balance import Assignment, Chunk, StackAssignment, assign, assign_stacks
+from attacc.pim.mapping.balance import (
+    Assignment,
+    Chunk,
+    StackAssignment,
+    assign,
+    assign_stacks,
+    assign_together,
+)
 
 STACKS = st.fixed_dictionaries(
     {
@@ -92,6 +99,33 @@ def test_channels_are_balanced(lengths: list[int], stack: dict[str, int]) -> Non
 
     assert sum(assignment.keys) == sum(lengths)
     assert assignment.imbalance == max(assignment.keys) * channels / sum(lengths)
+
+
+@given(lengths=LENGTHS, together=st.sampled_from([1, 2, 8]), stack=STACKS)
+def test_a_request_stays_in_one_channel(
+    lengths: list[int], together: int, stack: dict[str, int]
+) -> None:
+    """Catches a head away from the others of its request, a lost key, and a chunk too long."""
+    heads = [length for length in lengths for _ in range(together)]
+    found = assign_together(heads, together=together, **stack)
+    assert_all_there(heads, chunks(found))
+    homes: dict[int, set[int]] = {}
+    for which, own in enumerate(found.channels):
+        assert [chunk.length for chunk in own] == sorted((one.length for one in own), reverse=True)
+        for chunk in own:
+            homes.setdefault(chunk.head // together, set()).add(which)
+            assert chunk.length <= stack["longest"]
+    assert all(len(channels) == 1 for channels in homes.values())
+    # Longest first to the least loaded: no channel exceeds the mean by more than a request.
+    assert max(found.keys) <= sum(heads) / stack["channels"] + together * max(lengths)
+
+
+def test_requests_that_are_not_whole_are_refused() -> None:
+    """Catches heads that are left over."""
+    with pytest.raises(InputError, match="3 heads are no shares of 2 heads each"):
+        assign_together([5, 5, 5], together=2, channels=4, longest=256, grain=32)
+    with pytest.raises(InputError, match="no heads"):
+        assign_together([], together=2, channels=4, longest=256, grain=32)
 
 
 @given(lengths=LENGTHS, stack=STACKS)

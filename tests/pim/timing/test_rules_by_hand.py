@@ -2,7 +2,9 @@
 
 from itertools import product
 
-from attacc.hardware.dram import DRAMS, DramDevice, Scope, evaluate_cycles
+import pytest
+
+from attacc.hardware.dram import DRAMS, ActivateWindow, DramDevice, Scope, evaluate_cycles
 from tests.oracle import timing as oracle
 
 DEVICE = DRAMS.load("hbm3-5.2")
@@ -121,16 +123,34 @@ def by_rules(device: DramDevice) -> Waits:
     )
 
 
-def test_the_complete_rules_are_those_of_oracle_and_page() -> None:
+WINDOWS = {
+    # Sets of four banks that ACTAB and ACTSB open one after the other: of the 32 banks of a
+    # pseudo-channel, or of the 16 of a rank; of 8, or 4, banks of an index.
+    ActivateWindow.NONE: {"bank": 0, "bankgroup": 0, "buffer": 0},
+    ActivateWindow.RANK: {"bank": 4, "bankgroup": 1, "buffer": 0},
+    ActivateWindow.PSEUDO_CHANNEL: {"bank": 8, "bankgroup": 2, "buffer": 0},
+}
+
+
+@pytest.mark.parametrize("window", list(ActivateWindow))
+def test_the_complete_rules_are_those_of_oracle_and_page(window: ActivateWindow) -> None:
     """Catches any rule a cycle too long or too short, at another scope, missing or superfluous."""
+    device = DEVICE.model_copy(update={"four_activate_window": window})
     timing = DEVICE.parameters(power_limited=True)
+    windows = WINDOWS[window]
+    late = {
+        "ACTAB": 39 * max(0, windows["bank"] - 1),
+        "ACTSB": 39 * max(0, windows["bankgroup"] - 1),
+    }
     expected = longest(
         [
             (SCOPES[r.scope], r.preceding, r.following, r.latency, r.window)
             for placement in PLACEMENTS
-            for r in oracle.complete_timing_table(placement, timing)
+            for r in oracle.complete_timing_table(placement, timing, windows[placement])
         ]
         + [(*rule, 1) for rule in ORDINARY]
+        # An ordinary activate after that of units, whose last banks open later than the first.
+        + [(OWN[name], (name,), ("ACT",), 63 + cycles, 1) for name, cycles in late.items()]
         + [(PSEUDO_CHANNEL, ("ACT",), ("ACT",), 39, 4)]
     )
-    assert by_rules(DEVICE) == expected
+    assert by_rules(device) == expected

@@ -12,7 +12,13 @@ from attacc.models.precision import ElementType
 from attacc.pim.audit.legality import Check, check
 from attacc.pim.mapping.balance import assign
 from attacc.pim.mapping.geometry import HeadLayout, KeyLayout
-from attacc.pim.program.interleaved import chunk_grain, interleaved_program, longest_chunk
+from attacc.pim.program.interleaved import (
+    QueryPasses,
+    chunk_grain,
+    interleaved_program,
+    longest_chunk,
+    sliced,
+)
 from attacc.pim.program.program import Program
 from attacc.pim.program.schedule import attention_program
 from attacc.pim.timing.engine import TimedRun, run
@@ -47,7 +53,8 @@ def lengths_of(device: DramDevice, placement: Placement) -> list[int]:
 
 
 def interleaved(device: DramDevice, placement: Placement) -> Program:
-    layout = KeyLayout(device.organization, placement, 128, ElementType.FP16)
+    whole = KeyLayout(device.organization, placement, 128, ElementType.FP16)
+    layout = sliced(device, whole, QueryPasses.of(1, 1), Schedule.INTERLEAVED)
     assignment = assign(
         lengths_of(device, placement),
         channels=device.organization.channels,

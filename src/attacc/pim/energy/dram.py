@@ -10,7 +10,7 @@ bank crosses only the first two, a bit for a unit on the buffer die all but the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 from attacc.documents import Presets, PresetSpec
 from attacc.errors import InputError
@@ -18,7 +18,10 @@ from attacc.hardware.dram import Organization
 from attacc.hardware.placement import Placement
 from attacc.pim.mapping.geometry import KeyLayout
 from attacc.pim.timing.engine import TimedRun
-from attacc.units import BITS_PER_BYTE, Picojoules, PicojoulesPerBit, Watts
+from attacc.units import BITS_PER_BYTE, Picojoules, PicojoulesPerBit, Quantity, Watts
+
+_Segment = Annotated[float, Quantity("picojoules per bit", "0 pJ/b")]
+"""Energy of a segment between a unit and the buffer die; 0 where a stack has no such segment."""
 
 SOFTMAX_OPERATIONS: Final = 5
 """Operations of the softmax per score (reference/system-model.md). Partial scores of keys that are
@@ -46,9 +49,9 @@ class DramEnergy(PresetSpec):
 
     activate: PicojoulesPerBit
     cell: PicojoulesPerBit
-    column_to_bank_group: PicojoulesPerBit
-    bank_group_to_io: PicojoulesPerBit
-    tsv: PicojoulesPerBit
+    column_to_bank_group: _Segment
+    bank_group_to_io: _Segment
+    tsv: _Segment
     interposer: PicojoulesPerBit
     multiply_add: Picojoules
     activate_row: Picojoules | None = None

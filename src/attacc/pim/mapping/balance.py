@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import heappop, heappush
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -203,6 +204,46 @@ def ways(
         if found.lengths not in seen:
             seen.add(found.lengths)
             yield Assignment(found)
+
+
+def assign_together(
+    lengths: Sequence[int], *, together: int, channels: int, longest: int, grain: int
+) -> Assignment:
+    """Deal shares of requests out to channels, each to the channel with the fewest keys.
+
+    The longest share comes first. A head is cut only where it exceeds a chunk, and all its chunks
+    stay in its channel.
+
+    Args:
+        lengths: keys of every head of the stack; heads of a share come one after the other.
+        together: heads of a share.
+        channels: channels of the stack.
+        longest: keys that a chunk may have at most.
+        grain: cuts fall on its multiples.
+
+    Raises:
+        InputError: there are no heads, a head has no keys, or the last share is no whole one.
+    """
+    _share(lengths, channels, grain)  # refuses heads that nobody can attend to
+    if len(lengths) % together:
+        raise InputError(f"{len(lengths)} heads are no shares of {together} heads each")
+    cut = _cut(lengths, longest, min(grain, longest))
+    chunks: list[list[Chunk]] = [[] for _ in lengths]
+    for chunk in map(Chunk, cut.head.tolist(), cut.start.tolist(), cut.keys.tolist()):
+        chunks[chunk.head].append(chunk)
+    shares = [range(first, first + together) for first in range(0, len(lengths), together)]
+    shares.sort(key=lambda share: sum(lengths[head] for head in share), reverse=True)
+    loads = [(0, which) for which in range(channels)]
+    bins: list[list[Chunk]] = [[] for _ in range(channels)]
+    for share in shares:
+        load, which = heappop(loads)
+        bins[which] += [chunk for head in share for chunk in chunks[head]]
+        heappush(loads, (load + sum(lengths[head] for head in share), which))
+    for own in bins:
+        own.sort(key=lambda chunk: chunk.length, reverse=True)
+    # Channels with equal work become neighbours, so that they can be simulated once.
+    bins.sort(key=lambda own: [chunk.length for chunk in own], reverse=True)
+    return Assignment.of(bins)
 
 
 def assign_stacks(

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attacc.hardware.dram import DramDevice
-from attacc.pim.mapping.balance import Assignment, ways
+from attacc.pim.mapping.balance import Assignment, assign_together, ways
 from attacc.pim.mapping.geometry import KeyLayout, rows_of_chunks
 from attacc.pim.mapping.ring import rotation
 from attacc.pim.program.interleaved import (
@@ -93,6 +93,7 @@ class Dealer:
         window_cycles: int = 0,
         oldest: Sequence[int] | None = None,
         apart: int = 1,
+        together: int | None = None,
     ) -> DealtRun:
         """Deal heads out and play their program.
 
@@ -111,17 +112,22 @@ class Dealer:
                 a ring may open a row twice.
             apart: as for `interleaved_program`. The forecast leaves out that keys which lie apart
                 open more rows.
+            together: consecutive heads that stay in one channel, for which there is a single way
+                (`attacc.pim.mapping.balance.assign_together`); None for heads in any channels.
 
         Raises:
             InputError: there are no heads; a head has no keys; or the heads do not fit into banks
                 or buffers.
         """
-        dealt = ways(
-            lengths,
-            channels=self.device.organization.channels,
-            longest=longest_chunk(self.device, self.layout, self.passes.most),
-            grain=chunk_grain(self.layout),
-        )
+        channels = self.device.organization.channels
+        longest = longest_chunk(self.device, self.layout, self.passes.most)
+        grain = chunk_grain(self.layout)
+        if together is not None:
+            only = assign_together(
+                lengths, together=together, channels=channels, longest=longest, grain=grain
+            )
+            return self._play(only, window_cycles, oldest, apart)
+        dealt = ways(lengths, channels=channels, longest=longest, grain=grain)
         usual = next(dealt)
         best = self._play(usual, window_cycles, oldest, apart)
         cycles = self.forecast(usual)
