@@ -224,17 +224,19 @@ def layouts(
         groups = {1, *(tp // some for some in heads if tp % some == 0)}
         if any(isinstance(layer.feed_forward, Mixture) for layer in model.model.layers):
             groups.add(tp)
-        splits = splits_of(model, tp)
-        for split in splits:
-            layout = Layout(tp, replicas, split.expert_parts, split.mixer_groups)
-            if "dp" in given and given["dp"] != layout.dp:
-                continue
-            if "ep" in given and given["ep"] != layout.ep:
-                continue
-            if ("dp" in given or layout.dp in groups) and ("ep" in given or layout.ep in (1, tp)):
-                yield layout
-        if not splits and fixed is not None:
-            yield Layout(tp, replicas, given.get("ep", 1), given.get("dp", 1))
+        found = [
+            layout
+            for split in splits_of(model, tp)
+            for layout in [Layout(tp, replicas, split.expert_parts, split.mixer_groups)]
+            if given.get("dp", layout.dp) == layout.dp
+            and given.get("ep", layout.ep) == layout.ep
+            and ("dp" in given or layout.dp in groups)
+            and ("ep" in given or layout.ep in (1, tp))
+        ]
+        if not found and fixed is not None:
+            # A layout that is asked for is refused by the pricer, which says why.
+            found = [Layout(tp, replicas, given.get("ep", 1), given.get("dp", 1))]
+        yield from found
 
 
 def _has_heads(mixer: AnyMixer | None) -> TypeGuard[Attention]:

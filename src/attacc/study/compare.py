@@ -20,7 +20,6 @@ from attacc.gpu.costs import Bound
 from attacc.gpu.models import Engine, GpuModel, cost_model
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.system import (
-    AttentionSite,
     CapacityRule,
     ResolvedSystem,
     Source,
@@ -589,8 +588,7 @@ def _assignments(
     for kind in asked.sites:
         if kind not in kinds:
             raise UnknownNameError("kind of layers", kind, kinds, where="sites")
-    has_choice = system.spec.attention is not AttentionSite.GPU
-    return assignments(model, system, asked.sites if has_choice else {})
+    return assignments(model, system, asked.sites if has_choice(system) else {})
 
 
 def _tokens_per_s(result: SystemResult) -> float:

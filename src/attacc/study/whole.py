@@ -219,6 +219,15 @@ class Found:
     decomposition: Decomposition | None = None
 
 
+def has_choice(system: ResolvedSystem) -> bool:
+    """Return whether mixers of a system may run elsewhere than on its GPUs.
+
+    Args:
+        system: the system.
+    """
+    return system.spec.attention is not AttentionSite.GPU
+
+
 def best_of(asked: Asked, system: ResolvedSystem, sites: Sequence[Mapping[str, Site]]) -> Found:
     """Find the best way of a system to serve whole requests.
 
@@ -241,7 +250,7 @@ def best_of(asked: Asked, system: ResolvedSystem, sites: Sequence[Mapping[str, S
                 asked.model,
                 devices,
                 gpu_model=_costs(asked.gpu_model, engine),
-                sites=assignment,
+                sites=assignment if has_choice(devices) else {},
                 speculation=asked.speculation,
                 shared_prefix=asked.shared_prefix,
                 layout=replace(layout, replicas=1),
