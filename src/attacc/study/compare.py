@@ -46,6 +46,7 @@ from attacc.study.whole import (
     WholeRequests,
     all_whole_requests,
     best_of,
+    has_choice,
     known_as,
     with_causes,
 )
