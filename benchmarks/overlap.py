@@ -25,9 +25,8 @@ from attacc.models.precision import ElementType
 from attacc.models.steps import decode_step
 from attacc.pim.product import AttaccProducts
 from attacc.pim.program.product import ProductShape
-from attacc.system.attaccs import AttaccAttention, Attaccs, LayerHeads
-from attacc.system.operator_schedule import OperatorSchedule
-from attacc.system.pipelined_layer import (
+from attacc.study.papers.operator_schedule import OperatorSchedule
+from attacc.study.papers.pipelined_layer import (
     ATTACC,
     BACK,
     GPU,
@@ -35,6 +34,7 @@ from attacc.system.pipelined_layer import (
     OverlapComparison,
     simulate_decode_step,
 )
+from attacc.system.attaccs import AttaccAttention, Attaccs, LayerHeads
 from attacc.system.step import Beside, LayerBeside, step_costs
 
 LENGTH: Final = 3072

@@ -15,7 +15,7 @@ and schedules of single operators beside the closed forms, are made of other ope
 MAY_PRICE = {
     "system/step.py",
     "system/pricer.py",
-    "system/pipelined_layer.py",
+    "study/papers/pipelined_layer.py",
     "study/papers/step.py",
 }
 CAPACITY = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from attacc.system.operator_schedule import Task
+from attacc.study.papers.operator_schedule import Task
 
 
 def simulate(tasks: Sequence[Task]) -> dict[str, tuple[int, int]]:

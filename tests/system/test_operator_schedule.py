@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attacc.errors import EngineError, InputError
-from attacc.system.operator_schedule import Task, schedule_tasks
+from attacc.study.papers.operator_schedule import Task, schedule_tasks
 from tests.oracle import operator_schedule as oracle
 
 

@@ -16,9 +16,7 @@ from attacc.models.architecture import MODELS
 from attacc.models.operators import Step
 from attacc.models.steps import decode_step
 from attacc.pim.product import AttaccProducts
-from attacc.system.attaccs import AttaccAttention
-from attacc.system.overlap import basic_overlap, head_level_pipelining
-from attacc.system.pipelined_layer import (
+from attacc.study.papers.pipelined_layer import (
     ATTACC,
     BACK,
     GPU,
@@ -32,6 +30,8 @@ from attacc.system.pipelined_layer import (
     simulate_decode_step,
     simulate_layers,
 )
+from attacc.system.attaccs import AttaccAttention
+from attacc.system.overlap import basic_overlap, head_level_pipelining
 from tests.pricing import step_cost
 
 COSTS = PublishedCostModel()

@@ -10,10 +10,12 @@ from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import AttaccTable, Heads, Schedule, Softmax, load_system
 from attacc.models.architecture import MODELS
-from attacc.system.attaccs import SCORE_BYTES, Attaccs, LayerHeads
+from attacc.system.attaccs import Attaccs
 from attacc.system.capacity import footprint, largest_batch, stores
+from attacc.system.layer_attention import LayerHeads
 from attacc.system.pricer import Pricer
 from attacc.system.step import StepCost
+from attacc.system.transfers import SOFTMAX_BYTES
 from attacc.workload.requests import fixed_lengths
 
 LLAMA = "llama-3.1-70b"
@@ -72,7 +74,7 @@ def test_rivals_in_order() -> None:
 
 def test_scores_cross_the_link_where_gpus_have_the_softmax() -> None:
     """Catches scores that move for free, or that wait for no bandwidth: 8 heads a GPU, 450 GB/s."""
-    each = REQUESTS * 8 * KEYS * SCORE_BYTES
+    each = REQUESTS * 8 * KEYS * SOFTMAX_BYTES
     for name in ("qkv_transfer", "context_transfer"):
         on_gpu = operator_us("8xh100-hbm-pim", name)
         on_device = operator_us("8xh100-hbm-pim", name, ("attacc.softmax", "device"))

@@ -37,7 +37,7 @@ from attacc.serving.policies import (
 )
 from attacc.serving.steady import SteadyStates, prefill_alone, steady_states, told, within
 from attacc.system.batches import Ints
-from attacc.system.capacity import Footprint, check_batch, largest_batch
+from attacc.system.capacity import Footprint
 from attacc.system.layout import Layout
 from attacc.system.pricer import Drawn, Pricer
 from attacc.system.step import Group
@@ -279,13 +279,13 @@ def served_by(
         InputError: no batch keeps the targets, or the budget has no room.
     """
     need = _need(pricer, workload, options, engine)
-    fits = largest_batch(need, pricer.system, stack_bytes=pricer.stack_bytes).batch
+    fits = pricer.room(need)
     most = min(fits, _rules(engine).most_requests)
     limit = ServingLimit.MEMORY if most == fits else ServingLimit.ENGINE
     sizes = sizes_up_to(most)
     if batch is not None:
         share = -(-batch // layout.replicas)
-        check_batch(need, pricer.system, share, stack_bytes=pricer.stack_bytes)
+        pricer.check(need, share)
         sizes, limit, most = np.array([share]), ServingLimit.GIVEN, share
 
     def states_of(sizes: Ints) -> SteadyStates:

@@ -655,6 +655,30 @@ class Pricer:
             return False
         return True
 
+    def room(self, need: Footprint) -> int:
+        """Return the largest batch that fits, copies of weights apart.
+
+        Args:
+            need: what a request needs in memory.
+
+        Raises:
+            CapacityError: not even one request fits.
+        """
+        return largest_batch(need, self.system, stack_bytes=self.stack_bytes).batch
+
+    def check(self, need: Footprint, batch: int) -> None:
+        """Refuse a batch that does not fit, copies of weights apart.
+
+        Args:
+            need: what a request needs in memory.
+            batch: how many requests are in flight.
+
+        Raises:
+            CapacityError: the batch does not fit.
+            InputError: the batch is below 1.
+        """
+        check_batch(need, self.system, batch, stack_bytes=self.stack_bytes)
+
     def memory(
         self, workload: Workload, batch: int, copied_share: float = 0.0
     ) -> tuple[Store, ...]:

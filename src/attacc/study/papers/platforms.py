@@ -18,7 +18,7 @@ from attacc.hardware.system import ResolvedSystem
 from attacc.models.architecture import ModelSpec
 from attacc.models.steps import decode_step
 from attacc.pim.product import AttaccProducts
-from attacc.system.pipelined_layer import OverlapComparison, simulate_decode_step
+from attacc.study.papers.pipelined_layer import OverlapComparison, simulate_decode_step
 from attacc.system.pricer import DecodePrice, Pricer
 from attacc.units import MS_PER_S, NS_PER_MS, PJ_PER_J
 from attacc.workload.lengths import LengthDistribution, condense, decode_lengths

@@ -16,9 +16,9 @@ from attacc.study.papers.exhibits import (
     Series,
     deviation,
 )
+from attacc.study.papers.pipelined_layer import OverlapCase, OverlapComparison
 from attacc.study.papers.platforms import Load, Subject
 from attacc.study.papers.setting import OWN_STACK, Reasons, Setting
-from attacc.system.pipelined_layer import OverlapCase, OverlapComparison
 from attacc.units import NS_PER_MS
 
 MOST_REQUESTS: Final = 256

@@ -36,8 +36,8 @@ from attacc.models.precision import ElementType
 from attacc.models.served import served
 from attacc.pim.product import AttaccProducts, StackProduct
 from attacc.pim.program.product import ProductShape
+from attacc.study.papers.operator_schedule import OperatorSchedule, Task, schedule_tasks
 from attacc.system.attaccs import AttaccAttention
-from attacc.system.operator_schedule import OperatorSchedule, Task, schedule_tasks
 from attacc.system.step import (
     FEED_FORWARD,
     PROJECTION,
