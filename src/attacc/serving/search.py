@@ -35,7 +35,8 @@ from attacc.serving.policies import (
 )
 from attacc.serving.steady import SteadyStates, prefill_alone, steady_states, told, within
 from attacc.system.batches import Ints
-from attacc.system.capacity import Footprint, check_batch, largest_batch
+from attacc.system.boundary import constant_power
+from attacc.system.capacity import Footprint
 from attacc.system.layout import Layout
 from attacc.system.pricer import Drawn, Pricer
 from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
@@ -237,13 +238,12 @@ def served_by(
         InputError: no batch keeps the targets, or the budget has no room.
     """
     need = _need(pricer, workload, options, engine)
-    fits = largest_batch(need, pricer.system, stack_bytes=pricer.stack_bytes).batch
+    share = None if batch is None else -(-batch // layout.replicas)
+    fits = pricer.most(need, share)
     most = min(fits, _rules(engine).most_requests)
     limit = ServingLimit.MEMORY if most == fits else ServingLimit.ENGINE
     sizes = sizes_up_to(most)
-    if batch is not None:
-        share = -(-batch // layout.replicas)
-        check_batch(need, pricer.system, share, stack_bytes=pricer.stack_bytes)
+    if share is not None:
         sizes, limit, most = np.array([share]), ServingLimit.GIVEN, share
 
     def states_of(sizes: Ints) -> SteadyStates:
@@ -485,13 +485,14 @@ class Search:
 def _behind(side: _PrefillSide, decode: Served) -> Served:
     """Return a way to decode, with the GPUs that prefill for it.
 
-    The slower side decides the rate. The GPUs of the other one wait for a part of the time.
+    The slower side decides the rate. The boards of the other one wait for a part of the time.
     """
     rate = min(side.requests_per_s, decode.requests_per_s)
-    gpus = decode.layout.replicas * decode.pricer.system.gpus
-    static_w = gpus * decode.pricer.costs.static_w(decode.pricer.system.gpu)
+    system, costs, attaccs = decode.pricer.system, decode.pricer.costs, decode.pricer.attaccs
+    standby = None if attaccs is None else attaccs.standby
+    each = constant_power(system, costs.static_w(system.gpu), standby)
     idle_j = side.static_w * (1 / rate - 1 / side.requests_per_s)
-    idle_j += static_w * (1 / rate - 1 / decode.requests_per_s)
+    idle_j += decode.layout.replicas * each.boards_w * (1 / rate - 1 / decode.requests_per_s)
     return replace(
         decode,
         requests_per_s=rate,
