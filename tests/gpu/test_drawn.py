@@ -42,20 +42,20 @@ FACTORS = {part: np.array([1.5, 2.0 + place]) for place, part in enumerate(GpuPa
 Priced = Callable[[CostModel], tuple[OperatorCosts, ...]]
 
 
-@pytest.mark.parametrize(
-    ("part", "price"),
-    [
-        (GpuPart.PRODUCTS, lambda m: (m.matmul(PRODUCT, GPU),)),
-        (GpuPart.DECODE, lambda m: m.attention(DECODE, GPU)),
-        (GpuPart.PREFILL, lambda m: m.attention(PREFILL, GPU)),
-        (GpuPart.FUSED, lambda m: m.fused(EXPERTS, GPU)),
-        (GpuPart.COLLECTIVES, lambda m: (m.all_reduce(SUM, GPU, LINK, 8),)),
-        (GpuPart.COLLECTIVES, lambda m: (m.collective(GATHER, GPU, LINK, 8),)),
-        (GpuPart.LINK, lambda m: (m.transfer("qkv", 1e6, LINK),)),
-        (None, lambda m: (m.pointwise(NORM, GPU),)),
-        (None, lambda m: (m.cpu_attention(DECODE, 8, CPU, 2),)),
-    ],
-)
+CASES: list[tuple[GpuPart | None, Priced]] = [
+    (GpuPart.PRODUCTS, lambda m: (m.matmul(PRODUCT, GPU),)),
+    (GpuPart.DECODE, lambda m: m.attention(DECODE, GPU)),
+    (GpuPart.PREFILL, lambda m: m.attention(PREFILL, GPU)),
+    (GpuPart.FUSED, lambda m: m.fused(EXPERTS, GPU)),
+    (GpuPart.COLLECTIVES, lambda m: (m.all_reduce(SUM, GPU, LINK, 8),)),
+    (GpuPart.COLLECTIVES, lambda m: (m.collective(GATHER, GPU, LINK, 8),)),
+    (GpuPart.LINK, lambda m: (m.transfer("qkv", 1e6, LINK),)),
+    (None, lambda m: (m.pointwise(NORM, GPU),)),
+    (None, lambda m: (m.cpu_attention(DECODE, 8, CPU, 2),)),
+]
+
+
+@pytest.mark.parametrize(("part", "price"), CASES)
 def test_each_kind_of_operators_has_its_own_factors(part: GpuPart | None, price: Priced) -> None:
     """Catches a kind with the factors of another one, or without, and an energy that is drawn."""
     base = cost_model(GpuModel.CALIBRATED)

@@ -177,7 +177,7 @@ def test_a_given_batch_is_that_of_all_replicas() -> None:
 
 def test_how_many_gpus_prefill_must_be_told() -> None:
     """Catches a number that is guessed, and one that leaves nothing to decode."""
-    apart = {"prefill": PrefillPolicy.DISAGGREGATED}
+    apart: dict[str, Any] = {"prefill": PrefillPolicy.DISAGGREGATED}
     with pytest.raises(InputError, match="how many GPUs prefill is not said"):
         search(**apart).best()
     with pytest.raises(InputError, match="2 is out of range"):
