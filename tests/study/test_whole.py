@@ -64,6 +64,7 @@ def test_a_row_is_compared_with_its_gpus_alone_or_else_the_first(compared: Compa
         assert row.energy_ratio == two.energy_per_request_j / row.energy_per_request_j
         assert row.speedup_low is not None
         assert row.speedup_high is not None
+        assert row.speedup is not None
         assert row.speedup_low < row.speedup < row.speedup_high
         assert row.depends_most_on is not None
     assert [gain.system for gain in compared.gains] == ["shared"]
