@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from attacc.errors import CapacityError, InputError
@@ -20,12 +21,13 @@ from attacc.serving.search import (
     served_by,
     sizes_up_to,
 )
-from attacc.serving.steady import prefill_alone
+from attacc.serving.steady import SteadyStates, prefill_alone
+from attacc.system.batches import Ints
 from attacc.system.boundary import constant_power
 from attacc.system.layout import Layout
 from attacc.system.pricer import Pricer
 from attacc.units import PJ_PER_J
-from attacc.workload.requests import fixed_lengths
+from attacc.workload.requests import Workload, fixed_lengths
 
 MODEL = load_model("llama-3.1-8b")
 REQUESTS = fixed_lengths(256, 33)
@@ -160,6 +162,33 @@ def test_a_target_is_kept() -> None:
     assert first.limit is ServingLimit.TTFT
     with pytest.raises(InputError, match=r"no batch keeps a TPOT of 0\.01 ms: one request alone"):
         search(slo_tpot_ms=0.01).best()
+
+
+def test_the_batch_that_is_answered_keeps_the_target_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Catches a target that is kept only by what is interpolated between batches."""
+
+    def states(
+        pricer: Pricer, workload: Workload, sizes: Ints, *others: object, **more: object
+    ) -> SteadyStates:
+        del pricer, workload, others, more
+        exact = 1.1 if sizes.size == 1 else 1.0
+        some = np.ones(sizes.size, dtype=np.float64)
+        return SteadyStates(
+            decoding=sizes,
+            requests_per_s=some * sizes,
+            ttft_ns=some,
+            tpot_ns=exact * 1e6 * sizes * some,
+            energy_j=some,
+            prefill_share=some,
+            estimates=(),
+        )
+
+    monkeypatch.setattr("attacc.serving.search.steady_states", states)
+    found = one(Layout(2), Engine.VLLM, slo_tpot_ms=10.0)
+    assert (found.batch, found.tpot_ns) == (8, pytest.approx(8.8e6))
+    assert found.limit is ServingLimit.TPOT
 
 
 def test_a_given_batch_is_that_of_all_replicas() -> None:

@@ -257,22 +257,18 @@ def served_by(
         )
 
     states = states_of(sizes)
-    kept = within(states, slo_tpot_ms=options.slo_tpot_ms, slo_ttft_ms=options.slo_ttft_ms)
-    if not kept.size:
-        raise _misses(states, options)
-    best = int(kept[np.argmax(states.requests_per_s[kept])])
+    best, kept, one = _best_within(states, states_of, options)
     last = states.decoding.size - 1
     if best < last:
         limit = ServingLimit.THROUGHPUT
         if best + 1 not in kept:
-            slow = options.slo_tpot_ms is not None and (
-                best + 1 not in within(states, slo_tpot_ms=options.slo_tpot_ms)
+            late = options.slo_ttft_ms is not None and (
+                best + 1 not in within(states, slo_ttft_ms=options.slo_ttft_ms)
             )
-            limit = ServingLimit.TPOT if slow else ServingLimit.TTFT
+            limit = ServingLimit.TTFT if late else ServingLimit.TPOT
     elif states.decoding[last] < most:
         limit = ServingLimit.TOKENS
     size = int(states.decoding[best])
-    one = states_of(np.array([size]))
     return Served(
         layout=layout,
         engine=engine,
@@ -286,6 +282,39 @@ def served_by(
         estimates=one.estimates,
         pricer=pricer,
     )
+
+
+def _best_within(
+    states: SteadyStates, states_of: Callable[[Ints], SteadyStates], options: ServingOptions
+) -> tuple[int, Ints, SteadyStates]:
+    """Return the batch with most requests per second that keeps the targets.
+
+    Among many batches, attention on AttAccs is interpolated over the size of the batch. The batch
+    that is chosen is priced again without, and must keep the targets then, too.
+
+    Args:
+        states: of all batches.
+        states_of: returns the steady states of other batches.
+        options: what is asked.
+
+    Returns:
+        The batch's place among all, the places of those that keep the targets, and its state alone.
+
+    Raises:
+        InputError: no batch keeps the targets.
+    """
+
+    def those_within(some: SteadyStates) -> Ints:
+        return within(some, slo_tpot_ms=options.slo_tpot_ms, slo_ttft_ms=options.slo_ttft_ms)
+
+    kept = those_within(states)
+    while kept.size:
+        best = int(kept[np.argmax(states.requests_per_s[kept])])
+        one = states_of(states.decoding[best : best + 1])
+        if those_within(one).size:
+            return best, kept, one
+        kept = kept[kept != best]
+    raise _misses(states, options)
 
 
 def rates_drawn(way: Served, workload: Workload, options: ServingOptions, drawn: Drawn) -> Floats:
