@@ -268,6 +268,34 @@ def test_a_seed_can_be_given_beside_a_study(tmp_path: Path) -> None:
     assert first == document(*DECODE, path, *BASE, "--seed", "1")
 
 
+def test_options_of_whole_requests() -> None:
+    """Catches an option that is accepted and reaches no figure."""
+    asked = ("compare", "--model", "llama-3.1-8b", "--prompt", "512", "--output", "129",
+             "--system", "8xh100", "--batch", "64", "--engine", "trtllm")  # fmt: skip
+
+    def whole(*options: str) -> dict[str, Any]:
+        return only(document(*asked, *options))["whole_requests"]
+
+    plain = whole("--layout", "tp=2,replicas=4")
+    assert (plain["engine"], plain["layout"], plain["prefill"]) == (
+        "trtllm", "tp=2,replicas=4", "mixed"
+    )  # fmt: skip
+    small = whole("--layout", "tp=2,replicas=4", "--token-budget", "128")
+    assert small["prefill_share"] > plain["prefill_share"]
+    serial = whole("--layout", "tp=2,replicas=4", "--prefill", "serial")
+    assert serial["requests_per_s"] < plain["requests_per_s"]
+    apart = whole("--layout", "tp=2,replicas=2", "--prefill", "disaggregated",
+                  "--prefill-gpus", "4")  # fmt: skip
+    assert (apart["prefill"], apart["prefill_share"]) == ("disaggregated", 0)
+    searched = whole()
+    assert searched["requests_per_s"] >= plain["requests_per_s"]
+    assert searched["next_best"]["layout"] != searched["layout"]
+    targets = ("--slo-tpot-ms", "0.001", "--layout", "tp=8")
+    missed = only(document(*asked, *targets, "--slo-ttft-ms", "1000"))
+    assert missed["whole_requests"] is None
+    assert missed["whole_reason"].startswith("no batch keeps a TPOT of 0.001 ms and a TTFT of 1000")
+
+
 # Models, traces and systems of one's own.
 
 
@@ -446,6 +474,14 @@ capacity = "pooled"
         ),
         (("--prompt", "16777216"), "not even one request fits"),
         (("--sytem", "dgx-base"), "--sytem"),
+        (("--slo-ms", "5", "--slo-tpot-ms", "5"), "--slo-tpot-ms: the target for a token is given"),
+        (("--slo-ttft-ms", "0"), "--slo-ttft-ms: "),
+        (("--layout", "tp=0"), "'tp=0' is no layout: write tp=4,replicas=2"),
+        (("--engine", "sglang"), "'sglang'"),
+        (("--prefill", "parallel"), "'parallel'"),
+        (("--prefill", "disaggregated"), "needs prefill_gpus: say how many GPUs prefill"),
+        (("--prefill-gpus", "2"), 'prefill_gpus is of no use with prefill = "mixed"'),
+        (("--token-budget", "0"), "--token-budget: 0 is out of range"),
         (("study.yaml",), "unknown file kind '.yaml'"),
         (("nowhere.toml",), "nowhere.toml: no such file"),
     ],
