@@ -248,3 +248,21 @@ def test_the_slower_side_decides_and_the_other_one_waits(batch: int, limit: Serv
     idle_j = boards.boards_w * wait_s + gpu_w * (1 / rate - float(own.time_ns[0]) / 1e9)
     work_j = decode.energy_j + (own.energy_pj - alone.energy_pj) / PJ_PER_J
     assert best.energy_j == pytest.approx(work_j + idle_j, rel=1e-9)
+
+
+def test_gpus_that_prefill_hold_the_model() -> None:
+    """Catches weights of 141 GB that are prefilled with on one GPU of 80 GB."""
+    model = load_model("llama-3.1-70b")
+
+    def of(system: ResolvedSystem, layout: Layout, engine: Engine | None) -> Pricer:
+        assert engine is not None
+        return Pricer(model, system, gpu_model=COSTS[engine], layout=replace(layout, replicas=1))
+
+    asked = ServingOptions(prefill=PrefillPolicy.DISAGGREGATED, prefill_gpus=4)
+    eight = load_system("8xh100")
+    best, _ = Search(of, eight, REQUESTS, asked, [Engine.VLLM], model, "tp=4", 8).best()
+    assert best.prefill_layout is not None
+    assert best.prefill_layout.tp >= 2
+    few = replace(asked, prefill_gpus=1)
+    with pytest.raises(CapacityError, match="the weights take"):
+        Search(of, eight, REQUESTS, few, [Engine.VLLM], model, "tp=7", 8).best()

@@ -193,6 +193,26 @@ def test_a_layout_pays_for_the_gpus_that_it_uses() -> None:
     assert whole(half).economy.cost_per_request_usd == pytest.approx(usd)
 
 
+def test_gpus_that_only_prefill_have_no_attaccs() -> None:
+    """Catches mixers that are sent to AttAccs beside GPUs that have none."""
+    three = load_system("8xh100-attacc-hbm3", name="three", **{"gpus": 3, "attacc.devices": 2})
+    (row,) = aa.compare(
+        "llama-3.1-8b",
+        (512, 33),
+        three,
+        batch=8,
+        engine="vllm",
+        layout="tp=2,replicas=1",
+        prefill="disaggregated",
+        prefill_gpus=1,
+        sites={"full": "attacc"},
+    ).systems
+    found = whole(row)
+    assert (found.prefill, found.prefill_share) == (PrefillPolicy.DISAGGREGATED, 0)
+    assert found.decomposition is not None
+    assert isclose(found.decomposition.factors[-1].requests_per_s, found.requests_per_s)
+
+
 # What cannot be served.
 
 

@@ -478,6 +478,7 @@ class Search:
         for layout in layouts(gpus, self.model):
             try:
                 pricer = self.pricer_of(replica(gpus, layout), layout, engine)
+                pricer.most(_need(pricer, self.workload, self.options, engine), 1)
                 one = prefill_alone(pricer, self.workload)
             except InputError as refusal:
                 refusals.append(refusal)

@@ -210,7 +210,7 @@ def best_of(asked: Asked, system: ResolvedSystem, sites: Sequence[Mapping[str, S
                 asked.model,
                 devices,
                 gpu_model=_costs(asked.gpu_model, engine),
-                sites=assignment,
+                sites=assignment if devices.spec.attention is system.spec.attention else None,
                 speculation=asked.speculation,
                 shared_prefix=asked.shared_prefix,
                 layout=replace(layout, replicas=1),
