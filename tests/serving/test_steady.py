@@ -137,6 +137,14 @@ def test_long_prompts_are_cut_into_equal_chunks() -> None:
     assert found.ttft_ns[0] == pytest.approx(4 * (step_ns(2) + extra))
 
 
+def test_steps_may_prefill_more_than_a_chunk_of_a_prompt() -> None:
+    """Catches more steps that prefill than there are: room for 60 tokens, and chunks of 50."""
+    found = states(6, budget=66)
+    mean_ns = step_ns(6) + 1.2 * extra_ns(50, past=25)
+    assert found.tpot_ns[0] == pytest.approx(mean_ns)
+    assert found.prefill_share[0] == 1
+
+
 def test_more_requests_than_the_budget_has_room_for_are_left_out() -> None:
     """Catches a batch whose prompts would queue up: each request needs 1 + 100 / 10 tokens."""
     assert states(5, 10, 11, budget=110).decoding.tolist() == [5, 10]

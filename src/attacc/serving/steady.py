@@ -331,7 +331,7 @@ def _mixed(
         ttft_ns=pieces * (step.time_ns + more.time_ns),
         tpot_ns=mean_ns / pricer.speculation.tokens_per_step,
         energy_j=mean_pj / ended / PJ_PER_J,
-        prefill_share=np.where(whole & (fewer > 0), 1.0, share),
+        prefill_share=np.where(fewer > 0, 1.0, np.minimum(1.0, share)),
         estimates=told(step.estimates, more.estimates),
     )
 
