@@ -75,15 +75,19 @@ def test_changes_before_derivation() -> None:
 def test_a_comparison() -> None:
     """Catches a face that compares otherwise than the command line."""
     asked = ["--model", "llama-3.1-8b", "--prompt", "256", "--output", "16", "--batch", "4"]
+    layout = "tp=8,replicas=1"
     systems = ["dgx-base", "dgx-attacc-bank"]
-    told = document("compare", *asked, *(f"--system={system}" for system in systems))
-    found = aa.compare("llama-3.1-8b", (256, 16), systems, batch=4)
+    asked += [f"--layout={layout}", "--engine=vllm", *(f"--system={one}" for one in systems)]
+    told = document("compare", *asked)
+    found = aa.compare("llama-3.1-8b", (256, 16), systems, batch=4, layout=layout, engine="vllm")
     assert json.loads(json.dumps(found.to_dict())) == told
     loaded = aa.compare(
         aa.load_model("llama-3.1-8b"),
         aa.Requests.fixed(256, 16),
         [aa.load_system(system) for system in systems],
         batch=4,
+        layout=layout,
+        engine="vllm",
     )
     assert loaded.to_dict() == found.to_dict()
     frame = found.to_frame()
@@ -180,8 +184,11 @@ def test_requests_and_systems_are_given_alike_everywhere() -> None:
     assert pricer.largest_batch((64, 4)) == pricer.largest_batch(aa.Requests.fixed(64, 4))
     mixed = aa.Requests.synthetic("azure-code-2023")
     assert pricer.largest_batch("azure-code-2023") == pricer.largest_batch(mixed)
-    one = aa.compare("llama-3.1-8b", (64, 4), "dgx-base", batch=2)
-    assert one.systems == aa.compare("llama-3.1-8b", (64, 4), ["dgx-base"], batch=2).systems
+    one = aa.compare("llama-3.1-8b", (64, 4), "dgx-base", batch=2, decode_only=True)
+    assert (
+        one.systems
+        == aa.compare("llama-3.1-8b", (64, 4), ["dgx-base"], batch=2, decode_only=True).systems
+    )
 
 
 def test_prices_are_answers() -> None:
@@ -207,9 +214,9 @@ def test_a_changed_system_says_so() -> None:
 
 def test_a_longer_context_than_the_models_is_said() -> None:
     """Catches a throughput at lengths that the model was not made for, without a word."""
-    long = aa.compare("llama-3.1-8b", (200_000, 4), "dgx-base", batch=1)
+    long = aa.compare("llama-3.1-8b", (200_000, 4), "dgx-base", batch=1, decode_only=True)
     assert any("made for 131,072" in note for note in long.estimates)
-    short = aa.compare("llama-3.1-8b", (2000, 4), "dgx-base", batch=1)
+    short = aa.compare("llama-3.1-8b", (2000, 4), "dgx-base", batch=1, decode_only=True)
     assert not any("made for" in note for note in short.estimates)
 
 
@@ -223,7 +230,9 @@ def test_a_gpu_of_ones_own_takes_a_calibration(tmp_path: Path) -> None:
     gpu.write_text(named, encoding="utf-8")
     own = aa.load_system("dgx-base", gpu=str(gpu), name="own")
     same = aa.load_system("dgx-base", gpu="h100", name="same")
-    slow, fast = aa.compare("llama-3.1-8b", (64, 4), [own, same], batch=64).systems
+    slow, fast = aa.compare(
+        "llama-3.1-8b", (64, 4), [own, same], batch=64, decode_only=True
+    ).systems
     assert slow.performance is not None
     assert fast.performance is not None
     assert slow.performance.tpot_ms > fast.performance.tpot_ms
@@ -233,11 +242,11 @@ def test_a_gpu_of_ones_own_takes_a_calibration(tmp_path: Path) -> None:
 def test_a_system_that_cannot_do_the_job_becomes_a_row() -> None:
     """Catches one system that ends the comparison of the others."""
     unknown = aa.load_system("dgx-base", name="mine", link="pcie5-x16")
-    found = aa.compare("llama-3.1-8b", (64, 4), ["dgx-base", unknown], batch=1)
+    found = aa.compare("llama-3.1-8b", (64, 4), ["dgx-base", unknown], batch=1, decode_only=True)
     assert [row.status for row in found.systems] == ["ok", "refused"]
     assert "nothing is known of collectives over pcie5-x16" in (found.systems[1].reason or "")
     with pytest.raises(InputError, match="nothing is known of collectives"):
-        aa.compare("llama-3.1-8b", (64, 4), [unknown], batch=1)
+        aa.compare("llama-3.1-8b", (64, 4), [unknown], batch=1, decode_only=True)
 
 
 PAGES = [ROOT / "docs" / "model" / "pricer.md", ROOT / "README.md"]

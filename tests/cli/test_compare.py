@@ -21,6 +21,11 @@ PAGE: Final = (Path(__file__).parents[2] / "docs" / "reference" / "cli-compare.m
 )
 SHORT: Final = ("--prompt", "64", "--output", "4", "--batch", "2")
 BASE: Final = ("--system", "dgx-base")
+PAPERS: Final = ("compare", "asplos2024", "--decode-only")
+"""Decode on the platforms of the papers, where a test is not about whole requests."""
+DECODE: Final = ("compare", "--decode-only")
+WHOLE: Final = ("compare", "--layout", "tp=8,replicas=1", "--engine", "vllm")
+"""Whole requests, in one layout, which is fast."""
 
 LLAMA: Final[dict[str, Any]] = {
     "model_type": "llama",
@@ -139,9 +144,9 @@ def test_every_key_of_the_document_is_described_and_every_description_has_a_key(
         for path in re.findall(r"`([^`]+)`", line.split("|")[1] if "|" in line else "")
     }
     documents = [
-        document("compare", *SHORT, *BASE, "--system", "dgx-attacc-bank"),
-        document("compare", *BASE, "--system", "dgx-large", "--batch", "20"),
-        document("compare", "--workload", "azure-code-2023", "--slo-ms", "40", *BASE),
+        document("compare", *SHORT, "--engine", "vllm", "--system", "8xh100,8xh100-attacc-hbm3"),
+        document(*PAPERS, *BASE, "--system", "dgx-large", "--batch", "20"),
+        document(*PAPERS, "--workload", "azure-code-2023", "--slo-ms", "40", *BASE),
     ]
     found = [path for answered in documents for path in paths(answered)]
     containers = {path for path, nested in found if nested}
@@ -151,10 +156,12 @@ def test_every_key_of_the_document_is_described_and_every_description_has_a_key(
     assert len(leaves) > 40
 
 
-def test_the_example_of_the_documentation() -> None:
+def test_the_examples_of_the_documentation() -> None:
     """Catches an example whose figures are no longer what the command prints."""
-    (example,) = re.findall(r"```console\n\$ attacc (.*)\n((?:.*\n)*?)```", PAGE)
-    assert answer(*shlex.split(example[0])) == example[1]
+    examples = re.findall(r"```console\n\$ attacc (.*)\n((?:.*\n)*?)```", PAGE)
+    assert len(examples) == 2
+    for command, printed in examples:
+        assert answer(*shlex.split(command)) == printed
 
 
 @pytest.mark.untraced  # of whole comparisons
@@ -170,7 +177,7 @@ def test_the_study_of_the_documentation(tmp_path: Path) -> None:
     flat = set(StudySpec.model_fields) - {"workload", "precision"}
     assert rows == nested | flat
     assert load_study(path).load_model().kv == "fp8"
-    result = document("compare", path, "--batch", "16")
+    result = document(*DECODE, path, "--batch", "16")
     assert [system["system"] for system in result["systems"]] == [
         "dgx-large",
         "dgx-attacc-bank",
@@ -181,7 +188,7 @@ def test_the_study_of_the_documentation(tmp_path: Path) -> None:
 
 def test_json_is_one_document_without_anything_that_is_no_number() -> None:
     """Catches NaN and infinity, which are no JSON, and a second line of output."""
-    text = answer("compare", *SHORT, "--json")
+    text = answer(*PAPERS, *SHORT, "--json")
 
     def refuse(constant: str) -> float:
         raise AssertionError(constant)
@@ -194,10 +201,17 @@ def test_json_is_one_document_without_anything_that_is_no_number() -> None:
 
 def test_tables_are_printed_without_json() -> None:
     """Catches a table that goes elsewhere, or to stdout beside other words."""
-    text = answer("compare", *SHORT, *BASE, "--system", "dgx-attacc-bank")
-    assert text.startswith("gpt3-175b  174.6 B parameters")
-    assert "dgx-attacc-bank" in text
-    assert "…" not in text
+    whole = answer(*WHOLE, *SHORT, *BASE, "--system", "dgx-attacc-bank")
+    lines = whole.splitlines()
+    assert "dgx-attacc-bank serves" in lines[0]
+    assert lines[2].startswith("llama-3.1-70b  70.6 B parameters")
+    for title in ("Whole requests", "Where the gain comes from", "Cost of whole", "Decode alone"):
+        assert title in whole
+    alone = answer(*PAPERS, *SHORT, *BASE, "--system", "dgx-attacc-bank")
+    assert alone.startswith("gpt3-175b  174.6 B parameters")
+    assert "Whole requests" not in alone
+    assert "dgx-attacc-bank" in alone
+    assert "…" not in whole + alone
 
 
 def test_options_are_told() -> None:
@@ -218,20 +232,20 @@ def test_options_take_the_place_of_a_study(tmp_path: Path) -> None:
         'model = "llama-2-7b"\nsystems = ["dgx-large", "2xdgx"]\nbatch = 3\nslo_ms = 1000\n'
         '[precision]\nweights = "int8"\nkv = "fp8"\n[workload]\nprompt = 64\noutput = 4\n',
     )
-    plain = document("compare", path)
+    plain = document(*DECODE, path)
     assert plain["model"]["name"] == "llama-2-7b"
     assert (plain["model"]["weights"], plain["model"]["kv"]) == ("int8", "fp8")
     assert (plain["workload"]["name"], plain["slo_ms"]) == ("64+4", 1000)
     assert [system["batch"]["size"] for system in plain["systems"]] == [3, 3]
     other = document(
-        "compare", path, "--model", "opt-66b", "--output", "6", "--batch", "5", "--kv", "int8",
+        *DECODE, path, "--model", "opt-66b", "--output", "6", "--batch", "5", "--kv", "int8",
         "--slo-ms", "500", *BASE,
     )  # fmt: skip
     assert other["model"]["name"] == "opt-66b"
     assert (other["model"]["weights"], other["model"]["kv"]) == ("int8", "int8")
     assert (other["workload"]["name"], other["slo_ms"]) == ("64+6", 500)
     assert (only(other)["system"], only(other)["batch"]["size"]) == ("dgx-base", 5)
-    sampled = document("compare", path, "--workload", "azure-conv-2023", "--seed", "2", *BASE)
+    sampled = document(*DECODE, path, "--workload", "azure-conv-2023", "--seed", "2", *BASE)
     assert sampled["workload"]["name"] == "azure-conv-2023"
     assert "seed 2" in sampled["workload"]["source"]
 
@@ -240,18 +254,46 @@ def test_lengths_take_the_place_of_a_trace(tmp_path: Path) -> None:
     """Catches a study with a trace that no option can undo."""
     saved(tmp_path, "requests.csv", AZURE)
     path = saved(tmp_path, "study.toml", 'batch = 1\nworkload.trace = "requests.csv"\n')
-    assert document("compare", path, *BASE)["workload"]["name"] == "requests.csv"
-    fixed = document("compare", path, *BASE, "--prompt", "10", "--output", "3")
+    assert document(*DECODE, path, *BASE)["workload"]["name"] == "requests.csv"
+    fixed = document(*DECODE, path, *BASE, "--prompt", "10", "--output", "3")
     assert fixed["workload"]["name"] == "10+3"
 
 
 def test_a_seed_can_be_given_beside_a_study(tmp_path: Path) -> None:
     """Catches a seed that drops the workload it belongs to."""
     path = saved(tmp_path, "study.toml", 'batch = 1\nworkload.synthetic = "azure-code-2023"\n')
-    first, second = (document("compare", path, *BASE, "--seed", seed) for seed in ("1", "2"))
+    first, second = (document(*DECODE, path, *BASE, "--seed", seed) for seed in ("1", "2"))
     assert first["workload"]["name"] == second["workload"]["name"] == "azure-code-2023"
     assert first["workload"]["mean_kv_tokens"] != second["workload"]["mean_kv_tokens"]
-    assert first == document("compare", path, *BASE, "--seed", "1")
+    assert first == document(*DECODE, path, *BASE, "--seed", "1")
+
+
+def test_options_of_whole_requests() -> None:
+    """Catches an option that is accepted and reaches no figure."""
+    asked = ("compare", "--model", "llama-3.1-8b", "--prompt", "512", "--output", "129",
+             "--system", "8xh100", "--batch", "64", "--engine", "trtllm")  # fmt: skip
+
+    def whole(*options: str) -> dict[str, Any]:
+        return only(document(*asked, *options))["whole_requests"]
+
+    plain = whole("--layout", "tp=2,replicas=4")
+    assert (plain["engine"], plain["layout"], plain["prefill"]) == (
+        "trtllm", "tp=2,replicas=4", "mixed"
+    )  # fmt: skip
+    small = whole("--layout", "tp=2,replicas=4", "--token-budget", "128")
+    assert small["prefill_share"] > plain["prefill_share"]
+    serial = whole("--layout", "tp=2,replicas=4", "--prefill", "serial")
+    assert serial["requests_per_s"] < plain["requests_per_s"]
+    apart = whole("--layout", "tp=2,replicas=2", "--prefill", "disaggregated",
+                  "--prefill-gpus", "4")  # fmt: skip
+    assert (apart["prefill"], apart["prefill_share"]) == ("disaggregated", 0)
+    searched = whole()
+    assert searched["requests_per_s"] >= plain["requests_per_s"]
+    assert searched["next_best"]["layout"] != searched["layout"]
+    targets = ("--slo-tpot-ms", "0.001", "--layout", "tp=8")
+    missed = only(document(*asked, *targets, "--slo-ttft-ms", "1000"))
+    assert missed["whole_requests"] is None
+    assert missed["whole_reason"].startswith("no batch keeps a TPOT of 0.001 ms and a TTFT of 1000")
 
 
 # Models, traces and systems of one's own.
@@ -276,8 +318,8 @@ def test_config_json(
     """Catches a family that can be read but not compared, on GPUs, CPUs or AttAccs."""
     folder = saved(tmp_path, "my-model/config.json", json.dumps(config)).parent
     systems = ("--system", "dgx-base", "--system", "dgx-cpu", "--system", "dgx-attacc-bankgroup")
-    by_file = document("compare", "--model", folder / "config.json", *SHORT, *systems)
-    assert by_file == document("compare", "--model", folder, *SHORT, *systems)
+    by_file = document(*DECODE, "--model", folder / "config.json", *SHORT, *systems)
+    assert by_file == document(*DECODE, "--model", folder, *SHORT, *systems)
     assert by_file["model"]["name"] == "my-model"
     assert isclose(by_file["model"]["parameters"] / 1e9, billions, rel_tol=0.01)
     assert by_file["model"]["kv_bytes_per_token"] == kv_bytes
@@ -295,7 +337,7 @@ def test_a_model_file_beside_a_study(tmp_path: Path) -> None:
         'model = "sub/config.json"\nbatch = 2\nsystems = ["dgx-base"]\n'
         "workload = {prompt = 10, output = 3}\n",
     )
-    assert document("compare", path)["model"]["name"] == "sub"
+    assert document(*DECODE, path)["model"]["name"] == "sub"
 
 
 @pytest.mark.parametrize(
@@ -310,7 +352,7 @@ def test_traces(
 ) -> None:
     """Catches columns that are mixed up."""
     path = saved(tmp_path, name, text)
-    result = document("compare", "--trace", path, *BASE, "--system", "dgx-attacc-bank")
+    result = document(*PAPERS, "--trace", path, *BASE, "--system", "dgx-attacc-bank")
     workload = result["workload"]
     assert (workload["name"], workload["requests"]) == (name, requests)
     assert isclose(workload["mean_prompt_tokens"], prompt)
@@ -326,7 +368,7 @@ def test_a_system_of_ones_own(tmp_path: Path) -> None:
     def compared(text: str, *options: str) -> dict[str, Any]:
         path = saved(tmp_path, "mine.toml", text)
         lengths = ("--model", "llama-2-7b", "--prompt", "1000", "--output", "4")
-        return only(document("compare", *lengths, *options, "--system", path))
+        return only(document(*DECODE, *lengths, *options, "--system", path))
 
     mine = compared(MINE)
     assert mine["memory_bytes"] == (4 * 96 + 4 * 8 * 16) * 2**30
@@ -381,7 +423,7 @@ capacity = "pooled"
 """
     path = saved(tmp_path, "published.toml", text)
     systems = (*BASE, "--system", "dgx-large", "--system", path)
-    result = document("compare", "--gpu-model", "published", *systems)
+    result = document(*PAPERS, "--gpu-model", "published", *systems)
     base, large, attacc = (system["performance"] for system in result["systems"])
     assert [system["batch"]["size"] for system in result["systems"]] == [17, 52, 50]
     assert isclose(attacc["speedup"], 3.97, rel_tol=0.04)
@@ -424,11 +466,22 @@ capacity = "pooled"
         (("--workload", "azure"), "unknown workload preset 'azure'"),
         (("--workload", "azure-conv-2023", "--trace", "a.csv"), "only one of them"),
         (("--workload", "azure-conv-2023", "--prompt", "5"), "only one of them"),
-        (("--batch", "36", *BASE), "the largest batch that fits is 17"),
+        (("asplos2024", "--batch", "36", *BASE), "the largest batch that fits is 17"),
         (("--model", "mt-nlg-530b", *BASE), "the weights take 1,060.0 GB on 8 GPUs"),
-        (("--model", "gpt3-13b", "--system", "2xdgx"), "use one of 1, 2, 4, 5, 8, 10, 20, 40"),
+        (
+            ("--model", "gpt3-13b", "--system", "2xdgx", "--decode-only"),
+            "use one of 1, 2, 4, 5, 8, 10, 20, 40",
+        ),
         (("--prompt", "16777216"), "not even one request fits"),
         (("--sytem", "dgx-base"), "--sytem"),
+        (("--slo-ms", "5", "--slo-tpot-ms", "5"), "--slo-tpot-ms: the target for a token is given"),
+        (("--slo-ttft-ms", "0"), "--slo-ttft-ms: "),
+        (("--layout", "tp=0"), "'tp=0' is no layout: write tp=4,replicas=2"),
+        (("--engine", "sglang"), "'sglang'"),
+        (("--prefill", "parallel"), "'parallel'"),
+        (("--prefill", "disaggregated"), "needs prefill_gpus: say how many GPUs prefill"),
+        (("--prefill-gpus", "2"), 'prefill_gpus is of no use with prefill = "mixed"'),
+        (("--token-budget", "0"), "--token-budget: 0 is out of range"),
         (("study.yaml",), "unknown file kind '.yaml'"),
         (("nowhere.toml",), "nowhere.toml: no such file"),
     ],
@@ -557,7 +610,7 @@ def test_random_faults_give_one_message(folder: Path, fault: tuple[str, object])
 
 def test_the_gpu_model_is_an_option() -> None:
     """Catches an option that is ignored, or a name that is taken for the default."""
-    asked = ("compare", *SHORT, *BASE)
+    asked = (*PAPERS, *SHORT, *BASE)
     published = document(*asked, "--gpu-model", "published")
     assert (published["cost_model"], published["systems"][0]["performance"]["estimates"]) == (
         "published",

@@ -7,6 +7,7 @@ import pytest
 from attacc.errors import InputError
 from attacc.models.architecture import MODELS, Activation, Biases, FeedForward, ModelSpec
 from attacc.models.feedforward import Dense
+from attacc.models.huggingface import load_model
 from attacc.models.parameters import (
     activation_bytes,
     count_parameters,
@@ -219,3 +220,20 @@ def test_biases_count_each() -> None:
     assert attention_and_feed_forward(Biases(qkv=True)) - none == layers * 3 * h
     assert attention_and_feed_forward(Biases(out=True)) - none == layers * h
     assert attention_and_feed_forward(Biases(ffn=True)) - none == layers * 5 * h
+
+
+def test_a_model_is_loaded_with_a_block_format_of_its_linear_layers() -> None:
+    """Catches scales that are left out, and embeddings, output head or norms in four bits.
+
+    Llama 3.1 8B: 32 layers of 7 matrices with an fp8 scale for 16 weights and an fp32 scale each.
+    """
+    linear_layers = 2 * 4096 * (4096 + 1024) + 3 * 4096 * 14336
+    rest = 2 * 128256 * 4096 + (2 * 32 + 1) * 4096
+    expected = 32 * (linear_layers * (4 / 8 + 1 / 16) + 7 * 4) + 2 * rest
+    four = load_model("llama-3.1-8b", weights="nvfp4")
+    assert weight_bytes(four) == expected
+    assert (four.activations, four.kv) == (ElementType.BF16, ElementType.BF16)
+    eight = load_model("llama-3.1-8b", weights="fp8_block", kv="fp8")
+    tiles = linear_layers / 128**2 * 4
+    assert weight_bytes(eight) == 32 * (linear_layers + tiles) + 2 * rest
+    assert (eight.activations, eight.kv) == (ElementType.BF16, ElementType.FP8)

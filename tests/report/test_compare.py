@@ -6,6 +6,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+import attacc as aa
 from attacc.report.compare import comparison_tables
 from attacc.study.compare import Comparison, SystemResult, compare_study
 from attacc.system.attaccs import CurveKind
@@ -79,7 +80,8 @@ def test_notes_say_what_is_estimated(model: str) -> None:
     told = "dgx-attacc-buffer: attention is timed exactly at some lengths and interpolated between "
     told += f"them, its mean within {p.attacc.relative_error:.2%} (estimated)"
     assert told in text
-    assert "dgx-attacc-bank: attention" not in text
+    exact = compare_study(study(workload=SHORT, batch=2, systems=["dgx-attacc-bank"]))
+    assert "dgx-attacc-bank: attention" not in " ".join(rendered(exact).split())
     assert "representative lengths" not in text
     assert "query heads that share them" not in text
     assert "active" not in text
@@ -191,3 +193,84 @@ def test_notes_of_the_calibrated_model() -> None:
     published = " ".join(rendered(compare_study(study(**document, gpu_model="published"))).split())
     assert "are estimates of the published system model." in published
     assert "Scaled or assumed" not in published
+
+
+# Whole requests.
+
+
+@pytest.fixture(scope="module")
+def whole() -> Comparison:
+    """Two GPUs alone and with AttAccs, and a system without whole requests."""
+    two = aa.load_system("8xh100", name="two", gpus=2)
+    mine = aa.load_system("8xh100-attacc-hbm3", name="mine", **{"gpus": 2, "attacc.devices": 2})
+    one = aa.load_system("8xh100", name="one", gpus=1)
+    return aa.compare(
+        "llama-3.1-8b", (256, 17), [two, mine, one], batch=8, layout="tp=2", engine="vllm"
+    )
+
+
+def with_speedup(comparison: Comparison, best: float, low: float, high: float) -> Comparison:
+    """Return a comparison whose system with AttAccs has another speed-up."""
+    two, mine, one = comparison.systems
+    assert mine.whole_requests is not None
+    found = replace(mine.whole_requests, speedup=best, speedup_low=low, speedup_high=high)
+    return replace(comparison, systems=(two, replace(mine, whole_requests=found), one))
+
+
+@pytest.mark.parametrize(
+    ("speedup", "verdict"),
+    [
+        ((1.5, 1.1, 1.7), "It pays: mine serves 1.50x (1.10 to 1.70) the requests of two."),
+        ((0.8, 0.7, 0.9), "It does not pay: mine serves 0.80x (0.70 to 0.90)"),
+        ((1.1, 0.9, 1.2), "It may pay: mine serves 1.10x (0.90 to 1.20)"),
+        ((1.01, 0.9, 1.2), "No clear gain: mine serves 1.01x (0.90 to 1.20)"),
+        ((1.03, 1.01, 1.04), "It may pay: mine serves 1.03x (1.01 to 1.04)"),
+    ],
+)
+def test_the_verdict_comes_first(
+    whole: Comparison, speedup: tuple[float, float, float], verdict: str
+) -> None:
+    """Catches a gain that is called clear although it may be none, and one that comes last."""
+    assert rendered(with_speedup(whole, *speedup), 120).startswith(verdict)
+
+
+def test_the_verdict_of_several_systems_names_the_best_and_the_worst(whole: Comparison) -> None:
+    """Catches a best system that stands for all."""
+    two, mine, one = with_speedup(whole, 1.5, 1.1, 1.7).systems
+    assert mine.whole_requests is not None
+    slow = replace(mine.whole_requests, speedup=0.7, speedup_low=0.6, speedup_high=0.8)
+    both = replace(
+        whole, systems=(two, replace(mine, system="slow", whole_requests=slow), mine, one)
+    )
+    first = rendered(both, 120).splitlines()[0]
+    assert first == (
+        "It pays: mine serves 1.50x (1.10 to 1.70) the requests of two, slow 0.70x (0.60 to 0.80)."
+    )
+
+
+def test_whole_requests_have_their_tables(whole: Comparison) -> None:
+    """Catches figures under another heading, and a system without any that is not told of."""
+    text = rendered(whole, 120)
+    served_by, gain, cost, *_ = cells(text, "mine")
+    found = whole.systems[1].whole_requests
+    assert found is not None
+    assert served_by[1:5] == ["tp=2", "8", f"{found.requests_per_s:#.3g}", served_by[4]]
+    assert served_by[-2:] == [f"{found.speedup:.2f}x", f"{found.energy_ratio:.2f}x"]
+    assert found.decomposition is not None
+    factors = [f"{factor.factor:.2f}x" for factor in found.decomposition.factors]
+    assert gain[2:8] == [*factors, f"{found.decomposition.gain:.2f}x"]
+    economy = found.economy
+    gains = (economy.gain_per_dram_area, economy.gain_per_watt, economy.gain_per_usd)
+    assert cost[-3:] == [f"{value:.2f}x" for value in gains]
+    assert f"mine: by vllm; against two; the range depends most on {found.depends_most_on}" in (
+        " ".join(text.split())
+    )
+    assert "one: tp=2,replicas=1 takes 2 GPUs, and one has 1 (use fewer GPUs)" in text
+
+
+def test_nothing_is_told_of_whole_requests_without_them(default: Comparison) -> None:
+    """Catches empty tables where whole requests are left out."""
+    text = rendered(default)
+    assert text.startswith("gpt3-175b")
+    for title in ("Whole requests", "Where the gain", "Cost of"):
+        assert title not in text

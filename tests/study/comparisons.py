@@ -34,7 +34,7 @@ def published_comparison() -> Comparison:
 
 def study(**document: Any) -> StudySpec:
     """Return a study of decode from the keys that a document would have, by default the papers'."""
-    papers = {"model": "gpt3-175b", "systems": PAPERS, "decode_only": True}
+    papers: dict[str, Any] = {"model": "gpt3-175b", "systems": PAPERS, "decode_only": True}
     asked = papers | document
     lengths = asked.get("workload", {})
     if not lengths.keys() & {"trace", "synthetic"}:

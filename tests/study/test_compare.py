@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from inspect import signature
 from itertools import pairwise
 from math import isclose, isfinite
 from pathlib import Path
@@ -26,8 +27,8 @@ from attacc.models.operators import Experts, MatMul
 from attacc.models.parameters import count_parameters
 from attacc.models.steps import decode_step, prefill_step
 from attacc.pim.stack import Stack
-from attacc.study.compare import Comparison, Status, SystemResult, compare_study
-from attacc.study.specification import StudySpec
+from attacc.study.compare import Comparison, Status, SystemResult, compare, compare_study
+from attacc.study.specification import StudySpec, WorkloadTable, load_study
 from attacc.system.attaccs import (
     AttaccAttention,
     Attaccs,
@@ -61,9 +62,9 @@ dgx-base 17 424.0902163 40.0858104 43.95732611 634.8249359 1.35780667
 dgx-large 52 779.9216135 66.67336704 78.28791417 634.8249359 0.8996538428
 2xdgx 52 1053.872664 49.34182446 55.14909803 461.1656849 0.9137425597
 dgx-cpu 113 23.63340674 4781.367378 6360.313719 634.8249359 2.677272629
-dgx-attacc-bank 35 1116.775562 31.34022733 32.1001066 634.8249359 0.6011528258
-dgx-attacc-bankgroup 35 947.9017753 36.92365698 39.50731146 634.8249359 0.7174785222
-dgx-attacc-buffer 35 664.7518624 52.65122519 59.27568071 634.8249359 0.9158544479
+dgx-attacc-bank 35 1116.763904 31.34055451 32.1001066 634.8249359 0.6011527959
+dgx-attacc-bankgroup 35 947.8350525 36.92625622 39.50731146 634.8249359 0.7174707112
+dgx-attacc-buffer 35 666.3355281 52.52609012 59.19550784 634.8249359 0.9158545316
 """
 PINNED_TOO = """
 system prefill_energy_j hidden_ms speedup energy_ratio
@@ -71,9 +72,9 @@ dgx-base 435.4169921 0 1 1
 dgx-large 435.4169921 0 1.839046466 1.509254566
 2xdgx 448.5376271 0 2.485019988 1.485983832
 dgx-cpu 435.5174943 3.877875976 0.0557273095 0.5071604048
-dgx-attacc-bank 435.5174943 0.1261568 2.63334432 2.25867136
-dgx-attacc-bankgroup 435.5174943 0.1261568 2.235141814 1.892470128
-dgx-attacc-buffer 435.5174943 0.1261568 1.567477477 1.482557271
+dgx-attacc-bank 435.5174943 0.1261568 2.63331683 2.258671472
+dgx-attacc-bankgroup 435.5174943 0.1261568 2.234984482 1.892490731
+dgx-attacc-buffer 435.5174943 0.1261568 1.571211744 1.482557135
 """
 
 
@@ -940,8 +941,14 @@ def test_two_systems_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_default_study_is_the_default() -> None:
-    """Catches a default that a document cannot state."""
-    assert study(decode_only=False) == StudySpec()
+    """Catches defaults of the function, of a document and of the shipped study that differ."""
+    today = load_study("today")
+    assert today.model_copy(update={"workload": WorkloadTable()}) == StudySpec()
+    for name, parameter in signature(compare).parameters.items():
+        if name in StudySpec.model_fields and name != "sites":
+            assert parameter.default == getattr(today, name), name
+    requests = signature(compare).parameters["requests"].default
+    assert (today.workload.prompt, today.workload.output) == requests
 
 
 def test_key_value_heads_are_copied_on_gpus_only(tmp_path: Path) -> None:

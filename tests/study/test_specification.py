@@ -22,7 +22,7 @@ from attacc.study.specification import (
     load_study,
 )
 from attacc.workload.requests import Request
-from tests.study.comparisons import study
+from tests.study.comparisons import PAPERS, study
 
 FULL = """\
 model = "llama-2-7b"
@@ -92,15 +92,23 @@ def test_an_empty_study_is_the_default_one(tmp_path: Path) -> None:
     """Catches defaults of the document that are not those of the command."""
     spec = load_study(written(tmp_path, ""))
     assert spec == StudySpec()
-    assert (spec.model, spec.systems, spec.batch) == ("gpt3-175b", DEFAULT_SYSTEMS, "max")
-    assert spec.load_workload().name == "2048+2048"
+    assert (spec.model, spec.systems, spec.batch) == ("llama-3.1-70b", DEFAULT_SYSTEMS, "max")
+    assert spec.load_workload().name == "8192+1024"
 
 
-def test_the_study_of_the_papers_is_the_default_comparison() -> None:
+def test_the_study_of_today_is_the_default_comparison() -> None:
     """Catches a shipped study that asks another question than the command without arguments."""
-    named, default = load_study("asplos2024"), StudySpec()
+    named, default = load_study("today"), load_study()
     assert named.model_copy(update={"workload": default.workload}) == default
-    assert named.load_workload().name == default.load_workload().name == "2048+2048"
+    assert named.load_workload().name == default.load_workload().name == "8192+1024"
+
+
+def test_the_study_of_the_papers() -> None:
+    """Catches a platform, the model or a length of the papers that is lost."""
+    papers = load_study("asplos2024")
+    assert (papers.model, papers.systems) == ("gpt3-175b", PAPERS)
+    assert papers.load_workload().name == "2048+2048"
+    assert not papers.decode_only
 
 
 def test_the_studies_of_today() -> None:

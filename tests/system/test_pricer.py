@@ -26,7 +26,7 @@ from attacc.models.steps import model_step
 from attacc.pim.stack import Stack
 from attacc.system.attaccs import LayerHeads
 from attacc.system.batches import PHASES, Batches, Chunk
-from attacc.system.pricer import Limit, Pricer, SplitError
+from attacc.system.pricer import Limit, Pricer, Prompts, SplitError
 from attacc.system.step import Group
 from attacc.workload.requests import fixed_lengths
 
@@ -438,3 +438,40 @@ def test_a_window_over_chunks_of_different_sizes() -> None:
     assert found.mean is not None
     assert found.mean(lambda keys: np.minimum(keys, 512)) == (100 * 100 + 2000 * 512) / 2100
     assert found.keys == (100 * 100 + 2000 * 2300) / 2100
+
+
+# Steps of many sizes, with chunks beside them.
+
+
+def test_chunks_are_put_beside_decode_steps() -> None:
+    """Catches chunks of another step, and a number of chunks that is taken for tokens."""
+    steps = Batches.equal([3, 5], [100, 200]).beside([64, 32], [10, 0], [1, 3])
+    assert steps.chunks.tolist() == [1, 3]
+    assert steps.new_tokens.tolist() == [64, 3 * 32]
+    assert steps.past_tokens.tolist() == [10, 0]
+    assert (steps.requests.tolist(), steps.keys.tolist()) == ([3, 5], [300, 1000])
+    assert steps.cached_tokens.tolist() == [0, 0]
+    one = Batches.equal(3, [100, 200]).beside(64, 10, 2)
+    assert (one.chunks.tolist(), one.past_tokens.tolist()) == ([2, 2], [20, 20])
+    for new, past, chunks in ((0, 0, 1), (1, -1, 1), (1, 0, 0)):
+        with pytest.raises(InputError):
+            Batches.equal(3, 100).beside(new, past, chunks)
+
+
+@pytest.mark.parametrize("name", ["8xh100", "8xh100-attacc-hbm3"])
+def test_many_sizes_in_one_go_cost_what_each_step_costs(name: str) -> None:
+    """Catches a size with the attention of another one, and chunks beside the wrong step.
+
+    Attention on AttAccs is timed at all three sizes here, so that nothing is interpolated.
+    """
+    pricer = Pricer("llama-3.1-8b", load_system(name))
+    sizes, keys = np.array([4, 16, 40]), np.array([300, 300, 700])
+    beside = Prompts(np.array([64, 64, 32]), np.array([0, 16, 8]), np.array([1, 2, 1]))
+    priced = pricer.sized(
+        sizes, keys, timed=sizes.tolist(), need=pricer.need((256, 512)), beside=beside
+    )
+    for place, (size, length) in enumerate(zip(sizes.tolist(), keys.tolist(), strict=True)):
+        chunk = Chunk(int(beside.new[place]), past=int(beside.past[place]), cached=0)
+        step = pricer.step(decode=[length] * size, prefill=[chunk] * int(beside.chunks[place]))
+        assert priced.time_ns[place] == pytest.approx(step.time_ns, rel=1e-9)
+        assert priced.energy.total_pj[place] == pytest.approx(step.energy.total_pj, rel=1e-9)

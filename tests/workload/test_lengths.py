@@ -13,6 +13,7 @@ from attacc.workload.lengths import (
     condense,
     decode_lengths,
     final_lengths,
+    held_lengths,
     prompt_lengths,
 )
 from attacc.workload.requests import Request, Workload, WorkloadKind, fixed_lengths
@@ -132,6 +133,28 @@ def test_final_lengths_are_those_of_all_slots(requests: list[Request]) -> None:
     assert math.isclose(final.mean_tokens, mean, rel_tol=1e-12)
     assert math.isclose(final.variance_tokens2, variance, rel_tol=1e-9, abs_tol=1e-9)
     assert final.max_tokens == max(slots)
+
+
+@given(requests=REQUESTS)
+def test_held_lengths_are_those_of_all_stages(requests: list[Request]) -> None:
+    """Catches the tokens of a request's end, and a request that counts once in place of steps."""
+    held = [
+        request.prompt_tokens + step
+        for request in requests
+        for step in range(1, request.output_tokens)
+    ]
+    workload = workload_of(*requests)
+    if not held:
+        with pytest.raises(InputError, match="nothing is decoded"):
+            held_lengths(workload)
+        return
+    found = held_lengths(workload)
+    mean = sum(held) / len(held)
+    variance = sum((tokens - mean) ** 2 for tokens in held) / len(held)
+    assert math.isclose(found.mean_tokens, mean, rel_tol=1e-12)
+    assert math.isclose(found.variance_tokens2, variance, rel_tol=1e-9, abs_tol=1e-9)
+    longest = max(request.prompt_tokens + request.output_tokens for request in requests)
+    assert found.max_tokens == longest
 
 
 def test_exact_lengths_can_be_condensed() -> None:

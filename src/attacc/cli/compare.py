@@ -50,10 +50,17 @@ def compare(
     ] = None,
     system: Annotated[
         list[str] | None,
-        typer.Option(help="System preset or file; repeat it. The first is the baseline."),
+        typer.Option(
+            help="System preset or file; repeat it. Decode is compared with the first; whole "
+            "requests of AttAccs with the same GPUs alone."
+        ),
     ] = None,
     batch: Annotated[
-        str | None, typer.Option(help='Requests in flight, or "max" for as many as fit.')
+        str | None,
+        typer.Option(
+            help='Requests in flight, or "max": the best batch of whole requests, and as many as '
+            "fit in decode alone."
+        ),
     ] = None,
     slo_ms: Annotated[
         float | None,

@@ -37,6 +37,7 @@ from attacc.serving.policies import (
 )
 from attacc.serving.steady import SteadyStates, prefill_alone, steady_states, told, within
 from attacc.system.batches import Ints
+from attacc.system.boundary import constant_power
 from attacc.system.capacity import Footprint
 from attacc.system.layout import Layout
 from attacc.system.pricer import Drawn, Pricer
@@ -279,13 +280,12 @@ def served_by(
         InputError: no batch keeps the targets, or the budget has no room.
     """
     need = _need(pricer, workload, options, engine)
-    fits = pricer.room(need)
+    share = None if batch is None else -(-batch // layout.replicas)
+    fits = pricer.most(need, share)
     most = min(fits, _rules(engine).most_requests)
     limit = ServingLimit.MEMORY if most == fits else ServingLimit.ENGINE
     sizes = sizes_up_to(most)
-    if batch is not None:
-        share = -(-batch // layout.replicas)
-        pricer.check(need, share)
+    if share is not None:
         sizes, limit, most = np.array([share]), ServingLimit.GIVEN, share
 
     def states_of(sizes: Ints) -> SteadyStates:
@@ -299,22 +299,18 @@ def served_by(
         )
 
     states = states_of(sizes)
-    kept = within(states, slo_tpot_ms=options.slo_tpot_ms, slo_ttft_ms=options.slo_ttft_ms)
-    if not kept.size:
-        raise _misses(states, options)
-    best = int(kept[np.argmax(states.requests_per_s[kept])])
+    best, kept, one = _best_within(states, states_of, options)
     last = states.decoding.size - 1
     if best < last:
         limit = ServingLimit.THROUGHPUT
         if best + 1 not in kept:
-            slow = options.slo_tpot_ms is not None and (
-                best + 1 not in within(states, slo_tpot_ms=options.slo_tpot_ms)
+            late = options.slo_ttft_ms is not None and (
+                best + 1 not in within(states, slo_ttft_ms=options.slo_ttft_ms)
             )
-            limit = ServingLimit.TPOT if slow else ServingLimit.TTFT
+            limit = ServingLimit.TTFT if late else ServingLimit.TPOT
     elif states.decoding[last] < most:
         limit = ServingLimit.TOKENS
     size = int(states.decoding[best])
-    one = states_of(np.array([size]))
     return Served(
         layout=layout,
         engine=engine,
@@ -331,6 +327,39 @@ def served_by(
         estimates=one.estimates,
         pricer=pricer,
     )
+
+
+def _best_within(
+    states: SteadyStates, states_of: Callable[[Ints], SteadyStates], options: ServingOptions
+) -> tuple[int, Ints, SteadyStates]:
+    """Return the batch with most requests per second that keeps the targets.
+
+    Among many batches, attention on AttAccs is interpolated over the size of the batch. The batch
+    that is chosen is priced again without, and must keep the targets then, too.
+
+    Args:
+        states: of all batches.
+        states_of: returns the steady states of other batches.
+        options: what is asked.
+
+    Returns:
+        The batch's place among all, the places of those that keep the targets, and its state alone.
+
+    Raises:
+        InputError: no batch keeps the targets.
+    """
+
+    def those_within(some: SteadyStates) -> Ints:
+        return within(some, slo_tpot_ms=options.slo_tpot_ms, slo_ttft_ms=options.slo_ttft_ms)
+
+    kept = those_within(states)
+    while kept.size:
+        best = int(kept[np.argmax(states.requests_per_s[kept])])
+        one = states_of(states.decoding[best : best + 1])
+        if those_within(one).size:
+            return best, kept, one
+        kept = kept[kept != best]
+    raise _misses(states, options)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -511,6 +540,7 @@ class Search:
         for layout in layouts(gpus, self.model):
             try:
                 pricer = self.pricer_of(replica(gpus, layout), layout, engine)
+                pricer.most(_need(pricer, self.workload, self.options, engine), 1)
                 one = prefill_alone(pricer, self.workload)
             except InputError as refusal:
                 refusals.append(refusal)
@@ -547,13 +577,14 @@ class Search:
 def _behind(side: _PrefillSide, decode: Served) -> Served:
     """Return a way to decode, with the GPUs that prefill for it.
 
-    The slower side decides the rate. The GPUs of the other one wait for a part of the time.
+    The slower side decides the rate. The boards of the other one wait for a part of the time.
     """
     rate = min(side.requests_per_s, decode.requests_per_s)
-    gpus = decode.layout.replicas * decode.pricer.system.gpus
-    static_w = gpus * decode.pricer.costs.static_w(decode.pricer.system.gpu)
+    system, costs, attaccs = decode.pricer.system, decode.pricer.costs, decode.pricer.attaccs
+    standby = None if attaccs is None else attaccs.standby
+    each = constant_power(system, costs.static_w(system.gpu), standby)
     idle_j = side.static_w * (1 / rate - 1 / side.requests_per_s)
-    idle_j += static_w * (1 / rate - 1 / decode.requests_per_s)
+    idle_j += decode.layout.replicas * each.boards_w * (1 / rate - 1 / decode.requests_per_s)
     return replace(
         decode,
         requests_per_s=rate,

@@ -378,7 +378,7 @@ def _mixed(
         ttft_ns=pieces * (step.time_ns + more.time_ns),
         tpot_ns=mean.time_ns / pricer.speculation.tokens_per_step,
         energy_j=energies_j.sum(axis=0),
-        prefill_share=np.where(whole & (fewer > 0), 1.0, share),
+        prefill_share=np.where(fewer > 0, 1.0, np.minimum(1.0, share)),
         parts_ns=mean.parts_ns / ended,
         energies_j=energies_j,
         estimates=mean.estimates,

@@ -1,9 +1,10 @@
-"""Compares systems on one model and workload: what fits, how fast it decodes, at what energy.
+"""Compares systems on one model and workload: whole requests, and decode alone.
 
-The batch decodes in lockstep. With equal requests it passes through every length of the cache from
-prompt + 1 to prompt + output - 1, once each. With mixed requests, slots are refilled as they empty,
-and a step is priced at lengths that represent the lengths of a slot over time
-(`attacc.workload.lengths`). This price is an estimate, and the result says so.
+Whole requests are those of `attacc.study.whole`. In decode alone, the batch decodes in lockstep.
+With equal requests it passes through every length of the cache from prompt + 1 to
+prompt + output - 1, once each. With mixed requests, slots are refilled as they empty, and a step is
+priced at lengths that represent the lengths of a slot over time (`attacc.workload.lengths`). This
+price is an estimate, and the result says so.
 """
 
 from __future__ import annotations
@@ -264,7 +265,7 @@ class Comparison(Result):
         tokens_per_step: tokens that a decode step yields for a request, on average.
         shared_prefix: tokens that all prompts begin with.
         slo_ms: longest acceptable mean time per output token, if any.
-        systems: results in the given order; the others are compared with the first one.
+        systems: results in the given order.
     """
 
     model: ModelSummary
@@ -345,8 +346,10 @@ def compare(
         requests: requests; prompt and output tokens of equal ones; the name of a workload preset;
             or the path of a trace (`Requests.of`).
         systems: presets' names, files, documents, or systems that are loaded; one, or a list. The
-            first is what the others are compared with.
-        batch: requests in flight, or "max" for as many as fit and keep the latency target.
+            first is what decode of the others is compared with. Whole requests of a system with
+            AttAccs are compared with those of the same GPUs alone.
+        batch: requests in flight, or "max": decode takes as many as fit and keep the latency
+            target, whole requests the batch that serves most requests.
         slo_ms: longest acceptable mean time per output token, in milliseconds.
         gpu_model: what prices the GPUs: "calibrated" (real ones) or "published" (the papers').
         sites: kind of layers -> where their mixers run on systems with a choice: "gpu", "attacc",

@@ -144,10 +144,8 @@ def outcomes(way: Served, workload: Workload, options: ServingOptions, draws: Dr
         length = max(1, round(workload.mean_prompt_tokens + workload.mean_output_tokens / 2))
         ratios = pricer.at_cadences(share, length)
         if ratios:
-            cycles = [cadence for cadence, _ in ratios]
-            factors = [factor for _, factor in ratios]
-            own = cycles[factors.index(1.0)]
-            attacc = np.asarray(np.interp(draws.cadence * own, cycles, factors), dtype=np.float64)
+            at, factors = zip(*ratios, strict=True)
+            attacc = np.asarray(np.interp(draws.cadence, at, factors), dtype=np.float64)
         longer = activations(pricer.system, pricer.model.kv.bits)
         by_window = np.array([1.0, longer.per_rank, longer.per_pseudo_channel])
         attacc = attacc * by_window[draws.window.astype(np.int64)]

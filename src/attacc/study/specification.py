@@ -136,8 +136,10 @@ class StudySpec(Spec):
         model: a preset's name, a TOML file, or a Hugging Face config.json.
         precision: element types in place of the model's.
         workload: which requests arrive.
-        systems: presets' names or files; the others are compared with the first one.
-        batch: requests in flight, or "max" for as many as fit and meet the latency target.
+        systems: presets' names or files. Decode is compared with the first one, whole requests of
+            a system with AttAccs with those of the same GPUs alone.
+        batch: requests in flight, or "max": decode takes as many as fit and meet the latency
+            target, whole requests the batch that serves most requests.
         slo_ms: longest acceptable mean time per output token.
         gpu_model: model that prices the GPUs: the calibrated one, or the papers'.
         sites: kind of layers -> "gpu", "attacc" or "auto": where their mixers run on systems with a

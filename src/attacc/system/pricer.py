@@ -545,7 +545,7 @@ class Pricer:
             return self._curve_of(heads, batch, np.array(list(lengths), dtype=np.int64))
         raise InputError(f"system {self.system.spec.name} runs no attention on AttAccs")
 
-    def at_cadences(self, batch: int, length: int) -> list[tuple[int, float]]:
+    def at_cadences(self, batch: int, length: int) -> list[tuple[float, float]]:
         """Return the time of attention on AttAccs at other cadences of multiplies.
 
         Args:
@@ -553,22 +553,24 @@ class Pricer:
             length: keys that each of them attends to.
 
         Returns:
-            For each cadence in doubt (`attacc.system.doubts`), and for the system's own: the cycles
-            between multiplies, and the time over that at the system's own cadence. Empty where no
+            For each cadence in doubt (`attacc.system.doubts`), and for the system's own: the
+            cadence over the system's own, rising, and the time over that at it. Empty where no
             cadence is in doubt.
         """
-        found: list[tuple[int, float]] = []
-        device = device_of(self.system)
+        found: dict[float, float] = {}
+        device, doubted = device_of(self.system), cadences(self.system)
+        if device is None or not doubted:
+            return []
         for heads in self._away(self.speculation.queries).values():
             keys = heads.seen(np.array([length], dtype=np.int64))
             own_ns = self._curve_of(heads, batch, keys).at(keys).time_ns[0]
-            for cadence in cadences(self.system):
+            for cadence in doubted:
                 other = attaccs_of(self.system, cadence=cadence).curve(heads, batch, keys.tolist())
-                found.append((cadence, float(other.at(keys).time_ns[0] / own_ns)))
-            if found and device is not None:
-                found.append((device.power_limited.nCCDAB, 1.0))
+                ratio = cadence / device.power_limited.nCCDAB
+                found[ratio] = float(other.at(keys).time_ns[0] / own_ns)
+            found[1.0] = 1.0
             break
-        return sorted(dict(found).items())
+        return sorted(found.items())
 
     def _curve_of(self, heads: LayerHeads, batch: int, keys: Ints) -> AttentionCurve:
         return self._curve(heads, batch, tuple(np.unique(heads.seen(keys)).tolist()))
@@ -655,29 +657,19 @@ class Pricer:
             return False
         return True
 
-    def room(self, need: Footprint) -> int:
-        """Return the largest batch that fits, copies of weights apart.
+    def most(self, need: Footprint, batch: int | None = None) -> int:
+        """Return the most requests that fit, copies of weights apart.
 
         Args:
-            need: what a request needs in memory.
+            need: what a request needs in memory (`need`).
+            batch: requests that must fit; None for any.
 
         Raises:
-            CapacityError: not even one request fits.
+            CapacityError: the batch does not fit, or not even one request does.
         """
+        if batch is not None:
+            check_batch(need, self.system, batch, stack_bytes=self.stack_bytes)
         return largest_batch(need, self.system, stack_bytes=self.stack_bytes).batch
-
-    def check(self, need: Footprint, batch: int) -> None:
-        """Refuse a batch that does not fit, copies of weights apart.
-
-        Args:
-            need: what a request needs in memory.
-            batch: how many requests are in flight.
-
-        Raises:
-            CapacityError: the batch does not fit.
-            InputError: the batch is below 1.
-        """
-        check_batch(need, self.system, batch, stack_bytes=self.stack_bytes)
 
     def memory(
         self, workload: Workload, batch: int, copied_share: float = 0.0
