@@ -309,7 +309,7 @@ def _whole(comparison: Comparison) -> Table:
 PREFILLS: Final = {
     PrefillPolicy.SERIAL: "one prompt at a time, while decode waits",
     PrefillPolicy.MIXED: "in the same steps as decode",
-    PrefillPolicy.DISAGGREGATED: "on GPUs of their own",
+    PrefillPolicy.DISAGGREGATED: "on GPUs of its own",
 }
 
 
@@ -319,7 +319,7 @@ def _whole_notes(comparison: Comparison) -> list[str]:
     notes: list[str] = []
     if served:
         notes.append(
-            f"GPUs prefill {PREFILLS[served[0][1].prefill]} (--prefill). Batch: requests that "
+            f"Prefill runs {PREFILLS[served[0][1].prefill]} (--prefill). Batch: requests that "
             "decode at a time, on all replicas. TTFT: without queueing. Speed-up: requests per "
             "second, from the 5th to the 95th percentile over what is not known exactly."
         )
