@@ -65,7 +65,7 @@ def test_progress_off_a_terminal() -> None:
     """Catches minutes without a word where stderr is a file, and a word on stdout."""
     code = (
         "import sys; from attacc.cli import entry, output; output.HEARTBEAT_S = 0.02; "
-        "sys.argv = ['attacc', 'compare', '--json']; entry.run()"
+        "sys.argv = ['attacc', 'compare', 'asplos2024', '--decode-only', '--json']; entry.run()"
     )
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-c", code],

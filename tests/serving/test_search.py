@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from attacc.errors import CapacityError, InputError
+from attacc.gpu.costs import PARTS
 from attacc.gpu.models import Engine, GpuModel, cost_model
 from attacc.hardware.system import ResolvedSystem, load_system
 from attacc.models.huggingface import load_model
@@ -26,7 +27,7 @@ from attacc.system.batches import Ints
 from attacc.system.boundary import constant_power
 from attacc.system.layout import Layout
 from attacc.system.pricer import Pricer
-from attacc.units import PJ_PER_J
+from attacc.system.step import Group
 from attacc.workload.requests import Workload, fixed_lengths
 
 MODEL = load_model("llama-3.1-8b")
@@ -103,6 +104,7 @@ def test_layouts_use_all_gpus_unless_told() -> None:
     assert list(layouts(eight, MODEL, "tp=2")) == [Layout(2, 4)]
     assert list(layouts(eight, MODEL, "tp=2,replicas=3")) == [Layout(2, 3)]
     assert Layout(8, 1, 1, 4) in list(layouts(eight, MODEL, "dp=4"))
+    assert list(layouts(eight, MODEL, "tp=3")) == [Layout(3, 2)]  # the pricer says why not
 
 
 def test_experts_and_few_heads_have_layouts_of_their_own() -> None:
@@ -182,6 +184,8 @@ def test_the_batch_that_is_answered_keeps_the_target_itself(
             tpot_ns=exact * 1e6 * sizes * some,
             energy_j=some,
             prefill_share=some,
+            parts_ns=np.ones((len(Group), sizes.size)),
+            energies_j=np.ones((len(PARTS), sizes.size)),
             estimates=(),
         )
 
@@ -246,7 +250,7 @@ def test_the_slower_side_decides_and_the_other_one_waits(batch: int, limit: Serv
     assert boards.boards_w > 2 * gpu_w
     wait_s = 1 / rate - each_ns / 1e9
     idle_j = boards.boards_w * wait_s + gpu_w * (1 / rate - float(own.time_ns[0]) / 1e9)
-    work_j = decode.energy_j + (own.energy_pj - alone.energy_pj) / PJ_PER_J
+    work_j = decode.energy_j + own.energy_j - alone.energy_j
     assert best.energy_j == pytest.approx(work_j + idle_j, rel=1e-9)
 
 

@@ -8,16 +8,32 @@ import numpy as np
 import pytest
 
 from attacc.errors import InputError
+from attacc.gpu.costs import PARTS, Floats
 from attacc.hardware.system import load_system
 from attacc.serving.policies import PrefillPolicy
 from attacc.serving.steady import SteadyStates, Stream, steady_states, timed_sizes, within
 from attacc.system.batches import Chunk, Ints
-from attacc.system.pricer import Pricer, Prompts
+from attacc.system.pricer import Drawn, Pricer, Prompts
+from attacc.system.step import Group
 from attacc.workload.requests import Request, Workload, WorkloadKind, fixed_lengths
 
 STEP, REQUEST, KEY, TOKEN, PAIR, ALONE = 1000.0, 10.0, 0.01, 2.0, 0.001, 700.0
 REQUESTS = fixed_lengths(100, 11)
 """100 prompt tokens, and 10 steps after the first output token, at 101 to 110 keys."""
+
+
+def priced(time_ns: Floats, watts: float, *estimates: str) -> Any:
+    """Return steps that take so long, half of it for products, at so many milliwatts."""
+    halves = {Group.FC: 0.5 * time_ns, Group.ATTENTION: 0.5 * time_ns}
+    parts_pj = np.zeros((len(PARTS), time_ns.size))
+    parts_pj[0] = watts * time_ns
+    return SimpleNamespace(
+        time_ns=time_ns,
+        steps=time_ns.size,
+        group_ns=lambda group: halves.get(group, np.zeros(time_ns.size)),
+        energy=SimpleNamespace(parts_pj=parts_pj, total_pj=watts * time_ns),
+        estimates=estimates,
+    )
 
 
 @dataclass(frozen=True)
@@ -40,15 +56,11 @@ class Lines:
         if beside is not None:
             pairs = beside.new * (beside.past + beside.new / 2)
             time_ns = time_ns + beside.chunks * (TOKEN * beside.new + PAIR * pairs)
-        return SimpleNamespace(
-            time_ns=time_ns, energy=SimpleNamespace(total_pj=3 * time_ns), estimates=()
-        )
+        return priced(time_ns, 3)
 
-    def prefill(self, workload: Workload) -> Any:
-        del workload
-        return SimpleNamespace(
-            time_ns=ALONE, energy=SimpleNamespace(total_pj=5 * ALONE), estimates=("prefill",)
-        )
+    def prefills(self, workload: Workload, drawn: Drawn | None = None) -> Any:
+        del workload, drawn
+        return priced(np.array([ALONE]), 5, "prefill"), (1.0,)
 
 
 def states(
@@ -196,7 +208,7 @@ def test_few_sizes_are_timed_the_ends_among_them() -> None:
     """Catches sizes beyond those that are timed, which would be extrapolated."""
     assert timed_sizes(np.array([3, 1, 3, 2])) == [1, 2, 3]
     chosen = timed_sizes(np.arange(1, 101))
-    assert (chosen[0], chosen[-1], len(chosen)) == (1, 100, 5)
+    assert (chosen[0], chosen[-1], len(chosen)) == (1, 100, 3)
 
 
 def test_real_steps_are_those_of_the_pricer() -> None:

@@ -110,7 +110,7 @@ def test_powers_in_doubt_reach_the_energy_of_their_side() -> None:
         alone = outcomes(way(ALONE), REQUESTS, OPTIONS, drawn).energy_j[0]
         attacc = outcomes(way(ATTACC), REQUESTS, OPTIONS, drawn).energy_j[0]
         assert attacc > known["attacc"]
-        assert (alone > known["alone"]) is (name == IDLE)
+        assert bool(alone > known["alone"]) == (name == IDLE)
 
 
 @pytest.mark.parametrize("system", [ALONE, ATTACC], ids=["alone", "attacc"])

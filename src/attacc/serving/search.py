@@ -234,7 +234,7 @@ def layouts(
             and ("dp" in given or layout.dp in groups)
             and ("ep" in given or layout.ep in (1, tp))
         ]
-        if not found and fixed is not None:
+        if not found and "tp" in given:
             # A layout that is asked for is refused by the pricer, which says why.
             found = [Layout(tp, replicas, given.get("ep", 1), given.get("dp", 1))]
         yield from found
