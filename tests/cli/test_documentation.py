@@ -50,7 +50,7 @@ def test_the_readme_shows_what_the_main_job_prints() -> None:
     shown = re.findall(r"^```\n(\w(?:.*\n)*?)```$", readme, re.MULTILINE)
     assert len(shown) == 2
     printed = "\n".join(
-        line.rstrip() for line in invoke("compare", columns=110).stdout.splitlines()
+        line.rstrip() for line in invoke("compare", columns=120).stdout.splitlines()
     )
     assert printed.startswith(shown[0])
     assert shown[1] in printed

@@ -179,10 +179,17 @@ class Drawn:
         some = random.Random(f"{SEED} {device.name} {placement} {number}")  # noqa: S311 - no secret
         element = some.choice((ElementType.FP16, ElementType.INT8))
         length = some.randint(1, LONGEST[placement])  # drawn first, as the recorded counts were
-        layout = HeadLayout(device.organization, placement, some.choice(HEAD_DIMS), element, length)
+        head_dim = some.choice(HEAD_DIMS)
         lengths = [some.randint(1, LONGEST[placement]) for _ in range(some.randint(1, HEADS))]
         queries = some.choice((1, 1, 2))
-        return cls(device, layout, tuple(lengths), queries, some.randint(1, queries))
+        together = some.randint(1, queries)
+        if device.pipeline is not None:
+            # The queries of a read fill half a vector buffer at most.
+            words = device.pipeline.buffer_words // together
+            held = int(words * device.organization.access_bytes / element.bytes)
+            head_dim = min(head_dim, held)
+        layout = HeadLayout(device.organization, placement, head_dim, element, length)
+        return cls(device, layout, tuple(lengths), queries, together)
 
     @property
     def placement(self) -> Placement:
