@@ -25,12 +25,16 @@ REQUESTS = fixed_lengths(100, 11)
 def priced(time_ns: Floats, watts: float, *estimates: str) -> Any:
     """Return steps that take so long, half of it for products, at so many milliwatts."""
     halves = {Group.FC: 0.5 * time_ns, Group.ATTENTION: 0.5 * time_ns}
+
+    def group_ns(group: Group) -> Floats:
+        return halves.get(group, np.zeros(time_ns.size))
+
     parts_pj = np.zeros((len(PARTS), time_ns.size))
     parts_pj[0] = watts * time_ns
     return SimpleNamespace(
         time_ns=time_ns,
         steps=time_ns.size,
-        group_ns=lambda group: halves.get(group, np.zeros(time_ns.size)),
+        group_ns=group_ns,
         energy=SimpleNamespace(parts_pj=parts_pj, total_pj=watts * time_ns),
         estimates=estimates,
     )
