@@ -118,8 +118,8 @@ class WholeRequests:
         energy_ratio: energy per request of the baseline over that of this system.
         energy_ratio_low: 5th percentile of it.
         energy_ratio_high: 95th percentile of it.
-        pays_from: from which output length on AttAccs pay; None without AttAccs, for requests of
-            different lengths, and where no longer output fits.
+        pays_from: from which output length on AttAccs pay, for the best ones beside each baseline;
+            None for all others, for requests of different lengths, and where no longer output fits.
         next_best: the best way with another layout; None where there is none.
         parts_ms: time of one request on one replica, by parts: its share of the steps.
         energies_j: energy of one request, by what takes it.
@@ -362,7 +362,29 @@ def all_whole_requests(all_of: Sequence[Found], asked: Asked) -> list[WholeReque
             spread = range_of(own.requests_per_s / other.requests_per_s, draws)
             energy = range_of(other.energy_j / own.energy_j, draws)
         found.append(_whole_requests(mine, base, asked, spread, energy))
-    return found
+    return _with_thresholds(found, all_of, asked)
+
+
+def _with_thresholds(
+    found: Sequence[WholeRequests | None], all_of: Sequence[Found], asked: Asked
+) -> list[WholeRequests | None]:
+    """Add from which output length on the best AttAccs beside each baseline pay."""
+    told: list[WholeRequests | None] = list(found)
+    best: dict[str | None, int] = {}
+    for number, (one, mine) in enumerate(zip(found, all_of, strict=True)):
+        if one is None or one.speedup is None or mine.system.attacc is None:
+            continue
+        before = best.get(one.baseline)
+        known = None if before is None else found[before]
+        if known is None or known.speedup is None or one.speedup > known.speedup:
+            best[one.baseline] = number
+    for number in best.values():
+        one, mine = found[number], all_of[number]
+        base = partner(mine, all_of)
+        if one is not None and mine.served is not None and base.served is not None:
+            threshold = pays_from(mine.served, base.served, asked.workload, asked.options)
+            told[number] = replace(one, pays_from=threshold)
+    return told
 
 
 def _whole_requests(
@@ -398,9 +420,7 @@ def _whole_requests(
         energy_ratio=energy_ratio,
         energy_ratio_low=None if energy is None else energy.low,
         energy_ratio_high=None if energy is None else energy.high,
-        pays_from=None
-        if base.served is None or mine.system.attacc is None
-        else pays_from(best, base.served, asked.workload, asked.options),
+        pays_from=None,
         next_best=None
         if other is None
         else NextBest(str(other.layout), other.engine, other.batch, other.requests_per_s * tokens),

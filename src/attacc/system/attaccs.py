@@ -49,7 +49,7 @@ I64 = npt.NDArray[np.int64]
 
 MULTIPLY_BUDGET: Final = 4_000_000
 """Multiplies per channel that a curve may simulate before it is sampled instead."""
-SAMPLED_MULTIPLIES: Final = 500_000
+CUT_MULTIPLIES: Final = 500_000
 """The same where heads may be cut, which evens out channels: time then rises nearly in a line, and
 few samples suffice."""
 FEWEST_SAMPLES: Final = 9
@@ -198,10 +198,10 @@ class Attaccs:
         if heads.selection is not None:
             read = self._layout(heads, min(max(lengths), heads.selection.chosen * parts))
         per_run = fullest * passes * (read.score_multiplies + read.context_multiplies)
-        exact = len(needed) <= max(FEWEST_SAMPLES, MULTIPLY_BUDGET // per_run)
+        budget = CUT_MULTIPLIES if self._cut else MULTIPLY_BUDGET
+        samples = max(FEWEST_SAMPLES, budget // per_run)
+        exact = len(needed) <= samples
         if not exact:
-            budget = SAMPLED_MULTIPLIES if self._cut else MULTIPLY_BUDGET
-            samples = max(FEWEST_SAMPLES, budget // per_run)
             needed = _sampled(int(needed[0]), int(needed[-1]), samples)
         timed = [self._at(heads, batch, keys * parts) for keys in needed.tolist()]
         x = needed.astype(np.float64)
