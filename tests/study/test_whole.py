@@ -8,10 +8,10 @@ import pytest
 import attacc as aa
 from attacc.errors import InputError
 from attacc.gpu.models import Engine
-from attacc.hardware.system import ResolvedSystem, load_system
+from attacc.hardware.system import ResolvedSystem, gpus_alone, load_system
 from attacc.serving.policies import PrefillPolicy
 from attacc.study.compare import Comparison, SystemResult
-from attacc.study.decomposition import Cause, alone, decompose, equal_stacks
+from attacc.study.decomposition import Cause, decompose, equal_stacks
 from attacc.study.whole import Found, WholeRequests, partner
 from attacc.system.cost import dram_area, money
 
@@ -137,7 +137,7 @@ def test_a_chain_changes_one_thing_at_a_time() -> None:
 
 def test_systems_of_a_chain() -> None:
     """Catches AttAccs that stay, memory of all devices on each GPU, and a name that is kept."""
-    plain = alone(SHARED)
+    plain = gpus_alone(SHARED)
     assert (plain.attacc, plain.gpus, plain.gpu) == (None, 2, SHARED.gpu)
     more = equal_stacks(SHARED)
     assert more.spec.name == "h100 with 5 stacks of hbm3-5.2 more"

@@ -490,3 +490,32 @@ def resolve_system(spec: SystemSpec) -> ResolvedSystem:
         attacc = AttaccPool(spec.attacc, link(spec.attacc.link, "attacc.link"))
     between_gpus = None if spec.link is None else link(spec.link, "link")
     return ResolvedSystem(spec, gpu, between_gpus, host, attacc)
+
+
+OVERLAPS_OFF: Final[Mapping[str, object]] = {
+    "head_level_pipelining": False,
+    "ff_coprocessing": False,
+    "overlap": Overlap.NONE,
+    "prefill_overlap": PrefillOverlap.NONE,
+}
+"""Keys of a system without overlaps beyond that of transfers."""
+
+
+def with_keys(system: ResolvedSystem, changes: Mapping[str, object]) -> ResolvedSystem:
+    """Return a system with other keys, of the same GPU, even if no preset holds that GPU.
+
+    Args:
+        system: the system.
+        changes: fields of `SystemSpec`, with values that are valid already.
+    """
+    return replace(resolve_system(system.spec.model_copy(update=changes)), gpu=system.gpu)
+
+
+def gpus_alone(system: ResolvedSystem) -> ResolvedSystem:
+    """Return the GPUs of a system without the devices that run attention.
+
+    Args:
+        system: the system.
+    """
+    plain = {"attention": AttentionSite.GPU, "attacc": None, "cpu": None}
+    return with_keys(system, {**OVERLAPS_OFF, **plain})

@@ -17,13 +17,7 @@ import numpy as np
 from attacc.errors import CapacityError, InputError
 from attacc.gpu.costs import PARTS, Floats
 from attacc.gpu.models import Engine
-from attacc.hardware.system import (
-    AttentionSite,
-    Overlap,
-    PrefillOverlap,
-    ResolvedSystem,
-    resolve_system,
-)
+from attacc.hardware.system import ResolvedSystem, gpus_alone, with_keys
 from attacc.models.architecture import divisors
 from attacc.models.feedforward import Mixture
 from attacc.models.mixers import AnyMixer, Attention
@@ -180,12 +174,7 @@ def replica(system: ResolvedSystem, layout: Layout) -> ResolvedSystem:
     if spec.cpu is not None:
         count = _dealt(spec.cpu.count, "cpu.count", layout, system)
         changes["cpu"] = spec.cpu.model_copy(update={"count": count})
-    return _with(system, changes)
-
-
-def _with(system: ResolvedSystem, changes: Mapping[str, object]) -> ResolvedSystem:
-    """Return a system with other numbers of devices, of the same GPU."""
-    return replace(resolve_system(system.spec.model_copy(update=changes)), gpu=system.gpu)
+    return with_keys(system, changes)
 
 
 def _dealt(count: int, key: str, layout: Layout, system: ResolvedSystem) -> int:
@@ -213,7 +202,7 @@ def layouts(
         system: the system.
         model: the model.
         fixed: numbers that are given, as `Layout.stated` reads them. Where replicas are not named,
-            there are as many as there are GPUs for.
+            they take all GPUs.
 
     Raises:
         InputError: as in `Layout.stated`.
@@ -524,17 +513,14 @@ class Search:
                 where="prefill_gpus",
                 hint=f"{self.system.name} has {self.system.gpus} GPUs: give a part of them",
             )
-        return _with(self.system, {"gpus": self.system.gpus - some})
+        return with_keys(self.system, {"gpus": self.system.gpus - some})
 
     def _prefilling(self, engine: Engine | None) -> _PrefillSide | None:
         """Return the GPUs that only prefill, in their best layout; None where there are none."""
         some = self.options.prefill_gpus
         if self.options.prefill is not PrefillPolicy.DISAGGREGATED or some is None:
             return None
-        changes = {"attention": AttentionSite.GPU, "attacc": None, "cpu": None, "gpus": some}
-        changes |= {"head_level_pipelining": False, "ff_coprocessing": False}
-        changes |= {"overlap": Overlap.NONE, "prefill_overlap": PrefillOverlap.NONE}
-        gpus = _with(self.system, changes)
+        gpus = with_keys(gpus_alone(self.system), {"gpus": some})
         sides: list[_PrefillSide] = []
         refusals: list[InputError] = []
         for layout in layouts(gpus, self.model):

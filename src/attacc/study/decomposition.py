@@ -19,25 +19,15 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from math import prod
-from typing import Final
 
 from attacc.errors import InputError
 from attacc.hardware.system import (
-    AttentionSite,
-    Overlap,
-    PrefillOverlap,
+    OVERLAPS_OFF,
     ResolvedSystem,
-    resolve_system,
+    gpus_alone,
+    with_keys,
 )
 from attacc.system.doubts import device_of
-
-OVERLAPS_OFF: Final[dict[str, object]] = {
-    "head_level_pipelining": False,
-    "ff_coprocessing": False,
-    "overlap": Overlap.NONE,
-    "prefill_overlap": PrefillOverlap.NONE,
-}
-"""Keys of a system without overlaps beyond that of transfers."""
 
 
 class Cause(StrEnum):
@@ -87,17 +77,6 @@ class Decomposition:
         return prod(factor.factor for factor in self.factors)
 
 
-def alone(system: ResolvedSystem) -> ResolvedSystem:
-    """Return the GPUs of a system without the devices that run attention.
-
-    Args:
-        system: the system.
-    """
-    changes = OVERLAPS_OFF | {"attention": AttentionSite.GPU, "attacc": None, "cpu": None}
-    spec = system.spec.model_copy(update=changes)
-    return replace(resolve_system(spec), gpu=system.gpu)
-
-
 def equal_stacks(system: ResolvedSystem, *, bandwidth: bool = True) -> ResolvedSystem:
     """Return the GPUs of a system with the stacks of its AttAccs as memory of their own.
 
@@ -117,7 +96,7 @@ def equal_stacks(system: ResolvedSystem, *, bandwidth: bool = True) -> ResolvedS
     if bandwidth:
         rate += each * device.external_bytes_per_s
     gpu = system.gpu.model_copy(update={"memory_bytes": memory, "memory_bytes_per_s": rate})
-    plain = alone(system)
+    plain = gpus_alone(system)
     name = f"{system.spec.gpu} with {each:g} stacks of {device.name} more"
     spec = plain.spec.model_copy(update={"name": name, "memory_per_gpu_bytes": None})
     return replace(plain, spec=spec, gpu=gpu)
@@ -128,9 +107,7 @@ def _without(system: ResolvedSystem, *, unit: bool) -> ResolvedSystem:
     pool = system.attacc
     assert pool is not None  # noqa: S101 - asked only then
     table = pool.table.model_copy(update={"queries_per_read": 1}) if unit else pool.table
-    changes = OVERLAPS_OFF | {"attacc": table}
-    spec = system.spec.model_copy(update=changes)
-    return replace(resolve_system(spec), gpu=system.gpu)
+    return with_keys(system, {**OVERLAPS_OFF, "attacc": table})
 
 
 def decompose(
@@ -156,7 +133,7 @@ def decompose(
     try:
         bandwidth = best(equal_stacks(system))
         capacity = best(equal_stacks(system, bandwidth=False))
-        first = best(alone(system))
+        first = best(gpus_alone(system))
     except InputError:
         return None
     chain = (capacity[0], bandwidth[0], processing[0], unit[0], own[0])
