@@ -87,7 +87,7 @@ class Forward:
         tokens: number of new tokens of each row, including padding.
         length: number of all tokens of each row after the pass, including padding.
         padding: number of padding tokens at the start of each row; None for no padding.
-        masks: masks, one of which every layer's attention must get.
+        masks: masks. Every layer's attention must get one of them.
         layers: number of layers that have attended.
         attention: for each run of tokens, the costs of attending in the layers so far; empty in
             prefill.

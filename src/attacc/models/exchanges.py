@@ -51,7 +51,7 @@ def gather(
 def scatter(
     share: ServedModel, name: str, tokens: Size, width: int | None = None
 ) -> Iterator[Operator]:
-    """Yield the sum over groups, of which each device gets the tokens of its own group.
+    """Yield the sum over groups. Each device gets the tokens of its own group from it.
 
     The devices of a group still have to sum what they got.
     """

@@ -133,7 +133,7 @@ def selection_bounds(
 
 @dataclass(frozen=True, slots=True)
 class SelectedHeads:
-    """Sizes of heads of which some keys are attended to; fields as in `Stack.attend`."""
+    """Sizes of heads that attend to some of their keys; fields as in `Stack.attend`."""
 
     head_dim: int
     element: ElementType

@@ -195,7 +195,7 @@ class Asked:
 
 
 SitesOf = Callable[[ResolvedSystem], Sequence[Mapping[str, Site]]]
-"""Returns the assignments of the mixers on a system, of which the best one is taken."""
+"""Returns the assignments of the mixers on a system. The best one is taken."""
 
 _costs: Callable[[GpuModel, Engine | None], CostModel] = cache(cost_model)
 
@@ -234,7 +234,7 @@ def best_of(asked: Asked, system: ResolvedSystem, sites: Sequence[Mapping[str, S
     Args:
         asked: what is asked.
         system: the system.
-        sites: assignments of the mixers to devices, of which the best one is taken.
+        sites: assignments of the mixers to devices. The best one is taken.
     """
     ways: list[tuple[Served, Served | None]] = []
     refusals: list[InputError] = []

@@ -202,7 +202,7 @@ class LayerParts:
         behind: on the GPUs, after attention.
         moved: transfers of keys and values of prompts, in both directions, by themselves.
         hides_moves: whether the work of the layer hides these transfers.
-        copied_share: share of the feed-forward weights of which AttAccs hold copies.
+        copied_share: share of the feed-forward weights that AttAccs hold copies of.
     """
 
     ahead: tuple[OperatorTimes, ...]

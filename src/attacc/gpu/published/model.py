@@ -436,7 +436,7 @@ class PublishedCostModel(CostModel):
 
 
 def _ring(op: AllReduce | Collective, link: LinkSpec, gpus: int) -> OperatorCosts:
-    """Price a collective in as many steps as there are other GPUs."""
+    """Price a collective: it takes one step for each other GPU."""
     if link.collective is None:
         verb = "sum" if isinstance(op, AllReduce) else "exchange"
         raise InputError(
