@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from attacc.system.pricer import Pricer, SplitError
+from attacc.system.pricer import Pricer, SplitError, Timed
 from attacc.workload.requests import fixed_lengths
 
 MODELS = ("gpt3-175b", "llama-3.1-8b", "llama-3.1-70b", "mixtral-8x7b", "qwen3-32b")
@@ -20,7 +20,7 @@ SYSTEMS = tuple(
 )
 SIZES = np.unique(np.geomspace(1, 128, 32).astype(np.int64))[:20]
 LENGTHS = np.geomspace(512, 16_384, 10).astype(np.int64)
-TIMED = [int(SIZES[0]), int(SIZES[8]), int(SIZES[-1])]
+TIMED = Timed((int(SIZES[0]), int(SIZES[8]), int(SIZES[-1])), (int(LENGTHS[0]), int(LENGTHS[-1])))
 
 
 def main() -> None:

@@ -253,7 +253,9 @@ def wholes(
                 f"{values!r:.40} is no list of whole numbers", where=where, hint="give a list"
             )
         listed = list(cast("Iterable[object]", values))
-        for value in listed:
+        # Long lists hold few different numbers, which hash alike only where they are equal.
+        alike = {type(value) for value in listed} == {int}
+        for value in set(listed) if alike else listed:
             whole(value, where=where, least=least, most=most)
         return np.array(listed, dtype=np.int64)
     numbers = cast("NDArray[Any]", values)

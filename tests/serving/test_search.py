@@ -8,25 +8,19 @@ import numpy as np
 import pytest
 
 from attacc.errors import CapacityError, InputError
-from attacc.gpu.costs import PARTS
+from attacc.gpu.costs import PARTS, GpuPart
 from attacc.gpu.models import Engine, GpuModel, cost_model
 from attacc.hardware.system import ResolvedSystem, load_system
 from attacc.models.huggingface import load_model
+from attacc.models.parameters import kv_bytes_per_token
+from attacc.serving.candidates import BatchSearch, Served, ServingLimit, sizes_up_to
 from attacc.serving.policies import PrefillPolicy, ServingOptions
-from attacc.serving.search import (
-    Search,
-    Served,
-    ServingLimit,
-    layouts,
-    replica,
-    served_by,
-    sizes_up_to,
-)
+from attacc.serving.search import Search, layouts, replica, states_drawn
 from attacc.serving.steady import SteadyStates, prefill_alone
 from attacc.system.batches import Ints
 from attacc.system.boundary import constant_power
 from attacc.system.layout import Layout
-from attacc.system.pricer import Pricer
+from attacc.system.pricer import Drawn, Pricer
 from attacc.system.step import Group
 from attacc.workload.requests import Workload, fixed_lengths
 
@@ -57,9 +51,8 @@ def search(
 def one(layout: Layout, engine: Engine, system: ResolvedSystem = TWO, **options: Any) -> Served:
     """Return what one layout serves."""
     asked = ServingOptions(**options)
-    return served_by(
-        pricer(replica(system, layout), layout, engine), REQUESTS, asked, layout, engine
-    )
+    priced = pricer(replica(system, layout), layout, engine)
+    return BatchSearch(priced, REQUESTS, asked, layout, engine).best()
 
 
 # Layouts.
@@ -182,14 +175,13 @@ def test_the_batch_that_is_answered_keeps_the_target_itself(
             requests_per_s=some * sizes,
             ttft_ns=some,
             tpot_ns=exact * 1e6 * sizes * some,
-            energy_j=some,
             prefill_share=some,
             parts_ns=np.ones((len(Group), sizes.size)),
             energies_j=np.ones((len(PARTS), sizes.size)),
             estimates=(),
         )
 
-    monkeypatch.setattr("attacc.serving.search.steady_states", states)
+    monkeypatch.setattr("attacc.serving.candidates.steady_states", states)
     found = one(Layout(2), Engine.VLLM, slo_tpot_ms=10.0)
     assert (found.batch, found.tpot_ns) == (8, pytest.approx(8.8e6))
     assert found.limit is ServingLimit.TPOT
@@ -242,7 +234,16 @@ def test_the_slower_side_decides_and_the_other_one_waits(batch: int, limit: Serv
     each_ns = 1e9 / decode.requests_per_s - float(alone.time_ns[0])
     rate = min(1e9 / each_ns, 1e9 / float(own.time_ns[0]))
     assert best.requests_per_s == pytest.approx(rate, rel=1e-9)
-    assert best.ttft_ns == float(own.time_ns[0])
+    # The GPU that prefills sends all keys and values; AttAccs get them over links of their own.
+    moved = kv_bytes_per_token(MODEL) * REQUESTS.mean_prompt_tokens
+    between, away = three.link, three.attacc
+    assert between is not None
+    assert away is not None
+    move_ns = max(
+        2e9 * moved / between.both_ways_bytes_per_s,
+        2e9 * (moved / 2) / away.link.both_ways_bytes_per_s,
+    )
+    assert best.ttft_ns == pytest.approx(float(own.time_ns[0]) + move_ns, rel=1e-9)
     assert (best.limit, best.gpus) == (limit, 3)
     gpu_w = best.pricer.costs.static_w(TWO.gpu)
     assert decode.pricer.attaccs is not None
@@ -250,8 +251,23 @@ def test_the_slower_side_decides_and_the_other_one_waits(batch: int, limit: Serv
     assert boards.boards_w > 2 * gpu_w
     wait_s = 1 / rate - each_ns / 1e9
     idle_j = boards.boards_w * wait_s + gpu_w * (1 / rate - float(own.time_ns[0]) / 1e9)
-    work_j = decode.energy_j + own.energy_j - alone.energy_j
+    prefills_j = [one.steps.energies_pj.sum() / 1e12 for one in (own, alone)]
+    links_pj = between.energy_pj_per_byte + away.link.energy_pj_per_byte
+    work_j = decode.energy_j + prefills_j[0] - prefills_j[1] + moved * links_pj / 1e12
     assert best.energy_j == pytest.approx(work_j + idle_j, rel=1e-9)
+    assert sum(best.energies_j.values()) == best.energy_j
+
+
+def test_draws_of_the_best_estimates_are_the_best_estimates() -> None:
+    """Catches draws that leave out the move, or the boards that wait for the other side."""
+    three = load_system("8xh100-attacc-hbm3", name="three", **{"gpus": 3, "attacc.devices": 2})
+    asked = search(three, batch=4, prefill=PrefillPolicy.DISAGGREGATED, prefill_gpus=1)
+    best, _ = asked.best()
+    ones = np.ones(3)
+    drawn = Drawn(dict.fromkeys(GpuPart, ones), ones, ones)
+    found = states_drawn(best, REQUESTS, asked.options, drawn)
+    assert found.requests_per_s == pytest.approx(best.requests_per_s, rel=1e-12)
+    assert found.energies_j.sum(axis=0) == pytest.approx(best.energy_j, rel=1e-12)
 
 
 def test_gpus_that_prefill_hold_the_model() -> None:
@@ -265,8 +281,8 @@ def test_gpus_that_prefill_hold_the_model() -> None:
     asked = ServingOptions(prefill=PrefillPolicy.DISAGGREGATED, prefill_gpus=4)
     eight = load_system("8xh100")
     best, _ = Search(of, eight, REQUESTS, asked, [Engine.VLLM], model, "tp=4", 8).best()
-    assert best.prefill_layout is not None
-    assert best.prefill_layout.tp >= 2
+    assert best.prefill is not None
+    assert best.prefill.layout.tp >= 2
     few = replace(asked, prefill_gpus=1)
     with pytest.raises(CapacityError, match="the weights take"):
         Search(of, eight, REQUESTS, few, [Engine.VLLM], model, "tp=7", 8).best()

@@ -10,8 +10,9 @@ from attacc.gpu.models import Engine, GpuModel, cost_model
 from attacc.hardware.gpu import GpuSpec
 from attacc.hardware.system import ResolvedSystem, load_system
 from attacc.models.huggingface import load_model
+from attacc.serving.candidates import BatchSearch, Served
+from attacc.serving.disaggregated import Joined
 from attacc.serving.policies import PrefillPolicy, ServingOptions
-from attacc.serving.search import DrawnStates, Served, served_by
 from attacc.study.ranges import (
     ACTIVATIONS,
     CADENCE,
@@ -47,7 +48,7 @@ def way(system: ResolvedSystem, options: ServingOptions = OPTIONS) -> Served:
     costs = cost_model(GpuModel.CALIBRATED, Engine.VLLM)
     layout = Layout(2)
     pricer = Pricer(MODEL, system, gpu_model=costs, layout=layout)
-    return served_by(pricer, REQUESTS, options, layout, Engine.VLLM, batch=64)
+    return BatchSearch(pricer, REQUESTS, options, layout, Engine.VLLM, batch=64).best()
 
 
 def rates(system: ResolvedSystem, draws: Draws, options: ServingOptions = OPTIONS) -> Floats:
@@ -85,10 +86,10 @@ def test_half_of_the_errors_of_a_kind_are_as_large_as_measured(
     """Catches a measured mean error that is taken for a standard deviation."""
     seen: list[Floats] = []
 
-    def kept(served: Served, *args: object) -> DrawnStates:
+    def kept(served: Served, *args: object) -> Joined:
         del served
         seen.append(args[-1].gpu[GpuPart.DECODE])  # type: ignore[attr-defined]
-        return DrawnStates(np.ones(4000), np.ones((len(PARTS), 4000)))
+        return Joined(np.ones(4000), np.ones((len(PARTS), 4000)))
 
     monkeypatch.setattr("attacc.study.ranges.states_drawn", kept)
     served = way(ALONE)

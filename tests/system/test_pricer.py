@@ -26,7 +26,7 @@ from attacc.models.steps import model_step
 from attacc.pim.stack import Stack
 from attacc.system.attaccs import LayerHeads
 from attacc.system.batches import PHASES, Batches, Chunk
-from attacc.system.pricer import Limit, Pricer, Prompts, SplitError
+from attacc.system.pricer import Limit, Pricer, Prompts, SplitError, Timed
 from attacc.system.step import Group
 from attacc.workload.requests import fixed_lengths
 
@@ -468,7 +468,11 @@ def test_many_sizes_in_one_go_cost_what_each_step_costs(name: str) -> None:
     sizes, keys = np.array([4, 16, 40]), np.array([300, 300, 700])
     beside = Prompts(np.array([64, 64, 32]), np.array([0, 16, 8]), np.array([1, 2, 1]))
     priced = pricer.sized(
-        sizes, keys, timed=sizes.tolist(), need=pricer.need((256, 512)), beside=beside
+        sizes,
+        keys,
+        timed=Timed((4, 16, 40), (300, 700)),
+        need=pricer.need((256, 512)),
+        beside=beside,
     )
     for place, (size, length) in enumerate(zip(sizes.tolist(), keys.tolist(), strict=True)):
         chunk = Chunk(int(beside.new[place]), past=int(beside.past[place]), cached=0)

@@ -24,7 +24,7 @@ from attacc.hardware.system import (
 from attacc.models.architecture import MODELS
 from attacc.models.operators import Phase
 from attacc.system.batches import Batches, Chunk
-from attacc.system.pricer import Pricer, Prompts
+from attacc.system.pricer import Pricer, Prompts, Timed
 from attacc.system.schedule import TURNS, Form, LayerWork, fastest, plan_of, spread, waits_ns
 from attacc.system.step import Group, StepCost, step_costs
 from attacc.workload.lengths import LengthDistribution, LengthKind
@@ -319,7 +319,7 @@ def test_every_way_to_a_price_takes_turns() -> None:
     mean = own.decode(64, LengthDistribution(LengthKind.EXACT, (3000,), (1.0,))).mean
     need = own.need(fixed_lengths(2000, 2000))
     keys = np.array([3000, 3000])
-    sized = own.sized(np.array([64, 2]), keys, timed=(2, 64), need=need)
+    sized = own.sized(np.array([64, 2]), keys, timed=Timed((2, 64), (3000, 3000)), need=need)
     assert isclose(mean.time_ns, step.time_ns, rel_tol=1e-12)
     assert isclose(sized.time_ns[0], step.time_ns, rel_tol=1e-12)
     assert isclose(sized.energy.total_pj[0], step.energy.total_pj, rel_tol=1e-12)
@@ -329,7 +329,7 @@ def test_every_way_to_a_price_takes_turns() -> None:
     chunks = Prompts(np.array([64]), np.array([0]), np.array([1]))
     beside = pricer("auto", "auto")
     mixed = beside.sized(
-        np.array([64]), keys[:1], timed=(64,), need=need, beside=chunks
+        np.array([64]), keys[:1], timed=Timed((64,), (3000, 3000)), need=need, beside=chunks
     )  # fmt: skip
     expected = beside.step(decode=[3000] * 64, prefill=[Chunk(64)])
     assert isclose(mixed.time_ns[0], expected.time_ns, rel_tol=1e-12)

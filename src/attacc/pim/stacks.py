@@ -162,7 +162,8 @@ def attend_over(
 
     tokens = NewTokens(window, query_tokens)
     # Of each stack, the keys that are stored of each head, and the place of the oldest of them.
-    heads = [_Ring(tokens.held(length), tokens.oldest(length)) for length in lengths]
+    rings = {length: _Ring(tokens.held(length), tokens.oldest(length)) for length in set(lengths)}
+    heads = [rings[length] for length in lengths]
 
     def attend(held: tuple[_Ring, ...]) -> StackAttention:
         return stack.attend_to(

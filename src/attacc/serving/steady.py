@@ -18,7 +18,7 @@ Times to the first token are those of a request that does not queue.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -28,7 +28,7 @@ from attacc.gpu.costs import Floats
 from attacc.serving.policies import PrefillPolicy
 from attacc.system.batches import Ints
 from attacc.system.capacity import Footprint
-from attacc.system.pricer import Drawn, Pricer, Prompts
+from attacc.system.pricer import Drawn, Pricer, Prompts, Timed
 from attacc.system.step import Group, StepCosts
 from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
 from attacc.workload.lengths import LengthDistribution, decode_lengths
@@ -51,7 +51,6 @@ class SteadyStates:
         requests_per_s: requests that end in a second.
         ttft_ns: time to the first token of a request that does not queue.
         tpot_ns: mean time per output token after the first.
-        energy_j: energy of one request.
         prefill_share: share of the steps that prefill.
         parts_ns: (parts, batches) time of one request by the parts of `Group`: its share of the
             steps that it takes part in. They sum to the time between the ends of two requests.
@@ -63,11 +62,15 @@ class SteadyStates:
     requests_per_s: Floats
     ttft_ns: Floats
     tpot_ns: Floats
-    energy_j: Floats
     prefill_share: Floats
     parts_ns: Floats
     energies_j: Floats
     estimates: tuple[str, ...]
+
+    @property
+    def energy_j(self) -> Floats:
+        """(batches,) energy of one request."""
+        return self.energies_j.sum(axis=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +83,14 @@ class Stream:
             a key as those of the workload.
         steps: mean decode steps of a request.
         lengths: lengths that a slot of the batch sees.
+        ends: fewest and most keys at which attention on AttAccs is timed; they enclose the lengths.
     """
 
     prompt: int
     past: int
     steps: float
     lengths: LengthDistribution
+    ends: tuple[int, int]
 
     @classmethod
     @lru_cache(maxsize=64)
@@ -106,11 +111,16 @@ class Stream:
         spread = float(weights @ new**2) - mean**2
         decoded = float(weights @ (workload.output_tokens - 1))
         lengths = decode_lengths(workload, LENGTH_BINS, all_equal=False)
+        ends = min(lengths.lengths), max(lengths.lengths)
+        if len(workload) == 1:
+            # The first and the last step, which the price of decode alone times, too.
+            ends = int(workload.prompt_tokens[0]) + 1, int(workload.final_tokens[0]) - 1
         return cls(
             prompt=max(1, round(mean)),
             past=known + round(max(0.0, spread) / (2 * mean)),
             steps=decoded / tokens_per_step,
             lengths=lengths,
+            ends=(min(*ends, *lengths.lengths), max(*ends, *lengths.lengths)),
         )
 
 
@@ -197,6 +207,22 @@ class _Steps:
         """(batches,) durations."""
         return self.parts_ns.sum(axis=0)
 
+    def take(self, places: Ints) -> _Steps:
+        """Return some of the steps."""
+        return _Steps(self.parts_ns[:, places], self.energies_pj[:, places], self.estimates)
+
+    def spread(self, places: Ints, steps: int) -> _Steps:
+        """Return these steps at places among others that take nothing.
+
+        Args:
+            places: (batches,) their places, each once.
+            steps: how many steps there are.
+        """
+        parts_ns = np.zeros((len(self.parts_ns), steps))
+        energies_pj = np.zeros((len(self.energies_pj), steps))
+        parts_ns[:, places], energies_pj[:, places] = self.parts_ns, self.energies_pj
+        return _Steps(parts_ns, energies_pj, self.estimates)
+
     def minus(self, other: _Steps) -> _Steps:
         """Return what these steps take more than others."""
         return _Steps(
@@ -213,25 +239,46 @@ class _Steps:
 
 
 def _decode(
-    pricer: Pricer, stream: Stream, sizes: Ints, need: Footprint, drawn: Drawn | None
-) -> _Steps:
-    """Return the mean decode steps of batches."""
-    keys = np.asarray(stream.lengths.lengths, dtype=np.int64)
-    weights = np.asarray(stream.lengths.weights)
+    pricer: Pricer,
+    stream: Stream,
+    sizes: Ints,
+    need: Footprint,
+    drawn: Drawn | None,
+    *,
+    also: tuple[int, ...] = (),
+) -> tuple[_Steps, _Steps]:
+    """Return the mean decode steps of batches, and their steps at one more length.
+
+    Args:
+        pricer: prices the steps.
+        stream: the requests.
+        sizes: (batches,) requests that decode.
+        need: what a request needs in memory.
+        drawn: as in `steady_states`.
+        also: a length within those of the stream, or none; then the second steps are empty.
+    """
+    keys = np.array([*stream.lengths.lengths, *also], dtype=np.int64)
+    weights = np.append(stream.lengths.weights, np.zeros(len(also)))
     each = _Steps.of(
         pricer.sized(
             np.repeat(sizes, keys.size),
             np.tile(keys, sizes.size),
-            timed=timed_sizes(sizes),
+            timed=_timed(stream, sizes),
             need=need,
             drawn=None if drawn is None else drawn.repeat(keys.size),
         )
     )
+    own = each.take(np.arange(keys.size - len(also), each.time_ns.size, keys.size))
 
     def mean(values: Floats) -> Floats:
         return values.reshape(len(values), sizes.size, keys.size) @ weights
 
-    return _Steps(mean(each.parts_ns), mean(each.energies_pj), each.estimates)
+    return _Steps(mean(each.parts_ns), mean(each.energies_pj), each.estimates), own
+
+
+def _timed(stream: Stream, sizes: Ints) -> Timed:
+    """Return the batches for which attention on AttAccs is timed."""
+    return Timed(tuple(timed_sizes(sizes)), stream.ends)
 
 
 def _serial(
@@ -252,7 +299,7 @@ def _serial(
         prefill: on these GPUs; None where other GPUs prefill.
         drawn: as in `steady_states`.
     """
-    step = _decode(pricer, stream, sizes, need, drawn)
+    step, _ = _decode(pricer, stream, sizes, need, drawn)
     each = stream.steps / sizes
     mine = _Steps(each * step.parts_ns, each * step.energies_pj, step.estimates)
     prefill_ns: Floats = np.zeros(1)
@@ -270,7 +317,6 @@ def _serial(
         requests_per_s=NS_PER_S / request_ns,
         ttft_ns=np.broadcast_to(prefill_ns, sizes.shape),
         tpot_ns=stay_ns / tokens,
-        energy_j=mine.energies_pj.sum(axis=0) / PJ_PER_J,
         prefill_share=np.zeros(sizes.size) if prefill is None else ended / (1 + ended),
         parts_ns=mine.parts_ns,
         energies_j=mine.energies_pj / PJ_PER_J,
@@ -292,11 +338,6 @@ class Prefill:
     def time_ns(self) -> Floats:
         """(draws,) durations."""
         return self.steps.time_ns
-
-    @property
-    def energy_j(self) -> float:
-        """Energy of one prefill, by the first draw."""
-        return float(self.steps.energies_pj[:, 0].sum()) / PJ_PER_J
 
 
 def told(*notes: Sequence[str]) -> tuple[str, ...]:
@@ -343,8 +384,8 @@ def _mixed(
         room: (batches,) tokens of prompts that fit into a step.
         drawn: as in `steady_states`.
     """
-    step = _decode(pricer, stream, sizes, need, drawn)
-    middle = np.full(sizes.size, round(stream.lengths.mean_tokens))
+    middle = round(stream.lengths.mean_tokens)
+    step, alone = _decode(pricer, stream, sizes, need, drawn, also=(middle,))
     ended = sizes / stream.steps
     pieces = -(-stream.prompt // room)
     new = -(-stream.prompt // pieces)
@@ -354,30 +395,32 @@ def _mixed(
     # Steps with one prompt (or chunk) more occur as often as it takes to prefill all that come.
     share = np.where(whole, ended - fewer, ended * pieces)
 
-    def extra(chunks: Ints) -> _Steps:
-        """Return what so many chunks add to a step."""
-        added = _Steps(np.zeros_like(step.parts_ns), np.zeros_like(step.energies_pj))
-        some = chunks > 0
-        if not some.any():
-            return added
-        beside = Prompts(new[some], past[some], chunks[some])
-        at_sizes, keys = sizes[some], middle[some]
-        timed = timed_sizes(at_sizes)
-        alone = pricer.sized(at_sizes, keys, timed=timed, need=need, drawn=drawn)
-        both = pricer.sized(at_sizes, keys, timed=timed, need=need, beside=beside, drawn=drawn)
-        more = _Steps.of(both).minus(_Steps.of(alone))
-        added.parts_ns[:, some], added.energies_pj[:, some] = more.parts_ns, more.energies_pj
-        return replace(added, estimates=more.estimates)
-
-    more = extra(fewer + 1)
-    mean = step.plus(extra(fewer), 1 - share).plus(more, share)
+    # Steps with fewer chunks, then steps with one more. Steps without chunks are known already.
+    place = np.concatenate([np.flatnonzero(fewer), np.arange(sizes.size)])
+    chunks = np.concatenate([fewer[fewer > 0], fewer + 1])
+    both = _Steps.of(
+        pricer.sized(
+            sizes[place],
+            np.full(place.size, middle),
+            timed=_timed(stream, sizes),
+            need=need,
+            beside=Prompts(new[place], past[place], chunks),
+            drawn=None if drawn is None else drawn.take(place),
+        )
+    )
+    added = both.minus(alone.take(place))
+    some = place.size - sizes.size
+    more = added.take(np.arange(some, place.size))
+    mean = step.plus(more, share)
+    if some:
+        less = added.take(np.arange(some)).spread(place[:some], sizes.size)
+        mean = mean.plus(less, 1 - share)
     energies_j = mean.energies_pj / ended / PJ_PER_J
     return SteadyStates(
         decoding=sizes,
         requests_per_s=ended / mean.time_ns * NS_PER_S,
         ttft_ns=pieces * (step.time_ns + more.time_ns),
         tpot_ns=mean.time_ns / pricer.speculation.tokens_per_step,
-        energy_j=energies_j.sum(axis=0),
         prefill_share=np.where(fewer > 0, 1.0, np.minimum(1.0, share)),
         parts_ns=mean.parts_ns / ended,
         energies_j=energies_j,

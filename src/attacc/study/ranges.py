@@ -19,8 +19,9 @@ from typing import Final
 import numpy as np
 
 from attacc.gpu.costs import PARTS, Floats, GpuPart
+from attacc.serving.candidates import Served
 from attacc.serving.policies import ServingOptions
-from attacc.serving.search import Served, states_drawn
+from attacc.serving.search import states_drawn
 from attacc.system.doubts import FASTEST, SLOWEST, activations
 from attacc.system.pricer import Drawn
 from attacc.workload.requests import Workload

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from attacc.errors import InputError
+from attacc.serving.candidates import BatchSearch, Served
 from attacc.serving.policies import PrefillPolicy, ServingOptions
-from attacc.serving.search import Served, served_by
 from attacc.workload.requests import Workload, WorkloadKind, fixed_lengths
 
 PAYS: Final = 1.05
@@ -69,7 +69,9 @@ def pays_from(
         requests = fixed_lengths(prompt, longer)
         try:
             rates = [
-                served_by(way.pricer, requests, options, way.layout, way.engine).requests_per_s
+                BatchSearch(way.pricer, requests, options, way.layout, way.engine)
+                .best()
+                .requests_per_s
                 for way in (mine, base)
             ]
         except InputError:

@@ -17,8 +17,9 @@ from attacc.gpu.costs import CostModel
 from attacc.gpu.models import Engine, GpuModel, cost_model
 from attacc.hardware.system import AttentionSite, ResolvedSystem
 from attacc.models.served import ServedModel
+from attacc.serving.candidates import Served, ServingLimit
 from attacc.serving.policies import PrefillPolicy, ServingOptions
-from attacc.serving.search import Search, Served, ServingLimit
+from attacc.serving.search import Search
 from attacc.study.decomposition import Decomposition, decompose
 from attacc.study.ranges import Draws, Range, outcomes, range_of
 from attacc.study.thresholds import Threshold, pays_from
@@ -96,7 +97,9 @@ class WholeRequests:
     """Whole requests in steady state, prefill and decode.
 
     Attributes:
-        layout: of the model over the GPUs, as ``--layout`` takes it.
+        layout: of the model over the GPUs, as ``--layout`` takes it; over those that decode, where
+            others prefill.
+        prefill_layout: of the model over GPUs that only prefill; None where there are none.
         engine: whose kernels and host are priced; None for the published GPU model.
         prefill: how the GPUs prefill.
         batch: requests in flight that decode, on all replicas together.
@@ -121,7 +124,7 @@ class WholeRequests:
         pays_from: from which output length on AttAccs pay, for the best ones beside each baseline;
             None for all others, for requests of different lengths, and where no longer output fits.
         next_best: the best way with another layout; None where there is none.
-        parts_ms: time of one request on one replica, by parts: its share of the steps.
+        parts_ms: time of one request on one replica that decodes, by parts: its share of the steps.
         energies_j: energy of one request, by what takes it.
         curve: batches that were tried in this layout.
         economy: what requests cost, and what the gain is for area, energy and money.
@@ -131,6 +134,7 @@ class WholeRequests:
     """
 
     layout: str
+    prefill_layout: str | None
     engine: Engine | None
     prefill: PrefillPolicy
     batch: int
@@ -401,6 +405,7 @@ def _whole_requests(
         energy_ratio = base.served.energy_j / best.energy_j
     return WholeRequests(
         layout=str(best.layout),
+        prefill_layout=None if best.prefill is None else str(best.prefill.layout),
         engine=best.engine,
         prefill=asked.options.prefill,
         batch=best.batch,

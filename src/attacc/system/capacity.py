@@ -191,6 +191,20 @@ class Footprint:
         away = (kind for kind in self.stored if kind.away)
         return sum(kind.pieces * kind.piece_bytes(self.kept_tokens) for kind in away)
 
+    def prompt_bytes(self, tokens: float, *, away: bool | None = None) -> float:
+        """Return what a prompt stores on one GPU, or of one GPU's layers elsewhere.
+
+        Args:
+            tokens: of the prompt, shared ones included; these are stored once for all requests.
+            away: what lies with the devices that run attention, or what lies on the GPU; None for
+                both.
+        """
+        return sum(
+            kind.pieces * kind.piece_bytes(tokens - (self.shared_tokens if kind.shares else 0))
+            for kind in self.stored
+            if away is None or kind.away is away
+        )
+
     def piece_bytes(self, kind: StoredKind, requests: int) -> float:
         """Return the bytes of one piece of one request in a batch, shared tokens apart.
 

@@ -537,7 +537,7 @@ class LayerPricer:
             share: bytes of all GPUs over those of as many GPUs of the largest group.
         """
         per_link = gpus_per_link(self._system)
-        cost = self._costs.transfer(name, per_link * size_bytes, _away(self._system))
+        cost = self._costs.transfer(name, per_link * size_bytes, away_link(self._system))
         devices = self._system.gpus / per_link * share
         return _placed(cost, Group.COMMUNICATION, self._layer.runs, devices, self._layer.kind)
 
@@ -591,7 +591,7 @@ def _replaced(
     return [replace(op, time_ns=time_ns) if op is old else op for op in operators]
 
 
-def _away(system: ResolvedSystem) -> LinkSpec:
+def away_link(system: ResolvedSystem) -> LinkSpec:
     """Return the link from a GPU to the devices that run attention."""
     for place in (system.host, system.attacc):
         if place is not None:

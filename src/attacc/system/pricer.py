@@ -279,6 +279,15 @@ class Drawn:
         gpu = {part: np.repeat(factors, times) for part, factors in self.gpu.items()}
         return Drawn(gpu, np.repeat(self.attacc, times), np.repeat(self.start, times))
 
+    def take(self, places: Ints) -> Drawn:
+        """Return the factors of some steps.
+
+        Args:
+            places: numbers of the steps.
+        """
+        gpu = {part: factors[places] for part, factors in self.gpu.items()}
+        return Drawn(gpu, self.attacc[places], self.start[places])
+
     def attended(self, attention: AttaccAttention) -> AttaccAttention:
         """Return attention on AttAccs with its time drawn.
 
@@ -295,9 +304,23 @@ class Drawn:
         return replace(attention, time_ns=attention.time_ns * self.attacc, chosen=chosen)
 
 
-def _both(ends: Ints) -> tuple[int, ...]:
-    """Return two lengths, or one where they are equal."""
-    return tuple(np.unique(ends).tolist())
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Batches of equal requests for which attention on AttAccs is timed, to interpolate others.
+
+    Attributes:
+        sizes: numbers of requests, rising; the first and the last enclose those of all batches.
+        keys: fewest and most keys that each request attends to, before drafts; they enclose those
+            of all batches.
+    """
+
+    sizes: tuple[int, ...]
+    keys: tuple[int, int]
+
+    def halved(self) -> Timed:
+        """Return batches that enclose the halves of all batches."""
+        halves = {*(max(1, size // 2) for size in self.sizes), -(-self.sizes[-1] // 2)}
+        return replace(self, sizes=tuple(sorted(halves)))
 
 
 def _between(
@@ -336,11 +359,6 @@ def _between(
         if chosen
         else None,
     )
-
-
-def _halved(timed: Sequence[int]) -> list[int]:
-    """Return sizes of half batches that enclose the halves of all sizes between the given ones."""
-    return sorted({*(max(1, size // 2) for size in timed), -(-timed[-1] // 2)})
 
 
 def _nothing(batches: Batches) -> Attended:
@@ -792,7 +810,7 @@ class Pricer:
         priced = self.sized(
             np.repeat(sizes, keys.size),
             np.tile(keys, sizes.size),
-            timed=(first, last),
+            timed=Timed((first, last), (int(keys.min()), int(keys.max()))),
             need=self.need(workload),
         )
         return priced.time_ns.reshape(sizes.size, keys.size) @ np.asarray(lengths.weights)
@@ -802,21 +820,19 @@ class Pricer:
         sizes: Ints,
         keys: Ints,
         *,
-        timed: Sequence[int],
+        timed: Timed,
         need: Footprint,
         beside: Prompts | None = None,
         drawn: Drawn | None = None,
     ) -> StepCosts:
         """Price steps of equal requests for many batch sizes in one go.
 
-        Attention on AttAccs is timed at a few of the sizes, for the fewest and the most keys, and
-        interpolated linearly between them.
+        Attention on AttAccs is timed for a few batches, and interpolated linearly between them.
 
         Args:
             sizes: (steps,) decoding requests.
             keys: (steps,) keys that each of them attends to, before drafts.
-            timed: sizes at which attention on AttAccs is timed, rising; the first and the last
-                enclose all sizes.
+            timed: batches for which attention on AttAccs is timed.
             need: what a request needs in memory, which decides the room for copies of weights.
             beside: chunks of prompts in the same steps.
             drawn: factors of what is not known exactly; None for the best estimates.
@@ -840,7 +856,7 @@ class Pricer:
 
         def attend(of: Batches) -> Attended:
             halved = bool((of.requests < batches.requests).any())
-            return self._interpolated(of, _halved(timed) if halved else timed)
+            return self._interpolated(of, timed.halved() if halved else timed)
 
         return self._price(batches, attend, copies, drawn)
 
@@ -858,26 +874,29 @@ class Pricer:
                 (errors if errors is not None else []).append(error)
         return found
 
-    def _interpolated(self, batches: Batches, timed: Sequence[int]) -> Attended:
-        """Return attention on AttAccs in steps of equal requests, timed at a few of their sizes.
+    def _interpolated(self, batches: Batches, timed: Timed) -> Attended:
+        """Return attention on AttAccs in steps of equal requests, of which a few are timed.
 
         Args:
             batches: the requests.
-            timed: sizes, as in `sized`.
+            timed: as in `sized`.
         """
         sizes = batches.requests.astype(np.int64)
         if not sizes.any():
             return {}
         distinct, place = np.unique(batches.longest.astype(np.int64), return_inverse=True)
+        ends = np.array(timed.keys) + self.speculation.draft_tokens
         found: Attended = {}
         for heads in dict.fromkeys(self._away(batches.queries).values()):
-            own = heads.seen(distinct - heads.shared(self.shared_prefix))
-            ends = np.array([own.min(), own.max()])
+            shared = heads.shared(self.shared_prefix)
+            own = heads.seen(distinct - shared)
+            seen = np.append(heads.seen(ends - shared), own)
+            lengths = tuple(np.unique([seen.min(), seen.max()]).tolist())
             each = [
-                self._with_prefix(self._curve(heads, size, _both(ends)).at(own), heads, size)
-                for size in timed
+                self._with_prefix(self._curve(heads, size, lengths).at(own), heads, size)
+                for size in timed.sizes
             ]
-            found[heads] = _between(each, np.array(timed), sizes, place)
+            found[heads] = _between(each, np.array(timed.sizes), sizes, place)
         return found
 
     def _price(
