@@ -479,3 +479,28 @@ def test_many_sizes_in_one_go_cost_what_each_step_costs(name: str) -> None:
         step = pricer.step(decode=[length] * size, prefill=[chunk] * int(beside.chunks[place]))
         assert priced.time_ns[place] == pytest.approx(step.time_ns, rel=1e-9)
         assert priced.energy.total_pj[place] == pytest.approx(step.energy.total_pj, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("model", "system"),
+    [
+        ("llama-3.1-70b", "8xh100-attacc-hbm3"),
+        ("llama-3.1-70b", "8xh100-attacc-hbm3-shared"),
+        ("gpt3-175b", "dgx-attacc-bankgroup"),
+    ],
+)
+def test_no_step_undercuts_its_multiplies(model: str, system: str) -> None:
+    """Catches a bound that is too high, by which batches that keep a target are left out."""
+    pricer = Pricer(model, system)
+    sizes = np.array([1, 7, 40])
+    least = pricer.least_ns(sizes, 1500)
+    attention = [pricer.step(decode=[1500] * size).attention.time_ns for size in sizes.tolist()]
+    assert (least > 0).all()
+    assert (least <= attention).all()
+    # Starts of layers and unused channels count in the step alone. A bound of no use is far lower.
+    assert least[-1] > 0.25 * attention[-1]
+
+
+def test_attention_on_gpus_has_no_bound() -> None:
+    """Catches a bound of AttAccs that a system does not have."""
+    assert not Pricer("llama-3.1-70b", "8xh100").least_ns(np.array([1, 100]), 1500).any()

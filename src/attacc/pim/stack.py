@@ -558,6 +558,21 @@ class Stack:
             self._dealers[key] = Dealer(device, shape.layout, tables, passes)
         return self._dealers[key]
 
+    def least_ns(self, layout: HeadLayout, queries: int, queries_per_read: int = 1) -> float:
+        """Return the time of one head's multiplies at their cadence, on the channel that holds it.
+
+        Attention to several heads of a channel takes at least as long as all their multiplies.
+
+        Args:
+            layout: how the head lies in the stack.
+            queries: queries of the head.
+            queries_per_read: as in `attend`.
+        """
+        passes = QueryPasses.of(queries, queries_per_read)
+        tables = self._resolve(self.device, passes.most, layout.element)
+        multiplies = passes.passes * (layout.score_multiplies + layout.context_multiplies)
+        return multiplies * tables.multiply_interval * self.device.clock_ns
+
     def _play(self, shape: _Shape) -> _Played:
         layout = shape.layout.head(shape.longest)
         device, channels = self.device, self.device.organization.channels

@@ -24,6 +24,7 @@ from attacc.system.capacity import Footprint
 from attacc.system.layout import Layout
 from attacc.system.pricer import Pricer
 from attacc.system.step import Group
+from attacc.units import NS_PER_MS
 from attacc.workload.requests import Workload
 
 PER_DOUBLING: Final = 4
@@ -188,10 +189,25 @@ class BatchSearch:
         sizes = sizes_up_to(self._most)
         if share is not None:
             sizes, self._limit, self._most = np.array([share]), ServingLimit.GIVEN, share
+        if options.slo_tpot_ms is not None:
+            possible = self._possible(sizes, options.slo_tpot_ms)
+            if possible.size < sizes.size:
+                sizes, self._limit, self._most = possible, ServingLimit.TPOT, int(possible[-1])
         self._states = self._states_of(sizes)
         self._kept = self._within(self._states)
         if not self._kept.size:
             raise _misses(self._states, options)
+
+    def _possible(self, sizes: Ints, slo_tpot_ms: float) -> Ints:
+        """Return the sizes that may keep a target, and the smallest one.
+
+        Other sizes miss it by the multiplies on AttAccs alone.
+        """
+        shortest = int(self._workload.prompt_tokens.min()) + 1
+        least_ms = self._pricer.least_ns(sizes, shortest) / NS_PER_MS
+        possible = least_ms <= slo_tpot_ms * self._pricer.speculation.tokens_per_step
+        possible[0] = True
+        return sizes[possible]
 
     def _states_of(self, sizes: Ints) -> SteadyStates:
         return steady_states(

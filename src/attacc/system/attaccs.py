@@ -227,6 +227,23 @@ class Attaccs:
             _chosen=None if heads.selection is None else _chosen_keys(timed),
         )
 
+    def least_ns(self, heads: LayerHeads, length: int) -> float:
+        """Return what each request adds at least to the time of one layer's attention.
+
+        No channel ends before its multiplies, and no way to deal out heads beats an even one.
+
+        Args:
+            heads: of the layer.
+            length: keys that the request attends to, as in `curve`.
+        """
+        if heads.selection is not None:
+            return 0.0
+        each = self._stack.least_ns(
+            self._layout(heads, length), heads.queries, self._queries_per_read
+        )
+        channels = self.stacks * self._stack.device.organization.channels
+        return heads.kv_heads * each / channels
+
     def attend(self, heads: LayerHeads, lengths: Sequence[int]) -> AttaccAttention:
         """Time and cost one layer's attention of requests of any lengths, exactly.
 

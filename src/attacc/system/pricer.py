@@ -760,41 +760,67 @@ class Pricer:
         fits = largest_batch(self.need(workload), self.system, stack_bytes=self.stack_bytes)
         return BatchChoice(batch, Limit.GIVEN, fits.batch, fits.store)
 
+    def least_ns(self, sizes: Ints, keys: int) -> Floats:
+        """Return times that decode steps of equal requests take at least, without timing any.
+
+        They are those of the multiplies on AttAccs at their cadence; 0 for attention on GPUs. Layers
+        of drafts do not count.
+
+        Args:
+            sizes: (steps,) decoding requests.
+            keys: fewest keys that each of them attends to.
+        """
+        each, away = 0.0, self._away(self.speculation.queries)
+        for number, group in enumerate(self.model.groups):
+            if self.attaccs is not None and number in away:
+                heads = away[number]
+                own = heads.seen(np.array([keys - heads.shared(self.shared_prefix)]))
+                each += group.count * self.attaccs.least_ns(heads, int(own[0]))
+        return sizes.astype(np.float64) * each
+
     def _largest_within(
         self, workload: Workload, lengths: LengthDistribution, slo_ms: float, most: int
     ) -> int:
         """Return the largest batch up to ``most`` whose mean step keeps the target, 0 if none.
 
         Steps do not always become longer with the batch. So doubling and bisection find a batch
-        whose step is far above the target. From there every batch is tried downwards: many batches
-        in one go with few lengths, and with all lengths where the price comes close to the target.
+        whose step is far above the target; they interpolate attention on AttAccs over the length of
+        keys. From there every batch is tried downwards: many batches in one go with few lengths,
+        and with all lengths where the price comes close to the target.
         """
         few = condense(lengths, SEARCH_BINS)
         slo_ns = slo_ms * NS_PER_MS
+        shortest = min(lengths.lengths)
 
-        def mean_ns(batch: int, over: LengthDistribution) -> float:
-            return self.decode(batch, over, workload).mean.time_ns
+        def mean_ns(batch: int) -> float:
+            return self.decode(batch, lengths, workload).mean.time_ns
+
+        def is_far(batch: int) -> bool:
+            if self.least_ns(np.array([batch]), shortest)[0] > slo_ns:
+                return True
+            return bool(self._about(workload, few, batch, batch)[0] > far_ns)
 
         far_ns = LARGEST_DIP.get(self.costs.kind, max(LARGEST_DIP.values())) * slo_ns
+        far_ns *= SEARCH_SLACK
         # Large batches take long to time on AttAccs, so no batch far beyond the target is timed.
         low, high = 0, 1
-        while high <= most and mean_ns(high, few) <= far_ns:
+        while high <= most and not is_far(high):
             low, high = high, 2 * high
         high = min(high, most + 1)
         while high - low > 1:
             middle = (low + high) // 2
-            if mean_ns(middle, few) <= far_ns:
-                low = middle
-            else:
+            if is_far(middle):
                 high = middle
-        if low == most and mean_ns(most, lengths) <= slo_ns:
+            else:
+                low = middle
+        if low == most and mean_ns(most) <= slo_ns:
             return most
         while low > 0:
             first = max(1, low - SEARCH_BLOCK + 1)
             means = self._about(workload, few, first, low)
             for batch in range(low, first - 1, -1):
                 close = means[batch - first] <= SEARCH_SLACK * slo_ns
-                if close and mean_ns(batch, lengths) <= slo_ns:
+                if close and mean_ns(batch) <= slo_ns:
                     return batch
             low = first - 1
         return 0
@@ -804,7 +830,8 @@ class Pricer:
     ) -> Floats:
         """Return approximate mean steps of consecutive batches, in nanoseconds.
 
-        Attention on AttAccs is interpolated linearly between the first and the last batch.
+        Attention on AttAccs is interpolated linearly between the first and the last batch, and
+        between the fewest and the most keys.
         """
         sizes, keys = np.arange(first, last + 1), np.asarray(lengths.lengths, dtype=np.int64)
         priced = self.sized(
