@@ -10,7 +10,7 @@ no time, so that what arrives `@3` arrives at 3 * STEP_PS. Steps are numbered as
 an idle call, which the page numbers, has no number here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -307,9 +307,117 @@ V1_K = Vector(
     ),
 )
 
-V1 = (V1_A, V1_B, V1_C, V1_D, V1_G, V1_G_GATE, V1_H, V1_I, V1_J, V1_K)
+V1_ASYNC = Vector(
+    "V1-async (1 slot)",
+    "vllm_v1",
+    plain((20, 3, 0), (10, 2, 0)),
+    {"blocks": 64, "max_num_seqs": 1, "asynchronous": True},
+    (
+        "S 0 run 0:20 wait 1",
+        "S 1 run 0:1",
+        "U 0 emit 0",
+        "S 2 run 0:1",
+        "U 1 emit 0",
+        "S 3 run",
+        "U 2 emit 0 finish 0 free 63",
+        "S 4 run 1:10",
+        "S 5 run 1:1",
+        "U 4 emit 1",
+        "S 6 run",
+        "U 5 emit 1 finish 1",
+    ),
+)
+V1_ASYNC_SLOTS = Vector(
+    "V1-async (4 slots)",
+    "vllm_v1",
+    # b arrives while step 0 runs, so that call 2 is the first that sees it.
+    (Asked(0, ((0, 20),), 3), Asked(STEP_PS // 2, ((1, 10),), 2)),
+    {"blocks": 64, "max_num_seqs": 4, "asynchronous": True},
+    (
+        "S 0 run 0:20",
+        "S 1 run 0:1",
+        "U 0 emit 0",
+        "S 2 run 0:1 1:10",
+        "U 1 emit 0",
+        "S 3 run 1:1",
+        "U 2 emit 0 1 finish 0",
+        "S 4 run",
+        "U 3 emit 1 finish 1",
+    ),
+)
 
+V1 = (V1_A, V1_B, V1_C, V1_D, V1_G, V1_G_GATE, V1_H, V1_I, V1_J, V1_K, V1_ASYNC, V1_ASYNC_SLOTS)
 
-def all_of(vectors: Sequence[Vector]) -> list[tuple[str, Vector]]:
-    """Vectors with their names, which a test's parameters are called by."""
-    return [(vector.name, vector) for vector in vectors]
+V0_1 = Vector(
+    "v0-1",
+    "vllm_v0",
+    (*LOAD_J, Asked(4 * STEP_PS, ((4, 4),), 2)),
+    {"blocks": 6},
+    steps(
+        [
+            "run 0:31 1:15 2:15 3:15 -> emit 0 1 2 3 free 1",
+            "run 0:1 1:1 2:1 3:1 -> free 1",
+            "run 0:1 1:1 preempt 3 2 -> free 1",
+            "run 0:1 1:1 -> finish 0 free 4",
+            "run 2:17 3:17 wait 4 -> emit 2 3 free 0",
+            "run 1:1 2:1 preempt 3 wait 3 4 -> free 2",
+            "run 3:18 -> emit 3 free 0",
+            "run 1:1 2:1 preempt 3 -> finish 1 free 4",
+            "run 3:19 4:4 -> emit 3 4 free 1",
+            "run 2:1 3:1 4:1 -> finish 2 3 4 free 6",
+        ]
+    ),
+)
+V0_2 = Vector(
+    "v0-2",
+    "vllm_v0",
+    LOAD_A,
+    {"blocks": 64, "chunked_prefill": True, "max_num_batched_tokens": 32},
+    steps(
+        [
+            "run 0:32 -> free 61",
+            "run 0:8 1:10 2:14 -> free 53",
+            "run 0:1 1:1 2:30 -> free 53",
+            "run 0:1 1:1 2:30 -> free 57",
+            "run 2:26 -> free 57",
+            "run 2:1 -> free 64",
+        ]
+    ),
+)
+V0_3 = Vector(
+    "v0-3",
+    "vllm_v0",
+    plain((40, 3, 0), (10, 3, 0), (60, 2, 1), (10, 2, 1)),
+    {"blocks": 64, "max_num_batched_tokens": 64},
+    steps(
+        [
+            "run 0:40 1:10 ->",
+            "run 2:60 ->",
+            "run 3:10 ->",
+            "run 0:1 1:1 2:1 3:1 -> finish 2 3",
+            "run 0:1 1:1 -> finish 0 1",
+        ]
+    ),
+)
+
+V0 = (V0_1, V0_2, V0_3)
+
+SARATHI_A = Vector(
+    "sarathi",
+    "sarathi",
+    LOAD_A,
+    {"blocks": 64, "chunk_size": 32},
+    # Blocks held: a 3, then a 3, b 1, c 7 until a and b finish in step 3, then c 7.
+    steps(
+        [
+            "run 0:32 free 61 -> free 61",
+            "run 0:8 1:10 2:14 free 53 -> free 53",
+            "run 0:1 1:1 2:30 free 53 -> free 53",
+            "run 0:1 1:1 2:30 free 53 -> finish 0 1 free 57",
+            "run 2:26 free 57 -> free 57",
+            "run 2:1 free 57 -> finish 2 free 64",
+        ]
+    ),
+)
+
+SARATHI = (SARATHI_A,)

@@ -1,19 +1,25 @@
 """The twins of the engines' schedulers give the event logs of the engines themselves."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.oracle.serving import vllm_v1
-from tests.oracle.serving.common import Job, Step
+from tests.oracle.serving import sarathi, static, vllm_v0, vllm_v1
+from tests.oracle.serving.common import Job, Step, Time
 from tests.serving import golden_vectors as golden
 from tests.serving.golden_vectors import STEP_PS, Asked, Vector
 
 
-def constant(step: Step) -> int:
+def takes(ps: int) -> Time:
     """Every step takes the same time."""
-    return STEP_PS
+
+    def time(step: Step) -> int:
+        return ps
+
+    return time
+
+
+constant = takes(STEP_PS)
 
 
 def jobs_of(asked: tuple[Asked, ...]) -> list[Job]:
@@ -21,17 +27,87 @@ def jobs_of(asked: tuple[Asked, ...]) -> list[Job]:
     return [Job(i, *one) for i, one in enumerate(asked)]
 
 
-SIMULATE: dict[str, Callable[[Vector], str]] = {}
-
-
 def simulated(vector: Vector) -> str:
     """The twin's log of a vector."""
     settings: dict[str, Any] = dict(vector.settings)
     jobs = jobs_of(vector.jobs)
-    return vllm_v1.simulate(jobs, vllm_v1.Settings(**settings), constant)
+    match vector.policy:
+        case "vllm_v1":
+            return vllm_v1.simulate(jobs, vllm_v1.Settings(**settings), constant)
+        case "vllm_v0":
+            return vllm_v0.simulate(jobs, vllm_v0.Settings(**settings), constant)
+        case "sarathi":
+            return sarathi.simulate(jobs, sarathi.Settings(**settings), constant)
+        case _:
+            raise ValueError(vector.policy)
 
 
 @pytest.mark.parametrize("vector", golden.V1, ids=lambda vector: vector.name)
 def test_vllm_v1_schedules_as_the_engine_did(vector: Vector) -> None:
     """Catches another order of admission, preemption or eviction, and a block too many."""
     assert golden.differences(vector, simulated(vector)) == []
+
+
+@pytest.mark.parametrize("vector", golden.V0, ids=lambda vector: vector.name)
+def test_vllm_v0_schedules_as_the_engine_did(vector: Vector) -> None:
+    """Catches a decode that needs no free block, and an admission after a preemption."""
+    assert golden.differences(vector, simulated(vector)) == []
+
+
+@pytest.mark.parametrize("vector", golden.SARATHI, ids=lambda vector: vector.name)
+def test_sarathi_schedules_as_vidur_did(vector: Vector) -> None:
+    """Catches blocks that are taken chunk by chunk, and a chunk that decodes do not count in."""
+    assert golden.differences(vector, simulated(vector)) == []
+
+
+def test_a_static_batch_keeps_its_memory_until_all_have_finished() -> None:
+    """Catches a successor that starts before the longest request of a batch has ended."""
+    jobs = [Job(0, 0, ((0, 20),), 1), Job(1, 0, ((1, 5),), 3), Job(2, 10, ((2, 7),), 1)]
+    jobs += [Job(3, 20, ((3, 30),), 3), Job(4, 20, ((4, 30),), 2)]
+    settings = static.Settings(blocks=5, batch_size=8, max_tokens=32)
+    assert static.simulate(jobs, settings, constant, takes(1)).splitlines() == [
+        "S 0 @0 run 0:20 1:5 free 1",
+        "U 0 @1001 emit 0 1 finish 0 free 1",
+        "reject 3 @1001 reason=long",
+        "S 1 @1001 run 1:1 wait 2 4 free 1",
+        "U 1 @2002 emit 1 free 1",
+        "S 2 @2002 run 1:1 wait 2 4 free 1",
+        "U 2 @3003 emit 1 finish 1 free 5",
+        "S 3 @3003 run 2:7 4:30 free 1",
+        "U 3 @4004 emit 2 4 finish 2 free 1",
+        "S 4 @4004 run 4:1 free 1",
+        "U 4 @5005 emit 4 finish 4 free 5",
+    ]
+
+
+def test_blocks_are_freed_from_the_tail_and_taken_from_the_front() -> None:
+    """Catches a free queue in another order, by which another block would be evicted."""
+    vector = golden.V1_D
+    settings = vllm_v1.Settings(blocks=7, asynchronous=False, max_num_batched_tokens=64)
+    pool = vllm_v1.run(jobs_of(vector.jobs), settings, constant).pool
+    assert tuple(pool.queue) == golden.V1_D_QUEUE
+    assert tuple(block for block in pool.queue if pool.key[block] is None) == golden.V1_D_PLAIN
+
+    engine = vllm_v1.Engine(jobs_of((*vector.jobs, golden.V1_D_AGAIN)), settings, constant)
+    queues: list[tuple[int, ...]] = []
+    while engine.next_ps() is not None:
+        engine.turn()
+        if engine.now >= golden.V1_D_AGAIN.arrival_ps:
+            queues.append(tuple(engine.pool.queue))
+    running, finished = golden.V1_D_QUEUES_AGAIN
+    assert queues == [running] * 3 + [finished] * 2
+    assert "run 2:1 hit 2:32" in engine.log.text()
+
+
+def test_a_host_that_is_slower_than_the_device_sets_the_pace() -> None:
+    """Catches two launches at once: with overlap a step takes max(device, host), not their half."""
+    settings = vllm_v1.Settings(blocks=64)
+    job = [Job(0, 0, ((0, 16),), 6)]
+    slow = vllm_v1.simulate(job, settings, takes(100), takes(1000))
+    assert [line.split()[2] for line in slow.splitlines() if line[0] == "U"] == [
+        *("@2000", "@3000", "@4000", "@5000", "@6000", "@6100")
+    ]
+    quick = vllm_v1.simulate(job, settings, takes(1000), takes(100))
+    assert [line.split()[2] for line in quick.splitlines() if line[0] == "U"] == [
+        *("@1100", "@2100", "@3100", "@4100", "@5100", "@6100")
+    ]

@@ -242,18 +242,20 @@ class Policy(ABC):
     Attributes:
         waiting: the queue, front first.
         log: what is written.
+        now: time of the call, ps.
     """
 
     def __init__(self) -> None:
+        self.now = 0
         self.waiting: list[Request] = []
         self.log = Log()
 
     @abstractmethod
-    def arrive(self, job: Job, now_ps: int) -> None:
+    def arrive(self, job: Job) -> None:
         """Put a job into the queue, or reject it."""
 
     @abstractmethod
-    def schedule(self, now_ps: int) -> Call:
+    def schedule(self) -> Call:
         """Decide on a step."""
 
     @abstractmethod
@@ -264,30 +266,30 @@ class Policy(ABC):
     def free(self) -> int:
         """Blocks or tokens that are free."""
 
-    def reject_head(self, now_ps: int) -> None:
+    def reject_head(self) -> None:
         """Drop the head of the queue, since it can never run."""
-        self.log.reject(self.waiting.pop(0), now_ps, "never")
+        self.log.reject(self.waiting.pop(0), self.now, "never")
 
 
 def drive(policy: Policy, jobs: Sequence[Job], duration_ps: Time, host_ps: Time) -> str:
     """Run a scheduler whose steps do not overlap; returns the event log."""
     arrivals = Arrivals(jobs)
-    now = 0
+    log = policy.log
     while True:
-        for job in arrivals.due(now):
-            policy.arrive(job, now)
-        call = policy.schedule(now)
+        for job in arrivals.due(policy.now):
+            policy.arrive(job)
+        call = policy.schedule()
         if call.planned:
-            number = policy.log.schedule(now, call, policy.waiting, policy.free())
+            number = log.schedule(policy.now, call, policy.waiting, policy.free())
             step = step_of(call.planned)
-            now += host_ps(step) + duration_ps(step)
+            policy.now += host_ps(step) + duration_ps(step)
             emitted, finished = policy.update(call.planned)
-            policy.log.update(number, now, emitted, finished, policy.free())
+            log.update(number, policy.now, emitted, finished, policy.free())
         elif policy.waiting:
-            policy.log.schedule(now, call, policy.waiting, policy.free())
+            log.schedule(policy.now, call, policy.waiting, policy.free())
             if call.stuck:
-                policy.reject_head(now)
+                policy.reject_head()
         elif (arrival := arrivals.next_ps()) is not None:
-            now = max(now, arrival)
+            policy.now = max(policy.now, arrival)
         else:
-            return policy.log.text()
+            return log.text()
