@@ -421,3 +421,86 @@ SARATHI_A = Vector(
 )
 
 SARATHI = (SARATHI_A,)
+
+SG_A = Vector(
+    "SG-A",
+    "sglang",
+    LOAD_A,
+    {"pool_tokens": 1000, "chunked_prefill_size": 32, "insert_outputs": False},
+    steps(
+        [
+            "run 0:32 -> free 968",
+            "run 0:8 1:10 2:14 -> emit 0 1 free 936",
+            "run 2:32 ->",
+            "run 2:32 ->",
+            "run 2:22 -> emit 2 free 850",
+            "run 0:1 1:1 2:1 -> finish 2 free 848",
+            "run 0:1 1:1 -> finish 0 1 free 850",
+        ]
+    ),
+)
+SG_B = Vector(
+    "SG-B",
+    "sglang",
+    plain((20, 16, 0), (10, 16, 0), (12, 16, 0)),
+    {"pool_tokens": 60, "chunked_prefill_size": 512, "insert_outputs": False},
+    steps(
+        [
+            "run 0:20 wait 1 2 ->",
+            "run 1:10 wait 2 ->",
+            *["run 0:1 1:1 wait 2 -> finish"] * 14,
+            "run 0:1 1:1 wait 2 -> finish 0 1",
+            "run wait 2",
+            "run 2:12 ->",
+            *["run 2:1 -> finish"] * 14,
+            "run 2:1 -> finish 2",
+        ]
+    ),
+)
+SG_B_RATIO = (16, 0.6849)
+"""After which step, and `new_token_ratio` then; the page cuts it to four digits."""
+SG_C = Vector(
+    "SG-C",
+    "sglang",
+    LOAD_C,
+    {"pool_tokens": 1000, "insert_outputs": False},
+    steps(
+        [
+            "run 0:64 1:64 -> free 936",
+            "run 0:1 1:1 -> finish 0 1",
+            "run 2:1 3:20 hit 2:63 3:33 ->",
+            "run 2:1 3:1 -> finish 2 3",
+        ]
+    ),
+)
+SG_F = Vector(
+    "SG-F",
+    "sglang",
+    plain((12, 14, 0), (10, 14, 1), (8, 14, 2), (4, 3, 3)),
+    {"pool_tokens": 48, "conservativeness": 0.1, "insert_outputs": False},
+    steps(
+        [
+            "run 0:12 ->",
+            "run 1:10 ->",
+            "run 2:8 ->",
+            "run 3:4 -> free 14",
+            "run 0:1 1:1 2:1 3:1 -> free 10",
+            "run 0:1 1:1 2:1 3:1 -> finish 3 free 8",
+            "run 0:1 1:1 2:1 -> free 5",
+            "run 0:1 1:1 2:1 -> free 2",
+            "run 0:1 1:1 2:1 -> free 3",
+            "run 0:1 1:1 2:1 -> free 0",
+            "run 2:1 1:1 preempt 0 -> free 16",
+            *["run 2:1 1:1 -> finish"] * 5,
+            "run 2:1 1:1 -> finish 2 1",
+            "run wait 0",
+            "run 0:19 ->",
+            *["run 0:1 -> finish"] * 5,
+            "run 0:1 -> finish 0",
+        ]
+    ),
+)
+SG_F_RATIO = (10, 1.0)
+"""After which step, and `new_token_ratio` then."""
+
+SGLANG = (SG_A, SG_B, SG_C, SG_F)

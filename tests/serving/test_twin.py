@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.oracle.serving import sarathi, static, vllm_v0, vllm_v1
-from tests.oracle.serving.common import Job, Step, Time
+from tests.oracle.serving import sarathi, sglang, static, vllm_v0, vllm_v1
+from tests.oracle.serving.common import Job, Step, Time, drive
 from tests.serving import golden_vectors as golden
 from tests.serving.golden_vectors import STEP_PS, Asked, Vector
 
@@ -38,6 +38,8 @@ def simulated(vector: Vector) -> str:
             return vllm_v0.simulate(jobs, vllm_v0.Settings(**settings), constant)
         case "sarathi":
             return sarathi.simulate(jobs, sarathi.Settings(**settings), constant)
+        case "sglang":
+            return sglang.simulate(jobs, sglang.Settings(**settings), constant)
         case _:
             raise ValueError(vector.policy)
 
@@ -58,6 +60,35 @@ def test_vllm_v0_schedules_as_the_engine_did(vector: Vector) -> None:
 def test_sarathi_schedules_as_vidur_did(vector: Vector) -> None:
     """Catches blocks that are taken chunk by chunk, and a chunk that decodes do not count in."""
     assert golden.differences(vector, simulated(vector)) == []
+
+
+@pytest.mark.parametrize("vector", golden.SGLANG, ids=lambda vector: vector.name)
+def test_sglang_schedules_as_the_engine_did(vector: Vector) -> None:
+    """Catches a flag that clears too soon, another order of retraction, and duplicates kept."""
+    assert golden.differences(vector, simulated(vector)) == []
+
+
+@pytest.mark.parametrize(
+    ("vector", "stated"), [(golden.SG_B, golden.SG_B_RATIO), (golden.SG_F, golden.SG_F_RATIO)]
+)
+def test_sglang_foresees_outputs_as_the_engine_did(
+    vector: Vector, stated: tuple[int, float]
+) -> None:
+    """Catches a ratio that falls in prefills, too, or that a retraction does not raise.
+
+    The page cuts the ratio to four digits, so that it may lie 0.0001 above.
+    """
+    settings: dict[str, Any] = dict(vector.settings)
+    scheduler = sglang.Scheduler(sglang.Settings(**settings))
+    ratios: list[float] = []
+
+    def time(step: Step) -> int:
+        ratios.append(scheduler.ratio)
+        return STEP_PS
+
+    drive(scheduler, jobs_of(vector.jobs), time, takes(0))
+    step, ratio = stated
+    assert ratio <= ratios[step] < ratio + 0.0001
 
 
 def test_a_static_batch_keeps_its_memory_until_all_have_finished() -> None:
