@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.oracle.serving import sarathi, sglang, static, vllm_v0, vllm_v1
+from tests.oracle.serving import disaggregated, sarathi, sglang, static, vllm_v0, vllm_v1
 from tests.oracle.serving.common import Job, Step, Time, drive
 from tests.serving import golden_vectors as golden
 from tests.serving.golden_vectors import STEP_PS, Asked, Vector
@@ -141,4 +141,51 @@ def test_a_host_that_is_slower_than_the_device_sets_the_pace() -> None:
     quick = vllm_v1.simulate(job, settings, takes(1000), takes(100))
     assert [line.split()[2] for line in quick.splitlines() if line[0] == "U"] == [
         *("@1100", "@2100", "@3100", "@4100", "@5100", "@6100")
+    ]
+
+
+def by_the_token(tokens: int) -> int:
+    """Time of a transfer."""
+    return 10 * tokens
+
+
+def test_a_decode_pool_pulls_what_it_lacks_and_computes_the_last_token() -> None:
+    """Catches a first token from P, a transfer of what D has, and a step that a transfer takes."""
+    v1 = vllm_v1.Settings(blocks=64, asynchronous=False)
+    jobs = [Job(0, 0, ((0, 32),), 2), Job(1, 5000, ((0, 32),), 1)]
+    settings = disaggregated.Settings(v1, v1, by_the_token)
+    assert disaggregated.simulate(jobs, settings, constant).splitlines() == [
+        "P S 0 @0 run 0:32 free 61",
+        "P U 0 @1000 emit 0 finish 0 free 61",
+        "P S 1 @5000 run 1:16 hit 1:16 free 61",
+        "P U 1 @6000 emit 1 finish 1 free 61",
+        "D S 0 @1000 run wait 0 free 61",
+        "D S 1 @1320 run 0:1 free 61",
+        "D U 1 @2320 emit 0 free 61",
+        "D S 2 @2320 run 0:1 free 60",
+        "D U 2 @3320 emit 0 finish 0 free 63",
+        "D S 3 @6000 run hit 1:16 wait 1 free 61",
+        "D S 4 @6160 run 1:1 free 61",
+        "D U 4 @7160 emit 1 finish 1 free 63",
+    ]
+
+
+def test_a_prefill_pool_keeps_blocks_until_they_are_read() -> None:
+    """Catches blocks that P frees at the end of a prefill, and a waiting head that is given up."""
+    p = vllm_v1.Settings(blocks=3, asynchronous=False)
+    d = vllm_v1.Settings(blocks=64, asynchronous=False)
+    jobs = [Job(i, 0, ((i, 32),), 1) for i in range(2)]
+    log = disaggregated.simulate(jobs, disaggregated.Settings(p, d, by_the_token), constant)
+    assert log.splitlines() == [
+        "P S 0 @0 run 0:32 wait 1 free 0",
+        "P U 0 @1000 emit 0 finish 0 free 0",
+        "P S 1 @1000 run wait 1 free 0",
+        "P S 2 @1320 run 1:32 free 0",
+        "P U 2 @2320 emit 1 finish 1 free 0",
+        "D S 0 @1000 run wait 0 free 61",
+        "D S 1 @1320 run 0:1 free 61",
+        "D U 1 @2320 emit 0 finish 0 free 63",
+        "D S 2 @2320 run wait 1 free 61",
+        "D S 3 @2640 run 1:1 free 61",
+        "D U 3 @3640 emit 1 finish 1 free 63",
     ]

@@ -222,7 +222,12 @@ class Arrivals:
     """Jobs that have not been seen, in the order of (arrival, index)."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self.jobs = sorted(jobs, key=lambda job: (job.arrival_ps, job.index))
+        self.jobs: list[Job] = []
+        self.add(jobs)
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Put in jobs that will arrive."""
+        self.jobs = sorted([*self.jobs, *jobs], key=lambda job: (job.arrival_ps, job.index))
 
     def due(self, now_ps: int) -> list[Job]:
         """Take the jobs that have arrived."""
