@@ -127,7 +127,7 @@ def sglang() -> SearchStrategy[dict[str, Any]]:
     """Settings of SGLang."""
     return st.fixed_dictionaries(
         {
-            "pool_tokens": st.integers(60, 300),
+            "pool_tokens": st.integers(40, 200),
             "chunked_prefill_size": st.sampled_from([8, 32, 8192]),
             "max_prefill_tokens": st.sampled_from([50, 16384]),
             "max_running_requests": st.sampled_from([1, 2, 4, 2048]),

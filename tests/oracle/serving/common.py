@@ -12,8 +12,9 @@ Decisions that hold for every policy:
 4. Rows of a step, emitted tokens and finished requests are listed in scheduled order.
 5. `run` and `free` are always in the line of a schedule call, `free` is always in the line of an
    update. Other fields are left out where they are empty.
-6. A row is a prefill row if it computes a token of the prompt or more than one token. A step is of
-   kind "P" if all rows are prefill rows, "D" if none is, else "M".
+6. A policy that keeps prefill and decode steps apart tells the kind of a step. Otherwise, a row is
+   a prefill row if it computes a token of the prompt or more than one token, and a step is of kind
+   "P" if all rows are prefill rows, "D" if none is, else "M".
 7. Time starts at 0. Jobs ask for at least one output and have at least one prompt token.
 """
 
@@ -140,10 +141,11 @@ class Planned(NamedTuple):
     emits: bool
 
 
-def step_of(planned: Sequence[Planned], pool: str = "") -> Step:
-    """The step that a duration is asked for."""
-    prefills = [p.new > 1 or p.known < p.request.prompt for p in planned]
-    kind = "P" if all(prefills) else "M" if any(prefills) else "D"
+def step_of(planned: Sequence[Planned], kind: str = "", pool: str = "") -> Step:
+    """The step that a duration is asked for; without a kind, its rows tell the kind."""
+    if not kind:
+        prefills = [p.new > 1 or p.known < p.request.prompt for p in planned]
+        kind = "P" if all(prefills) else "M" if any(prefills) else "D"
     return Step(kind, tuple(Row(p.request.index, p.new, p.known) for p in planned), pool)
 
 
@@ -155,12 +157,14 @@ class Call(NamedTuple):
         hits: (request, tokens) of those admitted with tokens from a cache.
         preempted: requests that lost their memory, in order.
         stuck: whether the head of the queue can never run, if nothing runs.
+        kind: "P" or "D" where the policy keeps them apart.
     """
 
     planned: list[Planned]
     hits: list[tuple[Request, int]]
     preempted: list[Request]
     stuck: bool = True
+    kind: str = ""
 
 
 class Log:
@@ -286,7 +290,7 @@ def drive(policy: Policy, jobs: Sequence[Job], duration_ps: Time, host_ps: Time)
         call = policy.schedule()
         if call.planned:
             number = log.schedule(policy.now, call, policy.waiting, policy.free())
-            step = step_of(call.planned)
+            step = step_of(call.planned, call.kind)
             policy.now += host_ps(step) + duration_ps(step)
             emitted, finished = policy.update(call.planned)
             log.update(number, policy.now, emitted, finished, policy.free())

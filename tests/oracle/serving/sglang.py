@@ -192,9 +192,9 @@ class Budget:
         self.scheduler = scheduler
         self.input = scheduler.settings.max_prefill_tokens
         self.chunk = scheduler.settings.chunked_prefill_size
-        self.reserved: float = sum(
-            min(r.most - r.outputs, CLIP) * scheduler.ratio for r in scheduler.running
-        )
+        self.reserved = 0.0
+        for request in scheduler.running:
+            self.reserved += min(request.most - request.outputs, CLIP) * scheduler.ratio
         self.taken = 0
 
     def total(self) -> float:
@@ -247,8 +247,10 @@ class Scheduler(Policy):
         call = Call([], [], [], stuck=not self.running)
         if self.prefill(call):
             self.last_prefill = [r for p in call.planned if isinstance(r := p.request, TreeRequest)]
+            call = call._replace(kind="P")
         else:
             self.decode(call)
+            call = call._replace(kind="D")
         if not call.planned:
             self.ratio = self.start
         self.waiting = list[Request](self.queue)

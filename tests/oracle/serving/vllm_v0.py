@@ -115,7 +115,7 @@ class Scheduler(Policy):
         """Admit from the head of the queue, with all blocks of all known tokens."""
         admitted: list[Request] = []
         chunks = self.settings.chunked_prefill
-        while self.waiting and budget > 0:
+        while self.waiting:
             request = self.waiting[0]
             need = ceil_div(request.known, self.settings.block_tokens)
             if not chunks and request.prompt > self.settings.max_num_batched_tokens:
@@ -128,7 +128,7 @@ class Scheduler(Policy):
             seqs = len(self.running) + len(admitted) + 1
             if (
                 self.free() - need < self.watermark
-                or n > budget
+                or not 0 < n <= budget
                 or seqs > self.settings.max_num_seqs
             ):
                 break

@@ -286,7 +286,7 @@ class Engine:
         if call.planned or self.waiting or self.in_flight:
             number = self.log.schedule(self.now, call, self.waiting, len(self.pool.queue))
             if call.planned:
-                step = step_of(call.planned, self.name)
+                step = step_of(call.planned, pool=self.name)
                 self.now += self.host_ps(step)
                 self.device_ps = max(self.device_ps, self.now) + self.duration_ps(step)
                 self.in_flight.append(InFlight(number, call.planned, self.device_ps))
