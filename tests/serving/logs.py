@@ -41,7 +41,9 @@ class Replay:
         done: tokens of each request with KV.
         emitted: tokens that each request has received.
         ended: requests that were finished or rejected, in order.
+        rejected: those of them that were rejected.
         started: requests in the order of their first rows.
+        preempted: how often a request was preempted.
         open: steps without an update, with the tokens that their requests had after them.
     """
 

@@ -2,7 +2,7 @@
 
 Source: the executed semantics on the project's page of serving engines, sections 1.2 and 10.
 Preemption recomputes. Prefix caching, swapping, several steps per schedule call and asynchronous
-processing of outputs are not modelled: the first three are off by default for single sequences.
+processing of outputs are not modelled.
 
 Decisions:
 
