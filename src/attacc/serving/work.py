@@ -1,0 +1,46 @@
+"""What an engine's step computes, as the sums that its price depends on.
+
+An engine keeps these sums up to date from step to step. So a step costs the same to describe for
+one request and for a thousand.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Chunk(NamedTuple):
+    """Tokens of one request that a step prefills.
+
+    Attributes:
+        new: tokens that are computed, at least 1.
+        past: tokens before them, whose keys and values are known.
+        cached: of these, tokens that another request computed and left in the prefix cache.
+        emits: whether the step yields a token for the request, as the last chunk does.
+    """
+
+    new: int
+    past: int
+    cached: int
+    emits: bool
+
+
+class Work(NamedTuple):
+    """What one step computes.
+
+    Attributes:
+        decoding: requests that decode, one token each.
+        keys: keys that all of them attend to together, their new ones included.
+        longest: keys of the longest of them; 0 where none decodes.
+        chunks: what is prefilled beside them.
+    """
+
+    decoding: int
+    keys: int
+    longest: int
+    chunks: tuple[Chunk, ...] = ()
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens that the step computes."""
+        return self.decoding + sum(chunk.new for chunk in self.chunks)
