@@ -1,0 +1,1 @@
+"""Batching policies with the semantics of serving engines, and the memory blocks that they use."""

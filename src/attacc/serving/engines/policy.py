@@ -1,0 +1,236 @@
+"""What every batching policy is: requests in, steps out.
+
+A policy is called in turns (`attacc.serving.simulator`): requests arrive, a call decides on a step,
+and an update takes in the step's results. The policy never sees the clock or the true number of
+outputs of a running request before the request ends, as an engine does not.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import blake2b
+from typing import Final
+
+from attacc.serving.work import Work
+
+Runs = tuple[tuple[int, int], ...]
+"""A prompt: (content, tokens) of its runs. Token j of a run is known by its content and j."""
+Key = bytes | tuple[int, int]
+"""Identity of a block of tokens with all tokens before it: a digest where prompts share contents,
+or the request and the number of the block."""
+
+
+class Refusal(StrEnum):
+    """The reason why a request is rejected."""
+
+    LONG = "long"
+    """Its prompt is longer than the engine allows."""
+    NEVER = "never"
+    """It does not fit into memory even when nothing else runs."""
+
+
+class Request:
+    """A request inside an engine.
+
+    Attributes:
+        index: its number; it orders equal arrivals.
+        arrival_ps: when it arrives.
+        prompt: tokens of its prompt.
+        outputs: tokens that it asks for.
+        runs: contents of the prompt that other requests share; None for a prompt of its own.
+        known: tokens that are known: those of the prompt, and the outputs so far.
+        done: tokens whose keys and values are computed, or are being computed.
+        order: number of its last admission.
+        preemptions: how often it lost its memory.
+        hits: tokens of its prompt that it found in the prefix cache when it was first admitted.
+        first_ps: when its first output came; -1 before.
+        last_ps: when its last output came that was told one by one; -1 before.
+    """
+
+    __slots__ = (
+        "arrival_ps", "blocks", "done", "first_ps", "hits", "index", "joined", "keys", "known",
+        "last_ps", "last_step", "lead", "order", "outputs", "pending", "preemptions", "prompt",
+        "registered", "runs", "until",
+    )  # fmt: skip
+
+    def __init__(
+        self, index: int, arrival_ps: int, prompt: int, outputs: int, runs: Runs | None = None
+    ) -> None:
+        self.index, self.arrival_ps, self.runs = index, arrival_ps, runs
+        self.prompt, self.outputs = prompt, outputs
+        self.known, self.done = prompt, 0
+        self.order = self.preemptions = self.hits = 0
+        self.first_ps = self.last_ps = -1
+        self.blocks: list[int] = []
+        self.registered = 0
+        self.pending = 0
+        self.keys: list[bytes] | None = None
+        self.joined = self.lead = self.until = self.last_step = -1
+
+    def key(self, block: int, size: int) -> Key:
+        """Return the identity of a full block.
+
+        Args:
+            block: its number within the request.
+            size: tokens of a block.
+        """
+        if self.runs is None or (block + 1) * size > self.prompt:
+            return self.index, block
+        if self.keys is None:
+            self.keys = block_keys(self.runs, size)
+        return self.keys[block]
+
+
+def block_keys(runs: Runs, size: int) -> list[bytes]:
+    """Return a digest of each full block of a prompt and of all tokens before it.
+
+    Args:
+        runs: the prompt.
+        size: tokens of a block.
+    """
+    found: list[bytes] = []
+    chain = blake2b(digest_size=16)
+    room = size
+    for content, tokens in runs:
+        start = 0
+        while start < tokens:
+            taken = min(room, tokens - start)
+            chain.update(b"%d,%d,%d;" % (content, start, taken))
+            start += taken
+            room -= taken
+            if room == 0:
+                found.append(chain.digest())
+                room = size
+    return found
+
+
+@dataclass(slots=True)
+class Call:
+    """What one call of a policy decides.
+
+    Attributes:
+        work: what the step computes; None for nothing.
+        step: number among the steps that compute something.
+        rows: (request, tokens) in scheduled order; only where events are told.
+        hits: (request, tokens) that were found in the prefix cache.
+        preempted: requests that lost their memory, in order.
+        emits: requests that get a token at the end of the step, in scheduled order; only where
+            events are told.
+        tokens: how many requests get a token at the end of the step.
+    """
+
+    work: Work | None = None
+    step: int = -1
+    rows: list[tuple[Request, int]] = field(default_factory=list[tuple[Request, int]])
+    hits: list[tuple[Request, int]] = field(default_factory=list[tuple[Request, int]])
+    preempted: list[Request] = field(default_factory=list[Request])
+    emits: list[Request] = field(default_factory=list[Request])
+    tokens: int = 0
+
+
+class Ledger:
+    """Times of tokens, as policies tell them.
+
+    Most requests of a step got a token at the end of the step before, too. These are counted
+    together; all others are told one by one.
+
+    Attributes:
+        gaps: times between two tokens of a request -> how often they occurred.
+        finished: requests that ended, with the time, in order.
+    """
+
+    def __init__(self) -> None:
+        self.gaps: dict[int, int] = {}
+        self.finished: list[tuple[Request, int]] = []
+
+    def together(self, gap_ps: int, requests: int) -> None:
+        """Count requests that got a token at the ends of two steps in a row.
+
+        Args:
+            gap_ps: time between both ends.
+            requests: how many.
+        """
+        if requests:
+            self.gaps[gap_ps] = self.gaps.get(gap_ps, 0) + requests
+
+    def alone(self, request: Request, now_ps: int) -> None:
+        """Count one token of a request.
+
+        Args:
+            request: the request.
+            now_ps: when it comes.
+        """
+        if request.first_ps < 0:
+            request.first_ps = now_ps
+        else:
+            self.together(now_ps - request.last_ps, 1)
+        request.last_ps = now_ps
+
+    def finish(self, request: Request, now_ps: int) -> None:
+        """Count the end of a request, with its last token."""
+        request.last_ps = now_ps
+        self.finished.append((request, now_ps))
+
+
+class Policy(ABC):
+    """A batching policy. A subclass is an engine.
+
+    Attributes:
+        depth: steps that may be in flight at once.
+        ledger: where times of tokens are told.
+        tells: whether rows and emitting requests of each step are listed, which takes time.
+        name: as users name it.
+    """
+
+    name: Final[str] = ""
+
+    def __init__(self, *, depth: int = 1, tells: bool = False) -> None:
+        self.depth, self.tells = depth, tells
+        self.ledger = Ledger()
+
+    @abstractmethod
+    def arrive(self, request: Request) -> Refusal | None:
+        """Take in a request, or tell why it is refused."""
+
+    @abstractmethod
+    def schedule(self) -> Call:
+        """Decide on a step."""
+
+    @abstractmethod
+    def update(self, call: Call, now_ps: int) -> list[Request]:
+        """Take in the results of a step, and return the requests that it ends, in order.
+
+        Args:
+            call: that decided on the step.
+            now_ps: when the step ends.
+        """
+
+    @abstractmethod
+    def waiting(self) -> Iterable[Request]:
+        """Return the queue, the front first."""
+
+    @property
+    @abstractmethod
+    def waits(self) -> int:
+        """Requests in the queue."""
+
+    @property
+    @abstractmethod
+    def runs(self) -> int:
+        """Requests that have memory."""
+
+    @property
+    @abstractmethod
+    def free(self) -> int:
+        """Blocks, or tokens, of memory that are free."""
+
+    @abstractmethod
+    def stuck(self) -> Request | None:
+        """Return the request that can never run, if the last call showed one."""
+
+    @abstractmethod
+    def drop(self, request: Request) -> bool:
+        """Take a request out of the queue; False if it has ended meanwhile."""

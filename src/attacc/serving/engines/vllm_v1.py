@@ -1,0 +1,445 @@
+"""The scheduler of vLLM V1: one queue, blocks of memory, prefill and decode in the same steps.
+
+Source: vLLM 0.14.1 to 0.16.0, with the admission gates of 0.19 and 0.24 as options. There are no
+phases: every request has tokens whose keys and values are to be computed, one in steady decode.
+Running requests come first, in the order of their admission; if memory runs out, the youngest loses
+its blocks and is computed again later. Then waiting requests are admitted while tokens, places and
+blocks last, unless the step took blocks from a request.
+
+Asynchronous scheduling decides on a step while the step before runs: so it knows the results of the
+step before that one. A request whose last token is in flight is left out.
+
+Nearly all steps only decode. Requests in steady decode therefore are not visited one by one: each
+computes one token in every step, so that its numbers follow from the number of the step. A step
+visits the requests that need a block, that begin or that end. Where memory or tokens run short, all
+running requests are visited in order (`_in_order`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Final
+
+from attacc.serving.engines.blocks import BlockPool
+from attacc.serving.engines.policy import Call, Policy, Refusal, Request
+from attacc.serving.work import Chunk, Work
+
+
+@dataclass(frozen=True, slots=True)
+class VllmV1Settings:
+    """What vLLM V1 is started with; defaults are those of its server on large GPUs.
+
+    Attributes:
+        blocks: blocks of memory, of which one is a placeholder.
+        block_tokens: tokens of a block.
+        max_model_len: most tokens of a request.
+        max_num_batched_tokens: most tokens of a step.
+        max_num_seqs: most running requests.
+        prefix_caching: whether requests find what others have computed.
+        chunked_prefill: whether a prompt may take several steps.
+        long_prefill_token_threshold: most tokens of one request in a step; 0 for no limit.
+        asynchronous: whether a step is scheduled while the one before runs.
+        reserve_full_isl: whether a request is admitted only where blocks for all its known tokens
+            are free (on from 0.19).
+        watermark: share of the blocks that stays free when requests are admitted beside others
+            (from 0.24).
+    """
+
+    blocks: int
+    block_tokens: int = 16
+    max_model_len: int = 2**31
+    max_num_batched_tokens: int = 8192
+    max_num_seqs: int = 1024
+    prefix_caching: bool = True
+    chunked_prefill: bool = True
+    long_prefill_token_threshold: int = 0
+    asynchronous: bool = True
+    reserve_full_isl: bool = False
+    watermark: float = 0.0
+
+
+class _Sums:
+    """What a step computes, as it is put together.
+
+    Attributes:
+        decoding: as in `Work`.
+        keys: as in `Work`.
+        longest: as in `Work`.
+        chunks: as in `Work`.
+        tokens: requests that get a token.
+    """
+
+    __slots__ = ("chunks", "decoding", "keys", "longest", "tokens")
+
+    def __init__(self) -> None:
+        self.decoding = self.keys = self.longest = self.tokens = 0
+        self.chunks: list[Chunk] = []
+
+    def add(self, request: Request, new: int, cached: int, *, emits: bool) -> None:
+        """Count computed tokens of a request, after those that are done.
+
+        Args:
+            request: the request.
+            new: how many.
+            cached: tokens before them from the prefix cache.
+            emits: whether the request gets a token.
+        """
+        self.tokens += emits
+        if new == 1 and request.done >= request.prompt:
+            self.decoding += 1
+            self.keys += request.done + 1
+            self.longest = max(self.longest, request.done + 1)
+        else:
+            self.chunks.append(Chunk(new, request.done, cached, emits))
+
+    def work(self) -> Work | None:
+        """Return what the step computes; None for nothing."""
+        if not self.decoding and not self.chunks:
+            return None
+        return Work(self.decoding, self.keys, self.longest, tuple(self.chunks))
+
+
+class VllmV1(Policy):
+    """The scheduler.
+
+    Args:
+        settings: what it is started with.
+        tells: as in `Policy`.
+    """
+
+    name: Final = "vllm-v1"
+
+    def __init__(self, settings: VllmV1Settings, *, tells: bool = False) -> None:
+        super().__init__(depth=2 if settings.asynchronous else 1, tells=tells)
+        self._settings = settings
+        self._pool = BlockPool(
+            settings.blocks, settings.block_tokens, caching=settings.prefix_caching
+        )
+        self._waiting: deque[Request] = deque()
+        self._running: dict[int, Request] = {}
+        self._admissions = 0
+        self._stuck: Request | None = None
+        self._spare = int(settings.watermark * settings.blocks)
+        # Steps that were scheduled, and of these, steps whose results are known.
+        self._steps = self._updates = 0
+        self._last_ps = 0
+        # Requests in steady decode, by the phase in which they need a block; what they attend to.
+        self._steady: list[dict[int, Request]] = [{} for _ in range(settings.block_tokens)]
+        self._decoding = self._keys = 0
+        self._leads: list[tuple[int, int, Request]] = []
+        self._partial: dict[int, Request] = {}
+        # By step: requests that end with it, that begin with it, and that left steady decode.
+        self._ends: dict[int, list[Request]] = {}
+        self._begins: dict[int, list[Request]] = {}
+        self._late: dict[int, list[Request]] = {}
+
+    # What others ask.
+
+    def waiting(self) -> Iterable[Request]:
+        """Return the queue, the front first."""
+        return self._waiting
+
+    @property
+    def waits(self) -> int:
+        """Requests in the queue."""
+        return len(self._waiting)
+
+    @property
+    def runs(self) -> int:
+        """Requests that have memory."""
+        return len(self._running)
+
+    @property
+    def free(self) -> int:
+        """Blocks that are free."""
+        return self._pool.free
+
+    @property
+    def queue(self) -> list[int]:
+        """Free blocks, the next one to be taken first."""
+        return self._pool.queue
+
+    def arrive(self, request: Request) -> Refusal | None:
+        """Put a request into the queue."""
+        if request.prompt > self._settings.max_model_len - 1:
+            return Refusal.LONG
+        self._waiting.append(request)
+        return None
+
+    def stuck(self) -> Request | None:
+        """Return the request that can never run, if the last call showed one."""
+        return self._stuck
+
+    def drop(self, request: Request) -> bool:
+        """Take a request out of the queue."""
+        self._stuck = None
+        if request not in self._waiting:
+            return False
+        self._waiting.remove(request)
+        return True
+
+    # A step.
+
+    def schedule(self) -> Call:
+        """Decide on a step."""
+        call, sums, budget = Call(), _Sums(), self._settings.max_num_batched_tokens
+        self._leave()
+        if self._has_room(budget):
+            self._decode(call, sums)
+            budget -= sums.decoding
+            for request in list(self._partial.values()):
+                tokens = max(0, self._wanted(request, budget))
+                self._compute(request, tokens, call, sums)
+                budget -= tokens
+        else:
+            budget = self._in_order(budget, call, sums)
+        if not call.preempted:
+            self._admit(budget, call, sums)
+        call.work, call.tokens = sums.work(), sums.tokens
+        if call.work is not None:
+            call.step = self._steps
+            self._steps += 1
+        elif self._waiting and not self._running:
+            self._stuck = self._waiting[0]
+        return call
+
+    def _decode(self, call: Call, sums: _Sums) -> None:
+        """Compute a token of every request in steady decode."""
+        sums.decoding = sums.tokens = self._decoding
+        sums.keys, sums.longest = self._keys + self._decoding, self._longest()
+        for request in self._needing():
+            self._pool.take(request, 1)
+        self._keys += self._decoding
+        if self.tells:
+            for request in self._running.values():
+                if request.index in self._steady[-request.lead % self._pool.size]:
+                    call.rows.append((request, 1))
+                    call.emits.append(request)
+
+    def _leave(self) -> None:
+        """Take requests whose last token was scheduled out of steady decode."""
+        for request in self._ends.get(self._steps - 1, ()):
+            self._part(request)
+
+    def _part(self, request: Request) -> None:
+        """Take a request out of the sums of steady decode."""
+        if self._steady[-request.lead % self._pool.size].pop(request.index, None) is not None:
+            self._decoding -= 1
+            self._keys -= request.lead + self._steps
+
+    def _has_room(self, budget: int) -> bool:
+        """Return whether every running request gets all that it wants, in any order."""
+        if self._decoding >= budget and self._running:
+            return False
+        if len(self._partial) > 1 or self._settings.long_prefill_token_threshold:
+            return False
+        need = len(self._steady[self._steps % self._pool.size])
+        for request in self._partial.values():
+            if next(reversed(self._running)) != request.index:
+                return False
+            wanted = self._wanted(request, budget - self._decoding)
+            need += self._pool.need(request, self._tokens(request.done + wanted))
+        return need <= self._pool.free
+
+    def _needing(self) -> list[Request]:
+        """Return requests of steady decode that need a block, in order."""
+        found = self._steady[self._steps % self._pool.size]
+        return sorted(found.values(), key=lambda request: request.order)
+
+    def _longest(self) -> int:
+        """Return the keys of the longest request in steady decode."""
+        leads = self._leads
+        while leads:
+            lead, order, request = leads[0]
+            own = self._steady[lead % self._pool.size]
+            if request.order == order and request.lead == -lead and request.index in own:
+                return self._steps - lead + 1
+            heappop(leads)
+        return 0
+
+    def _tokens(self, tokens: int) -> int:
+        return min(tokens, self._settings.max_model_len)
+
+    def _cut(self, tokens: int) -> int:
+        threshold = self._settings.long_prefill_token_threshold
+        return threshold if 0 < threshold < tokens else tokens
+
+    def _wanted(self, request: Request, budget: int) -> int:
+        """Return the tokens of a running request that a step computes."""
+        missing = self._cut(request.known + request.pending - request.done)
+        return min(missing, budget, self._settings.max_model_len - 1 - request.done)
+
+    def _compute(self, request: Request, tokens: int, call: Call, sums: _Sums) -> None:
+        """Compute tokens of a running request for which there are blocks."""
+        if tokens:
+            pool, end = self._pool, request.done + tokens
+            pool.take(request, pool.need(request, self._tokens(end)))
+            pool.register(request, min(end, request.known))
+            self._count(request, tokens, 0, call, sums)
+
+    def _count(self, request: Request, tokens: int, cached: int, call: Call, sums: _Sums) -> None:
+        """Put tokens of a request into the step."""
+        emits = request.done + tokens == request.known + request.pending
+        sums.add(request, tokens, cached, emits=emits)
+        request.done += tokens
+        if emits:
+            self._partial.pop(request.index, None)
+            self._join(request)
+        else:
+            self._partial[request.index] = request
+        if self.tells:
+            call.rows.append((request, tokens))
+            if emits:
+                call.emits.append(request)
+
+    def _join(self, request: Request) -> None:
+        """Put a request into steady decode: this step and the next ones give it a token each."""
+        step = self._steps
+        request.joined, request.lead = step, request.done - step - 1
+        left = min(
+            request.prompt + request.outputs, self._settings.max_model_len
+        ) - request.known - request.pending  # fmt: skip
+        request.until = step + left - 1
+        self._ends.setdefault(request.until, []).append(request)
+        if request.last_step != step - 1 or request.first_ps < 0:
+            self._begins.setdefault(step, []).append(request)
+        if left > 1:
+            self._steady[-request.lead % self._pool.size][request.index] = request
+            self._decoding += 1
+            self._keys += request.done
+            heappush(self._leads, (-request.lead, request.order, request))
+
+    # Steps in which memory or tokens are short.
+
+    def _in_order(self, budget: int, call: Call, sums: _Sums) -> int:
+        """Visit all running requests in order, and take blocks from the youngest where needed.
+
+        Returns:
+            The tokens that are left of the budget.
+        """
+        self._settle()
+        for request in list(self._running.values()):
+            if budget <= 0 or request.index not in self._running:
+                break
+            tokens = self._wanted(request, budget)
+            if tokens <= 0 or self._is_leaving(request):
+                continue
+            if not self._make_room(request, tokens, call.preempted):
+                break
+            self._compute(request, tokens, call, sums)
+            budget -= tokens
+        return budget
+
+    def _is_leaving(self, request: Request) -> bool:
+        """Return whether the last token of a request is in flight."""
+        return request.known + request.pending >= min(
+            request.prompt + request.outputs, self._settings.max_model_len
+        )
+
+    def _make_room(self, request: Request, tokens: int, preempted: list[Request]) -> bool:
+        """Free blocks for a request; return False if it lost its own ones."""
+        pool = self._pool
+        while pool.need(request, self._tokens(request.done + tokens)) > pool.free:
+            _, victim = self._running.popitem()
+            self._partial.pop(victim.index, None)
+            pool.release(victim)
+            victim.done = 0
+            victim.preemptions += 1
+            self._waiting.appendleft(victim)
+            preempted.append(victim)
+            if victim is request:
+                return False
+        return True
+
+    def _settle(self) -> None:
+        """Give every request in steady decode numbers of its own again."""
+        steps, updates = self._steps, self._updates
+        for request in self._running.values():
+            if request.joined < 0:
+                continue
+            last = min(steps - 1, request.until)
+            self._part(request)
+            request.done = request.lead + last + 1
+            request.known += max(0, min(updates, last + 1) - request.joined)
+            first = max(updates, request.joined)
+            request.pending += max(0, last + 1 - first)
+            if updates > request.joined:
+                request.last_ps = self._last_ps
+            self._ends[request.until].remove(request)
+            for step in range(first, last + 1):
+                self._late.setdefault(step, []).append(request)
+            request.last_step, request.joined = last, -1
+            # Blocks were registered when they were full, which nobody saw until now.
+            self._pool.register(request, request.done - request.pending)
+
+    # Admission.
+
+    def _admit(self, budget: int, call: Call, sums: _Sums) -> None:
+        """Admit waiting requests from the front, until one does not fit."""
+        settings, pool = self._settings, self._pool
+        while self._waiting and budget > 0 and len(self._running) < settings.max_num_seqs:
+            request = self._waiting[0]
+            hits = pool.hits(request)
+            hit = len(hits) * pool.size
+            tokens = self._cut(request.known - hit)
+            if not settings.chunked_prefill and tokens > budget:
+                break
+            tokens = min(tokens, budget)
+            spare = self._spare if self._running else 0
+            free = pool.free - spare - pool.evictable(hits)
+            if settings.reserve_full_isl:
+                whole = pool.need(request, self._tokens(request.known), len(hits))
+                if whole > free:
+                    break
+            new = pool.need(request, self._tokens(hit + tokens), len(hits))
+            if new > free:
+                break
+            self._waiting.popleft()
+            pool.touch(request, hits)
+            pool.take(request, new)
+            pool.register(request, min(hit + tokens, request.known))
+            if hits:
+                call.hits.append((request, hit))
+            if not request.preemptions:
+                request.hits = hit
+            request.order = self._admissions
+            self._admissions += 1
+            self._running[request.index] = request
+            request.done = hit
+            self._count(request, tokens, hit, call, sums)
+            budget -= tokens
+
+    # Results.
+
+    def update(self, call: Call, now_ps: int) -> list[Request]:
+        """Take in the results of a step."""
+        step = call.step
+        ended = [request for request in self._ends.pop(step, ()) if request.until == step]
+        begins, late = self._begins.pop(step, []), self._late.pop(step, [])
+        alone = [request for request in begins if request.joined == step]
+        for request in alone:
+            self.ledger.alone(request, now_ps)
+        for request in late:
+            self.ledger.alone(request, now_ps)
+            request.known += 1
+            request.pending -= 1
+            if not request.pending and self._is_leaving(request):
+                ended.append(request)
+        self.ledger.together(now_ps - self._last_ps, call.tokens - len(alone) - len(late))
+        self._updates, self._last_ps = step + 1, now_ps
+        ended.sort(key=lambda request: request.order)
+        for request in ended:
+            self._part(request)
+            if self._running.pop(request.index, None) is None:
+                self._waiting.remove(request)
+            self._partial.pop(request.index, None)
+            self._pool.release(request)
+            request.known = min(
+                request.prompt + request.outputs, self._settings.max_model_len
+            )  # fmt: skip
+            request.joined = -1
+            self.ledger.finish(request, now_ps)
+        return ended
