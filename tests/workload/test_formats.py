@@ -134,7 +134,8 @@ FORMATS: dict[str, tuple[str, list[int], list[int], list[float] | None, str]] = 
             {"timestamp": 1250.5, "session_id": "a", "input_length": 80, "output_length": 5,
              "text_input": "x"},
         ),
-        [70, 80], [4, 5], [0, 0.2505], "trace in the Mooncake format",
+        [70, 80], [4, 5], [0, 0.2505],
+        "later turns of sessions, whose prompts are taken without the turns before them: 1 request",
     ),
     "aiperf, delays": (
         lines(

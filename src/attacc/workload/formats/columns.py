@@ -240,8 +240,8 @@ def no_output(name: str, where: str, hint: str = "") -> DocumentError:
     return DocumentError(
         f"{name} 0 is not a number of tokens",
         where=where,
-        hint=f"expected a whole number from 1 to {MAX_SIZE}; {hint}zero_output='skip' leaves such "
-        "requests out, and zero_output='one' counts them as one token",
+        hint=f"expected a whole number from 1 to {MAX_SIZE}; {hint}take such requests out of the "
+        "file, or read it with zero_output='skip' (left out) or zero_output='one' (one token)",
     )
 
 

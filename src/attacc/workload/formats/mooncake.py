@@ -1,8 +1,11 @@
 """Mooncake's traces (kvcache-ai/Mooncake, FAST'25), and AIPerf's mooncake_trace (ai-dynamo/aiperf).
 
 An object has timestamp (ms), input_length, output_length and, where given, hash_ids: an id for each
-512 tokens of the prompt, the last of which may be partial. AIPerf adds session_id, which is read
-past, and delay in place of timestamp: milliseconds between the answer before and this request.
+512 tokens of the prompt, the last of which may be partial.
+
+AIPerf adds two keys. A delay in place of timestamp is the time (ms) between the answer before and
+this request. Requests of one session_id are turns of a conversation. AIPerf replays a turn behind
+the turns before it, and input_length counts the new turn alone; lengths stay those of the file.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ class Mooncake(LineReader):
         super().__init__(source)
         self._rows = RequestRows(source, per_s=MS_PER_S)
         self._waiting = 0
+        self._sessions = set[str]()
+        self._later_turns = 0
 
     @classmethod
     def knows(cls, record: Record) -> bool:
@@ -55,6 +60,10 @@ class Mooncake(LineReader):
             )
         time = self._time(record, at)
         need(record, KEYS[1:3], at, listed=KEYS[:3])
+        session = record.get("session_id")
+        if session is not None:
+            self._later_turns += repr(session) in self._sessions
+            self._sessions.add(repr(session))
         ids = record.get("hash_ids")
         blocks = [] if ids is None else block_ids(ids, KEYS[3], at)
         output = output_tokens(record["output_length"], "output_length", at, self.source)
@@ -71,12 +80,18 @@ class Mooncake(LineReader):
 
     def columns(self) -> Columns:
         """Return the requests so far."""
-        if not self._waiting:
-            return self._rows.columns()
-        return self._rows.columns(
-            "without times of arrival, since a delay counts from the answer before it: "
-            f"{number(self._waiting)}"
-        )
+        notes: list[str] = []
+        if self._waiting:
+            notes.append(
+                "without times of arrival, since a delay counts from the answer before it: "
+                f"{number(self._waiting)}"
+            )
+        if self._later_turns:
+            notes.append(
+                "later turns of sessions, whose prompts are taken without the turns before them: "
+                f"{number(self._later_turns)}"
+            )
+        return self._rows.columns(*notes)
 
 
 def block_ids(value: object, name: str, at: str) -> list[int]:
