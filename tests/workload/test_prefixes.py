@@ -1,5 +1,7 @@
 """What prompts share: ids of blocks in columns, and prompts as runs, against plain Python."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -102,3 +104,27 @@ def test_a_million_prompts_make_no_object_for_each_block() -> None:
     columns = (runs.content, runs.tokens, runs.starts)
     assert sum(column.nbytes for column in columns) < 17 * requests * blocks
     assert runs.of(requests - 1)[-1] == (requests * blocks - 1, 511)
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        ("mooncake_fast25_conversation_trace.jsonl.gz", 0.366),
+        ("mooncake_fast25_synthetic_trace.jsonl.gz", 0.640),
+    ],
+)
+def test_published_traces_share_what_was_counted_of_them(
+    reference: Path, name: str, share: float
+) -> None:
+    """Catches ids that move to other requests: reference/serving-engines.md, section 4.
+
+    The share of blocks that an earlier request has, too, was counted there from the ids alone, and
+    is given to a tenth of a percent. Every prompt has an id for each of its blocks.
+    """
+    requests = Requests.from_trace(reference / "data" / "traces" / name)
+    runs = requests.prompt_runs()
+    assert runs.content.min() >= 0
+    assert len(runs.content) == (-(-requests.prompt_tokens // 512)).sum()
+    hits = 1 - len(np.unique(runs.content)) / len(runs.content)
+    assert abs(hits - share) < 0.0005
