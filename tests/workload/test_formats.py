@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from attacc.errors import AttaccError, DocumentError, UnknownNameError
+from attacc.workload.formats import registry
 from attacc.workload.requests import Requests
 from attacc.workload.traces import read_requests
 
@@ -475,6 +476,14 @@ def test_a_long_list_of_conversations_is_refused_before_it_is_parsed(tmp_path: P
     text = '[{"id": "a", "conversations": [{"from": "human", "value": "x"}]}, ' + "?" * 2**17
     with pytest.raises(DocumentError, match="is ShareGPT conversations"):
         read_requests(written(tmp_path, text))
+
+
+def test_too_long_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a list that fills the memory, since it is parsed as a whole."""
+    monkeypatch.setattr(registry, "MAX_LIST_BYTES", 40)
+    path = written(tmp_path, json.dumps([{"prompt_tokens": 70, "output_tokens": 4}] * 2))
+    with pytest.raises(DocumentError, match=r"is a JSON list of more than 0 MiB .*jq -c"):
+        read_requests(path)
 
 
 @pytest.mark.reference
