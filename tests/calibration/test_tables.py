@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from attacc.calibration import parquet_process, tables
+from attacc import parquet_process
+from attacc.calibration import tables
 from attacc.calibration.check import accuracy, check
 from attacc.calibration.measured import read_measurements, read_table
 from attacc.calibration.series import MeasuredTable, Messages, Unusable
@@ -326,7 +327,7 @@ def test_a_small_file_of_a_large_table(tmp_path: Path, monkeypatch: pytest.Monke
     """Catches a file of some kilobytes that fills the memory with zeros."""
     program = tmp_path / "reader.py"
     program.write_text(
-        "import sys\nfrom attacc.calibration import parquet_process as process\n"
+        "import sys\nfrom attacc import parquet_process as process\n"
         "process.MAX_UNPACKED_BYTES = 2**20\nsys.exit(process.main())\n"
     )
     path = tmp_path / "zeros.parquet"

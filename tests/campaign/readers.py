@@ -52,6 +52,7 @@ from attacc.units import MAX_SIZE, UNITS, parse_quantity
 from attacc.workload.requests import Workload
 from attacc.workload.synthetic import WORKLOADS, synthetic
 from attacc.workload.traces import load_workload
+from tests.campaign import request_files
 from tests.campaign.mutations import (
     LEAVES,
     NUMBERS,
@@ -714,6 +715,18 @@ READERS: Final = (
     Reader(
         "request trace (Mooncake)",
         _texts("a.jsonl", MOONCAKE, _mooncake_rows, names=("a.jsonl.gz", "a")),
+        load_workload,
+        _follow_workload,
+    ),
+    Reader(
+        "request file (table)",
+        _texts("a.csv", request_files.TABLES, request_files.rows, names=("a.csv.gz", "a.txt")),
+        load_workload,
+        _follow_workload,
+    ),
+    Reader(
+        "request file (objects)",
+        _texts("a.jsonl", request_files.OBJECTS, request_files.objects, names=("a.json", "a")),
         load_workload,
         _follow_workload,
     ),

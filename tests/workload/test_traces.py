@@ -164,13 +164,8 @@ def test_a_row_is_not_completed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "what", "way_out"),
     [
-        (
-            "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n5,a,1,2,3,b",
-            "is a BurstGPT trace",
-            "Request tokens as ContextTokens",
-        ),
         ('[\n{"id": "a", "conversations": [{"value": "x"}]}]', "is ShareGPT", "tokenizer"),
-        ('{"date": "1", "input_lens": [1], "output_lens": [2]}', "result of vLLM", "input_lens"),
+        ('{"date": "1", "num_prompts": 1, "total_input_tokens": 2}', "of vLLM", "save-detailed"),
         (f"[{RECORD}]", "is a JSON list, not an object in each line", "jq -c '.[]'"),
         (json.dumps(json.loads(RECORD), indent=2), "JSON object over several lines", "jq -c ."),
         (f"{HEADER},ContextTokens\n", "column 'ContextTokens' is there twice", "first line"),
@@ -286,22 +281,24 @@ def check_read_or_refused(path: Path) -> None:
 # Arrivals, order and shared prefixes.
 
 
-def test_requests_keep_their_order_and_arrivals(tmp_path: Path) -> None:
+def test_requests_come_in_the_order_of_their_arrivals(tmp_path: Path) -> None:
     """Catches requests that are sorted by length, and times that lose their fractions or zones."""
     lines = [
-        "2023-11-16 18:15:46.6805900,20,3",
+        "2023-11-16 18:15:46.6805907,20,3",
         "2023-11-16 18:15:46.1805900,5,7",
-        "2023-11-16 19:15:46.1805900+01:00,9,1",
+        "2023-11-16 19:15:46.1805900+01:00,2,1",
         "2023-11-17 18:15:46.6805900,1,1",
     ]
     path = written(tmp_path, "\n".join([HEADER, *lines]).encode())
     requests = Requests.from_trace(path)
-    assert requests.prompt_tokens.tolist() == [20, 5, 9, 1]
-    assert requests.output_tokens.tolist() == [3, 7, 1, 1]
+    assert requests.prompt_tokens.tolist() == [5, 2, 20, 1]
+    assert requests.output_tokens.tolist() == [7, 1, 3, 1]
     assert requests.arrival_s is not None
-    np.testing.assert_allclose(requests.arrival_s, [0.5, 0.0, 0.0, 86400.5], atol=1e-6)
+    # Of a day in binary seconds, a ten-millionth is kept to 1e-11.
+    np.testing.assert_allclose(requests.arrival_s, [0.0, 0.0, 0.5000007, 86400.5], atol=2e-11)
+    assert requests.source.endswith("sorted by arrival; in the file, behind a later one: 1 request")
     assert requests.prefix_hashes is None
-    assert requests.workload().prompt_tokens.tolist() == [1, 5, 9, 20]
+    assert requests.workload().prompt_tokens.tolist() == [1, 2, 5, 20]
 
 
 def test_requests_keep_shared_prefixes(tmp_path: Path) -> None:
@@ -312,9 +309,10 @@ def test_requests_keep_shared_prefixes(tmp_path: Path) -> None:
         '{"timestamp": 500, "input_length": 1, "output_length": 1}',
     ]
     requests = Requests.from_trace(written(tmp_path, "\n".join(lines).encode(), "t.jsonl"))
-    assert requests.prefix_hashes == ((7, 8), (7, 9), ())
+    assert requests.prefix_hashes is not None
+    assert [requests.prefix_hashes.of(one) for one in range(3)] == [(7, 9), (), (7, 8)]
     assert requests.arrival_s is not None
-    assert requests.arrival_s.tolist() == [1.0, 0.0, 0.0]
+    assert requests.arrival_s.tolist() == [0.0, 0.0, 1.0]
     bad = lines[0].replace("8]", '"8"]')
     with pytest.raises(DocumentError, match="hash_ids has '8', which is no id of a block"):
         Requests.from_trace(written(tmp_path, bad.encode(), "u.jsonl"))

@@ -1,17 +1,12 @@
 """Tables of users' measurements: CSV and Parquet files, as columns of text and of numbers.
 
-`open_table` opens every table. The first bytes of a file tell its kind. Polars reads a Parquet file
-in a process of its own, because a damaged file can end its reader. Any other file is read as CSV,
-with every field as text. The caller decides whether a column holds text or numbers. The first rows
-do not decide it: a version 0.10 must not become 0.1.
+`open_table` opens every table. The first bytes of a file tell its kind. `attacc.parquet` reads a
+Parquet file. Any other file is read as CSV, with every field as text. The caller decides whether a
+column holds text or numbers. The first rows do not decide it: a version 0.10 must not become 0.1.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,10 +16,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from attacc.calibration import parquet_process
 from attacc.errors import DocumentError, nearest_hint
 from attacc.files import header_of, read_data, rows_of, text_of
 from attacc.gpu.calibrated.limits import Floats
+from attacc.parquet import PARQUET_MAGIC, parquet_of
 from attacc.units import DECIMAL
 
 if TYPE_CHECKING:
@@ -37,9 +32,6 @@ SUFFIXES: Final = (".csv", ".parquet", "")
 """Suffixes of tables, each with or without .gz. A pipe has no suffix."""
 EMPTY: Final = ("", "nan", "null", "none")
 """Texts of a field that count as empty, in small letters."""
-_PARQUET: Final = b"PAR1"
-_PATIENCE_S: Final = 600.0
-"""Seconds after which the process that reads a Parquet file is ended, should it only wait."""
 _NUMBER: Final = f"^[+-]?{DECIMAL}$"
 
 
@@ -264,7 +256,7 @@ def open_table(path: Path) -> Table:
         )
     where = str(path)
     data = read_data(path, limit=MAX_TABLE_BYTES)
-    is_parquet = data.startswith(_PARQUET)
+    is_parquet = data.startswith(PARQUET_MAGIC)
     frame = _parquet(data, where) if is_parquet else _csv(text_of(data, where=where), where)
     if not frame.height:
         raise DocumentError("has no rows", where=where)
@@ -312,46 +304,8 @@ def _csv(text: str, where: str) -> pl.DataFrame:
 
 
 def _parquet(data: bytes, where: str) -> pl.DataFrame:
-    """Return the table of a Parquet file. Any failure of the reader is a `DocumentError`."""
-    import polars as pl
-
-    if len(data) < 3 * len(_PARQUET) or not data.endswith(_PARQUET):
-        raise DocumentError("cannot be read: it is a Parquet file that was cut off", where=where)
-    crashed = DocumentError(
-        "cannot be read: it is a damaged Parquet file, which its reader did not survive",
-        where=where,
-        hint="write it again",
-    )
-    try:
-        done = subprocess.run(  # noqa: S603 - this Python, and a file of this package
-            # -P keeps modules beside that file from hiding other modules of the same name.
-            [sys.executable, "-P", parquet_process.__file__],
-            input=data,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # a panic prints its text there
-            env={**os.environ, "POLARS_MAX_THREADS": "2"},
-            timeout=_PATIENCE_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise crashed from None
-    except OSError as error:
-        raise DocumentError(
-            f"cannot be read: no process could be started: {error.strerror}", where=where
-        ) from None
-    if done.returncode == parquet_process.REFUSED:
-        reason = " ".join(done.stdout.decode("utf-8", "replace").split())
-        raise DocumentError(f"cannot be read: {reason:.200}", where=where)
-    if done.returncode == parquet_process.TOO_LARGE:
-        most = parquet_process.MAX_UNPACKED_BYTES / 2**20
-        raise DocumentError(
-            f"unpacks to more than {most:,.0f} MiB, the most that is read",
-            where=where,
-            hint="split it",
-        )
-    if done.returncode:
-        raise crashed
-    frame = pl.read_ipc(io.BytesIO(done.stdout))
+    """Return the table of a Parquet file, with names without blanks at their ends."""
+    frame = parquet_of(data, where=where)
     names = [column.strip() for column in frame.columns]
     _refuse_twice(names, where)
     frame.columns = names

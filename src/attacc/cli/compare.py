@@ -43,7 +43,7 @@ def compare(
     ] = None,
     trace: Annotated[
         str | None,
-        typer.Option(help="Request trace (Azure 2023 CSV or Mooncake JSONL) for the lengths."),
+        typer.Option(help="File of requests for the lengths (CSV, JSON or Parquet)."),
     ] = None,
     workload: Annotated[
         str | None, typer.Option(help="Workload preset, as in azure-conv-2023.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, cast
@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from attacc.errors import InputError
-from attacc.units import MAX_SIZE, whole
+from attacc.units import MAX_SIZE, finite, whole
+from attacc.workload.arrivals import LEAST_RATE_PER_S, MOST_RATE_PER_S, Arrivals
+from attacc.workload.prefixes import PrefixHashes, PromptRuns, private_runs
 
 I64 = npt.NDArray[np.int64]
 
@@ -20,8 +22,19 @@ _PAIR: Final = MAX_SIZE + 1
 """More than any length."""
 
 
-TRACE_SUFFIXES: Final = (".csv", ".jsonl", ".gz")
-"""Endings of recorded traces."""
+TRACE_SUFFIXES: Final = (".csv", ".jsonl", ".json", ".parquet", ".gz")
+"""Endings of files of requests."""
+
+
+class ZeroOutput(StrEnum):
+    """What becomes of a recorded request that generated no token."""
+
+    ERROR = "error"
+    """The file is refused."""
+    SKIP = "skip"
+    """The request is left out, as one that failed."""
+    ONE = "one"
+    """The request counts as one output token, that of its prefill."""
 
 
 class WorkloadKind(StrEnum):
@@ -178,9 +191,10 @@ class Requests:
         source: source of the requests in words, for reports.
         prompt_tokens: (requests,) tokens of each prompt.
         output_tokens: (requests,) tokens that each request generates.
-        arrival_s: (requests,) seconds from the first arrival; None where the source has no times.
-        prefix_hashes: (requests,) ids of the blocks of each prompt, equal where prompts begin
-            alike; None where the source has no ids.
+        arrival_s: (requests,) seconds from the start, never falling; None where the source has no
+            times. A trace starts with its first arrival.
+        prefix_hashes: ids of the blocks of each prompt, equal where prompts begin alike; None where
+            the source has no ids.
     """
 
     name: str
@@ -189,7 +203,7 @@ class Requests:
     prompt_tokens: I64
     output_tokens: I64
     arrival_s: npt.NDArray[np.float64] | None = None
-    prefix_hashes: tuple[tuple[int, ...], ...] | None = None
+    prefix_hashes: PrefixHashes | None = None
 
     @classmethod
     def fixed(cls, prompt: int, output: int, count: int = 1) -> Requests:
@@ -214,18 +228,23 @@ class Requests:
         )
 
     @classmethod
-    def from_trace(cls, path: str | Path) -> Requests:
-        """Read a recorded trace (`attacc.workload.traces`).
+    def from_trace(
+        cls, path: str | Path, *, zero_output: ZeroOutput | str = ZeroOutput.ERROR
+    ) -> Requests:
+        """Read a file of requests (`attacc.workload.traces`).
 
         Args:
-            path: Azure CSV or Mooncake JSONL, plain or compressed with gzip.
+            path: the file, plain or compressed with gzip; docs/reference/request-files.md lists the
+                formats.
+            zero_output: what becomes of requests that generated no token.
 
         Raises:
             DocumentError: the file cannot be read, or a line is malformed.
+            UnknownNameError: `zero_output` has no such value.
         """
         from attacc.workload.traces import read_requests
 
-        return read_requests(Path(path))
+        return read_requests(Path(path), zero_output=zero_output)
 
     @classmethod
     def synthetic(cls, name: str | Path, *, count: int | None = None, seed: int = 0) -> Requests:
@@ -275,6 +294,120 @@ class Requests:
 
     def __len__(self) -> int:
         return len(self.prompt_tokens)
+
+    @property
+    def requests_per_s(self) -> float:
+        """Mean rate of arrivals: the gaps between arrivals, divided by the time that they span.
+
+        Raises:
+            InputError: the requests have no times of arrival, or all have the same.
+        """
+        times = self._times_s
+        span_s = float(times[-1] - times[0])
+        if not span_s:
+            raise InputError(
+                "all requests arrive at once, so they have no rate",
+                where=self.name,
+                hint="give their arrivals with with_arrivals",
+            )
+        return (len(times) - 1) / span_s
+
+    @property
+    def _times_s(self) -> npt.NDArray[np.float64]:
+        if self.arrival_s is None:
+            raise InputError(
+                "the requests have no times of arrival",
+                where=self.name,
+                hint="give their arrivals with with_arrivals",
+            )
+        return self.arrival_s
+
+    def first(self, count: int) -> Requests:
+        """Return the first requests.
+
+        Args:
+            count: how many, at most all.
+
+        Raises:
+            InputError: the number is out of range.
+        """
+        whole(count, where="count", most=len(self))
+        if count == len(self):
+            return self
+        return replace(
+            self._taken(np.arange(count)), source=f"{self.source}; the first {count} requests"
+        )
+
+    def _taken(self, rows: I64) -> Requests:
+        """Return some requests in the order of their places."""
+        return replace(
+            self,
+            prompt_tokens=self.prompt_tokens[rows],
+            output_tokens=self.output_tokens[rows],
+            arrival_s=None if self.arrival_s is None else self.arrival_s[rows],
+            prefix_hashes=None if self.prefix_hashes is None else self.prefix_hashes.take(rows),
+        )
+
+    def at_rate(self, requests_per_s: float) -> Requests:
+        """Return the requests with arrival times scaled to a mean rate (`requests_per_s`).
+
+        Args:
+            requests_per_s: the mean rate that the result has.
+
+        Raises:
+            InputError: the requests have no times of arrival, all arrive at once, or the rate is
+                out of range.
+        """
+        rate = finite(
+            requests_per_s, where="requests_per_s", least=LEAST_RATE_PER_S, most=MOST_RATE_PER_S
+        )
+        times = self._times_s * (self.requests_per_s / rate)
+        return self._at(times, f"arrivals scaled to {rate:g} requests/s")
+
+    def scaled(self, factor: float) -> Requests:
+        """Return the requests with a rate that is some times as high.
+
+        Args:
+            factor: what every arrival time is divided by.
+
+        Raises:
+            InputError: the requests have no times of arrival, or the factor is out of range.
+        """
+        by = finite(factor, where="factor", least=LEAST_RATE_PER_S, most=MOST_RATE_PER_S)
+        return self._at(self._times_s / by, f"arrivals {by:g} times as fast")
+
+    def with_arrivals(self, arrivals: Arrivals) -> Requests:
+        """Return the requests, in their order, with other times of arrival.
+
+        Args:
+            arrivals: a time for each request (`attacc.workload.arrivals`).
+
+        Raises:
+            InputError: there are more times than requests, or fewer.
+        """
+        if len(arrivals) != len(self):
+            raise InputError(
+                f"{len(arrivals)} arrivals for {len(self)} requests",
+                where="arrivals",
+                hint="give one for each request",
+            )
+        return self._at(arrivals.times_s, arrivals.source)
+
+    def _at(self, times_s: npt.NDArray[np.float64], words: str) -> Requests:
+        return replace(self, arrival_s=times_s, source=f"{self.source}; {words}")
+
+    def prompt_runs(self, block_tokens: int | None = None) -> PromptRuns:
+        """Return what each prompt shares with others, as runs of text.
+
+        Args:
+            block_tokens: tokens of a block of `prefix_hashes`; None for those of the format.
+
+        Raises:
+            InputError: a prompt has more ids than blocks, or the size of a block is out of range.
+        """
+        if self.prefix_hashes is None:
+            return private_runs(self.prompt_tokens)
+        return self.prefix_hashes.runs(self.prompt_tokens, block_tokens)
 
     def workload(self) -> Workload:
         """Return the distinct pairs of lengths and their counts, which decide batches and steps."""

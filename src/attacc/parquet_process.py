@@ -1,7 +1,7 @@
 """Reads one Parquet file in a process of its own.
 
 A damaged Parquet file can make its reader panic, allocate without end or abort the process. So
-`attacc.calibration.tables` runs this file as a program. The program reads the Parquet file from
+`attacc.parquet` runs this file as a program. The program reads the Parquet file from
 stdin, and writes the same table to stdout in Arrow's format. It imports nothing of attacc, so that
 it starts fast.
 """
