@@ -13,13 +13,19 @@ from tests.oracle.serving import vllm_v1
 from tests.oracle.serving.common import Job
 from tests.serving import workloads
 from tests.serving.golden_vectors import STEP_PS, V1, Asked, Vector, differences
-from tests.serving.workloads import Cost
+from tests.serving.workloads import PRIVATE, Cost
 
 
 def requests_of(asked: tuple[Asked, ...]) -> list[Request]:
-    """Requests as the engines take them, by arrival."""
+    """Requests as the engines take them, by arrival; prompts without shared contents have none."""
     found = [
-        Request(index, one.arrival_ps, sum(n for _, n in one.prompt), one.outputs, one.prompt)
+        Request(
+            index,
+            one.arrival_ps,
+            sum(tokens for _, tokens in one.prompt),
+            one.outputs,
+            one.prompt if any(content < PRIVATE for content, _ in one.prompt) else None,
+        )
         for index, one in enumerate(asked)
     ]
     return sorted(found, key=lambda request: (request.arrival_ps, request.index))

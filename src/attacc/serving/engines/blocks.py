@@ -24,8 +24,9 @@ class BlockPool:
 
     def __init__(self, blocks: int, size: int, *, caching: bool) -> None:
         self.size, self.blocks, self._caching = size, blocks, caching
-        self._queue = OrderedDict.fromkeys(range(1, blocks))
-        self._users = [0] * blocks
+        self._queue: OrderedDict[int, None] = OrderedDict.fromkeys(range(1, blocks))
+        # Blocks in the prefix cache: how many requests have them, and what they hold.
+        self._users: dict[int, int] = {}
         self._keys: dict[int, Key] = {}
         self._cached: dict[Key, list[int]] = {}
 
@@ -77,13 +78,13 @@ class BlockPool:
             request: the request.
             new: how many.
         """
-        queue, users, keys, blocks = self._queue, self._users, self._keys, request.blocks
-        for _ in range(new):
-            block, _ = queue.popitem(last=False)
-            if block in keys:
-                self._forget(block)
-            users[block] = 1
-            blocks.append(block)
+        first = self._queue.popitem
+        taken = [first(last=False)[0] for _ in range(new)]
+        if self._keys:
+            for block in taken:
+                if block in self._keys:
+                    self._forget(block)
+        request.blocks += taken
 
     def touch(self, request: Request, hits: Sequence[int]) -> None:
         """Give a request cached blocks."""
@@ -97,31 +98,54 @@ class BlockPool:
     def register(self, request: Request, tokens: int) -> None:
         """Enter full blocks into the prefix cache.
 
+        Nobody but the request itself, in another life, can look for blocks of contents of its own.
+        So these are entered when it is preempted.
+
         Args:
             request: whose blocks.
             tokens: its first tokens that count.
         """
         if not self._caching:
             return
-        for number in range(request.registered, tokens // self.size):
+        full = tokens // self.size
+        if request.runs is not None:
+            self._enter(request, request.registered, full)
+        request.registered = max(request.registered, full)
+
+    def _enter(self, request: Request, first: int, end: int) -> None:
+        """Enter blocks, by their numbers in the request, into the prefix cache."""
+        for number in range(first, end):
             block, key = request.blocks[number], request.key(number, self.size)
-            self._keys[block] = key
+            self._keys[block], self._users[block] = key, 1
             self._cached.setdefault(key, []).append(block)
-            request.registered += 1
 
     def _forget(self, block: int) -> None:
         key = self._keys.pop(block)
+        del self._users[block]
         same = self._cached[key]
         same.remove(block)
         if not same:
             del self._cached[key]
 
-    def release(self, request: Request) -> None:
-        """Take all blocks from a request; the last one becomes free first."""
+    def release(self, request: Request, *, preempted: bool = False) -> None:
+        """Take all blocks from a request; the last one becomes free first.
+
+        Args:
+            request: the request.
+            preempted: whether it will look for its blocks again.
+        """
+        if preempted and request.runs is None:
+            known = sum(block in self._keys for block in request.blocks)
+            self._enter(request, known, request.registered)
         users, queue = self._users, self._queue
-        for block in reversed(request.blocks):
-            users[block] -= 1
-            if not users[block]:
+        if not users:
+            queue.update(dict.fromkeys(reversed(request.blocks)))
+        else:
+            for block in reversed(request.blocks):
+                if block in users:
+                    users[block] -= 1
+                    if users[block]:
+                        continue
                 queue[block] = None
         request.blocks = []
         request.registered = 0

@@ -345,7 +345,7 @@ class VllmV1(Policy):
         while pool.need(request, self._tokens(request.done + tokens)) > pool.free:
             _, victim = self._running.popitem()
             self._partial.pop(victim.index, None)
-            pool.release(victim)
+            pool.release(victim, preempted=True)
             victim.done = 0
             victim.preemptions += 1
             self._waiting.appendleft(victim)
