@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attacc.errors import CapacityError, InputError, UnknownNameError
-from attacc.gpu.costs import Bound, EnergyBreakdown
+from attacc.gpu.costs import BOUNDS, Bound, EnergyBreakdown
 from attacc.gpu.models import GpuModel
 from attacc.gpu.published.model import PublishedCostModel
 from attacc.hardware.dram import DRAMS
@@ -609,8 +609,9 @@ def proportional(
     keys = np.array(lengths, dtype=np.float64)
     each = keys * heads
     return AttentionCurve(
-        CurveKind.EXACT, 0.0, heads * layer.group, 1, keys, 10 * each, each, each, 0 * each, 1
-    )
+        CurveKind.EXACT, 0.0, heads * layer.group, 1, keys, 10 * each, each, each,
+        np.full(keys.size, BOUNDS.index(Bound.UNITS), dtype=np.int8), 0 * each, 1,
+    )  # fmt: skip
 
 
 @pytest.mark.untraced  # of whole comparisons
