@@ -19,6 +19,7 @@ from attacc.hardware.system import AttentionSite, ResolvedSystem
 from attacc.models.served import ServedModel
 from attacc.serving.policies import PrefillPolicy, ServingOptions
 from attacc.serving.search import Search, Served, ServingLimit
+from attacc.serving.steady import told
 from attacc.study.decomposition import Decomposition, decompose
 from attacc.study.ranges import Draws, Range, outcomes, range_of
 from attacc.study.thresholds import Threshold, pays_from
@@ -437,8 +438,18 @@ def _whole_requests(
         ),
         economy=_economy(mine, base, tokens),
         decomposition=mine.decomposition,
-        estimates=best.estimates,
+        estimates=told(best.estimates, beyond_context(asked.model, asked.workload)),
     )
+
+
+def beyond_context(model: ServedModel, workload: Workload) -> tuple[str, ...]:
+    """Return a note where prompts or requests are longer than the model was made for.
+
+    Args:
+        model: the model.
+        workload: the requests.
+    """
+    return model.beyond_context(workload.max_final_tokens, int(workload.prompt_tokens.max()))
 
 
 def _economy(mine: Found, base: Found, tokens: float) -> Economy:
