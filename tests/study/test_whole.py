@@ -56,9 +56,7 @@ def test_what_is_fixed_is_what_is_served(compared: Comparison) -> None:
 def test_prompts_beyond_the_context_are_told() -> None:
     """Catches whole requests, prefill included, at lengths that the model was not made for."""
     long, short = (
-        aa.compare(
-            "llama-2-7b", (prompt, 2), TWO, batch=1, layout="tp=2,replicas=1", engine="vllm"
-        )
+        aa.compare("llama-2-7b", (prompt, 2), TWO, batch=1, layout="tp=2,replicas=1", engine="vllm")
         for prompt in (5000, 4000)
     )
     said = "prompts of up to 5,000 tokens and requests of up to 5,002 tokens"
