@@ -1,7 +1,10 @@
 """What limits a program: busy times, held against programs that are timed with faster resources."""
 
+import re
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
+from dataclasses import astuple, replace
+from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import numpy as np
@@ -35,10 +38,6 @@ FINE = 5
 FASTER = 0.8
 """Time that a faster resource takes, of its time before. A resource that is much faster hands over
 to the next limit; one that is a little faster tells what the program waits for."""
-LEAST_SHARE = 0.8
-"""A label is right if its saving is at least this share of the largest one. Busy times leave out
-latencies and how long phases wait for each other, so that resources with savings this near cannot
-be told apart by them."""
 OF_MOVES = (Code.WRGB, Code.MVSB, Code.MVGB, Code.SFM)
 OF_ROWS = (Code.ACTIVATE, Code.PRECHARGE, Code.PRECHARGE_ALL, Code.REFRESH)
 
@@ -72,7 +71,7 @@ CASES = {
     Case("hbm3-5.2", BANK, 16, 8192, queries=8, per_read=8): UNITS,
     Case("hbm3-5.2", BANK, 16, 64, queries=8, per_read=8): MOVES,
     Case("hbm4-8.0", BANK, 16, 64, queries=8, per_read=8): MOVES,
-    Case("hbm4-8.0", BANK, 16, 256, queries=8, per_read=8): Limiter.UNITS_MOVES,
+    Case("hbm4-8.0", BANK, 16, 256, queries=8, per_read=8): MOVES,
     Case("hbm3-5.2", BANK, 16, 256, queries=8, per_read=8, element=ElementType.FP8): SOFTMAX,
     Case("hbm3-5.2", BANK, 16, 4096, queries=8, per_read=4, element=ElementType.FP8): SOFTMAX,
 }
@@ -197,14 +196,46 @@ def test_the_limiter_is_the_resource_whose_speed_counts_most(case: Case) -> None
     are named, both become faster together, since each alone may leave the other in its way.
     """
     timed = Timed(case)
-    limiter = timed.busy.limiter
-    assert limiter is CASES[case]
-    named = resources_of(limiter)
+    assert timed.busy.limiter is CASES[case]
+    saved, others = savings(timed)
+    assert saved > others
+
+
+def savings(timed: Timed) -> tuple[int, int]:
+    """Return the cycles that the named resources save, and the best one of the others."""
+    named = resources_of(timed.busy.limiter)
     before = timed.cycles(frozenset())
-    saved = before - timed.cycles(named)
-    others = {one: before - timed.cycles({one}) for one in RESOURCES if one not in named}
-    assert saved > 0
-    assert saved >= LEAST_SHARE * max(others.values()), others
+    others = [before - timed.cycles({one}) for one in RESOURCES if one not in named]
+    return before - timed.cycles(named), max(others)
+
+
+@pytest.mark.untraced  # of dozens of programs, each timed anew several times
+def test_most_random_programs_are_told_rightly() -> None:
+    """Catches a label that is right for chosen programs only.
+
+    At least 36 of 40: of 526 programs drawn likewise 97 % were right, and fewer than 36 would then
+    be so once in 250 draws of 40. Busy times leave out latencies, and phases that wait for each
+    other.
+    """
+    draw = Random(7)  # noqa: S311 - a seed, so that every run draws alike
+    right: list[bool] = []
+    while len(right) < 40:
+        placement = draw.choice((BANK, BANK, BANKGROUP, BUFFER))
+        queries = draw.choice((1, 1, 4, 8, 16))
+        together = min(queries, 8 if placement is BANK else 2)
+        case = Case(
+            draw.choice(("hbm3-5.2", "hbm4-8.0", "hbm2e-3.2", "hbm3e-9.2", "lpddr5x-8533")),
+            placement,
+            draw.choice((4, 8, 16, 32, 48)),
+            int(2 ** draw.uniform(8, 11)),
+            queries,
+            draw.randint(1, together),
+            draw.random() < 0.6,
+            draw.choice((ElementType.FP16, ElementType.FP8)),
+        )
+        saved, others = savings(Timed(case))
+        right.append(saved >= others)
+    assert sum(right) >= 36
 
 
 @pytest.mark.parametrize(
@@ -269,3 +300,27 @@ def test_a_stack_says_what_limits_it() -> None:
     assert one.limiter is UNITS
     assert one.to_dict()["limited_by"] == "units"
     assert one.to_dict()["busy"]["units"] == one.busy.units
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "model" / "interleaving.md"
+ROW = re.compile(
+    r"^\| `(\S+)` (\w+)(.*?) \| (\d+) of ([\d,]+) \| (\d+), (\d+) \| ([a-z ]+) \| (.*) \|$"
+)
+
+
+def test_the_page_tells_what_stacks_are_busy_with() -> None:
+    """Catches a table in docs/model/interleaving.md that no stack gives any more."""
+    rows = [row.groups() for row in map(ROW.match, PAGE.read_text().splitlines()) if row]
+    assert len(rows) == 6
+    for device, placement, beside, heads, length, queries, per_read, limiter, shares in rows:
+        stack = Stack(device, placement, power_limited="no power limit" not in beside)
+        one = stack.attend(
+            heads=int(heads) * int(queries),
+            length=int(length.replace(",", "")),
+            element="fp8" if "fp8" in beside else "fp16",
+            queries_per_kv_head=int(queries),
+            queries_per_read=int(per_read),
+        )
+        assert one.limiter == limiter
+        busy = astuple(one.busy)
+        assert shares == " | ".join(f"{100 * share:.0f} %" for share in busy)

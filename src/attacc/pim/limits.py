@@ -148,7 +148,8 @@ def busy_shares(
     if layout.banks_in_turn > 1:
         opening = max(0.0, opening - run * interval)
     refreshing = timed.cycles // tables.refresh_interval * pace.refresh
-    rows = (activates * opening + refreshing) / cycles
+    # The first row opens while the first query arrives.
+    rows = (max(0.0, activates - 1) * opening + refreshing) / cycles
     return BusyShares(
         rows=max(0.0, min(rows, 1 - max(columns, units))),
         columns=columns,
