@@ -213,9 +213,15 @@ def test_a_changed_system_says_so() -> None:
 
 
 def test_a_longer_context_than_the_models_is_said() -> None:
-    """Catches a throughput at lengths that the model was not made for, without a word."""
+    """Catches a figure at lengths that the model was not made for, without a word.
+
+    Prompts that are too long by themselves are prefilled at such lengths, too.
+    """
     long = aa.compare("llama-3.1-8b", (200_000, 4), "dgx-base", batch=1, decode_only=True)
-    assert any("made for 131,072" in note for note in long.estimates)
+    said = "requests of up to 200,004 tokens, of a model that was made for 131,072"
+    assert f"prompts of up to 200,000 tokens and {said}" in long.estimates
+    grown = aa.compare("llama-3.1-8b", (131_000, 100), "dgx-base", batch=1, decode_only=True)
+    assert said.replace("200,004", "131,100") in grown.estimates
     short = aa.compare("llama-3.1-8b", (2000, 4), "dgx-base", batch=1, decode_only=True)
     assert not any("made for" in note for note in short.estimates)
 

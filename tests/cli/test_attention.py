@@ -1,5 +1,6 @@
 """``attacc attention``."""
 
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
@@ -51,6 +52,8 @@ KEYS = [
     "external_peak_bytes_per_s",
     "achieved_over_internal_peak",
     "achieved_over_external_peak",
+    "limited_by",
+    "busy",
     "commands",
     "energy",
     "average_power_w",
@@ -93,6 +96,8 @@ def test_answer_is_that_of_the_library(
     assert got["dtype"] == element
     assert got["internal_peak_bytes_per_s"] == expected.internal_bytes_per_s
     assert got["external_peak_bytes_per_s"] == expected.external_bytes_per_s
+    assert got["limited_by"] == expected.limiter
+    assert got["busy"] == asdict(expected.busy)
     assert got["commands"] == {entry.command: entry.count for entry in expected.commands}
     assert list(got["energy"]) == [f"{part}_pj" for part in PARTS]
     assert got["energy"] == {f"{part}_pj": getattr(expected.energy, f"{part}_pj") for part in PARTS}
@@ -134,6 +139,9 @@ def test_tables(placement: Placement) -> None:
     text = answer("attention", *SHAPE, "--placement", placement)
     assert f"{got['cycles']:,} cycles" in text
     assert f"achieved {got['achieved_over_internal_peak']:.1%}" in text
+    (waits,) = [line.split() for line in text.splitlines() if line.startswith("waits for")]
+    busy = f"{got['limited_by']} busy: rows {got['busy']['rows']:.0%}"
+    assert " ".join(waits[2:]).startswith(busy)
     for name, issued in got["commands"].items():
         assert [name, f"{issued:,}"] in [line.split() for line in text.splitlines()]
     for part in PARTS:

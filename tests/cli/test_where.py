@@ -17,6 +17,13 @@ def test_the_tables_tell_who_wins() -> None:
     assert "above 1, AttAccs win" in " ".join(text.split())
 
 
+def test_lengths_beyond_the_context_are_told() -> None:
+    """Catches a map of lengths that the model was not made for, without a word."""
+    told = document("where", "llama-2-7b", "--length", "512,8192", "--batch", "1")
+    note = "requests of up to 8,192 tokens, of a model that was made for 4,096"
+    assert note in told["estimates"]
+
+
 def test_rows_of_the_document() -> None:
     """Catches a point that is missing, or numbers that are not those of its row."""
     told = document("where", "llama-3.1-8b", *SMALL, "--draft-tokens", "3", "--acceptance", "0.5")

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import attacc as aa
 from attacc.errors import CapacityError, InputError, UnknownNameError
-from attacc.gpu.costs import Bound, EnergyBreakdown
+from attacc.gpu.costs import BOUNDS, Bound, EnergyBreakdown
 from attacc.gpu.models import GpuModel
 from attacc.gpu.published.model import PublishedCostModel
 from attacc.hardware.dram import DRAMS
@@ -609,8 +610,9 @@ def proportional(
     keys = np.array(lengths, dtype=np.float64)
     each = keys * heads
     return AttentionCurve(
-        CurveKind.EXACT, 0.0, heads * layer.group, 1, keys, 10 * each, each, each, 0 * each, 1
-    )
+        CurveKind.EXACT, 0.0, heads * layer.group, 1, keys, 10 * each, each, each,
+        np.full(keys.size, BOUNDS.index(Bound.UNITS), dtype=np.int8), 0 * each, 1,
+    )  # fmt: skip
 
 
 @pytest.mark.untraced  # of whole comparisons
@@ -838,6 +840,25 @@ def test_attention_and_fc_say_what_bounds_them(published: Comparison) -> None:
     bounds = {entry.name: entry.bound for entry in p.breakdown}
     assert bounds[Group.FC] is bounds[Group.ATTENTION] is Bound.MEMORY
     assert bounds[Group.COMMUNICATION] is bounds[Group.OTHER] is Bound.LATENCY
+
+
+@pytest.mark.parametrize(
+    ("placement", "power_limited", "limit"),
+    [
+        ("bank", True, Bound.UNITS),
+        ("bank", False, Bound.READS),
+        ("buffer", True, Bound.READS_UNITS),
+    ],
+)
+def test_attention_on_attaccs_says_what_limits_their_stacks(
+    placement: str, power_limited: bool, limit: Bound
+) -> None:
+    """Catches AttAccs that only wait for memory: the power budget, or rows and columns, decide."""
+    system = load_system(f"dgx-attacc-{placement}", attacc={"power_limited": power_limited})
+    compared = aa.compare("gpt3-175b", (128, 8), system, batch=16, decode_only=True)
+    _, p = served(compared.systems[0])
+    bounds = {entry.name: entry.bound for entry in p.breakdown}
+    assert bounds[Group.ATTENTION] is limit
 
 
 # Workloads.

@@ -53,6 +53,17 @@ def test_what_is_fixed_is_what_is_served(compared: Comparison) -> None:
         assert isclose(found.energy_per_million_tokens_j, million)
 
 
+def test_prompts_beyond_the_context_are_told() -> None:
+    """Catches whole requests, prefill included, at lengths that the model was not made for."""
+    long, short = (
+        aa.compare("llama-2-7b", (prompt, 2), TWO, batch=1, layout="tp=2,replicas=1", engine="vllm")
+        for prompt in (5000, 4000)
+    )
+    said = "prompts of up to 5,000 tokens and requests of up to 5,002 tokens"
+    assert f"{said}, of a model that was made for 4,096" in whole(long.systems[0]).estimates
+    assert not any("made for" in note for note in whole(short.systems[0]).estimates)
+
+
 def test_a_row_is_compared_with_its_gpus_alone_or_else_the_first(compared: Comparison) -> None:
     """Catches AttAccs that are compared with other GPUs, and ratios the wrong way around."""
     two, shared, fast = map(whole, compared.systems)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from attacc.errors import EngineError, InputError, UnknownNameError
-from attacc.gpu.costs import EnergyBreakdown
+from attacc.gpu.costs import BOUNDS, EnergyBreakdown
 from attacc.hardware.dram import DRAMS
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import (
@@ -340,3 +340,29 @@ def test_shared_keys_need_no_more_rows_than_they_take() -> None:
     curve = attaccs().curve(LayerHeads.of_model(model), 3840, [4000])
     assert curve.heads_per_stack == 96 * 96
     assert at(curve, 4000).time_ns > 6 * 96 * 1000
+
+
+def limits(bound: npt.NDArray[np.int8]) -> list[str]:
+    return [str(BOUNDS[int(code)]) for code in bound]
+
+
+def test_the_limiter_is_that_of_the_stack() -> None:
+    """Catches limits that get lost on the way from a stack, or those of another length.
+
+    Of the sampled lengths the nearest one counts, so that neighbours of a timed length have its
+    limiter.
+    """
+    heads = LayerHeads(kv_heads=8, group=8, head_dim=128, element=FP16)
+    shared = Attaccs(system_with(heads=Heads.CUT, queries_per_read=8))
+    lengths = [40, 8192]
+    curve = shared.curve(heads, 16, lengths)
+    assert limits(curve.at(lengths).bound) == ["moves", "units"]
+    assert limits(curve.at([40, 41, 8100]).bound) == ["moves", "moves", "units"]
+    for length, limit in zip(lengths, ("moves", "units"), strict=True):
+        assert limits(shared.attend(heads, [length] * 16).bound) == [limit]
+    unlimited = Attaccs(system_with(heads=Heads.CUT, power_limited=False))
+    assert limits(unlimited.attend(HEADS, [2048] * 4).bound) == ["reads"]
+    whole = Attaccs(system_with(heads=Heads.WHOLE, power_limited=False))
+    assert limits(whole.curve(HEADS, 4, [2048]).at([2048]).bound) == ["reads"]
+    windows = LayerHeads(kv_heads=8, group=1, head_dim=128, element=FP16, window=1024)
+    assert limits(unlimited.curve(windows, 8, [4096]).at([4096]).bound) == ["reads"]

@@ -8,6 +8,7 @@ import pytest
 
 import attacc as aa
 from attacc.errors import InputError
+from attacc.gpu.costs import BOUNDS
 from attacc.hardware.system import Heads, ResolvedSystem, Schedule, load_system
 from attacc.models.precision import ElementType
 from attacc.pim.selection import SelectedHeads, selection_ends
@@ -308,3 +309,12 @@ def test_the_published_gpu_model_prices_what_is_left() -> None:
     assert 0 < found["index_choice"].time_ns < alone["index_scan"].time_ns
     assert 0 < found["beside_attention"].time_ns < alone["attention"].time_ns
     assert np.isfinite(step.energy.total_pj)
+
+
+@pytest.mark.parametrize(("length", "limit"), [(8192, "units"), (131_072, "reads and units")])
+def test_chosen_keys_far_apart_wait_for_rows(length: int, limit: str) -> None:
+    """Catches limits of neighbouring keys in place of those that lie apart, or a lost scan's."""
+    found = Attaccs(system()).curve(SPARSE, 8, [length]).at([length])
+    assert found.chosen is not None
+    codes = (*found.bound, *found.chosen.scan_bound)
+    assert [str(BOUNDS[int(code)]) for code in codes] == [limit, "units"]

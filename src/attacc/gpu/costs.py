@@ -57,6 +57,20 @@ class Bound(StrEnum):
     """Bandwidth of a link between devices."""
     LATENCY = "latency"
     """Launching a kernel, or starting the steps of a collective, whatever the amount of data."""
+    READS = "reads"
+    """Rows and columns of the DRAM of AttAccs, as in `attacc.pim.limits`, like the names below."""
+    UNITS = "units"
+    """The cadence of the units of AttAccs, or of their power budget."""
+    MOVES = "moves"
+    """Fills of the buffers of AttAccs, and moves of sums."""
+    SOFTMAX = "softmax"
+    """The softmax unit of AttAccs."""
+    READS_UNITS = "reads and units"
+    READS_MOVES = "reads and moves"
+    READS_SOFTMAX = "reads and softmax"
+    UNITS_MOVES = "units and moves"
+    UNITS_SOFTMAX = "units and softmax"
+    MOVES_SOFTMAX = "moves and softmax"
 
 
 @dataclass(frozen=True, slots=True)

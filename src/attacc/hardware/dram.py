@@ -496,7 +496,7 @@ class DramDevice(PresetSpec):
                 other commands.
         """
         cadence = self.power_limited if power_limited else self.unlimited
-        unit = self._unit_cycles(queries_per_read, element_bits)
+        unit = self.unit_interval(queries_per_read, element_bits)
         opening = {MULTIPLY_OPENING: self.timing["nRCDRD"]} if "nRCDRD" in self.timing else {}
         windows = {
             name: self._windows(place)
@@ -527,8 +527,29 @@ class DramDevice(PresetSpec):
         banks = prod(size for size, told_apart in sizes if not told_apart)
         return -(-banks // 4) * self.timing["nFAW"]
 
-    def _unit_cycles(self, queries_per_read: int, element_bits: int) -> int:
-        """Return the command clock cycles in which a unit multiplies an access by its queries."""
+    def column_interval(self, placement: Placement) -> int:
+        """Return the least cycles between two multiplies that the DRAM alone would allow.
+
+        A multiply at a bank or bank group reads the column beside that of the multiply before, in
+        the same bank. On the buffer die consecutive multiplies read other bank groups.
+        """
+        burst = self.timing["nBL"]
+        name = "nCCDS" if placement is Placement.BUFFER else "nCCDL"
+        return max(1, burst, self.timing.get(name, burst))
+
+    def unit_interval(self, queries_per_read: int, element_bits: int) -> int:
+        """Return the command clock cycles in which a unit multiplies an access by its queries.
+
+        Args:
+            queries_per_read: as for `parameters`.
+            element_bits: as for `parameters`.
+
+        Returns:
+            Cycles; 0 for a device without a pipeline, whose units are never too slow.
+
+        Raises:
+            InputError: units should multiply by several queries, but the device has no pipeline.
+        """
         if queries_per_read < 1:
             raise InputError(f"queries_per_read = {queries_per_read} is not 1 or more")
         if self.pipeline is None:

@@ -95,6 +95,21 @@ class ServedModel:
         """Devices that share every layer."""
         return self.split.devices
 
+    def beyond_context(self, longest: int, prompt: int = 0) -> tuple[str, ...]:
+        """Return a note where requests are longer than the model was made for, else nothing.
+
+        Args:
+            longest: tokens of the longest request.
+            prompt: tokens of the longest prompt, which is told where it is too long by itself.
+        """
+        made_for = self.model.max_context
+        if made_for is None or longest <= made_for:
+            return ()
+        told = f"requests of up to {longest:,} tokens"
+        if prompt > made_for:
+            told = f"prompts of up to {prompt:,} tokens and {told}"
+        return (f"{told}, of a model that was made for {made_for:,}",)
+
     @cached_property
     def groups(self) -> tuple[LayerGroup, ...]:
         """The layers by kind, in the order in which kinds first occur.

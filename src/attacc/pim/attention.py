@@ -10,6 +10,7 @@ from attacc.hardware.system import Schedule
 from attacc.models.precision import ElementType
 from attacc.pim.energy.dram import AttentionEnergy
 from attacc.pim.energy.power import PowerTrace
+from attacc.pim.limits import BusyShares, Limiter
 from attacc.pim.timing.engine import CommandCount
 from attacc.results import Result, flat
 from attacc.units import NS_PER_S, PJ_PER_J
@@ -62,6 +63,7 @@ class StackAttention(Result):
         cycles: duration in cycles of the command clock.
         time_ns: duration in nanoseconds.
         multiply_interval: least cycles between two multiplies of a channel.
+        busy: how long the resources of the fullest channel are busy.
         buffer_words: most accesses of half a vector buffer in use; None where the device has no
             pipeline.
         commands: how often each command issued.
@@ -98,6 +100,7 @@ class StackAttention(Result):
     cycles: int
     time_ns: float
     multiply_interval: int
+    busy: BusyShares
     buffer_words: int | None
     commands: tuple[CommandCount, ...]
     kv_bytes: float
@@ -107,6 +110,11 @@ class StackAttention(Result):
     external_bytes_per_s: float
     energy: AttentionEnergy
     power: PowerTrace | None
+
+    @property
+    def limiter(self) -> Limiter:
+        """The resource of the stack that limits the time, or two that do so nearly alike."""
+        return self.busy.limiter
 
     @property
     def length(self) -> int | None:
@@ -167,6 +175,8 @@ class StackAttention(Result):
             "external_peak_bytes_per_s": self.external_bytes_per_s,
             "achieved_over_internal_peak": self.achieved_over_internal_peak,
             "achieved_over_external_peak": self.achieved_over_external_peak,
+            "limited_by": self.limiter,
+            "busy": asdict(self.busy),
             "commands": {entry.command: entry.count for entry in self.commands},
             "energy": parts,
             "average_power_w": self.average_power_w,

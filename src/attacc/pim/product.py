@@ -17,12 +17,13 @@ from attacc.hardware.placement import Placement
 from attacc.hardware.system import ResolvedSystem
 from attacc.models.precision import ElementType
 from attacc.pim.energy.dram import DRAM_ENERGIES, AttentionEnergy, attention_energy
+from attacc.pim.limits import BusyShares, Limiter, busy_shares
 from attacc.pim.mapping.geometry import KeyLayout
 from attacc.pim.program.interleaved import QueryPasses
 from attacc.pim.program.product import ProductLayout, ProductShape, product_program
 from attacc.pim.program.schedule import head_commands
 from attacc.pim.timing.engine import CommandCount, run
-from attacc.pim.timing.tables import resolve_timing
+from attacc.pim.timing.tables import Code, resolve_timing
 from attacc.units import NS_PER_S
 
 TRIED: Final = 3
@@ -44,6 +45,7 @@ class StackProduct:
         cycles: duration in cycles of the command clock.
         time_ns: duration in nanoseconds.
         commands: how often each command issued.
+        busy: how long the resources of a channel are busy; a product has no softmax.
         useful_share: multiplications of the product over those that were done; the others are
             padding to whole accesses, parts and channels.
         achieved_bytes_per_s: bytes of weights, counted once per row, over time; comparable with
@@ -60,10 +62,16 @@ class StackProduct:
     cycles: int
     time_ns: float
     commands: tuple[CommandCount, ...]
+    busy: BusyShares
     useful_share: float
     achieved_bytes_per_s: float
     internal_bytes_per_s: float
     energy: AttentionEnergy
+
+    @property
+    def limiter(self) -> Limiter:
+        """The resource of the stack that limits the time, or two that do so nearly alike."""
+        return self.busy.limiter
 
     @property
     def rate(self) -> float:
@@ -185,6 +193,14 @@ class AttaccProducts:
             cycles=timed.cycles,
             time_ns=timed.time_ns,
             commands=timed.commands,
+            busy=busy_shares(
+                timed,
+                self.device,
+                layout.segment.of_any_length,
+                tables,
+                queries_per_read=passes.most,
+                fullest=layout.multiplies / timed.count(tables.names[Code.MULTIPLY]),
+            ),
             useful_share=layout.useful_share,
             achieved_bytes_per_s=reads / timed.time_ns * NS_PER_S,
             internal_bytes_per_s=self.device.internal_bytes_per_s(

@@ -26,10 +26,11 @@ from attacc.pim.energy.power import (
     windowed_power,
     with_power_cadence,
 )
+from attacc.pim.limits import BusyShares, busy_shares
 from attacc.pim.mapping.balance import Assignment
 from attacc.pim.mapping.geometry import HeadLayout, KeyLayout, allocate_heads, check_capacity
 from attacc.pim.mapping.ring import NewTokens
-from attacc.pim.program.interleaved import QueryPasses, sliced
+from attacc.pim.program.interleaved import QueryPasses, sliced, softmax_cycles
 from attacc.pim.program.schedule import attention_program
 from attacc.pim.timing.dealing import Dealer
 from attacc.pim.timing.engine import TimedRun, run
@@ -107,13 +108,14 @@ class _Shape:
 
 @dataclass(frozen=True, eq=False)
 class _Played:
-    """A timed program, with the assignment of its heads and the device on which it ran."""
+    """A timed program: the assignment of its heads, the device on which it ran, what was busy."""
 
     device: DramDevice
     internal_bytes_per_s: float
     multiply_interval: int
     timed: TimedRun
     dealt: Dealt
+    busy: BusyShares
 
 
 REMEMBERED: Final = 4096
@@ -472,6 +474,7 @@ class Stack:
             cycles=timed.cycles,
             time_ns=timed.time_ns,
             multiply_interval=played.multiply_interval,
+            busy=played.busy,
             buffer_words=self._buffer_words(shape, played.dealt),
             commands=timed.commands,
             kv_bytes=kv_bytes,
@@ -600,7 +603,10 @@ class Stack:
                 together=shape.together,
             )
             timed, dealt = dealt_run.timed, _dealt(dealt_run.assignment)
+            own = [keys for keys in set(dealt_run.assignment.lengths) if keys]
+            scored = shape.queries * max(int(softmax_cycles(device, keys).sum()) for keys in own)
         else:
+            scored = 0  # Behind barriers the softmax takes no time.
             kv_heads = shape.heads
             dealt = Dealt(
                 kv_heads, shape.longest, 0, -(-kv_heads // channels) * channels / kv_heads
@@ -612,7 +618,16 @@ class Stack:
         internal = device.internal_bytes_per_s(
             self.placement, power_limited=self.power_limited, element_bits=layout.element.bits
         )
-        return _Played(device, internal, tables.multiply_interval, timed, dealt)
+        busy = busy_shares(
+            timed,
+            device,
+            shape.layout,
+            tables,
+            queries_per_read=shape.queries_per_read,
+            fullest=dealt.imbalance / channels,
+            softmax_cycles=scored,
+        )
+        return _Played(device, internal, tables.multiply_interval, timed, dealt, busy)
 
 
 def _tokens(window: int | None, query_tokens: int) -> NewTokens:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from attacc.pim.attention import Dealt, StackAttention
 from attacc.pim.energy.dram import AttentionEnergy
+from attacc.pim.limits import BusyShares
 from attacc.pim.stacks import AttentionOfStacks
 from attacc.report.values import (
     command_table,
@@ -33,6 +34,7 @@ def attention_renderable(attention: AttentionOfStacks) -> RenderableType:
         *_title(one, len(attention.each)),
         facts(
             ("time", time(one.time_ns), f"{count(one.cycles)} cycles of the command clock"),
+            ("waits for", one.limiter, _busy(one.busy)),
             *_sharing(one),
             ("fullest channel", f"{one.dealt.imbalance:.3f}", _dealt(one.dealt)),
             ("keys and values", scaled(one.kv_bytes, "B"), "of all heads, each counted once"),
@@ -155,6 +157,17 @@ def _sharing(r: StackAttention) -> tuple[tuple[str, str, str], ...]:
     if r.passes == 1:
         remark = "queries, all that share keys and values"
     return (("a read serves", count(r.queries_per_read), remark),)
+
+
+def _busy(busy: BusyShares) -> str:
+    each = {
+        "rows": busy.rows,
+        "columns": busy.columns,
+        "units": busy.units,
+        "moves": busy.moves,
+        "softmax": busy.softmax,
+    }
+    return "busy: " + ", ".join(f"{name} {share:.0%}" for name, share in each.items())
 
 
 def _dealt(r: Dealt) -> str:

@@ -406,7 +406,8 @@ def _breakdown(comparison: Comparison) -> Table:
 
 
 def _part(part: Part) -> str:
-    bound = f"\n{part.bound}" if part.bound else ""
+    # Two names take two lines: a wider column would leave no room for the others.
+    bound = "\n" + part.bound.replace(" and ", " and\n") if part.bound else ""
     return f"{_short(part.time_ms, 3)} ({part.share:.0%}){bound}"
 
 

@@ -1,9 +1,9 @@
 """Requests over time on one engine: arrivals, steps, and what happens when.
 
-One host thread schedules, launches and takes in results. A policy allows one or two steps in flight.
-With fewer in flight, the thread schedules; else it waits for the oldest step. The thread goes on when
-it has launched a step, ``host_ps`` after the call. The device runs one step after the other. So a
-step takes the sum of host and device with one step in flight, and the longer of both with two.
+One host thread schedules, launches and takes in results. A policy allows one or two steps in
+flight. With fewer in flight, the thread schedules; else it waits for the oldest step. The thread
+goes on when it has launched a step, ``host_ps`` after the call. The device runs one step after the
+other. So a step takes the sum of host and device with one step in flight, and the longer of both with two.
 Times are whole picoseconds.
 """
 
@@ -34,8 +34,8 @@ class Events:
     """The events of a run as lines of text, one for each, for comparison and for reading.
 
     ``S 3 @900 run 0:1 1:8 hit 1:16 preempt 2 wait 2 free 7``: call 3 at 900 ps computes 1 token of
-    request 0 and 8 of request 1, which found 16 in the prefix cache; request 2 lost its memory; what
-    waits, and what is free. ``U 3 @1900 emit 0 1 finish 0 free 9``: its results.
+    request 0 and 8 of request 1, which found 16 in the prefix cache; request 2 lost its memory;
+    what waits, and what is free. ``U 3 @1900 emit 0 1 finish 0 free 9``: its results.
 
     Attributes:
         lines: the lines.

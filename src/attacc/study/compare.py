@@ -47,6 +47,7 @@ from attacc.study.whole import (
     WholeRequests,
     all_whole_requests,
     best_of,
+    beyond_context,
     has_choice,
     known_as,
     with_causes,
@@ -773,7 +774,7 @@ class _Case:
                     (
                         *mean.estimates,
                         *prefill.estimates,
-                        *self._beyond_context(),
+                        *beyond_context(self.pricer.model, self.workload),
                         *self._drafts(),
                     )
                 )
@@ -788,15 +789,6 @@ class _Case:
             yield "drafts: making them costs nothing here, since the model has no draft layers"
         if "state" in self.pricer.sites:
             yield "drafts: the states of rejected tokens are kept for nothing"
-
-    def _beyond_context(self) -> Iterator[str]:
-        """Yield a note where requests are longer than the model was made for."""
-        made_for = self.pricer.model.model.max_context
-        if made_for is not None and self.workload.max_final_tokens > made_for:
-            yield (
-                f"requests of up to {self.workload.max_final_tokens:,} tokens, of a model that was "
-                f"made for {made_for:,}"
-            )
 
 
 def _attacc_note(curves: Sequence[AttentionCurve]) -> AttaccNote | None:

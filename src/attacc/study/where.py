@@ -159,6 +159,7 @@ def where(
         alone.append(step)
     rows: list[WhereRow] = []
     notes: dict[str, None] = {note: None for step in alone for note in step.estimates}
+    notes |= dict.fromkeys(served.beyond_context(max(grid.lengths)))
     for kind in kinds:
         progress(kind, len(kinds))
         moved: list[StepCost | str] | None = None

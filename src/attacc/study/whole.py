@@ -20,6 +20,7 @@ from attacc.models.served import ServedModel
 from attacc.serving.candidates import Served, ServingLimit
 from attacc.serving.policies import PrefillPolicy, ServingOptions
 from attacc.serving.search import Search
+from attacc.serving.steady import told
 from attacc.study.decomposition import Decomposition, decompose
 from attacc.study.ranges import Draws, Range, outcomes, range_of
 from attacc.study.thresholds import Threshold, pays_from
@@ -442,8 +443,18 @@ def _whole_requests(
         ),
         economy=_economy(mine, base, tokens),
         decomposition=mine.decomposition,
-        estimates=best.estimates,
+        estimates=told(best.estimates, beyond_context(asked.model, asked.workload)),
     )
+
+
+def beyond_context(model: ServedModel, workload: Workload) -> tuple[str, ...]:
+    """Return a note where prompts or requests are longer than the model was made for.
+
+    Args:
+        model: the model.
+        workload: the requests.
+    """
+    return model.beyond_context(workload.max_final_tokens, int(workload.prompt_tokens.max()))
 
 
 def _economy(mine: Found, base: Found, tokens: float) -> Economy:

@@ -11,7 +11,7 @@ time, with a pass over the keys and values for each such set.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -20,13 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from attacc.errors import EngineError, InputError
-from attacc.gpu.costs import Energies
+from attacc.gpu.costs import BOUNDS, Bound, Codes, Energies
 from attacc.gpu.rates import AttaccRates
 from attacc.hardware.dram import DRAMS, DramDevice
 from attacc.hardware.placement import Placement
 from attacc.hardware.system import ResolvedSystem, Schedule
 from attacc.pim.energy.dram import DRAM_ENERGIES
 from attacc.pim.energy.power import standby
+from attacc.pim.limits import Limiter
 from attacc.pim.mapping.geometry import HeadLayout
 from attacc.pim.product import AttaccProducts, StackProduct
 from attacc.pim.program.interleaved import QueryPasses
@@ -81,15 +82,21 @@ class _Share:
 
 @dataclass(frozen=True, slots=True)
 class _OfStacks:
-    """Time and energy of the attention of one layer on all stacks together."""
+    """Time and energy of the attention of one layer on all stacks together.
+
+    Limiters are those of the stack that takes longest. Where nothing is scanned, the scan takes no
+    time, and its limiter has no meaning.
+    """
 
     time_ns: float
     dram_pj: float
     alu_pj: float
+    limiter: Limiter
     extra_parts: int
     spread: float = 0.0
     clustered_ns: float = 0.0
     scan_ns: float = 0.0
+    scan_limiter: Limiter = Limiter.READS
     scan_dram_pj: float = 0.0
     scan_alu_pj: float = 0.0
 
@@ -222,6 +229,7 @@ class Attaccs:
             _time_ns=time_ns,
             _dram_pj=np.array([one.dram_pj for one in timed]),
             _alu_pj=np.array([one.alu_pj for one in timed]),
+            _bound=_bounds(one.limiter for one in timed),
             _extra_parts=np.array([float(one.extra_parts) for one in timed]),
             _parts=parts,
             _chosen=None if heads.selection is None else _chosen_keys(timed),
@@ -259,6 +267,7 @@ class Attaccs:
         return AttaccAttention(
             time_ns=np.array([one.time_ns]),
             energy=Energies.of(dram_pj=one.dram_pj, alu_pj=one.alu_pj),
+            bound=_bounds([one.limiter]),
             extra_parts=float(one.extra_parts),
             chosen=None if heads.selection is None else _chosen_keys([one]),
         )
@@ -295,6 +304,7 @@ class Attaccs:
             time_ns=float(time_ns.mean()),
             dram_pj=float(np.mean([one.dram_pj for one in each])),
             alu_pj=float(np.mean([one.alu_pj for one in each])),
+            limiter=each[int(time_ns.argmax())].limiter,
             extra_parts=each[0].extra_parts,
             spread=float(np.ptp(time_ns) / time_ns.mean()),
         )
@@ -306,10 +316,12 @@ class Attaccs:
             return self._over_stacks(heads, [length] * (batch * heads.kv_heads))
         shares = self._shares(batch * heads.kv_heads)
         runs = [(self._attend(heads, share.simulated, length), share) for share in shares]
+        slowest = max((run for run, _ in runs), key=lambda run: run.time_ns)
         return _OfStacks(
-            time_ns=max(run.time_ns for run, _ in runs),
+            time_ns=slowest.time_ns,
             dram_pj=sum(_dram_pj(run) * share.weight for run, share in runs),
             alu_pj=sum(_alu_pj(run) * share.weight for run, share in runs),
+            limiter=slowest.limiter,
             extra_parts=0,
         )
 
@@ -338,6 +350,7 @@ class Attaccs:
             time_ns=over.time_ns,
             dram_pj=sum(_dram_pj(run) for run in each),
             alu_pj=sum(_alu_pj(run) for run in each),
+            limiter=over.slowest.limiter,
             extra_parts=over.parts - len(keys),
         )
 
@@ -377,13 +390,19 @@ class Attaccs:
         runs = [(run, count) for own, count in counted.items() for run in ends[own].scattered]
         scanned = [(run, count) for own, count in counted.items() for run in scans[own]]
         tokens = heads.tokens
+        slowest = max(ends.values(), key=lambda one: one.scattered_ns)
+        longest = max(scans.values(), key=lambda own: sum(run.time_ns for run in own))
         return _OfStacks(
-            time_ns=tokens * max(one.scattered_ns for one in ends.values()),
+            time_ns=tokens * slowest.scattered_ns,
             dram_pj=tokens * sum(_dram_pj(run) * count for run, count in runs),
             alu_pj=tokens * sum(_alu_pj(run) * count for run, count in runs),
+            limiter=max(slowest.scattered, key=lambda run: run.time_ns).limiter,
             extra_parts=sum(map(len, held)) - len(keys),
             clustered_ns=tokens * max(one.clustered.time_ns for one in ends.values()),
-            scan_ns=max(sum(run.time_ns for run in own) for own in scans.values()),
+            scan_ns=sum(run.time_ns for run in longest),
+            scan_limiter=max(longest, key=lambda run: run.time_ns).limiter
+            if longest
+            else Limiter.READS,
             scan_dram_pj=sum(_dram_pj(run) * count for run, count in scanned),
             scan_alu_pj=sum(_alu_pj(run) * count for run, count in scanned),
         )
@@ -507,10 +526,15 @@ def _chosen_keys(each: Sequence[_OfStacks]) -> ChosenKeys:
     return ChosenKeys(
         np.array([one.clustered_ns for one in each]),
         np.array([one.scan_ns for one in each]),
+        _bounds(one.scan_limiter for one in each),
         Energies.of(
             dram_pj=[one.scan_dram_pj for one in each], alu_pj=[one.scan_alu_pj for one in each]
         ),
     )
+
+
+def _bounds(limiters: Iterable[Limiter]) -> Codes:
+    return np.array([BOUNDS.index(Bound(one)) for one in limiters], dtype=np.int8)
 
 
 def _dram_pj(run: StackAttention | StackProduct) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attacc.errors import InputError
-from attacc.gpu.costs import Energies, EnergyBreakdown, Estimate
+from attacc.gpu.costs import Bound, Codes, Energies, EnergyBreakdown, Estimate, only
 from attacc.models.mixers import Attention as AttentionMixer
 from attacc.models.mixers import LatentAttention as LatentMixer
 from attacc.models.mixers import Mixer
@@ -150,11 +150,13 @@ class ChosenKeys:
             attention's own time is that of keys that lie apart (`attacc.pim.selection`).
         scan_ns: time of the scan of the stack that finishes it last; 0 where an earlier layer
             chose.
+        scan_bound: what limits that scan, as codes of `attacc.gpu.costs.BOUNDS`.
         scan_energy: energy of the scan on all stacks.
     """
 
     clustered_ns: F64
     scan_ns: F64
+    scan_bound: Codes
     scan_energy: Energies
 
 
@@ -167,6 +169,7 @@ class AttaccAttention:
     Attributes:
         time_ns: time of the stack that finishes last.
         energy: energy of all stacks together: cells and internal moves as DRAM, units as ALU.
+        bound: what limits that stack, as codes of `attacc.gpu.costs.BOUNDS`.
         softmax_ns: time of a softmax that is not part of ``time_ns``. It hides other work, and
             takes no time of its own, as in the published model (`published_softmax_ns`). It is 0
             where ``time_ns`` contains the softmax.
@@ -177,6 +180,7 @@ class AttaccAttention:
 
     time_ns: F64
     energy: Energies
+    bound: Codes
     softmax_ns: F64 | float = 0.0
     extra_parts: F64 | float = 0.0
     chosen: ChosenKeys | None = None
@@ -185,8 +189,11 @@ class AttaccAttention:
     def one(
         cls, time_ns: float, energy: EnergyBreakdown, softmax_ns: float = 0.0
     ) -> AttaccAttention:
-        """Return the attention of one step, of heads that are whole."""
-        return cls(np.array([time_ns]), Energies.equal(energy), softmax_ns)
+        """Return the attention of one step, of heads that are whole.
+
+        Its program is not known, and neither is what limits it inside the stacks: memory.
+        """
+        return cls(np.array([time_ns]), Energies.equal(energy), only(Bound.MEMORY), softmax_ns)
 
     @classmethod
     def joined(cls, steps: int, pieces: Sequence[tuple[I64, AttaccAttention]]) -> AttaccAttention:
@@ -197,7 +204,7 @@ class AttaccAttention:
             pieces: numbers of steps, and their attention; together all steps.
         """
 
-        def over(each: Callable[[AttaccAttention], F64 | float]) -> F64:
+        def over(each: Callable[[AttaccAttention], F64 | Codes | float]) -> F64:
             found = np.empty(steps)
             for places, piece in pieces:
                 found[places] = each(piece)
@@ -214,11 +221,13 @@ class AttaccAttention:
             chosen = ChosenKeys(
                 over(lambda one: _chosen(one).clustered_ns),
                 over(lambda one: _chosen(one).scan_ns),
+                over(lambda one: _chosen(one).scan_bound).astype(np.int8),
                 energies(lambda one: _chosen(one).scan_energy),
             )
         return cls(
             over(lambda one: one.time_ns),
             energies(lambda one: one.energy),
+            over(lambda one: one.bound).astype(np.int8),
             extra_parts=over(lambda one: one.extra_parts),
             chosen=chosen,
         )
@@ -259,27 +268,35 @@ class AttentionCurve:
     _time_ns: F64
     _dram_pj: F64
     _alu_pj: F64
+    _bound: Codes
     _extra_parts: F64
     _parts: int
     _chosen: ChosenKeys | None = None
 
     def at(self, lengths: Sequence[int] | I64) -> AttaccAttention:
-        """Return attention at lengths that the curve covers."""
+        """Return attention at lengths that the curve covers.
+
+        What limits it is that of the nearest length that was timed.
+        """
         x = np.ceil(np.asarray(lengths, dtype=np.float64) / self._parts)
 
         def line(values: F64) -> F64:
             return np.atleast_1d(np.interp(x, self._keys_per_part, values))
 
         chosen = self._chosen
+        between = (self._keys_per_part[1:] + self._keys_per_part[:-1]) / 2
+        nearest = np.atleast_1d(np.searchsorted(between, x))
         return AttaccAttention(
             time_ns=line(self._time_ns),
             energy=Energies.of(dram_pj=line(self._dram_pj), alu_pj=line(self._alu_pj)),
+            bound=self._bound[nearest],
             extra_parts=line(self._extra_parts),
             chosen=None
             if chosen is None
             else ChosenKeys(
                 line(chosen.clustered_ns),
                 line(chosen.scan_ns),
+                chosen.scan_bound[nearest],
                 Energies(np.stack([line(part) for part in chosen.scan_energy.parts_pj])),
             ),
         )

@@ -345,15 +345,17 @@ def _between(
         parts = np.stack([one.parts_pj for one in energies])
         return Energies(np.stack([line(part) for part in np.moveaxis(parts, 1, 0)]))
 
-    lengths = each[0].time_ns.size
+    lengths, nearest = each[0].time_ns.size, np.where(share < 0.5, low, high)
     chosen = [one.chosen for one in each if one.chosen is not None]
     return AttaccAttention(
         time_ns=line(np.stack([one.time_ns for one in each])),
         energy=of([one.energy for one in each]),
+        bound=np.stack([one.bound for one in each])[nearest, place],
         extra_parts=line(np.stack([np.broadcast_to(one.extra_parts, lengths) for one in each])),
         chosen=ChosenKeys(
             clustered_ns=line(np.stack([one.clustered_ns for one in chosen])),
             scan_ns=line(np.stack([one.scan_ns for one in chosen])),
+            scan_bound=np.stack([one.scan_bound for one in chosen])[nearest, place],
             scan_energy=of([one.scan_energy for one in chosen]),
         )
         if chosen
@@ -763,8 +765,8 @@ class Pricer:
     def least_ns(self, sizes: Ints, keys: int) -> Floats:
         """Return times that decode steps of equal requests take at least, without timing any.
 
-        They are those of the multiplies on AttAccs at their cadence; 0 for attention on GPUs. Layers
-        of drafts do not count.
+        They are those of the multiplies on AttAccs at their cadence; 0 for attention on GPUs.
+        Layers of drafts do not count.
 
         Args:
             sizes: (steps,) decoding requests.
@@ -1034,6 +1036,7 @@ class Pricer:
         return AttaccAttention(
             own.time_ns + there.time_ns,
             own.energy + there.energy,
+            np.where(own.time_ns < there.time_ns, there.bound, own.bound).astype(np.int8),
             extra_parts=own.extra_parts + requests * heads.kv_heads,
         )
 

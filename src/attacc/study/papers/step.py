@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from attacc.gpu.costs import Energies
+from attacc.gpu.costs import Bound, Energies, only
 from attacc.gpu.published.model import PublishedCostModel, published_rates, published_softmax_ns
 from attacc.gpu.rates import AttaccRates
 from attacc.hardware.placement import Placement
@@ -193,7 +193,7 @@ class PublishedRun:
             for length in lengths
         ]
         time_ns = np.array([cycles[length] for length in lengths]) * CLOCK_NS
-        return AttaccAttention(time_ns, Energies.of(), np.array(softmax_ns))
+        return AttaccAttention(time_ns, Energies.of(), only(Bound.MEMORY), np.array(softmax_ns))
 
     def rates(self) -> AttaccRates:
         """Return the rates of one AttAcc, in the release's rounder figures."""
