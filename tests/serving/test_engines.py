@@ -59,7 +59,8 @@ def log_of(asked: tuple[Asked, ...], settings: dict[str, Any], cost: Cost) -> st
 @pytest.mark.parametrize("vector", V1, ids=lambda one: one.name)
 def test_golden_vectors(vector: Vector) -> None:
     """Catches any deviation from the event logs of the engine's own scheduler."""
-    policy = VllmV1(VllmV1Settings(**{"max_model_len": 4096, **vector.settings}), tells=True)
+    settings: dict[str, Any] = {"max_model_len": 4096, **vector.settings}
+    policy = VllmV1(VllmV1Settings(**settings), tells=True)
     run = play(policy, iter(requests_of(vector.jobs)), lambda _: STEP_PS, lambda _: 0)
     assert run.events is not None
     assert differences(vector, run.events.text()) == []

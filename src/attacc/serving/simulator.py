@@ -3,14 +3,14 @@
 One host thread schedules, launches and takes in results. A policy allows one or two steps in
 flight. With fewer in flight, the thread schedules; else it waits for the oldest step. The thread
 goes on when it has launched a step, ``host_ps`` after the call. The device runs one step after the
-other. So a step takes the sum of host and device with one step in flight, and the longer of both with two.
-Times are whole picoseconds.
+other. So a step takes the sum of host and device with one step in flight, and the longer of both
+with two. Times are whole picoseconds.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -79,8 +79,8 @@ def _pairs(rows: list[tuple[Request, int]]) -> Iterator[str]:
     return (f"{request.index}:{tokens}" for request, tokens in rows)
 
 
-def _numbers(requests: object) -> Iterator[str]:
-    return (str(request.index) for request in requests)  # type: ignore[attr-defined]
+def _numbers(requests: Iterable[Request]) -> Iterator[str]:
+    return (str(request.index) for request in requests)
 
 
 class StepTimes(NamedTuple):
