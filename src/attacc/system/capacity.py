@@ -580,6 +580,50 @@ def largest_batch(
     return BatchLimit(batch, store.name, store.filled_by)
 
 
+def tokens_that_fit(
+    footprint: Footprint, system: ResolvedSystem, requests: int, *, stack_bytes: float = 0.0
+) -> int:
+    """Return the tokens whose keys and values fit, whatever requests they belong to.
+
+    Room is kept for weights, for activations of a prefill and of a decode step, and for what does
+    not grow with the context. A kind of layers with a window counts as one without.
+
+    Args:
+        footprint: the memory that the model and workload need; the lengths do not count.
+        system: the system.
+        requests: that decode at a time, at most.
+        stack_bytes: memory of one AttAcc stack, where there are any.
+
+    Raises:
+        CapacityError: not even one token fits.
+    """
+
+    def filled(tokens: int) -> tuple[Store, ...]:
+        own = StoredTokens(tokens, 0.0, tokens)
+        kinds = tuple(replace(kind, reach=None) for kind in footprint.stored)
+        return stores(
+            replace(footprint, tokens=own, stored=kinds),
+            system,
+            requests,
+            stack_bytes=stack_bytes,
+        )
+
+    # Whole heads of one request leave stacks empty. Those of all requests together do not.
+    none, one = filled(0), filled(1)
+    found = min(
+        requests * (empty.available_bytes - empty.used_bytes) / each
+        for empty, full in zip(none, one, strict=True)
+        if (each := full.kv_bytes - empty.kv_bytes)
+    )
+    if found < 1:
+        raise CapacityError(
+            _shortfall(one, f"keys and values of {requests:,} requests"),
+            where=f"system {system.spec.name}",
+            hint="use more GPUs, narrower weights, or fewer requests at a time",
+        )
+    return int(found)
+
+
 def copies_that_fit(
     footprint: Footprint, system: ResolvedSystem, batch: int, *, stack_bytes: float = 0.0
 ) -> float:

@@ -49,6 +49,7 @@ from attacc.system.capacity import (
     largest_batch,
     preferred_batch,
     stores,
+    tokens_that_fit,
 )
 from attacc.system.doubts import cadences, device_of
 from attacc.system.layer_attention import (
@@ -690,6 +691,18 @@ class Pricer:
         if batch is not None:
             check_batch(need, self.system, batch, stack_bytes=self.stack_bytes)
         return largest_batch(need, self.system, stack_bytes=self.stack_bytes).batch
+
+    def most_tokens(self, need: Footprint, requests: int) -> int:
+        """Return the tokens whose keys and values fit, whatever requests they belong to.
+
+        Args:
+            need: what a request needs in memory (`need`); its length does not count.
+            requests: that decode at a time, at most.
+
+        Raises:
+            CapacityError: not even one token fits.
+        """
+        return tokens_that_fit(need, self.system, requests, stack_bytes=self.stack_bytes)
 
     def memory(
         self, workload: Workload, batch: int, copied_share: float = 0.0

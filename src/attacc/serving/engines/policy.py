@@ -8,11 +8,12 @@ outputs of a running request before the request ends, as an engine does not.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
-from typing import Final
+from typing import ClassVar, NamedTuple
 
 from attacc.serving.work import Work
 
@@ -131,6 +132,30 @@ class Call:
     tokens: int = 0
 
 
+class Ended(NamedTuple):
+    """A request that ended.
+
+    Attributes:
+        index: its number.
+        arrival_ps: when it arrived.
+        first_ps: when its first token came.
+        end_ps: when its last token came.
+        prompt: tokens of its prompt.
+        outputs: tokens that it got.
+        hits: tokens of its prompt that it found in the prefix cache.
+        preemptions: how often it lost its memory.
+    """
+
+    index: int
+    arrival_ps: int
+    first_ps: int
+    end_ps: int
+    prompt: int
+    outputs: int
+    hits: int
+    preemptions: int
+
+
 class Ledger:
     """Times of tokens, as policies tell them.
 
@@ -139,12 +164,12 @@ class Ledger:
 
     Attributes:
         gaps: times between two tokens of a request -> how often they occurred.
-        finished: requests that ended, with the time, in order.
+        ended: numbers of the requests that ended, in order, those of `Ended` one after the other.
     """
 
     def __init__(self) -> None:
         self.gaps: dict[int, int] = {}
-        self.finished: list[tuple[Request, int]] = []
+        self.ended = array("q")
 
     def together(self, gap_ps: int, requests: int) -> None:
         """Count requests that got a token at the ends of two steps in a row.
@@ -171,8 +196,13 @@ class Ledger:
 
     def finish(self, request: Request, now_ps: int) -> None:
         """Count the end of a request, with its last token."""
-        request.last_ps = now_ps
-        self.finished.append((request, now_ps))
+        outputs = request.known - request.prompt
+        self.ended.extend(
+            Ended(
+                request.index, request.arrival_ps, request.first_ps, now_ps, request.prompt,
+                outputs, request.hits, request.preemptions,
+            )
+        )  # fmt: skip
 
 
 class Policy(ABC):
@@ -182,10 +212,10 @@ class Policy(ABC):
         depth: steps that may be in flight at once.
         ledger: where times of tokens are told.
         tells: whether rows and emitting requests of each step are listed, which takes time.
-        name: as users name it.
+        name: name of the policy, as users give it.
     """
 
-    name: Final[str] = ""
+    name: ClassVar[str]
 
     def __init__(self, *, depth: int = 1, tells: bool = False) -> None:
         self.depth, self.tells = depth, tells

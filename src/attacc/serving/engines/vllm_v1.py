@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Final
+from typing import ClassVar
 
 from attacc.serving.engines.blocks import BlockPool
 from attacc.serving.engines.policy import Call, Policy, Refusal, Request
@@ -110,7 +110,7 @@ class VllmV1(Policy):
         tells: as in `Policy`.
     """
 
-    name: Final = "vllm-v1"
+    name: ClassVar[str] = "vllm-v1"
 
     def __init__(self, settings: VllmV1Settings, *, tells: bool = False) -> None:
         super().__init__(depth=2 if settings.asynchronous else 1, tells=tells)
