@@ -1,9 +1,9 @@
 """What users felt, and what the devices did: the results of a run under names that users know.
 
-Names and definitions are those of ``vllm bench serve`` (0.16): TTFT from arrival to the first token;
-TPOT the mean time of a request's further tokens, without requests of one token; ITL every time
-between two tokens of a request, pooled over all; E2EL from arrival to the last token. Percentiles
-are linear between ranks.
+Names and definitions are those of ``vllm bench serve`` (0.16): TTFT is from arrival to the first
+token; TPOT is the mean time of a request's further tokens, without requests of one token; ITL is
+every time between two tokens of a request, pooled over all; E2EL is from arrival to the last token.
+Percentiles are linear between ranks.
 """
 
 from __future__ import annotations

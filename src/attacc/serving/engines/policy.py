@@ -136,7 +136,7 @@ class Ended(NamedTuple):
     """A request that ended.
 
     Attributes:
-        index: its number.
+        number: its number.
         arrival_ps: when it arrived.
         first_ps: when its first token came.
         end_ps: when its last token came.
@@ -146,7 +146,7 @@ class Ended(NamedTuple):
         preemptions: how often it lost its memory.
     """
 
-    index: int
+    number: int
     arrival_ps: int
     first_ps: int
     end_ps: int
