@@ -120,8 +120,8 @@ def queue(load: float, service_ms: list[float], seed: int) -> tuple[float, float
 def test_waiting_is_that_of_theory(load: float, service: str) -> None:
     """Catches an idle engine that is not restarted, and arrivals that are seen late.
 
-    Waiting is exactly that of the same arrivals by Lindley's recursion. Means of 40,000 arrivals are
-    within 3 % of theory for all of 20 seeds.
+    Waiting is exactly that of the same arrivals by Lindley's recursion. Means of 40,000 arrivals
+    are within 3 % of theory for all of 20 seeds.
     """
     times = np.random.default_rng(7).permutation(np.linspace(2.0, 18.0, 1000)).tolist()
     waited, exact, theory = queue(load, [10.0] if service == "equal" else times, seed=5)
