@@ -55,6 +55,7 @@ from attacc.system.layer_attention import (
     AttaccAttention,
     AttentionCurve,
     ChosenKeys,
+    KvWrites,
     LayerHeads,
 )
 from attacc.system.layout import Layout
@@ -900,7 +901,7 @@ class Pricer:
 
         def part(of: Batches) -> Part:
             operators = replace(self._operators(of), phase=step.phase)
-            return Part(operators, self._beside(of, attend(of), copies, drawn))
+            return Part(operators, self._beside(of, attend(of), copies, drawn, batches))
 
         priced = step_costs(
             step,
@@ -928,8 +929,17 @@ class Pricer:
         attention: Attended,
         copies: float | Floats,
         drawn: Drawn | None,
+        whole: Batches | None = None,
     ) -> Beside:
-        """Return what the price of steps needs besides their operators."""
+        """Return what the price of steps needs besides their operators.
+
+        Args:
+            batches: the requests, or a part of them.
+            attention: decode attention on AttAccs.
+            copies: share of the feed-forward weights whose copies fit into the AttAccs.
+            drawn: factors of what is not known exactly.
+            whole: all requests of the steps, if the others are a part of them.
+        """
         if drawn is not None:
             attention = {heads: drawn.attended(one) for heads, one in attention.items()}
         keeps = self._keeps_prefill or self.system.spec.attention is not AttentionSite.ATTACC
@@ -943,9 +953,11 @@ class Pricer:
         for number, (layer, _) in enumerate(share.step_layers(batches.queries)):
             away, token_bytes = layer.site_kind not in self.home, self._token_bytes(layer)
             heads = places.get(number)
+            attended = None if heads is None else attention.get(heads)
             layers.append(
                 LayerBeside(
-                    attention=None if heads is None else attention.get(heads),
+                    attention=attended,
+                    writes=self._written(heads, attended, batches, whole),
                     away=away,
                     written_bytes=token_bytes * batches.new_tokens * own if away else 0.0,
                     read_bytes=token_bytes * read * own if away else 0.0,
@@ -959,6 +971,25 @@ class Pricer:
             standby=None if self.attaccs is None else self.attaccs.standby,
             start_factor=1.0 if drawn is None else drawn.start,
         )
+
+    def _written(
+        self,
+        heads: LayerHeads | None,
+        attention: AttaccAttention | None,
+        batches: Batches,
+        whole: Batches | None,
+    ) -> KvWrites | None:
+        """Return what writing keys and values of one layer costs; None where it is not counted.
+
+        Requests that decode by themselves have the prompts of the whole step beside them.
+        """
+        attaccs, pool = self.attaccs, self.system.attacc
+        if attaccs is None or pool is None or heads is None or not attaccs.writes:
+            return None
+        prompts = batches if whole is None or batches.new.size else whole
+        links = min(1.0, self.system.gpus / pool.table.devices)
+        attention_ns = np.zeros(1) if attention is None else attention.time_ns
+        return attaccs.written(heads, batches, prompts, attention_ns, links * pool.link.bytes_per_s)
 
     def _operators(self, batches: Batches) -> Step:
         return model_step(
