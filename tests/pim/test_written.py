@@ -21,7 +21,7 @@ from attacc.pim.program.interleaved import (
     longest_chunk,
 )
 from attacc.pim.program.program import Kind, Program
-from attacc.pim.program.traffic import Traffic, kv_writes, streaming, token_writes
+from attacc.pim.program.traffic import kv_writes, streaming, token_writes
 from attacc.pim.stack import Stack
 from attacc.pim.timing.engine import run
 from attacc.pim.timing.tables import resolve_timing
@@ -42,6 +42,12 @@ def writes_of(
     stack = Stack(device, placement, schedule=schedule)
     layout = stack.layout(1, 128, ElementType.FP16).of_any_length
     return StackWrites(stack, layout, QueryPasses.of(1, 1))
+
+
+def nothing() -> Program:
+    """A program without steps."""
+    layout = HeadLayout(DRAMS.load("hbm3-5.2").organization, Placement.BANK, 1, ElementType.FP16, 1)
+    return token_writes(layout, allocate_chunks(layout, [1]), []).requests
 
 
 def full(
@@ -126,12 +132,8 @@ def test_many_writes_alone_come_at_the_rate_of_the_interface() -> None:
     each = writes_of("hbm3-5.2", Placement.BANK)
     device = DRAMS.load("hbm3-5.2")
     stream = streaming(device.organization, Kind.ST, 16_384 * 32)
-    nothing = Program(
-        device.organization, *(np.zeros(0, dtype=kind) for kind in (np.uint8, np.int64)),
-        *(np.zeros(0, dtype=np.int16) for _ in range(2)),
-    )  # fmt: skip
     tables = resolve_timing(device, Placement.BANK, power_limited=True)
-    ideal_ns = run(nothing, tables, traffic=stream).time_ns / 16_384
+    ideal_ns = run(nothing(), tables, traffic=stream).time_ns / 16_384
     assert ideal_ns <= each.alone.time_ns <= 1.1 * ideal_ns
 
 
@@ -153,8 +155,7 @@ def test_new_tokens_take_as_long_as_their_own_program() -> None:
     layout = HeadLayout(device.organization, Placement.BANK, 128, ElementType.FP16, 2048)
     tables = resolve_timing(device, Placement.BANK, power_limited=True)
     regions = allocate_chunks(layout, [2048])
-    nothing = Traffic(token_writes(layout, regions, []).requests, np.zeros(0, dtype=np.int64))
-    one = run(nothing.requests, tables, traffic=token_writes(layout, regions, [[2047]]))
+    one = run(nothing(), tables, traffic=token_writes(layout, regions, [[2047]]))
     assert each.append(1).time_ns == one.time_ns
     assert each.append(1).time_ns < each.append(4).time_ns < 4 * each.append(1).time_ns
     assert each.append(4).time_ns < each.append(4, 3).time_ns < 3 * each.append(4).time_ns
