@@ -20,7 +20,7 @@ DEVICES: Final = ("hbm3-5.2", "hbm3e-9.2", "hbm4-8.0")
 SYSTEMS: Final = ("8xh100-attacc-hbm3", "8xh100-attacc-hbm3-shared")
 MODELS: Final = (
     ("llama-3.1-70b", 8192, 1024, 128, aa.Chunk(4096, past=2048)),
-    ("gpt3-175b", 2048, 2048, 17, aa.Chunk(2048)),
+    ("gpt3-175b", 2048, 2048, 32, aa.Chunk(2048)),
 )
 """Model, tokens of a prompt and of an output, requests that decode, and a chunk beside them."""
 OVERLAPS: Final = ("none", "attention", "layers")
