@@ -13,7 +13,7 @@ from attacc.pim.energy.dram import DRAM_ENERGIES
 from attacc.system.batches import Batches, Chunk
 from attacc.system.layer import APPEND, WRITES
 from attacc.system.layer_attention import WRITTEN
-from attacc.system.pricer import Pricer, Prompts
+from attacc.system.pricer import Arriving, Pricer, Prompts
 from attacc.system.step import OperatorTime, StepCost
 from attacc.workload.requests import fixed_lengths
 
@@ -180,6 +180,51 @@ def test_many_sizes_at_once_equal_single_steps() -> None:
         one = own.step(decode=[4500] * batch, prefill=[chunk] * many)
         assert priced.at(index).time_ns == pytest.approx(one.time_ns, rel=1e-9)
         assert priced.at(index).energy.total_pj == pytest.approx(one.energy.total_pj, rel=1e-9)
+
+
+def arriving(own: Pricer, prompts: Arriving | None) -> StepCost:
+    """A decode step to which keys and values come from other GPUs."""
+    need = own.need(fixed_lengths(8000, 1000))
+    sizes, keys = np.array([128]), np.array([8500])
+    return own.sized(sizes, keys, timed=[128], need=need, arriving=prompts).at(0)
+
+
+def test_prompts_from_other_gpus_are_written_beside_attention_for_its_share_of_a_step() -> None:
+    """Catches arrivals that take no time, or that all meet attention."""
+    own = pricer()
+    alone = arriving(own, None)
+    step = arriving(own, Arriving(np.array([0.125]), 8192))
+    written, attention = named(step, WRITES), named(step, "attention")
+    assert written is not None
+    assert attention is not None
+    assert 0 < written.time_ns < written.alone_ns
+    layer = [op for op in alone.operators if op.layers]
+    away = ("attention", "attention_start", APPEND, "qkv_transfer", "context_transfer")
+    share = sum(op.time_ns for op in layer if op.name in away) / sum(op.time_ns for op in layer)
+    assert written.time_ns == pytest.approx(share * written.alone_ns)
+    assert step.time_ns - alone.time_ns == pytest.approx(80 * written.time_ns)
+    more = arriving(own, Arriving(np.array([0.25]), 8192))
+    twice = named(more, WRITES)
+    assert twice is not None
+    assert twice.time_ns == pytest.approx(2 * written.time_ns)
+
+
+@pytest.mark.parametrize("overlap", ["none", "halves"])
+def test_energy_of_arriving_prompts_counts_every_byte_once(overlap: str) -> None:
+    """Catches prompts that count for each half, or whose mean number is left out."""
+    own = pricer(overlap=overlap)
+    a, b = (
+        sum(op.runs * op.energy.dram_pj for op in step.operators)
+        for step in (arriving(own, None), arriving(own, Arriving(np.array([0.5]), 1000)))
+    )
+    token_bytes = 80 * 8 * 2 * 128 * 2
+    assert b - a == pytest.approx(500 * token_bytes * written_pj_per_byte(), rel=1e-6)
+
+
+def test_no_arriving_prompts_change_nothing() -> None:
+    """Catches a note, an operator or a time without writes."""
+    own = pricer()
+    assert arriving(own, Arriving(np.array([0.0]), 8192)) == arriving(own, None)
 
 
 def test_a_device_without_ordinary_writes_is_refused() -> None:

@@ -28,7 +28,7 @@ from attacc.gpu.costs import Floats
 from attacc.serving.policies import PrefillPolicy
 from attacc.system.batches import Ints
 from attacc.system.capacity import Footprint
-from attacc.system.pricer import Drawn, Pricer, Prompts
+from attacc.system.pricer import Arriving, Drawn, Pricer, Prompts
 from attacc.system.step import Group, StepCosts
 from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
 from attacc.workload.lengths import LengthDistribution, decode_lengths
@@ -213,9 +213,14 @@ class _Steps:
 
 
 def _decode(
-    pricer: Pricer, stream: Stream, sizes: Ints, need: Footprint, drawn: Drawn | None
+    pricer: Pricer,
+    stream: Stream,
+    sizes: Ints,
+    need: Footprint,
+    drawn: Drawn | None,
+    arriving: Arriving | None = None,
 ) -> _Steps:
-    """Return the mean decode steps of batches."""
+    """Return the mean decode steps of batches, to which prompts may come from other GPUs."""
     keys = np.asarray(stream.lengths.lengths, dtype=np.int64)
     weights = np.asarray(stream.lengths.weights)
     each = _Steps.of(
@@ -224,6 +229,7 @@ def _decode(
             np.tile(keys, sizes.size),
             timed=timed_sizes(sizes),
             need=need,
+            arriving=None if arriving is None else arriving.repeat(keys.size),
             drawn=None if drawn is None else drawn.repeat(keys.size),
         )
     )
@@ -252,7 +258,8 @@ def _serial(
         prefill: on these GPUs; None where other GPUs prefill.
         drawn: as in `steady_states`.
     """
-    step = _decode(pricer, stream, sizes, need, drawn)
+    arriving = None if prefill is not None else Arriving(sizes / stream.steps, stream.prompt)
+    step = _decode(pricer, stream, sizes, need, drawn, arriving)
     each = stream.steps / sizes
     mine = _Steps(each * step.parts_ns, each * step.energies_pj, step.estimates)
     prefill_ns: Floats = np.zeros(1)

@@ -44,6 +44,7 @@ from attacc.system.layer_attention import (
     KvWrites,
     LayerHeads,
     Selection,
+    WrittenPrompts,
 )
 from attacc.units import BITS_PER_BYTE
 
@@ -256,7 +257,7 @@ class Attaccs:
         self,
         heads: LayerHeads,
         decode: Batches,
-        prompts: Batches,
+        prompts: WrittenPrompts,
         attention_ns: F64,
         device_bytes_per_s: float,
     ) -> KvWrites:
@@ -268,7 +269,7 @@ class Attaccs:
         Args:
             heads: of the layer.
             decode: steps, whose requests store the keys and values of their new tokens.
-            prompts: the same steps, whose chunks are prefilled beside them.
+            prompts: chunks of prompts that come beside them.
             attention_ns: attention of each step by itself.
             device_bytes_per_s: rate at which a device receives keys and values.
 
@@ -278,7 +279,7 @@ class Attaccs:
         each, table = self._writes_of(heads), self._table
         channels = self.stacks * self._stack.device.organization.channels
         together = table.heads_of_channel(heads.kv_heads) or 1
-        new = prompts.new_tokens / np.maximum(1.0, prompts.chunks)
+        new = prompts.tokens / np.maximum(1.0, prompts.chunks)
         if heads.ring is not None:
             new = np.minimum(new, heads.ring)
         chunk = np.full(new.shape, np.inf)

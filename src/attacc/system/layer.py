@@ -215,6 +215,7 @@ class LayerParts:
         hides_moves: whether the work of the layer hides these transfers.
         copied_share: share of the feed-forward weights that AttAccs hold copies of.
         writes_ns: time of the writes of prompts into the stacks, by themselves.
+        arriving: whether these prompts are prefilled elsewhere, and are written at any time.
     """
 
     ahead: tuple[OperatorTimes, ...]
@@ -226,6 +227,7 @@ class LayerParts:
     hides_moves: bool
     copied_share: Floats
     writes_ns: float | Floats = 0.0
+    arriving: bool = False
 
     @property
     def in_place(self) -> list[OperatorTimes]:
@@ -240,7 +242,9 @@ class LayerParts:
                 that decode. What takes longer adds to the step.
         """
         one = self
-        if not beside:
+        if self.arriving:
+            one = replace(self, away=self._at_any_time())
+        elif not beside:
             one = replace(self, away=self._after_prompts())
         elif self.prompts and self.away:
             away_ns = sum_ns(self.away)
@@ -258,9 +262,13 @@ class LayerParts:
         """
         left_ns = np.maximum(0.0, self.writes_ns - sum_ns(self.prompts))
         share = np.divide(left_ns, self.writes_ns, out=np.zeros_like(left_ns), where=left_ns > 0)
-        return tuple(
-            replace(op, time_ns=op.time_ns * share) if op.name == WRITES else op for op in self.away
-        )
+        return _with_writes(self.away, share)
+
+    def _at_any_time(self) -> tuple[OperatorTimes, ...]:
+        """Return attention on other devices, beside which its share of all writes comes."""
+        away_ns = sum_ns(op for op in self.away if op.name != WRITES)
+        layer_ns = sum_ns(op for op in self.in_place if op.name != WRITES)
+        return _with_writes(self.away, away_ns / layer_ns)
 
     def moves(self, layer: Sequence[OperatorTimes]) -> list[OperatorTimes]:
         """Return transfers of keys and values of prompts as they add to a step.
@@ -279,6 +287,13 @@ class LayerParts:
             found.append(replace(cost, time_ns=visible_ns))
             work_ns = work_ns + visible_ns
         return found
+
+
+def _with_writes(away: Iterable[OperatorTimes], share: Floats) -> tuple[OperatorTimes, ...]:
+    """Return operators, with a share of the time of writes of prompts."""
+    return tuple(
+        replace(op, time_ns=op.time_ns * share) if op.name == WRITES else op for op in away
+    )
 
 
 def sum_ns(operators: Iterable[OperatorTimes]) -> Floats:
@@ -345,6 +360,7 @@ class LayerPricer:
             hides_moves=self._system.spec.transfer_overlap,
             copied_share=self._copied_share,
             writes_ns=0.0 if self._own.writes is None else self._own.writes.alone_ns,
+            arriving=self._own.writes is not None and self._own.writes.arriving,
         )
 
     def _on_gpus(self, op: Operator, whole: Operator | None = None) -> list[OperatorTimes]:
@@ -521,8 +537,9 @@ class LayerPricer:
         appended = [of(APPEND, writes.append_ns, writes.append_energy)]
         if not np.any(writes.beside_ns > 0):
             return appended, []
-        beside_ns = writes.beside_ns if self._system.spec.transfer_overlap else np.zeros(1)
-        return appended, [of(WRITES, beside_ns, Energies.equal(NO_ENERGY))]
+        energy = writes.prompt_energy if writes.arriving else Energies.equal(NO_ENERGY)
+        hides = writes.arriving or self._system.spec.transfer_overlap
+        return appended, [of(WRITES, writes.beside_ns if hides else np.zeros(1), energy)]
 
     def _score_bytes(self, op: Attention | LatentAttention) -> Size:
         """Return the bytes of scores that one GPU gets, and sends back as probabilities."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -225,6 +225,19 @@ class AttaccAttention:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class WrittenPrompts:
+    """Chunks of prompts whose keys and values are written, in several steps.
+
+    Attributes:
+        chunks: (steps,) chunks of a step.
+        tokens: (steps,) new tokens of all of them.
+    """
+
+    chunks: F64
+    tokens: F64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class KvWrites:
     """Keys and values of one layer that are written into the stacks, in several steps.
 
@@ -234,6 +247,8 @@ class KvWrites:
         beside_ns: time by which the writes of prompts make attention longer, if they begin with it.
         alone_ns: time of the writes of prompts in the channel with most of them, by themselves.
         prompt_energy: energy of these writes.
+        arriving: whether other GPUs prefill the prompts, so that their keys and values come at any
+            time of a step, and are means over steps.
     """
 
     append_ns: F64
@@ -241,6 +256,21 @@ class KvWrites:
     beside_ns: F64
     alone_ns: F64
     prompt_energy: Energies
+    arriving: bool = False
+
+    def of_arriving(self, prompts: F64) -> KvWrites:
+        """Return the mean writes of steps to which prompts come from other GPUs.
+
+        Args:
+            prompts: (steps,) prompts for each step, where these are the writes of one.
+        """
+        return replace(
+            self,
+            beside_ns=self.beside_ns * prompts,
+            alone_ns=self.alone_ns * prompts,
+            prompt_energy=self.prompt_energy.times(prompts),
+            arriving=True,
+        )
 
 
 WRITTEN: Final = (
