@@ -211,8 +211,14 @@ def test_how_many_gpus_prefill_must_be_told() -> None:
 
 @pytest.mark.parametrize(("batch", "limit"), [(4, ServingLimit.GIVEN), (400, ServingLimit.PREFILL)])
 def test_the_slower_side_decides_and_the_other_one_waits(batch: int, limit: ServingLimit) -> None:
-    """Catches the sum or the faster side; and boards of AttAccs that draw nothing while idle."""
-    three = load_system("8xh100-attacc-hbm3", name="three", **{"gpus": 3, "attacc.devices": 2})
+    """Catches the sum or the faster side; and boards of AttAccs that draw nothing while idle.
+
+    Writes of arriving keys and values are left out: decode alone has none.
+    """
+    own = {"attacc.devices": 2, "attacc.writes": False}
+    two, three = (
+        load_system("8xh100-attacc-hbm3", name="mine", **{"gpus": gpus} | own) for gpus in (2, 3)
+    )
     best, _ = search(
         three,
         fixed="tp=2,replicas=1",
@@ -221,18 +227,18 @@ def test_the_slower_side_decides_and_the_other_one_waits(batch: int, limit: Serv
         prefill_gpus=1,
     ).best()
     decode, _ = search(
-        TWO_ATTACC,
+        two,
         fixed="tp=2,replicas=1",
         batch=batch,
         engines=(Engine.VLLM,),
         prefill=PrefillPolicy.SERIAL,
     ).best()
     alone = prefill_alone(decode.pricer, REQUESTS)
-    own = prefill_alone(pricer(load_system("8xh100", name="one", gpus=1), Layout(1), Engine.VLLM),
+    apart = prefill_alone(pricer(load_system("8xh100", name="one", gpus=1), Layout(1), Engine.VLLM),
                         REQUESTS)  # fmt: skip
     # Serial steady state without its prefill: what the two GPUs decode alone.
     each_ns = 1e9 / decode.requests_per_s - float(alone.time_ns[0])
-    rate = min(1e9 / each_ns, 1e9 / float(own.time_ns[0]))
+    rate = min(1e9 / each_ns, 1e9 / float(apart.time_ns[0]))
     assert best.requests_per_s == pytest.approx(rate, rel=1e-9)
     # The GPU that prefills sends all keys and values; AttAccs get them over links of their own.
     moved = kv_bytes_per_token(MODEL) * REQUESTS.mean_prompt_tokens
@@ -243,15 +249,15 @@ def test_the_slower_side_decides_and_the_other_one_waits(batch: int, limit: Serv
         2e9 * moved / between.both_ways_bytes_per_s,
         2e9 * (moved / 2) / away.link.both_ways_bytes_per_s,
     )
-    assert best.ttft_ns == pytest.approx(float(own.time_ns[0]) + move_ns, rel=1e-9)
+    assert best.ttft_ns == pytest.approx(float(apart.time_ns[0]) + move_ns, rel=1e-9)
     assert (best.limit, best.gpus) == (limit, 3)
     gpu_w = best.pricer.costs.static_w(TWO.gpu)
     assert decode.pricer.attaccs is not None
-    boards = constant_power(TWO_ATTACC, gpu_w, decode.pricer.attaccs.standby)
+    boards = constant_power(two, gpu_w, decode.pricer.attaccs.standby)
     assert boards.boards_w > 2 * gpu_w
     wait_s = 1 / rate - each_ns / 1e9
-    idle_j = boards.boards_w * wait_s + gpu_w * (1 / rate - float(own.time_ns[0]) / 1e9)
-    prefills_j = [one.steps.energies_pj.sum() / 1e12 for one in (own, alone)]
+    idle_j = boards.boards_w * wait_s + gpu_w * (1 / rate - float(apart.time_ns[0]) / 1e9)
+    prefills_j = [one.steps.energies_pj.sum() / 1e12 for one in (apart, alone)]
     links_pj = between.energy_pj_per_byte + away.link.energy_pj_per_byte
     work_j = decode.energy_j + prefills_j[0] - prefills_j[1] + moved * links_pj / 1e12
     assert best.energy_j == pytest.approx(work_j + idle_j, rel=1e-9)
@@ -268,6 +274,28 @@ def test_draws_of_the_best_estimates_are_the_best_estimates() -> None:
     found = states_drawn(best, REQUESTS, asked.options, drawn)
     assert found.requests_per_s == pytest.approx(best.requests_per_s, rel=1e-12)
     assert found.energies_j.sum(axis=0) == pytest.approx(best.energy_j, rel=1e-12)
+
+
+def test_keys_and_values_that_arrive_are_written_beside_decode() -> None:
+    """Catches prompts of other GPUs that take neither time nor energy of the AttAccs."""
+    served: list[Served] = []
+    for writes in (False, True):
+        three = load_system(
+            "8xh100-attacc-hbm3",
+            name="three",
+            **{"gpus": 3, "attacc.devices": 2, "attacc.writes": writes},
+        )
+        best, _ = search(
+            three,
+            fixed="tp=2,replicas=1",
+            batch=4,
+            prefill=PrefillPolicy.DISAGGREGATED,
+            prefill_gpus=1,
+        ).best()
+        served.append(best)
+    without, with_writes = served
+    assert without.tpot_ns < with_writes.tpot_ns < 1.05 * without.tpot_ns
+    assert without.energy_j < with_writes.energy_j < 1.05 * without.energy_j
 
 
 def test_gpus_that_prefill_hold_the_model() -> None:

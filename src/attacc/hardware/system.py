@@ -162,6 +162,8 @@ class AttaccTable(Spec):
         capacity: which memory may hold weights, activations, keys and values.
         start_ns: time to start the attention of one layer on the AttAccs and to learn that it is
             done, in each step; None for none.
+        writes: whether it takes time and energy to write keys and values into the stacks: those of
+            prompts beside attention, and those of requests that decode before it.
         standby: whether the standby power of the stacks and their refresh are counted, at any time
             of a step.
         base_power_w: power of one device at any time, besides that of its stacks and its link;
@@ -184,6 +186,7 @@ class AttaccTable(Spec):
     link: DocumentName = "nvlink3"
     capacity: CapacityRule = CapacityRule.SEPARATE
     start_ns: _StartTime | None = Field(default=None, validation_alias="start")
+    writes: bool = False
     standby: bool = False
     base_power_w: _ConstantPower | None = Field(default=None, validation_alias="base_power")
     link_power_w: _ConstantPower | None = Field(default=None, validation_alias="link_power")

@@ -28,7 +28,7 @@ from attacc.gpu.costs import Floats
 from attacc.serving.policies import PrefillPolicy
 from attacc.system.batches import Ints
 from attacc.system.capacity import Footprint
-from attacc.system.pricer import Drawn, Pricer, Prompts, Timed
+from attacc.system.pricer import Arriving, Drawn, Pricer, Prompts, Timed
 from attacc.system.step import Group, StepCosts
 from attacc.units import NS_PER_MS, NS_PER_S, PJ_PER_J
 from attacc.workload.lengths import LengthDistribution, decode_lengths
@@ -246,6 +246,7 @@ def _decode(
     drawn: Drawn | None,
     *,
     also: tuple[int, ...] = (),
+    arriving: Arriving | None = None,
 ) -> tuple[_Steps, _Steps]:
     """Return the mean decode steps of batches, and their steps at one more length.
 
@@ -256,6 +257,7 @@ def _decode(
         need: what a request needs in memory.
         drawn: as in `steady_states`.
         also: a length within those of the stream, or none; then the second steps are empty.
+        arriving: prompts that come from other GPUs meanwhile; None for none.
     """
     keys = np.array([*stream.lengths.lengths, *also], dtype=np.int64)
     weights = np.append(stream.lengths.weights, np.zeros(len(also)))
@@ -265,6 +267,7 @@ def _decode(
             np.tile(keys, sizes.size),
             timed=_timed(stream, sizes),
             need=need,
+            arriving=None if arriving is None else arriving.repeat(keys.size),
             drawn=None if drawn is None else drawn.repeat(keys.size),
         )
     )
@@ -299,7 +302,8 @@ def _serial(
         prefill: on these GPUs; None where other GPUs prefill.
         drawn: as in `steady_states`.
     """
-    step, _ = _decode(pricer, stream, sizes, need, drawn)
+    arriving = None if prefill is not None else Arriving(sizes / stream.steps, stream.prompt)
+    step, _ = _decode(pricer, stream, sizes, need, drawn, arriving=arriving)
     each = stream.steps / sizes
     mine = _Steps(each * step.parts_ns, each * step.energies_pj, step.estimates)
     prefill_ns: Floats = np.zeros(1)

@@ -35,13 +35,17 @@ from attacc.pim.program.product import ProductShape
 from attacc.pim.selection import SelectedHeads, SelectedPart, selected_over, selection_ends
 from attacc.pim.stack import Stack, StackAttention
 from attacc.pim.stacks import RequestPlacement, attend_over
+from attacc.pim.written import StackWrites, WritesAlone, added_beside
+from attacc.system.batches import Batches
 from attacc.system.layer_attention import (
     AttaccAttention,
     AttentionCurve,
     ChosenKeys,
     CurveKind,
+    KvWrites,
     LayerHeads,
     Selection,
+    WrittenPrompts,
 )
 from attacc.units import BITS_PER_BYTE
 
@@ -139,6 +143,7 @@ class Attaccs:
     Attributes:
         stacks: stacks of all devices.
         stack_bytes: memory of one stack.
+        writes: whether writing keys and values takes time and energy.
         standby: power of all stacks whose units do nothing; None where the system does not count
             it.
         rates: of one device, in products with weights.
@@ -185,6 +190,14 @@ class Attaccs:
             multiply_add_pj=energy.multiply_add,
         )
 
+        if table.writes and device.rule_set.ordinary is None:
+            raise InputError(
+                f"{device.name} has no commands for ordinary writes",
+                where=f"system {system.spec.name}: attacc.writes",
+                hint="write false, or use a device whose rule set has them, as hbm3-5.2",
+            )
+        self.writes: Final = table.writes
+        self._writes_of: Final = lru_cache(maxsize=64)(self._find_writes)
         self._equal: Final = lru_cache(maxsize=REMEMBERED)(self._attend_equal)
 
     def curve(self, heads: LayerHeads, batch: int, lengths: Sequence[int]) -> AttentionCurve:
@@ -271,6 +284,81 @@ class Attaccs:
             extra_parts=float(one.extra_parts),
             chosen=None if heads.selection is None else _chosen_keys([one]),
         )
+
+    def written(
+        self,
+        heads: LayerHeads,
+        decode: Batches,
+        prompts: WrittenPrompts,
+        attention_ns: F64,
+        device_bytes_per_s: float,
+    ) -> KvWrites:
+        """Time and cost what one layer writes into the stacks in several steps.
+
+        Heads of prompts lie as those of other requests do: whole, or in chunks of at most a
+        channel's share of all keys. The channel with most writes counts.
+
+        Args:
+            heads: of the layer.
+            decode: steps, whose requests store the keys and values of their new tokens.
+            prompts: chunks of prompts that come beside them.
+            attention_ns: attention of each step by itself.
+            device_bytes_per_s: rate at which a device receives keys and values.
+
+        Raises:
+            InputError: as in `curve`.
+        """
+        each, table = self._writes_of(heads), self._table
+        channels = self.stacks * self._stack.device.organization.channels
+        together = table.heads_of_channel(heads.kv_heads) or 1
+        new = prompts.tokens / np.maximum(1.0, prompts.chunks)
+        if heads.ring is not None:
+            new = np.minimum(new, heads.ring)
+        chunk = np.full(new.shape, np.inf)
+        if each.longest is not None and together == 1:
+            fair = decode.keys * heads.kv_heads / channels
+            chunk = np.clip(np.ceil(fair / each.grain) * each.grain, each.grain, each.longest)
+        reached = prompts.chunks * heads.kv_heads / together * np.ceil(new / chunk)
+        tokens = np.minimum(new, chunk) * together * np.ceil(reached / channels)
+        writes = tokens * each.writes_per_token
+        busy = np.clip(reached, table.devices, channels) / table.devices
+        interval = busy * each.cycles_per_write(device_bytes_per_s)
+        all_writes = prompts.chunks * new * heads.kv_heads * each.writes_per_token
+        alone = each.alone if all_writes.any() else WritesAlone(0.0, 0.0)
+        append_ns, append_pj = self._appended(heads, decode.requests)
+        return KvWrites(
+            append_ns=append_ns,
+            append_energy=Energies.of(dram_pj=append_pj),
+            beside_ns=added_beside(each, writes, interval, attention_ns),
+            alone_ns=alone.time_ns * writes,
+            prompt_energy=Energies.of(dram_pj=alone.energy_pj * all_writes),
+        )
+
+    def _appended(self, heads: LayerHeads, requests: F64) -> tuple[F64, F64]:
+        """Return time and energy of storing the new tokens of decoding requests, for each step."""
+        together = self._table.heads_of_channel(heads.kv_heads) or 1
+        channels = self.stacks * self._stack.device.organization.channels
+        of_channel = np.ceil(requests * heads.kv_heads / together / channels) * together
+        distinct, place = np.unique(of_channel, return_inverse=True)
+        each = [
+            self._writes_of(heads).append(int(share), heads.tokens) for share in distinct.tolist()
+        ]
+        time_ns = np.array([one.time_ns for one in each])[place]
+        energy_pj = np.array([one.energy_pj for one in each])[place]
+        return time_ns, energy_pj * requests * heads.kv_heads / np.maximum(1.0, of_channel)
+
+    def _find_writes(self, heads: LayerHeads) -> StackWrites:
+        passes = QueryPasses.of(heads.queries, self._queries_per_read)
+        layout = self._stack.layout(
+            1,
+            heads.head_dim,
+            heads.element,
+            value_dim=heads.value_dim,
+            key_slices=self._key_slices(heads),
+            one_copy=heads.one_copy,
+            queries_per_read=passes.most,
+        )
+        return StackWrites(self._stack, layout.of_any_length, passes)
 
     def _layout(self, heads: LayerHeads, length: int) -> HeadLayout:
         """Return how a head lies in a stack."""

@@ -47,7 +47,13 @@ from attacc.models.operators import (
 from attacc.models.served import ServedModel
 from attacc.pim.energy.power import Standby
 from attacc.system.boundary import PJ_PER_NS_PER_W
-from attacc.system.layer_attention import SCAN_ON_ATTACC, AttaccAttention, ends_told
+from attacc.system.layer_attention import (
+    SCAN_ON_ATTACC,
+    WRITTEN,
+    AttaccAttention,
+    KvWrites,
+    ends_told,
+)
 from attacc.system.overlap import basic_overlap, coprocessed_share, head_level_pipelining
 from attacc.system.step_cost import NO_ENERGY, Group, OperatorTimes
 from attacc.system.transfers import (
@@ -65,6 +71,8 @@ PROJECTION: Final = "projection"
 FEED_FORWARD: Final = ("ff1", "ff2", "ff3")
 SHARED: Final = "shared_attention"
 START: Final = "attention_start"
+APPEND: Final = "kv_append"
+WRITES: Final = "kv_writes"
 EVERYONE: Final = GroupShares()
 """Shares of operators that all GPUs run alike."""
 
@@ -80,12 +88,15 @@ class LayerBeside:
             sends to the devices that run attention.
         read_bytes: bytes of keys and values of one layer that one GPU needs in a prefill and reads
             from the devices that run attention.
+        writes: what it costs to write keys and values into the stacks of the AttAccs; None where
+            the system does not count it.
     """
 
     attention: AttaccAttention | None = None
     away: bool = True
     written_bytes: float | Floats = 0.0
     read_bytes: float | Floats = 0.0
+    writes: KvWrites | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +214,8 @@ class LayerParts:
         moved: transfers of keys and values of prompts, in both directions, by themselves.
         hides_moves: whether the work of the layer hides these transfers.
         copied_share: share of the feed-forward weights that AttAccs hold copies of.
+        writes_ns: time of the writes of prompts into the stacks, by themselves.
+        arriving: whether these prompts are prefilled elsewhere, and are written at any time.
     """
 
     ahead: tuple[OperatorTimes, ...]
@@ -213,6 +226,8 @@ class LayerParts:
     moved: tuple[OperatorTimes, ...]
     hides_moves: bool
     copied_share: Floats
+    writes_ns: float | Floats = 0.0
+    arriving: bool = False
 
     @property
     def in_place(self) -> list[OperatorTimes]:
@@ -227,7 +242,11 @@ class LayerParts:
                 that decode. What takes longer adds to the step.
         """
         one = self
-        if beside and self.prompts and self.away:
+        if self.arriving:
+            one = replace(self, away=self._at_any_time())
+        elif not beside:
+            one = replace(self, away=self._after_prompts())
+        elif self.prompts and self.away:
             away_ns = sum_ns(self.away)
             longer_ns = np.maximum(0.0, away_ns - sum_ns(self.prompts))
             share = np.divide(longer_ns, away_ns, out=np.zeros_like(longer_ns), where=away_ns > 0)
@@ -235,6 +254,21 @@ class LayerParts:
             one = replace(self, away=tuple(away))
         layer = one.in_place
         return [*layer, *self.moves(layer)]
+
+    def _after_prompts(self) -> tuple[OperatorTimes, ...]:
+        """Return attention on other devices that begins after that of prompts on the GPUs.
+
+        Keys and values of the prompts are written meanwhile. What is left is written beside it.
+        """
+        left_ns = np.maximum(0.0, self.writes_ns - sum_ns(self.prompts))
+        share = np.divide(left_ns, self.writes_ns, out=np.zeros_like(left_ns), where=left_ns > 0)
+        return _with_writes(self.away, share)
+
+    def _at_any_time(self) -> tuple[OperatorTimes, ...]:
+        """Return attention on other devices, beside which its share of all writes comes."""
+        away_ns = sum_ns(op for op in self.away if op.name != WRITES)
+        layer_ns = sum_ns(op for op in self.in_place if op.name != WRITES)
+        return _with_writes(self.away, away_ns / layer_ns)
 
     def moves(self, layer: Sequence[OperatorTimes]) -> list[OperatorTimes]:
         """Return transfers of keys and values of prompts as they add to a step.
@@ -253,6 +287,13 @@ class LayerParts:
             found.append(replace(cost, time_ns=visible_ns))
             work_ns = work_ns + visible_ns
         return found
+
+
+def _with_writes(away: Iterable[OperatorTimes], share: Floats) -> tuple[OperatorTimes, ...]:
+    """Return operators, with a share of the time of writes of prompts."""
+    return tuple(
+        replace(op, time_ns=op.time_ns * share) if op.name == WRITES else op for op in away
+    )
 
 
 def sum_ns(operators: Iterable[OperatorTimes]) -> Floats:
@@ -318,6 +359,8 @@ class LayerPricer:
             moved=tuple(moved),
             hides_moves=self._system.spec.transfer_overlap,
             copied_share=self._copied_share,
+            writes_ns=0.0 if self._own.writes is None else self._own.writes.alone_ns,
+            arriving=self._own.writes is not None and self._own.writes.arriving,
         )
 
     def _on_gpus(self, op: Operator, whole: Operator | None = None) -> list[OperatorTimes]:
@@ -394,7 +437,10 @@ class LayerPricer:
         if self._site is AttentionSite.GPU:
             return []
         own, share = self._own, self._shares.prefill
-        moved = [self._transfer("kv_transfer", own.written_bytes, share)]
+        there = self._transfer("kv_transfer", own.written_bytes, share)
+        if own.writes is not None:
+            there = replace(there, energy=there.energy + own.writes.prompt_energy)
+        moved = [there]
         if np.any(np.asarray(own.read_bytes) > 0):
             moved.append(self._transfer("kv_read_back", own.read_bytes, share))
         return moved
@@ -469,7 +515,31 @@ class LayerPricer:
             visible_ns = transfer_ns
         visible_share = visible_ns / transfer_ns
         there, back = (replace(op, time_ns=op.alone_ns * visible_share) for op in (there, back))
-        return [*before, *beside], [*self._start(), there, attention, back], after
+        appended, written = self._written()
+        away = [*self._start(), *appended, there, attention, *written, back]
+        return [*before, *beside], away, after
+
+    def _written(self) -> tuple[list[OperatorTimes], list[OperatorTimes]]:
+        """Return the writes of keys and values into stacks: before attention, and beside it."""
+        writes = self._own.writes
+        if self._site is not AttentionSite.ATTACC or writes is None:
+            return [], []
+        runs, kind = self._layer.runs, self._layer.kind
+
+        def of(name: str, ns: Floats, energy: Energies) -> OperatorTimes:
+            energy = energy + self._open_rows(ns)
+            notes = (Estimate.always(WRITTEN),)
+            bound = only(Bound.MEMORY)
+            return OperatorTimes(
+                name, Group.ATTENTION, runs, ns, ns, bound, energy, 0.0, notes, kind
+            )
+
+        appended = [of(APPEND, writes.append_ns, writes.append_energy)]
+        if not np.any(writes.beside_ns > 0):
+            return appended, []
+        energy = writes.prompt_energy if writes.arriving else Energies.equal(NO_ENERGY)
+        hides = writes.arriving or self._system.spec.transfer_overlap
+        return appended, [of(WRITES, writes.beside_ns if hides else np.zeros(1), energy)]
 
     def _score_bytes(self, op: Attention | LatentAttention) -> Size:
         """Return the bytes of scores that one GPU gets, and sends back as probabilities."""

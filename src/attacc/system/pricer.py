@@ -56,7 +56,9 @@ from attacc.system.layer_attention import (
     AttaccAttention,
     AttentionCurve,
     ChosenKeys,
+    KvWrites,
     LayerHeads,
+    WrittenPrompts,
 )
 from attacc.system.layout import Layout
 from attacc.system.schedule import Part, Turns, divisions, plan_of
@@ -255,6 +257,35 @@ class Prompts:
     new: Ints
     past: Ints
     chunks: Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arriving:
+    """Prompts that other GPUs have prefilled, whose keys and values come during decode steps.
+
+    Attributes:
+        prompts: (steps,) mean number of prompts for each step.
+        tokens: tokens of a prompt.
+    """
+
+    prompts: Floats
+    tokens: int
+
+    def times(self, share: Floats) -> Arriving:
+        """Return a share of them.
+
+        Args:
+            share: (steps,) the share.
+        """
+        return replace(self, prompts=self.prompts * share)
+
+    def repeat(self, times: int) -> Arriving:
+        """Return the prompts of each step several times, for steps side by side.
+
+        Args:
+            times: how often.
+        """
+        return replace(self, prompts=np.repeat(self.prompts, times))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -865,6 +896,7 @@ class Pricer:
         timed: Timed,
         need: Footprint,
         beside: Prompts | None = None,
+        arriving: Arriving | None = None,
         drawn: Drawn | None = None,
     ) -> StepCosts:
         """Price steps of equal requests for many batch sizes in one go.
@@ -877,6 +909,7 @@ class Pricer:
             timed: batches for which attention on AttAccs is timed.
             need: what a request needs in memory, which decides the room for copies of weights.
             beside: chunks of prompts in the same steps.
+            arriving: prompts whose keys and values come from other GPUs in these steps.
             drawn: factors of what is not known exactly; None for the best estimates.
 
         Raises:
@@ -900,7 +933,7 @@ class Pricer:
             halved = bool((of.requests < batches.requests).any())
             return self._interpolated(of, timed.halved() if halved else timed)
 
-        return self._price(batches, attend, copies, drawn)
+        return self._price(batches, attend, copies, drawn, arriving)
 
     def _attended(self, batches: Batches, errors: list[float] | None = None) -> Attended:
         """Return attention on AttAccs in steps of any requests.
@@ -947,6 +980,7 @@ class Pricer:
         attend: Callable[[Batches], Attended],
         copies: float | Floats,
         drawn: Drawn | None = None,
+        arriving: Arriving | None = None,
     ) -> StepCosts:
         """Price steps of one phase.
 
@@ -955,19 +989,22 @@ class Pricer:
             attend: returns attention on AttAccs for them, and for parts of them.
             copies: share of the feed-forward weights whose copies fit into the AttAccs.
             drawn: factors of what is not known exactly.
+            arriving: prompts whose keys and values come from other GPUs.
         """
         costs = self.costs if drawn is None else DrawnCostModel(self.costs, drawn.gpu)
         step = self._operators(batches)
 
         def part(of: Batches) -> Part:
             operators = replace(self._operators(of), phase=step.phase)
-            return Part(operators, self._beside(of, attend(of), copies, drawn))
+            own = None if arriving is None else arriving.times(of.requests / batches.requests)
+            beside = self._beside(of, attend(of), copies, drawn, own, batches)
+            return Part(operators, beside)
 
         priced = step_costs(
             step,
             self.system,
             costs,
-            self._beside(batches, attend(batches), copies, drawn),
+            self._beside(batches, attend(batches), copies, drawn, arriving),
             [
                 Turns((part(first), part(second)), possible)
                 for first, second, possible in divisions(
@@ -989,8 +1026,19 @@ class Pricer:
         attention: Attended,
         copies: float | Floats,
         drawn: Drawn | None,
+        arriving: Arriving | None = None,
+        whole: Batches | None = None,
     ) -> Beside:
-        """Return what the price of steps needs besides their operators."""
+        """Return what the price of steps needs besides their operators.
+
+        Args:
+            batches: the requests, or a part of them.
+            attention: decode attention on AttAccs.
+            copies: share of the feed-forward weights whose copies fit into the AttAccs.
+            drawn: factors of what is not known exactly.
+            arriving: prompts whose keys and values come from other GPUs.
+            whole: all requests of the steps, if the others are a part of them.
+        """
         if drawn is not None:
             attention = {heads: drawn.attended(one) for heads, one in attention.items()}
         keeps = self._keeps_prefill or self.system.spec.attention is not AttentionSite.ATTACC
@@ -1004,9 +1052,11 @@ class Pricer:
         for number, (layer, _) in enumerate(share.step_layers(batches.queries)):
             away, token_bytes = layer.site_kind not in self.home, self._token_bytes(layer)
             heads = places.get(number)
+            attended = None if heads is None else attention.get(heads)
             layers.append(
                 LayerBeside(
-                    attention=None if heads is None else attention.get(heads),
+                    attention=attended,
+                    writes=self._written(heads, attended, batches, whole, arriving),
                     away=away,
                     written_bytes=token_bytes * batches.new_tokens * own if away else 0.0,
                     read_bytes=token_bytes * read * own if away else 0.0,
@@ -1020,6 +1070,32 @@ class Pricer:
             standby=None if self.attaccs is None else self.attaccs.standby,
             start_factor=1.0 if drawn is None else drawn.start,
         )
+
+    def _written(
+        self,
+        heads: LayerHeads | None,
+        attention: AttaccAttention | None,
+        batches: Batches,
+        whole: Batches | None,
+        arriving: Arriving | None,
+    ) -> KvWrites | None:
+        """Return what writing keys and values of one layer costs; None where it is not counted.
+
+        Requests that decode by themselves have the prompts of the whole step beside them.
+        """
+        attaccs, pool = self.attaccs, self.system.attacc
+        if attaccs is None or pool is None or heads is None or not attaccs.writes:
+            return None
+        beside = batches if whole is None or batches.new.size else whole
+        prompts = WrittenPrompts(beside.chunks, beside.new_tokens)
+        if arriving is not None:
+            one = np.ones(len(batches))
+            prompts = WrittenPrompts(one, arriving.tokens * one)
+        links = min(1.0, self.system.gpus / pool.table.devices)
+        attention_ns = np.zeros(1) if attention is None else attention.time_ns
+        bytes_per_s = links * pool.link.bytes_per_s
+        writes = attaccs.written(heads, batches, prompts, attention_ns, bytes_per_s)
+        return writes if arriving is None else writes.of_arriving(arriving.prompts)
 
     def _operators(self, batches: Batches) -> Step:
         return model_step(

@@ -23,6 +23,7 @@ from attacc.pim.program.traffic import (
     mixed,
     read_traffic,
     streaming,
+    token_writes,
 )
 
 HBM3 = DRAMS.load("hbm3-5.2").organization
@@ -179,6 +180,51 @@ def test_prefill_writes_what_the_multiplies_read(placement: Placement) -> None:
         assert rows == set(range(min(rows), min(rows) + layout.rows))
     banks = {place[:4] for place in places}
     assert len(banks) == (64 if accesses >= 64 else accesses)
+
+
+@pytest.mark.parametrize("one_copy", [False, True])
+@pytest.mark.parametrize("key_slices", [1, 2])
+@pytest.mark.parametrize("placement", list(Placement))
+def test_all_tokens_of_a_head_together_are_its_prefill(
+    placement: Placement, key_slices: int, one_copy: bool
+) -> None:
+    """Catches a token in another part than the next one, a bank or a slice that is left out."""
+    layout = HeadLayout(
+        HBM3, placement, 128, ElementType.FP16, 96, key_slices=key_slices, one_copy=one_copy
+    )
+    regions = allocate_chunks(layout, [96, 96])
+    keys, values = int(regions.keys[1]), int(regions.values[1])
+    whole = kv_writes(layout, keys=keys, values=values).requests.address
+    each = token_writes(layout, regions, [[], range(96)]).requests.address
+    assert len(each) == len(whole)
+    assert set(each.tolist()) == set(whole.tolist())
+
+
+def test_neighbouring_tokens_lie_in_different_parts() -> None:
+    """Catches keys of one part that follow each other, against the memory of the numerics."""
+    layout = HeadLayout(HBM3, Placement.BANK, 128, ElementType.FP16, 96)
+    regions = allocate_chunks(layout, [96])
+    banks = [
+        {place[:3] for place in fields(token_writes(layout, regions, [[token]]).requests)}
+        for token in range(17)
+    ]
+    assert all(len(own) == 1 for own in banks)
+    assert len(set[object]().union(*banks[:16])) == 16
+    assert banks[16] == banks[0]
+
+
+def test_tokens_beyond_a_head_are_refused() -> None:
+    """Catches writes into the rows of the next head."""
+    layout = HeadLayout(HBM3, Placement.BANK, 128, ElementType.FP16, 96)
+    with pytest.raises(InputError, match="token 96 is beyond"):
+        token_writes(layout, allocate_chunks(layout, [96]), [[96]])
+
+
+def test_paced_traffic_arrives_at_an_even_rate() -> None:
+    """Catches arrivals that are cumulated twice, and requests that are lost."""
+    paced = traffic(0, 0, 7).paced(2.5)
+    assert paced.arrival.tolist() == [0, 2, 5]
+    assert len(paced.requests) == 3
 
 
 def test_mixed_traffic_keeps_its_shares() -> None:

@@ -6,7 +6,8 @@ host decides what to request in which cycle.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,7 @@ from attacc.errors import DocumentError, InputError
 from attacc.files import encoded_text_of, read_data
 from attacc.hardware.dram import Organization
 from attacc.hardware.placement import Placement
-from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.mapping.geometry import HeadLayout, HeadRegions
 from attacc.pim.program.program import AddressLayout, Kind, Program
 from attacc.pim.program.trace import parse_trace
 
@@ -78,6 +79,18 @@ class Traffic:
     def bytes(self) -> int:
         """Bytes that all requests move, over all channels."""
         return self.requests.requests * self.requests.organization.access_bytes
+
+    def paced(self, cycles_per_request: float) -> Traffic:
+        """Return the same requests, one after the other at an even rate.
+
+        Args:
+            cycles_per_request: cycles between two arrivals; with 0 all requests arrive at once.
+
+        Raises:
+            InputError: the last request would arrive too late.
+        """
+        each = np.arange(len(self.requests)) * cycles_per_request
+        return replace(self, arrival=each.astype(np.int64))
 
 
 def _refuse_first(wrong: npt.NDArray[np.bool_], values: npt.NDArray[np.integer], what: str) -> None:
@@ -208,6 +221,54 @@ def kv_writes(
     )
     kind = np.full(len(address), Kind.ST, dtype=np.uint8)
     return _arriving(o, kind, address, first_channel, channels)
+
+
+def token_writes(
+    layout: HeadLayout, regions: HeadRegions, tokens: Sequence[Sequence[int]]
+) -> Traffic:
+    """Return the stores of the keys and values of some tokens of several heads of a channel.
+
+    Key k of a head is the (k div P)-th key of part k mod P of its sequence
+    (`attacc.pim.numerics.memory`). Values that are part of the keys are not written. The heads come
+    one after the other, and all stores arrive at the start.
+
+    Args:
+        layout: shape of every head.
+        regions: where the keys and the values of the heads begin.
+        tokens: for each head, the places of the tokens in its sequence.
+
+    Raises:
+        InputError: a token lies beyond its head.
+    """
+    o = layout.organization
+    fields = AddressLayout.of(o)
+    p, width = layout.keys_per_part, layout.columns_per_slice
+    at = layout.multiply_addresses(max(layout.score_multiplies, layout.context_multiplies))
+    banks = np.zeros(1, dtype=np.int64)
+    if layout.placement is Placement.BANK:
+        banks = np.arange(o.banks, dtype=np.int64) << fields.bank
+    each: list[I64] = []
+    for head, token in ((head, token) for head, own in enumerate(tokens) for token in own):
+        if not 0 <= token < layout.length:
+            raise InputError(f"token {token} is beyond a head of {layout.length} tokens")
+        key, part = divmod(token, layout.sequence_parts)
+        if layout.placement is Placement.BUFFER:
+            place = part << fields.pseudo_channel
+        else:
+            rest, group = divmod(part, o.bank_groups)
+            pseudo_channel, rank = divmod(rest, o.ranks)
+            place = (
+                pseudo_channel << fields.pseudo_channel
+                | rank << fields.rank
+                | group << fields.bank_group
+            )
+        slices = np.arange(layout.key_slices)[:, np.newaxis] * p
+        of_key = ((slices + key) * width + np.arange(width)).reshape(-1)
+        of_value = np.arange(0 if layout.one_copy else layout.context_slices) * p + key
+        for start, columns in ((regions.keys[head], of_key), (regions.values[head], of_value)):
+            each.append((int(start) + place + at[columns][:, np.newaxis] + banks).reshape(-1))
+    address = np.concatenate([np.zeros(0, dtype=np.int64), *each])
+    return _arriving(o, np.full(len(address), Kind.ST, dtype=np.uint8), address, 0, 1)
 
 
 def mixed(
