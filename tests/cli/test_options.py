@@ -106,3 +106,11 @@ def test_a_file_of_lengths_takes_the_same_forms(tmp_path: Path) -> None:
     path.write_text("8\n1_0\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"lengths\.txt:2: '1_0' is no whole number"):
         read_lengths(path)
+
+
+def test_a_list_may_be_longer_than_a_path() -> None:
+    """Catches a list of names that is taken for the path of a file, which may have 255 letters."""
+    assert (
+        options.names([",".join(["8xh100-attacc-hbm3-shared"] * 20)], "--system")
+        == ["8xh100-attacc-hbm3-shared"] * 20
+    )

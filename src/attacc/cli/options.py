@@ -91,8 +91,16 @@ def names(given: list[str] | None, option: str) -> list[str]:
     """
     found: list[str] = []
     for text in given or ():
-        found += [text] if Path(text).exists() else comma_list(text, option)
+        found += [text] if _is_file(text) else comma_list(text, option)
     return found
+
+
+def _is_file(text: str) -> bool:
+    """Return whether a text is the path of something; a text that is too long for a path is not."""
+    try:
+        return Path(text).exists()
+    except OSError:
+        return False
 
 
 def sizes(text: str, option: str) -> list[int]:

@@ -12,6 +12,7 @@ from attacc.study.claims import (
     legality,
     numerics,
     papers,
+    scheduling,
     serving,
     system,
     timing,
@@ -37,6 +38,7 @@ def all_checks() -> tuple[Check, ...]:
         *system.CHECKS,
         *gpu.CHECKS,
         *serving.CHECKS,
+        *scheduling.CHECKS,
         *whole.CHECKS,
         *papers.CHECKS,
     )
