@@ -51,7 +51,7 @@ MOST_KEYS: Final = 2048
 """Keys of a head of that attention, and of a head to which a token is appended, at most."""
 MANY: Final = 16_384
 """Writes of a prompt that are timed by themselves."""
-BURSTS: Final = (64, 256, 1024, 4096)
+BURSTS: Final = (128, 2048)
 """Writes whose time beside attention decides where the line begins."""
 DRAWS: Final = 4
 """Draws of the places of new tokens over which the time of their writes is a mean."""
@@ -267,9 +267,10 @@ class StackWrites:
 
     def _played(self, program: Program, written: Traffic) -> tuple[int, int]:
         """Return the cycle of the last command of attention, and the writes until then."""
-        timed = run(program, self._tables, log=True, traffic=written)
-        ends = max(c.cycle for c in timed.log or () if c.command.startswith(UNITS))
+        timed = run(program, self._tables, last=True, traffic=written)
         assert timed.traffic is not None  # noqa: S101 - there is traffic
+        assert timed.last is not None  # noqa: S101 - it was wanted
+        ends = max(cycle for name, cycle in timed.last.items() if name.startswith(UNITS))
         return ends, int((timed.traffic.served <= ends).sum())
 
     def _time_append(self, heads: int, tokens: int) -> WritesAlone:

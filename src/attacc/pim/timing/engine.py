@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Final
@@ -82,6 +82,7 @@ class TimedRun:
         windows: (windows, codes) how often each `attacc.pim.timing.tables.Code` issued over all
             channels in each window of cycles, if windows were wanted.
         traffic: when ordinary traffic was served, if there was any.
+        last: command -> the cycle in which it issued last, if these were wanted.
     """
 
     cycles: int
@@ -90,6 +91,7 @@ class TimedRun:
     log: tuple[LoggedCommand, ...] | None = None
     windows: I64 | None = None
     traffic: ServedTraffic | None = None
+    last: Mapping[str, int] | None = None
 
     def count(self, command: str) -> int:
         """Return how often a command issued; 0 for one that never did."""
@@ -108,6 +110,7 @@ def run(
     tables: TimingTables,
     *,
     log: bool = False,
+    last: bool = False,
     window_cycles: int = 0,
     traffic: Traffic | None = None,
     policy: TrafficPolicy | None = None,
@@ -121,6 +124,7 @@ def run(
         program: requests, of the placement that the tables were resolved for.
         tables: the device, resolved for a placement and a cadence.
         log: whether to return every command.
+        last: whether to return when each command issued last.
         window_cycles: length of the windows in which to count commands; 0 for none.
         traffic: ordinary reads and writes beside the program.
         policy: how ordinary traffic is served; the default policy if not given.
@@ -141,8 +145,9 @@ def run(
     desks = rooms = None
     if traffic is not None:
         desks = _desks(traffic, policy or TrafficPolicy(), streams, starts, tables)
-    if log or window_cycles:
-        rooms = [Room.begun(stream, log=log, window_cycles=window_cycles) for stream in streams]
+    logged = log or last
+    if logged or window_cycles:
+        rooms = [Room.begun(stream, log=logged, window_cycles=window_cycles) for stream in streams]
     beside = [
         (None if rooms is None else rooms[i], None if desks is None else desks[i])
         for i in range(len(streams))
@@ -160,9 +165,13 @@ def run(
     issued = sum((state.issued_by_all for state in states), np.zeros(len(Code), dtype=np.int64))
     entries: tuple[LoggedCommand, ...] | None = None
     windows: I64 | None = None
-    if rooms is not None and log:
+    ends: Mapping[str, int] | None = None
+    if rooms is not None and logged:
         logs = [room.log[: state.logged] for room, state in zip(rooms, states, strict=True)]
-        entries = _log(logs, streams, desks, program, traffic, tables)
+        if log:
+            entries = _log(logs, streams, desks, program, traffic, tables)
+        if last:
+            ends = _last(logs, tables)
     if rooms is not None and window_cycles:
         windows = np.zeros((-(-cycles // window_cycles), len(Code)), dtype=np.int64)
         for room in rooms:
@@ -175,6 +184,7 @@ def run(
         log=entries,
         windows=windows,
         traffic=None if traffic is None or desks is None else _served(traffic, desks, tables),
+        last=ends,
     )
 
 
@@ -406,6 +416,18 @@ def _served(traffic: Traffic, desks: Sequence[Desk], tables: TimingTables) -> Se
         served=served,
         bytes_per_s=moved / (took * tables.clock_ns) * NS_PER_S if took else 0.0,
     )
+
+
+def _last(entries: list[I64], tables: TimingTables) -> dict[str, int]:
+    """Return when each command issued last, from the kernel's logs."""
+    found: dict[str, int] = {}
+    for logged in entries:
+        cycles, codes = logged[:, 0], logged[:, 1]
+        for code, name in enumerate(tables.names):
+            own = cycles[codes == code]
+            if own.size:
+                found[name] = max(int(own.max()), found.get(name, 0))
+    return found
 
 
 def _log(
