@@ -3,6 +3,9 @@
 "Before" is decode alone at the fullest batch, on all GPUs together, without standby or host, as
 `attacc compare --decode-only` has it. "After" is whole requests in the best layout, with a range.
 
+A second table has what else a reviewer asks for: a fixed layout, other GPUs, overlap, the cost of
+starting attention, rivals, and what fits.
+
 Usage: python benchmarks/fair.py FOLDER [--write]
 
 FOLDER holds the config.json files of published models, named ORG--NAME_config.json. With --write,
@@ -16,6 +19,7 @@ import sys
 from pathlib import Path
 
 from attacc.errors import InputError
+from attacc.hardware.system import ResolvedSystem, load_system
 from attacc.models.huggingface import load_model
 from attacc.models.served import ServedModel
 from attacc.study.compare import Comparison, SystemResult, compare
@@ -26,6 +30,7 @@ START, END = "<!-- tables: benchmarks/fair.py -->", "<!-- end of tables -->"
 LENGTHS = (1024, 8192, 32_768, 131_072)
 OUTPUT = 1024
 GPUS = "8xh200"
+RIVALS = ("8xh100-hbm-pim", "8xh100-aim", "8xh100-logic-die", "8xh100-neupims")
 SYSTEMS = (GPUS, f"{GPUS}-attacc-hbm3", f"{GPUS}-attacc-hbm3-shared")
 
 
@@ -39,6 +44,58 @@ def models(folder: Path) -> dict[str, ServedModel]:
         "Mixtral 8x7B": load_model("mixtral-8x7b"),
         "DeepSeek-R1 (V3), fp8": load_model(folder / "deepseek-ai--DeepSeek-R1_config.json"),
     }
+
+
+def others(model: ServedModel, tokens: int) -> list[str]:
+    """Return the cells of the second table: papers' unit / units that serve 8 queries."""
+
+    def gains(found: Comparison) -> str:
+        return " / ".join(
+            _ratio(None if one.whole_requests is None else one.whole_requests.speedup)
+            for one in found.systems[1:]
+        )
+
+    def asked(*systems: str | ResolvedSystem, layout: str | None = None) -> Comparison:
+        return compare(model, (tokens, OUTPUT), systems, layout=layout)
+
+    def changed(**keys: object) -> Comparison:
+        return asked(
+            GPUS, *(load_system(name, name=f"{name}-changed", **keys) for name in SYSTEMS[1:])
+        )
+
+    fits = asked(*SYSTEMS)
+    batches = [
+        f"{one.batch.size:,} to {one.whole_requests.batch:,}"
+        for one in fits.systems[:2]
+        if one.batch is not None and one.whole_requests is not None
+    ]
+    decode = [None if one.performance is None else one.performance for one in fits.systems[1:]]
+    return [
+        gains(asked(*SYSTEMS, layout="tp=8,replicas=1")),
+        gains(asked("8xh100", "8xh100-attacc-hbm3", "8xh100-attacc-hbm3-shared")),
+        gains(asked("8xb200", "8xb200-attacc-hbm3", "8xb200-attacc-hbm3-shared")),
+        " / ".join(_ratio(None if one is None else one.energy_ratio) for one in decode),
+        gains(changed(overlap="auto", prefill_overlap="auto")),
+        gains(changed(**{"attacc.start": "0 us"})),
+        gains(asked("8xh100", *RIVALS)),
+        "; ".join(batches),
+    ]
+
+
+def second(folder: Path) -> list[str]:
+    """Return the second table as lines of Markdown."""
+    lines = [
+        (
+            "| model | prompt | tp=8,r=1 | beside H100 | beside B200 | energy of decode | overlap "
+            "| start 0 us | rivals beside H100 | batch: full to best, GPUs; AttAccs |"
+        ),
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, model in models(folder).items():
+        for tokens in LENGTHS:
+            print(f"{name}, {tokens:,} tokens, further points", file=sys.stderr, flush=True)
+            lines.append(f"| {name} | {tokens:,} | {' | '.join(others(model, tokens))} |")
+    return lines
 
 
 def _ratio(value: float | None, low: float | None = None, high: float | None = None) -> str:
@@ -117,7 +174,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--write", action="store_true")
     asked = parser.parse_args()
-    text = "\n".join(table(asked.folder))
+    text = "\n".join([*table(asked.folder), "", *second(asked.folder)])
     if not asked.write:
         print(text)
         return
