@@ -160,3 +160,31 @@ def test_overload_is_told() -> None:
     assert not told(played(few, seqs=1)).overloaded
     burst = [Request(i, 0, 10, 1) for i in range(400)]
     assert not told(played(burst, seqs=1)).overloaded
+
+
+@pytest.mark.parametrize("clients", [1, 4, 7])
+def test_a_closed_loop_has_as_many_requests_as_clients(clients: int) -> None:
+    """Catches a client that sends before its answer, and one that never sends again."""
+    random = np.random.default_rng(clients)
+    lengths = [(int(p), int(o)) for p, o in random.integers(1, 60, (40, 2))]
+    requests = (Request(i, 0, p, o) for i, (p, o) in enumerate(lengths))
+    policy = VllmV1(VllmV1Settings(2000, asynchronous=False))
+    run = play(policy, requests, lambda _: 10 * MS, lambda _: 0, concurrency=clients)
+    found = told(run)
+    assert found.completed == 40
+    present = [step.running + step.waiting for step in run.steps]
+    assert max(present) == clients
+    ends = found.requests.column("end_ps")
+    assert found.requests.ttft_ms.max() == 10.0
+    # A new request comes exactly when another one ends; so the loop is never idle.
+    assert len(run.steps) * 10 * MS == ends.max()
+    if clients == 1:
+        assert found.duration_s == pytest.approx(sum(o for _, o in lengths) / 100)
+
+
+def test_a_client_whose_request_is_rejected_sends_the_next_one() -> None:
+    """Catches a closed loop that ends with the first rejection."""
+    policy = VllmV1(VllmV1Settings(4, asynchronous=False, max_model_len=100))
+    requests = (Request(i, 0, 90 if i % 2 else 10, 1) for i in range(6))
+    run = play(policy, requests, lambda _: MS, lambda _: 0, concurrency=1)
+    assert (told(run).completed, told(run).rejected) == (3, 3)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from attacc.serving.clients import Clients
 from attacc.serving.engines.policy import Call, Policy, Refusal, Request
 from attacc.serving.work import Work
 
@@ -127,12 +128,9 @@ class Run:
 class _Engine:
     """One engine on its way through a run."""
 
-    def __init__(
-        self, policy: Policy, requests: Iterator[Request], device_ps: Times, host_ps: Times
-    ) -> None:
+    def __init__(self, policy: Policy, clients: Clients, device_ps: Times, host_ps: Times) -> None:
         self.run = Run(policy, events=Events() if policy.tells else None)
-        self._policy, self._requests = policy, requests
-        self._next = next(requests, None)
+        self._policy, self._clients = policy, clients
         self._device_ps, self._host_ps = device_ps, host_ps
         self._flights: deque[Flight] = deque()
         self._now = self._device_free = 0
@@ -154,14 +152,16 @@ class _Engine:
 
     def _receive(self) -> None:
         """Take in the requests that have arrived."""
-        while self._next is not None and self._next.arrival_ps <= self._now:
-            reason = self._policy.arrive(self._next)
+        clients = self._clients
+        while (arrival := clients.arrival_ps) is not None and arrival <= self._now:
+            request = clients.take()
+            reason = self._policy.arrive(request)
             if reason is not None:
-                self._reject(self._next, reason)
-            self._next = next(self._requests, None)
+                self._reject(request, reason)
 
     def _reject(self, request: Request, reason: Refusal) -> None:
         self.run.rejected.append((request, reason))
+        self._clients.answer(self._now)
         if self.run.events is not None:
             self.run.events.reject(request, self._now, reason)
 
@@ -183,7 +183,8 @@ class _Engine:
         self._blocked = False
         self._now = max(self._now, flight.end_ps)
         ended = self._policy.update(flight.call, self._now)
-        if ended:
+        for _ in ended:
+            self._clients.answer(self._now)
             self.run.end_ps = self._now
         if self.run.events is not None:
             self.run.events.update(self._policy, flight, ended, self._now)
@@ -205,20 +206,29 @@ class _Engine:
             self._blocked = True
         elif policy.waits:
             self._drop_stuck()
-        elif self._next is not None:
-            self._now = max(self._now, self._next.arrival_ps)
+        elif (arrival := self._clients.arrival_ps) is not None:
+            self._now = max(self._now, arrival)
         else:
             return False
         return True
 
 
-def play(policy: Policy, requests: Iterator[Request], device_ps: Times, host_ps: Times) -> Run:
+def play(
+    policy: Policy,
+    requests: Iterator[Request],
+    device_ps: Times,
+    host_ps: Times,
+    *,
+    concurrency: int | None = None,
+) -> Run:
     """Play requests on one engine.
 
     Args:
         policy: the engine.
-        requests: in the order of their arrivals, equal ones by their numbers.
+        requests: what arrives, as in `Clients`.
         device_ps: time of a step on the devices.
         host_ps: time from the call that decides on a step to its launch.
+        concurrency: clients that each wait for an answer, as in `Clients`.
     """
-    return _Engine(policy, requests, device_ps, host_ps).play()
+    clients = Clients(requests, concurrency=concurrency)
+    return _Engine(policy, clients, device_ps, host_ps).play()
