@@ -1,21 +1,24 @@
 """SGLang: golden vectors of the real scheduler, and the naive twin on random workloads."""
 
+from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
+from attacc.serving.engines.policy import Ended
 from attacc.serving.engines.sglang import Sglang, SglangSettings
 from attacc.serving.simulator import Run, play
+from attacc.serving.work import Work
 from tests.oracle.serving import sglang
 from tests.oracle.serving.common import Job
 from tests.serving import golden_vectors as golden
 from tests.serving import workloads
-from tests.serving.golden_vectors import STEP_PS, Asked, Vector, differences
+from tests.serving.golden_vectors import STEP_PS, Asked, Vector, differences, event, plain
 from tests.serving.test_engines import device_ps, host_ps, requests_of
-from tests.serving.workloads import Cost
-
-STEADY = Cost(base=1000, token=0, past=0, host=0)
+from tests.serving.workloads import PRIVATE, Cost
 
 
 def run_of(asked: tuple[Asked, ...], settings: dict[str, Any], cost: Cost) -> Run:
@@ -54,3 +57,90 @@ def test_golden_vectors(vector: Vector) -> None:
     policy = Sglang(SglangSettings(**settings), tells=True)
     run = play(policy, iter(requests_of(vector.jobs)), lambda _: STEP_PS, lambda _: 0)
     assert differences(vector, text(run)) == []
+
+
+@pytest.mark.parametrize(
+    ("vector", "stated"), [(golden.SG_B, golden.SG_B_RATIO), (golden.SG_F, golden.SG_F_RATIO)]
+)
+def test_admission_foresees_outputs_as_the_engine_did(
+    vector: Vector, stated: tuple[int, float]
+) -> None:
+    """Catches a share that falls in prefills, too, or that a retraction does not raise.
+
+    The page cuts the share to four digits, so that it may lie 0.0001 above.
+    """
+    settings: dict[str, Any] = dict(vector.settings)
+    policy = Sglang(SglangSettings(**settings))
+    ratios: list[float] = []
+
+    def time(_: Work) -> int:
+        ratios.append(policy.ratio)
+        return STEP_PS
+
+    play(policy, iter(requests_of(vector.jobs)), time, lambda _: 0)
+    step, ratio = stated
+    assert ratio <= ratios[step] < ratio + 0.0001
+
+
+@st.composite
+def crowded(draw: st.DrawFn) -> tuple[Asked, ...]:
+    """Requests with short prompts and many outputs, so that running ones run out of slots."""
+    return tuple(
+        Asked(
+            draw(st.integers(0, 3000)),
+            (
+                (draw(st.integers(0, 1)), draw(st.integers(1, 8))),
+                (PRIVATE + index, draw(st.integers(1, 8))),
+            ),
+            draw(st.integers(1, 40)),
+        )
+        for index in range(draw(st.integers(4, 10)))
+    )
+
+
+@given(crowded(), workloads.sglang(), workloads.costs())
+def test_requests_that_lose_their_slots(
+    asked: tuple[Asked, ...], options: dict[str, Any], cost: Cost
+) -> None:
+    """Catches another choice or order of victims, and what the cache keeps of them."""
+    settings = {**options, "pool_tokens": 60, "conservativeness": 0.0}
+    assert text(run_of(asked, settings, cost)) == twin(asked, settings, cost)
+
+
+def test_a_request_that_outgrows_the_pool_is_rejected() -> None:
+    """Catches a loop without an end, and slots that are not given back.
+
+    Admission counts 4,096 outputs at most, so that a request of 5,000 gets into 4,200 slots.
+    """
+    asked = plain((60, 5000, 0), (30, 2, 1))
+    settings = {"pool_tokens": 4200}
+    cost = Cost(base=1000, token=0, past=0, host=0)
+    run = run_of(asked, settings, cost)
+    log = text(run)
+    assert log == twin(asked, settings, cost)
+    # Two prefills, 7 ps longer, and 4,140 decode steps, until request 0 alone fills the pool.
+    assert log.splitlines()[-1] == "reject 0 @4142014 reason=never"
+    assert run.policy.free == 4140
+    assert run.policy.runs == 0
+
+
+@given(workloads.asked(), workloads.sglang(), workloads.costs())
+def test_the_ledger_counts_every_token(
+    asked: tuple[Asked, ...], options: dict[str, Any], cost: Cost
+) -> None:
+    """Catches a token that is not told, or told with another time, also after a retraction."""
+    run = run_of(asked, {**options, "conservativeness": 0.0}, cost)
+    times: dict[int, list[int]] = {}
+    for line in text(run).splitlines():
+        one = event(line)
+        for index in map(int, one.fields.get("emit", [])):
+            times.setdefault(index, []).append(int(one.fields["@"][0]))
+    gaps = Counter(b - a for told in times.values() for a, b in pairwise(told))
+    assert run.policy.ledger.gaps == gaps
+    numbers = run.policy.ledger.ended
+    ended = [Ended(*numbers[at : at + 8]) for at in range(0, len(numbers), 8)]
+    assert len(ended) + len(run.rejected) == len(asked)
+    for one in ended:
+        told = times[one.index]
+        assert (one.first_ps, one.end_ps, one.outputs) == (told[0], told[-1], len(told))
+    assert run.policy.runs == 0

@@ -64,16 +64,17 @@ class Node:
     Attributes:
         segments: tokens between its parent and itself.
         tokens: how many these are.
-        parent: the node above; None for the root and for nodes that were given up.
+        parent: the node above; the root is its own.
         children: nodes below, by the content and number of their first token.
         locks: requests that hold it or a node below it.
-        stamp: when it was matched or entered last, in ticks.
+        stamp: when it was matched or entered last, in ticks; -1 once it was given up.
     """
 
     __slots__ = ("children", "locks", "parent", "segments", "stamp", "tokens")
 
     def __init__(self, segments: list[Segment], parent: Node | None, stamp: int) -> None:
-        self.segments, self.parent, self.stamp = segments, parent, stamp
+        self.segments, self.stamp = segments, stamp
+        self.parent = self if parent is None else parent
         self.tokens = sum(end - first for _, first, end in segments)
         self.children: dict[tuple[Content, int], Node] = {}
         self.locks = 0
@@ -100,6 +101,11 @@ class RadixTree:
         # Leaves without a lock, as (stamp, number, leaf); entries that are no longer true stay.
         self._leaves: list[tuple[int, int, Node]] = []
         self._numbers = count()
+
+    @property
+    def noted(self) -> int:
+        """Notes of leaves that can be given up; some of them are no longer true."""
+        return len(self._leaves)
 
     def match(self, key: Sequence[Segment]) -> tuple[int, Node]:
         """Return how many tokens of a sequence the tree holds, and the node where these end.
@@ -129,17 +135,16 @@ class RadixTree:
 
     def lock(self, node: Node) -> None:
         """Keep a node and all nodes above it."""
-        above: Node | None = node
-        while above is not None:
-            if not above.locks:
-                self.evictable -= above.tokens
-            above.locks += 1
-            above = above.parent
+        while node is not self._root:
+            if not node.locks:
+                self.evictable -= node.tokens
+            node.locks += 1
+            node = node.parent
 
     def unlock(self, node: Node) -> None:
         """Take back one lock."""
-        above: Node | None = node
-        while above is not None:
+        above = node
+        while above is not self._root:
             above.locks -= 1
             if not above.locks:
                 self.evictable += above.tokens
@@ -162,13 +167,11 @@ class RadixTree:
             stamp, _, node = heappop(self._leaves)
             if not self._is_free(stamp, node):
                 continue
-            parent = node.parent
-            assert parent is not None
-            del parent.children[node.begins]
-            node.parent = None
+            del node.parent.children[node.begins]
+            node.stamp = -1
             gone += node.tokens
             self._nodes -= 1
-            self._offer(parent)
+            self._offer(node.parent)
         self.tokens -= gone
         self.evictable -= gone
         return gone
@@ -198,11 +201,9 @@ class RadixTree:
 
     def _split(self, node: Node, tokens: int) -> Node:
         """Cut a node in two, and return the upper part; requests keep the lower one."""
-        parent = node.parent
-        assert parent is not None
         head, tail = _cut(node.segments, tokens)
-        upper = Node(head, parent, node.stamp)
-        parent.children[upper.begins] = upper
+        upper = Node(head, node.parent, node.stamp)
+        upper.parent.children[upper.begins] = upper
         node.segments, node.parent = tail, upper
         node.tokens -= tokens
         upper.children[node.begins] = node
@@ -221,31 +222,27 @@ class RadixTree:
             heapify(self._leaves)
         heappush(self._leaves, (node.stamp, next(self._numbers), node))
 
-    @staticmethod
-    def _is_free(stamp: int, node: Node) -> bool:
-        """Return whether a node with this stamp is a leaf without a lock."""
-        return (
-            node.stamp == stamp
-            and not node.locks
-            and not node.children
-            and node.parent is not None
-        )  # fmt: skip
+    def _is_free(self, stamp: int, node: Node) -> bool:
+        """Return whether a node still has this stamp, and is a leaf without a lock."""
+        is_leaf = not node.children and node is not self._root
+        return is_leaf and not node.locks and node.stamp == stamp
 
 
 def _common(own: Sequence[Segment], key: list[Segment]) -> tuple[int, list[Segment]]:
     """Return how many tokens two sequences begin with together, and what is left of the second."""
     same, at, skip = 0, 0, 0
     for content, first, end in own:
-        while first < end:
+        token = first
+        while token < end:
             if at == len(key):
                 return same, []
             other = key[at]
             begin = other.first + skip
-            if other.content != content or begin != first:
+            if other.content != content or begin != token:
                 return same, _tail(key, at, skip)
-            taken = min(end - first, other.end - begin)
+            taken = min(end - token, other.end - begin)
             same += taken
-            first += taken
+            token += taken
             skip += taken
             if begin + taken == other.end:
                 at, skip = at + 1, 0

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import ClassVar
 
 from attacc.serving.engines.policy import Call, Policy, Refusal, Request
@@ -30,6 +31,8 @@ _AHEAD = 20
 _START, _LEAST, _STEPS = 0.7, 0.14, 600
 """Share of outputs that admission counts: at the start, at least (as a part of the start), and the
 decode steps from one to the other (0.5.8)."""
+
+_LEAD, _UNTIL = attrgetter("lead"), attrgetter("until")
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +233,8 @@ class Sglang(Policy):
         promised, decodes, ratio = 0.0, self._decodes, self.ratio
         # The engine adds numbers in this order; another order could round otherwise.
         for request in self._running:
-            promised += min(request.until - decodes, _CLIP) * ratio
+            left = request.until - decodes
+            promised += (left if left < _CLIP else _CLIP) * ratio
         return promised
 
     def _room(self, budget: _Budget) -> float:
@@ -242,10 +246,8 @@ class Sglang(Policy):
         most = min(budget.chunk, int(self._room(budget)))
         self._compute(request, most if most > 0 else budget.chunk, 0, budget, chunks)
 
-    def _admit(
-        self, request: Request, budget: _Budget, chunks: list[Chunk], call: Call
-    ) -> bool:  # fmt: skip
-        """Admit the head of the queue, if it fits; return whether the next one may be tried."""
+    def _admit(self, request: Request, budget: _Budget, chunks: list[Chunk], call: Call) -> bool:
+        """Admit the head of the queue, if it fits; return whether to try the next one."""
         # The last token is always computed, as its result is needed.
         hit, node = self._tree.match(sequence(request, request.known - 1))
         left = request.prompt + request.outputs - request.known
@@ -306,8 +308,8 @@ class Sglang(Policy):
             if not self._running:
                 return
         if self._changed:
-            self._lead = max(request.lead for request in self._running)
-            self._until = min(request.until for request in self._running)
+            self._lead = max(map(_LEAD, self._running))
+            self._until = min(map(_UNTIL, self._running))
             self._changed = False
         decoding = len(self._running)
         self._free -= decoding
@@ -363,7 +365,8 @@ class Sglang(Policy):
 
     def update(self, call: Call, now_ps: int) -> list[Request]:
         """Take in the results of a step."""
-        return self._prefilled(now_ps) if self._last else self._decoded(now_ps)
+        is_prefill = call.work is not None and bool(call.work.chunks)
+        return self._prefilled(now_ps) if is_prefill else self._decoded(now_ps)
 
     def _prefilled(self, now_ps: int) -> list[Request]:
         """Take in the results of a prefill step."""
