@@ -84,27 +84,50 @@ def test_admission_foresees_outputs_as_the_engine_did(
 
 @st.composite
 def crowded(draw: st.DrawFn) -> tuple[Asked, ...]:
-    """Requests with short prompts and many outputs, so that running ones run out of slots."""
+    """Requests with short prompts and many outputs, so that running ones run out of slots.
+
+    Where all have one prompt, a victim frees its outputs alone, and one victim may not be enough.
+    """
+    alike = draw(st.booleans())
     return tuple(
         Asked(
-            draw(st.integers(0, 3000)),
-            (
+            1000 * draw(st.integers(0, 8)),
+            ((0, 10),)
+            if alike
+            else (
                 (draw(st.integers(0, 1)), draw(st.integers(1, 8))),
                 (PRIVATE + index, draw(st.integers(1, 8))),
             ),
-            draw(st.integers(1, 40)),
+            draw(st.integers(1, 30)),
         )
-        for index in range(draw(st.integers(4, 10)))
+        for index in range(draw(st.integers(3, 12)))
     )
 
 
-@given(crowded(), workloads.sglang(), workloads.costs())
+@given(crowded(), workloads.sglang(), workloads.costs(), st.integers(35, 60))
 def test_requests_that_lose_their_slots(
-    asked: tuple[Asked, ...], options: dict[str, Any], cost: Cost
+    asked: tuple[Asked, ...], options: dict[str, Any], cost: Cost, slots: int
 ) -> None:
     """Catches another choice or order of victims, and what the cache keeps of them."""
-    settings = {**options, "pool_tokens": 60, "conservativeness": 0.0}
+    settings = {**options, "pool_tokens": slots, "conservativeness": 0.0}
     assert text(run_of(asked, settings, cost)) == twin(asked, settings, cost)
+
+
+def test_two_requests_lose_their_slots_in_one_step() -> None:
+    """Catches a retraction that ends after one victim, and another order of victims.
+
+    All share one prompt. At 16 ns no slot is free, and five requests need one each. Request 4 has
+    the fewest outputs (4), which take 3 slots. Then request 0 has the fewest (7), which take 6. Of
+    these 9 slots the other three take one each.
+    """
+    outputs = {0: (8, 14), 1: (6, 9), 2: (4, 11), 3: (8, 3), 4: (8, 9), 5: (5, 14)}
+    asked = tuple(Asked(at * STEP_PS, ((0, 10),), most) for at, most in outputs.values())
+    settings = {"pool_tokens": 40, "conservativeness": 0.05}
+    cost = Cost(base=1000, token=0, past=0, host=0)
+    log = text(run_of(asked, settings, cost))
+    assert log == twin(asked, settings, cost)
+    lines = [line for line in log.splitlines() if "preempt" in line]
+    assert lines == ["S 12 @16035 run 2:1 5:1 1:1 preempt 4 0 wait 4 0 free 6"]
 
 
 def test_a_request_that_outgrows_the_pool_is_rejected() -> None:
