@@ -13,7 +13,7 @@ from attacc.serving.engines.sglang import Sglang, SglangSettings
 from attacc.serving.simulator import Run, play
 from attacc.serving.work import Work
 from tests.oracle.serving import sglang
-from tests.oracle.serving.common import Job
+from tests.oracle.serving.common import Job, Step
 from tests.serving import golden_vectors as golden
 from tests.serving import workloads
 from tests.serving.golden_vectors import STEP_PS, Asked, Vector, differences, event, plain
@@ -145,6 +145,32 @@ def test_a_request_that_outgrows_the_pool_is_rejected() -> None:
     assert log.splitlines()[-1] == "reject 0 @4142014 reason=never"
     assert run.policy.free == 4140
     assert run.policy.runs == 0
+
+
+@given(crowded(), workloads.sglang())
+def test_a_step_is_described_by_what_it_computes(
+    asked: tuple[Asked, ...], options: dict[str, Any]
+) -> None:
+    """Catches sums of a batch that go wrong when requests come, end or lose their slots."""
+    settings = {**options, "conservativeness": 0.0}
+    jobs = [Job(index, *one) for index, one in enumerate(asked)]
+    expected: list[tuple[int, int, int, list[tuple[int, int]]]] = []
+
+    def time(step: Step) -> int:
+        if step.kind == "P":
+            expected.append((0, 0, 0, [(new, known) for _, new, known in step.rows]))
+        else:
+            keys = [known + 1 for _, _, known in step.rows]
+            expected.append((len(keys), sum(keys), max(keys), []))
+        return STEP_PS
+
+    sglang.simulate(jobs, sglang.Settings(**settings), time)
+    policy = Sglang(SglangSettings(**settings))
+    run = play(policy, iter(requests_of(asked)), lambda _: STEP_PS, lambda _: 0)
+    assert expected == [
+        (work.decoding, work.keys, work.longest, [(one.new, one.past) for one in work.chunks])
+        for work in (step.work for step in run.steps)
+    ]
 
 
 @given(workloads.asked(), workloads.sglang(), workloads.costs())
