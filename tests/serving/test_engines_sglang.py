@@ -152,7 +152,7 @@ def test_a_step_is_described_by_what_it_computes(
     asked: tuple[Asked, ...], options: dict[str, Any]
 ) -> None:
     """Catches sums of a batch that go wrong when requests come, end or lose their slots."""
-    settings = {**options, "conservativeness": 0.0}
+    settings: dict[str, Any] = {**options, "conservativeness": 0.0}
     jobs = [Job(index, *one) for index, one in enumerate(asked)]
     expected: list[tuple[int, int, int, list[tuple[int, int]]]] = []
 
