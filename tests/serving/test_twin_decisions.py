@@ -256,9 +256,9 @@ def test_sglang_bounds_the_tokens_of_a_prefill_batch() -> None:
 
 
 def test_sglang_evicts_what_was_matched_longest_ago() -> None:
-    """Catches an eviction by age, or of more leaves than are needed."""
+    """Catches an eviction by age, of more leaves than asked for, or of the missing slots alone."""
     contents = [0, 1, 0, 2, 0]
-    tokens = [20, 20, 20, 30, 20]
+    tokens = [20, 20, 20, 21, 20]
     jobs = [
         Job(i, 1000 * i, ((content, n),), 1)
         for i, (content, n) in enumerate(zip(contents, tokens, strict=True))
@@ -266,6 +266,6 @@ def test_sglang_evicts_what_was_matched_longest_ago() -> None:
     log = sglang.simulate(jobs, sglang.Settings(pool_tokens=60), second).splitlines()
     assert [line for line in log if line[0] == "S"][2:] == [
         "S 2 @2000 run 2:1 hit 2:19 free 19",
-        "S 3 @3000 run 3:30 free 10",
-        "S 4 @4000 run 4:1 hit 4:19 free 9",
+        "S 3 @3000 run 3:21 free 20",
+        "S 4 @4000 run 4:1 hit 4:19 free 19",
     ]

@@ -17,7 +17,8 @@ Decisions:
 3. The loop over the queue stops, with the flag set, when running and new requests reach
    `max_running_requests`.
 4. Every iteration that runs nothing resets `new_token_ratio` to its start.
-5. An eviction asks for the shortfall: the slots needed less the free ones.
+5. An eviction asks for all slots needed, not for the shortfall, if fewer are free
+   (`evict_from_tree_cache` of 0.5.8).
 6. A match that ends within a node stamps the node and then splits it, so that both parts carry the
    stamp. Each match and each insertion is one tick of the clock. Equal stamps: the older node goes
    first. A refused request of the queue has stamped and split all the same.
@@ -340,7 +341,7 @@ class Scheduler(Policy):
     def make_free(self, tokens: int) -> bool:
         """Evict until that many slots are free; returns whether they are."""
         if self.slots < tokens:
-            self.slots += self.tree.evict(tokens - self.slots)
+            self.slots += self.tree.evict(tokens)
         return self.slots >= tokens
 
     def take_slots(self, tokens: int) -> None:
