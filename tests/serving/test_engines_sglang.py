@@ -190,6 +190,6 @@ def test_the_ledger_counts_every_token(
     ended = [Ended(*numbers[at : at + 8]) for at in range(0, len(numbers), 8)]
     assert len(ended) + len(run.rejected) == len(asked)
     for one in ended:
-        told = times[one.index]
+        told = times[one.number]
         assert (one.first_ps, one.end_ps, one.outputs) == (told[0], told[-1], len(told))
     assert run.policy.runs == 0
