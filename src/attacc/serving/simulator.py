@@ -147,6 +147,8 @@ class _Engine:
                 continue
             self._receive()
             call = self._policy.schedule()
+            for request, reason in call.refused:
+                self._reject(request, reason)
             if call.work is not None:
                 self._launch(call, call.work)
             elif not self._pause(call):

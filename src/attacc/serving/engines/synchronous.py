@@ -1,0 +1,191 @@
+"""What policies share that run one step at a time, without a prefix cache.
+
+Each has one queue and counts free blocks of memory. A request prefills, then it decodes. All
+requests that decode are counted together (`attacc.serving.engines.decodes`).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterable
+
+from attacc.serving.engines.decodes import Decodes
+from attacc.serving.engines.policy import Call, Policy, Request
+from attacc.serving.engines.sums import Sums
+
+
+class Synchronous(Policy):
+    """A policy with one step in flight and no prefix cache.
+
+    Args:
+        blocks: blocks of memory.
+        size: tokens of a block.
+        tells: as in `Policy`.
+    """
+
+    def __init__(self, blocks: int, size: int, *, tells: bool) -> None:
+        super().__init__(tells=tells)
+        self._free, self._size = blocks, size
+        self._waiting: deque[Request] = deque()
+        # Requests that have memory, in the order of their admission unless the policy says else.
+        self._running: dict[int, Request] = {}
+        self._decodes = Decodes(size, self.ledger)
+        # Requests whose prefill has begun and not ended; those whose prefill ends with the step.
+        self._partial: dict[int, Request] = {}
+        self._prefilled: list[Request] = []
+        self._steps = 0
+        self._stuck: Request | None = None
+
+    # What others ask.
+
+    def waiting(self) -> Iterable[Request]:
+        """Return the queue, the front first."""
+        return self._waiting
+
+    @property
+    def waits(self) -> int:
+        """Requests in the queue."""
+        return len(self._waiting)
+
+    @property
+    def runs(self) -> int:
+        """Requests that have memory."""
+        return len(self._running)
+
+    @property
+    def free(self) -> int:
+        """Blocks that are free."""
+        return self._free
+
+    def stuck(self) -> Request | None:
+        """Return the request that can never run, if the last call showed one."""
+        return self._stuck
+
+    def drop(self, request: Request) -> bool:
+        """Take a request out of the queue."""
+        self._stuck = None
+        self._waiting.remove(request)
+        return True
+
+    # A step.
+
+    def _blocks(self, tokens: int) -> int:
+        """Return the blocks that hold tokens of one request."""
+        return -(-tokens // self._size)
+
+    def _prefill(self, request: Request, tokens: int, call: Call, sums: Sums) -> None:
+        """Compute tokens of a request that has blocks for all its known tokens.
+
+        Args:
+            request: the request.
+            tokens: how many, at least one.
+            call: the call.
+            sums: what the step computes.
+        """
+        emits = request.done + tokens == request.known
+        sums.add(request, tokens, 0, emits=emits)
+        request.done += tokens
+        if emits:
+            self._partial.pop(request.index, None)
+            self._prefilled.append(request)
+        else:
+            self._partial[request.index] = request
+        if self.tells:
+            call.rows.append((request, tokens))
+            if emits:
+                call.emits.append(request)
+
+    def _tell(self, requests: Iterable[Request], call: Call) -> None:
+        """List the rows of those of the requests that decode, if rows are listed."""
+        if self.tells:
+            decoding = [request for request in requests if request in self._decodes]
+            call.rows += [(request, 1) for request in decoding]
+            call.emits += decoding
+
+    def _make_room(self, request: Request, others: deque[Request], call: Call) -> bool:
+        """Free a block for a request that decodes, and let it take the block if it needs one.
+
+        One block must be free, even if the request needs none.
+
+        Args:
+            request: the request.
+            others: requests that may lose their memory, the last one first. Those that do are taken
+                out. After them the request itself does.
+            call: the call.
+
+        Returns:
+            Whether the request still has its own memory.
+        """
+        while self._free < 1:
+            victim = others.pop() if others else request
+            self._preempt(victim, call)
+            if victim is request:
+                return False
+        self._free -= self._decodes.needs(request)
+        return True
+
+    def _preempt(self, request: Request, call: Call) -> None:
+        """Take all memory from a request, and put it at the front of the queue."""
+        if self._partial.pop(request.index, None) is None:
+            self._decodes.remove(request)
+            self._free += self._blocks(request.done)
+        else:
+            self._free += self._blocks(request.known)
+        del self._running[request.index]
+        request.done = 0
+        request.preemptions += 1
+        self._waiting.appendleft(request)
+        call.preempted.append(request)
+
+    def _decide(self, call: Call, sums: Sums, *, final: bool = True) -> Call:
+        """Complete a call.
+
+        Args:
+            call: the call.
+            sums: what the step computes.
+            final: whether another call would decide the same if this one computes nothing, so that
+                the head of the queue can never run.
+        """
+        call.work, call.tokens = sums.work(), sums.tokens
+        if call.work is not None:
+            call.step = self._steps
+            self._steps += 1
+        elif self._waiting and final:
+            self._stuck = self._waiting[0]
+        return call
+
+    def update(self, call: Call, now_ps: int) -> list[Request]:
+        """Take in the results of a step."""
+        decoded, prefilled = self._decodes.results(now_ps), list[Request]()
+        for request in self._prefilled:
+            self.ledger.alone(request, now_ps)
+            request.known += 1
+            if request.known >= self._end(request):
+                prefilled.append(request)
+            else:
+                self._decodes.add(request, self._end(request))
+        self._prefilled = []
+        ended = self._scheduled(decoded, prefilled) if decoded or prefilled else []
+        for request in ended:
+            self.ledger.finish(request, now_ps)
+            self._leave(request)
+        return ended
+
+    def _end(self, request: Request) -> int:
+        """Return the known tokens with which a request ends."""
+        return request.prompt + request.outputs
+
+    def _leave(self, request: Request) -> None:
+        """Free the memory of a request that ended."""
+        del self._running[request.index]
+        self._free += self._blocks(request.done)
+
+    @abstractmethod
+    def _scheduled(self, decoded: list[Request], prefilled: list[Request]) -> list[Request]:
+        """Return the requests that ended in the order in which the step had them.
+
+        Args:
+            decoded: those that decoded, in no order.
+            prefilled: those whose prefill ended, in the order of the step.
+        """
