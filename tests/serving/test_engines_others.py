@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -31,9 +32,9 @@ def make_sarathi(**settings: Any) -> Policy:
     return Sarathi(SarathiSettings(**settings), tells=True)
 
 
-def make_vllm_v0(**settings: Any) -> Policy:
+def make_vllm_v0(*, max_model_len: int = 2048, **settings: Any) -> Policy:
     """Return vLLM V0 that tells its events."""
-    return VllmV0(VllmV0Settings(**{"max_model_len": 2048, **settings}), tells=True)
+    return VllmV0(VllmV0Settings(max_model_len=max_model_len, **settings), tells=True)
 
 
 MAKERS: dict[str, Callable[..., Policy]] = {
@@ -69,27 +70,24 @@ def works_of(asked: tuple[Asked, ...], log: str) -> list[Work]:
     prompts = [sum(tokens for _, tokens in one.prompt) for one in asked]
     done = [0] * len(asked)
     works: list[Work] = []
-    for call in [one for one in map(event, log.splitlines()) if one.kind == "S"]:
+    events = [event(line) for line in log.splitlines()]
+    emits = {one.number: one.fields.get("emit", []) for one in events if one.kind == "U"}
+    for call in [one for one in events if one.kind == "S"]:
         for victim in map(int, call.fields.get("preempt", [])):
             done[victim] = 0
         decodes: list[int] = []
         chunks: list[Chunk] = []
-        emitting = _emitting(log, call.number)
         for row in call.fields["run"]:
-            index, new = map(int, row.split(":"))
+            name, new = row.split(":")[0], int(row.split(":")[1])
+            index = int(name)
             if new == 1 and done[index] >= prompts[index]:
                 decodes.append(done[index] + 1)
             else:
-                chunks.append(Chunk(new, done[index], 0, index in emitting))
+                chunks.append(Chunk(new, done[index], 0, name in emits[call.number]))
             done[index] += new
         if call.fields["run"]:
             works.append(Work(len(decodes), sum(decodes), max(decodes, default=0), tuple(chunks)))
     return works
-
-
-def _emitting(log: str, number: int) -> set[int]:
-    lines = [line for line in log.splitlines() if line.startswith(f"U {number} ")]
-    return {int(index) for line in lines for index in event(line).fields.get("emit", [])}
 
 
 def check_ledger(asked: tuple[Asked, ...], run: Run) -> None:
@@ -103,9 +101,7 @@ def check_ledger(asked: tuple[Asked, ...], run: Run) -> None:
         ended += [(int(index), int(one.fields["@"][0])) for index in one.fields.get("finish", [])]
         preemptions.update(map(int, one.fields.get("preempt", [])))
     gaps = Counter(
-        later - earlier
-        for times in emits.values()
-        for earlier, later in zip(times, times[1:], strict=False)
+        later - earlier for times in emits.values() for earlier, later in pairwise(times)
     )
     ledger = run.policy.ledger
     assert ledger.gaps == gaps

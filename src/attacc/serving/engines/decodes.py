@@ -33,9 +33,8 @@ class Decodes:
         # Members by the phase of the rounds in which they take a block.
         self._phases = [0] * size
         self._ends: dict[int, list[Request]] = {}
-        # Members that joined since the last round; members of a round whose results are not known.
+        # Members that joined since the last round.
         self._fresh: dict[int, Request] = {}
-        self._flying = 0
 
     def __len__(self) -> int:
         return len(self._members)
@@ -92,7 +91,7 @@ class Decodes:
         Args:
             sums: what the step computes.
         """
-        count = self._flying = len(self._members)
+        count = len(self._members)
         if not count:
             return
         if self._lead is None:
@@ -104,23 +103,23 @@ class Decodes:
         sums.keys += self._keys
         sums.longest = max(sums.longest, self._lead + self._rounds)
 
-    def results(self, now_ps: int) -> list[Request]:
+    def results(self, now_ps: int, count: int) -> list[Request]:
         """Take in the results of a round, if there was one in the step.
 
         Args:
             now_ps: when the step ends.
+            count: members that took part; 0 if there was no round.
 
         Returns:
             The members that ended, in no order. They are members no more.
         """
-        if not self._flying:
+        if not count:
             return []
-        alone = [one for one in self._fresh.values() if one.joined < self._rounds]
-        for request in alone:
+        for request in self._fresh.values():
             self._ledger.alone(request, now_ps)
-            del self._fresh[request.index]
-        self._ledger.together(now_ps - self._last_ps, self._flying - len(alone))
-        self._flying, self._last_ps = 0, now_ps
+        self._ledger.together(now_ps - self._last_ps, count - len(self._fresh))
+        self._fresh.clear()
+        self._last_ps = now_ps
         ended = self._ends.pop(self._rounds, [])
         for request in ended:
             self.remove(request)

@@ -14,7 +14,6 @@ Source: Vidur's Sarathi (7d47513), with one pipeline stage. A step takes three t
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -69,14 +68,8 @@ class Sarathi(Synchronous):
     def schedule(self) -> Call:
         """Decide on a step."""
         call, sums = Call(), Sums()
-        need = self._decodes.need
-        if not self._decodes or need < self._free:
-            self._free -= need
-        else:
-            self._in_order(call)
-        if self.tells:
-            self._tell(sorted(self._running.values(), key=_arrival), call)
-        self._decodes.round(sums)
+        self._grow(call)
+        self._decode(call, sums)
         left = self._settings.chunk_size - sums.decoding
         for request in sorted(self._partial.values(), key=_arrival):
             tokens = min(request.known - request.done, left)
@@ -85,14 +78,6 @@ class Sarathi(Synchronous):
                 left -= tokens
         self._start(left, call, sums)
         return self._decide(call, sums)
-
-    def _in_order(self, call: Call) -> None:
-        """Give blocks to requests that decode, in order, and take memory from the last ones."""
-        others = deque(sorted(self._running.values(), key=_arrival))
-        while others:
-            request = others.popleft()
-            if request in self._decodes:
-                self._make_room(request, others, call)
 
     def _start(self, left: int, call: Call, sums: Sums) -> None:
         """Start waiting requests from the front, until one does not fit.
@@ -110,10 +95,10 @@ class Sarathi(Synchronous):
             self._waiting.popleft()
             self._free -= need
             self._running[request.index] = request
+            if request.preemptions:
+                self._running = {
+                    one.index: one for one in sorted(self._running.values(), key=_arrival)
+                }
             tokens = min(request.known, left)
             self._prefill(request, tokens, call, sums)
             left -= tokens
-
-    def _scheduled(self, decoded: list[Request], prefilled: list[Request]) -> list[Request]:
-        """Return the requests that ended: decodes by arrival, then prefills as they came."""
-        return [*sorted(decoded, key=_arrival), *prefilled]

@@ -60,8 +60,7 @@ class Static(Synchronous):
         """Decide on a step."""
         call, sums = Call(), Sums()
         if self._running:
-            self._tell(self._running.values(), call)
-            self._decodes.round(sums)
+            self._decode(call, sums)
         else:
             self._start(call, sums)
         return self._decide(call, sums)
@@ -75,13 +74,8 @@ class Static(Synchronous):
             self._running[request.index] = request
             self._prefill(request, request.prompt, call, sums)
 
-    def _leave(self, request: Request) -> None:
-        """Free the memory of the batch if its last request has ended."""
-        if not self._decodes:
+    def _leave(self, ended: list[Request]) -> None:
+        """Free the memory of the batch if its last requests have ended."""
+        if ended and not self._decodes:
             self._free += self._each * len(self._running)
             self._running.clear()
-
-    def _scheduled(self, decoded: list[Request], prefilled: list[Request]) -> list[Request]:
-        """Return the requests that ended in the order of their batch."""
-        numbers = {request.index for request in (*decoded, *prefilled)}
-        return [request for index, request in self._running.items() if index in numbers]

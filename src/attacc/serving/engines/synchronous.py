@@ -1,12 +1,12 @@
 """What policies share that run one step at a time, without a prefix cache.
 
 Each has one queue and counts free blocks of memory. A request prefills, then it decodes. All
-requests that decode are counted together (`attacc.serving.engines.decodes`).
+requests that decode are counted together (`attacc.serving.engines.decodes`). In a step, decodes
+come before prefills.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable
 
@@ -28,7 +28,7 @@ class Synchronous(Policy):
         super().__init__(tells=tells)
         self._free, self._size = blocks, size
         self._waiting: deque[Request] = deque()
-        # Requests that have memory, in the order of their admission unless the policy says else.
+        # Requests that have memory, in the order in which a step looks at them.
         self._running: dict[int, Request] = {}
         self._decodes = Decodes(size, self.ledger)
         # Requests whose prefill has begun and not ended; those whose prefill ends with the step.
@@ -96,22 +96,38 @@ class Synchronous(Policy):
             if emits:
                 call.emits.append(request)
 
-    def _tell(self, requests: Iterable[Request], call: Call) -> None:
-        """List the rows of those of the requests that decode, if rows are listed."""
+    def _decode(self, call: Call, sums: Sums) -> None:
+        """Compute a token of every request that decodes."""
         if self.tells:
-            decoding = [request for request in requests if request in self._decodes]
+            decoding = [one for one in self._running.values() if one in self._decodes]
             call.rows += [(request, 1) for request in decoding]
             call.emits += decoding
+        self._decodes.round(sums)
+
+    def _grow(self, call: Call) -> None:
+        """Give every request that decodes the block that it needs.
+
+        One block must be free for each request in its turn, even if it needs none. Where none is
+        free, the last running request that the step has not looked at loses its memory, else the
+        request itself.
+        """
+        need = self._decodes.need
+        if not self._decodes or need < self._free:
+            self._free -= need
+            return
+        others = deque(self._running.values())
+        while others:
+            request = others.popleft()
+            if request in self._decodes and self._make_room(request, others, call):
+                self._free -= self._decodes.needs(request)
 
     def _make_room(self, request: Request, others: deque[Request], call: Call) -> bool:
-        """Free a block for a request that decodes, and let it take the block if it needs one.
-
-        One block must be free, even if the request needs none.
+        """Free a block for a request.
 
         Args:
             request: the request.
             others: requests that may lose their memory, the last one first. Those that do are taken
-                out. After them the request itself does.
+                out.
             call: the call.
 
         Returns:
@@ -122,7 +138,6 @@ class Synchronous(Policy):
             self._preempt(victim, call)
             if victim is request:
                 return False
-        self._free -= self._decodes.needs(request)
         return True
 
     def _preempt(self, request: Request, call: Call) -> None:
@@ -157,35 +172,29 @@ class Synchronous(Policy):
 
     def update(self, call: Call, now_ps: int) -> list[Request]:
         """Take in the results of a step."""
-        decoded, prefilled = self._decodes.results(now_ps), list[Request]()
+        ended = self._decodes.results(now_ps, call.tokens - len(self._prefilled))
+        if len(ended) > 1:
+            numbers = {request.index for request in ended}
+            ended = [one for index, one in self._running.items() if index in numbers]
         for request in self._prefilled:
             self.ledger.alone(request, now_ps)
             request.known += 1
             if request.known >= self._end(request):
-                prefilled.append(request)
+                ended.append(request)
             else:
                 self._decodes.add(request, self._end(request))
         self._prefilled = []
-        ended = self._scheduled(decoded, prefilled) if decoded or prefilled else []
         for request in ended:
             self.ledger.finish(request, now_ps)
-            self._leave(request)
+        self._leave(ended)
         return ended
 
     def _end(self, request: Request) -> int:
         """Return the known tokens with which a request ends."""
         return request.prompt + request.outputs
 
-    def _leave(self, request: Request) -> None:
-        """Free the memory of a request that ended."""
-        del self._running[request.index]
-        self._free += self._blocks(request.done)
-
-    @abstractmethod
-    def _scheduled(self, decoded: list[Request], prefilled: list[Request]) -> list[Request]:
-        """Return the requests that ended in the order in which the step had them.
-
-        Args:
-            decoded: those that decoded, in no order.
-            prefilled: those whose prefill ended, in the order of the step.
-        """
+    def _leave(self, ended: list[Request]) -> None:
+        """Free the memory of requests that ended with a step."""
+        for request in ended:
+            del self._running[request.index]
+            self._free += self._blocks(request.done)

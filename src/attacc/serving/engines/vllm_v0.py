@@ -16,9 +16,7 @@ step runs are left out.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
-from itertools import chain
 from typing import ClassVar
 
 from attacc.serving.engines.policy import Call, Refusal, Request
@@ -76,8 +74,6 @@ class VllmV0(Synchronous):
         self._settings = settings
         self._total, self._budget = settings.blocks, settings.budget
         self._spare = int(settings.watermark * settings.blocks)
-        # Requests of the step in order, where this is not the order of the running requests.
-        self._visited: list[Request] | None = None
 
     def arrive(self, request: Request) -> Refusal | None:
         """Put a request into the queue; the model must have room for its prompt and a token."""
@@ -88,82 +84,24 @@ class VllmV0(Synchronous):
 
     def schedule(self) -> Call:
         """Decide on a step."""
-        call, sums = Call(), Sums()
-        self._visited = None
+        call, sums, budget = Call(), Sums(), self._budget
         if self._settings.chunked_prefill:
-            self._admit(self._continue(self._budget, call, sums), call, sums)
-        else:
-            self._admit(self._budget, call, sums)
-            if not sums.chunks:
-                self._continue(len(self._running), call, sums)
-        return self._decide(call, sums, final=not call.preempted)
-
-    # Running requests.
-
-    def _continue(self, budget: int, call: Call, sums: Sums) -> int:
-        """Compute tokens of running requests.
-
-        Returns:
-            The tokens that are left of the budget.
-        """
-        if not self._has_room(budget):
-            return self._in_order(budget, call, sums)
-        self._free -= self._decodes.need
-        self._tell(self._running.values(), call)
-        self._decodes.round(sums)
-        budget -= sums.decoding
-        for request in list(self._partial.values()):
-            tokens = min(request.known - request.done, budget)
-            self._prefill(request, tokens, call, sums)
-            budget -= tokens
-        return budget
-
-    def _has_room(self, budget: int) -> bool:
-        """Return whether tokens and blocks last, and all decodes come before a lone prefill."""
-        decodes, partial = len(self._decodes), len(self._partial)
-        if partial > 1 or decodes + partial > budget:
-            return False
-        if partial and next(reversed(self._running)) not in self._partial:
-            return False
-        return not decodes or self._decodes.need < self._free
-
-    def _in_order(self, budget: int, call: Call, sums: Sums) -> int:
-        """Visit running requests in order, and take memory from the last ones where needed.
-
-        Requests that the budget leaves out come first in the next step, then the decodes, then the
-        prefills.
-
-        Returns:
-            The tokens that are left of the budget.
-        """
-        others = deque(self._running.values())
-        decodes: list[Request] = []
-        prefills: list[Request] = []
-        self._visited = []
-        while others and budget > 0:
-            request = others.popleft()
-            if request.index in self._partial:
+            self._grow(call)
+            self._decode(call, sums)
+            budget -= sums.decoding
+            # Nobody is admitted behind a prompt that takes all tokens. So there is one at most, it
+            # is the youngest, and tokens are left for it.
+            for request in list(self._partial.values()):
                 tokens = min(request.known - request.done, budget)
                 self._prefill(request, tokens, call, sums)
-                prefills.append(request)
-            elif self._make_room(request, others, call):
-                tokens = 1
-                self._tell([request], call)
-                decodes.append(request)
-            else:
-                break
-            self._visited.append(request)
-            budget -= tokens
-        idle = [request for request in others if request in self._decodes]
-        for request in idle:
-            self._decodes.remove(request)
-        self._decodes.round(sums)
-        for request in idle:
-            self._decodes.add(request, self._end(request))
-        self._running = {one.index: one for one in chain(others, decodes, prefills)}
-        return budget
-
-    # Admission.
+                budget -= tokens
+            self._admit(budget, call, sums)
+        else:
+            self._admit(budget, call, sums)
+            if not sums.chunks:
+                self._grow(call)
+                self._decode(call, sums)
+        return self._decide(call, sums, final=not call.preempted)
 
     def _admit(self, budget: int, call: Call, sums: Sums) -> None:
         """Admit waiting requests from the front, until one does not fit."""
@@ -183,8 +121,6 @@ class VllmV0(Synchronous):
             self._waiting.popleft()
             self._free -= need
             self._running[request.index] = request
-            if self._visited is not None:
-                self._visited.append(request)
             self._prefill(request, tokens, call, sums)
             budget -= tokens
 
@@ -199,14 +135,6 @@ class VllmV0(Synchronous):
             return Refusal.LONG
         return Refusal.NEVER if self._total - need < self._spare else None
 
-    # Results.
-
     def _end(self, request: Request) -> int:
         """Return the known tokens with which a request ends."""
         return min(request.prompt + request.outputs, self._settings.max_model_len)
-
-    def _scheduled(self, decoded: list[Request], prefilled: list[Request]) -> list[Request]:
-        """Return the requests that ended, in the order in which they got their tokens."""
-        numbers = {request.index for request in (*decoded, *prefilled)}
-        order = self._running.values() if self._visited is None else self._visited
-        return [request for request in order if request.index in numbers]
