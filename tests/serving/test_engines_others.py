@@ -17,7 +17,17 @@ from attacc.serving.work import Chunk, Work
 from tests.oracle.serving import sarathi, static, vllm_v0
 from tests.oracle.serving.common import Job
 from tests.serving import workloads
-from tests.serving.golden_vectors import SARATHI_A, STEP_PS, V0, Asked, Vector, differences, event
+from tests.serving.golden_vectors import (
+    SARATHI_A,
+    STEP_PS,
+    V0,
+    Asked,
+    Vector,
+    differences,
+    event,
+    plain,
+    steps,
+)
 from tests.serving.test_engines import device_ps, host_ps, requests_of
 from tests.serving.workloads import Cost
 
@@ -125,12 +135,130 @@ def check(policy: Policy, asked: tuple[Asked, ...], cost: Cost, expected: str) -
     check_ledger(asked, run)
 
 
-@pytest.mark.parametrize("vector", [*V0, SARATHI_A], ids=lambda one: one.name)
+BY_HAND = (
+    Vector(
+        "a victim in the middle of its prefill starts again in the same step",
+        "sarathi",
+        plain((30, 3, 0), (16, 1, 1)),
+        {"blocks": 3, "chunk_size": 20},
+        steps(
+            [
+                "run 0:20 preempt wait free 1 -> emit finish free 1",
+                "run 0:10 1:10 preempt wait free 0 -> emit 0 finish free 0",
+                "run 0:1 1:16 preempt 1 wait free 0 -> emit 0 1 finish 1 free 1",
+                "run 0:1 preempt wait free 1 -> emit 0 finish 0 free 3",
+            ]
+        ),
+    ),
+    Vector(
+        "the last chunk of a lone victim is one token behind its prompt",
+        "sarathi",
+        plain((40, 2, 0), (5, 1, 2)),
+        {"blocks": 3, "chunk_size": 20},
+        steps(
+            [
+                "run 0:20 free 0 -> emit",
+                "run 0:20 -> emit 0 finish free 0",
+                "run 0:20 preempt 0 wait 1 free 0 -> emit",
+                "run 0:20 preempt wait 1 free 0 -> emit",
+                "run 0:1 wait 1 free 0 -> emit 0 finish 0 free 3",
+                "run 1:5 wait free 2 -> emit 1 finish 1 free 3",
+            ]
+        ),
+    ),
+    Vector(
+        "a chunked step admits its own victim",
+        "vllm_v0",
+        plain((40, 2, 0)),
+        {"blocks": 3, "chunked_prefill": True},
+        steps(
+            [
+                "run 0:40 free 0 -> emit 0 finish free 0",
+                "run 0:41 preempt 0 wait free 0 -> emit 0 finish 0 free 3",
+            ]
+        ),
+    ),
+    Vector(
+        "of two victims of a chunked step the older one is first in the queue",
+        "vllm_v0",
+        plain((16, 4, 0), (16, 6, 0), (5, 3, 0)),
+        {"blocks": 3, "chunked_prefill": True},
+        steps(
+            [
+                "run 0:16 1:16 2:5 free 0 -> emit 0 1 2 free 0",
+                "run 0:1 preempt 2 1 wait 1 2 free 1 -> emit 0 free 1",
+                "run 0:1 preempt wait 1 2 free 1 -> emit 0 free 1",
+                "run 0:1 wait 1 2 free 1 -> emit 0 finish 0 free 3",
+                "run 1:17 2:6 wait free 0 -> emit 1 2 free 0",
+                "run 1:1 2:7 preempt 2 wait free 0 -> emit 1 2 finish 2 free 1",
+                *["run 1:1 free 1 -> emit 1 finish free 1"] * 2,
+                "run 1:1 free 1 -> emit 1 finish 1 free 3",
+            ]
+        ),
+    ),
+    Vector(
+        "a victim with its outputs exceeds the tokens of a step",
+        "vllm_v0",
+        plain((40, 4, 0)),
+        {"blocks": 3, "max_num_batched_tokens": 40},
+        (
+            "S 0 run 0:40 free 0",
+            "U 0 emit 0 finish free 0",
+            "S 1 run preempt 0 wait 0 free 3",
+            "reject 0 reason=long",
+        ),
+    ),
+    Vector(
+        "a request that has ended keeps its memory until its batch has ended",
+        "static",
+        plain((10, 1, 0), (20, 3, 0), (30, 1, 0)),
+        {"blocks": 9, "batch_size": 3, "max_tokens": 64},
+        steps(
+            [
+                "run 0:10 1:20 wait 2 free 1 -> emit 0 1 finish 0 free 1",
+                "run 1:1 wait 2 free 1 -> emit 1 finish free 1",
+                "run 1:1 wait 2 free 1 -> emit 1 finish 1 free 9",
+                "run 2:30 wait free 5 -> emit 2 finish 2 free 9",
+            ]
+        ),
+    ),
+)
+"""Cases that random workloads seldom meet, worked out by hand from the rules of each policy."""
+
+
+@pytest.mark.parametrize("vector", [*V0, SARATHI_A, *BY_HAND], ids=lambda one: one.name)
 def test_golden_vectors(vector: Vector) -> None:
-    """Catches any deviation from the event logs of the engines' own schedulers."""
+    """Catches any deviation from the engines' own schedulers, and from cases worked out by hand."""
     policy = MAKERS[vector.policy](**vector.settings)
     run = play(policy, iter(requests_of(vector.jobs)), lambda _: STEP_PS, lambda _: 0)
-    assert differences(vector, text_of(run)) == []
+    log = text_of(run)
+    assert differences(vector, log) == []
+    assert [step.work for step in run.steps] == works_of(vector.jobs, log)
+    check_ledger(vector.jobs, run)
+
+
+@pytest.mark.parametrize("vector", BY_HAND, ids=lambda one: one.name)
+def test_twins_in_cases_by_hand(vector: Vector) -> None:
+    """Catches a twin that decides otherwise in the cases worked out by hand."""
+    jobs, options = jobs_of(vector.jobs), dict[str, Any](vector.settings)
+    match vector.policy:
+        case "static":
+            log = static.simulate(jobs, static.Settings(**options), lambda _: STEP_PS)
+        case "sarathi":
+            log = sarathi.simulate(jobs, sarathi.Settings(**options), lambda _: STEP_PS)
+        case _:
+            log = vllm_v0.simulate(jobs, vllm_v0.Settings(**options), lambda _: STEP_PS)
+    assert differences(vector, log) == []
+
+
+def test_defaults_of_the_budget_of_vllm_v0() -> None:
+    """Catches a budget that is below the longest prompt, and one of chunks that depends on it."""
+    budgets = [
+        VllmV0Settings(blocks=1, max_model_len=length, chunked_prefill=chunked).budget
+        for length in (1024, 8192)
+        for chunked in (False, True)
+    ]
+    assert budgets == [2048, 2048, 8192, 2048]
 
 
 @given(workloads.asked(), workloads.static(), workloads.costs())

@@ -10,6 +10,9 @@ Source: Vidur's Sarathi (7d47513), with one pipeline stage. A step takes three t
    than the chunk size.
 3. Waiting requests are started, also in a step that took memory from one. Each gets blocks for its
    whole prompt, beyond which the watermark must stay free.
+
+The order of arrival is that of the starts: a request that loses its memory arrived after all others
+that have memory, and it is the next one to be started.
 """
 
 from __future__ import annotations
@@ -41,10 +44,6 @@ class SarathiSettings:
     watermark_blocks_fraction: float = 0.01
 
 
-def _arrival(request: Request) -> tuple[int, int]:
-    return request.arrival_ps, request.index
-
-
 class Sarathi(Synchronous):
     """The scheduler.
 
@@ -70,12 +69,7 @@ class Sarathi(Synchronous):
         call, sums = Call(), Sums()
         self._grow(call)
         self._decode(call, sums)
-        left = self._settings.chunk_size - sums.decoding
-        for request in sorted(self._partial.values(), key=_arrival):
-            tokens = min(request.known - request.done, left)
-            if tokens > 0:
-                self._prefill(request, tokens, call, sums)
-                left -= tokens
+        left = self._prefill_more(self._settings.chunk_size - sums.decoding, call, sums)
         self._start(left, call, sums)
         return self._decide(call, sums)
 
@@ -95,10 +89,6 @@ class Sarathi(Synchronous):
             self._waiting.popleft()
             self._free -= need
             self._running[request.index] = request
-            if request.preemptions:
-                self._running = {
-                    one.index: one for one in sorted(self._running.values(), key=_arrival)
-                }
             tokens = min(request.known, left)
             self._prefill(request, tokens, call, sums)
             left -= tokens

@@ -96,6 +96,27 @@ class Synchronous(Policy):
             if emits:
                 call.emits.append(request)
 
+    def _prefill_more(self, left: int, call: Call, sums: Sums) -> int:
+        """Compute more of the prompts whose prefill has begun.
+
+        There is one at most, and it is the youngest that has memory: nobody is admitted behind a
+        prompt that takes all tokens of a step.
+
+        Args:
+            left: tokens that the step may still prefill.
+            call: the call.
+            sums: what the step computes.
+
+        Returns:
+            The tokens that are left then.
+        """
+        for request in list(self._partial.values()):
+            tokens = min(request.known - request.done, left)
+            if tokens > 0:
+                self._prefill(request, tokens, call, sums)
+                left -= tokens
+        return left
+
     def _decode(self, call: Call, sums: Sums) -> None:
         """Compute a token of every request that decodes."""
         if self.tells:

@@ -88,14 +88,7 @@ class VllmV0(Synchronous):
         if self._settings.chunked_prefill:
             self._grow(call)
             self._decode(call, sums)
-            budget -= sums.decoding
-            # Nobody is admitted behind a prompt that takes all tokens. So there is one at most, it
-            # is the youngest, and tokens are left for it.
-            for request in list(self._partial.values()):
-                tokens = min(request.known - request.done, budget)
-                self._prefill(request, tokens, call, sums)
-                budget -= tokens
-            self._admit(budget, call, sums)
+            self._admit(self._prefill_more(budget - sums.decoding, call, sums), call, sums)
         else:
             self._admit(budget, call, sums)
             if not sums.chunks:
