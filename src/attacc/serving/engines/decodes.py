@@ -111,7 +111,7 @@ class Decodes:
             count: members that took part; 0 if there was no round.
 
         Returns:
-            The members that ended, in no order. They are members no more.
+            The members that ended, in the order of their entry. They are members no more.
         """
         if not count:
             return []

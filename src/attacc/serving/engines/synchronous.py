@@ -194,9 +194,6 @@ class Synchronous(Policy):
     def update(self, call: Call, now_ps: int) -> list[Request]:
         """Take in the results of a step."""
         ended = self._decodes.results(now_ps, call.tokens - len(self._prefilled))
-        if len(ended) > 1:
-            numbers = {request.index for request in ended}
-            ended = [one for index, one in self._running.items() if index in numbers]
         for request in self._prefilled:
             self.ledger.alone(request, now_ps)
             request.known += 1
