@@ -147,7 +147,7 @@ class _Engine:
                 continue
             self._receive()
             call = self._policy.schedule()
-            for request, reason in call.refused:
+            for request, reason in call.rejected:
                 self._reject(request, reason)
             if call.work is not None:
                 self._launch(call, call.work)

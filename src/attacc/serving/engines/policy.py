@@ -118,7 +118,7 @@ class Call:
         rows: (request, tokens) in scheduled order; only where events are told.
         hits: (request, tokens) that were found in the prefix cache.
         preempted: requests that lost their memory, in order.
-        refused: requests that the call took out of the queue, with the reason.
+        rejected: requests that the call gives up, with the reason.
         emits: requests that get a token at the end of the step, in scheduled order; only where
             events are told.
         tokens: how many requests get a token at the end of the step.
@@ -129,7 +129,7 @@ class Call:
     rows: list[tuple[Request, int]] = field(default_factory=list[tuple[Request, int]])
     hits: list[tuple[Request, int]] = field(default_factory=list[tuple[Request, int]])
     preempted: list[Request] = field(default_factory=list[Request])
-    refused: list[tuple[Request, Refusal]] = field(default_factory=list[tuple[Request, Refusal]])
+    rejected: list[tuple[Request, Refusal]] = field(default_factory=list[tuple[Request, Refusal]])
     emits: list[Request] = field(default_factory=list[Request])
     tokens: int = 0
 

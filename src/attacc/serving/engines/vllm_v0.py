@@ -2,8 +2,8 @@
 
 Source: vLLM 0.6.6. By default a step prefills or decodes. As long as the request at the front of
 the queue can be admitted, steps prefill whole prompts, and all requests that decode wait. With
-chunked prefill, running requests come first, decodes and chunks of prompts in one order, and
-waiting requests are admitted while tokens are left.
+chunked prefill, running requests come first: those that decode, then the prompt whose prefill has
+begun. Then waiting requests are admitted while tokens are left.
 
 A request gets blocks for its whole prompt when it is admitted. A request that decodes needs a free
 block, even where its token still fits into its last block. Where none is free, the last running
@@ -104,7 +104,7 @@ class VllmV0(Synchronous):
             need = self._blocks(request.known)
             refusal = self._refusal(request, need)
             if refusal is not None:
-                call.refused.append((self._waiting.popleft(), refusal))
+                call.rejected.append((self._waiting.popleft(), refusal))
                 continue
             tokens = min(request.known, budget) if settings.chunked_prefill else request.known
             if self._free - need < self._spare or not 0 < tokens <= budget:
