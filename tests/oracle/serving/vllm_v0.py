@@ -7,7 +7,8 @@ processing of outputs are not modelled.
 Decisions:
 
 1. A prompt of more than `max_model_len - 1` tokens is rejected as long when it is first seen. A
-   prompt above the token budget is rejected as long when it is the head (without chunked prefill).
+   head with more known tokens than the token budget is rejected as long (without chunked prefill),
+   a victim with its outputs, too: the engine compares the length of the sequence.
    A head of which `blocks - need < watermark` is rejected as never. The lines of these two stand
    before the line of the schedule call that rejects.
 2. A call that runs nothing and preempts nothing rejects the head as never. A call that runs nothing
@@ -118,7 +119,7 @@ class Scheduler(Policy):
         while self.waiting:
             request = self.waiting[0]
             need = ceil_div(request.known, self.settings.block_tokens)
-            if not chunks and request.prompt > self.settings.max_num_batched_tokens:
+            if not chunks and request.known > self.settings.max_num_batched_tokens:
                 self.log.reject(self.waiting.pop(0), self.now, "long")
                 continue
             if self.settings.blocks - need < self.watermark:

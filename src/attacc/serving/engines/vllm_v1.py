@@ -25,7 +25,7 @@ from typing import ClassVar
 
 from attacc.serving.engines.blocks import BlockPool
 from attacc.serving.engines.policy import Call, Policy, Refusal, Request
-from attacc.serving.work import Chunk, Work
+from attacc.serving.engines.sums import Sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,47 +59,6 @@ class VllmV1Settings:
     asynchronous: bool = True
     reserve_full_isl: bool = False
     watermark: float = 0.0
-
-
-class _Sums:
-    """What a step computes, as it is put together.
-
-    Attributes:
-        decoding: as in `Work`.
-        keys: as in `Work`.
-        longest: as in `Work`.
-        chunks: as in `Work`.
-        tokens: requests that get a token.
-    """
-
-    __slots__ = ("chunks", "decoding", "keys", "longest", "tokens")
-
-    def __init__(self) -> None:
-        self.decoding = self.keys = self.longest = self.tokens = 0
-        self.chunks: list[Chunk] = []
-
-    def add(self, request: Request, new: int, cached: int, *, emits: bool) -> None:
-        """Count computed tokens of a request, after those that are done.
-
-        Args:
-            request: the request.
-            new: how many.
-            cached: tokens before them from the prefix cache.
-            emits: whether the request gets a token.
-        """
-        self.tokens += emits
-        if new == 1 and request.done >= request.prompt:
-            self.decoding += 1
-            self.keys += request.done + 1
-            self.longest = max(self.longest, request.done + 1)
-        else:
-            self.chunks.append(Chunk(new, request.done, cached, emits))
-
-    def work(self) -> Work | None:
-        """Return what the step computes; None for nothing."""
-        if not self.decoding and not self.chunks:
-            return None
-        return Work(self.decoding, self.keys, self.longest, tuple(self.chunks))
 
 
 class VllmV1(Policy):
@@ -185,7 +144,7 @@ class VllmV1(Policy):
 
     def schedule(self) -> Call:
         """Decide on a step."""
-        call, sums, budget = Call(), _Sums(), self._settings.max_num_batched_tokens
+        call, sums, budget = Call(), Sums(), self._settings.max_num_batched_tokens
         self._leave()
         if self._has_room(budget):
             self._decode(call, sums)
@@ -206,7 +165,7 @@ class VllmV1(Policy):
             self._stuck = self._waiting[0]
         return call
 
-    def _decode(self, call: Call, sums: _Sums) -> None:
+    def _decode(self, call: Call, sums: Sums) -> None:
         """Compute a token of every request in steady decode."""
         sums.decoding = sums.tokens = self._decoding
         sums.keys, sums.longest = self._keys + self._decoding, self._longest()
@@ -272,7 +231,7 @@ class VllmV1(Policy):
         missing = self._cut(request.known + request.pending - request.done)
         return min(missing, budget, self._settings.max_model_len - 1 - request.done)
 
-    def _compute(self, request: Request, tokens: int, call: Call, sums: _Sums) -> None:
+    def _compute(self, request: Request, tokens: int, call: Call, sums: Sums) -> None:
         """Compute tokens of a running request for which there are blocks."""
         if tokens:
             pool, end = self._pool, request.done + tokens
@@ -280,7 +239,7 @@ class VllmV1(Policy):
             pool.register(request, min(end, request.known))
             self._count(request, tokens, 0, call, sums)
 
-    def _count(self, request: Request, tokens: int, cached: int, call: Call, sums: _Sums) -> None:
+    def _count(self, request: Request, tokens: int, cached: int, call: Call, sums: Sums) -> None:
         """Put tokens of a request into the step."""
         emits = request.done + tokens == request.known + request.pending
         sums.add(request, tokens, cached, emits=emits)
@@ -314,7 +273,7 @@ class VllmV1(Policy):
 
     # Steps in which memory or tokens are short.
 
-    def _in_order(self, budget: int, call: Call, sums: _Sums) -> int:
+    def _in_order(self, budget: int, call: Call, sums: Sums) -> int:
         """Visit all running requests in order, and take blocks from the youngest where needed.
 
         Returns:
@@ -377,7 +336,7 @@ class VllmV1(Policy):
 
     # Admission.
 
-    def _admit(self, budget: int, call: Call, sums: _Sums) -> None:
+    def _admit(self, budget: int, call: Call, sums: Sums) -> None:
         """Admit waiting requests from the front, until one does not fit."""
         settings, pool = self._settings, self._pool
         while self._waiting and budget > 0 and len(self._running) < settings.max_num_seqs:

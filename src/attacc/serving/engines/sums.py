@@ -1,0 +1,47 @@
+"""What a step computes, as a policy puts it together row by row."""
+
+from __future__ import annotations
+
+from attacc.serving.engines.policy import Request
+from attacc.serving.work import Chunk, Work
+
+
+class Sums:
+    """What a step computes, as it is put together.
+
+    Attributes:
+        decoding: as in `Work`.
+        keys: as in `Work`.
+        longest: as in `Work`.
+        chunks: as in `Work`.
+        tokens: requests that get a token.
+    """
+
+    __slots__ = ("chunks", "decoding", "keys", "longest", "tokens")
+
+    def __init__(self) -> None:
+        self.decoding = self.keys = self.longest = self.tokens = 0
+        self.chunks: list[Chunk] = []
+
+    def add(self, request: Request, new: int, cached: int, *, emits: bool) -> None:
+        """Count computed tokens of a request, after those that are done.
+
+        Args:
+            request: the request.
+            new: how many.
+            cached: tokens before them from the prefix cache.
+            emits: whether the request gets a token.
+        """
+        self.tokens += emits
+        if new == 1 and request.done >= request.prompt:
+            self.decoding += 1
+            self.keys += request.done + 1
+            self.longest = max(self.longest, request.done + 1)
+        else:
+            self.chunks.append(Chunk(new, request.done, cached, emits))
+
+    def work(self) -> Work | None:
+        """Return what the step computes; None for nothing."""
+        if not self.decoding and not self.chunks:
+            return None
+        return Work(self.decoding, self.keys, self.longest, tuple(self.chunks))
