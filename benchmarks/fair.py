@@ -18,7 +18,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from attacc.errors import InputError
+from attacc.errors import CapacityError, InputError
 from attacc.hardware.system import ResolvedSystem, load_system
 from attacc.models.huggingface import load_model
 from attacc.models.served import ServedModel
@@ -49,21 +49,22 @@ def models(folder: Path) -> dict[str, ServedModel]:
 def others(model: ServedModel, tokens: int) -> list[str]:
     """Return the cells of the second table: papers' unit / units that serve 8 queries."""
 
-    def gains(found: Comparison) -> str:
+    def gains(*systems: str | ResolvedSystem, layout: str | None = None) -> str:
+        try:
+            found = compare(model, (tokens, OUTPUT), systems, layout=layout)
+        except CapacityError:
+            return "does not fit"
         return " / ".join(
             _ratio(None if one.whole_requests is None else one.whole_requests.speedup)
             for one in found.systems[1:]
         )
 
-    def asked(*systems: str | ResolvedSystem, layout: str | None = None) -> Comparison:
-        return compare(model, (tokens, OUTPUT), systems, layout=layout)
-
-    def changed(**keys: object) -> Comparison:
-        return asked(
+    def changed(**keys: object) -> str:
+        return gains(
             GPUS, *(load_system(name, name=f"{name}-changed", **keys) for name in SYSTEMS[1:])
         )
 
-    fits = asked(*SYSTEMS)
+    fits = compare(model, (tokens, OUTPUT), SYSTEMS)
     batches = [
         f"{one.batch.size:,} to {one.whole_requests.batch:,}"
         for one in fits.systems[:2]
@@ -71,13 +72,13 @@ def others(model: ServedModel, tokens: int) -> list[str]:
     ]
     decode = [None if one.performance is None else one.performance for one in fits.systems[1:]]
     return [
-        gains(asked(*SYSTEMS, layout="tp=8,replicas=1")),
-        gains(asked("8xh100", "8xh100-attacc-hbm3", "8xh100-attacc-hbm3-shared")),
-        gains(asked("8xb200", "8xb200-attacc-hbm3", "8xb200-attacc-hbm3-shared")),
+        gains(*SYSTEMS, layout="tp=8,replicas=1"),
+        gains("8xh100", "8xh100-attacc-hbm3", "8xh100-attacc-hbm3-shared"),
+        gains("8xb200", "8xb200-attacc-hbm3", "8xb200-attacc-hbm3-shared"),
         " / ".join(_ratio(None if one is None else one.energy_ratio) for one in decode),
-        gains(changed(overlap="auto", prefill_overlap="auto")),
-        gains(changed(**{"attacc.start": "0 us"})),
-        gains(asked("8xh100", *RIVALS)),
+        changed(overlap="auto", prefill_overlap="auto"),
+        changed(**{"attacc.start": "0 us"}),
+        gains("8xh100", *RIVALS),
         "; ".join(batches),
     ]
 
