@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from attacc.gpu.costs import PARTS, EnergyBreakdown, Floats
-from attacc.results import Result
+from attacc.results import Result, flat
 from attacc.serving.price_tables import block_ends
-from attacc.serving.step_parts import EQUAL, HOST, RETURNED, SENT, MOVED, StepSource
+from attacc.serving.step_parts import EQUAL, HOST, MOVED, RETURNED, SENT, StepSource
 from attacc.serving.works import Works
 from attacc.system.batches import Ints
 from attacc.system.pricer import Timed
@@ -57,6 +57,10 @@ class Totals(Result):
     energy: EnergyBreakdown
     node_energy: EnergyBreakdown
     estimates: tuple[str, ...]
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """Return one row."""
+        return [flat(self.to_dict())]
 
 
 def totals_of(source: StepSource, works: Works) -> Totals:
