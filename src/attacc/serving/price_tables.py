@@ -1,0 +1,410 @@
+"""Tables of step times: exact over numbers of tokens and requests, straight lines over lengths.
+
+Every table is priced at fixed nodes, in blocks of neighbouring nodes. So no value depends on which
+step was asked for first. Blocks and cells are bounded in number; all are dropped together, and are
+priced anew to the same values.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from attacc.gpu.costs import Floats
+from attacc.serving.step_parts import StepParts, StepSource
+from attacc.serving.work import Chunk, Work
+from attacc.serving.works import Works
+from attacc.system.batches import Ints
+from attacc.system.pricer import Timed
+from attacc.units import MAX_SIZE
+
+TOKENS_IN_BLOCK: Final = 512
+"""Neighbouring numbers of tokens that are priced together."""
+REQUESTS_IN_BLOCK: Final = 16
+"""Neighbouring numbers of requests that are priced together."""
+NODES_IN_BLOCK: Final = 16
+"""Cells along one axis of lengths that are priced together."""
+PASTS_IN_BLOCK: Final = 8
+"""Cells along the axis of past tokens that are priced together."""
+MOST_BLOCKS: Final = 4096
+"""Blocks that a table keeps."""
+MOST_CELLS: Final = 2**18
+"""Cells that a table keeps."""
+SPREADS: Final = (0.0, 0.25, 0.5, 1.0)
+"""Nodes of the spread of chunks: 0 for equal ones, 1 where one has nearly all tokens."""
+
+
+def spaced(each_octave: int) -> tuple[int, ...]:
+    """Return whole numbers from 1, at most so many in an octave, up to beyond the largest size.
+
+    Args:
+        each_octave: a power of two.
+    """
+    found = set(range(1, each_octave))
+    size = each_octave
+    while size <= MAX_SIZE:
+        found.update(size * (each_octave + i) // each_octave for i in range(each_octave))
+        size *= 2
+    return tuple(sorted(found))
+
+
+KEYS: Final = tuple(
+    sorted({*((n, 0) for n in spaced(8)), *((64 * i, j) for i in range(1, 33) for j in (0, 1))})
+)
+"""Nodes of the keys of requests that decode: keys of each, and keys more of all together. Kernels
+read keys in blocks of 64, so that times rise in steps where requests have few keys."""
+REACHES: Final = (0, 1, 2, 3, *(n * 2**i - 1 for i in range(1, 24) for n in (3, 4)))
+"""Nodes of the reach of the longest request."""
+REACHES_IN_BLOCK: Final = 4
+"""Cells along the axis of reaches that are priced together."""
+NEW: Final = tuple(
+    sorted(
+        {
+            *((n, 0) for n in spaced(16) if n < 16 or n > 2048),
+            *((16 * i, j) for i in range(1, 129) for j in (0, 1)),
+            *((128 * i, j) for i in range(17, 65) for j in (0, 1)),
+        }
+    )
+)
+"""Nodes of the new tokens of chunks: tokens of each, and tokens more of all together. Kernels fill
+tiles of 128 rows, which are 16 tokens of eight heads that share keys."""
+PAST: Final = (0, *(n for n in spaced(4) if n >= 64))
+"""Nodes of the number of tokens before a chunk."""
+
+
+def block_ends(requests: Ints, keys: Ints) -> tuple[Ints, Ints]:
+    """Return the ends of the blocks of `DecodeTable` in which steps lie.
+
+    Args:
+        requests: (steps,) how many decode, at least 1.
+        keys: (steps,) their mean number of keys, at least 1.
+
+    Returns:
+        (2, steps) fewest and most requests of the block of each step, and fewest and most keys.
+    """
+    first = requests - requests % REQUESTS_IN_BLOCK
+    rows = np.stack([np.maximum(first, 1), first + REQUESTS_IN_BLOCK - 1])
+    nodes = np.array([base for base, _ in KEYS])
+    start = (np.searchsorted(nodes, keys, side="right") - 1) // NODES_IN_BLOCK * NODES_IN_BLOCK
+    last = np.minimum(start + NODES_IN_BLOCK, nodes.size - 1)
+    return rows, np.stack([nodes[start], np.array([sum(node) for node in KEYS])[last]])
+
+
+class TokenTable:
+    """Values over whole numbers, exact, priced in blocks.
+
+    Args:
+        price: takes an array of numbers and returns their values.
+        first: the least number.
+        block: neighbouring numbers that are priced together.
+    """
+
+    def __init__(
+        self, price: Callable[[Sequence[int]], Floats], first: int, block: int = TOKENS_IN_BLOCK
+    ) -> None:
+        self._price, self._first, self._block = price, first, block
+        self._known: dict[int, float] = {}
+
+    def at(self, number: int) -> float:
+        """Return the value of a number."""
+        known = self._known.get(number)
+        if known is not None:
+            return known
+        if len(self._known) >= MOST_CELLS:
+            self._known.clear()
+        start = number - number % self._block
+        numbers = range(max(start, self._first), start + self._block)
+        self._known.update(zip(numbers, self._price(numbers).tolist(), strict=True))
+        return self._known[number]
+
+
+def reaches(requests: int) -> tuple[int, ...]:
+    """Return nodes of the reach of the longest request.
+
+    The reach is 0 for equal requests, and one less than their number where the longest has all
+    keys but one for each of the others.
+
+    Args:
+        requests: how many decode.
+    """
+    most = requests - 1
+    return (*(n for n in REACHES if n < most), most)
+
+
+class DecodeAxes(NamedTuple):
+    """Nodes for one number of requests that decode.
+
+    Attributes:
+        means: mean number of keys.
+        reaches: reach of the longest request.
+    """
+
+    means: tuple[float, ...]
+    reaches: tuple[int, ...]
+
+
+class DecodeTable:
+    """Values over requests that decode: exact in their number, lines over mean and longest.
+
+    Args:
+        source: prices the steps.
+        taken: returns a value for each step.
+        beside: chunks in each of the steps.
+
+    Attributes:
+        checks: steps at the centres of cells that were priced.
+    """
+
+    def __init__(
+        self,
+        source: StepSource,
+        taken: Callable[[StepParts], Floats],
+        beside: tuple[Chunk, ...] = (),
+    ) -> None:
+        self._source, self._taken, self._beside = source, taken, beside
+        self._blocks: dict[tuple[int, int, int], dict[int, Floats]] = {}
+        self._cells: dict[tuple[int, int, int], tuple[float, ...]] = {}
+        self._axes: dict[int, DecodeAxes] = {}
+        self.checks: list[Work] = []
+
+    def at(self, requests: int, keys: int, longest: int) -> float:
+        """Return the value of a step.
+
+        Args:
+            requests: how many decode, at least 1.
+            keys: keys of all together.
+            longest: keys of the longest.
+        """
+        mean = keys / requests
+        means, own = self._axes.get(requests) or self._axes_of(requests)
+        i = bisect_right(means, mean) - 1
+        reach, j = 0.0, 0
+        if longest > mean and len(own) > 1:
+            reach = (longest - mean) / (mean - 1.0)
+            j = min(bisect_right(own, reach), len(own) - 1) - 1
+        cell = self._cells.get((requests, i, j))
+        if cell is None:
+            cell = self._cell(requests, i, j)
+        low, per_key, near, per_reach, v00, v10, v01, v11 = cell
+        x, y = (mean - low) * per_key, (reach - near) * per_reach
+        lower, upper = v00 + (v10 - v00) * x, v01 + (v11 - v01) * x
+        return lower + (upper - lower) * y
+
+    def _axes_of(self, requests: int) -> DecodeAxes:
+        """Return the nodes for a number of requests, and keep them."""
+        if len(self._axes) >= MOST_BLOCKS:
+            self._axes.clear()
+        means = tuple(base + more / requests for base, more in KEYS)
+        found = DecodeAxes(means, (0,) if self._source.equal else reaches(requests))
+        self._axes[requests] = found
+        return found
+
+    def _cell(self, requests: int, i: int, j: int) -> tuple[float, ...]:
+        """Make a cell from its block."""
+        rows, columns, deep = (
+            requests // REQUESTS_IN_BLOCK,
+            i // NODES_IN_BLOCK,
+            j // REACHES_IN_BLOCK,
+        )
+        block = self._block(rows, columns, deep)[requests]
+        if len(self._cells) >= MOST_CELLS:
+            self._cells.clear()
+        means, own = self._axes_of(requests)
+        k = min(j + 1, len(own) - 1)
+        width = own[k] - own[j]
+        column, near, far = (
+            i % NODES_IN_BLOCK,
+            j % REACHES_IN_BLOCK,
+            j % REACHES_IN_BLOCK + (k - j),
+        )
+        cell = (
+            means[i],
+            1.0 / (means[i + 1] - means[i]),
+            float(own[j]),
+            1.0 / width if width else 0.0,
+            *block[column : column + 2, near].tolist(),
+            *block[column : column + 2, far].tolist(),
+        )
+        self._cells[requests, i, j] = cell
+        return cell
+
+    def _block(self, rows: int, columns: int, deep: int) -> dict[int, Floats]:
+        """Return the values of a block: requests -> (keys, reaches)."""
+        found = self._blocks.get((rows, columns, deep))
+        if found is not None:
+            return found
+        if len(self._blocks) >= MOST_BLOCKS:
+            self._blocks.clear()
+        first = rows * REQUESTS_IN_BLOCK
+        sizes = range(max(1, first), first + REQUESTS_IN_BLOCK)
+        nodes = KEYS[columns * NODES_IN_BLOCK :][: NODES_IN_BLOCK + 1]
+        own = {size: self._axes_of(size).reaches for size in sizes}
+        own = {
+            size: every[deep * REACHES_IN_BLOCK :][: REACHES_IN_BLOCK + 1]
+            for size, every in own.items()
+        }
+        works = [
+            self._work(size, size * base + more, reach)
+            for size in sizes
+            for base, more in nodes
+            for reach in own[size]
+        ]
+        timed = Timed((sizes[0], sizes[-1]), (nodes[0][0], sum(nodes[-1])))
+        values = self._taken(self._source.parts_in_block(Works.of(works), timed))
+        found, done = dict[int, Floats](), 0
+        for size in sizes:
+            shape = len(nodes), len(own[size])
+            found[size] = values[done : done + shape[0] * shape[1]].reshape(shape)
+            done += found[size].size
+        self._blocks[rows, columns, deep] = found
+        self._check(sizes[len(sizes) // 2], nodes, own[sizes[len(sizes) // 2]])
+        return found
+
+    def _work(self, size: int, keys: int, reach: float) -> Work:
+        """Return a step whose longest request has a reach, as nearly as whole numbers allow."""
+        mean = keys / size
+        longest = min(keys - size + 1, max(-(-keys // size), round(mean + reach * (mean - 1.0))))
+        return Work(size, keys, longest, self._beside)
+
+    def _check(self, size: int, nodes: Sequence[tuple[int, int]], own: Sequence[int]) -> None:
+        """Note the centres of cells, at the block's middle number of requests.
+
+        Where AttAccs attend, exact prices are slow. So two cells are checked there.
+        """
+        keys = [size * base + more for base, more in nodes]
+        pairs = list(pairwise(keys))
+        if self._source.equal:
+            pairs = [pairs[0], pairs[-1]]
+        reach = [(near + far) / 2 for near, far in pairwise(own)] or own
+        self.checks += [self._work(size, sum(pair) // 2, y) for pair in pairs for y in reach]
+
+
+def uneven(chunks: int, new: int, past: int, spread: float) -> tuple[Chunk, ...]:
+    """Return chunks of which one is larger than the others, which are as equal as can be.
+
+    Args:
+        chunks: how many.
+        new: new tokens of all together.
+        past: tokens before each of them.
+        spread: the squares of the new tokens sum to ``1 + spread * (chunks - 1)`` times those of
+            equal chunks, as nearly as whole numbers allow.
+    """
+    small = max(1, round(new / chunks * (1.0 - spread**0.5)))
+    others = [small] * (chunks - 1)
+    if not spread:
+        low, more = divmod(new, chunks)
+        others = [low + (i < more) for i in range(chunks - 1)]
+    sizes = [new - sum(others), *others]
+    return tuple(Chunk(size, past, 0, True) for size in sizes)
+
+
+class PromptTable:
+    """Values over chunks of prompts: exact in their number, lines over sizes and past tokens.
+
+    Args:
+        source: prices the steps.
+        taken: returns a value for each step.
+
+    Attributes:
+        checks: steps at the centres of cells that were priced.
+    """
+
+    def __init__(self, source: StepSource, taken: Callable[[StepParts], Floats]) -> None:
+        self._source, self._taken = source, taken
+        self._blocks: dict[tuple[int, int, int], Floats] = {}
+        self._cells: dict[tuple[int, int, int, int], tuple[float, ...]] = {}
+        self._axes: dict[int, tuple[float, ...]] = {}
+        self.checks: list[Work] = []
+
+    def at(self, chunks: int, new: int, squares: int, pairs: int) -> float:
+        """Return the value of chunks.
+
+        Args:
+            chunks: how many, at least 1.
+            new: new tokens of all.
+            squares: sum of their squares.
+            pairs: sum of the products of new and past tokens.
+        """
+        # Kernels differ for prompts of one token each. So no line joins these to longer ones.
+        mean = new / chunks if new == chunks else max(2.0, new / chunks)
+        past = pairs / new
+        spread = (chunks * squares / (new * new) - 1.0) / (chunks - 1) if chunks > 1 else 0.0
+        axis = self._axes.get(chunks) or self._axis_of(chunks)
+        i, j = bisect_right(axis, mean) - 1, bisect_right(PAST, past) - 1
+        k = 0 if spread < SPREADS[1] else 1 if spread < SPREADS[2] else 2
+        cell = self._cells.get((chunks, i, j, k))
+        if cell is None:
+            cell = self._cell(chunks, i, j, k)
+        low, per_new, near, per_past, even, per_spread = cell[:6]
+        v000, v100, v010, v110, v001, v101, v011, v111 = cell[6:]
+        x, y = (mean - low) * per_new, (past - near) * per_past
+        lower, upper = v000 + (v100 - v000) * x, v010 + (v110 - v010) * x
+        value = lower + (upper - lower) * y
+        if spread <= 0.0:
+            return value
+        lower, upper = v001 + (v101 - v001) * x, v011 + (v111 - v011) * x
+        return value + (lower + (upper - lower) * y - value) * (spread - even) * per_spread
+
+    def _axis_of(self, chunks: int) -> tuple[float, ...]:
+        """Return the nodes of the mean number of new tokens, and keep them."""
+        if len(self._axes) >= MOST_BLOCKS:
+            self._axes.clear()
+        self._axes[chunks] = tuple(base + more / chunks for base, more in NEW)
+        return self._axes[chunks]
+
+    def _cell(self, chunks: int, i: int, j: int, k: int) -> tuple[float, ...]:
+        """Make a cell from its block."""
+        block = self._block(chunks, i // NODES_IN_BLOCK, j // PASTS_IN_BLOCK)
+        if len(self._cells) >= MOST_CELLS:
+            self._cells.clear()
+        axis, row, column = self._axis_of(chunks), i % NODES_IN_BLOCK, j % PASTS_IN_BLOCK
+        corners = [
+            float(block[row + x, column + y, min(k + z, block.shape[2] - 1)])
+            for z in (0, 1)
+            for y in (0, 1)
+            for x in (0, 1)
+        ]
+        cell = (
+            axis[i],
+            1.0 / (axis[i + 1] - axis[i]),
+            float(PAST[j]),
+            1.0 / (PAST[j + 1] - PAST[j]),
+            SPREADS[k],
+            1.0 / (SPREADS[k + 1] - SPREADS[k]),
+            *corners,
+        )
+        self._cells[chunks, i, j, k] = cell
+        return cell
+
+    def _block(self, chunks: int, rows: int, columns: int) -> Floats:
+        """Return the values of a block: (new, past, spreads)."""
+        found = self._blocks.get((chunks, rows, columns))
+        if found is not None:
+            return found
+        if len(self._blocks) >= MOST_BLOCKS:
+            self._blocks.clear()
+        nodes = NEW[rows * NODES_IN_BLOCK :][: NODES_IN_BLOCK + 1]
+        pasts = PAST[columns * PASTS_IN_BLOCK :][: PASTS_IN_BLOCK + 1]
+        spreads = SPREADS if chunks > 1 else SPREADS[:1]
+        totals = [chunks * base + more for base, more in nodes]
+        works = [
+            Work(0, 0, 0, uneven(chunks, new, past, spread))
+            for new in totals
+            for past in pasts
+            for spread in spreads
+        ]
+        values = self._taken(self._source.exact(Works.of(works)))
+        found = values.reshape(len(nodes), len(pasts), len(spreads))
+        self._blocks[chunks, rows, columns] = found
+        middle = [sum(pair) / 2 for pair in pairwise(spreads)] or spreads
+        self.checks += [
+            Work(0, 0, 0, uneven(chunks, sum(pair) // 2, sum(between) // 2, spread))
+            for pair in pairwise(totals)
+            for between in list(pairwise(pasts))[::4]
+            for spread in middle
+        ]
+        return found

@@ -1,0 +1,155 @@
+"""Steps of a run in columns, and the requests that stand for them when they are priced.
+
+A `Work` tells of its decoding requests how many there are, the keys of all together and those of
+the longest. `Works.batches` chooses lengths with exactly these sums: one request is the longest,
+and the others are as equal as whole numbers allow. Attention to all keys on GPUs costs the same
+for any lengths with these sums (`attacc.gpu.costs.ragged`). Attention within a window does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from attacc.errors import InputError
+from attacc.serving.work import Work
+from attacc.system.batches import Batches, Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Works:
+    """What several steps compute; chunks of the first step come first.
+
+    Attributes:
+        decoding: (steps,) requests that decode.
+        keys: (steps,) keys of all of them together.
+        longest: (steps,) keys of the longest of them; 0 where none decodes.
+        new: (chunks,) tokens that a chunk computes.
+        past: (chunks,) tokens before them.
+        cached: (chunks,) of these, tokens that the prefix cache holds.
+        chunk_ends: (steps,) number of chunks up to the end of each step.
+
+    Raises:
+        InputError: no requests have these keys in all and in the longest one, or a step is empty.
+    """
+
+    decoding: Ints
+    keys: Ints
+    longest: Ints
+    new: Ints
+    past: Ints
+    cached: Ints
+    chunk_ends: Ints
+
+    def __post_init__(self) -> None:
+        some = self.decoding > 0
+        least = -(-self.keys // np.maximum(self.decoding, 1))
+        fits = (self.longest >= least) & (self.longest <= self.keys - (self.decoding - 1))
+        wrong = np.where(some, ~fits | (least < 1), (self.keys != 0) | (self.longest != 0))
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            raise InputError(
+                f"{self.decoding[at]} requests with {self.keys[at]:,} keys, the longest with "
+                f"{self.longest[at]:,}",
+                where=f"step {at}",
+                hint="the longest has at least the mean, and leaves one key for each other request",
+            )
+        empty = ~some & (self.chunks == 0)
+        if empty.any():
+            raise InputError("a step without requests", where=f"step {int(np.argmax(empty))}")
+
+    @classmethod
+    def of(cls, works: Iterable[Work]) -> Works:
+        """Return steps in columns.
+
+        Args:
+            works: the steps.
+
+        Raises:
+            InputError: as the class.
+        """
+        each = list(works)
+        chunks = [chunk for work in each for chunk in work.chunks]
+
+        def column(values: Sequence[int]) -> Ints:
+            return np.array(values, dtype=np.int64)
+
+        return cls(
+            column([work.decoding for work in each]),
+            column([work.keys for work in each]),
+            column([work.longest for work in each]),
+            column([chunk.new for chunk in chunks]),
+            column([chunk.past for chunk in chunks]),
+            column([chunk.cached for chunk in chunks]),
+            np.cumsum(column([len(work.chunks) for work in each])),
+        )
+
+    def __len__(self) -> int:
+        return self.decoding.size
+
+    @property
+    def chunks(self) -> Ints:
+        """(steps,) number of chunks."""
+        return np.diff(self.chunk_ends, prepend=0)
+
+    def part(self, first: int, last: int) -> Works:
+        """Return consecutive steps.
+
+        Args:
+            first: number of the first of them.
+            last: number of the step behind the last of them.
+        """
+        start = int(self.chunk_ends[first - 1]) if first else 0
+        own, ends = slice(first, last), self.chunk_ends[first:last]
+        there = slice(start, int(ends[-1]) if ends.size else start)
+        return Works(
+            self.decoding[own],
+            self.keys[own],
+            self.longest[own],
+            self.new[there],
+            self.past[there],
+            self.cached[there],
+            ends - start,
+        )
+
+    def take(self, chosen: Ints) -> Works:
+        """Return some of the steps.
+
+        Args:
+            chosen: their numbers.
+        """
+        many = self.chunks
+        starts = (self.chunk_ends - many)[chosen]
+        sizes = many[chosen]
+        ends = np.cumsum(sizes)
+        there = np.repeat(starts - ends + sizes, sizes) + np.arange(int(sizes.sum()))
+        return Works(
+            self.decoding[chosen],
+            self.keys[chosen],
+            self.longest[chosen],
+            self.new[there],
+            self.past[there],
+            self.cached[there],
+            ends,
+        )
+
+    def batches(self) -> Batches:
+        """Return requests with these sums: the longest, and others as equal as can be."""
+        others = np.maximum(self.decoding - 1, 0)
+        rest = self.keys - self.longest
+        low = rest // np.maximum(others, 1)
+        high = rest - low * others
+        lengths = np.stack([self.longest, low + 1, low], axis=1)
+        counts = np.stack([np.minimum(self.decoding, 1), high, others - high], axis=1)
+        kept = counts > 0
+        return Batches(
+            lengths[kept],
+            counts[kept],
+            np.cumsum(kept.sum(axis=1)),
+            self.new,
+            self.past,
+            self.cached,
+            self.chunk_ends,
+        )
