@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from attacc.models.huggingface import load_model
     from attacc.pim.host.device import HostDevice
     from attacc.pim.stack import Stack
+    from attacc.serving.serve import serve
     from attacc.study.accuracy import accuracy
     from attacc.study.claims.registry import check_claims as validate
     from attacc.study.compare import compare
@@ -68,6 +69,7 @@ __all__ = [
     "load_system",
     "presets",
     "reproduce",
+    "serve",
     "validate",
     "where",
 ]
@@ -88,6 +90,7 @@ _PLACES: Final = {
     "load_system": ("attacc.hardware.system", "load_system"),
     "presets": ("attacc.study.shipped", "presets"),
     "reproduce": ("attacc.study.papers.reproduce", "reproduce_papers"),
+    "serve": ("attacc.serving.serve", "serve"),
     "validate": ("attacc.study.claims.registry", "check_claims"),
     "where": ("attacc.study.where", "where"),
 }

@@ -76,7 +76,7 @@ def test_a_report_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def absent(name: str) -> None:
         assert name == "matplotlib"
 
-    monkeypatch.setattr("attacc.report.reproduce_html.find_spec", absent)
+    monkeypatch.setattr("attacc.report.papers.html.find_spec", absent)
     told = refusal("reproduce", *QUICK, "--report", tmp_path / "papers.html")
     assert "pip install 'attacc[figures]'" in told
 
@@ -88,7 +88,7 @@ def test_a_report_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     def fails(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("attacc.report.reproduce_html.Path.replace", fails)
+    monkeypatch.setattr("attacc.report.papers.html.Path.replace", fails)
     told = refusal("reproduce", *QUICK, "--report", tmp_path / "papers.html")
     assert "No space left on device" in told
     assert not list(tmp_path.iterdir())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from attacc.report.reproduce import heading, written
+from attacc.report.papers.tables import heading, written
 from attacc.study.papers.exhibits import Column, Exhibit, Form, Mark, Panel, Paper, Series
 
 
@@ -36,7 +36,7 @@ def test_headings() -> None:
 def test_a_figure_with_everything() -> None:
     """Catches a kind of panel that cannot be drawn: gaps, names, logarithms, references."""
     pytest.importorskip("matplotlib", reason="needs the extra figures")
-    from attacc.report.reproduce_html import figure_svg
+    from attacc.report.papers.html import figure_svg
 
     lines = Panel(
         "a < b",

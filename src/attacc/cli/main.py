@@ -30,6 +30,7 @@ from attacc.cli import (
     model,
     presets,
     reproduce,
+    serve,
     trace,
     validate,
     where,
@@ -149,6 +150,7 @@ def options(
 
 for _command in (
     compare.compare,
+    serve.serve,
     where.where,
     model.model,
     attention.attention,

@@ -32,8 +32,8 @@ def reproduce(
 ) -> None:
     """Make the figures of the AttAcc papers again, the papers' values beside ours."""
     from attacc import reproduce as reproduce_papers
-    from attacc.report.reproduce import reproduction_tables
-    from attacc.report.reproduce_html import check_report, write_reproduction
+    from attacc.report.papers.html import check_report, write_reproduction
+    from attacc.report.papers.tables import reproduction_tables
 
     if report is not None:
         check_report(report)

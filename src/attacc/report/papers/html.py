@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from attacc.errors import InputError
 from attacc.files import check_target, write_whole
-from attacc.report.reproduce import heading, written
+from attacc.report.papers.tables import heading, written
 from attacc.study.papers.exhibits import Exhibit, Form, Mark, Panel, Series
 from attacc.study.papers.reproduce import Reproduction
 

@@ -1,0 +1,1 @@
+"""Renderings of the papers that `attacc reproduce` reproduces: tables, and a page."""

@@ -1,0 +1,102 @@
+"""Tables of the command ``serve``."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from attacc.report.values import count, plain_table, titled
+from attacc.serving.results import Spread
+from attacc.serving.serve import Service
+
+HUNDRED = 100.0
+STATISTICS = ("mean", "median", "p90", "p99")
+
+
+def service_renderable(found: Service) -> RenderableType:
+    """Return what users felt: a sentence, latencies, rates, and what the engine had."""
+    told = found.latencies
+    parts: list[RenderableType] = [
+        Text.assemble(
+            (found.system, "bold"),
+            f" serves {told.completed:,} requests in {told.duration_s:,.1f} s: "
+            f"{told.request_throughput:.3g} requests and {count(round(told.output_throughput))} "
+            "tokens in a second.",
+        )
+    ]
+    if told.overloaded:
+        parts.append(
+            Text(
+                "It is overloaded: requests come faster than they are served, so that latencies "
+                "tell the length of the trace.",
+                style="bold",
+            )
+        )
+    if told.rejected:
+        parts.append(Text(f"{told.rejected:,} requests can never run, and were rejected."))
+    parts += [titled("Latencies, ms", _latencies(found)), titled("Engine", _engine(found))]
+    notes = [f"steps are priced within {found.step_surrogate.bound:.2%}"]
+    if found.step_surrogate.sampled_steps:
+        notes.append(
+            f"{found.step_surrogate.sampled_steps} of them exactly, too: off by at most "
+            f"{found.step_surrogate.max_deviation:.2%}"
+        )
+    parts.append(Text("\n" + "; ".join(notes).capitalize() + ".", style="dim"))
+    if found.estimates:
+        parts.append(Text("Scaled or assumed, beyond what was measured:", style="dim"))
+        parts += [Text(f"- {note}", style="dim") for note in found.estimates]
+    return Group(*parts)
+
+
+def _latencies(found: Service) -> Table:
+    table = plain_table()
+    table.add_column("")
+    for name in STATISTICS:
+        table.add_column(name, justify="right")
+    told = found.latencies
+    for name, spread in (
+        ("TTFT", told.ttft_ms),
+        ("TPOT", told.tpot_ms),
+        ("ITL", told.itl_ms),
+        ("E2EL", told.e2el_ms),
+    ):
+        table.add_row(name, *_cells(spread, overloaded=told.overloaded))
+    return table
+
+
+def _cells(spread: Spread, *, overloaded: bool) -> list[str]:
+    if overloaded:
+        return ["overloaded"] * len(STATISTICS)
+    return [_short(getattr(spread, name)) for name in STATISTICS]
+
+
+def _short(value: float) -> str:
+    """Return a time with three digits, and no exponent."""
+    return f"{value:,.0f}" if value >= HUNDRED else f"{value:#.3g}"
+
+
+def _engine(found: Service) -> Table:
+    table = plain_table()
+    table.add_column("")
+    table.add_column("", justify="right")
+    told = found.latencies
+    rows = [
+        ("policy", found.policy),
+        ("layout", found.layout),
+        ("blocks of memory", f"{found.kv_blocks:,} of {found.block_tokens} tokens"),
+        ("steps", f"{found.steps:,}"),
+        ("requests that run, mean", f"{found.mean_running:.3g}"),
+        ("memory in use, mean", f"{found.kv_use:.1%}"),
+        ("time with a step", f"{found.busy_share:.1%}"),
+        ("preemptions", f"{told.preemptions:,}"),
+        ("prompts found in the prefix cache", f"{told.prefix_hit_share:.1%}"),
+    ]
+    if told.slo_attainment is not None and told.request_goodput is not None:
+        rows += [
+            ("requests that keep the targets", f"{told.slo_attainment:.1%}"),
+            ("goodput, requests in a second", f"{told.request_goodput:.3g}"),
+        ]
+    for name, value in rows:
+        table.add_row(name, value)
+    return table

@@ -1,0 +1,251 @@
+"""Requests over time on a system: from names to latencies.
+
+`serve` builds one engine on the GPUs of a system, prices its steps by the one `Pricer`, plays the
+requests, and tells what users would have felt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from attacc.errors import InputError, member
+from attacc.gpu.costs import PARTS
+from attacc.gpu.models import Engine, GpuModel, cost_model
+from attacc.hardware.system import ResolvedSystem, changed_system, with_keys
+from attacc.models.huggingface import load_model
+from attacc.models.parameters import AnyModel
+from attacc.results import Result
+from attacc.serving.engines.policy import Request
+from attacc.serving.prices import StepPrices
+from attacc.serving.results import Latencies, StepSurrogate, Targets, latencies
+from attacc.serving.search import replica
+from attacc.serving.simulator import Run, play
+from attacc.serving.started import EngineOptions, Started, start
+from attacc.serving.works import Works
+from attacc.system.boundary import constant_power
+from attacc.system.layout import Layout
+from attacc.system.pricer import Pricer
+from attacc.units import PJ_PER_J, PS_PER_NS, PS_PER_S, whole
+from attacc.workload.requests import Requests
+
+CONTEXT_BYTES: Final = 0.15 * 2**30
+"""Memory of a GPU that the CUDA context takes. Source: llm-d's planner."""
+CONTEXT_WITH_NCCL_BYTES: Final = 0.60 * 2**30
+"""The same where GPUs talk to each other, with the buffers of NCCL."""
+SEEN_SHARE: Final = 79.18 / 80.0
+"""Share of a GPU's memory that CUDA reports. Source: H100, 79.18 GiB of 80."""
+
+
+@dataclass(frozen=True)
+class Service(Result):
+    """What users of a system felt.
+
+    Attributes:
+        model: the model.
+        system: the system.
+        workload: the requests.
+        policy: the batching policy, with its version.
+        layout: of the model over the GPUs.
+        kv_blocks: blocks of memory that requests can have; slots of a token for SGLang.
+        block_tokens: tokens of a block.
+        latencies: latencies and rates.
+        steps: steps of the engine.
+        mean_running: requests that run, on average over time.
+        kv_use: share of the blocks in use, on average over time.
+        busy_share: share of the time in which a step runs.
+        utilisation: share of the time in which GPUs, links between them, transfers to AttAccs, and
+            AttAccs work.
+        energy_per_output_token_j: energy of all boards for each output token, by what takes it,
+            idle time included.
+        step_surrogate: how far fast prices of steps are from exact ones.
+        estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
+    """
+
+    model: str
+    system: str
+    workload: str
+    policy: str
+    layout: str
+    kv_blocks: int
+    block_tokens: int
+    latencies: Latencies
+    steps: int
+    mean_running: float
+    kv_use: float
+    busy_share: float
+    utilisation: dict[str, float]
+    energy_per_output_token_j: dict[str, float]
+    step_surrogate: StepSurrogate
+    estimates: tuple[str, ...]
+    run: Run = field(repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all figures; latencies and rates stand beside the others."""
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        del own["run"]
+        found = own.pop("latencies").to_dict()
+        surrogate = own["step_surrogate"]
+        own["step_surrogate"] = {
+            name: getattr(surrogate, name) for name in surrogate.__dataclass_fields__
+        }
+        return own | found
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """Return one row."""
+        return [self.to_dict()]
+
+
+def arriving(requests: Requests) -> Iterator[Request]:
+    """Yield requests as an engine takes them, in the order of their arrival.
+
+    Args:
+        requests: the requests; without arrivals, all come at once.
+    """
+    count = len(requests)
+    times = np.zeros(count) if requests.arrival_s is None else requests.arrival_s
+    arrivals = np.rint(times * PS_PER_S).astype(np.int64)
+    runs = requests.prompt_runs()
+    for place in np.argsort(arrivals, kind="stable").tolist():
+        contents = runs.of(place)
+        shared = any(content >= 0 for content, _ in contents)
+        yield Request(
+            place,
+            int(arrivals[place]),
+            int(requests.prompt_tokens[place]),
+            int(requests.output_tokens[place]),
+            contents if shared else None,
+        )
+
+
+def serve(
+    model: str | Path | Mapping[str, object] | AnyModel,
+    system: str | Path | Mapping[str, object] | ResolvedSystem,
+    requests: Requests | str | Path | tuple[int, int],
+    *,
+    options: EngineOptions | None = None,
+    targets: Targets | None = None,
+    layout: str | Layout | None = None,
+    gpu_model: GpuModel | str = GpuModel.CALIBRATED,
+    concurrency: int | None = None,
+    changes: Mapping[str, object] | None = None,
+    exact: bool = False,
+    seed: int = 0,
+) -> Service:
+    """Serve requests over time.
+
+    Args:
+        model: a preset's name, a file, or a model.
+        system: a preset's name, a file, or a system.
+        requests: with arrivals; without them, all come at once.
+        options: what the engine is started with.
+        targets: latencies that users accept.
+        layout: of the model over the GPUs; by default all of them share every layer.
+        gpu_model: what prices the GPUs.
+        concurrency: clients that each wait for an answer, in place of arrivals.
+        changes: keys of the system to change.
+        exact: whether every step is priced exactly, which takes long.
+        seed: of the sample of steps that are priced exactly.
+
+    Raises:
+        InputError: a name, an option or a request is wrong, or no request can run.
+        CapacityError: the model does not fit.
+    """
+    asked = options or EngineOptions()
+    given = Requests.of(requests)
+    devices = changed_system(system, changes, where="system")
+    pricer = _pricer(model, devices, layout, member(GpuModel, gpu_model, where="gpu_model"), asked)
+    prices = StepPrices(pricer, seed=seed, exact=exact)
+    engine = start(pricer, given, asked)
+    clients = None if concurrency is None else whole(concurrency, where="concurrency")
+    run = play(
+        engine.policy, arriving(given), prices.device_ps, prices.host_ps, concurrency=clients
+    )
+    return _service(pricer, given, asked, engine, run, prices, targets or Targets())
+
+
+def _pricer(
+    model: str | Path | Mapping[str, object] | AnyModel,
+    devices: ResolvedSystem,
+    layout: str | Layout | None,
+    gpu_model: GpuModel,
+    asked: EngineOptions,
+) -> Pricer:
+    """Return the pricer of the engine's GPUs."""
+    whole_model = load_model(model, where="model")
+    own = Layout(devices.gpus) if layout is None else layout
+    if isinstance(own, str):
+        own = Layout.parse(own)
+    if own.replicas != 1:
+        raise InputError(
+            f"{own.replicas} replicas need a router",
+            where="layout",
+            hint="serve the share of one replica: replicas=1, with its part of the requests",
+        )
+    spare = CONTEXT_BYTES if own.gpus == 1 else CONTEXT_WITH_NCCL_BYTES
+    taken = spare / devices.gpu.memory_bytes
+    reserve = max(0.0, 1 - asked.kv_memory_fraction * SEEN_SHARE + taken)
+    devices = with_keys(replica(devices, own), {"memory_reserve": min(reserve, 0.9)})
+    costs = cost_model(gpu_model, None if gpu_model is GpuModel.PUBLISHED else Engine.VLLM)
+    return Pricer(whole_model, devices, gpu_model=costs, layout=replace(own, replicas=1))
+
+
+def _service(
+    pricer: Pricer,
+    requests: Requests,
+    asked: EngineOptions,
+    engine: Started,
+    run: Run,
+    prices: StepPrices,
+    targets: Targets,
+) -> Service:
+    """Return what users felt in a run."""
+    found = latencies(run.policy.ledger, len(run.rejected), targets)
+    starts = np.array([step.start_ps for step in run.steps], dtype=np.float64)
+    ends = np.array([step.end_ps for step in run.steps], dtype=np.float64)
+    running = np.array([step.running for step in run.steps], dtype=np.float64)
+    used = engine.capacity - np.array([step.free for step in run.steps], dtype=np.float64)
+    busy, total = ends - starts, found.duration_s * PS_PER_S
+    totals, duration_ns = (
+        prices.totals(Works.of(step.work for step in run.steps)),
+        total / PS_PER_NS,
+    )
+    standby = None if pricer.attaccs is None else pricer.attaccs.standby
+    boards = constant_power(pricer.system, pricer.costs.static_w(pricer.system.gpu), standby)
+    # Steps count what boards draw at any time for their own durations, and not between them.
+    between = boards.of_boards(duration_ns - totals.time_ns)
+    tokens = found.output_throughput * found.duration_s
+    check = prices.check()
+    return Service(
+        model=pricer.model.name,
+        system=pricer.system.name,
+        workload=requests.name,
+        policy=f"{asked.policy} {asked.version}",
+        layout=str(pricer.layout),
+        kv_blocks=engine.capacity,
+        block_tokens=engine.unit_tokens,
+        latencies=found,
+        steps=len(run.steps),
+        mean_running=float(running @ busy) / total,
+        kv_use=float(used @ busy) / total / engine.capacity,
+        busy_share=float(busy.sum()) / total,
+        utilisation={
+            "gpus": totals.gpus_ns / duration_ns,
+            "links": totals.links_ns / duration_ns,
+            "transfers": totals.transfers_ns / duration_ns,
+            "attaccs": totals.away_ns / duration_ns,
+        },
+        energy_per_output_token_j={
+            part.removesuffix("_pj"): (getattr(totals.energy, part) + getattr(between, part))
+            / PJ_PER_J
+            / tokens
+            for part in PARTS
+        },
+        step_surrogate=StepSurrogate(check.bound, check.sampled_steps, check.max_deviation),
+        estimates=tuple(dict.fromkeys((*prices.estimates, *totals.estimates))),
+        run=run,
+    )

@@ -1,0 +1,203 @@
+"""How engines are started: options under names that users know, and defaults of each engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from attacc.errors import InputError, member
+from attacc.serving.engines.policy import Policy
+from attacc.serving.engines.sarathi import Sarathi, SarathiSettings
+from attacc.serving.engines.sglang import Sglang, SglangSettings
+from attacc.serving.engines.static import Static, StaticSettings
+from attacc.serving.engines.vllm_v0 import VllmV0, VllmV0Settings
+from attacc.serving.engines.vllm_v1 import VllmV1, VllmV1Settings
+from attacc.system.pricer import Pricer
+from attacc.units import finite, whole
+from attacc.workload.requests import Requests
+
+LARGE_GPU_BYTES: Final = 70 * 2**30
+"""Memory of a GPU from which on vLLM's server takes larger steps; A100 is left out."""
+NO_LIMIT: Final = 2**31
+
+
+class PolicyName(StrEnum):
+    """A batching policy."""
+
+    VLLM_V1 = "vllm-v1"
+    VLLM_V0 = "vllm-v0"
+    SARATHI = "sarathi"
+    SGLANG = "sglang"
+    STATIC = "static"
+
+
+VERSIONS: Final = {
+    PolicyName.VLLM_V1: "0.16",
+    PolicyName.VLLM_V0: "0.6",
+    PolicyName.SARATHI: "7d47513",
+    PolicyName.SGLANG: "0.5.8",
+    PolicyName.STATIC: "7d47513",
+}
+"""Versions whose rules are played; those of Sarathi and static batching are commits of Vidur."""
+
+
+def policy_of(name: str) -> PolicyName:
+    """Return a batching policy by its name.
+
+    Args:
+        name: as users give it.
+
+    Raises:
+        UnknownNameError: there is no such policy.
+    """
+    return member(PolicyName, name, where="policy")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What an engine is started with, under vLLM's names; None for the engine's default.
+
+    Attributes:
+        policy: the batching policy.
+        engine_version: version of vLLM V1 whose rules are played.
+        max_num_seqs: most running requests.
+        max_num_batched_tokens: most tokens of a step; tokens of a chunk for Sarathi and SGLang.
+        block_tokens: tokens of a block of memory.
+        kv_blocks: blocks of memory.
+        kv_memory_fraction: share of each GPU's memory that the engine may use
+            (``gpu_memory_utilization``), where blocks are not given.
+        max_model_len: most tokens of a request; the model's context by default.
+        prefix_caching: whether requests find what others have computed; vLLM V1 alone.
+    """
+
+    policy: PolicyName = PolicyName.VLLM_V1
+    engine_version: str | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    block_tokens: int = 16
+    kv_blocks: int | None = None
+    kv_memory_fraction: float = 0.9
+    max_model_len: int | None = None
+    prefix_caching: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens", "kv_blocks", "max_model_len"):
+            if getattr(self, name) is not None:
+                whole(getattr(self, name), where=name)
+        whole(self.block_tokens, where="block_tokens")
+        share = finite(self.kv_memory_fraction, where="kv_memory_fraction", least=0)
+        if not 0 < share <= 1:
+            raise InputError(
+                f"{share:g} is out of range",
+                where="kv_memory_fraction",
+                hint="use a share above 0 and up to 1, as 0.9",
+            )
+        if self.engine_version is not None and self.policy is not PolicyName.VLLM_V1:
+            raise InputError(
+                f"{self.policy} is played as of {VERSIONS[self.policy]} alone",
+                where="engine_version",
+                hint="leave it out, or use vllm-v1",
+            )
+
+    @property
+    def version(self) -> str:
+        """The version whose rules are played."""
+        return self.engine_version or VERSIONS[self.policy]
+
+
+def version_of(text: str) -> tuple[int, int]:
+    """Return the first two numbers of an engine's version.
+
+    Args:
+        text: as in "0.15.1".
+
+    Raises:
+        InputError: it is none.
+    """
+    parts = text.split(".")
+    if len(parts) < 2 or not all(part.isdecimal() for part in parts):
+        raise InputError(
+            f"{text!r:.40} is no version", where="engine_version", hint="write it as in 0.16"
+        )
+    return int(parts[0]), int(parts[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An engine that is started.
+
+    Attributes:
+        policy: the engine.
+        capacity: blocks, or tokens for SGLang, of memory that requests can have.
+        unit_tokens: tokens of one of them.
+    """
+
+    policy: Policy
+    capacity: int
+    unit_tokens: int
+
+
+def start(pricer: Pricer, requests: Requests, options: EngineOptions) -> Started:
+    """Start an engine on the GPUs of a pricer.
+
+    Args:
+        pricer: prices its steps, and knows the memory.
+        requests: what it will serve.
+        options: what is asked.
+
+    Raises:
+        CapacityError: not even one token fits.
+        InputError: the version is none.
+    """
+    gpu = pricer.system.gpu
+    large = gpu.memory_bytes >= LARGE_GPU_BYTES and not gpu.name.startswith("a100")
+    seqs, tokens = options.max_num_seqs, options.max_num_batched_tokens
+    longest = options.max_model_len or pricer.model.model.max_context or NO_LIMIT
+    size = options.block_tokens
+
+    def blocks(step_tokens: int, requests_at_once: int) -> int:
+        if options.kv_blocks is not None:
+            return options.kv_blocks
+        need = pricer.need(requests.workload(), chunk_tokens=step_tokens, staggered=True)
+        return pricer.most_tokens(need, requests_at_once) // size
+
+    match options.policy:
+        case PolicyName.VLLM_V1:
+            budget, most = tokens or (8192 if large else 2048), seqs or (1024 if large else 256)
+            # One block is a placeholder.
+            count = blocks(budget, most) + (options.kv_blocks is None)
+            version = version_of(options.version)
+            settings = VllmV1Settings(
+                blocks=count,
+                block_tokens=size,
+                max_model_len=longest,
+                max_num_batched_tokens=budget,
+                max_num_seqs=most,
+                prefix_caching=options.prefix_caching,
+                asynchronous=version >= (0, 14),
+                reserve_full_isl=version >= (0, 19),
+            )
+            return Started(VllmV1(settings), count - 1, size)
+        case PolicyName.VLLM_V0:
+            most, limit = seqs or 256, min(longest, int(requests.workload().max_final_tokens))
+            count = blocks(tokens or max(limit, 2048), most)
+            v0 = VllmV0Settings(
+                count, limit, size, max_num_batched_tokens=tokens, max_num_seqs=most
+            )
+            return Started(VllmV0(v0), count, size)
+        case PolicyName.SARATHI:
+            most, chunk = seqs or 128, tokens or 512
+            count = blocks(chunk, most)
+            sarathi = SarathiSettings(count, size, batch_size_cap=most, chunk_size=chunk)
+            return Started(Sarathi(sarathi), count, size)
+        case PolicyName.SGLANG:
+            most, chunk = seqs or 2048, tokens or 8192
+            slots = blocks(chunk, most) * size
+            most = min(most, max(1, slots // 2))
+            sglang = SglangSettings(slots, chunked_prefill_size=chunk, max_running_requests=most)
+            return Started(Sglang(sglang), slots, 1)
+        case PolicyName.STATIC:
+            most, limit = seqs or 128, min(longest, int(requests.workload().max_final_tokens))
+            count = blocks(limit, most)
+            return Started(Static(StaticSettings(count, limit, size, most)), count, size)
