@@ -8,6 +8,7 @@ The public face, ``import attacc as aa``. Names are loaded when they are first u
 - ``Requests``: what is served.
 - ``Pricer``, ``Chunk``, ``Batches``: what a step costs on a system, and what fits.
 - ``compare``: systems with and without attention in memory, on one model and its requests.
+- ``serve``: requests over time on one system, and what their users felt.
 - ``where``: whether attention should run on GPUs or on AttAccs, by kind of layers.
 - ``Stack``, ``HostDevice``: one stack that attends; AttAccs as a host sees them.
 - ``accuracy``, ``reproduce``, ``validate``: errors of attention by format; the papers' figures; the
@@ -19,6 +20,7 @@ Every answer has ``to_dict()`` (``to_dicts()`` where it is a list), the command 
 
 - ``attacc.attention``: several stacks, and queries that share reads of keys and values.
 - ``attacc.comparison``: comparisons that a study file describes.
+- ``attacc.service``: how engines are started, latencies that users accept, and what they felt.
 - ``attacc.trace``: command traces and logs in text form.
 - ``attacc.generation``: a language model writes text (with the torch extra).
 - ``attacc.calibration``: the GPU models, fitted to measurements and checked against them.

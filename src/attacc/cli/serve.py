@@ -126,8 +126,7 @@ def serve(
     """Play requests over time on a system, and tell the latencies that users would feel."""
     import attacc
     from attacc.report.serve import service_renderable
-    from attacc.serving.results import Targets
-    from attacc.serving.started import EngineOptions, policy_of
+    from attacc.service import EngineOptions, Targets, policy_of
 
     given = attacc.Requests.from_trace(source, zero_output=zero_output)
     if requests is not None:
