@@ -6,7 +6,8 @@ Steps are those of equal requests and equal chunks. Straight lines join the node
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from typing import Final
 
@@ -36,13 +37,13 @@ class MixedGrid:
         source: prices the steps.
 
     Attributes:
-        checks: centres of the cells that were priced.
+        checks: functions that return the centres of cells that were priced.
     """
 
     def __init__(self, source: StepSource) -> None:
         self._source = source
         self._cells: dict[tuple[int, ...], Corners] = {}
-        self.checks: list[Work] = []
+        self.checks: list[Callable[[], Works]] = []
 
     def at(
         self, decoding: int, keys: int, chunks: int, new: int, pairs: int
@@ -84,7 +85,8 @@ class MixedGrid:
         sizes, keys = (nodes[0], nodes[1]) if decoding else ((1, 1), (1, 1))
         timed = Timed(tuple(sorted({*sizes})), (keys[0], keys[1]))
         parts = self._source.parts_in_block(Works.of(works), timed)
-        self.checks.append(_work(chunks, [sum(pair) // 2 for pair in nodes]))
+        centre = _work(chunks, [sum(pair) // 2 for pair in nodes])
+        self.checks.append(partial(Works.of, [centre]))
         return tuple(zip(parts.device_ns.tolist(), parts.host_ns.tolist(), strict=True))
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, product
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from attacc.gpu.costs import Floats
 from attacc.serving.step_parts import StepParts, StepSource
-from attacc.serving.work import Chunk, Work
+from attacc.serving.work import Chunk
 from attacc.serving.works import Works
 from attacc.system.batches import Ints
 from attacc.system.pricer import Timed
@@ -26,8 +27,12 @@ TOKENS_IN_BLOCK: Final = 512
 """Neighbouring numbers of tokens that are priced together."""
 REQUESTS_IN_BLOCK: Final = 16
 """Neighbouring numbers of requests that are priced together."""
+TIMED_EVERY: Final = 5
+"""Attention on AttAccs is timed at every so many requests, and at the ends of blocks."""
 NODES_IN_BLOCK: Final = 16
-"""Cells along one axis of lengths that are priced together."""
+"""Cells along the axis of keys that are priced together."""
+NEW_IN_BLOCK: Final = 32
+"""Cells along the axis of new tokens that are priced together."""
 PASTS_IN_BLOCK: Final = 8
 """Cells along the axis of past tokens that are priced together."""
 MOST_BLOCKS: Final = 4096
@@ -94,6 +99,17 @@ def block_ends(requests: Ints, keys: Ints) -> tuple[Ints, Ints]:
     return rows, np.stack([nodes[start], np.array([sum(node) for node in KEYS])[last]])
 
 
+def timed_between(fewest: int, most: int, keys: tuple[int, int]) -> Timed:
+    """Return the batches of a block at which attention on AttAccs is timed.
+
+    Args:
+        fewest: requests of the smallest batch.
+        most: requests of the largest one.
+        keys: fewest and most mean keys.
+    """
+    return Timed((*range(fewest, most, TIMED_EVERY), most), keys)
+
+
 class TokenTable:
     """Values over whole numbers, exact, priced in blocks.
 
@@ -156,7 +172,7 @@ class DecodeTable:
         beside: chunks in each of the steps.
 
     Attributes:
-        checks: steps at the centres of cells that were priced.
+        checks: functions that return steps at the centres of cells that were priced.
     """
 
     def __init__(
@@ -169,7 +185,7 @@ class DecodeTable:
         self._blocks: dict[tuple[int, int, int], dict[int, Floats]] = {}
         self._cells: dict[tuple[int, int, int], tuple[float, ...]] = {}
         self._axes: dict[int, DecodeAxes] = {}
-        self.checks: list[Work] = []
+        self.checks: list[Callable[[], Works]] = []
 
     def at(self, requests: int, keys: int, longest: int) -> float:
         """Return the value of a step.
@@ -247,31 +263,36 @@ class DecodeTable:
             size: every[deep * REACHES_IN_BLOCK :][: REACHES_IN_BLOCK + 1]
             for size, every in own.items()
         }
-        works = [
-            self._work(size, size * base + more, reach)
-            for size in sizes
-            for base, more in nodes
-            for reach in own[size]
-        ]
-        timed = Timed((sizes[0], sizes[-1]), (nodes[0][0], sum(nodes[-1])))
-        values = self._taken(self._source.parts_in_block(Works.of(works), timed))
+        rows_of_nodes = np.array(
+            [
+                (size, size * base + more, reach)
+                for size in sizes
+                for base, more in nodes
+                for reach in own[size]
+            ]
+        )
+        works = self._works(*rows_of_nodes.T)
+        timed = timed_between(sizes[0], sizes[-1], (nodes[0][0], sum(nodes[-1])))
+        values = self._taken(self._source.parts_in_block(works, timed))
         found, done = dict[int, Floats](), 0
         for size in sizes:
             shape = len(nodes), len(own[size])
             found[size] = values[done : done + shape[0] * shape[1]].reshape(shape)
             done += found[size].size
         self._blocks[rows, columns, deep] = found
-        self._check(sizes[len(sizes) // 2], nodes, own[sizes[len(sizes) // 2]])
+        middle = sizes[len(sizes) // 2]
+        self.checks.append(partial(self._centres, middle, nodes, own[middle]))
         return found
 
-    def _work(self, size: int, keys: int, reach: float) -> Work:
-        """Return a step whose longest request has a reach, as nearly as whole numbers allow."""
-        mean = keys / size
-        longest = min(keys - size + 1, max(-(-keys // size), round(mean + reach * (mean - 1.0))))
-        return Work(size, keys, longest, self._beside)
+    def _works(self, sizes: Ints, keys: Ints, reach: Floats | Ints) -> Works:
+        """Return steps whose longest requests have a reach, as nearly as whole numbers allow."""
+        mean = keys / sizes
+        most = np.rint(mean + reach * (mean - 1.0)).astype(np.int64)
+        longest = np.minimum(keys - sizes + 1, np.maximum(-(-keys // sizes), most))
+        return Works.beside(sizes, keys, longest, self._beside)
 
-    def _check(self, size: int, nodes: Sequence[tuple[int, int]], own: Sequence[int]) -> None:
-        """Note the centres of cells, at the block's middle number of requests.
+    def _centres(self, size: int, nodes: Sequence[tuple[int, int]], own: Sequence[int]) -> Works:
+        """Return the centres of cells at one number of requests.
 
         Where AttAccs attend, exact prices are slow. So two cells are checked there.
         """
@@ -280,26 +301,36 @@ class DecodeTable:
         if self._source.equal:
             pairs = [pairs[0], pairs[-1]]
         reach = [(near + far) / 2 for near, far in pairwise(own)] or own
-        self.checks += [self._work(size, sum(pair) // 2, y) for pair in pairs for y in reach]
+        middle = np.repeat([sum(pair) // 2 for pair in pairs], len(reach))
+        return self._works(np.full_like(middle, size), middle, np.tile(reach, len(pairs)))
 
 
-def uneven(chunks: int, new: int, past: int, spread: float) -> tuple[Chunk, ...]:
-    """Return chunks of which one is larger than the others, which are as equal as can be.
+def uneven(chunks: int, nodes: Sequence[tuple[int, int, float]]) -> Works:
+    """Return steps with chunks of which one is larger than the others, which are equal.
 
     Args:
-        chunks: how many.
-        new: new tokens of all together.
-        past: tokens before each of them.
-        spread: the squares of the new tokens sum to ``1 + spread * (chunks - 1)`` times those of
-            equal chunks, as nearly as whole numbers allow.
+        chunks: how many in a step.
+        nodes: for each step, the new tokens of all its chunks together, the tokens before each of
+            them, and their spread. The squares of the new tokens sum to ``1 + spread * (chunks -
+            1)`` times those of equal chunks, as nearly as whole numbers allow.
     """
-    small = max(1, round(new / chunks * (1.0 - spread**0.5)))
-    others = [small] * (chunks - 1)
-    if not spread:
-        low, more = divmod(new, chunks)
-        others = [low + (i < more) for i in range(chunks - 1)]
-    sizes = [new - sum(others), *others]
-    return tuple(Chunk(size, past, 0, True) for size in sizes)
+    new, past, spread = np.array(nodes).T
+    small = np.rint(new / chunks * (1.0 - np.sqrt(spread)))
+    sizes = np.repeat(np.maximum(1, small)[:, None], chunks, axis=1)
+    # Of equal chunks, some have one token more.
+    more = np.arange(chunks) < (new - chunks * (new // chunks))[:, None]
+    sizes = np.where((spread == 0.0)[:, None], (new // chunks)[:, None] + more, sizes)
+    sizes[:, 0] = new - sizes[:, 1:].sum(axis=1)
+    none = np.zeros(len(nodes), dtype=np.int64)
+    return Works(
+        none,
+        none,
+        none,
+        sizes.ravel().astype(np.int64),
+        np.repeat(past, chunks).astype(np.int64),
+        np.zeros(sizes.size, dtype=np.int64),
+        chunks * np.arange(1, len(nodes) + 1),
+    )
 
 
 class PromptTable:
@@ -310,7 +341,7 @@ class PromptTable:
         taken: returns a value for each step.
 
     Attributes:
-        checks: steps at the centres of cells that were priced.
+        checks: functions that return steps at the centres of cells that were priced.
     """
 
     def __init__(self, source: StepSource, taken: Callable[[StepParts], Floats]) -> None:
@@ -318,7 +349,7 @@ class PromptTable:
         self._blocks: dict[tuple[int, int, int], Floats] = {}
         self._cells: dict[tuple[int, int, int, int], tuple[float, ...]] = {}
         self._axes: dict[int, tuple[float, ...]] = {}
-        self.checks: list[Work] = []
+        self.checks: list[Callable[[], Works]] = []
 
     def at(self, chunks: int, new: int, squares: int, pairs: int) -> float:
         """Return the value of chunks.
@@ -358,10 +389,10 @@ class PromptTable:
 
     def _cell(self, chunks: int, i: int, j: int, k: int) -> tuple[float, ...]:
         """Make a cell from its block."""
-        block = self._block(chunks, i // NODES_IN_BLOCK, j // PASTS_IN_BLOCK)
+        block = self._block(chunks, i // NEW_IN_BLOCK, j // PASTS_IN_BLOCK)
         if len(self._cells) >= MOST_CELLS:
             self._cells.clear()
-        axis, row, column = self._axis_of(chunks), i % NODES_IN_BLOCK, j % PASTS_IN_BLOCK
+        axis, row, column = self._axis_of(chunks), i % NEW_IN_BLOCK, j % PASTS_IN_BLOCK
         corners = [
             float(block[row + x, column + y, min(k + z, block.shape[2] - 1)])
             for z in (0, 1)
@@ -387,24 +418,23 @@ class PromptTable:
             return found
         if len(self._blocks) >= MOST_BLOCKS:
             self._blocks.clear()
-        nodes = NEW[rows * NODES_IN_BLOCK :][: NODES_IN_BLOCK + 1]
+        nodes = NEW[rows * NEW_IN_BLOCK :][: NEW_IN_BLOCK + 1]
         pasts = PAST[columns * PASTS_IN_BLOCK :][: PASTS_IN_BLOCK + 1]
         spreads = SPREADS if chunks > 1 else SPREADS[:1]
         totals = [chunks * base + more for base, more in nodes]
-        works = [
-            Work(0, 0, 0, uneven(chunks, new, past, spread))
-            for new in totals
-            for past in pasts
-            for spread in spreads
-        ]
-        values = self._taken(self._source.exact(Works.of(works)))
+        works = uneven(chunks, list(product(totals, pasts, spreads)))
+        values = self._taken(self._source.exact(works))
         found = values.reshape(len(nodes), len(pasts), len(spreads))
         self._blocks[chunks, rows, columns] = found
-        middle = [sum(pair) / 2 for pair in pairwise(spreads)] or spreads
-        self.checks += [
-            Work(0, 0, 0, uneven(chunks, sum(pair) // 2, sum(between) // 2, spread))
-            for pair in pairwise(totals)
-            for between in list(pairwise(pasts))[::4]
-            for spread in middle
-        ]
+        self.checks.append(partial(_centres, chunks, totals, pasts, spreads))
         return found
+
+
+def _centres(
+    chunks: int, totals: Sequence[int], pasts: Sequence[int], spreads: Sequence[float]
+) -> Works:
+    """Return the centres of a quarter of the cells of a block."""
+    new = [sum(pair) // 2 for pair in pairwise(totals)]
+    past = [sum(pair) // 2 for pair in pairwise(pasts)][::4]
+    spread = [sum(pair) / 2 for pair in pairwise(spreads)] or spreads
+    return uneven(chunks, list(product(new, past, spread)))

@@ -1,8 +1,9 @@
 """Energy and busy time of all steps of a run, priced in bulk once the run is over.
 
 On GPUs every step is priced by itself, with the requests of `Works.batches`. Where AttAccs attend,
-steps are priced in the blocks of the tables: requests of a step have its mean length, and chunks
-its mean size.
+steps are priced in the blocks of the tables. The requests of a step have its mean length, and its
+chunks are equal ones with as many pairs of a query and a key. Steps that read keys and values back
+are priced exactly, which is slow.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from attacc.gpu.costs import PARTS, EnergyBreakdown, Floats
 from attacc.results import Result, flat
-from attacc.serving.price_tables import block_ends
+from attacc.serving.price_tables import block_ends, timed_between
 from attacc.serving.step_parts import EQUAL, HOST, MOVED, RETURNED, SENT, StepSource
 from attacc.serving.works import Works
 from attacc.system.batches import Ints
@@ -100,11 +101,18 @@ def totals_of(source: StepSource, works: Works) -> Totals:
 
 def _priced(source: StepSource, works: Works) -> Iterator[StepCosts]:
     """Yield costs of all steps, each step once."""
-    if not source.equal:
-        for first in range(0, len(works), STEPS_AT_ONCE):
-            own = works.part(first, min(first + STEPS_AT_ONCE, len(works)))
-            yield from (costs for _, costs in source.groups(own))
-        return
+    if source.equal:
+        held = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(works.cached)])
+        back = held[works.chunk_ends] > held[works.chunk_ends - works.chunks]
+        yield from _in_blocks(source, works.take(np.flatnonzero(~back)))
+        works = works.take(np.flatnonzero(back))
+    for first in range(0, len(works), STEPS_AT_ONCE):
+        own = works.part(first, min(first + STEPS_AT_ONCE, len(works)))
+        yield from (costs for _, costs in source.groups(own))
+
+
+def _in_blocks(source: StepSource, works: Works) -> Iterator[StepCosts]:
+    """Yield costs of steps of equal requests, none of which reads keys and values back."""
     for chosen, timed in _blocks(works):
         for first in range(0, chosen.size, STEPS_AT_ONCE):
             own = works.take(chosen[first : first + STEPS_AT_ONCE])
@@ -124,7 +132,7 @@ def _blocks(works: Works) -> Iterator[tuple[Ints, Timed]]:
     rows, columns = block_ends(works.decoding[some], mean)
     blocks, place = np.unique(np.concatenate([rows, columns]), axis=1, return_inverse=True)
     for number, (low, high, fewest, most) in enumerate(blocks.T.tolist()):
-        yield some[place.ravel() == number], Timed((low, high), (fewest, most))
+        yield some[place.ravel() == number], timed_between(low, high, (fewest, most))
 
 
 def _busy(costs: StepCosts) -> Floats:

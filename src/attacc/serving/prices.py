@@ -23,7 +23,7 @@ from attacc.serving.step_parts import EQUAL, StepParts, StepSource
 from attacc.serving.work import Chunk, Work
 from attacc.serving.works import Works
 from attacc.system.pricer import Pricer, Timed
-from attacc.units import whole
+from attacc.units import MAX_SIZE, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -220,14 +220,14 @@ class StepPrices:
             ("grid", self._grid.checks),
         ):
             if checks:
-                works = list(checks)
+                works = Works.joined([centres() for centres in checks])
                 checks.clear()
                 self._errors[name] = max(self._errors[name], self._deviation(works))
         return sum(self._errors.values())
 
     def check(self) -> PriceCheck:
         """Price a random sample of the steps so far exactly, and return how far tables are off."""
-        deviation = self._deviation(self._sampled) if self._sampled else 0.0
+        deviation = self._deviation(Works.of(self._sampled)) if self._sampled else 0.0
         return PriceCheck(self._asked, len(self._sampled), deviation, self.bound)
 
     def totals(self, works: Works) -> Totals:
@@ -241,17 +241,18 @@ class StepPrices:
         """
         return totals_of(self._source, works)
 
-    def _deviation(self, works: Sequence[Work]) -> float:
+    def _deviation(self, works: Works) -> float:
         """Return the largest relative deviation from the pricer's durations."""
-        parts = self._source.exact(Works.of(works))
-        own = np.array([sum(self._price(work)) for work in works]) / PS_PER_NS
+        parts = self._source.exact(works)
+        own = np.array([sum(self._price(work)) for work in works.rows()]) / PS_PER_NS
         return float(np.abs(own / (parts.device_ns + parts.host_ns) - 1.0).max())
 
     def _price(self, work: Work) -> Price:
         decoding, keys, longest, chunks = work
         if self._exact or (self._source.away and any(chunk.cached for chunk in chunks)):
             return self._alone(work)
-        if not decoding * longest >= keys >= longest + decoding - 1 or keys < decoding:
+        possible = decoding * longest >= keys >= longest + decoding - 1 and longest <= MAX_SIZE
+        if not possible or not (decoding or chunks):
             return self._alone(work)  # which names the error
         if chunks:
             device_ns, host_ns = self._with_prompts(work)
@@ -268,6 +269,8 @@ class StepPrices:
         decoding, keys, _, chunks = work
         many, new, squares, pairs = len(chunks), 0, 0, 0
         for own, past, _, _ in chunks:
+            if not 0 < own <= MAX_SIZE >= past >= 0:
+                Works.of([work])  # which names the error
             new += own
             squares += own * own
             pairs += own * past

@@ -124,7 +124,7 @@ class StepSource:
         """Return numbers of steps and their costs, as tables hold them.
 
         Args:
-            works: steps of equal chunks each.
+            works: steps whose chunks have no cached tokens.
             block: numbers of requests and of mean keys that enclose those of all steps that decode.
         """
         decodes = works.decoding > 0
@@ -151,17 +151,17 @@ class StepSource:
         return taken_apart(len(works), self.in_block(works, block))
 
     def _sized(self, works: Works, block: Timed) -> StepCosts:
-        """Price steps of one phase with equal requests."""
+        """Price steps of one phase with equal requests, and equal chunks with as many pairs."""
         self.calls += 1
         mean = np.maximum(1, np.rint(works.keys / works.decoding).astype(np.int64))
         chunks, prompts = works.chunks, None
         if chunks.any():
             first = works.chunk_ends - chunks
-            new, pairs = np.add.reduceat(
-                np.stack([works.new, works.new * works.past]), first, axis=1
-            )
+            pairs = works.new * (works.past + works.new / 2)
+            new, pairs = np.add.reduceat(np.stack([works.new, pairs]), first, axis=1)
             each = np.maximum(1, np.rint(new / chunks).astype(np.int64))
-            prompts = Prompts(each, np.rint(pairs / new).astype(np.int64), chunks)
+            past = np.rint(pairs / new - each / 2).astype(np.int64)
+            prompts = Prompts(each, np.maximum(0, past), chunks)
         need = self.pricer.need((block.keys[1], 1))
         return self.pricer.sized(works.decoding, mean, timed=block, need=need, beside=prompts)
 

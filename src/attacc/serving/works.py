@@ -8,14 +8,15 @@ for any lengths with these sums (`attacc.gpu.costs.ragged`). Attention within a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from attacc.errors import InputError
-from attacc.serving.work import Work
+from attacc.serving.work import Chunk, Work
 from attacc.system.batches import Batches, Ints
+from attacc.units import MAX_SIZE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,6 +77,16 @@ class Works:
         def column(values: Sequence[int]) -> Ints:
             return np.array(values, dtype=np.int64)
 
+        for number, chunk in enumerate(chunks):
+            fits = 1 <= chunk.new <= MAX_SIZE and 0 <= chunk.cached <= chunk.past <= MAX_SIZE
+            if not fits:
+                raise InputError(
+                    f"{chunk.new:,} tokens after {chunk.past:,} past ones, {chunk.cached:,} cached",
+                    where=f"chunk {number}",
+                    hint=f"give 1 to {MAX_SIZE:,} tokens, and count cached tokens as past ones",
+                )
+        if any(work.longest > MAX_SIZE for work in each):
+            raise InputError(f"a request has more than {MAX_SIZE:,} keys", where="longest")
         return cls(
             column([work.decoding for work in each]),
             column([work.keys for work in each]),
@@ -86,6 +97,55 @@ class Works:
             np.cumsum(column([len(work.chunks) for work in each])),
         )
 
+    @classmethod
+    def beside(
+        cls, decoding: Ints, keys: Ints, longest: Ints, chunks: Sequence[Chunk] = ()
+    ) -> Works:
+        """Return steps that decode, with the same chunks in each.
+
+        Args:
+            decoding: (steps,) requests that decode.
+            keys: (steps,) keys of all of them together.
+            longest: (steps,) keys of the longest of them.
+            chunks: the chunks of every step.
+
+        Raises:
+            InputError: as the class.
+        """
+        new, past, cached = (
+            np.array([chunk[:3] for chunk in chunks], dtype=np.int64).reshape(-1, 3).T
+        )
+        steps = decoding.size
+        ends = len(chunks) * np.arange(1, steps + 1)
+        return cls(
+            decoding.astype(np.int64),
+            keys.astype(np.int64),
+            longest.astype(np.int64),
+            np.tile(new, steps),
+            np.tile(past, steps),
+            np.tile(cached, steps),
+            ends,
+        )
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Works]) -> Works:
+        """Return the steps of several records, one after the other.
+
+        Args:
+            pieces: the records, at least one.
+        """
+        shifts = np.cumsum([0, *(piece.new.size for piece in pieces[:-1])])
+        ends = [piece.chunk_ends + shift for piece, shift in zip(pieces, shifts, strict=True)]
+        return cls(
+            np.concatenate([piece.decoding for piece in pieces]),
+            np.concatenate([piece.keys for piece in pieces]),
+            np.concatenate([piece.longest for piece in pieces]),
+            np.concatenate([piece.new for piece in pieces]),
+            np.concatenate([piece.past for piece in pieces]),
+            np.concatenate([piece.cached for piece in pieces]),
+            np.concatenate(ends),
+        )
+
     def __len__(self) -> int:
         return self.decoding.size
 
@@ -93,6 +153,25 @@ class Works:
     def chunks(self) -> Ints:
         """(steps,) number of chunks."""
         return np.diff(self.chunk_ends, prepend=0)
+
+    def rows(self) -> Iterator[Work]:
+        """Yield the steps; no chunk emits a token."""
+        chunks = [
+            Chunk(*sizes, emits=False)
+            for sizes in zip(
+                self.new.tolist(), self.past.tolist(), self.cached.tolist(), strict=True
+            )
+        ]
+        first = 0
+        for decoding, keys, longest, end in zip(
+            self.decoding.tolist(),
+            self.keys.tolist(),
+            self.longest.tolist(),
+            self.chunk_ends.tolist(),
+            strict=True,
+        ):
+            yield Work(decoding, keys, longest, tuple(chunks[first:end]))
+            first = end
 
     def part(self, first: int, last: int) -> Works:
         """Return consecutive steps.
