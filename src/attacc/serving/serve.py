@@ -122,6 +122,92 @@ def arriving(requests: Requests) -> Iterator[Request]:
         )
 
 
+class Server:
+    """An engine's model and GPUs, ready to serve requests again and again.
+
+    Args:
+        model: a preset's name, a file, or a model.
+        system: a preset's name, a file, or a system.
+        options: what engines are started with.
+        layout: of the model over the GPUs; by default all of them share every layer.
+        gpu_model: what prices the GPUs.
+        changes: keys of the system to change.
+        exact: whether every step is priced exactly, which takes long.
+        seed: of the sample of steps that are priced exactly.
+
+    Raises:
+        InputError: a name or an option is wrong.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Mapping[str, object] | AnyModel,
+        system: str | Path | Mapping[str, object] | ResolvedSystem,
+        *,
+        options: EngineOptions | None = None,
+        layout: str | Layout | None = None,
+        gpu_model: GpuModel | str = GpuModel.CALIBRATED,
+        changes: Mapping[str, object] | None = None,
+        exact: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self._options = options or EngineOptions()
+        devices = changed_system(system, changes, where="system")
+        kind = member(GpuModel, gpu_model, where="gpu_model")
+        self._pricer = _pricer(model, devices, layout, kind, self._options)
+        self._seed, self._exact = seed, exact
+        self._prices = StepPrices(self._pricer, seed=seed, exact=exact)
+
+    def serve(
+        self, requests: Requests, targets: Targets | None = None, *, concurrency: int | None = None
+    ) -> Service:
+        """Serve requests over time.
+
+        Args:
+            requests: with arrivals; without them, all come at once.
+            targets: latencies that users accept.
+            concurrency: clients that each wait for an answer, in place of arrivals.
+
+        Raises:
+            InputError: no request can run.
+            CapacityError: the model does not fit.
+        """
+        # The sample of exact steps is that of this run.
+        prices = StepPrices(self._pricer, seed=self._seed, exact=self._exact)
+        engine, run = self._play(requests, prices, concurrency)
+        return _service(
+            self._pricer, requests, self._options, engine, run, prices, targets or Targets()
+        )
+
+    def latencies(self, requests: Requests, targets: Targets) -> Latencies:
+        """Return the latencies of requests over time alone, which takes less time.
+
+        Args:
+            requests: as in `serve`.
+            targets: as in `serve`.
+
+        Raises:
+            InputError: as in `serve`.
+            CapacityError: as in `serve`.
+        """
+        _, run = self._play(requests, self._prices, None)
+        return latencies(run.policy.ledger, len(run.rejected), targets)
+
+    def _play(
+        self, requests: Requests, prices: StepPrices, concurrency: int | None
+    ) -> tuple[Started, Run]:
+        engine = start(self._pricer, requests, self._options)
+        clients = None if concurrency is None else whole(concurrency, where="concurrency")
+        run = play(
+            engine.policy,
+            arriving(requests),
+            prices.device_ps,
+            prices.host_ps,
+            concurrency=clients,
+        )
+        return engine, run
+
+
 def serve(
     model: str | Path | Mapping[str, object] | AnyModel,
     system: str | Path | Mapping[str, object] | ResolvedSystem,
@@ -139,33 +225,27 @@ def serve(
     """Serve requests over time.
 
     Args:
-        model: a preset's name, a file, or a model.
-        system: a preset's name, a file, or a system.
-        requests: with arrivals; without them, all come at once.
-        options: what the engine is started with.
+        model: as in `Server`.
+        system: as in `Server`.
+        requests: requests, a file of them, or prompt and output tokens of one.
+        options: as in `Server`.
         targets: latencies that users accept.
-        layout: of the model over the GPUs; by default all of them share every layer.
-        gpu_model: what prices the GPUs.
+        layout: as in `Server`.
+        gpu_model: as in `Server`.
         concurrency: clients that each wait for an answer, in place of arrivals.
-        changes: keys of the system to change.
-        exact: whether every step is priced exactly, which takes long.
-        seed: of the sample of steps that are priced exactly.
+        changes: as in `Server`.
+        exact: as in `Server`.
+        seed: as in `Server`.
 
     Raises:
         InputError: a name, an option or a request is wrong, or no request can run.
         CapacityError: the model does not fit.
     """
-    asked = options or EngineOptions()
-    given = Requests.of(requests)
-    devices = changed_system(system, changes, where="system")
-    pricer = _pricer(model, devices, layout, member(GpuModel, gpu_model, where="gpu_model"), asked)
-    prices = StepPrices(pricer, seed=seed, exact=exact)
-    engine = start(pricer, given, asked)
-    clients = None if concurrency is None else whole(concurrency, where="concurrency")
-    run = play(
-        engine.policy, arriving(given), prices.device_ps, prices.host_ps, concurrency=clients
-    )
-    return _service(pricer, given, asked, engine, run, prices, targets or Targets())
+    server = Server(
+        model, system, options=options, layout=layout, gpu_model=gpu_model, changes=changes,
+        exact=exact, seed=seed,
+    )  # fmt: skip
+    return server.serve(Requests.of(requests), targets, concurrency=concurrency)
 
 
 def _pricer(
