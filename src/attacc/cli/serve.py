@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attacc.cli.options import Json, Settings, changes, number, size
+from attacc.cli.options import Json, Settings, changes, names, number, size
 from attacc.cli.options import seed as parse_seed
 from attacc.cli.output import print_answer, progress_bar
+from attacc.errors import InputError
+
+if TYPE_CHECKING:
+    from attacc.service import FoundRate
 
 
 def serve(
@@ -23,7 +27,10 @@ def serve(
     model: Annotated[
         str, typer.Option(help="Model preset, TOML file, or Hugging Face config.json.")
     ] = "llama-3.1-70b",
-    system: Annotated[str, typer.Option(help="System preset or file.")] = "8xh100",
+    system: Annotated[
+        list[str] | None,
+        typer.Option(help="System preset or file; with --find-rate, repeat it. 8xh100 by default."),
+    ] = None,
     policy: Annotated[
         str, typer.Option(help="Batching policy: vllm-v1, vllm-v0, sarathi, sglang or static.")
     ] = "vllm-v1",
@@ -113,6 +120,21 @@ def serve(
             parser=number("--slo-tpot-ms"), metavar="MS", help="Longest mean time of a token."
         ),
     ] = None,
+    find_rate: Annotated[
+        bool,
+        typer.Option(
+            "--find-rate",
+            help="Find the highest rate at which most requests keep the targets.",
+        ),
+    ] = False,
+    share: Annotated[
+        float,
+        typer.Option(
+            parser=number("--share"),
+            metavar="F",
+            help="Share of the requests that have to keep the targets, with --find-rate.",
+        ),
+    ] = 0.9,
     gpu_model: Annotated[
         str, typer.Option(help="What prices the GPUs: calibrated or published.")
     ] = "calibrated",
@@ -125,8 +147,10 @@ def serve(
 ) -> None:
     """Play requests over time on a system, and tell the latencies that users would feel."""
     import attacc
-    from attacc.report.serve import service_renderable
-    from attacc.service import EngineOptions, Targets, policy_of
+    from attacc.report.serve import rates_renderable, service_renderable
+    from attacc.results import Listing
+    from attacc.service import EngineOptions, Server, Targets, policy_of
+    from attacc.service import find_rate as rate_of
 
     given = attacc.Requests.from_trace(source, zero_output=zero_output)
     if requests is not None:
@@ -145,18 +169,36 @@ def serve(
         kv_memory_fraction=kv_memory_fraction,
         max_model_len=max_model_len,
     )
-    with progress_bar("serving"):
-        found = attacc.serve(
+    targets = Targets(slo_ttft_ms, slo_tpot_ms)
+    systems = names(system, "--system") or ["8xh100"]
+    servers = [
+        Server(
             model,
-            system,
-            given,
+            name,
             options=options,
-            targets=Targets(slo_ttft_ms, slo_tpot_ms),
             layout=layout,
             gpu_model=gpu_model,
-            concurrency=closed_loop,
             changes=changes(settings),
             exact=exact,
             seed=seed,
         )
+        for name in systems
+    ]
+    if find_rate:
+        with progress_bar("serving") as progress:
+            rates: list[FoundRate] = []
+            for name, server in zip(systems, servers, strict=True):
+                progress(name, len(servers))
+                rates.append(rate_of(server, given, targets, share=share))
+        print_answer(Listing(rates), rates_renderable, as_json=json)
+        return
+    if len(servers) > 1:
+        raise InputError(
+            f"{len(servers)} systems are given, and requests are served by one",
+            where="--system",
+            hint="give one system, or find the rates of several with --find-rate",
+        )
+    with progress_bar("serving") as progress:
+        progress(systems[0], 1)
+        found = servers[0].serve(given, targets, concurrency=closed_loop)
     print_answer(found, service_renderable, as_json=json)
