@@ -12,9 +12,9 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from attacc.serving.prices import PS_PER_NS, StepPrices
+from attacc.serving.prices.steps import PS_PER_NS, StepPrices
+from attacc.serving.prices.works import Works
 from attacc.serving.work import Chunk, Work
-from attacc.serving.works import Works
 from attacc.system.pricer import Pricer
 
 PAIRS = (

@@ -8,9 +8,9 @@ import pytest
 from attacc.errors import InputError
 from attacc.gpu.costs import Floats
 from attacc.hardware.system import changed_system
-from attacc.serving.prices import PS_PER_NS, StepPrices
+from attacc.serving.prices.steps import PS_PER_NS, StepPrices
+from attacc.serving.prices.works import Works
 from attacc.serving.work import Chunk, Work
-from attacc.serving.works import Works
 from attacc.system import batches
 from attacc.system.batches import Batches
 from attacc.system.layout import Layout

@@ -21,12 +21,12 @@ from attacc.models.huggingface import load_model
 from attacc.models.parameters import AnyModel
 from attacc.results import Result
 from attacc.serving.engines.policy import Request
-from attacc.serving.prices import StepPrices
+from attacc.serving.prices.steps import StepPrices
+from attacc.serving.prices.works import Works
 from attacc.serving.results import Latencies, StepSurrogate, Targets, latencies
 from attacc.serving.search import replica
 from attacc.serving.simulator import Run, play
 from attacc.serving.started import EngineOptions, Started, start
-from attacc.serving.works import Works
 from attacc.system.boundary import constant_power
 from attacc.system.layout import Layout
 from attacc.system.pricer import Pricer

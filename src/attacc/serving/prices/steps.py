@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from attacc.gpu.costs import Floats
-from attacc.serving.price_grid import MixedGrid
-from attacc.serving.price_tables import REQUESTS_IN_BLOCK, DecodeTable, PromptTable, TokenTable
-from attacc.serving.price_totals import Totals, totals_of
-from attacc.serving.step_parts import EQUAL, StepParts, StepSource
+from attacc.serving.prices.grid import MixedGrid
+from attacc.serving.prices.parts import EQUAL, StepParts, StepSource
+from attacc.serving.prices.tables import REQUESTS_IN_BLOCK, DecodeTable, PromptTable, TokenTable
+from attacc.serving.prices.totals import Totals, totals_of
+from attacc.serving.prices.works import Works
 from attacc.serving.work import Chunk, Work
-from attacc.serving.works import Works
 from attacc.system.pricer import Pricer, Timed
 from attacc.units import MAX_SIZE, whole
 

@@ -11,10 +11,10 @@ from functools import partial
 from itertools import product
 from typing import Final
 
-from attacc.serving.price_tables import MOST_CELLS, spaced
-from attacc.serving.step_parts import StepSource
+from attacc.serving.prices.parts import StepSource
+from attacc.serving.prices.tables import MOST_CELLS, spaced
+from attacc.serving.prices.works import Works
 from attacc.serving.work import Chunk, Work
-from attacc.serving.works import Works
 from attacc.system.pricer import Timed
 
 REQUESTS: Final = spaced(8)

@@ -16,9 +16,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from attacc.gpu.costs import Floats
-from attacc.serving.step_parts import StepParts, StepSource
+from attacc.serving.prices.parts import StepParts, StepSource
+from attacc.serving.prices.works import Works
 from attacc.serving.work import Chunk
-from attacc.serving.works import Works
 from attacc.system.batches import Ints
 from attacc.system.pricer import Timed
 from attacc.units import MAX_SIZE

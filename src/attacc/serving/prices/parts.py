@@ -17,7 +17,7 @@ from attacc.errors import InputError
 from attacc.gpu.costs import Floats
 from attacc.hardware.system import AttentionSite
 from attacc.models.operators import Phase
-from attacc.serving.works import Works
+from attacc.serving.prices.works import Works
 from attacc.system.batches import Ints
 from attacc.system.pricer import Pricer, Prompts, Timed
 from attacc.system.schedule import plan_of
