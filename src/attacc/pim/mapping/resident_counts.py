@@ -9,7 +9,7 @@ only the requests that need another chunk; all others are counted by channel.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -59,6 +59,9 @@ class CountedRequest:
         ends: (heads,) one past the last key for which each head has room.
         last: (heads,) last chunk of each head.
         length: keys of each head when the request was last visited.
+        seen: step of that visit.
+        due: step in which a head needs another chunk.
+        watched: (7, growing heads) chunks that grow by a key per step; None while it is visited.
     """
 
     number: int
@@ -66,9 +69,9 @@ class CountedRequest:
     ends: I64
     last: I64
     length: int = 0
-    _seen: int = 0
-    _due: int = NEVER
-    _watched: I64 | None = field(default=None)
+    seen: int = 0
+    due: int = NEVER
+    watched: I64 | None = None
 
 
 class ResidentCounts:
@@ -111,7 +114,7 @@ class ResidentCounts:
             [growth.longest, growth.grain, self._overhead, layers], dtype=np.int64
         )
         self._now = self._arrivals = self._turn = 0
-        self._due: dict[int, list[CountedRequest]] = {}
+        self._due: dict[int, dict[int, CountedRequest]] = {}
 
     @property
     def keys(self) -> I64:
@@ -160,7 +163,7 @@ class ResidentCounts:
             Requests for which there was no room. They have not grown, and the next step tries again
             unless they are freed.
         """
-        due = [one for one in self._due.pop(self._now + 1, []) if one._due == self._now + 1]
+        due = [one for one in self._due.pop(self._now + 1, {}).values() if one.due == self._now + 1]
         due.sort(key=lambda one: one.number)
         for request in due:
             self._unwatch(request)
@@ -178,7 +181,7 @@ class ResidentCounts:
 
     def length(self, request: CountedRequest) -> int:
         """Return the keys of each head of a request."""
-        grown = 0 if request._watched is None else self._now - request._seen
+        grown = 0 if request.watched is None else self._now - request.seen
         return request.length + grown
 
     def free(self, request: CountedRequest) -> None:
@@ -194,15 +197,15 @@ class ResidentCounts:
     def _watch(self, request: CountedRequest) -> None:
         """Count the heads of a request that grow, until one of them has no room."""
         last = request.chunks[:, request.last[request.ends > request.length]]
-        request._watched, request._seen = last, self._now
+        request.watched, request.seen = last, self._now
         np.add.at(self._growing, (last[STACK], last[CHANNEL]), 1)
-        request._due = self._now + int(request.ends.min()) - request.length + 1
-        self._due.setdefault(request._due, []).append(request)
+        request.due = self._now + int(request.ends.min()) - request.length + 1
+        self._due.setdefault(request.due, {})[request.number] = request
 
     def _unwatch(self, request: CountedRequest) -> None:
         """Write down how long a request is now, and no longer count it as growing."""
         request.length = self.length(request)
-        last, request._watched, request._due = request._watched, None, NEVER
+        last, request.watched, request.due = request.watched, None, NEVER
         if last is not None:
             np.subtract.at(self._growing, (last[STACK], last[CHANNEL]), 1)
 

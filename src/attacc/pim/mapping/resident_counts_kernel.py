@@ -19,7 +19,7 @@ HEAD, START, CAPACITY, STACK, CHANNEL, LOAD, ROWS = range(7)
 @inlined
 def room(free: int, room_of: I64, sizes: I64) -> int:
     """Return for how many keys of all layers a number of free rows has room."""
-    return room_of[min(free // sizes[LAYERS], len(room_of) - 1)]
+    return int(room_of[min(free // sizes[LAYERS], len(room_of) - 1)])
 
 
 @inlined
