@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -123,7 +123,7 @@ def measured(path: Path, model: str, slots: int, policy: Policy, steps: int) -> 
     for _ in range(WARM_UP):
         stream.step()
     row, bound = Row(model, slots, policy), Row(model, slots, "redealt")
-    sums: Counter[str] = Counter()
+    sums: defaultdict[str, float] = defaultdict(float)
     wall, visits = 0.0, counts.visits
     for step in range(steps):
         begin = perf_counter()

@@ -44,7 +44,7 @@ class Policy(StrEnum):
     """A whole head goes to the channel with the least load of all (AttAcc, ASPLOS 2024)."""
     REQUEST_CHANNEL = "request-channel"
     """All heads of a request go to the channel with the least load (NeuPIMs, ASPLOS 2024)."""
-    TOKEN_PARALLEL = "token-parallel"
+    TOKEN_PARALLEL = "token-parallel"  # noqa: S105  # tokens of a model, no secret
     """Chunks of one grain go to all channels in turn."""
 
 
