@@ -52,7 +52,7 @@ class Row:
         keys: keys of the fullest channel over the mean; both are sums over steps.
         with_chunks: the same of keys and a quarter of a grain for each chunk, over the mean keys.
         chunks: chunks of a channel, mean.
-        evicted: requests that had no room to grow.
+        evicted: requests that had no room to grow, or do not fit alone.
         microseconds: wall time of a step with its arrivals and ends.
         tokens_per_s: keys (of one head) that grow per second of wall time.
         visits: requests that are visited per step, arrivals apart.
@@ -98,6 +98,10 @@ class Stream:
             try:
                 self.running[self.counts.arrive(prompt)] = answer
             except CapacityError:
+                if self.running:
+                    break
+                self.evicted += 1  # it does not fit alone
+                self.waiting = next(self.requests)
                 break
             self.waiting = next(self.requests)
         for request in self.counts.step():
@@ -146,8 +150,12 @@ def measured(path: Path, model: str, slots: int, policy: Policy, steps: int) -> 
             sums["again chunks"] += float(np.mean([len(own) for own in dealt]))
             bound.batch += len(stream.running)
     row.batch, row.chunks = sums["batch"] / steps, sums["chunks"] / steps
+    row.evicted = stream.evicted
+    if not sums["mean"]:
+        row.keys = row.with_chunks = float("nan")
+        return [row]
     row.keys, row.with_chunks = sums["max"] / sums["mean"], sums["load"] / sums["mean"]
-    row.evicted, row.microseconds = stream.evicted, 1e6 * wall / steps
+    row.microseconds = 1e6 * wall / steps
     row.tokens_per_s, row.visits = sums["batch"] / wall, (counts.visits - visits) / steps
     if not sums["again"]:
         return [row]
