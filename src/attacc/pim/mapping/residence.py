@@ -56,6 +56,26 @@ class Growth:
             )
 
 
+def room_of_rows(layout: KeyLayout, growth: Growth, rows: int) -> int:
+    """Return for how many keys of one layer a number of rows of a channel has room.
+
+    Args:
+        layout: how a key lies in the banks.
+        growth: how requests may grow.
+        rows: rows of every bank.
+    """
+    o = layout.organization
+    columns = layout.columns_per_key + (0 if layout.one_copy else layout.context_slices)
+    keys = rows * o.columns * layout.banks_in_turn // columns
+    # Keys and values begin with rows of their own.
+    while keys and stored_rows(layout, keys * layout.sequence_parts) > rows:
+        keys -= 1
+    room = min(keys * layout.sequence_parts, growth.longest)
+    # The next chunk then begins where a group of moves begins.
+    grain = growth.grain if room >= growth.grain else growth.quantum
+    return room // grain * grain
+
+
 @dataclass(slots=True, eq=False)
 class ResidentChunk:
     """A run of keys of one head in one channel, in all layers.
@@ -276,17 +296,7 @@ class Residence:
 
     def _room_of(self, rows: int) -> int:
         """Return for how many keys of all layers a number of rows of a channel has room."""
-        layout, o = self._layout, self._layout.organization
-        each = rows // self._layers
-        columns = layout.columns_per_key + (0 if layout.one_copy else layout.context_slices)
-        keys = each * o.columns * layout.banks_in_turn // columns
-        # Keys and values begin with rows of their own.
-        while keys and stored_rows(layout, keys * layout.sequence_parts) > each:
-            keys -= 1
-        room = min(keys * layout.sequence_parts, self._growth.longest)
-        # The next chunk then begins where a group of moves begins.
-        grain = self._growth.grain if room >= self._growth.grain else self._growth.quantum
-        return room // grain * grain
+        return room_of_rows(self._layout, self._growth, rows // self._layers)
 
     def _added(self, request: ResidentRequest, length: int, name: str) -> list[ResidentChunk]:
         """Return the chunks that would give a request room; their rows are not taken yet."""
