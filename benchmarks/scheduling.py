@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import optimize
+from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]
 
 from attacc.calibration.scheduling import StepLine, deviation, read_recorded, replay
 from attacc.serving.engines.vllm_v1 import VllmV1Settings
