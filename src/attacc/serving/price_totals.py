@@ -16,7 +16,7 @@ import numpy as np
 
 from attacc.gpu.costs import PARTS, EnergyBreakdown, Floats
 from attacc.results import Result, flat
-from attacc.serving.price_tables import block_ends, timed_between
+from attacc.serving.decode_table import block_ends, timed_between
 from attacc.serving.step_parts import EQUAL, HOST, MOVED, RETURNED, SENT, StepSource
 from attacc.serving.works import Works
 from attacc.system.batches import Ints

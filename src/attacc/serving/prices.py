@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from attacc.gpu.costs import Floats
+from attacc.serving.decode_table import REQUESTS_IN_BLOCK, DecodeTable
 from attacc.serving.price_grid import MixedGrid
-from attacc.serving.price_tables import REQUESTS_IN_BLOCK, DecodeTable, PromptTable, TokenTable
+from attacc.serving.price_tables import PromptTable, TokenTable
 from attacc.serving.price_totals import Totals, totals_of
 from attacc.serving.step_parts import EQUAL, StepParts, StepSource
 from attacc.serving.work import Chunk, Work
