@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from attacc.gpu.costs import Floats
+from attacc.serving.prices.decode import REQUESTS_IN_BLOCK, DecodeTable
 from attacc.serving.prices.grid import MixedGrid
 from attacc.serving.prices.parts import EQUAL, StepParts, StepSource
-from attacc.serving.prices.tables import REQUESTS_IN_BLOCK, DecodeTable, PromptTable, TokenTable
+from attacc.serving.prices.tables import PromptTable, TokenTable
 from attacc.serving.prices.totals import Totals, totals_of
 from attacc.serving.prices.works import Works
 from attacc.serving.work import Chunk, Work

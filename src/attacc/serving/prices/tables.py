@@ -1,4 +1,4 @@
-"""Tables of step times: exact over numbers of tokens and requests, straight lines over lengths.
+"""Tables of step times: exact over numbers of tokens and chunks, straight lines over lengths.
 
 Every table is priced at fixed nodes, in blocks of neighbouring nodes. So no value depends on which
 step was asked for first. Blocks and cells are bounded in number; all are dropped together, and are
@@ -11,26 +11,17 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise, product
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
 from attacc.gpu.costs import Floats
 from attacc.serving.prices.parts import StepParts, StepSource
 from attacc.serving.prices.works import Works
-from attacc.serving.work import Chunk
-from attacc.system.batches import Ints
-from attacc.system.pricer import Timed
 from attacc.units import MAX_SIZE
 
 TOKENS_IN_BLOCK: Final = 512
 """Neighbouring numbers of tokens that are priced together."""
-REQUESTS_IN_BLOCK: Final = 16
-"""Neighbouring numbers of requests that are priced together."""
-TIMED_EVERY: Final = 5
-"""Attention on AttAccs is timed at every so many requests, and at the ends of blocks."""
-NODES_IN_BLOCK: Final = 16
-"""Cells along the axis of keys that are priced together."""
 NEW_IN_BLOCK: Final = 32
 """Cells along the axis of new tokens that are priced together."""
 PASTS_IN_BLOCK: Final = 8
@@ -57,15 +48,6 @@ def spaced(each_octave: int) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-KEYS: Final = tuple(
-    sorted({*((n, 0) for n in spaced(8)), *((64 * i, j) for i in range(1, 33) for j in (0, 1))})
-)
-"""Nodes of the keys of requests that decode: keys of each, and keys more of all together. Kernels
-read keys in blocks of 64, so that times rise in steps where requests have few keys."""
-REACHES: Final = (0, 1, 2, 3, *(n * 2**i - 1 for i in range(1, 24) for n in (3, 4)))
-"""Nodes of the reach of the longest request."""
-REACHES_IN_BLOCK: Final = 4
-"""Cells along the axis of reaches that are priced together."""
 NEW: Final = tuple(
     sorted(
         {
@@ -79,35 +61,6 @@ NEW: Final = tuple(
 tiles of 128 rows, which are 16 tokens of eight heads that share keys."""
 PAST: Final = (0, *(n for n in spaced(4) if n >= 64))
 """Nodes of the number of tokens before a chunk."""
-
-
-def block_ends(requests: Ints, keys: Ints) -> tuple[Ints, Ints]:
-    """Return the ends of the blocks of `DecodeTable` in which steps lie.
-
-    Args:
-        requests: (steps,) how many decode, at least 1.
-        keys: (steps,) their mean number of keys, at least 1.
-
-    Returns:
-        (2, steps) fewest and most requests of the block of each step, and fewest and most keys.
-    """
-    first = requests - requests % REQUESTS_IN_BLOCK
-    rows = np.stack([np.maximum(first, 1), first + REQUESTS_IN_BLOCK - 1])
-    nodes = np.array([base for base, _ in KEYS])
-    start = (np.searchsorted(nodes, keys, side="right") - 1) // NODES_IN_BLOCK * NODES_IN_BLOCK
-    last = np.minimum(start + NODES_IN_BLOCK, nodes.size - 1)
-    return rows, np.stack([nodes[start], np.array([sum(node) for node in KEYS])[last]])
-
-
-def timed_between(fewest: int, most: int, keys: tuple[int, int]) -> Timed:
-    """Return the batches of a block at which attention on AttAccs is timed.
-
-    Args:
-        fewest: requests of the smallest batch.
-        most: requests of the largest one.
-        keys: fewest and most mean keys.
-    """
-    return Timed((*range(fewest, most, TIMED_EVERY), most), keys)
 
 
 class TokenTable:
@@ -136,173 +89,6 @@ class TokenTable:
         numbers = range(max(start, self._first), start + self._block)
         self._known.update(zip(numbers, self._price(numbers).tolist(), strict=True))
         return self._known[number]
-
-
-def reaches(requests: int) -> tuple[int, ...]:
-    """Return nodes of the reach of the longest request.
-
-    The reach is 0 for equal requests, and one less than their number where the longest has all
-    keys but one for each of the others.
-
-    Args:
-        requests: how many decode.
-    """
-    most = requests - 1
-    return (*(n for n in REACHES if n < most), most)
-
-
-class DecodeAxes(NamedTuple):
-    """Nodes for one number of requests that decode.
-
-    Attributes:
-        means: mean number of keys.
-        reaches: reach of the longest request.
-    """
-
-    means: tuple[float, ...]
-    reaches: tuple[int, ...]
-
-
-class DecodeTable:
-    """Values over requests that decode: exact in their number, lines over mean and longest.
-
-    Args:
-        source: prices the steps.
-        taken: returns a value for each step.
-        beside: chunks in each of the steps.
-
-    Attributes:
-        checks: functions that return steps at the centres of cells that were priced.
-    """
-
-    def __init__(
-        self,
-        source: StepSource,
-        taken: Callable[[StepParts], Floats],
-        beside: tuple[Chunk, ...] = (),
-    ) -> None:
-        self._source, self._taken, self._beside = source, taken, beside
-        self._blocks: dict[tuple[int, int, int], dict[int, Floats]] = {}
-        self._cells: dict[tuple[int, int, int], tuple[float, ...]] = {}
-        self._axes: dict[int, DecodeAxes] = {}
-        self.checks: list[Callable[[], Works]] = []
-
-    def at(self, requests: int, keys: int, longest: int) -> float:
-        """Return the value of a step.
-
-        Args:
-            requests: how many decode, at least 1.
-            keys: keys of all together.
-            longest: keys of the longest.
-        """
-        mean = keys / requests
-        means, own = self._axes.get(requests) or self._axes_of(requests)
-        i = bisect_right(means, mean) - 1
-        reach, j = 0.0, 0
-        if longest > mean and len(own) > 1:
-            reach = (longest - mean) / (mean - 1.0)
-            j = min(bisect_right(own, reach), len(own) - 1) - 1
-        cell = self._cells.get((requests, i, j))
-        if cell is None:
-            cell = self._cell(requests, i, j)
-        low, per_key, near, per_reach, v00, v10, v01, v11 = cell
-        x, y = (mean - low) * per_key, (reach - near) * per_reach
-        lower, upper = v00 + (v10 - v00) * x, v01 + (v11 - v01) * x
-        return lower + (upper - lower) * y
-
-    def _axes_of(self, requests: int) -> DecodeAxes:
-        """Return the nodes for a number of requests, and keep them."""
-        if len(self._axes) >= MOST_BLOCKS:
-            self._axes.clear()
-        means = tuple(base + more / requests for base, more in KEYS)
-        found = DecodeAxes(means, (0,) if self._source.equal else reaches(requests))
-        self._axes[requests] = found
-        return found
-
-    def _cell(self, requests: int, i: int, j: int) -> tuple[float, ...]:
-        """Make a cell from its block."""
-        rows, columns, deep = (
-            requests // REQUESTS_IN_BLOCK,
-            i // NODES_IN_BLOCK,
-            j // REACHES_IN_BLOCK,
-        )
-        block = self._block(rows, columns, deep)[requests]
-        if len(self._cells) >= MOST_CELLS:
-            self._cells.clear()
-        means, own = self._axes_of(requests)
-        k = min(j + 1, len(own) - 1)
-        width = own[k] - own[j]
-        column, near, far = (
-            i % NODES_IN_BLOCK,
-            j % REACHES_IN_BLOCK,
-            j % REACHES_IN_BLOCK + (k - j),
-        )
-        cell = (
-            means[i],
-            1.0 / (means[i + 1] - means[i]),
-            float(own[j]),
-            1.0 / width if width else 0.0,
-            *block[column : column + 2, near].tolist(),
-            *block[column : column + 2, far].tolist(),
-        )
-        self._cells[requests, i, j] = cell
-        return cell
-
-    def _block(self, rows: int, columns: int, deep: int) -> dict[int, Floats]:
-        """Return the values of a block: requests -> (keys, reaches)."""
-        found = self._blocks.get((rows, columns, deep))
-        if found is not None:
-            return found
-        if len(self._blocks) >= MOST_BLOCKS:
-            self._blocks.clear()
-        first = rows * REQUESTS_IN_BLOCK
-        sizes = range(max(1, first), first + REQUESTS_IN_BLOCK)
-        nodes = KEYS[columns * NODES_IN_BLOCK :][: NODES_IN_BLOCK + 1]
-        own = {size: self._axes_of(size).reaches for size in sizes}
-        own = {
-            size: every[deep * REACHES_IN_BLOCK :][: REACHES_IN_BLOCK + 1]
-            for size, every in own.items()
-        }
-        rows_of_nodes = np.array(
-            [
-                (size, size * base + more, reach)
-                for size in sizes
-                for base, more in nodes
-                for reach in own[size]
-            ]
-        )
-        works = self._works(*rows_of_nodes.T)
-        timed = timed_between(sizes[0], sizes[-1], (nodes[0][0], sum(nodes[-1])))
-        values = self._taken(self._source.parts_in_block(works, timed))
-        found, done = dict[int, Floats](), 0
-        for size in sizes:
-            shape = len(nodes), len(own[size])
-            found[size] = values[done : done + shape[0] * shape[1]].reshape(shape)
-            done += found[size].size
-        self._blocks[rows, columns, deep] = found
-        middle = sizes[len(sizes) // 2]
-        self.checks.append(partial(self._centres, middle, nodes, own[middle]))
-        return found
-
-    def _works(self, sizes: Ints, keys: Ints, reach: Floats | Ints) -> Works:
-        """Return steps whose longest requests have a reach, as nearly as whole numbers allow."""
-        mean = keys / sizes
-        most = np.rint(mean + reach * (mean - 1.0)).astype(np.int64)
-        longest = np.minimum(keys - sizes + 1, np.maximum(-(-keys // sizes), most))
-        return Works.beside(sizes, keys, longest, self._beside)
-
-    def _centres(self, size: int, nodes: Sequence[tuple[int, int]], own: Sequence[int]) -> Works:
-        """Return the centres of cells at one number of requests.
-
-        Where AttAccs attend, exact prices are slow. So two cells are checked there.
-        """
-        keys = [size * base + more for base, more in nodes]
-        pairs = list(pairwise(keys))
-        if self._source.equal:
-            pairs = [pairs[0], pairs[-1]]
-        reach = [(near + far) / 2 for near, far in pairwise(own)] or own
-        middle = np.repeat([sum(pair) // 2 for pair in pairs], len(reach))
-        return self._works(np.full_like(middle, size), middle, np.tile(reach, len(pairs)))
 
 
 def uneven(chunks: int, nodes: Sequence[tuple[int, int, float]]) -> Works:

@@ -16,8 +16,8 @@ import numpy as np
 
 from attacc.gpu.costs import PARTS, EnergyBreakdown, Floats
 from attacc.results import Result, flat
+from attacc.serving.prices.decode import block_ends, timed_between
 from attacc.serving.prices.parts import EQUAL, HOST, MOVED, RETURNED, SENT, StepSource
-from attacc.serving.prices.tables import block_ends, timed_between
 from attacc.serving.prices.works import Works
 from attacc.system.batches import Ints
 from attacc.system.pricer import Timed
