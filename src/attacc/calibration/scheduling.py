@@ -7,23 +7,23 @@ to the requests with odd numbers; the others test what the scheduler decides.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attacc.errors import DocumentError
-from attacc.files import read_data, text_of
+from attacc.files import json_of, read_data, text_of
 from attacc.serving.engines.policy import Request
 from attacc.serving.engines.vllm_v1 import VllmV1, VllmV1Settings
 from attacc.serving.results import Requested
 from attacc.serving.simulator import Run, play
 from attacc.serving.work import Work
 from attacc.units import MS_PER_S, PS_PER_MS, PS_PER_S
+from attacc.workload.formats.lines import lines_of, record_of
 
 Floats = NDArray[np.float64]
 
@@ -111,17 +111,15 @@ def read_recorded(path: Path) -> Recorded:
     """
     where = str(path)
     columns: list[list[float]] = []
-    for number, line in enumerate(text_of(read_data(path), where=where).splitlines(), start=1):
-        if not line.strip():
-            continue
+    expected = f"expected an object with {', '.join(FIELDS)}"
+    for number, line in lines_of(text_of(read_data(path), where=where)):
+        at = f"{where}:{number}"
+        row: dict[str, Any] = record_of(json_of(line, where=at), at, expected)
         try:
-            row = cast("dict[str, Any]", json.loads(line))
             columns.append([float(row[name]) for name in FIELDS])
         except (ValueError, TypeError, KeyError) as error:
             raise DocumentError(
-                f"no line of a recorded run: {error}",
-                where=f"{where}:{number}",
-                hint=f"expected an object with {', '.join(FIELDS)}",
+                f"no line of a recorded run: {error}", where=at, hint=expected
             ) from None
     if not columns:
         raise DocumentError("holds no requests", where=where, hint="give a recorded run")

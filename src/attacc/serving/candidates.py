@@ -147,7 +147,7 @@ def sizes_up_to(most: int) -> Ints:
 
 
 class BatchSearch:
-    """BatchSearch of one layout and engine, of which the best one is to be found.
+    """Finds the best batch of one layout and engine.
 
     Among many batches, attention on AttAccs is interpolated over the size of the batch. So the rate
     of the best batch is an estimate, until that batch is priced by itself.

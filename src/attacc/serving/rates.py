@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import ceil, log
 from typing import Any, Final
 
@@ -60,10 +60,7 @@ class FoundRate(Result):
     def to_dict(self) -> dict[str, Any]:
         """Return all figures, and those of the run."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        own["tried"] = [
-            {"requests_per_s": one.requests_per_s, "attainment": one.attainment}
-            for one in self.tried
-        ]
+        own["tried"] = [asdict(one) for one in self.tried]
         return own | {"service": self.service.to_dict()}
 
     def table_rows(self) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ Percentiles are linear between ranks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -212,9 +212,7 @@ class Latencies(Result):
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, Spread):
-        return {name: getattr(value, name) for name in ("mean", "median", "p90", "p99")}
-    return value
+    return asdict(value) if isinstance(value, Spread) else value
 
 
 def latencies(ledger: Ledger, rejected: int, targets: Targets) -> Latencies:

@@ -153,7 +153,7 @@ def states_drawn(way: Served, workload: Workload, options: ServingOptions, drawn
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """BatchSearch of one layout and engine, and the GPUs that prefill for them.
+    """The batches of one layout and engine, and the GPUs that prefill for them.
 
     Attributes:
         batches: the batches.

@@ -7,7 +7,7 @@ requests, and tells what users would have felt.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -89,10 +89,7 @@ class Service(Result):
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}
         del own["run"]
         found = own.pop("latencies").to_dict()
-        surrogate = own["step_surrogate"]
-        own["step_surrogate"] = {
-            name: getattr(surrogate, name) for name in surrogate.__dataclass_fields__
-        }
+        own["step_surrogate"] = asdict(self.step_surrogate)
         return own | found
 
     def table_rows(self) -> list[dict[str, Any]]:

@@ -950,7 +950,7 @@ class Pricer:
         return found
 
     def _interpolated(self, batches: Batches, timed: Timed) -> Attended:
-        """Return attention on AttAccs in steps of equal requests, of which a few are timed.
+        """Return attention on AttAccs in steps of equal requests. A few batches are timed.
 
         Args:
             batches: the requests.

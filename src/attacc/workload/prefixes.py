@@ -128,7 +128,7 @@ class PrefixHashes:
         return PrefixHashes(self.ids[places], starts, self.block_tokens)
 
     def runs(self, prompt_tokens: I64, block_tokens: int | None = None) -> PromptRuns:
-        """Return each prompt as runs: its blocks with an id, then what is left of it.
+        """Return each prompt as runs: its blocks with an id, then its other tokens.
 
         Args:
             prompt_tokens: (requests,) tokens of each prompt.

@@ -345,7 +345,7 @@ class Scheduler(Policy):
         return self.slots >= tokens
 
     def take_slots(self, tokens: int) -> None:
-        """Take slots, of which admission has made sure."""
+        """Take slots. Admission has checked that there are enough."""
         if not self.make_free(tokens):
             raise RuntimeError(f"{tokens} slots are needed, {self.slots} are free")
         self.slots -= tokens

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from array import array
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -208,7 +209,7 @@ class Ledger:
 
 
 class Policy(ABC):
-    """A batching policy. A subclass is an engine.
+    """A batching policy, with its queue. A subclass is an engine.
 
     Attributes:
         depth: steps that may be in flight at once.
@@ -222,6 +223,8 @@ class Policy(ABC):
     def __init__(self, *, depth: int = 1, tells: bool = False) -> None:
         self.depth, self.tells = depth, tells
         self.ledger = Ledger()
+        self._waiting: deque[Request] = deque()
+        self._stuck: Request | None = None
 
     @abstractmethod
     def arrive(self, request: Request) -> Refusal | None:
@@ -240,14 +243,14 @@ class Policy(ABC):
             now_ps: when the step ends.
         """
 
-    @abstractmethod
     def waiting(self) -> Iterable[Request]:
         """Return the queue, the front first."""
+        return self._waiting
 
     @property
-    @abstractmethod
     def waits(self) -> int:
         """Requests in the queue."""
+        return len(self._waiting)
 
     @property
     @abstractmethod
@@ -259,10 +262,14 @@ class Policy(ABC):
     def free(self) -> int:
         """Blocks, or tokens, of memory that are free."""
 
-    @abstractmethod
     def stuck(self) -> Request | None:
         """Return the request that can never run, if the last call showed one."""
+        return self._stuck
 
-    @abstractmethod
     def drop(self, request: Request) -> bool:
         """Take a request out of the queue; False if it has ended meanwhile."""
+        self._stuck = None
+        if request not in self._waiting:
+            return False
+        self._waiting.remove(request)
+        return True

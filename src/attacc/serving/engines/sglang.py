@@ -14,8 +14,6 @@ are visited when the batch changes, not in every step.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import ClassVar
@@ -105,7 +103,6 @@ class Sglang(Policy):
         self._least = _LEAST * self._start
         self._decay = (self._start - self._least) / _STEPS
         self.ratio = self._start
-        self._waiting: deque[Request] = deque()
         self._full = False
         # What the last step prefilled, the request whose prompt it cut, and where requests' own
         # prefixes end in the tree.
@@ -118,18 +115,8 @@ class Sglang(Policy):
         self._decodes = self._keys = self._lead = self._until = 0
         self._changed = False
         self._steps = self._last_ps = 0
-        self._stuck: Request | None = None
 
     # What others ask.
-
-    def waiting(self) -> Iterable[Request]:
-        """Return the queue, the front first."""
-        return self._waiting
-
-    @property
-    def waits(self) -> int:
-        """Requests in the queue."""
-        return len(self._waiting)
 
     @property
     def runs(self) -> int:
@@ -146,15 +133,10 @@ class Sglang(Policy):
         self._waiting.append(request)
         return None
 
-    def stuck(self) -> Request | None:
-        """Return the request that can never run, if the last call showed one."""
-        return self._stuck
-
     def drop(self, request: Request) -> bool:
         """Take a request out of the queue."""
-        self._stuck, self._full = None, False
-        self._waiting.remove(request)
-        return True
+        self._full = False
+        return super().drop(request)
 
     # A step.
 

@@ -1,10 +1,10 @@
 """Static batching: a batch runs until all of its requests have ended.
 
 Source: FasterTransformer as Vidur has it. A batch starts as soon as a request waits and no batch
-runs. It takes requests from the front of the queue, up to its size, and as long as there is memory
-for the greatest length of each. The first step prefills all prompts and gives each request its
-first token. Each later step gives a token to every request that has not ended. Requests that have
-ended keep their memory until the last one ends. Only then the next batch starts.
+runs. It takes requests from the front of the queue until it has its size, or until the memory does
+not suffice for the greatest length of another one. The first step prefills all prompts and gives
+each request its first token. Each later step gives a token to every request that has not ended.
+Requests that have ended keep their memory until the last one ends. Only then the next batch starts.
 """
 
 from __future__ import annotations

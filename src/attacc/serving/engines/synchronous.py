@@ -8,7 +8,6 @@ come before prefills.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 
 from attacc.serving.engines.decodes import Decodes
 from attacc.serving.engines.policy import Call, Policy, Request
@@ -27,7 +26,6 @@ class Synchronous(Policy):
     def __init__(self, blocks: int, size: int, *, tells: bool) -> None:
         super().__init__(tells=tells)
         self._free, self._size = blocks, size
-        self._waiting: deque[Request] = deque()
         # Requests that have memory, in the order in which a step looks at them.
         self._running: dict[int, Request] = {}
         self._decodes = Decodes(size, self.ledger)
@@ -35,18 +33,8 @@ class Synchronous(Policy):
         self._partial: dict[int, Request] = {}
         self._prefilled: list[Request] = []
         self._steps = 0
-        self._stuck: Request | None = None
 
     # What others ask.
-
-    def waiting(self) -> Iterable[Request]:
-        """Return the queue, the front first."""
-        return self._waiting
-
-    @property
-    def waits(self) -> int:
-        """Requests in the queue."""
-        return len(self._waiting)
 
     @property
     def runs(self) -> int:
@@ -57,16 +45,6 @@ class Synchronous(Policy):
     def free(self) -> int:
         """Blocks that are free."""
         return self._free
-
-    def stuck(self) -> Request | None:
-        """Return the request that can never run, if the last call showed one."""
-        return self._stuck
-
-    def drop(self, request: Request) -> bool:
-        """Take a request out of the queue."""
-        self._stuck = None
-        self._waiting.remove(request)
-        return True
 
     # A step.
 

@@ -17,8 +17,6 @@ running requests are visited in order (`_in_order`).
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import ClassVar
@@ -33,7 +31,7 @@ class VllmV1Settings:
     """What vLLM V1 is started with; defaults are those of its server on large GPUs.
 
     Attributes:
-        blocks: blocks of memory, of which one is a placeholder.
+        blocks: blocks of memory. One of them is a placeholder that no request gets.
         block_tokens: tokens of a block.
         max_model_len: most tokens of a request.
         max_num_batched_tokens: most tokens of a step.
@@ -77,10 +75,8 @@ class VllmV1(Policy):
         self._pool = BlockPool(
             settings.blocks, settings.block_tokens, caching=settings.prefix_caching
         )
-        self._waiting: deque[Request] = deque()
         self._running: dict[int, Request] = {}
         self._admissions = 0
-        self._stuck: Request | None = None
         self._spare = int(settings.watermark * settings.blocks)
         # Steps that were scheduled, and of these, steps whose results are known.
         self._steps = self._updates = 0
@@ -96,15 +92,6 @@ class VllmV1(Policy):
         self._late: dict[int, list[Request]] = {}
 
     # What others ask.
-
-    def waiting(self) -> Iterable[Request]:
-        """Return the queue, the front first."""
-        return self._waiting
-
-    @property
-    def waits(self) -> int:
-        """Requests in the queue."""
-        return len(self._waiting)
 
     @property
     def runs(self) -> int:
@@ -127,18 +114,6 @@ class VllmV1(Policy):
             return Refusal.LONG
         self._waiting.append(request)
         return None
-
-    def stuck(self) -> Request | None:
-        """Return the request that can never run, if the last call showed one."""
-        return self._stuck
-
-    def drop(self, request: Request) -> bool:
-        """Take a request out of the queue."""
-        self._stuck = None
-        if request not in self._waiting:
-            return False
-        self._waiting.remove(request)
-        return True
 
     # A step.
 
@@ -222,6 +197,10 @@ class VllmV1(Policy):
     def _tokens(self, tokens: int) -> int:
         return min(tokens, self._settings.max_model_len)
 
+    def _end(self, request: Request) -> int:
+        """Return the known tokens with which a request ends."""
+        return self._tokens(request.prompt + request.outputs)
+
     def _cut(self, tokens: int) -> int:
         threshold = self._settings.long_prefill_token_threshold
         return threshold if 0 < threshold < tokens else tokens
@@ -258,9 +237,7 @@ class VllmV1(Policy):
         """Put a request into steady decode: this step and the next ones give it a token each."""
         step = self._steps
         request.joined, request.lead = step, request.done - step - 1
-        left = min(
-            request.prompt + request.outputs, self._settings.max_model_len
-        ) - request.known - request.pending  # fmt: skip
+        left = self._end(request) - request.known - request.pending
         request.until = step + left - 1
         self._ends.setdefault(request.until, []).append(request)
         if request.last_step != step - 1 or request.first_ps < 0:
@@ -294,9 +271,7 @@ class VllmV1(Policy):
 
     def _is_leaving(self, request: Request) -> bool:
         """Return whether the last token of a request is in flight."""
-        return request.known + request.pending >= min(
-            request.prompt + request.outputs, self._settings.max_model_len
-        )
+        return request.known + request.pending >= self._end(request)
 
     def _make_room(self, request: Request, tokens: int, preempted: list[Request]) -> bool:
         """Free blocks for a request; return False if it lost its own ones."""
@@ -396,9 +371,7 @@ class VllmV1(Policy):
                 self._waiting.remove(request)
             self._partial.pop(request.index, None)
             self._pool.release(request)
-            request.known = min(
-                request.prompt + request.outputs, self._settings.max_model_len
-            )  # fmt: skip
+            request.known = self._end(request)
             request.joined = -1
             self.ledger.finish(request, now_ps)
         return ended

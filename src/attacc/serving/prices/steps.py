@@ -24,7 +24,7 @@ from attacc.serving.prices.totals import Totals, totals_of
 from attacc.serving.prices.works import Works
 from attacc.serving.work import Chunk, Work
 from attacc.system.pricer import Pricer, Timed
-from attacc.units import MAX_SIZE, whole
+from attacc.units import MAX_SIZE, PS_PER_NS, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,7 +33,6 @@ ONE: Final = (Chunk(1, 0, 0, True),)
 """The least chunk, beside which tables of mixed steps are priced."""
 REMEMBERED: Final = 2**16
 """Steps whose exact prices are kept; the least recently used ones are dropped."""
-PS_PER_NS: Final = 1000.0
 LINES: Final = "step times: attention on straight lines between priced lengths"
 """Note of all durations that are not exact."""
 WHOLE: Final = "steps with prompts: on straight lines between whole steps of equal requests"

@@ -92,7 +92,7 @@ class TokenTable:
 
 
 def uneven(chunks: int, nodes: Sequence[tuple[int, int, float]]) -> Works:
-    """Return steps with chunks of which one is larger than the others, which are equal.
+    """Return steps with one large chunk; their other chunks are equal.
 
     Args:
         chunks: how many in a step.

@@ -112,7 +112,7 @@ def _priced(source: StepSource, works: Works) -> Iterator[StepCosts]:
 
 
 def _in_blocks(source: StepSource, works: Works) -> Iterator[StepCosts]:
-    """Yield costs of steps of equal requests, none of which reads keys and values back."""
+    """Yield costs of steps of equal requests. No step reads keys and values back."""
     for chosen, timed in _blocks(works):
         for first in range(0, chosen.size, STEPS_AT_ONCE):
             own = works.take(chosen[first : first + STEPS_AT_ONCE])

@@ -51,7 +51,7 @@ class LineReader(ABC):
 
 
 class Ids:
-    """The ids of requests so far, none of which may come twice.
+    """The ids of requests so far. No id may come twice.
 
     Args:
         key: the key of the ids.

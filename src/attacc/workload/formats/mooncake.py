@@ -1,7 +1,7 @@
 """Mooncake's traces (kvcache-ai/Mooncake, FAST'25), and AIPerf's mooncake_trace (ai-dynamo/aiperf).
 
 An object has timestamp (ms), input_length, output_length and, where given, hash_ids: an id for each
-512 tokens of the prompt, the last of which may be partial.
+block of 512 tokens of the prompt. The last block may be partial.
 
 AIPerf adds two keys. A delay in place of timestamp is the time (ms) between the answer before and
 this request. Requests of one session_id are turns of a conversation. AIPerf replays a turn behind

@@ -30,7 +30,7 @@ from attacc.workload.formats.vidur import VIDUR
 from attacc.workload.formats.vllm import TOLD, is_result, read_result
 
 TABLES: Final[tuple[TableFormat, ...]] = (AZURE, BURSTGPT, VIDUR, PLAIN)
-"""Formats of CSV tables. A header belongs to the one of which it has most columns."""
+"""Formats of CSV tables. A header belongs to the format that shares most columns with it."""
 LINES: Final[tuple[type[LineReader], ...]] = (Mooncake, RecordedRun, LlmServingSim, PlainLines)
 """Formats of JSON objects. A file belongs to the first that knows its first object."""
 EXPECTED: Final = (
