@@ -366,3 +366,12 @@ def test_the_limiter_is_that_of_the_stack() -> None:
     assert limits(whole.curve(HEADS, 4, [2048]).at([2048]).bound) == ["reads"]
     windows = LayerHeads(kv_heads=8, group=1, head_dim=128, element=FP16, window=1024)
     assert limits(unlimited.curve(windows, 8, [4096]).at([4096]).bound) == ["reads"]
+
+
+@pytest.mark.parametrize("kind", [{}, {"window": 24}, {"chunk": 16}])
+def test_no_longer_context_attends_to_fewer_keys_than_told(kind: dict[str, Any]) -> None:
+    """Catches a bound from the shortest context, where chunks begin anew at their multiples."""
+    heads = LayerHeads(kv_heads=8, group=8, head_dim=128, element=ElementType.FP16, **kind)
+    for least in (1, 15, 16, 17, 40):
+        longer = np.arange(least, least + 100)
+        assert 1 <= heads.seen_at_least(least) <= heads.seen(longer).min()

@@ -271,7 +271,8 @@ def _decode(
             drawn=None if drawn is None else drawn.repeat(keys.size),
         )
     )
-    own = each.take(np.arange(keys.size - len(also), each.time_ns.size, keys.size))
+    added = np.tile(np.arange(keys.size) >= keys.size - len(also), sizes.size)
+    own = each.take(np.flatnonzero(added))
 
     def mean(values: Floats) -> Floats:
         return values.reshape(len(values), sizes.size, keys.size) @ weights

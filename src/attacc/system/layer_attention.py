@@ -131,6 +131,13 @@ class LayerHeads:
         """Return the tokens of each request as stacks take them: of its chunk, or of all."""
         return keys if self.chunk is None else (keys - 1) % self.chunk + 1
 
+    def seen_at_least(self, keys: int) -> int:
+        """Return the keys that any context of at least so many keys attends to.
+
+        A chunk begins anew at its multiples, so that a longer context may attend to fewer keys.
+        """
+        return 1 if self.chunk is not None else int(self.seen(np.array([keys]))[0])
+
     def seen(self, keys: I64) -> I64:
         """Return the keys that are attended to, for each number of keys of the context.
 

@@ -820,8 +820,8 @@ class Pricer:
         for number, group in enumerate(self.model.groups):
             if self.attaccs is not None and number in away:
                 heads = away[number]
-                own = heads.seen(np.array([keys - heads.shared(self.shared_prefix)]))
-                each += group.count * self.attaccs.least_ns(heads, int(own[0]))
+                own = heads.seen_at_least(keys - heads.shared(self.shared_prefix))
+                each += group.count * self.attaccs.least_ns(heads, own)
         return sizes.astype(np.float64) * each
 
     def _largest_within(
