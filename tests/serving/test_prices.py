@@ -271,12 +271,6 @@ class TestAttAccs:
         assert deviations(prices, pricer, works).max() < 0.05
         assert any("mean length" in note for note in prices.estimates)
 
-    def test_what_is_read_back_is_priced_exactly(self) -> None:
-        """Tables know no cached tokens, whose keys and values pass the link."""
-        pricer = Pricer(LLAMA, "dgx-attacc-bank")
-        work = Work(0, 0, 0, (Chunk(8, 9000, 9000, emits=True),))
-        assert StepPrices(pricer).time_ps(work) == pytest.approx(exact_ps(pricer, [work])[0], abs=1)
-
     def test_totals_name_the_resources(self) -> None:
         """Attention on AttAccs would otherwise count as time of the GPUs.
 

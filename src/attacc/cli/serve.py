@@ -105,7 +105,7 @@ def serve(
         typer.Option(
             parser=size("--max-model-len"),
             metavar="N",
-            help="Most tokens of a request; the model's context by default.",
+            help="Most tokens of a request; longer prompts are rejected. No limit by default.",
         ),
     ] = None,
     slo_ttft_ms: Annotated[

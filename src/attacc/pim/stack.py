@@ -77,6 +77,8 @@ class _Shape:
         window_cycles: length of the windows in which commands are counted; 0 for none.
         apart: keys of each part from one key that is read to the next.
         together: consecutive heads of a length that stay in one channel; None for any channels.
+        held: keys of the chunks that lie in each channel already; None for heads that are dealt
+            out.
     """
 
     lengths: tuple[tuple[int, int, int], ...]
@@ -86,6 +88,7 @@ class _Shape:
     window_cycles: int
     apart: int = 1
     together: int | None = None
+    held: tuple[tuple[int, ...], ...] | None = None
 
     @property
     def longest(self) -> int:
@@ -401,7 +404,6 @@ class Stack:
         if oldest is None:
             oldest = [tokens.oldest(length) for length in lengths] if window else ()
             lengths = [tokens.held(length) for length in lengths]
-        shortest, longest = min(lengths), max(lengths)
         passes = QueryPasses.of(queries_per_kv_head * query_tokens, queries_per_read)
         sizes = _Sizes(head_dim, element, value_dim, key_slices, one_copy, passes.most)
         layout = self._key_layout(sizes)
@@ -421,11 +423,93 @@ class Stack:
             whole(apart, where="apart"),
             None if together is None else whole(together, where="together"),
         )
+        return self._attention(shape, passes, lengths, queries_per_kv_head, window)
+
+    def attend_held(
+        self,
+        channels: Sequence[Sequence[int]],
+        *,
+        head_dim: int = 128,
+        element: ElementType | str = ElementType.FP16,
+        value_dim: int | None = None,
+        key_slices: int | None = None,
+        one_copy: bool = False,
+        query_tokens: int = 1,
+        queries_per_kv_head: int = 1,
+        queries_per_read: int = 1,
+    ) -> StackAttention:
+        """Time and cost the attention of chunks that lie in channels already.
+
+        Each chunk counts as a key/value head of its own.
+
+        Args:
+            channels: keys of the chunks in each channel; at least one chunk.
+            head_dim: as in `attend`.
+            element: as in `attend`.
+            value_dim: as in `attend`.
+            key_slices: as in `attend`.
+            one_copy: as in `attend`.
+            query_tokens: as in `attend`.
+            queries_per_kv_head: as in `attend`.
+            queries_per_read: as in `attend`.
+
+        Raises:
+            InputError: as in `attend`; the schedule has barriers; there are not as many channels as
+                in the stack, or no chunks.
+        """
+        if self.schedule is not Schedule.INTERLEAVED:
+            raise InputError(
+                f"the {self.schedule} schedule deals heads out by itself",
+                hint=f"use the {Schedule.INTERLEAVED} schedule, on a device with a [pipeline]",
+            )
+        count = self.device.organization.channels
+        if len(channels) != count:
+            raise InputError(f"{len(channels)} channels, not {count}", where="channels")
+        lengths = [keys for own in channels for keys in own]
+        if not wholes(lengths, where="channels", most=MOST_KEYS).size:
+            raise InputError("there are no chunks to attend to", where="channels")
+        _check_sizes(head_dim, value_dim, key_slices, queries_per_read)
+        passes = QueryPasses.of(
+            whole(queries_per_kv_head, where="queries_per_kv_head")
+            * whole(query_tokens, where="query_tokens"),
+            queries_per_read,
+        )
+        kind = kv_element(element, where="element")
+        sizes = _Sizes(head_dim, kind, value_dim, key_slices, one_copy, passes.most)
+        layout = self._key_layout(sizes)
+        shape = _Shape(
+            _alike(lengths, (), layout.sequence_parts),
+            layout,
+            passes.queries,
+            passes.most,
+            0,
+            held=tuple(tuple(own) for own in channels),
+        )
+        return self._attention(shape, passes, lengths, queries_per_kv_head, None)
+
+    def _attention(
+        self,
+        shape: _Shape,
+        passes: QueryPasses,
+        lengths: Sequence[int],
+        queries_per_kv_head: int,
+        window: int | None,
+    ) -> StackAttention:
+        """Return what a program costs.
+
+        Args:
+            shape: of the program.
+            passes: how the queries that share keys and values are divided into passes.
+            lengths: keys of each key/value head, or of each chunk that lies there.
+            queries_per_kv_head: as in `attend`.
+            window: as in `attend`.
+        """
+        layout = shape.layout
         played = self._played(shape)
         timed, device = played.timed, played.device
         keys = sum(lengths)
-        elements = head_dim + (0 if one_copy else layout.value_elements)
-        kv_bytes = keys * elements * element.bytes
+        elements = layout.head_dim + (0 if layout.one_copy else layout.value_elements)
+        kv_bytes = keys * elements * layout.element.bytes
         of_a_read = passes.queries / passes.passes
         energy = attention_energy(
             timed,
@@ -446,7 +530,7 @@ class Stack:
                 cycles=timed.cycles,
                 budget_w=self.power_budget_w,
                 queries_per_read=of_a_read,
-                element=element,
+                element=layout.element,
                 softmax_pj_per_command=energy.softmax_pj / timed.count("SFM"),
             )
         return StackAttention(
@@ -458,18 +542,18 @@ class Stack:
             temperature_c=self.temperature_c,
             heads=len(lengths) * queries_per_kv_head,
             kv_heads=len(lengths),
-            query_tokens=query_tokens,
+            query_tokens=passes.queries // queries_per_kv_head,
             queries_per_read=passes.most,
             passes=passes.passes,
             window=window,
             keys=keys,
-            shortest=shortest,
-            longest=longest,
-            head_dim=head_dim,
+            shortest=min(lengths),
+            longest=max(lengths),
+            head_dim=layout.head_dim,
             value_dim=layout.value_elements,
             key_slices=layout.key_slices,
-            one_copy=one_copy,
-            element=element,
+            one_copy=layout.one_copy,
+            element=layout.element,
             dealt=played.dealt,
             cycles=timed.cycles,
             time_ns=timed.time_ns,
@@ -595,13 +679,16 @@ class Stack:
             keys_of, _, heads_of = zip(*shape.lengths, strict=True)
             check_capacity(layout, [keys * shape.apart for keys in keys_of], heads_of)
             dealer = self._dealer(device, tables, shape)
-            dealt_run = dealer.play(
-                shape.each(),
-                window_cycles=shape.window_cycles,
-                oldest=shape.oldest(),
-                apart=shape.apart,
-                together=shape.together,
-            )
+            if shape.held is not None:
+                dealt_run = dealer.held(shape.held)
+            else:
+                dealt_run = dealer.play(
+                    shape.each(),
+                    window_cycles=shape.window_cycles,
+                    oldest=shape.oldest(),
+                    apart=shape.apart,
+                    together=shape.together,
+                )
             timed, dealt = dealt_run.timed, _dealt(dealt_run.assignment)
             own = [keys for keys in set(dealt_run.assignment.lengths) if keys]
             scored = shape.queries * max(int(softmax_cycles(device, keys).sum()) for keys in own)

@@ -123,6 +123,8 @@ def _engine(found: Service) -> Table:
         ("preemptions", f"{told.preemptions:,}"),
         ("prompts found in the prefix cache", f"{told.prefix_hit_share:.1%}"),
     ]
+    if found.imbalance is not None:
+        rows.append(("fullest channel of AttAccs over the mean", f"{found.imbalance:.2f}"))
     if told.slo_attainment is not None and told.request_goodput is not None:
         rows += [
             ("requests that keep the targets", f"{told.slo_attainment:.1%}"),

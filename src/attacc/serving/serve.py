@@ -62,6 +62,8 @@ class Service(Result):
             AttAccs work.
         energy_per_output_token_j: energy of all boards for each output token, by what takes it,
             idle time included.
+        imbalance: time that the fullest channel of AttAccs takes over that of the mean one, over
+            the run; None where attention does not follow from what channels hold.
         step_surrogate: how far fast prices of steps are from exact ones.
         estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
     """
@@ -80,6 +82,7 @@ class Service(Result):
     busy_share: float
     utilisation: dict[str, float]
     energy_per_output_token_j: dict[str, float]
+    imbalance: float | None
     step_surrogate: StepSurrogate
     estimates: tuple[str, ...]
     run: Run = field(repr=False, compare=False)
@@ -195,6 +198,7 @@ class Server:
     ) -> tuple[Started, Run]:
         engine = start(self._pricer, requests, self._options)
         clients = None if concurrency is None else whole(concurrency, where="concurrency")
+        engine.policy.residents = prices.residents()
         run = play(
             engine.policy,
             arriving(requests),
@@ -287,16 +291,17 @@ def _service(
     running = np.array([step.running for step in run.steps], dtype=np.float64)
     used = engine.capacity - np.array([step.free for step in run.steps], dtype=np.float64)
     busy, total = ends - starts, found.duration_s * PS_PER_S
-    totals, duration_ns = (
-        prices.totals(Works.of(step.work for step in run.steps)),
-        total / PS_PER_NS,
-    )
+    works = Works.of(step.work for step in run.steps)
+    totals, duration_ns = prices.totals(works), total / PS_PER_NS
     standby = None if pricer.attaccs is None else pricer.attaccs.standby
     boards = constant_power(pricer.system, pricer.costs.static_w(pricer.system.gpu), standby)
     # Steps count what boards draw at any time for their own durations, and not between them.
     between = boards.of_boards(duration_ns - totals.time_ns)
     tokens = found.output_throughput * found.duration_s
     check = prices.check()
+    longest = int((requests.prompt_tokens + requests.output_tokens).max())
+    longest = min(longest, asked.max_model_len or longest)
+    beyond = pricer.model.beyond_context(longest, min(longest, int(requests.prompt_tokens.max())))
     return Service(
         model=pricer.model.name,
         system=pricer.system.name,
@@ -322,7 +327,8 @@ def _service(
             / tokens
             for part in PARTS
         },
+        imbalance=prices.imbalance(works),
         step_surrogate=StepSurrogate(check.bound, check.sampled_steps, check.max_deviation),
-        estimates=tuple(dict.fromkeys((*prices.estimates, *totals.estimates))),
+        estimates=tuple(dict.fromkeys((*prices.estimates, *totals.estimates, *beyond))),
         run=run,
     )

@@ -145,6 +145,9 @@ class _Engine:
                 continue
             self._receive()
             call = self._policy.schedule()
+            if self._policy.residents is not None:
+                self._policy.residents.end(call.leaves)
+                self._policy.residents.end(call.preempted)
             for request, reason in call.rejected:
                 self._reject(request, reason)
             if call.work is not None:
@@ -163,12 +166,18 @@ class _Engine:
 
     def _reject(self, request: Request, reason: Refusal) -> None:
         self.run.rejected.append((request, reason))
+        if self._policy.residents is not None:
+            self._policy.residents.end([request])
         self._clients.answer(self._now)
         if self.run.events is not None:
             self.run.events.reject(request, self._now, reason)
 
     def _launch(self, call: Call, work: Work) -> None:
         policy, scheduled = self._policy, self._now
+        if policy.residents is not None:
+            if work.decoding:
+                work = work._replace(held=policy.residents.step())
+            policy.residents.begin(call.begins)
         number = -1
         if self.run.events is not None:
             number = self.run.events.schedule(policy, call, scheduled)
@@ -185,6 +194,8 @@ class _Engine:
         self._blocked = False
         self._now = max(self._now, flight.end_ps)
         ended = self._policy.update(flight.call, self._now)
+        if self._policy.residents is not None:
+            self._policy.residents.end(ended)
         for _ in ended:
             self._clients.answer(self._now)
             self.run.end_ps = self._now

@@ -67,7 +67,8 @@ class EngineOptions:
         kv_blocks: blocks of memory.
         kv_memory_fraction: share of each GPU's memory that the engine may use
             (``gpu_memory_utilization``), where blocks are not given.
-        max_model_len: most tokens of a request; the model's context by default.
+        max_model_len: most tokens of a request. By default there is no limit: a model's context is
+            told, and not enforced.
         prefix_caching: whether requests find what others have computed; vLLM V1 alone.
     """
 
@@ -153,7 +154,7 @@ def start(pricer: Pricer, requests: Requests, options: EngineOptions) -> Started
     gpu = pricer.system.gpu
     large = gpu.memory_bytes >= LARGE_GPU_BYTES and not gpu.name.startswith("a100")
     seqs, tokens = options.max_num_seqs, options.max_num_batched_tokens
-    longest = options.max_model_len or pricer.model.model.max_context or NO_LIMIT
+    longest = options.max_model_len or NO_LIMIT
     size = options.block_tokens
 
     def blocks(step_tokens: int, requests_at_once: int) -> int:

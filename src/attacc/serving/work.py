@@ -6,6 +6,7 @@ one request and for a thousand.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 
@@ -25,6 +26,22 @@ class Chunk(NamedTuple):
     emits: bool
 
 
+class Held(NamedTuple):
+    """What the channels of AttAccs hold of the requests that decode, for one layer.
+
+    Attributes:
+        keys: keys in the channel that takes longest.
+        chunks: chunks in this channel.
+        all_chunks: chunks in all channels.
+        lists: returns, until the next step, per stack and channel the keys of its chunks.
+    """
+
+    keys: int
+    chunks: int
+    all_chunks: int
+    lists: Callable[[], tuple[tuple[tuple[int, ...], ...], ...]]
+
+
 class Work(NamedTuple):
     """What one step computes.
 
@@ -33,12 +50,14 @@ class Work(NamedTuple):
         keys: keys that all of them attend to together, their new ones included.
         longest: keys of the longest of them; 0 where none decodes.
         chunks: what is prefilled beside them.
+        held: where their keys lie in AttAccs; None where nothing depends on it.
     """
 
     decoding: int
     keys: int
     longest: int
     chunks: tuple[Chunk, ...] = ()
+    held: Held | None = None
 
     @property
     def new_tokens(self) -> int:

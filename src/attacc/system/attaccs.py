@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
 
@@ -28,8 +28,10 @@ from attacc.hardware.system import ResolvedSystem, Schedule
 from attacc.pim.energy.dram import DRAM_ENERGIES
 from attacc.pim.energy.power import standby
 from attacc.pim.limits import Limiter
-from attacc.pim.mapping.geometry import HeadLayout
+from attacc.pim.mapping.geometry import HeadLayout, KeyLayout
+from attacc.pim.mapping.resident_counts import ResidentCounts
 from attacc.pim.product import AttaccProducts, StackProduct
+from attacc.pim.program.growth import chunk_growth
 from attacc.pim.program.interleaved import QueryPasses
 from attacc.pim.program.product import ProductShape
 from attacc.pim.selection import SelectedHeads, SelectedPart, selected_over, selection_ends
@@ -142,6 +144,7 @@ class Attaccs:
 
     Attributes:
         stacks: stacks of all devices.
+        channels: channels of all stacks.
         stack_bytes: memory of one stack.
         writes: whether writing keys and values takes time and energy.
         standby: power of all stacks whose units do nothing; None where the system does not count
@@ -164,6 +167,7 @@ class Attaccs:
             limited = device.power_limited.model_copy(update={"nCCDAB": cadence})
             device = device.model_copy(update={"power_limited": limited})
         self.stacks = system.attacc.stacks
+        self.channels: Final = self.stacks * device.organization.channels
         self.stack_bytes = float(device.organization.stack_bytes)
         self._queries_per_read = table.queries_per_read
         self._table = table
@@ -262,8 +266,7 @@ class Attaccs:
         each = self._stack.least_ns(
             self._layout(heads, length), heads.queries, self._queries_per_read
         )
-        channels = self.stacks * self._stack.device.organization.channels
-        return heads.kv_heads * each / channels
+        return heads.kv_heads * each / self.channels
 
     def attend(self, heads: LayerHeads, lengths: Sequence[int]) -> AttaccAttention:
         """Time and cost one layer's attention of requests of any lengths, exactly.
@@ -309,7 +312,7 @@ class Attaccs:
             InputError: as in `curve`.
         """
         each, table = self._writes_of(heads), self._table
-        channels = self.stacks * self._stack.device.organization.channels
+        channels = self.channels
         together = table.heads_of_channel(heads.kv_heads) or 1
         new = prompts.tokens / np.maximum(1.0, prompts.chunks)
         if heads.ring is not None:
@@ -337,7 +340,7 @@ class Attaccs:
     def _appended(self, heads: LayerHeads, requests: F64) -> tuple[F64, F64]:
         """Return time and energy of storing the new tokens of decoding requests, for each step."""
         together = self._table.heads_of_channel(heads.kv_heads) or 1
-        channels = self.stacks * self._stack.device.organization.channels
+        channels = self.channels
         of_channel = np.ceil(requests * heads.kv_heads / together / channels) * together
         distinct, place = np.unique(of_channel, return_inverse=True)
         each = [
@@ -349,16 +352,79 @@ class Attaccs:
 
     def _find_writes(self, heads: LayerHeads) -> StackWrites:
         passes = QueryPasses.of(heads.queries, self._queries_per_read)
-        layout = self._stack.layout(
+        return StackWrites(self._stack, self._key_layout(heads), passes)
+
+    def _key_layout(self, heads: LayerHeads) -> KeyLayout:
+        """Return how a key lies in a stack."""
+        return self._stack.layout(
             1,
             heads.head_dim,
             heads.element,
             value_dim=heads.value_dim,
             key_slices=self._key_slices(heads),
             one_copy=heads.one_copy,
-            queries_per_read=passes.most,
+            queries_per_read=QueryPasses.of(heads.queries, self._queries_per_read).most,
+        ).of_any_length
+
+    def resident(self, heads: LayerHeads) -> bool:
+        """Return whether heads can be followed in the channels in which they stay.
+
+        Not those whose keys lie in a ring or are chosen, nor those that stay with other heads, nor
+        those of a schedule with barriers.
+        """
+        return (
+            self._stack.schedule is Schedule.INTERLEAVED
+            and heads.ring is None
+            and heads.selection is None
+            and self._table.heads_of_channel(heads.kv_heads) is None
         )
-        return StackWrites(self._stack, layout.of_any_length, passes)
+
+    def empty_banks(self, heads: LayerHeads, layers: int, *, rows: int = 1) -> ResidentCounts:
+        """Return the channels of all stacks, without requests.
+
+        Args:
+            heads: of every layer.
+            layers: how many there are.
+            rows: factor of the rows of every bank.
+        """
+        layout, device = self._key_layout(heads), self._stack.device
+        growth = chunk_growth(device, layout, QueryPasses.of(heads.queries, self._queries_per_read))
+        more = layout.organization.model_copy(update={"rows": rows * layout.organization.rows})
+        return ResidentCounts(
+            replace(layout, organization=more),
+            stacks=self.stacks,
+            layers=layers,
+            heads=heads.kv_heads,
+            growth=growth,
+        )
+
+    def attend_held(
+        self, heads: LayerHeads, channels: Sequence[Sequence[int]]
+    ) -> tuple[float, float, float]:
+        """Time and cost attention of one layer in one stack, whose chunks stay where they are.
+
+        Args:
+            heads: of the layer.
+            channels: keys of the chunks in each channel.
+
+        Returns:
+            Nanoseconds, and picojoules of cells and internal moves, and of units.
+
+        Raises:
+            InputError: as in `Stack.attend_held`.
+        """
+        run = self._stack.attend_held(
+            channels,
+            head_dim=heads.head_dim,
+            element=heads.element,
+            value_dim=heads.value_dim,
+            key_slices=self._key_slices(heads),
+            one_copy=heads.one_copy,
+            query_tokens=heads.tokens,
+            queries_per_kv_head=heads.group,
+            queries_per_read=self._queries_per_read,
+        )
+        return run.time_ns, _dram_pj(run), _alu_pj(run)
 
     def _layout(self, heads: LayerHeads, length: int) -> HeadLayout:
         """Return how a head lies in a stack."""

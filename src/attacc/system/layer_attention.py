@@ -202,6 +202,19 @@ class AttaccAttention:
         """
         return cls(np.array([time_ns]), Energies.equal(energy), only(Bound.MEMORY), softmax_ns)
 
+    def take(self, chosen: I64) -> AttaccAttention:
+        """Return attention to all keys in some of the steps.
+
+        Args:
+            chosen: their numbers.
+        """
+        return AttaccAttention(
+            self.time_ns[chosen],
+            Energies(self.energy.parts_pj[:, chosen]),
+            self.bound[chosen],
+            extra_parts=self.extra_parts,
+        )
+
     @classmethod
     def joined(cls, steps: int, pieces: Sequence[tuple[I64, AttaccAttention]]) -> AttaccAttention:
         """Return attention of steps that were timed in pieces.

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from attacc.errors import CapacityError, InputError, member
+from attacc.errors import CapacityError, EngineError, InputError, member
 from attacc.gpu.costs import PARTS, CostModel, Energies, Floats, GpuPart
 from attacc.gpu.drawn import DrawnCostModel
 from attacc.gpu.models import GpuModel, cost_model
@@ -395,6 +395,17 @@ def _between(
     )
 
 
+def _given(attention: Attended, steps: int) -> Callable[[Batches], Attended]:
+    """Return a function that returns known attention of whole steps."""
+
+    def attend(of: Batches) -> Attended:
+        if len(of) != steps:
+            raise EngineError("attention is known for whole steps alone")
+        return attention
+
+    return attend
+
+
 def _nothing(batches: Batches) -> Attended:
     """Return the attention on AttAccs of steps without decoding requests."""
     del batches
@@ -481,11 +492,29 @@ class Pricer:
         decode = [length for length, count in lengths for _ in range(count)]
         return self.steps(Batches.of([(decode, chunks)])).at(0)
 
-    def steps(self, batches: Batches) -> PricedSteps:
+    @cached_property
+    def residing(self) -> tuple[LayerHeads, int] | None:
+        """Heads whose requests stay in the channels of AttAccs, and the layers that have them.
+
+        None where AttAccs attend in no layer, in layers of several kinds, or to heads that cannot
+        be followed in the channels.
+        """
+        away = self._away(1)
+        kinds = dict.fromkeys(away.values())
+        if self.attaccs is None or len(kinds) != 1:
+            return None
+        (heads,) = kinds
+        if not self.attaccs.resident(heads):
+            return None
+        return heads, sum(self.model.groups[number].count for number in away)
+
+    def steps(self, batches: Batches, held: AttaccAttention | None = None) -> PricedSteps:
         """Price any number of steps.
 
         Args:
             batches: the requests of each step.
+            held: attention of one layer on AttAccs in each step, to the heads of `residing`, where
+                it is known already.
 
         Raises:
             InputError: as in `step`.
@@ -505,7 +534,9 @@ class Pricer:
                 continue
             own = batches.take(chosen)
             errors: list[float] = []
-            attend = partial(self._attended, errors=errors)
+            attend: Callable[[Batches], Attended] = partial(self._attended, errors=errors)
+            if held is not None and self.residing is not None:
+                attend = _given({self.residing[0]: held.take(chosen)}, len(own))
             groups.append((chosen, self._price(own, attend, self._copies(own))))
             error = max(error, *errors, 0.0)
         return PricedSteps(len(batches), tuple(groups), error)

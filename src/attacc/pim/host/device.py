@@ -39,7 +39,6 @@ from attacc.pim.host.state import (
     StoredLayers,
     StoredRequest,
     Units,
-    chunk_growth,
     plan_for,
 )
 from attacc.pim.mapping.geometry import KeyLayout
@@ -49,6 +48,7 @@ from attacc.pim.numerics.arithmetic import Arithmetic, kv_arithmetic
 from attacc.pim.numerics.quantize import check_finite
 from attacc.pim.numerics.resident import Attender, BankStore
 from attacc.pim.numerics.sights import ChunkSights
+from attacc.pim.program.growth import chunk_growth
 from attacc.pim.program.interleaved import QueryPasses, pipeline_of, sliced
 from attacc.pim.timing.tables import resolve_timing
 from attacc.units import NS_PER_S

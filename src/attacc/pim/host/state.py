@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from attacc.hardware.dram import DramDevice
 from attacc.pim.host.costs import (
     PARTIAL_BYTES,
     SCALE_BYTES,
@@ -24,7 +22,6 @@ from attacc.pim.host.costs import (
 )
 from attacc.pim.mapping.geometry import KeyLayout
 from attacc.pim.mapping.residence import (
-    GROWING_GRAINS,
     BankRows,
     Growth,
     Residence,
@@ -40,7 +37,7 @@ from attacc.pim.numerics.resident import (
     TokenPlaces,
 )
 from attacc.pim.numerics.sights import ChunkSights
-from attacc.pim.program.interleaved import QueryPasses, chunk_grain, longest_chunk, pipeline_of
+from attacc.pim.program.interleaved import QueryPasses
 from attacc.pim.timing.engine import TimedRun, count_by_name
 from attacc.pim.timing.tables import TimingTables
 
@@ -322,29 +319,6 @@ class HostState:
             [np.ones(count, dtype=np.float32) for count in heads],
             [np.ones(count, dtype=np.float32) for count in heads],
         )
-
-
-def chunk_growth(
-    device: DramDevice, layout: KeyLayout, passes: QueryPasses, growing_keys: int | None
-) -> Growth:
-    """Return how requests may grow.
-
-    Args:
-        device: the DRAM device of a stack.
-        layout: how a key lies in the banks.
-        passes: how the queries that share keys and values are divided into passes.
-        growing_keys: least room of the last chunk of a head, in keys; None for the default.
-
-    Raises:
-        InputError: a chunk cannot have `growing_keys` keys.
-    """
-    longest = longest_chunk(device, layout, passes.most)
-    grain = min(chunk_grain(layout), longest)
-    # Lengths within a quantum fill as many columns and take as many passes of the softmax lanes.
-    lanes = max(1, pipeline_of(device).softmax_lanes // device.organization.channels)
-    quantum = math.gcd(layout.sequence_parts, lanes, longest)
-    growing = min(GROWING_GRAINS * grain, longest) if growing_keys is None else growing_keys
-    return Growth(longest, grain, growing, quantum)
 
 
 def plan_for(

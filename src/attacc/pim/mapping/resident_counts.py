@@ -90,6 +90,7 @@ class ResidentCounts:
         loads: (stacks, channels) keys of one layer, and a quarter of a grain for each chunk.
         chunks: (stacks, channels) chunks of one layer.
         visits: requests that were visited in all steps so far.
+        overhead: keys that count in `loads` for each chunk.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class ResidentCounts:
         o = layout.organization
         self._heads, self._layers, self._growth = heads, layers, growth
         self._layout, self._policy = layout, policy
-        self._overhead = growth.grain // 4
+        self.overhead = growth.grain // 4
         self.free_rows: I64 = np.full((stacks, o.channels), o.rows, dtype=np.int64)
         self.loads: I64 = np.zeros((stacks, o.channels), dtype=np.int64)
         self.chunks: I64 = np.zeros((stacks, o.channels), dtype=np.int64)
@@ -111,7 +112,7 @@ class ResidentCounts:
         rooms = [room_of_rows(layout, growth, rows) for rows in range(most + 1)]
         self._room_of: I64 = np.array(rooms, dtype=np.int64)
         self._sizes: I64 = np.array(
-            [growth.longest, growth.grain, self._overhead, layers], dtype=np.int64
+            [growth.longest, growth.grain, self.overhead, layers], dtype=np.int64
         )
         self._now = self._arrivals = self._turn = 0
         self._due: dict[int, dict[int, CountedRequest]] = {}
@@ -119,7 +120,7 @@ class ResidentCounts:
     @property
     def keys(self) -> I64:
         """(stacks, channels) keys of one layer."""
-        return self.loads - self._overhead * self.chunks
+        return self.loads - self.overhead * self.chunks
 
     def arrive(self, length: int) -> CountedRequest:
         """Give a new request room for its keys; it takes part in later steps.
@@ -184,13 +185,31 @@ class ResidentCounts:
         grown = 0 if request.watched is None else self._now - request.seen
         return request.length + grown
 
+    def held(self, requests: Sequence[CountedRequest]) -> tuple[I64, I64]:
+        """Return where the chunks of requests lie that have keys.
+
+        Args:
+            requests: the requests.
+
+        Returns:
+            (chunks,) channels, counted over all stacks, and (chunks,) keys.
+        """
+        channels, keys = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+        for request in requests:
+            own = request.chunks
+            channels.append(own[STACK] * self.chunks.shape[1] + own[CHANNEL])
+            keys.append(np.clip(self.length(request) - own[START], 0, own[CAPACITY]))
+        all_keys = np.concatenate(keys)
+        some = all_keys > 0
+        return np.concatenate(channels)[some], all_keys[some]
+
     def free(self, request: CountedRequest) -> None:
         """Take back all rows of a request."""
         self._unwatch(request)
         held = request.chunks
         at = held[STACK], held[CHANNEL]
         keys = np.clip(request.length - held[START], 0, held[CAPACITY])
-        np.subtract.at(self.loads, at, keys + self._overhead)
+        np.subtract.at(self.loads, at, keys + self.overhead)
         np.add.at(self.free_rows, at, held[ROWS])
         np.subtract.at(self.chunks, at, 1)
 
@@ -214,7 +233,7 @@ class ResidentCounts:
         if length > request.ends.min():
             added = self._added(request, length)
             at = added[STACK], added[CHANNEL]
-            np.add.at(self.loads, at, self._overhead)
+            np.add.at(self.loads, at, self.overhead)
             np.add.at(self.chunks, at, 1)
             np.subtract.at(self.free_rows, at, added[ROWS])
             before = request.chunks.shape[1]
@@ -284,7 +303,7 @@ class ResidentCounts:
                 whole = min(int(self._rows_of[max(keys, growing)]), len(self._room_of) - 1)
                 capacity = max(keys, min(int(self._room_of[whole]), longest))
             rows = self._layers * int(self._rows_of[capacity])
-            yield head, at, capacity, keys + self._overhead, rows
+            yield head, at, capacity, keys + self.overhead, rows
             at += keys
 
     def _in_channels(

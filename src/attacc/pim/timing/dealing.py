@@ -23,13 +23,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from attacc.hardware.dram import DramDevice
-from attacc.pim.mapping.balance import Assignment, assign_together, ways
+from attacc.pim.mapping.balance import Assignment, Chunk, assign_together, ways
 from attacc.pim.mapping.geometry import KeyLayout, rows_of_chunks
 from attacc.pim.mapping.ring import rotation
 from attacc.pim.program.interleaved import (
@@ -151,6 +152,19 @@ class Dealer:
             if played.timed.cycles < best.timed.cycles:
                 best = played
         return best
+
+    def held(self, channels: Sequence[Sequence[int]]) -> DealtRun:
+        """Play the program of chunks that lie in their channels already.
+
+        Args:
+            channels: keys of the chunks of each channel.
+
+        Raises:
+            InputError: the chunks do not fit into banks or buffers.
+        """
+        numbers = count()
+        held = [[Chunk(next(numbers), 0, keys) for keys in own] for own in channels]
+        return self._play(Assignment.of(held), 0, None, 1)
 
     def forecast(self, assignment: Assignment) -> int:
         """Return about how many cycles the slowest channel takes, without refresh."""

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
-from attacc.serving.work import Work
+from attacc.serving.work import Held, Work
 
 Runs = tuple[tuple[int, int], ...]
 """A prompt: (content, tokens) of its runs. Token j of a run is known by its content and j."""
@@ -123,6 +123,8 @@ class Call:
         emits: requests that get a token at the end of the step, in scheduled order; only where
             events are told.
         tokens: how many requests get a token at the end of the step.
+        begins: requests whose prompts end with the step, so that they decode from then on.
+        leaves: requests that decode no more, since their last tokens are in flight.
     """
 
     work: Work | None = None
@@ -133,6 +135,8 @@ class Call:
     rejected: list[tuple[Request, Refusal]] = field(default_factory=list[tuple[Request, Refusal]])
     emits: list[Request] = field(default_factory=list[Request])
     tokens: int = 0
+    begins: list[Request] = field(default_factory=list[Request])
+    leaves: list[Request] = field(default_factory=list[Request])
 
 
 class Ended(NamedTuple):
@@ -208,6 +212,20 @@ class Ledger:
         )  # fmt: skip
 
 
+class Residents(Protocol):
+    """Requests that decode, in the channels in which their keys stay."""
+
+    def begin(self, requests: Iterable[Request]) -> None:
+        """Give requests, whose prompts are computed, places."""
+
+    def end(self, requests: Iterable[Request]) -> None:
+        """Take the places of requests back, if they have any."""
+
+    def step(self) -> Held:
+        """Let all requests grow by one key, and return what they then hold."""
+        ...
+
+
 class Policy(ABC):
     """A batching policy, with its queue. A subclass is an engine.
 
@@ -215,6 +233,8 @@ class Policy(ABC):
         depth: steps that may be in flight at once.
         ledger: where times of tokens are told.
         tells: whether rows and emitting requests of each step are listed, which takes time.
+        residents: where keys stay that others than GPUs attend to; None where nothing depends on
+            it.
         name: name of the policy, as users give it.
     """
 
@@ -223,6 +243,7 @@ class Policy(ABC):
     def __init__(self, *, depth: int = 1, tells: bool = False) -> None:
         self.depth, self.tells = depth, tells
         self.ledger = Ledger()
+        self.residents: Residents | None = None
         self._waiting: deque[Request] = deque()
         self._stuck: Request | None = None
 

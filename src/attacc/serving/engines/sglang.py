@@ -204,6 +204,7 @@ class Sglang(Policy):
         self._free -= tokens
         call.work = Work(0, 0, 0, tuple(chunks))
         call.tokens = sum(chunk.emits for chunk in chunks)
+        call.begins = [one for one in self._last if one is not self._chunked]
         if self.tells:
             pairs = list(zip(self._last, chunks, strict=True))
             call.rows = [(request, chunk.new) for request, chunk in pairs]

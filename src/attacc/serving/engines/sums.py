@@ -15,13 +15,15 @@ class Sums:
         longest: as in `Work`.
         chunks: as in `Work`.
         tokens: requests that get a token.
+        begins: requests whose prompts end with the step, so that they decode from then on.
     """
 
-    __slots__ = ("chunks", "decoding", "keys", "longest", "tokens")
+    __slots__ = ("begins", "chunks", "decoding", "keys", "longest", "tokens")
 
     def __init__(self) -> None:
         self.decoding = self.keys = self.longest = self.tokens = 0
         self.chunks: list[Chunk] = []
+        self.begins: list[Request] = []
 
     def add(self, request: Request, new: int, cached: int, *, emits: bool) -> None:
         """Count computed tokens of a request, after those that are done.
@@ -39,6 +41,8 @@ class Sums:
             self.longest = max(self.longest, request.done + 1)
         else:
             self.chunks.append(Chunk(new, request.done, cached, emits))
+            if emits:
+                self.begins.append(request)
 
     def work(self) -> Work | None:
         """Return what the step computes; None for nothing."""

@@ -161,7 +161,7 @@ class Synchronous(Policy):
             final: whether another call would decide the same if this one computes nothing, so that
                 the head of the queue can never run.
         """
-        call.work, call.tokens = sums.work(), sums.tokens
+        call.work, call.tokens, call.begins = sums.work(), sums.tokens, sums.begins
         if call.work is not None:
             call.step = self._steps
             self._steps += 1

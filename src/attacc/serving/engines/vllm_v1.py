@@ -120,7 +120,7 @@ class VllmV1(Policy):
     def schedule(self) -> Call:
         """Decide on a step."""
         call, sums, budget = Call(), Sums(), self._settings.max_num_batched_tokens
-        self._leave()
+        call.leaves += self._leave()
         if self._has_room(budget):
             self._decode(call, sums)
             budget -= sums.decoding
@@ -132,7 +132,7 @@ class VllmV1(Policy):
             budget = self._in_order(budget, call, sums)
         if not call.preempted:
             self._admit(budget, call, sums)
-        call.work, call.tokens = sums.work(), sums.tokens
+        call.work, call.tokens, call.begins = sums.work(), sums.tokens, sums.begins
         if call.work is not None:
             call.step = self._steps
             self._steps += 1
@@ -153,10 +153,12 @@ class VllmV1(Policy):
                     call.rows.append((request, 1))
                     call.emits.append(request)
 
-    def _leave(self) -> None:
-        """Take requests whose last token was scheduled out of steady decode."""
-        for request in self._ends.get(self._steps - 1, ()):
+    def _leave(self) -> list[Request]:
+        """Take requests whose last token was scheduled out of steady decode, and return them."""
+        found = self._ends.get(self._steps - 1, [])
+        for request in found:
             self._part(request)
+        return found
 
     def _part(self, request: Request) -> None:
         """Take a request out of the sums of steady decode."""

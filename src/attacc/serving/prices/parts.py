@@ -1,25 +1,30 @@
 """Steps priced in bulk, and taken apart into the host's time, attention, and the rest.
 
-Requests on GPUs are priced with the lengths of `Works.batches`. Where AttAccs attend, all requests
-of a step get the mean length, and attention is timed at the ends of a block of steps, and lies on
-straight lines between them (`Pricer.sized`).
+Requests on GPUs are priced with the lengths of `Works.batches`. Where AttAccs attend and a step
+tells what their channels hold, attention follows from that (`attacc.system.residents`). Elsewhere
+all requests of a step get the mean length, and attention is timed at the ends of a block of steps,
+and lies on straight lines between them (`Pricer.sized`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
 
-from attacc.errors import InputError
-from attacc.gpu.costs import Floats
+from attacc.errors import EngineError, InputError
+from attacc.gpu.costs import Energies, Floats
 from attacc.hardware.system import AttentionSite
 from attacc.models.operators import Phase
+from attacc.serving.prices.residents import Residents
 from attacc.serving.prices.works import Works
 from attacc.system.batches import Ints
+from attacc.system.layer_attention import AttaccAttention
 from attacc.system.pricer import Pricer, Prompts, Timed
+from attacc.system.residents import Channels, HeldKeys, HeldTimes, held_times
 from attacc.system.schedule import plan_of
 from attacc.system.step import Group, StepCosts
 
@@ -67,6 +72,8 @@ class StepSource:
         away: whether other devices than GPUs attend for requests that decode.
         additive: whether a step's time is a sum over its products, its decode attention and the
             attention of its prompts.
+        residing: heads whose requests stay in the channels of AttAccs, and the layers that have
+            them; None where attention does not follow from what the channels hold.
 
     Raises:
         InputError: the pricer verifies drafts, or requests share a prefix. A `Work` tells neither.
@@ -91,34 +98,85 @@ class StepSource:
             and not spec.ff_coprocessing
             and (serial or not self.away)
         )
+        self.residing: Final = pricer.residing if self.additive else None
 
     @property
     def equal(self) -> bool:
         """Whether all requests of a step are taken to have the mean length."""
         return self.away and self.pricer.attaccs is not None
 
-    def exact(self, works: Works) -> StepParts:
+    @cached_property
+    def held_times(self) -> HeldTimes:
+        """Times of the channels of AttAccs.
+
+        Raises:
+            EngineError: attention does not follow from what the channels hold.
+        """
+        if self.residing is None or self.pricer.attaccs is None:
+            raise EngineError("no requests stay in the channels of AttAccs")
+        return held_times(self.pricer.attaccs, *self.residing)
+
+    def residents(self) -> Residents | None:
+        """Return the channels of AttAccs for a run; None where nothing depends on them."""
+        if self.residing is None or self.pricer.attaccs is None:
+            return None
+        return Residents(self.pricer.attaccs, *self.residing, self.held_times)
+
+    def played_ns(self, lists: Sequence[Channels]) -> float:
+        """Return the time of one layer's attention to what the channels hold, by the engine.
+
+        Args:
+            lists: per stack and channel, the keys of its chunks.
+        """
+        if self.residing is None or self.pricer.attaccs is None:
+            raise EngineError("no requests stay in the channels of AttAccs")
+        # Channels do not wait for each other, so that stacks with equal channels are equal.
+        stacks = {tuple(sorted(own, reverse=True)) for own in lists if any(own)}
+        heads, attend = self.residing[0], self.pricer.attaccs.attend_held
+        return max(attend(heads, own)[0] for own in stacks)
+
+    def exact(self, works: Works, layer_ns: Floats | None = None) -> StepParts:
         """Return the parts of steps with the lengths of `Works.batches`.
 
         Args:
             works: the steps.
+            layer_ns: (steps,) time of one layer's attention on AttAccs, to the heads of `residing`;
+                None where it follows from the works.
 
         Raises:
             InputError: as in `Pricer.steps`.
         """
-        return taken_apart(len(works), self.groups(works))
+        return taken_apart(len(works), self.groups(works, layer_ns))
 
-    def groups(self, works: Works) -> list[tuple[Ints, StepCosts]]:
+    def groups(self, works: Works, layer_ns: Floats | None = None) -> list[tuple[Ints, StepCosts]]:
         """Return numbers of steps and their costs, with the lengths of `Works.batches`.
 
         Args:
             works: the steps.
+            layer_ns: as in `exact`.
 
         Raises:
             InputError: as in `Pricer.steps`.
         """
         self.calls += 1
-        return list(self.pricer.steps(works.batches()).groups)
+        held = self._attention(works)
+        if layer_ns is not None:
+            held = AttaccAttention(
+                layer_ns, Energies.of(dram_pj=0.0 * layer_ns), np.zeros(len(works), dtype=np.int8)
+            )
+        return list(self.pricer.steps(works.batches(), held).groups)
+
+    def _attention(self, works: Works) -> AttaccAttention | None:
+        """Return attention of one layer on AttAccs, where the works tell what the channels hold."""
+        if self.residing is None or self.pricer.attaccs is None or works.held is None:
+            return None
+        keys, chunks, all_chunks = works.held
+        return self.held_times.attention(
+            HeldKeys(
+                keys, chunks, works.keys * self.residing[0].kv_heads, all_chunks,
+                self.pricer.attaccs.channels,
+            )
+        )  # fmt: skip
 
     def in_block(self, works: Works, block: Timed) -> list[tuple[Ints, StepCosts]]:
         """Return numbers of steps and their costs, as tables hold them.
@@ -128,7 +186,7 @@ class StepSource:
             block: numbers of requests and of mean keys that enclose those of all steps that decode.
         """
         decodes = works.decoding > 0
-        if not self.equal or not decodes.any():
+        if not self.equal or works.held is not None or not decodes.any():
             return self.groups(works)
         found: list[tuple[Ints, StepCosts]] = []
         if not decodes.all():

@@ -9,7 +9,7 @@ its products, its decode attention and the attention of its prompts (docs/model/
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -29,12 +29,26 @@ from attacc.units import MAX_SIZE, PS_PER_NS, whole
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from attacc.serving.prices.residents import Residents
+    from attacc.system.residents import Channels
+
 ONE: Final = (Chunk(1, 0, 0, True),)
 """The least chunk, beside which tables of mixed steps are priced."""
 REMEMBERED: Final = 2**16
 """Steps whose exact prices are kept; the least recently used ones are dropped."""
+SAMPLES: Final = 64
+"""Steps of a sample that is priced exactly."""
+PLAYED_SAMPLES: Final = 16
+"""The same where the engine plays what AttAccs held, which takes a tenth of a second for each."""
+READ_BACK: Final = 1024, 65536
+"""Cached tokens at which reading keys and values back is priced; it is a line between them."""
 LINES: Final = "step times: attention on straight lines between priced lengths"
 """Note of all durations that are not exact."""
+HELD: Final = (
+    "attention on AttAccs: on lines through the keys and chunks of the fullest channel, which are "
+    "within {:.0%} of the engine's times"
+)
+"""Note of attention that follows from what the channels hold."""
 WHOLE: Final = "steps with prompts: on straight lines between whole steps of equal requests"
 """Note of steps whose parts overlap."""
 
@@ -68,6 +82,22 @@ class PriceCheck:
     bound: float
 
 
+class _Sampled(NamedTuple):
+    """A step that is priced exactly, too.
+
+    Attributes:
+        work: what it computes.
+        lists: what the channels of AttAccs held then.
+    """
+
+    work: Work
+    lists: tuple[Channels, ...] | None
+
+    @classmethod
+    def of(cls, work: Work) -> _Sampled:
+        return cls(work, None if work.held is None else work.held.lists())
+
+
 class StepPrices:
     """Prices steps of one replica by tables.
 
@@ -78,21 +108,24 @@ class StepPrices:
         pricer: prices the steps.
         seed: seed of the sample for `check`.
         exact: whether the pricer prices every step by itself, without tables.
-        samples: steps of the sample, at least 1.
+        samples: steps of the sample, at least 1. None for 64, or for 16 where the engine plays what
+            AttAccs held in them.
 
     Raises:
         InputError: the pricer verifies drafts, or requests share a prefix.
     """
 
     def __init__(
-        self, pricer: Pricer, *, seed: int = 0, exact: bool = False, samples: int = 64
+        self, pricer: Pricer, *, seed: int = 0, exact: bool = False, samples: int | None = None
     ) -> None:
         self._source = StepSource(pricer)
         self._exact = exact
-        self._samples = whole(samples, where="samples")
+        usual = SAMPLES if self._source.residing is None else PLAYED_SAMPLES
+        self._samples = whole(usual if samples is None else samples, where="samples")
         self._random = Random(seed)  # noqa: S311 - a sample, no secret
         self._asked = 0
-        self._sampled: list[Work] = []
+        self._follows = False
+        self._sampled: list[_Sampled] = []
         self._last: Work | None = None
         self._last_price = Price(0, 0)
         self._alone = lru_cache(maxsize=REMEMBERED)(self._price_alone)
@@ -112,6 +145,8 @@ class StepPrices:
         self._hosts = DecodeTable(source, _host)
         self._decode_others = TokenTable(self._of_requests(_others, ()), 1)
         self._decode_host = TokenTable(self._of_requests(_host, ()), 1)
+        self._sent = TokenTable(self._of_requests(_attention, ()), 1)
+        self._mixed_sent = TokenTable(self._of_requests(self._mixed_attention, ONE), 1)
         self._mixed_host = TokenTable(self._of_requests(_host, ONE), 1)
         self._mixed_others = TokenTable(self._mixed_tokens, 2)
         self._mixed_rows = TokenTable(self._mixed_positions, 2)
@@ -130,7 +165,9 @@ class StepPrices:
         if self._exact:
             return ()
         notes = [LINES]
-        if self._source.equal:
+        if self._follows:
+            notes.append(HELD.format(self._source.held_times.error))
+        elif self._source.equal:
             notes.append(EQUAL)
         if not self._source.additive:
             notes.append(WHOLE)
@@ -186,11 +223,11 @@ class StepPrices:
         price = self._price(work)
         self._asked += 1
         if self._asked <= self._samples:
-            self._sampled.append(work)
+            self._sampled.append(_Sampled.of(work))
         else:
             place = int(self._random.random() * self._asked)
             if place < self._samples:
-                self._sampled[place] = work
+                self._sampled[place] = _Sampled.of(work)
         self._last, self._last_price = work, price
         return price
 
@@ -198,11 +235,17 @@ class StepPrices:
         """Return decode attention of a step, with transfers of its operands, in nanoseconds.
 
         On GPUs it follows from the number of requests, their mean and their longest keys. Away from
-        GPUs all requests are taken to have the mean length.
+        GPUs it follows from what the channels hold. Where the work does not tell that, all requests
+        are taken to have the mean length.
 
         Args:
             work: of a system whose steps are sums of their parts.
         """
+        held = work.held
+        if held is not None and self._source.residing is not None:
+            layer_ns = self._source.held_times.ns_of(held.keys, held.chunks)
+            sent = self._mixed_sent if work.chunks else self._sent
+            return sent.at(work.decoding) + self._source.residing[1] * layer_ns
         table = self._beside if work.chunks else self._decode
         return table.at(work.decoding, work.keys, work.longest)
 
@@ -227,8 +270,40 @@ class StepPrices:
 
     def check(self) -> PriceCheck:
         """Price a random sample of the steps so far exactly, and return how far tables are off."""
-        deviation = self._deviation(Works.of(self._sampled)) if self._sampled else 0.0
-        return PriceCheck(self._asked, len(self._sampled), deviation, self.bound)
+        deviation = self._sample_deviation() if self._sampled and not self._exact else 0.0
+        bound = self.bound + self._held_bound()
+        return PriceCheck(self._asked, len(self._sampled), deviation, bound)
+
+    def _held_bound(self) -> float:
+        """Return what the lines of channels add to the bound, at the sampled steps."""
+        residing = self._source.residing
+        if residing is None or self._exact:
+            return 0.0
+        times, shares = self._source.held_times, [0.0]
+        for work, _ in self._sampled:
+            if work.held is not None:
+                ns = residing[1] * times.ns_of(work.held.keys, work.held.chunks)
+                shares.append(ns * PS_PER_NS / sum(self._price(work)))
+        return times.error * max(shares)
+
+    def imbalance(self, works: Works) -> float | None:
+        """Return the time of the fullest channel over that of the mean one, both over a run.
+
+        Args:
+            works: all steps of the run.
+
+        Returns:
+            None where the works do not tell what channels of AttAccs hold.
+        """
+        pricer, residing = self._source.pricer, self._source.residing
+        held, some = works.held, works.decoding > 0
+        if pricer.attaccs is None or residing is None or held is None or not some.any():
+            return None
+        times, channels = self._source.held_times, pricer.attaccs.channels
+        keys, chunks, all_chunks = held[:, some]
+        all_keys = works.keys[some] * residing[0].kv_heads
+        mean = times.times(all_keys / channels, all_chunks / channels)
+        return float(times.times(keys, chunks).sum() / mean.sum())
 
     def totals(self, works: Works) -> Totals:
         """Return energy and busy time of a run.
@@ -247,15 +322,43 @@ class StepPrices:
         own = np.array([sum(self._price(work)) for work in works.rows()]) / PS_PER_NS
         return float(np.abs(own / (parts.device_ns + parts.host_ns) - 1.0).max())
 
+    def _sample_deviation(self) -> float:
+        """Return the largest relative deviation among the sampled steps.
+
+        Attention on AttAccs is that of the engine, to the chunks that the channels held.
+        """
+        source, works = self._source, [one.work for one in self._sampled]
+        layer_ns = None
+        if source.residing is not None:
+            layer_ns = np.array(
+                [source.played_ns(one.lists) if one.lists else 0.0 for one in self._sampled]
+            )
+        parts = source.exact(Works.of(works), layer_ns)
+        own = np.array([sum(self._price(work)) for work in works]) / PS_PER_NS
+        return float(np.abs(own / (parts.device_ns + parts.host_ns) - 1.0).max())
+
+    def residents(self) -> Residents | None:
+        """Return the channels of AttAccs for a run; None where nothing depends on them.
+
+        A run's steps then tell what the channels hold (`Work.held`).
+        """
+        self._follows = self._source.residing is not None
+        return self._source.residents()
+
     def _price(self, work: Work) -> Price:
-        decoding, keys, longest, chunks = work
-        if self._exact or (self._source.away and any(chunk.cached for chunk in chunks)):
-            return self._alone(work)
+        decoding, keys, longest, chunks, _ = work
+        reads = self._source.away and any(chunk.cached for chunk in chunks)
+        if self._exact or (reads and not self._source.additive):
+            # What the channels hold is known now, and only now.
+            return self._alone(work) if work.held is None else self._price_alone(work)
         possible = decoding * longest >= keys >= longest + decoding - 1 and longest <= MAX_SIZE
         if not possible or not (decoding or chunks):
             return self._alone(work)  # which names the error
         if chunks:
             device_ns, host_ns = self._with_prompts(work)
+            if reads:
+                least, each = self._read_back
+                device_ns += least + each * sum(chunk.cached for chunk in chunks)
         elif self._source.additive:
             device_ns = self._decode_others.at(decoding) + self.attention_ns(work)
             host_ns = self._decode_host.at(decoding)
@@ -264,9 +367,19 @@ class StepPrices:
             host_ns = self._hosts.at(decoding, keys, longest)
         return Price(round(device_ns * PS_PER_NS), round(host_ns * PS_PER_NS))
 
+    @cached_property
+    def _read_back(self) -> tuple[float, float]:
+        """Time of reading cached keys and values back from AttAccs: once, and of each token."""
+        works = [
+            Work(0, 0, 0, (Chunk(1, n, cached, True),)) for n in READ_BACK for cached in (0, n)
+        ]
+        few, few_read, many, many_read = self._source.exact(Works.of(works)).attention_ns.tolist()
+        each = (many_read - many - few_read + few) / (READ_BACK[1] - READ_BACK[0])
+        return few_read - few - each * READ_BACK[0], each
+
     def _with_prompts(self, work: Work) -> tuple[float, float]:
         """Return the device's and the host's time of a step with prompts."""
-        decoding, keys, _, chunks = work
+        decoding, keys, _, chunks, _ = work
         many, new, squares, pairs = len(chunks), 0, 0, 0
         for own, past, _, _ in chunks:
             if not 0 < own <= MAX_SIZE >= past >= 0:
@@ -288,7 +401,10 @@ class StepPrices:
 
     def _price_alone(self, work: Work) -> Price:
         """Price one step by the pricer."""
-        parts = self._source.exact(Works.of([work]))
+        layer_ns = None
+        if self._exact and work.held is not None:
+            layer_ns = np.array([self._source.played_ns(work.held.lists())])
+        parts = self._source.exact(Works.of([work]), layer_ns)
         return Price(
             round(float(parts.device_ns[0]) * PS_PER_NS), round(float(parts.host_ns[0]) * PS_PER_NS)
         )
@@ -298,6 +414,8 @@ class StepPrices:
     def _parts(self, works: Sequence[Work]) -> StepParts:
         """Return the parts of steps in which every request has one key."""
         columns = Works.of(works)
+        if self._source.residing is not None:
+            return self._source.exact(columns, np.zeros(len(columns)))
         ends = max(1, int(columns.decoding.min())), max(1, int(columns.decoding.max()))
         return self._source.parts_in_block(columns, Timed(tuple(sorted({*ends})), (1, 1)))
 

@@ -83,7 +83,7 @@ def totals_of(source: StepSource, works: Works) -> Totals:
         energy += costs.energy.parts_pj.sum(axis=1)
         node += costs.node_energy.parts_pj.sum(axis=1)
         notes.update(dict.fromkeys(costs.estimates))
-    if source.equal and works.decoding.any():
+    if source.equal and works.held is None and works.decoding.any():
         notes[EQUAL] = None
     return Totals(
         steps=len(works),
@@ -101,7 +101,7 @@ def totals_of(source: StepSource, works: Works) -> Totals:
 
 def _priced(source: StepSource, works: Works) -> Iterator[StepCosts]:
     """Yield costs of all steps, each step once."""
-    if source.equal:
+    if source.equal and works.held is None:
         held = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(works.cached)])
         back = held[works.chunk_ends] > held[works.chunk_ends - works.chunks]
         yield from _in_blocks(source, works.take(np.flatnonzero(~back)))

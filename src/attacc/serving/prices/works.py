@@ -31,6 +31,9 @@ class Works:
         past: (chunks,) tokens before them.
         cached: (chunks,) of these, tokens that the prefix cache holds.
         chunk_ends: (steps,) number of chunks up to the end of each step.
+        held: (3, steps) what AttAccs hold of the requests that decode: keys and chunks of the
+            channel that takes longest, and chunks of all channels. All are 0 where none decodes.
+            None where nothing depends on it.
 
     Raises:
         InputError: no requests have these keys in all and in the longest one, or a step is empty.
@@ -43,6 +46,7 @@ class Works:
     past: Ints
     cached: Ints
     chunk_ends: Ints
+    held: Ints | None = None
 
     def __post_init__(self) -> None:
         some = self.decoding > 0
@@ -95,6 +99,7 @@ class Works:
             column([chunk.past for chunk in chunks]),
             column([chunk.cached for chunk in chunks]),
             np.cumsum(column([len(work.chunks) for work in each])),
+            _held(each),
         )
 
     @classmethod
@@ -144,6 +149,7 @@ class Works:
             np.concatenate([piece.past for piece in pieces]),
             np.concatenate([piece.cached for piece in pieces]),
             np.concatenate(ends),
+            _joined([piece.held for piece in pieces]),
         )
 
     def __len__(self) -> int:
@@ -191,6 +197,7 @@ class Works:
             self.past[there],
             self.cached[there],
             ends - start,
+            None if self.held is None else self.held[:, own],
         )
 
     def take(self, chosen: Ints) -> Works:
@@ -212,6 +219,7 @@ class Works:
             self.past[there],
             self.cached[there],
             ends,
+            None if self.held is None else self.held[:, chosen],
         )
 
     def batches(self) -> Batches:
@@ -232,3 +240,17 @@ class Works:
             self.cached,
             self.chunk_ends,
         )
+
+
+def _held(works: Sequence[Work]) -> Ints | None:
+    """Return what AttAccs hold in each step; None where a step that decodes does not tell it."""
+    if not works or any(work.held is None for work in works if work.decoding):
+        return None
+    none = 0, 0, 0
+    return np.array([work.held[:3] if work.held else none for work in works], dtype=np.int64).T
+
+
+def _joined(pieces: Sequence[Ints | None]) -> Ints | None:
+    """Return what AttAccs hold in the steps of several records; None where one does not tell it."""
+    known = [piece for piece in pieces if piece is not None]
+    return np.concatenate(known, axis=1) if len(known) == len(pieces) else None

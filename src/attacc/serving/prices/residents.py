@@ -1,0 +1,101 @@
+"""Requests of an engine in the channels of AttAccs, in which their keys stay.
+
+The engine's blocks decide how many requests run. Where their keys then lie follows from
+`attacc.pim.mapping.resident_counts`. A channel may run out of rows although blocks are free. Chunks
+then lie in rows that the banks do not have, and `Residents.short_steps` counts the steps in which
+some do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+
+from attacc.pim.mapping.resident_counts import CountedRequest
+from attacc.serving.engines.policy import Request
+from attacc.serving.work import Held
+from attacc.system.attaccs import Attaccs
+from attacc.system.layer_attention import LayerHeads
+from attacc.system.residents import Channels, HeldTimes, held_in
+
+MORE_ROWS: Final = 4
+"""Factor of the rows of a bank up to which chunks may lie in rows that it does not have."""
+
+
+class Residents:
+    """Requests that decode, in the channels of all stacks.
+
+    Args:
+        attaccs: whose channels.
+        heads: of every layer.
+        layers: how many there are.
+        times: of channels.
+
+    Attributes:
+        steps: steps so far.
+        short_steps: of these, steps in which a channel held more rows than it has.
+    """
+
+    def __init__(self, attaccs: Attaccs, heads: LayerHeads, layers: int, times: HeldTimes) -> None:
+        self._counts = attaccs.empty_banks(heads, layers, rows=MORE_ROWS)
+        rows = int(self._counts.free_rows[0, 0])
+        self._least_free = rows - rows // MORE_ROWS
+        self._held: dict[int, CountedRequest] = {}
+        self.steps = self.short_steps = 0
+        self._per_key, self._per_chunk, _ = times.ns
+        # What changes only with the chunks: the chunks' own time, and rows that are missing.
+        self._of_chunks = np.zeros(self._counts.loads.shape)
+        self._ns = np.zeros(self._counts.loads.shape)
+        self._all_chunks, self._short, self._visits = 0, False, -1
+
+    def begin(self, requests: Iterable[Request]) -> None:
+        """Give requests, whose prompts are computed, places.
+
+        Args:
+            requests: the requests, with the tokens that are done.
+
+        Raises:
+            CapacityError: the channels are full beyond all measure.
+        """
+        for request in requests:
+            self._held[request.index] = self._counts.arrive(request.done)
+            self._visits = -1
+
+    def end(self, requests: Iterable[Request]) -> None:
+        """Take the places of requests back, if they have any."""
+        for request in requests:
+            held = self._held.pop(request.index, None)
+            if held is not None:
+                self._counts.free(held)
+                self._visits = -1
+
+    def step(self) -> Held:
+        """Let all requests grow by one key, and return what they then hold."""
+        counts = self._counts
+        counts.step()
+        if counts.visits != self._visits:
+            self._look()
+        np.multiply(counts.loads, self._per_key, out=self._ns)
+        self._ns += self._of_chunks
+        fullest = int(self._ns.argmax())
+        self.steps += 1
+        self.short_steps += self._short
+        chunks = counts.chunks.item(fullest)
+        keys = counts.loads.item(fullest) - chunks * counts.overhead
+        return Held(keys, chunks, self._all_chunks, self.lists)
+
+    def _look(self) -> None:
+        """Note what has changed with the chunks."""
+        counts = self._counts
+        self._visits = counts.visits
+        self._all_chunks = int(counts.chunks.sum())
+        self._short = int(counts.free_rows.min()) < self._least_free
+        # Loads count an overhead for each chunk besides its keys.
+        each = self._per_chunk - self._per_key * counts.overhead
+        np.multiply(counts.chunks, each, out=self._of_chunks)
+
+    def lists(self) -> tuple[Channels, ...]:
+        """Return per stack and channel the keys of its chunks."""
+        return held_in(self._counts, list(self._held.values()))
