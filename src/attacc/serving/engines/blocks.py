@@ -79,6 +79,9 @@ class BlockPool:
             new: how many.
         """
         first = self._queue.popitem
+        if new == 1 and not self._keys:
+            request.blocks.append(first(last=False)[0])
+            return
         taken = [first(last=False)[0] for _ in range(new)]
         if self._keys:
             for block in taken:

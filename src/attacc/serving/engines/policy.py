@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from array import array
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
 from typing import ClassVar, NamedTuple, Protocol
@@ -109,7 +108,6 @@ def block_keys(runs: Runs, size: int) -> list[bytes]:
     return found
 
 
-@dataclass(slots=True)
 class Call:
     """What one call of a policy decides.
 
@@ -127,16 +125,23 @@ class Call:
         leaves: requests that decode no more, since their last tokens are in flight.
     """
 
-    work: Work | None = None
-    step: int = -1
-    rows: list[tuple[Request, int]] = field(default_factory=list[tuple[Request, int]])
-    hits: list[tuple[Request, int]] = field(default_factory=list[tuple[Request, int]])
-    preempted: list[Request] = field(default_factory=list[Request])
-    rejected: list[tuple[Request, Refusal]] = field(default_factory=list[tuple[Request, Refusal]])
-    emits: list[Request] = field(default_factory=list[Request])
-    tokens: int = 0
-    begins: list[Request] = field(default_factory=list[Request])
-    leaves: list[Request] = field(default_factory=list[Request])
+    __slots__ = (
+        "begins", "emits", "hits", "leaves", "preempted", "rejected", "rows", "step", "tokens",
+        "work",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        # A step takes a few microseconds, and a data class would take three of them.
+        self.work: Work | None = None
+        self.step = -1
+        self.rows: list[tuple[Request, int]] = []
+        self.hits: list[tuple[Request, int]] = []
+        self.preempted: list[Request] = []
+        self.rejected: list[tuple[Request, Refusal]] = []
+        self.emits: list[Request] = []
+        self.tokens = 0
+        self.begins: list[Request] = []
+        self.leaves: list[Request] = []
 
 
 class Ended(NamedTuple):

@@ -19,11 +19,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import ClassVar
+from operator import attrgetter
+from typing import ClassVar, Final
 
 from attacc.serving.engines.blocks import BlockPool
 from attacc.serving.engines.policy import Call, Policy, Refusal, Request
 from attacc.serving.engines.sums import Sums
+
+_ORDER: Final = attrgetter("order")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +185,10 @@ class VllmV1(Policy):
 
     def _needing(self) -> list[Request]:
         """Return requests of steady decode that need a block, in order."""
-        found = self._steady[self._steps % self._pool.size]
-        return sorted(found.values(), key=lambda request: request.order)
+        found = list(self._steady[self._steps % self._pool.size].values())
+        if len(found) > 1:
+            found.sort(key=_ORDER)
+        return found
 
     def _longest(self) -> int:
         """Return the keys of the longest request in steady decode."""
@@ -353,6 +358,10 @@ class VllmV1(Policy):
     def update(self, call: Call, now_ps: int) -> list[Request]:
         """Take in the results of a step."""
         step = call.step
+        if step not in self._ends and step not in self._begins and step not in self._late:
+            self.ledger.together(now_ps - self._last_ps, call.tokens)
+            self._updates, self._last_ps = step + 1, now_ps
+            return []
         ended = [request for request in self._ends.pop(step, ()) if request.until == step]
         begins, late = self._begins.pop(step, []), self._late.pop(step, [])
         alone = [request for request in begins if request.joined == step]
@@ -366,7 +375,7 @@ class VllmV1(Policy):
                 ended.append(request)
         self.ledger.together(now_ps - self._last_ps, call.tokens - len(alone) - len(late))
         self._updates, self._last_ps = step + 1, now_ps
-        ended.sort(key=lambda request: request.order)
+        ended.sort(key=_ORDER)
         for request in ended:
             self._part(request)
             if self._running.pop(request.index, None) is None:
