@@ -1,18 +1,22 @@
-"""Requests over time on one engine: arrivals, steps, and what happens when.
+"""Requests over time on engines: arrivals, steps, and what happens when.
 
-One host thread schedules, launches and takes in results. A policy allows one or two steps in
-flight. With fewer in flight, the thread schedules; else it waits for the oldest step. The thread
-goes on when it has launched a step, ``host_ps`` after the call. The device runs one step after the
-other. So a step takes the sum of host and device with one step in flight, and the longer of both
-with two. Times are whole picoseconds.
+An engine has one host thread, which schedules, launches and takes in results. A policy allows one
+or two steps in flight. With fewer in flight, the thread schedules; else it waits for the oldest
+step. The thread goes on when it has launched a step, ``host_ps`` after the call. The device runs
+one step after the other. So a step takes the sum of host and device with one step in flight, and
+the longer of both with two. Times are whole picoseconds.
+
+An engine moves on in turns: a call of its policy, or the results of a step. The dispatcher plays
+the turns of all engines in the order of time, equal times by the engines' numbers. At each arrival
+it asks a router which instance gets the request. Arrivals come before turns at the same time.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from attacc.serving.clients import Clients
 from attacc.serving.engines.policy import Call, Policy, Refusal, Request
@@ -20,6 +24,10 @@ from attacc.serving.work import Work
 
 Times = Callable[[Work], int]
 """Picoseconds that something takes for a step."""
+Answer = Callable[[int], None]
+"""Takes the time in picoseconds at which a request has ended or is rejected."""
+NEVER: Final = 2**80
+"""A time that does not come."""
 
 
 class Flight(NamedTuple):
@@ -125,105 +133,288 @@ class Run:
     events: Events | None = None
 
 
-class _Engine:
-    """One engine on its way through a run."""
+class Engine:
+    """One engine on its way through a run, in turns.
 
-    def __init__(self, policy: Policy, clients: Clients, device_ps: Times, host_ps: Times) -> None:
+    Args:
+        policy: the batching policy.
+        device_ps: time of a step on the devices.
+        host_ps: time from the call that decides on a step to its launch.
+        answer: is told when a request ends or is rejected.
+
+    Attributes:
+        next_ps: when its next turn is; `NEVER` if nothing can happen until something arrives.
+        told: whether its last turn made other engines have turns; the dispatcher sets it back.
+        left: requests that have ended here or are rejected.
+        run: what has happened so far.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_device_free",
+        "_device_ps",
+        "_flights",
+        "_host_ps",
+        "_idle",
+        "_inbox",
+        "_policy",
+        "_takes",
+        "left",
+        "next_ps",
+        "run",
+        "told",
+    )  # fmt: skip
+
+    def __init__(self, policy: Policy, device_ps: Times, host_ps: Times, answer: Answer) -> None:
         self.run = Run(policy, events=Events() if policy.tells else None)
-        self._policy, self._clients = policy, clients
+        self.next_ps, self.left, self.told = 0, 0, False
+        self._policy, self._answer = policy, answer
         self._device_ps, self._host_ps = device_ps, host_ps
+        self._inbox: deque[Request] = deque()
         self._flights: deque[Flight] = deque()
-        self._now = self._device_free = 0
-        self._blocked = False
+        self._device_free = 0
+        # Whether the next turn takes in results; whether nothing happens until something arrives.
+        self._takes = self._idle = False
 
-    def play(self) -> Run:
-        """Play until nothing is left."""
-        depth = self._policy.depth
-        while True:
-            if self._flights and (self._blocked or len(self._flights) == depth):
-                self._update()
-                continue
-            self._receive()
-            call = self._policy.schedule()
-            if self._policy.residents is not None:
-                self._policy.residents.end(call.leaves)
-                self._policy.residents.end(call.preempted)
-            for request, reason in call.rejected:
-                self._reject(request, reason)
-            if call.work is not None:
-                self._launch(call, call.work)
-            elif not self._pause(call):
-                return self.run
+    @property
+    def waits(self) -> int:
+        """Requests without memory, those that the policy has not seen included."""
+        return self._policy.waits + len(self._inbox)
 
-    def _receive(self) -> None:
+    @property
+    def runs(self) -> int:
+        """Requests with memory."""
+        return self._policy.runs
+
+    def deliver(self, request: Request, now_ps: int) -> None:
+        """Put a request into the inbox.
+
+        Args:
+            request: the request.
+            now_ps: when it arrives, not before the last turn of any engine.
+        """
+        self._inbox.append(request)
+        self._wake(now_ps)
+
+    def turn(self) -> None:
+        """Take the next turn: a call, or the results of a step."""
+        now = self.next_ps
+        if self._takes:
+            self._update(now)
+            return
+        if self._inbox:
+            self._receive(now)
+        call, residents = self._policy.schedule(), self._policy.residents
+        if residents is not None:
+            residents.end(call.leaves)
+            residents.end(call.preempted)
+        for request, reason in call.rejected:
+            self._reject(request, reason, now)
+        if call.work is not None:
+            self._launch(call, call.work, now)
+        else:
+            self._pause(call, now)
+
+    def _wake(self, at_ps: int) -> None:
+        """Let an idle engine go on."""
+        if self._idle:
+            self.next_ps = min(self.next_ps, at_ps)
+
+    def _receive(self, now: int) -> None:
         """Take in the requests that have arrived."""
-        clients = self._clients
-        while (arrival := clients.arrival_ps) is not None and arrival <= self._now:
-            request = clients.take()
+        while self._inbox:
+            request = self._inbox.popleft()
             reason = self._policy.arrive(request)
             if reason is not None:
-                self._reject(request, reason)
+                self._reject(request, reason, now)
 
-    def _reject(self, request: Request, reason: Refusal) -> None:
+    def _reject(self, request: Request, reason: Refusal, now: int) -> None:
         self.run.rejected.append((request, reason))
         if self._policy.residents is not None:
             self._policy.residents.end([request])
-        self._clients.answer(self._now)
         if self.run.events is not None:
-            self.run.events.reject(request, self._now, reason)
+            self.run.events.reject(request, now, reason)
+        self._leave(now)
 
-    def _launch(self, call: Call, work: Work) -> None:
-        policy, scheduled = self._policy, self._now
+    def _launch(self, call: Call, work: Work, now: int) -> None:
+        policy, flights = self._policy, self._flights
         if policy.residents is not None:
             if work.decoding:
                 work = work._replace(held=policy.residents.step())
             policy.residents.begin(call.begins)
         number = -1
         if self.run.events is not None:
-            number = self.run.events.schedule(policy, call, scheduled)
-        self._now += self._host_ps(work)
-        start = max(self._device_free, self._now)
+            number = self.run.events.schedule(policy, call, now)
+        launched = now + self._host_ps(work)
+        start = max(self._device_free, launched)
         self._device_free = end = start + self._device_ps(work)
-        self._flights.append(Flight(call, number, end))
+        flights.append(Flight(call, number, end))
         self.run.steps.append(
-            StepTimes(work, scheduled, start, end, policy.runs, policy.waits, policy.free)
+            StepTimes(work, now, start, end, policy.runs, policy.waits, policy.free)
         )
+        self._takes, self._idle = len(flights) == policy.depth, False
+        self.next_ps = max(launched, flights[0].end_ps) if self._takes else launched
 
-    def _update(self) -> None:
+    def _update(self, now: int) -> None:
         flight = self._flights.popleft()
-        self._blocked = False
-        self._now = max(self._now, flight.end_ps)
-        ended = self._policy.update(flight.call, self._now)
+        ended = self._policy.update(flight.call, now)
         if self._policy.residents is not None:
             self._policy.residents.end(ended)
-        for _ in ended:
-            self._clients.answer(self._now)
-            self.run.end_ps = self._now
         if self.run.events is not None:
-            self.run.events.update(self._policy, flight, ended, self._now)
+            self.run.events.update(self._policy, flight, ended, now)
+        self._takes = False
+        if ended:
+            self.run.end_ps = now
+            self._end(ended, now)
         if not self._flights:
-            self._drop_stuck()
+            self._drop_stuck(now)
 
-    def _drop_stuck(self) -> None:
+    def _end(self, ended: Sequence[Request], now: int) -> None:
+        """Let go of requests that have ended."""
+        for _ in ended:
+            self._leave(now)
+
+    def _leave(self, now: int) -> None:
+        """Tell that a request has left the engine for good."""
+        self.left += 1
+        self._answer(now)
+
+    def _drop_stuck(self, now: int) -> None:
         """Reject a request that can never run, once nothing is in flight."""
         request = self._policy.stuck()
         if request is not None and self._policy.drop(request):
-            self._reject(request, Refusal.NEVER)
+            self._reject(request, Refusal.NEVER, now)
 
-    def _pause(self, call: Call) -> bool:
-        """Go on after a call that runs nothing; return False at the end."""
+    def _pause(self, call: Call, now: int) -> None:
+        """Go on after a call that runs nothing."""
         policy = self._policy
         if self.run.events is not None and (policy.waits or self._flights):
-            self.run.events.schedule(policy, call, self._now)
+            self.run.events.schedule(policy, call, now)
         if self._flights:
-            self._blocked = True
+            self._takes = True
+            self.next_ps = max(now, self._flights[0].end_ps)
         elif policy.waits:
-            self._drop_stuck()
-        elif (arrival := self._clients.arrival_ps) is not None:
-            self._now = max(self._now, arrival)
-        else:
-            return False
-        return True
+            self._drop_stuck(now)
+        elif not self._inbox:
+            self._idle, self.next_ps = True, NEVER
+
+
+class Instance:
+    """What a router sends requests to: one engine, or several that hand requests on.
+
+    Args:
+        engines: the engines; the first one takes requests in.
+    """
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self.engines = tuple(engines)
+        self._sent = 0
+
+    @property
+    def waits(self) -> int:
+        """Requests without memory."""
+        return sum(engine.waits for engine in self.engines)
+
+    @property
+    def runs(self) -> int:
+        """Requests with memory."""
+        return sum(engine.runs for engine in self.engines)
+
+    @property
+    def sent(self) -> int:
+        """Requests that were sent to it so far."""
+        return self._sent
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that were sent to it and have neither ended nor been rejected."""
+        return self._sent - sum(engine.left for engine in self.engines)
+
+    def deliver(self, request: Request, now_ps: int) -> None:
+        """Take in a request.
+
+        Args:
+            request: the request.
+            now_ps: when it arrives.
+        """
+        self._sent += 1
+        self.engines[0].deliver(request, now_ps)
+
+
+class Router(Protocol):
+    """Chooses who serves a request."""
+
+    def choose(self, request: Request, instances: Sequence[Instance]) -> int:
+        """Return the number of the instance that gets a request.
+
+        Args:
+            request: that arrives.
+            instances: at least one, in an order that never changes.
+        """
+        ...
+
+
+class Dispatcher:
+    """Plays instances in the order of time, and sends requests to them.
+
+    Args:
+        clients: who sends requests.
+        router: chooses who serves a request; None where there is one instance.
+    """
+
+    def __init__(self, clients: Clients, router: Router | None = None) -> None:
+        self._clients, self._router = clients, router
+        self._instances: Sequence[Instance] = ()
+        self._playing: Engine | None = None
+
+    def answer(self, now_ps: int) -> None:
+        """Tell a client that its request has ended or is rejected, and send what follows.
+
+        Args:
+            now_ps: when.
+        """
+        clients = self._clients
+        clients.answer(now_ps)
+        while (arrival := clients.arrival_ps) is not None and arrival <= now_ps:
+            self._send(arrival)
+            if self._playing is not None:
+                self._playing.told = True
+
+    def play(self, instances: Sequence[Instance]) -> None:
+        """Play until nothing is left.
+
+        Args:
+            instances: whose engines call `answer`.
+        """
+        self._instances = instances
+        engines = [engine for instance in instances for engine in instance.engines]
+        while True:
+            times = [engine.next_ps for engine in engines]
+            at = min(times)
+            arrival = self._clients.arrival_ps
+            if arrival is not None and arrival <= at:
+                self._send(arrival)
+                continue
+            if at == NEVER:
+                return
+            number = times.index(at)
+            times[number] = NEVER
+            other = min(times)
+            # Of equal times, that of the engine with the lower number comes first.
+            until = other + (times.index(other) > number)
+            if arrival is not None:
+                until = min(until, arrival)
+            engine = engines[number]
+            engine.told = False
+            self._playing = engine if len(engines) > 1 else None
+            while engine.next_ps < until and not engine.told:
+                engine.turn()
+
+    def _send(self, now_ps: int) -> None:
+        """Send the next request to an instance."""
+        request, instances = self._clients.take(), self._instances
+        number = 0 if self._router is None else self._router.choose(request, instances)
+        instances[number].deliver(request, now_ps)
 
 
 def play(
@@ -243,5 +434,7 @@ def play(
         host_ps: time from the call that decides on a step to its launch.
         concurrency: clients that each wait for an answer, as in `Clients`.
     """
-    clients = Clients(requests, concurrency=concurrency)
-    return _Engine(policy, clients, device_ps, host_ps).play()
+    dispatcher = Dispatcher(Clients(requests, concurrency=concurrency))
+    engine = Engine(policy, device_ps, host_ps, dispatcher.answer)
+    dispatcher.play([Instance([engine])])
+    return engine.run
