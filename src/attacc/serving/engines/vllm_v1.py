@@ -12,7 +12,8 @@ step before that one. A request whose last token is in flight is left out.
 Nearly all steps only decode. Requests in steady decode therefore are not visited one by one: each
 computes one token in every step, so that its numbers follow from the number of the step. A step
 visits the requests that need a block, that begin or that end. Where memory or tokens run short, all
-running requests are visited in order (`_in_order`).
+running requests are visited in order (`_in_order`). As long as no request begins, ends or arrives,
+and none can be admitted, calls are alike but for blocks (`_alike`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import ClassVar, Final
 from attacc.serving.engines.blocks import BlockPool
 from attacc.serving.engines.policy import Call, Policy, Refusal, Request
 from attacc.serving.engines.sums import Sums
+from attacc.serving.work import Work
 
 _ORDER: Final = attrgetter("order")
 
@@ -89,6 +91,8 @@ class VllmV1(Policy):
         self._decoding = self._keys = 0
         self._leads: list[tuple[int, int, Request]] = []
         self._partial: dict[int, Request] = {}
+        # Calls to come that are like the last one, if nothing arrives; keys of the longest request.
+        self._quiet = self._most_keys = 0
         # By step: requests that end with it, that begin with it, and that left steady decode.
         self._ends: dict[int, list[Request]] = {}
         self._begins: dict[int, list[Request]] = {}
@@ -115,6 +119,8 @@ class VllmV1(Policy):
         """Put a request into the queue."""
         if request.prompt > self._settings.max_model_len - 1:
             return Refusal.LONG
+        if not self._waiting:
+            self._quiet = 0
         self._waiting.append(request)
         return None
 
@@ -122,6 +128,50 @@ class VllmV1(Policy):
 
     def schedule(self) -> Call:
         """Decide on a step."""
+        if self._quiet:
+            return self._repeat()
+        call = self._decide()
+        # Whoever waits now cannot be admitted before something ends.
+        stalled = not self._waiting or not (call.preempted or call.begins)
+        if call.work is not None and not self._partial and stalled:
+            self._quiet, self._most_keys = self._alike(), call.work.longest
+        return call
+
+    def _repeat(self) -> Call:
+        """Decide on a step like the last one."""
+        call, decoding = Call(), self._decoding
+        self._quiet -= 1
+        self._most_keys += 1
+        self._keys += decoding
+        for request in self._needing():
+            self._pool.take(request, 1)
+        call.work = Work(decoding, self._keys, self._most_keys)
+        call.tokens, call.step = decoding, self._steps
+        if self.tells:
+            self._list(call)
+        self._steps += 1
+        return call
+
+    def _alike(self) -> int:
+        """Return how many calls to come are alike but for blocks, if nothing arrives."""
+        step, pool = self._steps, self._pool
+        if self._begins or self._late or not self._decoding:
+            return 0
+        if self._settings.long_prefill_token_threshold:
+            return 0
+        if self._decoding >= self._settings.max_num_batched_tokens:
+            return 0
+        if any(known in self._ends for known in range(self._updates, step)):
+            return 0
+        free = pool.free
+        for ahead in range(step, step + pool.size):
+            free -= len(self._steady[ahead % pool.size])
+            if free < 0 or ahead in self._ends:
+                return ahead - step
+        return pool.size
+
+    def _decide(self) -> Call:
+        """Decide on any step."""
         call, sums, budget = Call(), Sums(), self._settings.max_num_batched_tokens
         call.leaves += self._leave()
         if self._has_room(budget):
@@ -151,10 +201,14 @@ class VllmV1(Policy):
             self._pool.take(request, 1)
         self._keys += self._decoding
         if self.tells:
-            for request in self._running.values():
-                if request.index in self._steady[-request.lead % self._pool.size]:
-                    call.rows.append((request, 1))
-                    call.emits.append(request)
+            self._list(call)
+
+    def _list(self, call: Call) -> None:
+        """List the requests in steady decode."""
+        for request in self._running.values():
+            if request.index in self._steady[-request.lead % self._pool.size]:
+                call.rows.append((request, 1))
+                call.emits.append(request)
 
     def _leave(self) -> list[Request]:
         """Take requests whose last token was scheduled out of steady decode, and return them."""
