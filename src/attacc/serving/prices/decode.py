@@ -107,6 +107,13 @@ def reaches(requests: int) -> tuple[int, ...]:
     return (*(n for n in REACHES if n < most), most)
 
 
+Cell = tuple[int, float, float, float, float]
+"""Requests, the fewest keys and those at which the next cell begins, the value at the fewest, and
+the slope."""
+NOWHERE: Final[Cell] = (0, 0.0, 0.0, 0.0, 0.0)
+"""A cell in which no step lies."""
+
+
 class EqualTable:
     """Values over requests of equal lengths: exact in their number, lines over their keys.
 
@@ -120,7 +127,7 @@ class EqualTable:
         self._source, self._taken, self._beside = source, taken, beside
         self._rows = REQUESTS_IN_BLOCK if source.equal else EQUAL_IN_BLOCK
         self._blocks: dict[tuple[int, int], Floats] = {}
-        self._cells: dict[tuple[int, int], tuple[float, float, float]] = {}
+        self._cells: dict[tuple[int, int], Cell] = {}
         self._axes: dict[int, tuple[float, ...]] = {}
 
     def axis(self, requests: int) -> tuple[float, ...]:
@@ -136,21 +143,18 @@ class EqualTable:
             found = self._axes[requests] = tuple(base + more / requests for base, more in EVEN_KEYS)
         return found
 
-    def at(self, requests: int, keys: float) -> float:
-        """Return the value of a step.
+    def cell(self, requests: int, keys: float) -> Cell:
+        """Return the cell in which a step lies.
 
         Args:
             requests: how many decode, at least 1.
             keys: keys of each of them, at least 1.
         """
         i = bisect_right(self._axes.get(requests) or self.axis(requests), keys) - 1
-        cell = self._cells.get((requests, i))
-        if cell is None:
-            cell = self._cell(requests, i)
-        return cell[1] + (keys - cell[0]) * cell[2]
+        return self._cells.get((requests, i)) or self._cell(requests, i)
 
-    def _cell(self, requests: int, i: int) -> tuple[float, float, float]:
-        """Make a cell from its block: its first node, the value there, and the slope."""
+    def _cell(self, requests: int, i: int) -> Cell:
+        """Make a cell from its block."""
         rows, columns = requests // self._rows, i // EVEN_NODES_IN_BLOCK
         block = self._blocks.get((rows, columns))
         if block is None:
@@ -161,7 +165,7 @@ class EqualTable:
             self._cells.clear()
         axis, column = self.axis(requests), i % EVEN_NODES_IN_BLOCK
         low, high = block[requests - max(1, rows * self._rows), column : column + 2].tolist()
-        cell = axis[i], low, (high - low) / (axis[i + 1] - axis[i])
+        cell = requests, axis[i], axis[i + 1], low, (high - low) / (axis[i + 1] - axis[i])
         self._cells[requests, i] = cell
         return cell
 
@@ -193,10 +197,13 @@ class DecodeTable:
     def __init__(self, source: StepSource, taken: Taken, beside: tuple[Chunk, ...] = ()) -> None:
         self._source, self._taken, self._beside = source, taken, beside
         self._even = EqualTable(source, taken, beside)
+        self._equal = source.equal
         self._blocks: dict[tuple[int, int, int], dict[int, Floats]] = {}
         self._cells: dict[tuple[int, int, int], tuple[float, ...]] = {}
         self._reaches: dict[int, tuple[int, ...]] = {}
         self._axes: dict[int, tuple[float, ...]] = {}
+        # Steps of a run lie in the same cells one after the other.
+        self._near = self._far = NOWHERE
         self.checks: list[Callable[[], Works]] = []
 
     def at(self, requests: int, keys: int, longest: int) -> float:
@@ -208,10 +215,16 @@ class DecodeTable:
             longest: keys of the longest.
         """
         mean = keys / requests
-        value = self._even.at(requests, mean)
-        if longest <= mean or self._source.equal:
+        near = self._near
+        if near[0] != requests or not near[1] <= mean < near[2]:
+            near = self._near = self._even.cell(requests, mean)
+        value = near[3] + (mean - near[1]) * near[4]
+        if longest <= mean or self._equal:
             return value
-        rise = self._even.at(requests, longest) - value
+        far = self._far
+        if far[0] != requests or not far[1] <= longest < far[2]:
+            far = self._far = self._even.cell(requests, longest)
+        rise = far[3] + (longest - far[1]) * far[4] - value
         if rise <= 0.0:
             return value
         own = self._reaches.get(requests) or self._reaches_of(requests)
