@@ -124,10 +124,10 @@ def test_what_an_engine_is_started_with() -> None:
 
 
 def test_what_cannot_be_served_is_refused() -> None:
-    """Catches a model without room, a router that does not exist, and requests that never fit."""
+    """Catches a model without room, a layout of several engines, and requests that never fit."""
     with pytest.raises(CapacityError, match="GB needed"):
         serve("llama-3.1-70b", ONE, STREAM)
-    with pytest.raises(InputError, match="2 replicas need a router"):
+    with pytest.raises(InputError, match=r"2 replicas are no layout .* --replicas 2"):
         serve(MODEL, "8xh100", STREAM, layout="tp=4,replicas=2")
     few = EngineOptions(kv_blocks=4)
     with pytest.raises(InputError, match="none of the 40 requests can run"):

@@ -10,7 +10,6 @@ import typer
 from attacc.cli.options import Json, Settings, changes, names, number, size
 from attacc.cli.options import seed as parse_seed
 from attacc.cli.output import print_answer, progress_bar
-from attacc.errors import InputError
 
 if TYPE_CHECKING:
     from attacc.service import FoundRate
@@ -29,8 +28,24 @@ def serve(
     ] = "llama-3.1-70b",
     system: Annotated[
         list[str] | None,
-        typer.Option(help="System preset or file; with --find-rate, repeat it. 8xh100 by default."),
+        typer.Option(
+            help="System preset or file; repeat it for systems that serve together, or whose rates "
+            "are found one by one. 8xh100 by default."
+        ),
     ] = None,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            parser=size("--replicas"), metavar="N", help="Copies of each system, behind a router."
+        ),
+    ] = 1,
+    router: Annotated[
+        str,
+        typer.Option(
+            help="What sends a request to one of several systems: round-robin, least-loaded or "
+            "prefix."
+        ),
+    ] = "round-robin",
     policy: Annotated[
         str, typer.Option(help="Batching policy: vllm-v1, vllm-v0, sarathi, sglang or static.")
     ] = "vllm-v1",
@@ -149,7 +164,7 @@ def serve(
     import attacc
     from attacc.report.serve import rates_renderable, service_renderable
     from attacc.results import Listing
-    from attacc.service import EngineOptions, Server, Targets, policy_of
+    from attacc.service import EngineOptions, Fleet, Server, Targets, policy_of
     from attacc.service import find_rate as rate_of
 
     given = attacc.Requests.from_trace(source, zero_output=zero_output)
@@ -189,16 +204,12 @@ def serve(
             rates: list[FoundRate] = []
             for name, server in zip(systems, servers, strict=True):
                 progress(name, len(servers))
-                rates.append(rate_of(server, given, targets, share=share))
+                fleet = Fleet([server], replicas=replicas, router=router)
+                rates.append(rate_of(fleet, given, targets, share=share))
         print_answer(Listing(rates), rates_renderable, as_json=json)
         return
-    if len(servers) > 1:
-        raise InputError(
-            f"{len(servers)} systems are given, and requests are served by one",
-            where="--system",
-            hint="give one system, or find the rates of several with --find-rate",
-        )
+    fleet = Fleet(servers, replicas=replicas, router=router)
     with progress_bar("serving") as progress:
-        progress(systems[0], 1)
-        found = servers[0].serve(given, targets, concurrency=closed_loop)
+        progress(", ".join(systems), 1)
+        found = fleet.serve(given, targets, concurrency=closed_loop)
     print_answer(found, service_renderable, as_json=json)

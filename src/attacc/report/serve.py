@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attacc.report.values import count, plain_table, titled
+from attacc.report.values import count, plain_table, scaled, titled
 from attacc.results import Listing
 from attacc.serving.rates import FoundRate
 from attacc.serving.results import Spread
@@ -37,7 +37,11 @@ def service_renderable(found: Service) -> RenderableType:
         )
     if told.rejected:
         parts.append(Text(f"{told.rejected:,} requests can never run, and were rejected."))
-    parts += [titled("Latencies, ms", _latencies(found)), titled("Engine", _engine(found))]
+    several = len(found.engines) > 1
+    title = "All engines" if several else "Engine"
+    parts += [titled("Latencies, ms", _latencies(found)), titled(title, _engine(found))]
+    if several:
+        parts.append(titled("Each engine", _engines(found)))
     notes = [f"steps are priced within {found.step_surrogate.bound:.2%}"]
     if found.step_surrogate.sampled_steps:
         notes.append(
@@ -130,6 +134,24 @@ def _engine(found: Service) -> Table:
             ("requests that keep the targets", f"{told.slo_attainment:.1%}"),
             ("goodput, requests in a second", f"{told.request_goodput:.3g}"),
         ]
+    if found.router is not None:
+        rows.insert(1, ("router", found.router))
     for name, value in rows:
         table.add_row(name, value)
+    return table
+
+
+def _engines(found: Service) -> Table:
+    table = plain_table()
+    for name in ("engine", "requests", "run, mean", "memory in use", "with a step", "energy"):
+        table.add_column(name, justify="left" if name == "engine" else "right")
+    for one in found.engines:
+        table.add_row(
+            one.name,
+            f"{one.requests:,}",
+            f"{one.mean_running:.3g}",
+            f"{one.kv_use:.1%}",
+            f"{one.busy_share:.1%}",
+            scaled(sum(one.energy_j.values()), "J"),
+        )
     return table

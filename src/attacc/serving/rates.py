@@ -10,7 +10,7 @@ from typing import Any, Final
 from attacc.errors import InputError
 from attacc.results import Result
 from attacc.serving.results import Latencies, Targets
-from attacc.serving.serve import Server, Service
+from attacc.serving.serve import Fleet, Server, Service
 from attacc.units import finite
 from attacc.workload.requests import Requests
 
@@ -18,8 +18,8 @@ STEP: Final = 1.02
 """Factor between two rates that are told apart."""
 LEAST: Final = 2.0**-16
 """Requests in a second below which no rate is tried."""
-MOST: Final = 2.0**24
-"""The most requests in a second that are tried."""
+MOST: Final = 2.0**18
+"""Requests in a second above which no rate is doubled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class FoundRate(Result):
 
 
 def find_rate(
-    server: Server, requests: Requests, targets: Targets, *, share: float = 0.9
+    server: Server | Fleet, requests: Requests, targets: Targets, *, share: float = 0.9
 ) -> FoundRate:
     """Find the highest rate at which a share of the requests keeps all targets.
 
@@ -78,7 +78,7 @@ def find_rate(
     the source made shorter or longer.
 
     Args:
-        server: what serves.
+        server: what serves: one engine, or a fleet.
         requests: the requests, with arrivals.
         targets: latencies that users accept.
         share: share of the requests that have to keep them.

@@ -1,12 +1,13 @@
-"""Requests over time on a system: from names to latencies.
+"""Requests over time on systems: from names to latencies.
 
-`serve` builds one engine on the GPUs of a system, prices its steps by the one `Pricer`, plays the
-requests, and tells what users would have felt.
+`serve` builds an engine on the GPUs of each system, prices its steps by the one `Pricer`, plays the
+requests, and tells what users would have felt. Several systems, or copies of one, form a fleet
+behind a router.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -14,25 +15,37 @@ from typing import Any, Final
 import numpy as np
 
 from attacc.errors import InputError, member
-from attacc.gpu.costs import PARTS
 from attacc.gpu.models import Engine, GpuModel, cost_model
-from attacc.hardware.system import ResolvedSystem, changed_system, with_keys
+from attacc.hardware.system import MAX_DEVICES, ResolvedSystem, changed_system, with_keys
 from attacc.models.huggingface import load_model
 from attacc.models.parameters import AnyModel
 from attacc.results import Result
-from attacc.serving.engines.policy import Request
+from attacc.serving.clients import Clients
+from attacc.serving.engines.policy import Ledger, Request
+from attacc.serving.fleet import (
+    EngineUse,
+    Played,
+    Pool,
+    begin,
+    mean_of,
+    numbered,
+    surrogate_of,
+    together,
+    use_of,
+)
 from attacc.serving.prices.steps import StepPrices
-from attacc.serving.prices.works import Works
 from attacc.serving.results import Latencies, StepSurrogate, Targets, latencies
+from attacc.serving.routing import RouterName, router_of
 from attacc.serving.search import replica
-from attacc.serving.simulator import Run, play
-from attacc.serving.started import EngineOptions, Started, start
-from attacc.system.boundary import constant_power
+from attacc.serving.simulator import Dispatcher, Instance, Run
+from attacc.serving.started import EngineOptions, start
 from attacc.system.layout import Layout
 from attacc.system.pricer import Pricer
-from attacc.units import PJ_PER_J, PS_PER_NS, PS_PER_S, whole
+from attacc.units import PS_PER_S, whole
 from attacc.workload.requests import Requests
 
+AnySystem = str | Path | Mapping[str, object] | ResolvedSystem
+"""A preset's name, a file, a document, or a system."""
 CONTEXT_BYTES: Final = 0.15 * 2**30
 """Memory of a GPU that the CUDA context takes. Source: llm-d's planner."""
 CONTEXT_WITH_NCCL_BYTES: Final = 0.60 * 2**30
@@ -43,18 +56,21 @@ SEEN_SHARE: Final = 79.18 / 80.0
 
 @dataclass(frozen=True)
 class Service(Result):
-    """What users of a system felt.
+    """What users of a system, or of a fleet, felt.
+
+    Shares of the time are means over all engines.
 
     Attributes:
         model: the model.
-        system: the system.
+        system: the system; of a fleet, all systems.
         workload: the requests.
         policy: the batching policy, with its version.
-        layout: of the model over the GPUs.
+        router: what sends requests to one of several instances; None where there is one.
+        layout: of the model over the GPUs; of a fleet, all layouts.
         kv_blocks: blocks of memory that requests can have; slots of a token for SGLang.
         block_tokens: tokens of a block.
         latencies: latencies and rates.
-        steps: steps of the engine.
+        steps: steps of all engines.
         mean_running: requests that run, on average over time.
         kv_use: share of the blocks in use, on average over time.
         busy_share: share of the time in which a step runs.
@@ -63,15 +79,18 @@ class Service(Result):
         energy_per_output_token_j: energy of all boards for each output token, by what takes it,
             idle time included.
         imbalance: time that the fullest channel of AttAccs takes over that of the mean one, over
-            the run; None where attention does not follow from what channels hold.
+            the run, on the engine where it is largest; None where attention does not follow from
+            what channels hold.
         step_surrogate: how far fast prices of steps are from exact ones.
         estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
+        engines: what each engine did.
     """
 
     model: str
     system: str
     workload: str
     policy: str
+    router: str | None
     layout: str
     kv_blocks: int
     block_tokens: int
@@ -85,19 +104,36 @@ class Service(Result):
     imbalance: float | None
     step_surrogate: StepSurrogate
     estimates: tuple[str, ...]
-    run: Run = field(repr=False, compare=False)
+    engines: tuple[EngineUse, ...] = field(repr=False, compare=False)
+
+    @property
+    def run(self) -> Run:
+        """What happened on the only engine.
+
+        Raises:
+            InputError: there are several engines.
+        """
+        if len(self.engines) != 1:
+            raise InputError(
+                f"{len(self.engines)} engines have a run each",
+                where="run",
+                hint="take engines[0].run, and so on",
+            )
+        return self.engines[0].run
 
     def to_dict(self) -> dict[str, Any]:
         """Return all figures; latencies and rates stand beside the others."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        del own["run"]
         found = own.pop("latencies").to_dict()
         own["step_surrogate"] = asdict(self.step_surrogate)
+        own["engines"] = [engine.to_dict() for engine in self.engines]
         return own | found
 
     def table_rows(self) -> list[dict[str, Any]]:
-        """Return one row."""
-        return [self.to_dict()]
+        """Return one row, without the engines one by one."""
+        row = self.to_dict()
+        del row["engines"]
+        return [row]
 
 
 def arriving(requests: Requests) -> Iterator[Request]:
@@ -142,7 +178,7 @@ class Server:
     def __init__(
         self,
         model: str | Path | Mapping[str, object] | AnyModel,
-        system: str | Path | Mapping[str, object] | ResolvedSystem,
+        system: AnySystem,
         *,
         options: EngineOptions | None = None,
         layout: str | Layout | None = None,
@@ -157,6 +193,96 @@ class Server:
         self._pricer = _pricer(model, devices, layout, kind, self._options)
         self._seed, self._exact = seed, exact
         self._prices = StepPrices(self._pricer, seed=seed, exact=exact)
+
+    @property
+    def pricer(self) -> Pricer:
+        """What prices the steps."""
+        return self._pricer
+
+    @property
+    def options(self) -> EngineOptions:
+        """What engines are started with."""
+        return self._options
+
+    def pool(self, *, fresh: bool) -> Pool:
+        """Return the GPUs of an engine.
+
+        Args:
+            fresh: whether steps are sampled for one run alone, whose prices are then checked.
+        """
+        if fresh:
+            return Pool(self._pricer, StepPrices(self._pricer, seed=self._seed, exact=self._exact))
+        return Pool(self._pricer, self._prices)
+
+    def serve(
+        self, requests: Requests, targets: Targets | None = None, *, concurrency: int | None = None
+    ) -> Service:
+        """Serve requests over time on one engine.
+
+        Args:
+            requests: as in `Fleet.serve`.
+            targets: as in `Fleet.serve`.
+            concurrency: as in `Fleet.serve`.
+
+        Raises:
+            InputError: as in `Fleet.serve`.
+            CapacityError: as in `Fleet.serve`.
+        """
+        return Fleet([self]).serve(requests, targets, concurrency=concurrency)
+
+    def latencies(self, requests: Requests, targets: Targets) -> Latencies:
+        """Return the latencies of requests over time alone, which takes less time.
+
+        Args:
+            requests: as in `Fleet.serve`.
+            targets: as in `Fleet.serve`.
+
+        Raises:
+            InputError: as in `Fleet.serve`.
+            CapacityError: as in `Fleet.serve`.
+        """
+        return Fleet([self]).latencies(requests, targets)
+
+
+class Fleet:
+    """Instances behind a router, which serve the same requests together.
+
+    Args:
+        servers: a system each, with equal models and policies.
+        replicas: copies of each of them.
+        router: what sends a request to an instance.
+
+    Raises:
+        InputError: a name or a number is wrong.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[Server],
+        *,
+        replicas: int = 1,
+        router: RouterName | str = RouterName.ROUND_ROBIN,
+    ) -> None:
+        if not servers:
+            raise InputError("there is no system", where="system", hint="give at least one")
+        if len({server.pricer.model.name for server in servers}) > 1:
+            raise InputError(
+                "a fleet has different models", where="model", hint="let each fleet serve one model"
+            )
+        if any(server.options != servers[0].options for server in servers):
+            raise InputError(
+                "a fleet has engines of different options",
+                where="options",
+                hint="start all engines with the same options",
+            )
+        copies = whole(replicas, where="replicas", most=MAX_DEVICES)
+        self._router = member(RouterName, router, where="router")
+        self._servers, self._copies = tuple(servers), copies
+
+    @property
+    def systems(self) -> list[str]:
+        """Names of the systems of all instances, in order."""
+        return [one.pricer.system.name for one in self._servers for _ in range(self._copies)]
 
     def serve(
         self, requests: Requests, targets: Targets | None = None, *, concurrency: int | None = None
@@ -173,11 +299,8 @@ class Server:
             CapacityError: the model does not fit.
         """
         # The sample of exact steps is that of this run.
-        prices = StepPrices(self._pricer, seed=self._seed, exact=self._exact)
-        engine, run = self._play(requests, prices, concurrency)
-        return _service(
-            self._pricer, requests, self._options, engine, run, prices, targets or Targets()
-        )
+        played = self._play(requests, concurrency, fresh=True)
+        return self._service(requests, played, _latencies(played, targets or Targets()))
 
     def latencies(self, requests: Requests, targets: Targets) -> Latencies:
         """Return the latencies of requests over time alone, which takes less time.
@@ -190,33 +313,75 @@ class Server:
             InputError: as in `serve`.
             CapacityError: as in `serve`.
         """
-        _, run = self._play(requests, self._prices, None)
-        return latencies(run.policy.ledger, len(run.rejected), targets)
+        return _latencies(self._play(requests, None, fresh=False), targets)
 
-    def _play(
-        self, requests: Requests, prices: StepPrices, concurrency: int | None
-    ) -> tuple[Started, Run]:
-        engine = start(self._pricer, requests, self._options)
+    def _play(self, requests: Requests, concurrency: int | None, *, fresh: bool) -> list[Played]:
         clients = None if concurrency is None else whole(concurrency, where="concurrency")
-        engine.policy.residents = prices.residents()
-        run = play(
-            engine.policy,
-            arriving(requests),
-            prices.device_ps,
-            prices.host_ps,
-            concurrency=clients,
+        names = iter(numbered(self.systems))
+        router = router_of(self._router)
+        dispatcher = Dispatcher(Clients(arriving(requests), concurrency=clients), router)
+        played: list[Played] = []
+        for server in self._servers:
+            pool = server.pool(fresh=fresh)
+            for _ in range(self._copies):
+                started = start(pool.pricer, requests, server.options)
+                played.append(begin(next(names), pool, started, dispatcher.answer))
+        dispatcher.play([Instance([one.engine]) for one in played])
+        return played
+
+    def _beyond_context(self, requests: Requests) -> tuple[str, ...]:
+        """Return a note where requests are longer than the model was made for, else nothing."""
+        server = self._servers[0]
+        longest = int((requests.prompt_tokens + requests.output_tokens).max())
+        longest = min(longest, server.options.max_model_len or longest)
+        prompt = min(longest, int(requests.prompt_tokens.max()))
+        return server.pricer.model.beyond_context(longest, prompt)
+
+    def _service(self, requests: Requests, played: list[Played], found: Latencies) -> Service:
+        """Return what users felt in a run."""
+        uses = tuple(use_of(one, found.duration_s) for one in played)
+        tokens = found.output_throughput * found.duration_s
+        capacity = sum(use.kv_blocks for use in uses)
+        options, first = self._servers[0].options, uses[0]
+        notes = [note for one in played for note in one.pool.prices.estimates]
+        notes += [note for use in uses for note in use.estimates]
+        return Service(
+            model=self._servers[0].pricer.model.name,
+            system=together(self.systems),
+            workload=requests.name,
+            policy=f"{options.policy} {options.version}",
+            router=self._router.value if len(self.systems) > 1 else None,
+            layout=" + ".join(dict.fromkeys(use.layout for use in uses)),
+            kv_blocks=capacity,
+            block_tokens=played[0].started.unit_tokens,
+            latencies=found,
+            steps=sum(use.steps for use in uses),
+            mean_running=sum(use.mean_running for use in uses),
+            kv_use=sum(use.kv_use * (use.kv_blocks / capacity) for use in uses),
+            busy_share=mean_of([use.busy_share for use in uses]),
+            utilisation={
+                name: mean_of([use.utilisation[name] for use in uses]) for name in first.utilisation
+            },
+            energy_per_output_token_j={
+                part: sum(use.energy_j[part] for use in uses) / tokens for part in first.energy_j
+            },
+            imbalance=max((use.imbalance for use in uses if use.imbalance), default=None),
+            step_surrogate=surrogate_of(one.pool for one in played),
+            estimates=tuple(dict.fromkeys((*notes, *self._beyond_context(requests)))),
+            engines=uses,
         )
-        return engine, run
 
 
 def serve(
     model: str | Path | Mapping[str, object] | AnyModel,
-    system: str | Path | Mapping[str, object] | ResolvedSystem,
+    system: AnySystem | Sequence[AnySystem],
     requests: Requests | str | Path | tuple[int, int],
     *,
     options: EngineOptions | None = None,
     targets: Targets | None = None,
     layout: str | Layout | None = None,
+    replicas: int = 1,
+    router: RouterName | str = RouterName.ROUND_ROBIN,
     gpu_model: GpuModel | str = GpuModel.CALIBRATED,
     concurrency: int | None = None,
     changes: Mapping[str, object] | None = None,
@@ -227,14 +392,16 @@ def serve(
 
     Args:
         model: as in `Server`.
-        system: as in `Server`.
+        system: as in `Server`, or a list of systems that serve the requests together.
         requests: requests, a file of them, or prompt and output tokens of one.
         options: as in `Server`.
         targets: latencies that users accept.
         layout: as in `Server`.
+        replicas: copies of each system.
+        router: what sends a request to one of several systems.
         gpu_model: as in `Server`.
         concurrency: clients that each wait for an answer, in place of arrivals.
-        changes: as in `Server`.
+        changes: as in `Server`; of every system.
         exact: as in `Server`.
         seed: as in `Server`.
 
@@ -242,11 +409,29 @@ def serve(
         InputError: a name, an option or a request is wrong, or no request can run.
         CapacityError: the model does not fit.
     """
-    server = Server(
-        model, system, options=options, layout=layout, gpu_model=gpu_model, changes=changes,
-        exact=exact, seed=seed,
-    )  # fmt: skip
-    return server.serve(Requests.of(requests), targets, concurrency=concurrency)
+    servers = [
+        Server(
+            model, one, options=options, layout=layout, gpu_model=gpu_model, changes=changes,
+            exact=exact, seed=seed,
+        )
+        for one in _each(system)
+    ]  # fmt: skip
+    fleet = Fleet(servers, replicas=replicas, router=router)
+    return fleet.serve(Requests.of(requests), targets, concurrency=concurrency)
+
+
+def _each(system: AnySystem | Sequence[AnySystem]) -> list[AnySystem]:
+    """Return systems that are given alone or in a list."""
+    if isinstance(system, (str, Path, Mapping, ResolvedSystem)):
+        return [system]
+    return list(system)
+
+
+def _latencies(played: Sequence[Played], targets: Targets) -> Latencies:
+    """Return the latencies of all requests."""
+    runs = [one.engine.run for one in played]
+    ledger = Ledger.joined(run.policy.ledger for run in runs)
+    return latencies(ledger, sum(len(run.rejected) for run in runs), targets)
 
 
 def _pricer(
@@ -263,9 +448,10 @@ def _pricer(
         own = Layout.parse(own)
     if own.replicas != 1:
         raise InputError(
-            f"{own.replicas} replicas need a router",
+            f"{own.replicas} replicas are no layout of one engine",
             where="layout",
-            hint="serve the share of one replica: replicas=1, with its part of the requests",
+            hint=f"give a system of {own.tp} GPUs (--set gpus={own.tp}), and --replicas "
+            f"{own.replicas}",
         )
     spare = CONTEXT_BYTES if own.gpus == 1 else CONTEXT_WITH_NCCL_BYTES
     taken = spare / devices.gpu.memory_bytes
@@ -273,62 +459,3 @@ def _pricer(
     devices = with_keys(replica(devices, own), {"memory_reserve": min(reserve, 0.9)})
     costs = cost_model(gpu_model, None if gpu_model is GpuModel.PUBLISHED else Engine.VLLM)
     return Pricer(whole_model, devices, gpu_model=costs, layout=replace(own, replicas=1))
-
-
-def _service(
-    pricer: Pricer,
-    requests: Requests,
-    asked: EngineOptions,
-    engine: Started,
-    run: Run,
-    prices: StepPrices,
-    targets: Targets,
-) -> Service:
-    """Return what users felt in a run."""
-    found = latencies(run.policy.ledger, len(run.rejected), targets)
-    starts = np.array([step.start_ps for step in run.steps], dtype=np.float64)
-    ends = np.array([step.end_ps for step in run.steps], dtype=np.float64)
-    running = np.array([step.running for step in run.steps], dtype=np.float64)
-    used = engine.capacity - np.array([step.free for step in run.steps], dtype=np.float64)
-    busy, total = ends - starts, found.duration_s * PS_PER_S
-    works = Works.of(step.work for step in run.steps)
-    totals, duration_ns = prices.totals(works), total / PS_PER_NS
-    standby = None if pricer.attaccs is None else pricer.attaccs.standby
-    boards = constant_power(pricer.system, pricer.costs.static_w(pricer.system.gpu), standby)
-    # Steps count what boards draw at any time for their own durations, and not between them.
-    between = boards.of_boards(duration_ns - totals.time_ns)
-    tokens = found.output_throughput * found.duration_s
-    check = prices.check()
-    longest = int((requests.prompt_tokens + requests.output_tokens).max())
-    longest = min(longest, asked.max_model_len or longest)
-    beyond = pricer.model.beyond_context(longest, min(longest, int(requests.prompt_tokens.max())))
-    return Service(
-        model=pricer.model.name,
-        system=pricer.system.name,
-        workload=requests.name,
-        policy=f"{asked.policy} {asked.version}",
-        layout=str(pricer.layout),
-        kv_blocks=engine.capacity,
-        block_tokens=engine.unit_tokens,
-        latencies=found,
-        steps=len(run.steps),
-        mean_running=float(running @ busy) / total,
-        kv_use=float(used @ busy) / total / engine.capacity,
-        busy_share=float(busy.sum()) / total,
-        utilisation={
-            "gpus": totals.gpus_ns / duration_ns,
-            "links": totals.links_ns / duration_ns,
-            "transfers": totals.transfers_ns / duration_ns,
-            "attaccs": totals.away_ns / duration_ns,
-        },
-        energy_per_output_token_j={
-            part.removesuffix("_pj"): (getattr(totals.energy, part) + getattr(between, part))
-            / PJ_PER_J
-            / tokens
-            for part in PARTS
-        },
-        imbalance=prices.imbalance(works),
-        step_surrogate=StepSurrogate(check.bound, check.sampled_steps, check.max_deviation),
-        estimates=tuple(dict.fromkeys((*prices.estimates, *totals.estimates, *beyond))),
-        run=run,
-    )

@@ -321,11 +321,6 @@ class Instance:
         return sum(engine.runs for engine in self.engines)
 
     @property
-    def sent(self) -> int:
-        """Requests that were sent to it so far."""
-        return self._sent
-
-    @property
     def in_flight(self) -> int:
         """Requests that were sent to it and have neither ended nor been rejected."""
         return self._sent - sum(engine.left for engine in self.engines)
@@ -341,10 +336,29 @@ class Instance:
         self.engines[0].deliver(request, now_ps)
 
 
+class Load(Protocol):
+    """What a router sees of an instance."""
+
+    @property
+    def waits(self) -> int:
+        """Requests without memory."""
+        ...
+
+    @property
+    def runs(self) -> int:
+        """Requests with memory."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that were sent to it and have neither ended nor been rejected."""
+        ...
+
+
 class Router(Protocol):
     """Chooses who serves a request."""
 
-    def choose(self, request: Request, instances: Sequence[Instance]) -> int:
+    def choose(self, request: Request, instances: Sequence[Load]) -> int:
         """Return the number of the instance that gets a request.
 
         Args:

@@ -183,6 +183,24 @@ class Ledger:
         self.gaps: dict[int, int] = {}
         self.ended = array("q")
 
+    @classmethod
+    def joined(cls, ledgers: Iterable[Ledger]) -> Ledger:
+        """Return what several engines have told together.
+
+        Args:
+            ledgers: of the engines; no request ended on two of them.
+        """
+        found = cls()
+        for ledger in ledgers:
+            found.ended.extend(ledger.ended)
+            for gap_ps, requests in ledger.gaps.items():
+                found.together(gap_ps, requests)
+        return found
+
+    def __len__(self) -> int:
+        """Return the number of requests that ended."""
+        return len(self.ended) // len(Ended._fields)
+
     def together(self, gap_ps: int, requests: int) -> None:
         """Count requests that got a token at the ends of two steps in a row.
 
