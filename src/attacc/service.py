@@ -1,6 +1,7 @@
 """Public: how engines are started, what users accept and felt, and the highest rate."""
 
 from attacc.serving.rates import FoundRate, find_rate
+from attacc.serving.records.tables import check_table_path
 from attacc.serving.results import Latencies, Spread, Targets
 from attacc.serving.serve import Server, Service
 from attacc.serving.started import EngineOptions, PolicyName, policy_of
@@ -14,6 +15,7 @@ __all__ = [
     "Service",
     "Spread",
     "Targets",
+    "check_table_path",
     "find_rate",
     "policy_of",
 ]

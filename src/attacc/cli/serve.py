@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -14,6 +14,9 @@ from attacc.errors import InputError
 
 if TYPE_CHECKING:
     from attacc.service import FoundRate
+
+ONE_RUN: Final = "serve the requests at one rate, given by --rate"
+"""The way out where a file of one run is asked for."""
 
 
 def serve(
@@ -142,6 +145,16 @@ def serve(
     seed: Annotated[
         int, typer.Option(parser=parse_seed, metavar="N", help="Seed of the sample of exact steps.")
     ] = 0,
+    write_requests: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a row for each request to a .parquet or .csv file."
+        ),
+    ] = None,
+    write_steps: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a row for each step to a .parquet or .csv file."),
+    ] = None,
     settings: Settings = None,
     json: Json = False,
 ) -> None:
@@ -149,9 +162,15 @@ def serve(
     import attacc
     from attacc.report.serve import rates_renderable, service_renderable
     from attacc.results import Listing
-    from attacc.service import EngineOptions, Server, Targets, policy_of
+    from attacc.service import EngineOptions, Server, Targets, check_table_path, policy_of
     from attacc.service import find_rate as rate_of
 
+    files = {"--write-requests": write_requests, "--write-steps": write_steps}
+    for option, path in files.items():
+        if path is not None:
+            check_table_path(path, where=option)
+            if find_rate:
+                raise InputError("--find-rate plays many runs", where=option, hint=ONE_RUN)
     given = attacc.Requests.from_trace(source, zero_output=zero_output)
     if requests is not None:
         given = given.first(requests)
@@ -201,4 +220,8 @@ def serve(
     with progress_bar("serving") as progress:
         progress(systems[0], 1)
         found = servers[0].serve(given, targets, concurrency=closed_loop)
+    if write_requests is not None:
+        found.write_requests(write_requests)
+    if write_steps is not None:
+        found.write_steps(write_steps)
     print_answer(found, service_renderable, as_json=json)

@@ -236,7 +236,7 @@ def latencies(ledger: Ledger, rejected: int, targets: Targets) -> Latencies:
     seconds = float(requests.column("end_ps").max()) / PS_PER_S
     outputs, prompts = requests.column("outputs"), requests.column("prompt")
     kept = requests.kept(targets)
-    gaps = np.array([*ledger.gaps], dtype=np.float64) / PS_PER_MS
+    gaps, times = ledger.gap_columns()
     return Latencies(
         completed=len(requests),
         rejected=rejected,
@@ -248,7 +248,7 @@ def latencies(ledger: Ledger, rejected: int, targets: Targets) -> Latencies:
         slo_attainment=float(kept.mean()) if targets.given else None,
         ttft_ms=Spread.of(requests.ttft_ms),
         tpot_ms=Spread.of(requests.tpot_ms[outputs > 1]),
-        itl_ms=Spread.of(gaps, np.array([*ledger.gaps.values()], dtype=np.int64)),
+        itl_ms=Spread.of(gaps / PS_PER_MS, times),
         e2el_ms=Spread.of(requests.e2el_ms),
         overloaded=overloaded_by(requests),
         preemptions=int(requests.column("preemptions").sum()),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -22,7 +22,8 @@ from attacc.models.parameters import AnyModel
 from attacc.results import Result
 from attacc.serving.engines.policy import Request
 from attacc.serving.prices.steps import StepPrices
-from attacc.serving.prices.works import Works
+from attacc.serving.records.tables import write_table
+from attacc.serving.records.usage import usage_of
 from attacc.serving.results import Latencies, StepSurrogate, Targets, latencies
 from attacc.serving.search import replica
 from attacc.serving.simulator import Run, play
@@ -33,10 +34,15 @@ from attacc.system.pricer import Pricer
 from attacc.units import PJ_PER_J, PS_PER_NS, PS_PER_S, whole
 from attacc.workload.requests import Requests
 
+if TYPE_CHECKING:
+    import polars as pl
+
 CONTEXT_BYTES: Final = 0.15 * 2**30
 """Memory of a GPU that the CUDA context takes. Source: llm-d's planner."""
 CONTEXT_WITH_NCCL_BYTES: Final = 0.60 * 2**30
 """The same where GPUs talk to each other, with the buffers of NCCL."""
+AT_ONCE: Final = 4096
+"""Requests that are read from their columns at once."""
 SEEN_SHARE: Final = 79.18 / 80.0
 """Share of a GPU's memory that CUDA reports. Source: H100, 79.18 GiB of 80."""
 
@@ -64,6 +70,7 @@ class Service(Result):
             idle time included.
         step_surrogate: how far fast prices of steps are from exact ones.
         estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
+        run: what happened, step by step.
     """
 
     model: str
@@ -83,6 +90,44 @@ class Service(Result):
     step_surrogate: StepSurrogate
     estimates: tuple[str, ...]
     run: Run = field(repr=False, compare=False)
+
+    def requests_frame(self) -> pl.DataFrame:
+        """Return a row for each request, in the order of their numbers.
+
+        Columns are those of `Requested.frame`, with nulls for requests that were rejected, and
+        ``rejected_ps`` and ``reason``, which are null for those that ended.
+        """
+        import polars as pl
+
+        ended = self.latencies.requests.frame()
+        both = pl.concat([ended, self.run.rejected.frame()], how="diagonal")
+        return both.sort("number")
+
+    def steps_frame(self) -> pl.DataFrame:
+        """Return a row for each step (`attacc.serving.records.steps.COLUMNS`)."""
+        return self.run.steps.frame()
+
+    def write_requests(self, path: str | Path) -> None:
+        """Write `requests_frame` to a file.
+
+        Args:
+            path: a file that ends in ``.parquet``, ``.csv`` or ``.csv.gz``.
+
+        Raises:
+            InputError: the file has another ending, or cannot be written.
+        """
+        write_table(self.requests_frame(), path)
+
+    def write_steps(self, path: str | Path) -> None:
+        """Write `steps_frame` to a file.
+
+        Args:
+            path: as in `write_requests`.
+
+        Raises:
+            InputError: as in `write_requests`.
+        """
+        write_table(self.steps_frame(), path)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all figures; latencies and rates stand beside the others."""
@@ -106,17 +151,16 @@ def arriving(requests: Requests) -> Iterator[Request]:
     count = len(requests)
     times = np.zeros(count) if requests.arrival_s is None else requests.arrival_s
     arrivals = np.rint(times * PS_PER_S).astype(np.int64)
-    runs = requests.prompt_runs()
-    for place in np.argsort(arrivals, kind="stable").tolist():
-        contents = runs.of(place)
-        shared = any(content >= 0 for content, _ in contents)
-        yield Request(
-            place,
-            int(arrivals[place]),
-            int(requests.prompt_tokens[place]),
-            int(requests.output_tokens[place]),
-            contents if shared else None,
-        )
+    order = np.argsort(arrivals, kind="stable")
+    runs = None if requests.prefix_hashes is None else requests.prompt_runs()
+    for first in range(0, count, AT_ONCE):
+        places = order[first : first + AT_ONCE]
+        columns = (places, arrivals[places], requests.prompt_tokens[places])
+        numbers = np.stack([*columns, requests.output_tokens[places]], axis=1)
+        for place, arrival_ps, prompt, outputs in numbers.tolist():
+            contents = None if runs is None else runs.of(place)
+            shared = contents is not None and any(content >= 0 for content, _ in contents)
+            yield Request(place, arrival_ps, prompt, outputs, contents if shared else None)
 
 
 class Server:
@@ -282,15 +326,9 @@ def _service(
 ) -> Service:
     """Return what users felt in a run."""
     found = latencies(run.policy.ledger, len(run.rejected), targets)
-    starts = np.array([step.start_ps for step in run.steps], dtype=np.float64)
-    ends = np.array([step.end_ps for step in run.steps], dtype=np.float64)
-    running = np.array([step.running for step in run.steps], dtype=np.float64)
-    used = engine.capacity - np.array([step.free for step in run.steps], dtype=np.float64)
-    busy, total = ends - starts, found.duration_s * PS_PER_S
-    totals, duration_ns = (
-        prices.totals(Works.of(step.work for step in run.steps)),
-        total / PS_PER_NS,
-    )
+    used = usage_of(run.steps, prices, engine.capacity)
+    total, totals = found.duration_s * PS_PER_S, used.totals
+    duration_ns = total / PS_PER_NS
     standby = None if pricer.attaccs is None else pricer.attaccs.standby
     boards = constant_power(pricer.system, pricer.costs.static_w(pricer.system.gpu), standby)
     # Steps count what boards draw at any time for their own durations, and not between them.
@@ -307,9 +345,9 @@ def _service(
         block_tokens=engine.unit_tokens,
         latencies=found,
         steps=len(run.steps),
-        mean_running=float(running @ busy) / total,
-        kv_use=float(used @ busy) / total / engine.capacity,
-        busy_share=float(busy.sum()) / total,
+        mean_running=used.running / total,
+        kv_use=used.used / total / engine.capacity,
+        busy_share=used.busy_ps / total,
         utilisation={
             "gpus": totals.gpus_ns / duration_ns,
             "links": totals.links_ns / duration_ns,

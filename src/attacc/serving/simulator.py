@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from attacc.serving.clients import Clients
 from attacc.serving.engines.policy import Call, Policy, Refusal, Request
+from attacc.serving.records.requests import Rejections
+from attacc.serving.records.steps import Steps
 from attacc.serving.work import Work
 
 Times = Callable[[Work], int]
@@ -84,28 +86,6 @@ def _numbers(requests: Iterable[Request]) -> Iterator[str]:
     return (str(request.index) for request in requests)
 
 
-class StepTimes(NamedTuple):
-    """One step of a run.
-
-    Attributes:
-        work: what it computed.
-        scheduled_ps: when the call decided on it.
-        start_ps: when the device began.
-        end_ps: when the device ended.
-        running: requests that had memory.
-        waiting: requests in the queue.
-        free: blocks, or tokens, of memory that were free.
-    """
-
-    work: Work
-    scheduled_ps: int
-    start_ps: int
-    end_ps: int
-    running: int
-    waiting: int
-    free: int
-
-
 @dataclass(slots=True)
 class Run:
     """What happened.
@@ -119,8 +99,8 @@ class Run:
     """
 
     policy: Policy
-    steps: list[StepTimes] = field(default_factory=list[StepTimes])
-    rejected: list[tuple[Request, Refusal]] = field(default_factory=list[tuple[Request, Refusal]])
+    steps: Steps = field(default_factory=Steps)
+    rejected: Rejections = field(default_factory=Rejections)
     end_ps: int = 0
     events: Events | None = None
 
@@ -162,7 +142,7 @@ class _Engine:
                 self._reject(request, reason)
 
     def _reject(self, request: Request, reason: Refusal) -> None:
-        self.run.rejected.append((request, reason))
+        self.run.rejected.add(request, reason, self._now)
         self._clients.answer(self._now)
         if self.run.events is not None:
             self.run.events.reject(request, self._now, reason)
@@ -176,15 +156,18 @@ class _Engine:
         start = max(self._device_free, self._now)
         self._device_free = end = start + self._device_ps(work)
         self._flights.append(Flight(call, number, end))
-        self.run.steps.append(
-            StepTimes(work, scheduled, start, end, policy.runs, policy.waits, policy.free)
+        times, held = (
+            (scheduled, self._now, start, end),
+            (policy.runs, policy.waits, policy.free),
         )
+        self.run.steps.add(work, times, held, len(call.preempted))
 
     def _update(self) -> None:
         flight = self._flights.popleft()
         self._blocked = False
         self._now = max(self._now, flight.end_ps)
         ended = self._policy.update(flight.call, self._now)
+        self.run.steps.end(len(ended))
         for _ in ended:
             self._clients.answer(self._now)
             self.run.end_ps = self._now

@@ -14,10 +14,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from attacc.serving.work import Work
 
+MERGED: Final = 2**18
+"""Times between tokens that are kept before equal ones are merged."""
 Runs = tuple[tuple[int, int], ...]
 """A prompt: (content, tokens) of its runs. Token j of a run is known by its content and j."""
 Key = bytes | tuple[int, int]
@@ -166,13 +171,31 @@ class Ledger:
     together; all others are told one by one.
 
     Attributes:
-        gaps: times between two tokens of a request -> how often they occurred.
         ended: numbers of the requests that ended, in order, those of `Ended` one after the other.
     """
 
     def __init__(self) -> None:
-        self.gaps: dict[int, int] = {}
         self.ended = array("q")
+        # Times between two tokens of a request, and how often each occurred.
+        self._gaps, self._counts = array("q"), array("q")
+        self._most = MERGED
+
+    @property
+    def gaps(self) -> dict[int, int]:
+        """Times between two tokens of a request -> how often they occurred."""
+        gaps, counts = self.gap_columns()
+        return dict(zip(gaps.tolist(), counts.tolist(), strict=True))
+
+    def gap_columns(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return times between two tokens of a request, rising, and how often each occurred.
+
+        Returns:
+            (gaps,) picoseconds, and (gaps,) counts.
+        """
+        gaps, inverse = np.unique(np.array(self._gaps, dtype=np.int64), return_inverse=True)
+        counts = np.zeros(gaps.size, dtype=np.int64)
+        np.add.at(counts, inverse, np.array(self._counts, dtype=np.int64))
+        return gaps, counts
 
     def together(self, gap_ps: int, requests: int) -> None:
         """Count requests that got a token at the ends of two steps in a row.
@@ -182,7 +205,12 @@ class Ledger:
             requests: how many.
         """
         if requests:
-            self.gaps[gap_ps] = self.gaps.get(gap_ps, 0) + requests
+            self._gaps.append(gap_ps)
+            self._counts.append(requests)
+            if len(self._gaps) >= self._most:
+                gaps, counts = self.gap_columns()
+                self._gaps, self._counts = array("q", gaps.tobytes()), array("q", counts.tobytes())
+                self._most = max(MERGED, 2 * len(self._gaps))
 
     def alone(self, request: Request, now_ps: int) -> None:
         """Count one token of a request.
