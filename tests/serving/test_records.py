@@ -1,21 +1,26 @@
 """What a run leaves behind: its steps and requests in columns, and as files."""
 
+import io
 import json
 import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 
 from attacc.errors import InputError
 from attacc.hardware.system import load_system
+from attacc.report.serve import service_renderable
 from attacc.serving.engines.policy import Ledger, Refusal, Request
 from attacc.serving.engines.vllm_v1 import VllmV1, VllmV1Settings
+from attacc.serving.prices.steps import StepPrices
 from attacc.serving.prices.works import Works
 from attacc.serving.records import steps as columns
 from attacc.serving.records.steps import COLUMNS, Steps, StepTimes
-from attacc.serving.serve import serve
+from attacc.serving.serve import Server, serve
 from attacc.serving.simulator import Run, play
 from attacc.serving.started import EngineOptions
 from attacc.serving.work import Chunk, Work
@@ -99,14 +104,13 @@ def test_gaps_are_merged_without_a_loss(monkeypatch: pytest.MonkeyPatch) -> None
     """Catches counts that vanish when equal times are merged."""
     monkeypatch.setattr("attacc.serving.engines.policy.MERGED", 8)
     ledger, expected = Ledger(), dict[int, int]()
-    ledger._most = 8  # pyright: ignore[reportPrivateUsage] - as a new one would have
     for i in range(500):
         gap, count = i * i % 37, i % 3
         ledger.together(gap, count)
         if count:
             expected[gap] = expected.get(gap, 0) + count
     assert ledger.gaps == expected
-    assert len(ledger._gaps) < 100  # pyright: ignore[reportPrivateUsage]
+    assert len(ledger._gaps) < 200  # pyright: ignore[reportPrivateUsage]
 
 
 def test_steps_agree_with_requests() -> None:
@@ -147,6 +151,67 @@ def test_a_service_writes_its_requests_and_steps(tmp_path: Path) -> None:
         assert pl.read_csv(tmp_path / f"{name}.csv.gz").height == frame.height
     with pytest.raises(InputError, match="names no kind of table"):
         found.write_steps(tmp_path / "steps.xls")
+
+
+def test_an_interrupt_keeps_what_was_played() -> None:
+    """Catches figures of a time that was not played, and an interrupt that is swallowed unasked."""
+    asked = [False]
+
+    def interrupted() -> bool:
+        asked[0] = True
+        return True
+
+    def stream(stop: int) -> Iterator[Request]:
+        for number in range(40):
+            if number == stop:
+                raise KeyboardInterrupt
+            yield Request(number, number * 20 * MS, 100, 30)
+
+    def played(stop: int, wanted: Callable[[], bool] | None) -> Run:
+        policy = VllmV1(VllmV1Settings(1000))
+        return play(policy, stream(stop), lambda _: MS, lambda _: 0, interrupted=wanted)
+
+    whole, part = played(99, None), played(20, interrupted)
+    assert asked == [True]
+    assert (whole.partial, part.partial) == (False, True)
+    assert list(part.steps)[:-2] == list(whole.steps)[: len(part.steps) - 2]
+    assert part.policy.ledger.ended == whole.policy.ledger.ended[: len(part.policy.ledger.ended)]
+    assert 0 < len(part.policy.ledger.ended) < len(whole.policy.ledger.ended)
+    for wanted in (None, lambda: False):
+        with pytest.raises(KeyboardInterrupt):
+            played(20, wanted)
+
+
+def test_an_interrupted_service_is_partial() -> None:
+    """Catches shares above one, and a table that does not say that the run was cut off."""
+    stream = Requests.fixed(300, 30, 40).with_arrivals(poisson(40, 20.0, seed=1))
+    server = Server(MODEL, ONE)
+    whole = server.serve(stream)
+    with pytest.MonkeyPatch.context() as patch:
+        left = [200]
+        own = StepPrices.device_ps
+
+        def device_ps(self: StepPrices, work: Work) -> int:
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+            return own(self, work)
+
+        patch.setattr(StepPrices, "device_ps", device_ps)
+        found = server.serve(stream, interrupted=lambda: True)
+        left[0] = 2
+        with pytest.raises(KeyboardInterrupt):
+            server.serve(stream, interrupted=lambda: True)
+    assert (whole.partial, whole.unfinished) == (False, 0)
+    assert (found.partial, found.steps) == (True, 199)
+    assert found.unfinished == 40 - found.latencies.completed > 0
+    assert found.busy_share <= 1
+    assert 0 < found.kv_use < 1
+    assert found.steps_frame().height == 199
+    assert found.requests_frame().height == found.latencies.completed
+    text = io.StringIO()
+    Console(file=text, width=100).print(service_renderable(found))
+    assert "The run was interrupted" in text.getvalue()
 
 
 def test_the_command_writes_tables(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from attacc.cli.entry import SIGNALS
 from attacc.cli.options import Json, Settings, changes, names, number, size
 from attacc.cli.options import seed as parse_seed
 from attacc.cli.output import print_answer, progress_bar
@@ -356,7 +357,7 @@ def serve(
         )
     with progress_bar("serving") as progress:
         progress(systems[0], 1)
-        found = servers[0].serve(given, targets, concurrency=closed_loop)
+        found = servers[0].serve(given, targets, concurrency=closed_loop, interrupted=SIGNALS.keep)
     if write_requests is not None:
         found.write_requests(write_requests)
     if write_steps is not None:

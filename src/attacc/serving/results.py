@@ -215,13 +215,14 @@ def _plain(value: object) -> object:
     return asdict(value) if isinstance(value, Spread) else value
 
 
-def latencies(ledger: Ledger, rejected: int, targets: Targets) -> Latencies:
+def latencies(ledger: Ledger, rejected: int, targets: Targets, *, until_ps: int = 0) -> Latencies:
     """Return the latencies and rates of a run.
 
     Args:
         ledger: what the policy told.
         rejected: requests that could never run.
         targets: latencies that users accept.
+        until_ps: when a run was cut off; it lasts until then, or until the last token.
 
     Raises:
         InputError: no request ended.
@@ -233,7 +234,7 @@ def latencies(ledger: Ledger, rejected: int, targets: Targets) -> Latencies:
             where="requests",
             hint="use shorter requests, more memory, or a longer max_model_len",
         )
-    seconds = float(requests.column("end_ps").max()) / PS_PER_S
+    seconds = float(max(until_ps, requests.column("end_ps").max())) / PS_PER_S
     outputs, prompts = requests.column("outputs"), requests.column("prompt")
     kept = requests.kept(targets)
     gaps, times = ledger.gap_columns()

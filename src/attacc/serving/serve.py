@@ -26,7 +26,7 @@ from attacc.serving.records.tables import write_table
 from attacc.serving.records.usage import usage_of
 from attacc.serving.results import Latencies, StepSurrogate, Targets, latencies
 from attacc.serving.search import replica
-from attacc.serving.simulator import Run, play
+from attacc.serving.simulator import Interrupted, Run, play
 from attacc.serving.started import EngineOptions, Started, start
 from attacc.system.boundary import constant_power
 from attacc.system.layout import Layout
@@ -59,6 +59,8 @@ class Service(Result):
         layout: of the model over the GPUs.
         kv_blocks: blocks of memory that requests can have; slots of a token for SGLang.
         block_tokens: tokens of a block.
+        partial: whether an interrupt ended the run; all figures are those of the run until then.
+        unfinished: requests that had neither ended nor been rejected then; 0 otherwise.
         latencies: latencies and rates.
         steps: steps of the engine.
         mean_running: requests that run, on average over time.
@@ -80,6 +82,8 @@ class Service(Result):
     layout: str
     kv_blocks: int
     block_tokens: int
+    partial: bool
+    unfinished: int
     latencies: Latencies
     steps: int
     mean_running: float
@@ -200,7 +204,12 @@ class Server:
         self._prices = StepPrices(self._pricer, seed=seed, exact=exact)
 
     def serve(
-        self, requests: Requests, targets: Targets | None = None, *, concurrency: int | None = None
+        self,
+        requests: Requests,
+        targets: Targets | None = None,
+        *,
+        concurrency: int | None = None,
+        interrupted: Interrupted | None = None,
     ) -> Service:
         """Serve requests over time.
 
@@ -208,14 +217,20 @@ class Server:
             requests: with arrivals; without them, all come at once.
             targets: latencies that users accept.
             concurrency: clients that each wait for an answer, in place of arrivals.
+            interrupted: is called when an interrupt comes, and returns whether the answer is that
+                of the run so far, marked as partial; None to raise the interrupt.
 
         Raises:
             InputError: no request can run.
             CapacityError: the model does not fit.
+            KeyboardInterrupt: an interrupt came, and nothing of the run is kept: it is not wanted,
+                or no request has ended.
         """
         # The sample of exact steps is that of this run.
         prices = StepPrices(self._pricer, seed=self._seed, exact=self._exact)
-        engine, run = self._play(requests, prices, concurrency)
+        engine, run = self._play(requests, prices, concurrency, interrupted)
+        if run.partial and not run.policy.ledger.ended:
+            raise KeyboardInterrupt
         return _service(
             self._pricer, requests, self._options, engine, run, prices, targets or Targets()
         )
@@ -235,7 +250,11 @@ class Server:
         return latencies(run.policy.ledger, len(run.rejected), targets)
 
     def _play(
-        self, requests: Requests, prices: StepPrices, concurrency: int | None
+        self,
+        requests: Requests,
+        prices: StepPrices,
+        concurrency: int | None,
+        interrupted: Interrupted | None = None,
     ) -> tuple[Started, Run]:
         engine = start(self._pricer, requests, self._options)
         clients = None if concurrency is None else whole(concurrency, where="concurrency")
@@ -245,6 +264,7 @@ class Server:
             prices.device_ps,
             prices.host_ps,
             concurrency=clients,
+            interrupted=interrupted,
         )
         return engine, run
 
@@ -325,7 +345,8 @@ def _service(
     targets: Targets,
 ) -> Service:
     """Return what users felt in a run."""
-    found = latencies(run.policy.ledger, len(run.rejected), targets)
+    cut_ps = run.steps[-1].end_ps if run.partial else 0
+    found = latencies(run.policy.ledger, len(run.rejected), targets, until_ps=cut_ps)
     used = usage_of(run.steps, prices, engine.capacity)
     total, totals = found.duration_s * PS_PER_S, used.totals
     duration_ns = total / PS_PER_NS
@@ -343,6 +364,8 @@ def _service(
         layout=str(pricer.layout),
         kv_blocks=engine.capacity,
         block_tokens=engine.unit_tokens,
+        partial=run.partial,
+        unfinished=len(requests) - found.completed - found.rejected,
         latencies=found,
         steps=len(run.steps),
         mean_running=used.running / total,

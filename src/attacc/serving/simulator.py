@@ -22,6 +22,8 @@ from attacc.serving.work import Work
 
 Times = Callable[[Work], int]
 """Picoseconds that something takes for a step."""
+Interrupted = Callable[[], bool]
+"""Is called when an interrupt has come; returns whether what was played so far is kept."""
 
 
 class Flight(NamedTuple):
@@ -96,6 +98,7 @@ class Run:
         rejected: requests that were rejected, with the reason.
         end_ps: when the last request ended.
         events: lines of text; None where they were not asked for.
+        partial: whether an interrupt ended it before its last request ended.
     """
 
     policy: Policy
@@ -103,6 +106,7 @@ class Run:
     rejected: Rejections = field(default_factory=Rejections)
     end_ps: int = 0
     events: Events | None = None
+    partial: bool = False
 
 
 class _Engine:
@@ -205,6 +209,7 @@ def play(
     host_ps: Times,
     *,
     concurrency: int | None = None,
+    interrupted: Interrupted | None = None,
 ) -> Run:
     """Play requests on one engine.
 
@@ -214,6 +219,16 @@ def play(
         device_ps: time of a step on the devices.
         host_ps: time from the call that decides on a step to its launch.
         concurrency: clients that each wait for an answer, as in `Clients`.
+        interrupted: is asked at an interrupt; None to raise it.
+
+    Raises:
+        KeyboardInterrupt: an interrupt came, and what was played is not to be kept.
     """
-    clients = Clients(requests, concurrency=concurrency)
-    return _Engine(policy, clients, device_ps, host_ps).play()
+    engine = _Engine(policy, Clients(requests, concurrency=concurrency), device_ps, host_ps)
+    try:
+        return engine.play()
+    except KeyboardInterrupt:
+        if interrupted is None or not interrupted():
+            raise
+        engine.run.partial = True
+        return engine.run

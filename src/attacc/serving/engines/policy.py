@@ -176,9 +176,9 @@ class Ledger:
 
     def __init__(self) -> None:
         self.ended = array("q")
-        # Times between two tokens of a request, and how often each occurred.
-        self._gaps, self._counts = array("q"), array("q")
-        self._most = MERGED
+        # Times between two tokens of a request, each before the number of times that it occurred.
+        self._gaps = array("q")
+        self._most = 2 * MERGED
 
     @property
     def gaps(self) -> dict[int, int]:
@@ -192,9 +192,10 @@ class Ledger:
         Returns:
             (gaps,) picoseconds, and (gaps,) counts.
         """
-        gaps, inverse = np.unique(np.array(self._gaps, dtype=np.int64), return_inverse=True)
+        each, times = np.array(self._gaps, dtype=np.int64).reshape(-1, 2).T
+        gaps, inverse = np.unique(each, return_inverse=True)
         counts = np.zeros(gaps.size, dtype=np.int64)
-        np.add.at(counts, inverse, np.array(self._counts, dtype=np.int64))
+        np.add.at(counts, inverse, times)
         return gaps, counts
 
     def together(self, gap_ps: int, requests: int) -> None:
@@ -205,12 +206,11 @@ class Ledger:
             requests: how many.
         """
         if requests:
-            self._gaps.append(gap_ps)
-            self._counts.append(requests)
+            # One call, so that an interrupt leaves whole pairs.
+            self._gaps.extend((gap_ps, requests))
             if len(self._gaps) >= self._most:
-                gaps, counts = self.gap_columns()
-                self._gaps, self._counts = array("q", gaps.tobytes()), array("q", counts.tobytes())
-                self._most = max(MERGED, 2 * len(self._gaps))
+                self._gaps = array("q", np.stack(self.gap_columns(), axis=1).tobytes())
+                self._most = 2 * max(MERGED, len(self._gaps))
 
     def alone(self, request: Request, now_ps: int) -> None:
         """Count one token of a request.

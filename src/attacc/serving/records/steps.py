@@ -133,12 +133,14 @@ class StepPage:
 class Steps(Sequence[StepTimes]):
     """All steps of a run, in order. A step is made as an object only when it is looked at."""
 
-    __slots__ = ("_chunks", "_ended", "_full", "_rows")
+    __slots__ = ("_chunks", "_ended", "_pages", "_rows")
 
     def __init__(self) -> None:
-        self._full: list[tuple[NDArray[np.void], NDArray[np.uint32]]] = []
-        self._rows, self._chunks = bytearray(), array("I")
-        self._ended = array("I")
+        # Rows and chunks of each page. The last page is being filled.
+        self._rows = bytearray()
+        self._chunks: array[int] = array("I")
+        self._pages = [(self._rows, self._chunks)]
+        self._ended: array[int] = array("I")
 
     def add(
         self,
@@ -163,15 +165,15 @@ class Steps(Sequence[StepTimes]):
             *times_ps, keys, decoding, longest, len(self._chunks) // 4, *held, preempted
         )
         if len(self._rows) == PAGE_STEPS * _ROW.size:
-            self._full.append(self._page())
-            self._rows, self._chunks = bytearray(), array("I")
+            self._pages.append((bytearray(), array("I")))
+            self._rows, self._chunks = self._pages[-1]
 
     def end(self, requests: int) -> None:
         """Tell how many requests ended with the oldest step of which that is not told."""
         self._ended.append(requests)
 
     def __len__(self) -> int:
-        return len(self._full) * PAGE_STEPS + len(self._rows) // _ROW.size
+        return (len(self._pages) - 1) * PAGE_STEPS + len(self._rows) // _ROW.size
 
     @overload
     def __getitem__(self, index: int) -> StepTimes: ...
@@ -192,8 +194,9 @@ class Steps(Sequence[StepTimes]):
 
     def pages(self) -> Iterator[StepPage]:
         """Yield all steps in pieces."""
-        for page in range(len(self._full) + bool(self._rows)):
-            yield self._piece(page)
+        for page, (rows, _) in enumerate(self._pages):
+            if rows:
+                yield self._piece(page)
 
     def column(self, name: str) -> Ints:
         """Return a column of all steps, as `StepPage.column` does."""
@@ -208,20 +211,17 @@ class Steps(Sequence[StepTimes]):
         numbers = {"step": np.arange(len(self))}
         return pl.DataFrame(numbers | {name: self.column(name) for name in COLUMNS})
 
-    def _page(self) -> tuple[NDArray[np.void], NDArray[np.uint32]]:
-        """Return the columns of the page that is being filled."""
-        rows = np.frombuffer(self._rows, dtype=_DTYPE)
-        return rows, np.frombuffer(self._chunks, dtype=np.uint32).reshape(-1, 4)
-
     def _piece(self, page: int) -> StepPage:
-        if page < len(self._full):
-            rows, chunks = self._full[page]
-        else:
-            # Columns that are being filled cannot grow while something looks at them.
-            rows, chunks = self._page()
+        """Return a page that holds a step."""
+        own, pieces = self._pages[page]
+        rows = np.frombuffer(own, dtype=_DTYPE)
+        # An interrupt may come between the chunks of a step and its row.
+        chunks = np.frombuffer(pieces, dtype=np.uint32)[: 4 * int(rows[-1]["chunk_end"])]
+        if own is self._rows:
+            # What is being filled cannot grow while something looks at it.
             rows, chunks = rows.copy(), chunks.copy()
-        # Results of the last steps are not known where a run was cut off.
-        told = np.zeros(rows.size, dtype=np.uint32)
-        own = np.frombuffer(self._ended, dtype=np.uint32)[page * PAGE_STEPS :][: rows.size].copy()
-        told[: own.size] = own
-        return StepPage(rows, chunks, told)
+        # Results of the last steps are not known while they run.
+        ended = np.zeros(rows.size, dtype=np.uint32)
+        told = np.frombuffer(self._ended, dtype=np.uint32)[page * PAGE_STEPS :][: rows.size]
+        ended[: told.size] = told
+        return StepPage(rows, chunks.reshape(-1, 4), ended)
