@@ -1,5 +1,6 @@
 """What becomes of a command that is asked to end, whatever it does at that moment."""
 
+import json
 import random
 import subprocess
 import sys
@@ -158,6 +159,57 @@ def test_fault_after_no_signal(tmp_path: Path) -> None:
     exit_code, _, stderr = played(tmp_path, "raise ImportError('a bug')", "SIGINT")
     assert exit_code == 1
     assert "ImportError: a bug" in stderr
+
+
+SERVED = """
+import json, os, signal, sys
+from attacc.serving.prices import steps
+from attacc.cli import entry
+
+steps_so_far = 0
+own = steps.StepPrices.device_ps
+
+def stopped(self, work):
+    global steps_so_far
+    steps_so_far += 1
+    if steps_so_far == {at}:
+        os.kill(os.getpid(), signal.{name})
+    return own(self, work)
+
+steps.StepPrices.device_ps = stopped
+sys.argv = ["attacc", "serve", "--synthetic", "50", "--prompt", "100", "--output", "20",
+            "--closed-loop", "4", "--model", "llama-3.1-8b", "--set", "gpus=1", "--json"]
+entry.run()
+"""
+"""Serves requests, and is interrupted in the middle of a step."""
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "exit_code"), [("SIGINT", 120, 130), ("SIGTERM", 120, 143), ("SIGINT", 3, 130)]
+)
+def test_an_interrupted_run_tells_what_it_has_played(name: str, at: int, exit_code: int) -> None:
+    """Catches an hour of simulation that is lost, and half of a run that is taken for all of it.
+
+    SIGTERM ends a run without an answer, and so does an interrupt before any request has ended.
+    """
+    heeded = f"import signal; signal.signal(signal.{name}, signal.SIG_DFL)\n"
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", heeded + SERVED.format(name=name, at=at)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == exit_code
+    if at == 3 or name == "SIGTERM":
+        assert done.stdout == ""
+        return
+    told = json.loads(done.stdout)
+    assert told["partial"] is True
+    assert told["completed"] + told["unfinished"] == 50
+    assert 0 < told["completed"] < 50
+    assert 115 < told["steps"] <= 120
+    assert told["busy_share"] <= 1
 
 
 def test_ignored_signal(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from attacc.serving.engines.policy import Request
 from attacc.serving.prices.residents import Residents
 from attacc.serving.prices.steps import StepPrices
-from attacc.serving.prices.works import Works
+from attacc.serving.records.usage import usage_of
 from attacc.serving.results import Requested
 from attacc.serving.serve import arriving
 from attacc.serving.simulator import Run, play
@@ -88,7 +88,7 @@ def test_steps_are_near_those_of_the_engine(model: str, system: str) -> None:
     assert check.max_deviation < 0.02
     assert check.max_deviation < check.bound < 0.06
     assert any("fullest channel" in note for note in prices.estimates)
-    imbalance = prices.imbalance(Works.of(step.work for step in run.steps))
+    imbalance = usage_of(run.steps, prices, 1).imbalance
     assert imbalance is not None
     assert 1.0 <= imbalance < 4.0
 
@@ -99,7 +99,7 @@ def test_exact_prices_are_those_of_the_engine() -> None:
     run, _, prices = played(pricer, uneven(3, 7), EngineOptions(), exact=True)
     assert prices.check().max_deviation == pytest.approx(0.0, abs=1e-9)
     assert prices.estimates == ()
-    assert len({step.work.held.keys for step in run.steps if step.work.held}) > 10
+    assert len(set(run.steps.column("channel_keys").tolist())) > 10
 
 
 @pytest.mark.parametrize(("model", "system"), PAIRS)

@@ -81,6 +81,18 @@ class Signals:
         if self.taken is not None:
             raise Stopped from None
 
+    def keep(self) -> bool:
+        """Let a command that was interrupted tell what it has done; a further signal ends it.
+
+        Returns:
+            Whether it may: other signals than an interrupt end a command at once.
+        """
+        if self.taken != signal.SIGINT:
+            return False
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return True
+
     @property
     def exit_code(self) -> int:
         """Exit code after the signal that came, or after an interrupt."""

@@ -9,6 +9,7 @@ Exit codes:
 - 130, 143, 129: an interrupt, SIGTERM, SIGHUP.
 
 An answer is printed whole on stdout. An error is one message on stderr; then stdout stays empty.
+After an interrupt, stdout stays empty, too; but ``serve`` prints what it has played until then.
 """
 
 from __future__ import annotations

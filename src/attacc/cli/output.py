@@ -111,6 +111,7 @@ def print_answer(answer: A, render: Callable[[A], RenderableType], *, as_json: b
         from attacc.report.terminal import Terminal
 
         Terminal().show(render(answer))
+    sys.stdout.flush()  # an answer of a command that was interrupted is written, too
 
 
 def print_text(text: str) -> None:

@@ -2,27 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from attacc.cli.entry import SIGNALS
 from attacc.cli.options import Json, Settings, changes, names, number, size
 from attacc.cli.options import seed as parse_seed
 from attacc.cli.output import print_answer, progress_bar
+from attacc.errors import InputError
 
 if TYPE_CHECKING:
+    from attacc import Requests
     from attacc.service import FoundRate
+
+ONE_RUN: Final = "serve the requests at one rate, given by --rate"
+"""The way out where a file of one run is asked for."""
+ONE_SOURCE: Final = "name a file, or draw requests: --synthetic 1000 --prompt 1024 --output 256"
+
+
+def _refuse(reason: str, given: Mapping[str, object]) -> None:
+    """Refuse options that another one rules out.
+
+    Args:
+        reason: why, in words.
+        given: the options and their values; None where one is not given.
+
+    Raises:
+        InputError: one is given.
+    """
+    for option, value in given.items():
+        if value is not None:
+            raise InputError(reason, where=option, hint=ONE_SOURCE)
+
+
+def _drawn(
+    count: int,
+    prompt: str | None,
+    output: str | None,
+    lengths_from: str | None,
+    zero_output: str,
+    rate: float | None,
+    burstiness: float | None,
+    seed: int,
+) -> Requests:
+    """Return the requests that ``--synthetic`` draws.
+
+    Raises:
+        InputError: their lengths are not given, or given twice, or an option is out of range.
+    """
+    from attacc.service import (
+        Independent,
+        Resampled,
+        lengths_of,
+        lengths_source,
+        synthetic_load,
+    )
+
+    if burstiness is not None and rate is None:
+        raise InputError(
+            "requests without a rate have no gaps", where="--burstiness", hint="give --rate"
+        )
+    if lengths_from is not None:
+        _refuse("--lengths-from gives the lengths", {"--prompt": prompt, "--output": output})
+        lengths = Resampled(lengths_source(lengths_from, zero_output=zero_output))
+    elif prompt is None or output is None:
+        raise InputError(
+            "the lengths of the requests are not given",
+            where="--output" if output is None else "--prompt",
+            hint=ONE_SOURCE,
+        )
+    else:
+        lengths = Independent(
+            lengths_of(prompt, where="--prompt"), lengths_of(output, where="--output")
+        )
+    return synthetic_load(
+        count,
+        lengths,
+        requests_per_s=rate,
+        burstiness=1.0 if burstiness is None else burstiness,
+        seed=seed,
+    )
 
 
 def serve(
     source: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
-            metavar="REQUESTS",
-            help="File of requests with arrivals: a trace, CSV, JSON or Parquet.",
+            metavar="[REQUESTS]",
+            help="File of requests with arrivals: a trace, CSV, JSON or Parquet; or --synthetic.",
         ),
-    ],
+    ] = None,
     model: Annotated[
         str, typer.Option(help="Model preset, TOML file, or Hugging Face config.json.")
     ] = "llama-3.1-70b",
@@ -57,12 +129,50 @@ def serve(
         str | None,
         typer.Option(metavar="tp=N", help="Layout over the GPUs; by default tp over all of them."),
     ] = None,
+    synthetic: Annotated[
+        int | None,
+        typer.Option(
+            parser=size("--synthetic"),
+            metavar="N",
+            help="Draw N requests, with --prompt and --output or --lengths-from, in place of a "
+            "file.",
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LENGTHS",
+            help="Prompt tokens of drawn requests: 1024; 512..2048, all equally likely; or "
+            "1024~0.8, lognormal with a standard deviation of 0.8 times the mean.",
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="LENGTHS", help="Output tokens of drawn requests, likewise."),
+    ] = None,
+    lengths_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|NAME",
+            help="Draw prompt and output together from the requests of a file, or of a workload "
+            "preset.",
+        ),
+    ] = None,
+    burstiness: Annotated[
+        float | None,
+        typer.Option(
+            parser=number("--burstiness"),
+            metavar="B",
+            help="Shape of the gaps between drawn arrivals: 1 (Poisson) by default; less is "
+            "burstier.",
+        ),
+    ] = None,
     rate: Annotated[
         float | None,
         typer.Option(
             parser=number("--rate"),
             metavar="X",
-            help="Mean requests in a second, in place of the file's.",
+            help="Mean requests in a second: of drawn requests, or in place of the file's.",
         ),
     ] = None,
     scale: Annotated[
@@ -155,8 +265,23 @@ def serve(
     ] = "calibrated",
     exact: Annotated[bool, typer.Option("--exact", help="Price every step exactly.")] = False,
     seed: Annotated[
-        int, typer.Option(parser=parse_seed, metavar="N", help="Seed of the sample of exact steps.")
+        int,
+        typer.Option(
+            parser=parse_seed,
+            metavar="N",
+            help="Seed of drawn requests, and of the sample of exact steps.",
+        ),
     ] = 0,
+    write_requests: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a row for each request to a .parquet or .csv file."
+        ),
+    ] = None,
+    write_steps: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a row for each step to a .parquet or .csv file."),
+    ] = None,
     settings: Settings = None,
     json: Json = False,
 ) -> None:
@@ -164,14 +289,47 @@ def serve(
     import attacc
     from attacc.report.serve import rates_renderable, service_renderable
     from attacc.results import Listing
-    from attacc.service import EngineOptions, Fleet, Server, Targets, policy_of
+    from attacc.service import EngineOptions, Fleet, Server, Targets, check_table_path, policy_of
     from attacc.service import find_rate as rate_of
 
-    given = attacc.Requests.from_trace(source, zero_output=zero_output)
-    if requests is not None:
-        given = given.first(requests)
-    if rate is not None:
-        given = given.at_rate(rate)
+    files = {"--write-requests": write_requests, "--write-steps": write_steps}
+    for option, path in files.items():
+        if path is not None:
+            check_table_path(path, where=option)
+            if find_rate:
+                raise InputError("--find-rate plays many runs", where=option, hint=ONE_RUN)
+    if closed_loop is not None and rate is not None:
+        raise InputError(
+            "clients that wait for answers have no rate",
+            where="--rate",
+            hint="leave out --rate or --closed-loop",
+        )
+    if synthetic is None:
+        _refuse(
+            "--synthetic N draws requests, and is not given",
+            {
+                "--prompt": prompt,
+                "--output": output,
+                "--lengths-from": lengths_from,
+                "--burstiness": burstiness,
+            },
+        )
+        if source is None:
+            raise InputError("no requests are given", where="REQUESTS", hint=ONE_SOURCE)
+        given = attacc.Requests.from_trace(source, zero_output=zero_output)
+        if requests is not None:
+            given = given.first(requests)
+        if rate is not None:
+            given = given.at_rate(rate)
+    else:
+        if find_rate and rate is None:
+            raise InputError(
+                "drawn requests have no rate to begin with",
+                where="--find-rate",
+                hint="give any --rate; the gaps are made shorter or longer",
+            )
+        _refuse("--synthetic draws the requests", {"REQUESTS": source, "--requests": requests})
+        given = _drawn(synthetic, prompt, output, lengths_from, zero_output, rate, burstiness, seed)
     if scale is not None:
         given = given.scaled(scale)
     options = EngineOptions(
@@ -211,5 +369,9 @@ def serve(
     fleet = Fleet(servers, replicas=replicas, router=router)
     with progress_bar("serving") as progress:
         progress(", ".join(systems), 1)
-        found = fleet.serve(given, targets, concurrency=closed_loop)
+        found = fleet.serve(given, targets, concurrency=closed_loop, interrupted=SIGNALS.keep)
+    if write_requests is not None:
+        found.write_requests(write_requests)
+    if write_steps is not None:
+        found.write_steps(write_steps)
     print_answer(found, service_renderable, as_json=json)

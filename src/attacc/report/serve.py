@@ -27,6 +27,14 @@ def service_renderable(found: Service) -> RenderableType:
             "tokens in a second.",
         )
     ]
+    if found.partial:
+        parts.append(
+            Text(
+                "The run was interrupted: all figures are those until then. "
+                f"{found.unfinished:,} requests had not ended.",
+                style="bold",
+            )
+        )
     if told.overloaded:
         parts.append(
             Text(

@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-import numpy as np
-
 from attacc.gpu.costs import PARTS
 from attacc.serving.prices.steps import StepPrices
-from attacc.serving.prices.works import Works
+from attacc.serving.records.usage import usage_of
 from attacc.serving.results import StepSurrogate
 from attacc.serving.simulator import Answer, Engine, Run
 from attacc.serving.started import Started
@@ -121,12 +119,8 @@ def use_of(played: Played, duration_s: float) -> EngineUse:
         duration_s: of the whole run.
     """
     run, capacity, pricer = played.engine.run, played.started.capacity, played.pool.pricer
-    busy = np.array([step.end_ps - step.start_ps for step in run.steps], dtype=np.float64)
-    running = np.array([step.running for step in run.steps], dtype=np.float64)
-    used = capacity - np.array([step.free for step in run.steps], dtype=np.float64)
-    total = duration_s * PS_PER_S
-    works = Works.of(step.work for step in run.steps)
-    totals = played.pool.prices.totals(works)
+    used = usage_of(run.steps, played.pool.prices, capacity)
+    total, totals = duration_s * PS_PER_S, used.totals
     duration_ns = total / PS_PER_NS
     standby = None if pricer.attaccs is None else pricer.attaccs.standby
     boards = constant_power(pricer.system, pricer.costs.static_w(pricer.system.gpu), standby)
@@ -139,16 +133,16 @@ def use_of(played: Played, duration_s: float) -> EngineUse:
         requests=len(run.policy.ledger),
         rejected=len(run.rejected),
         steps=len(run.steps),
-        mean_running=float(running @ busy) / total,
-        kv_use=float(used @ busy) / total / capacity,
-        busy_share=float(busy.sum()) / total,
+        mean_running=used.running / total,
+        kv_use=used.used / total / capacity,
+        busy_share=used.busy_ps / total,
         utilisation={
             "gpus": totals.gpus_ns / duration_ns,
             "links": totals.links_ns / duration_ns,
             "transfers": totals.transfers_ns / duration_ns,
             "attaccs": totals.away_ns / duration_ns,
         },
-        imbalance=played.pool.prices.imbalance(works),
+        imbalance=used.imbalance,
         energy_j={
             part.removesuffix("_pj"): (getattr(totals.energy, part) + getattr(between, part))
             / PJ_PER_J

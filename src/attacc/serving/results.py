@@ -215,13 +215,14 @@ def _plain(value: object) -> object:
     return asdict(value) if isinstance(value, Spread) else value
 
 
-def latencies(ledger: Ledger, rejected: int, targets: Targets) -> Latencies:
+def latencies(ledger: Ledger, rejected: int, targets: Targets, *, until_ps: int = 0) -> Latencies:
     """Return the latencies and rates of a run.
 
     Args:
         ledger: what the policy told.
         rejected: requests that could never run.
         targets: latencies that users accept.
+        until_ps: when a run was cut off; it lasts until then, or until the last token.
 
     Raises:
         InputError: no request ended.
@@ -233,10 +234,10 @@ def latencies(ledger: Ledger, rejected: int, targets: Targets) -> Latencies:
             where="requests",
             hint="use shorter requests, more memory, or a longer max_model_len",
         )
-    seconds = float(requests.column("end_ps").max()) / PS_PER_S
+    seconds = float(max(until_ps, requests.column("end_ps").max())) / PS_PER_S
     outputs, prompts = requests.column("outputs"), requests.column("prompt")
     kept = requests.kept(targets)
-    gaps = np.array([*ledger.gaps], dtype=np.float64) / PS_PER_MS
+    gaps, times = ledger.gap_columns()
     return Latencies(
         completed=len(requests),
         rejected=rejected,
@@ -248,7 +249,7 @@ def latencies(ledger: Ledger, rejected: int, targets: Targets) -> Latencies:
         slo_attainment=float(kept.mean()) if targets.given else None,
         ttft_ms=Spread.of(requests.ttft_ms),
         tpot_ms=Spread.of(requests.tpot_ms[outputs > 1]),
-        itl_ms=Spread.of(gaps, np.array([*ledger.gaps.values()], dtype=np.int64)),
+        itl_ms=Spread.of(gaps / PS_PER_MS, times),
         e2el_ms=Spread.of(requests.e2el_ms),
         overloaded=overloaded_by(requests),
         preemptions=int(requests.column("preemptions").sum()),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -34,15 +34,19 @@ from attacc.serving.fleet import (
     use_of,
 )
 from attacc.serving.prices.steps import StepPrices
+from attacc.serving.records.tables import write_table
 from attacc.serving.results import Latencies, StepSurrogate, Targets, latencies
 from attacc.serving.routing import RouterName, router_of
 from attacc.serving.search import replica
-from attacc.serving.simulator import Dispatcher, Instance, Run
+from attacc.serving.simulator import Dispatcher, Instance, Interrupted, Run
 from attacc.serving.started import EngineOptions, start
 from attacc.system.layout import Layout
 from attacc.system.pricer import Pricer
 from attacc.units import PS_PER_S, whole
 from attacc.workload.requests import Requests
+
+if TYPE_CHECKING:
+    import polars as pl
 
 AnySystem = str | Path | Mapping[str, object] | ResolvedSystem
 """A preset's name, a file, a document, or a system."""
@@ -50,6 +54,8 @@ CONTEXT_BYTES: Final = 0.15 * 2**30
 """Memory of a GPU that the CUDA context takes. Source: llm-d's planner."""
 CONTEXT_WITH_NCCL_BYTES: Final = 0.60 * 2**30
 """The same where GPUs talk to each other, with the buffers of NCCL."""
+AT_ONCE: Final = 4096
+"""Requests that are read from their columns at once."""
 SEEN_SHARE: Final = 79.18 / 80.0
 """Share of a GPU's memory that CUDA reports. Source: H100, 79.18 GiB of 80."""
 
@@ -69,6 +75,8 @@ class Service(Result):
         layout: of the model over the GPUs; of a fleet, all layouts.
         kv_blocks: blocks of memory that requests can have; slots of a token for SGLang.
         block_tokens: tokens of a block.
+        partial: whether an interrupt ended the run; all figures are those of the run until then.
+        unfinished: requests that had neither ended nor been rejected then; 0 otherwise.
         latencies: latencies and rates.
         steps: steps of all engines.
         mean_running: requests that run, on average over time.
@@ -94,6 +102,8 @@ class Service(Result):
     layout: str
     kv_blocks: int
     block_tokens: int
+    partial: bool
+    unfinished: int
     latencies: Latencies
     steps: int
     mean_running: float
@@ -121,6 +131,55 @@ class Service(Result):
             )
         return self.engines[0].run
 
+    def requests_frame(self) -> pl.DataFrame:
+        """Return a row for each request, in the order of their numbers.
+
+        Columns are those of `Requested.frame`, with nulls for requests that were rejected, and
+        ``rejected_ps`` and ``reason``, which are null for those that ended.
+        """
+        import polars as pl
+
+        ended = self.latencies.requests.frame()
+        rejected = [one.run.rejected.frame() for one in self.engines]
+        return pl.concat([ended, *rejected], how="diagonal").sort("number")
+
+    def steps_frame(self) -> pl.DataFrame:
+        """Return a row for each step (`attacc.serving.records.steps.COLUMNS`).
+
+        Where there are several engines, a column ``engine`` has the name of each step's.
+        """
+        import polars as pl
+
+        frames = [one.run.steps.frame() for one in self.engines]
+        if len(frames) == 1:
+            return frames[0]
+        return pl.concat(
+            frame.select(pl.lit(one.name).alias("engine"), pl.all())
+            for one, frame in zip(self.engines, frames, strict=True)
+        )
+
+    def write_requests(self, path: str | Path) -> None:
+        """Write `requests_frame` to a file.
+
+        Args:
+            path: a file that ends in ``.parquet``, ``.csv`` or ``.csv.gz``.
+
+        Raises:
+            InputError: the file has another ending, or cannot be written.
+        """
+        write_table(self.requests_frame(), path)
+
+    def write_steps(self, path: str | Path) -> None:
+        """Write `steps_frame` to a file.
+
+        Args:
+            path: as in `write_requests`.
+
+        Raises:
+            InputError: as in `write_requests`.
+        """
+        write_table(self.steps_frame(), path)
+
     def to_dict(self) -> dict[str, Any]:
         """Return all figures; latencies and rates stand beside the others."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -145,17 +204,16 @@ def arriving(requests: Requests) -> Iterator[Request]:
     count = len(requests)
     times = np.zeros(count) if requests.arrival_s is None else requests.arrival_s
     arrivals = np.rint(times * PS_PER_S).astype(np.int64)
-    runs = requests.prompt_runs()
-    for place in np.argsort(arrivals, kind="stable").tolist():
-        contents = runs.of(place)
-        shared = any(content >= 0 for content, _ in contents)
-        yield Request(
-            place,
-            int(arrivals[place]),
-            int(requests.prompt_tokens[place]),
-            int(requests.output_tokens[place]),
-            contents if shared else None,
-        )
+    order = np.argsort(arrivals, kind="stable")
+    runs = None if requests.prefix_hashes is None else requests.prompt_runs()
+    for first in range(0, count, AT_ONCE):
+        places = order[first : first + AT_ONCE]
+        columns = (places, arrivals[places], requests.prompt_tokens[places])
+        numbers = np.stack([*columns, requests.output_tokens[places]], axis=1)
+        for place, arrival_ps, prompt, outputs in numbers.tolist():
+            contents = None if runs is None else runs.of(place)
+            shared = contents is not None and any(content >= 0 for content, _ in contents)
+            yield Request(place, arrival_ps, prompt, outputs, contents if shared else None)
 
 
 class Server:
@@ -215,7 +273,12 @@ class Server:
         return Pool(self._pricer, self._prices)
 
     def serve(
-        self, requests: Requests, targets: Targets | None = None, *, concurrency: int | None = None
+        self,
+        requests: Requests,
+        targets: Targets | None = None,
+        *,
+        concurrency: int | None = None,
+        interrupted: Interrupted | None = None,
     ) -> Service:
         """Serve requests over time on one engine.
 
@@ -223,12 +286,16 @@ class Server:
             requests: as in `Fleet.serve`.
             targets: as in `Fleet.serve`.
             concurrency: as in `Fleet.serve`.
+            interrupted: as in `Fleet.serve`.
 
         Raises:
             InputError: as in `Fleet.serve`.
             CapacityError: as in `Fleet.serve`.
+            KeyboardInterrupt: as in `Fleet.serve`.
         """
-        return Fleet([self]).serve(requests, targets, concurrency=concurrency)
+        return Fleet([self]).serve(
+            requests, targets, concurrency=concurrency, interrupted=interrupted
+        )
 
     def latencies(self, requests: Requests, targets: Targets) -> Latencies:
         """Return the latencies of requests over time alone, which takes less time.
@@ -285,7 +352,12 @@ class Fleet:
         return [one.pricer.system.name for one in self._servers for _ in range(self._copies)]
 
     def serve(
-        self, requests: Requests, targets: Targets | None = None, *, concurrency: int | None = None
+        self,
+        requests: Requests,
+        targets: Targets | None = None,
+        *,
+        concurrency: int | None = None,
+        interrupted: Interrupted | None = None,
     ) -> Service:
         """Serve requests over time.
 
@@ -293,13 +365,20 @@ class Fleet:
             requests: with arrivals; without them, all come at once.
             targets: latencies that users accept.
             concurrency: clients that each wait for an answer, in place of arrivals.
+            interrupted: is called when an interrupt comes, and returns whether the answer is that
+                of the run so far, marked as partial; None to raise the interrupt.
 
         Raises:
             InputError: no request can run.
             CapacityError: the model does not fit.
+            KeyboardInterrupt: an interrupt came, and nothing of the run is kept: it is not wanted,
+                or no request has ended.
         """
         # The sample of exact steps is that of this run.
-        played = self._play(requests, concurrency, fresh=True)
+        played = self._play(requests, concurrency, fresh=True, interrupted=interrupted)
+        runs = [one.engine.run for one in played]
+        if runs[0].partial and not any(run.policy.ledger.ended for run in runs):
+            raise KeyboardInterrupt
         return self._service(requests, played, _latencies(played, targets or Targets()))
 
     def latencies(self, requests: Requests, targets: Targets) -> Latencies:
@@ -315,7 +394,14 @@ class Fleet:
         """
         return _latencies(self._play(requests, None, fresh=False), targets)
 
-    def _play(self, requests: Requests, concurrency: int | None, *, fresh: bool) -> list[Played]:
+    def _play(
+        self,
+        requests: Requests,
+        concurrency: int | None,
+        *,
+        fresh: bool,
+        interrupted: Interrupted | None = None,
+    ) -> list[Played]:
         clients = None if concurrency is None else whole(concurrency, where="concurrency")
         names = iter(numbered(self.systems))
         router = router_of(self._router)
@@ -326,7 +412,7 @@ class Fleet:
             for _ in range(self._copies):
                 started = start(pool.pricer, requests, server.options)
                 played.append(begin(next(names), pool, started, dispatcher.answer))
-        dispatcher.play([Instance([one.engine]) for one in played])
+        dispatcher.play([Instance([one.engine]) for one in played], interrupted)
         return played
 
     def _beyond_context(self, requests: Requests) -> tuple[str, ...]:
@@ -354,6 +440,8 @@ class Fleet:
             layout=" + ".join(dict.fromkeys(use.layout for use in uses)),
             kv_blocks=capacity,
             block_tokens=played[0].started.unit_tokens,
+            partial=played[0].engine.run.partial,
+            unfinished=len(requests) - found.completed - found.rejected,
             latencies=found,
             steps=sum(use.steps for use in uses),
             mean_running=sum(use.mean_running for use in uses),
@@ -431,7 +519,9 @@ def _latencies(played: Sequence[Played], targets: Targets) -> Latencies:
     """Return the latencies of all requests."""
     runs = [one.engine.run for one in played]
     ledger = Ledger.joined(run.policy.ledger for run in runs)
-    return latencies(ledger, sum(len(run.rejected) for run in runs), targets)
+    cut_ps = max((run.steps[-1].end_ps for run in runs if run.partial and run.steps), default=0)
+    rejected = sum(len(run.rejected) for run in runs)
+    return latencies(ledger, rejected, targets, until_ps=cut_ps)
 
 
 def _pricer(

@@ -20,6 +20,8 @@ from typing import Final, NamedTuple, Protocol
 
 from attacc.serving.clients import Clients
 from attacc.serving.engines.policy import Call, Policy, Refusal, Request
+from attacc.serving.records.requests import Rejections
+from attacc.serving.records.steps import Steps
 from attacc.serving.work import Work
 
 Times = Callable[[Work], int]
@@ -28,6 +30,8 @@ Answer = Callable[[int], None]
 """Takes the time in picoseconds at which a request has ended or is rejected."""
 NEVER: Final = 2**80
 """A time that does not come."""
+Interrupted = Callable[[], bool]
+"""Is called when an interrupt has come; returns whether what was played so far is kept."""
 
 
 class Flight(NamedTuple):
@@ -92,28 +96,6 @@ def _numbers(requests: Iterable[Request]) -> Iterator[str]:
     return (str(request.index) for request in requests)
 
 
-class StepTimes(NamedTuple):
-    """One step of a run.
-
-    Attributes:
-        work: what it computed.
-        scheduled_ps: when the call decided on it.
-        start_ps: when the device began.
-        end_ps: when the device ended.
-        running: requests that had memory.
-        waiting: requests in the queue.
-        free: blocks, or tokens, of memory that were free.
-    """
-
-    work: Work
-    scheduled_ps: int
-    start_ps: int
-    end_ps: int
-    running: int
-    waiting: int
-    free: int
-
-
 @dataclass(slots=True)
 class Run:
     """What happened.
@@ -124,13 +106,15 @@ class Run:
         rejected: requests that were rejected, with the reason.
         end_ps: when the last request ended.
         events: lines of text; None where they were not asked for.
+        partial: whether an interrupt ended it before its last request ended.
     """
 
     policy: Policy
-    steps: list[StepTimes] = field(default_factory=list[StepTimes])
-    rejected: list[tuple[Request, Refusal]] = field(default_factory=list[tuple[Request, Refusal]])
+    steps: Steps = field(default_factory=Steps)
+    rejected: Rejections = field(default_factory=Rejections)
     end_ps: int = 0
     events: Events | None = None
+    partial: bool = False
 
 
 class Engine:
@@ -229,7 +213,7 @@ class Engine:
                 self._reject(request, reason, now)
 
     def _reject(self, request: Request, reason: Refusal, now: int) -> None:
-        self.run.rejected.append((request, reason))
+        self.run.rejected.add(request, reason, now)
         if self._policy.residents is not None:
             self._policy.residents.end([request])
         if self.run.events is not None:
@@ -249,15 +233,15 @@ class Engine:
         start = max(self._device_free, launched)
         self._device_free = end = start + self._device_ps(work)
         flights.append(Flight(call, number, end))
-        self.run.steps.append(
-            StepTimes(work, now, start, end, policy.runs, policy.waits, policy.free)
-        )
+        held = policy.runs, policy.waits, policy.free
+        self.run.steps.add(work, (now, launched, start, end), held, len(call.preempted))
         self._takes, self._idle = len(flights) == policy.depth, False
         self.next_ps = max(launched, flights[0].end_ps) if self._takes else launched
 
     def _update(self, now: int) -> None:
         flight = self._flights.popleft()
         ended = self._policy.update(flight.call, now)
+        self.run.steps.end(len(ended))
         if self._policy.residents is not None:
             self._policy.residents.end(ended)
         if self.run.events is not None:
@@ -394,12 +378,26 @@ class Dispatcher:
             if self._playing is not None:
                 self._playing.told = True
 
-    def play(self, instances: Sequence[Instance]) -> None:
-        """Play until nothing is left.
+    def play(self, instances: Sequence[Instance], interrupted: Interrupted | None = None) -> None:
+        """Play until nothing is left, or until an interrupt.
 
         Args:
             instances: whose engines call `answer`.
+            interrupted: is asked at an interrupt; None to raise it.
+
+        Raises:
+            KeyboardInterrupt: an interrupt came, and what was played is not to be kept.
         """
+        try:
+            self._play(instances)
+        except KeyboardInterrupt:
+            if interrupted is None or not interrupted():
+                raise
+            for instance in instances:
+                for engine in instance.engines:
+                    engine.run.partial = True
+
+    def _play(self, instances: Sequence[Instance]) -> None:
         self._instances = instances
         engines = [engine for instance in instances for engine in instance.engines]
         while True:
@@ -438,6 +436,7 @@ def play(
     host_ps: Times,
     *,
     concurrency: int | None = None,
+    interrupted: Interrupted | None = None,
 ) -> Run:
     """Play requests on one engine.
 
@@ -447,8 +446,12 @@ def play(
         device_ps: time of a step on the devices.
         host_ps: time from the call that decides on a step to its launch.
         concurrency: clients that each wait for an answer, as in `Clients`.
+        interrupted: is asked at an interrupt; None to raise it.
+
+    Raises:
+        KeyboardInterrupt: an interrupt came, and what was played is not to be kept.
     """
     dispatcher = Dispatcher(Clients(requests, concurrency=concurrency))
     engine = Engine(policy, device_ps, host_ps, dispatcher.answer)
-    dispatcher.play([Instance([engine])])
+    dispatcher.play([Instance([engine])], interrupted)
     return engine.run

@@ -13,10 +13,15 @@ from collections import deque
 from collections.abc import Iterable
 from enum import StrEnum
 from hashlib import blake2b
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Final, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from attacc.serving.work import Held, Work
 
+MERGED: Final = 2**18
+"""Times between tokens that are kept before equal ones are merged."""
 Runs = tuple[tuple[int, int], ...]
 """A prompt: (content, tokens) of its runs. Token j of a run is known by its content and j."""
 Key = bytes | tuple[int, int]
@@ -175,13 +180,32 @@ class Ledger:
     together; all others are told one by one.
 
     Attributes:
-        gaps: times between two tokens of a request -> how often they occurred.
         ended: numbers of the requests that ended, in order, those of `Ended` one after the other.
     """
 
     def __init__(self) -> None:
-        self.gaps: dict[int, int] = {}
         self.ended = array("q")
+        # Times between two tokens of a request, each before the number of times that it occurred.
+        self._gaps = array("q")
+        self._most = 2 * MERGED
+
+    @property
+    def gaps(self) -> dict[int, int]:
+        """Times between two tokens of a request -> how often they occurred."""
+        gaps, counts = self.gap_columns()
+        return dict(zip(gaps.tolist(), counts.tolist(), strict=True))
+
+    def gap_columns(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return times between two tokens of a request, rising, and how often each occurred.
+
+        Returns:
+            (gaps,) picoseconds, and (gaps,) counts.
+        """
+        each, times = np.array(self._gaps, dtype=np.int64).reshape(-1, 2).T
+        gaps, inverse = np.unique(each, return_inverse=True)
+        counts = np.zeros(gaps.size, dtype=np.int64)
+        np.add.at(counts, inverse, times)
+        return gaps, counts
 
     @classmethod
     def joined(cls, ledgers: Iterable[Ledger]) -> Ledger:
@@ -209,7 +233,11 @@ class Ledger:
             requests: how many.
         """
         if requests:
-            self.gaps[gap_ps] = self.gaps.get(gap_ps, 0) + requests
+            # One call, so that an interrupt leaves whole pairs.
+            self._gaps.extend((gap_ps, requests))
+            if len(self._gaps) >= self._most:
+                self._gaps = array("q", np.stack(self.gap_columns(), axis=1).tobytes())
+                self._most = 2 * max(MERGED, len(self._gaps))
 
     def alone(self, request: Request, now_ps: int) -> None:
         """Count one token of a request.

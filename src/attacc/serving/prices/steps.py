@@ -286,24 +286,25 @@ class StepPrices:
                 shares.append(ns * PS_PER_NS / sum(self._price(work)))
         return times.error * max(shares)
 
-    def imbalance(self, works: Works) -> float | None:
-        """Return the time of the fullest channel over that of the mean one, both over a run.
+    def channel_ns(self, works: Works) -> tuple[float, float]:
+        """Return times of channels of AttAccs over a run, for one layer.
 
         Args:
             works: all steps of the run.
 
         Returns:
-            None where the works do not tell what channels of AttAccs hold.
+            Nanoseconds of the fullest channels, and of mean ones; zeros where the works do not tell
+            what channels hold.
         """
         pricer, residing = self._source.pricer, self._source.residing
         held, some = works.held, works.decoding > 0
         if pricer.attaccs is None or residing is None or held is None or not some.any():
-            return None
+            return 0.0, 0.0
         times, channels = self._source.held_times, pricer.attaccs.channels
         keys, chunks, all_chunks = held[:, some]
         all_keys = works.keys[some] * residing[0].kv_heads
         mean = times.times(all_keys / channels, all_chunks / channels)
-        return float(times.times(keys, chunks).sum() / mean.sum())
+        return float(times.times(keys, chunks).sum()), float(mean.sum())
 
     def totals(self, works: Works) -> Totals:
         """Return energy and busy time of a run.
