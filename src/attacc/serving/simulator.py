@@ -224,7 +224,8 @@ class Engine:
         policy, flights = self._policy, self._flights
         if policy.residents is not None:
             if work.decoding:
-                work = work._replace(held=policy.residents.step())
+                decoding, keys, longest, chunks, _ = work
+                work = Work(decoding, keys, longest, chunks, policy.residents.step())
             policy.residents.begin(call.begins)
         number = -1
         if self.run.events is not None:

@@ -89,6 +89,8 @@ class ResidentCounts:
         free_rows: (stacks, channels) free rows of every bank.
         loads: (stacks, channels) keys of one layer, and a quarter of a grain for each chunk.
         chunks: (stacks, channels) chunks of one layer.
+        growing: (stacks, channels) keys by which a step makes the loads larger, if no request needs
+            another chunk.
         visits: requests that were visited in all steps so far.
         overhead: keys that count in `loads` for each chunk.
     """
@@ -105,7 +107,7 @@ class ResidentCounts:
         self.loads: I64 = np.zeros((stacks, o.channels), dtype=np.int64)
         self.chunks: I64 = np.zeros((stacks, o.channels), dtype=np.int64)
         self.visits = 0
-        self._growing: I64 = np.zeros((stacks, o.channels), dtype=np.int64)
+        self.growing: I64 = np.zeros((stacks, o.channels), dtype=np.int64)
         lengths = range(growth.longest + 1)
         self._rows_of: I64 = np.array([stored_rows(layout, n) for n in lengths], dtype=np.int64)
         most = int(self._rows_of[-1]) + 1
@@ -169,7 +171,7 @@ class ResidentCounts:
         for request in due:
             self._unwatch(request)
         self._now += 1
-        self.loads += self._growing
+        self.loads += self.growing
         self.visits += len(due)
         refused: list[CountedRequest] = []
         for request in due:
@@ -217,7 +219,7 @@ class ResidentCounts:
         """Count the heads of a request that grow, until one of them has no room."""
         last = request.chunks[:, request.last[request.ends > request.length]]
         request.watched, request.seen = last, self._now
-        np.add.at(self._growing, (last[STACK], last[CHANNEL]), 1)
+        np.add.at(self.growing, (last[STACK], last[CHANNEL]), 1)
         request.due = self._now + int(request.ends.min()) - request.length + 1
         self._due.setdefault(request.due, {})[request.number] = request
 
@@ -226,7 +228,7 @@ class ResidentCounts:
         request.length = self.length(request)
         last, request.watched, request.due = request.watched, None, NEVER
         if last is not None:
-            np.subtract.at(self._growing, (last[STACK], last[CHANNEL]), 1)
+            np.subtract.at(self.growing, (last[STACK], last[CHANNEL]), 1)
 
     def _grow(self, request: CountedRequest, length: int) -> None:
         """Add the chunks that a request needs, and the keys of all its chunks."""

@@ -45,9 +45,9 @@ class Residents:
         self._held: dict[int, CountedRequest] = {}
         self.steps = self.short_steps = 0
         self._per_key, self._per_chunk, _ = times.ns
-        # What changes only with the chunks: the chunks' own time, and rows that are missing.
-        self._of_chunks = np.zeros(self._counts.loads.shape)
+        # Times of channels, less what each takes once, and by how much a step makes them longer.
         self._ns = np.zeros(self._counts.loads.shape)
+        self._longer = np.zeros(self._counts.loads.shape)
         self._all_chunks, self._short, self._visits = 0, False, -1
 
     def begin(self, requests: Iterable[Request]) -> None:
@@ -77,8 +77,8 @@ class Residents:
         counts.step()
         if counts.visits != self._visits:
             self._look()
-        np.multiply(counts.loads, self._per_key, out=self._ns)
-        self._ns += self._of_chunks
+        else:
+            self._ns += self._longer
         fullest = int(self._ns.argmax())
         self.steps += 1
         self.short_steps += self._short
@@ -94,7 +94,9 @@ class Residents:
         self._short = int(counts.free_rows.min()) < self._least_free
         # Loads count an overhead for each chunk besides its keys.
         each = self._per_chunk - self._per_key * counts.overhead
-        np.multiply(counts.chunks, each, out=self._of_chunks)
+        np.multiply(counts.loads, self._per_key, out=self._ns)
+        self._ns += each * counts.chunks
+        np.multiply(counts.growing, self._per_key, out=self._longer)
 
     def lists(self) -> tuple[Channels, ...]:
         """Return per stack and channel the keys of its chunks."""
