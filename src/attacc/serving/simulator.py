@@ -282,7 +282,7 @@ class Engine:
         if self._flights:
             self._takes = True
             self.next_ps = max(now, self._flights[0].end_ps)
-        elif policy.waits:
+        elif policy.waits and not policy.awaits:
             self._drop_stuck(now)
         elif not self._inbox:
             self._idle, self.next_ps = True, NEVER

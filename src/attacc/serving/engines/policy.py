@@ -12,7 +12,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from hashlib import blake2b
 from typing import ClassVar, NamedTuple
 
@@ -34,6 +34,19 @@ class Refusal(StrEnum):
     """It does not fit into memory even when nothing else runs."""
 
 
+class Remote(Enum):
+    """Where the keys and values of a prompt come from."""
+
+    NONE = "none"
+    """The engine computes them."""
+    WANTED = "wanted"
+    """Another engine has computed them; there is no memory for them here yet."""
+    LOADING = "loading"
+    """They are on their way."""
+    LOADED = "loaded"
+    """They have come; the last token of the prompt is computed again."""
+
+
 class Request:
     """A request inside an engine.
 
@@ -48,6 +61,7 @@ class Request:
         order: number of its last admission.
         preemptions: how often it lost its memory.
         hits: tokens of its prompt that it found in the prefix cache when it was first admitted.
+        remote: where the keys and values of its prompt come from.
         first_ps: when its first output came; -1 before.
         last_ps: when its last output came that was told one by one; -1 before.
     """
@@ -55,7 +69,7 @@ class Request:
     __slots__ = (
         "arrival_ps", "blocks", "done", "first_ps", "hits", "index", "joined", "keys", "known",
         "last_ps", "last_step", "lead", "order", "outputs", "pending", "preemptions", "prompt",
-        "registered", "runs", "until",
+        "registered", "remote", "runs", "until",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +82,7 @@ class Request:
         self.first_ps = self.last_ps = -1
         self.blocks: list[int] = []
         self.registered = 0
+        self.remote = Remote.NONE
         self.pending = 0
         self.keys: list[bytes] | None = None
         self.joined = self.lead = self.until = self.last_step = -1
@@ -279,6 +294,11 @@ class Policy(ABC):
     @abstractmethod
     def free(self) -> int:
         """Blocks, or tokens, of memory that are free."""
+
+    @property
+    def awaits(self) -> bool:
+        """Whether other engines will free memory, or bring what a request waits for."""
+        return False
 
     def stuck(self) -> Request | None:
         """Return the request that can never run, if the last call showed one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attacc.serving.engines.policy import Request
+from attacc.serving.engines.policy import Remote, Request
 from attacc.serving.work import Chunk, Work
 
 
@@ -26,6 +26,8 @@ class Sums:
     def add(self, request: Request, new: int, cached: int, *, emits: bool) -> None:
         """Count computed tokens of a request, after those that are done.
 
+        A single token decodes if it follows the prompt, or if all tokens before it were loaded.
+
         Args:
             request: the request.
             new: how many.
@@ -33,7 +35,8 @@ class Sums:
             emits: whether the request gets a token.
         """
         self.tokens += emits
-        if new == 1 and request.done >= request.prompt:
+        loaded = request.remote is Remote.LOADED
+        if new == 1 and (request.done >= request.prompt or loaded):
             self.decoding += 1
             self.keys += request.done + 1
             self.longest = max(self.longest, request.done + 1)

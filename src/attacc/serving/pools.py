@@ -1,0 +1,177 @@
+"""An engine that prefills and one that decodes, played together.
+
+A request reaches the engine that decodes when its prefill ends. The transfer of keys and values
+begins with the call that takes memory for them, and carries what the prefix cache there does not
+have. Transfers do not share the link. Both engines notice the end of a transfer when their next
+call begins, in the order of (end, request), before they take in arrivals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+
+from attacc.serving.engines.disaggregated import Decode, Prefill
+from attacc.serving.engines.policy import Call, Refusal, Request
+from attacc.serving.simulator import Answer, Engine, Instance, Times
+
+Transfer = Callable[[int], int]
+"""Picoseconds that the keys and values of so many tokens are on their way."""
+
+
+class PrefillEngine(Engine):
+    """The engine that prefills.
+
+    Args:
+        policy: its scheduler.
+        device_ps: as in `Engine`.
+        host_ps: as in `Engine`.
+        answer: as in `Engine`; is told of rejections alone.
+        hand_on: takes a request whose prefill has ended, and the time.
+    """
+
+    __slots__ = ("_hand_on", "_prefill", "_reads")
+
+    def __init__(
+        self,
+        policy: Prefill,
+        device_ps: Times,
+        host_ps: Times,
+        answer: Answer,
+        hand_on: Callable[[Request, int], None],
+    ) -> None:
+        super().__init__(policy, device_ps, host_ps, answer)
+        self._prefill, self._hand_on = policy, hand_on
+        # Ends of reads that have not been noticed, with the numbers of the requests.
+        self._reads: list[tuple[int, int]] = []
+
+    def read(self, index: int, end_ps: int) -> None:
+        """Note when the blocks of a request will have been read.
+
+        Args:
+            index: number of the request.
+            end_ps: when.
+        """
+        heappush(self._reads, (end_ps, index))
+        self._wake(end_ps)
+
+    def drop_held(self, index: int, now_ps: int) -> None:
+        """Free the blocks of a request that nobody will read, unless they were read.
+
+        Args:
+            index: number of the request.
+            now_ps: when it was rejected.
+        """
+        if self._prefill.holds(index) and all(index != own for _, own in self._reads):
+            self.read(index, now_ps)
+
+    def turn(self) -> None:
+        """Take the next turn; a call first notices what was read."""
+        while not self._takes and self._reads and self._reads[0][0] <= self.next_ps:
+            self._prefill.release(heappop(self._reads)[1])
+        super().turn()
+
+    def _end(self, ended: Sequence[Request], now: int) -> None:
+        self.told = True
+        for request in sorted(ended, key=lambda one: one.index):
+            self._hand_on(request, now)
+
+    def _pause(self, call: Call, now: int) -> None:
+        super()._pause(call, now)
+        if self._reads:
+            self._wake(self._reads[0][0])
+
+
+class DecodeEngine(Engine):
+    """The engine that decodes.
+
+    Args:
+        policy: its scheduler.
+        device_ps: as in `Engine`.
+        host_ps: as in `Engine`.
+        answer: as in `Engine`.
+        transfer_ps: time of a transfer of so many tokens.
+        source: the engine that prefills.
+    """
+
+    __slots__ = ("_decode", "_loads", "_source", "_transfer_ps")
+
+    def __init__(
+        self,
+        policy: Decode,
+        device_ps: Times,
+        host_ps: Times,
+        answer: Answer,
+        transfer_ps: Transfer,
+        source: PrefillEngine,
+    ) -> None:
+        super().__init__(policy, device_ps, host_ps, answer)
+        self._decode, self._transfer_ps, self._source = policy, transfer_ps, source
+        # Transfers on their way: end, number of the request, request.
+        self._loads: list[tuple[int, int, Request]] = []
+
+    def turn(self) -> None:
+        """Take the next turn; a call first notices what has come."""
+        now = self.next_ps
+        while not self._takes and self._loads and self._loads[0][0] <= now:
+            self._decode.loaded(heappop(self._loads)[2])
+        super().turn()
+        if self._decode.begun:
+            self._send(now)
+
+    def _send(self, now: int) -> None:
+        """Begin the transfers for requests that have got memory."""
+        self.told = True
+        for request in self._decode.begun:
+            end = now + self._transfer_ps(request.prompt - request.done)
+            heappush(self._loads, (end, request.index, request))
+            self._source.read(request.index, end)
+            self._wake(end)
+        self._decode.begun.clear()
+
+    def _reject(self, request: Request, reason: Refusal, now: int) -> None:
+        self.told = True
+        self._source.drop_held(request.index, now)
+        super()._reject(request, reason, now)
+
+    def _pause(self, call: Call, now: int) -> None:
+        super()._pause(call, now)
+        if self._loads:
+            self._wake(self._loads[0][0])
+
+
+class Pair(Instance):
+    """An engine that prefills, and one that decodes.
+
+    Args:
+        prefill: makes the engine that prefills, from what takes the requests that it hands on.
+        decode: makes the engine that decodes, from the engine that prefills.
+    """
+
+    def __init__(
+        self,
+        prefill: Callable[[Callable[[Request, int], None]], PrefillEngine],
+        decode: Callable[[PrefillEngine], DecodeEngine],
+    ) -> None:
+        first = prefill(self._hand_on)
+        self._second = decode(first)
+        super().__init__([first, self._second])
+        # Requests that are in their prefill, as they were asked for.
+        self._asked: dict[int, Request] = {}
+
+    def deliver(self, request: Request, now_ps: int) -> None:
+        """Take in a request; the engine that prefills computes one output of it.
+
+        Args:
+            request: the request.
+            now_ps: when it arrives.
+        """
+        self._asked[request.index] = request
+        prompt = Request(request.index, request.arrival_ps, request.prompt, 1, request.runs)
+        super().deliver(prompt, now_ps)
+
+    def _hand_on(self, prompt: Request, now_ps: int) -> None:
+        """Send a request on whose prefill has ended."""
+        request = self._asked.pop(prompt.index)
+        request.hits = prompt.hits
+        self._second.deliver(request, now_ps)
