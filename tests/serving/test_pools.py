@@ -93,3 +93,108 @@ def test_two_pools_are_their_twins(
         ),
     )
     assert log_of(found) == expected
+
+
+V1 = VllmV1Settings(blocks=64, asynchronous=False)
+
+
+def constant(work: Work) -> int:
+    """Every step takes the same time."""
+    return STEP_PS
+
+
+def nothing(work: Work) -> int:
+    """A host that takes no time."""
+    return 0
+
+
+def by_the_token(tokens: int) -> int:
+    """Time of a transfer."""
+    return 10 * tokens
+
+
+def test_a_first_token_waits_for_prefill_transfer_and_a_step() -> None:
+    """Catches a first token of P, an arrival at D in place of the user's, and hits of D."""
+    asked = (Asked(0, ((0, 32),), 2), Asked(5000, ((0, 32),), 1))
+    runs = played(requests_of(asked), (V1, V1), by_the_token, (constant, nothing))
+    ended = runs[1].policy.ledger.ended
+    size = len(Ended._fields)
+    first, second = (Ended(*ended[at : at + size]) for at in (0, size))
+    # 1000 of P, 320 of the link, 1000 of D; then a step for each further token.
+    assert (first.arrival_ps, first.first_ps, first.end_ps, first.hits) == (0, 2320, 3320, 0)
+    # D has 16 of the 32 tokens, and so has P.
+    assert (second.arrival_ps, second.first_ps, second.hits) == (5000, 5000 + 2160, 16)
+    assert dict(runs[1].policy.ledger.gaps) == {1000: 1}
+
+
+def test_the_last_token_of_a_loaded_prompt_decodes() -> None:
+    """Catches a chunk where the pricer would read keys and values back from AttAccs."""
+    asked = (Asked(0, ((100, 32),), 3),)
+    runs = played(requests_of(asked), (V1, V1), by_the_token, (constant, nothing))
+    assert [step.work.chunks[0].new for step in runs[0].steps] == [32]
+    assert [step.work for step in runs[1].steps] == [Work(1, keys, keys) for keys in (32, 33, 34)]
+
+
+def test_blocks_stay_until_they_are_read() -> None:
+    """Catches blocks that P frees at the end of a prefill, and a waiting head that is given up."""
+    small = VllmV1Settings(blocks=3, asynchronous=False)
+    asked = tuple(Asked(0, ((100 + i, 32),), 1) for i in range(2))
+    runs = played(requests_of(asked), (small, V1), by_the_token, (constant, nothing))
+    assert log_of(runs).splitlines() == [
+        "P S 0 @0 run 0:32 wait 1 free 0",
+        "P U 0 @1000 emit 0 finish 0 free 0",
+        "P S 1 @1000 run wait 1 free 0",
+        "P S 2 @1320 run 1:32 free 0",
+        "P U 2 @2320 emit 1 finish 1 free 0",
+        "D S 0 @1000 run wait 0 free 61",
+        "D S 1 @1320 run 0:1 free 61",
+        "D U 1 @2320 emit 0 finish 0 free 63",
+        "D S 2 @2320 run wait 1 free 61",
+        "D S 3 @2640 run 1:1 free 61",
+        "D U 3 @3640 emit 1 finish 1 free 63",
+    ]
+
+
+def test_memory_of_a_rejected_request_becomes_free() -> None:
+    """Catches blocks of P that nobody will read, and a request that nobody answers."""
+    small = VllmV1Settings(blocks=2, asynchronous=False)
+    asked = (Asked(0, ((100, 32),), 1), Asked(0, ((101, 8),), 1))
+    first, second = played(requests_of(asked), (V1, small), by_the_token, (constant, nothing))
+    assert [request.index for request, _ in second.rejected] == [0]
+    assert second.rejected[0][1] == "never"
+    assert first.policy.free == 63
+    assert not first.policy.awaits
+    assert len(second.policy.ledger) == 1
+
+
+def test_clients_wait_for_the_engine_that_decodes() -> None:
+    """Catches a client that takes the end of a prefill for an answer."""
+    asked = tuple(Asked(0, ((100 + i, 16),), 2) for i in range(3))
+    runs = played(requests_of(asked), (V1, V1), by_the_token, (constant, nothing), concurrency=1)
+    ended = runs[1].policy.ledger.ended
+    rows = [Ended(*ended[at : at + 8]) for at in range(0, len(ended), 8)]
+    assert [row.arrival_ps for row in rows] == [0, 3160, 6320]
+
+
+@given(workloads.asked(), both(), workloads.costs(), st.integers(1, 3))
+def test_nothing_is_lost(
+    asked: tuple[Asked, ...],
+    options: tuple[dict[str, Any], dict[str, Any]],
+    cost: Cost,
+    clients: int,
+) -> None:
+    """Catches requests that end twice or never, and blocks that nobody frees."""
+    settings = (VllmV1Settings(**options[0]), VllmV1Settings(**options[1]))
+    first, second = played(
+        requests_of(asked),
+        settings,
+        by_the_token,
+        (lambda work: row_ps(cost, work), lambda work: cost.host * len(work.chunks)),
+        concurrency=clients,
+    )
+    rejected = len(first.rejected) + len(second.rejected)
+    assert len(second.policy.ledger) + rejected == len(asked)
+    for run, own in zip((first, second), settings, strict=True):
+        assert run.policy.free == own.blocks - 1
+        assert not run.policy.awaits
+        assert not run.policy.waits

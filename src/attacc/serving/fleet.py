@@ -1,7 +1,8 @@
-"""What engines of a run did: one engine, or several behind a router.
+"""Engines of a run, and what they did: one engine, or several behind a router.
 
 A pool is the GPUs of one engine, and what prices its steps. Copies of a pool share the prices. The
-boards of every engine draw power for as long as the whole run takes.
+boards of every engine draw power for as long as the whole run takes. An instance is what a router
+sends requests to: one engine, or one that prefills and one that decodes.
 """
 
 from __future__ import annotations
@@ -9,20 +10,34 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from attacc.gpu.costs import PARTS
+from attacc.gpu.costs import PARTS, Floats
+from attacc.serving.disaggregated import move_of
+from attacc.serving.engines.disaggregated import Decode, Prefill
+from attacc.serving.pools import DecodeEngine, Pair, PrefillEngine
 from attacc.serving.prices.steps import StepPrices
 from attacc.serving.prices.works import Works
 from attacc.serving.results import StepSurrogate
-from attacc.serving.simulator import Answer, Engine, Run
-from attacc.serving.started import Started
+from attacc.serving.simulator import Answer, Engine, Instance, Run
+from attacc.serving.started import EngineOptions, PolicyName, Started, start, v1_settings
 from attacc.system.boundary import constant_power
+from attacc.system.capacity import Footprint
 from attacc.system.pricer import Pricer
 from attacc.units import PJ_PER_J, PS_PER_NS, PS_PER_S
+from attacc.workload.requests import Requests
+
+UNWRITTEN: Final = (
+    "writes of moved keys and values into the stacks of AttAccs: decode steps beside them take no "
+    "longer"
+)
+"""Note of prompts that come from GPUs that prefill."""
+REMEMBERED: Final = 2**16
+"""Lengths of prompts whose moves are kept; the least recently used ones are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +58,60 @@ class Played:
     """An engine that was played.
 
     Attributes:
-        name: of the instance that it belongs to.
+        name: its name.
         pool: its GPUs.
         started: what it was started with.
         engine: the engine.
+        prefills: whether it only prefills: then another engine tells of the outputs.
+        moves: of keys and values to it; None where it computes them.
     """
 
     name: str
     pool: Pool
     started: Started
     engine: Engine
+    prefills: bool = False
+    moves: Moves | None = None
+
+
+class Moves:
+    """Moves of keys and values from the GPUs that prefill to those that decode.
+
+    Args:
+        sent: what a request needs in memory on the GPUs that prefill.
+        decode: prices the steps of those that decode.
+        received: what a request needs in memory there.
+
+    Attributes:
+        energies_pj: (kinds,) energy of all moves by the kinds of `attacc.gpu.costs.PARTS`.
+    """
+
+    def __init__(self, sent: Footprint, decode: Pricer, received: Footprint) -> None:
+        self._sent, self._decode, self._received = sent, decode, received
+        self.energies_pj = np.zeros(len(PARTS))
+        self._priced = lru_cache(maxsize=REMEMBERED)(self._price)
+
+    def move_ps(self, tokens: int) -> int:
+        """Move the keys and values of tokens, and return the picoseconds that it takes.
+
+        Args:
+            tokens: of a prompt.
+
+        Raises:
+            InputError: no link between the GPUs is stated.
+        """
+        time_ps, energies_pj = self._priced(tokens)
+        self.energies_pj += energies_pj
+        return time_ps
+
+    @property
+    def estimates(self) -> tuple[str, ...]:
+        """What is left out of the moves."""
+        return () if self._decode.attaccs is None else (UNWRITTEN,)
+
+    def _price(self, tokens: int) -> tuple[int, Floats]:
+        move = move_of(self._sent, self._decode, self._received, tokens)
+        return round(move.time_ns * PS_PER_NS), move.energies_pj[:, 0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,17 +155,58 @@ class EngineUse:
         return {name: getattr(self, name) for name in self.__slots__ if name not in hidden}
 
 
-def begin(name: str, pool: Pool, started: Started, answer: Answer) -> Played:
-    """Return an engine that is about to be played.
+def begin(
+    name: str, pools: Sequence[Pool], requests: Requests, options: EngineOptions, answer: Answer
+) -> tuple[Instance, list[Played]]:
+    """Return an instance that is about to be played, and its engines.
 
     Args:
-        name: of the instance that it belongs to.
-        pool: its GPUs.
-        started: what it is started with.
+        name: of the instance.
+        pools: the GPUs of its engine, or of the one that prefills and of the one that decodes.
+        requests: what all instances will serve.
+        options: what engines are started with.
         answer: is told when a request ends or is rejected.
+
+    Raises:
+        CapacityError: not even one token fits.
+        InputError: an option is wrong, or no link between the GPUs is stated.
     """
+    if options.policy is PolicyName.DISAGGREGATED:
+        return _begin_pair(name, pools[0], pools[1], requests, options, answer)
+    pool = pools[0]
+    started = start(pool.pricer, requests, options)
     engine = Engine(started.policy, pool.prices.device_ps, pool.prices.host_ps, answer)
-    return Played(name, pool, started, engine)
+    return Instance([engine]), [Played(name, pool, started, engine)]
+
+
+def _begin_pair(
+    name: str, first: Pool, second: Pool, requests: Requests, options: EngineOptions, answer: Answer
+) -> tuple[Instance, list[Played]]:
+    """Return an engine that prefills, and one that decodes."""
+    workload = requests.workload()
+    settings = [v1_settings(pool.pricer, requests, options) for pool in (first, second)]
+    needs = [
+        pool.pricer.need(workload, chunk_tokens=own.max_num_batched_tokens, staggered=True)
+        for pool, own in zip((first, second), settings, strict=True)
+    ]
+    moves = Moves(needs[0], second.pricer, needs[1])
+    prefill, decode = Prefill(settings[0]), Decode(settings[1])
+    times = [(pool.prices.device_ps, pool.prices.host_ps) for pool in (first, second)]
+    pair = Pair(
+        lambda hand_on: PrefillEngine(prefill, *times[0], answer, hand_on),
+        lambda source: DecodeEngine(decode, *times[1], answer, moves.move_ps, source),
+    )
+    size = options.block_tokens
+    return pair, [
+        Played(
+            f"{name} prefill", first, Started(prefill, settings[0].blocks - 1, size),
+            pair.engines[0], prefills=True,
+        ),
+        Played(
+            f"{name} decode", second, Started(decode, settings[1].blocks - 1, size),
+            pair.engines[1], moves=moves,
+        ),
+    ]  # fmt: skip
 
 
 def use_of(played: Played, duration_s: float) -> EngineUse:
@@ -127,6 +227,8 @@ def use_of(played: Played, duration_s: float) -> EngineUse:
     boards = constant_power(pricer.system, pricer.costs.static_w(pricer.system.gpu), standby)
     # Steps count what boards draw at any time for their own durations, and not between them.
     between = boards.of_boards(duration_ns - totals.time_ns)
+    moved = np.zeros(len(PARTS)) if played.moves is None else played.moves.energies_pj
+    notes = () if played.moves is None else played.moves.estimates
     return EngineUse(
         name=played.name,
         layout=str(pricer.layout),
@@ -144,11 +246,13 @@ def use_of(played: Played, duration_s: float) -> EngineUse:
             "attaccs": totals.away_ns / duration_ns,
         },
         energy_j={
-            part.removesuffix("_pj"): (getattr(totals.energy, part) + getattr(between, part))
+            part.removesuffix("_pj"): (
+                getattr(totals.energy, part) + getattr(between, part) + moved_pj
+            )
             / PJ_PER_J
-            for part in PARTS
+            for part, moved_pj in zip(PARTS, moved.tolist(), strict=True)
         },
-        estimates=totals.estimates,
+        estimates=(*totals.estimates, *notes),
         run=run,
     )
 

@@ -21,6 +21,7 @@ from attacc.models.huggingface import load_model
 from attacc.models.parameters import AnyModel
 from attacc.results import Result
 from attacc.serving.clients import Clients
+from attacc.serving.disaggregated import decoding, prefilling
 from attacc.serving.engines.policy import Ledger, Request
 from attacc.serving.fleet import (
     EngineUse,
@@ -38,7 +39,7 @@ from attacc.serving.results import Latencies, StepSurrogate, Targets, latencies
 from attacc.serving.routing import RouterName, router_of
 from attacc.serving.search import replica
 from attacc.serving.simulator import Dispatcher, Instance, Run
-from attacc.serving.started import EngineOptions, start
+from attacc.serving.started import EngineOptions, PolicyName
 from attacc.system.layout import Layout
 from attacc.system.pricer import Pricer
 from attacc.units import PS_PER_S, whole
@@ -157,11 +158,15 @@ def arriving(requests: Requests) -> Iterator[Request]:
 class Server:
     """An engine's model and GPUs, ready to serve requests again and again.
 
+    With the policy "disaggregated" some of the GPUs prefill, all with one engine that shares every
+    layer, and the others decode.
+
     Args:
         model: a preset's name, a file, or a model.
         system: a preset's name, a file, or a system.
         options: what engines are started with.
-        layout: of the model over the GPUs; by default all of them share every layer.
+        layout: of the model over the GPUs, or over those that decode; by default all of them share
+            every layer.
         gpu_model: what prices the GPUs.
         changes: keys of the system to change.
         exact: whether every step is priced exactly, which takes long.
@@ -186,29 +191,42 @@ class Server:
         self._options = options or EngineOptions()
         devices = changed_system(system, changes, where="system")
         kind = member(GpuModel, gpu_model, where="gpu_model")
-        self._pricer = _pricer(model, devices, layout, kind, self._options)
+        self._name = devices.name
         self._seed, self._exact = seed, exact
-        self._prices = StepPrices(self._pricer, seed=seed, exact=exact)
+        self._pricers = [
+            _pricer(model, own, own_layout, kind, self._options)
+            for own, own_layout in _parts(devices, layout, self._options)
+        ]
+        self._pools = self._priced()
 
     @property
-    def pricer(self) -> Pricer:
-        """What prices the steps."""
-        return self._pricer
+    def model_name(self) -> str:
+        """Name of the model."""
+        return self._pricers[0].model.name
+
+    @property
+    def system_name(self) -> str:
+        """Name of the system."""
+        return self._name
 
     @property
     def options(self) -> EngineOptions:
         """What engines are started with."""
         return self._options
 
-    def pool(self, *, fresh: bool) -> Pool:
-        """Return the GPUs of an engine.
+    def pools(self, *, fresh: bool) -> list[Pool]:
+        """Return the GPUs of the engine, or of the one that prefills and the one that decodes.
 
         Args:
             fresh: whether steps are sampled for one run alone, whose prices are then checked.
         """
-        if fresh:
-            return Pool(self._pricer, StepPrices(self._pricer, seed=self._seed, exact=self._exact))
-        return Pool(self._pricer, self._prices)
+        return self._priced() if fresh else self._pools
+
+    def _priced(self) -> list[Pool]:
+        return [
+            Pool(pricer, StepPrices(pricer, seed=self._seed, exact=self._exact))
+            for pricer in self._pricers
+        ]
 
     def serve(
         self, requests: Requests, targets: Targets | None = None, *, concurrency: int | None = None
@@ -261,7 +279,7 @@ class Fleet:
     ) -> None:
         if not servers:
             raise InputError("there is no system", where="system", hint="give at least one")
-        if len({server.pricer.model.name for server in servers}) > 1:
+        if len({server.model_name for server in servers}) > 1:
             raise InputError(
                 "a fleet has different models", where="model", hint="let each fleet serve one model"
             )
@@ -278,7 +296,7 @@ class Fleet:
     @property
     def systems(self) -> list[str]:
         """Names of the systems of all instances, in order."""
-        return [one.pricer.system.name for one in self._servers for _ in range(self._copies)]
+        return [one.system_name for one in self._servers for _ in range(self._copies)]
 
     def serve(
         self, requests: Requests, targets: Targets | None = None, *, concurrency: int | None = None
@@ -316,13 +334,17 @@ class Fleet:
         names = iter(numbered(self.systems))
         router = router_of(self._router)
         dispatcher = Dispatcher(Clients(arriving(requests), concurrency=clients), router)
+        instances: list[Instance] = []
         played: list[Played] = []
         for server in self._servers:
-            pool = server.pool(fresh=fresh)
+            pools = server.pools(fresh=fresh)
             for _ in range(self._copies):
-                started = start(pool.pricer, requests, server.options)
-                played.append(begin(next(names), pool, started, dispatcher.answer))
-        dispatcher.play([Instance([one.engine]) for one in played])
+                instance, engines = begin(
+                    next(names), pools, requests, server.options, dispatcher.answer
+                )
+                instances.append(instance)
+                played += engines
+        dispatcher.play(instances)
         return played
 
     def _service(self, requests: Requests, played: list[Played], found: Latencies) -> Service:
@@ -334,7 +356,7 @@ class Fleet:
         notes = [note for one in played for note in one.pool.prices.estimates]
         notes += [note for use in uses for note in use.estimates]
         return Service(
-            model=self._servers[0].pricer.model.name,
+            model=self._servers[0].model_name,
             system=together(self.systems),
             workload=requests.name,
             policy=f"{options.policy} {options.version}",
@@ -416,9 +438,19 @@ def _each(system: AnySystem | Sequence[AnySystem]) -> list[AnySystem]:
 
 def _latencies(played: Sequence[Played], targets: Targets) -> Latencies:
     """Return the latencies of all requests."""
-    runs = [one.engine.run for one in played]
-    ledger = Ledger.joined(run.policy.ledger for run in runs)
-    return latencies(ledger, sum(len(run.rejected) for run in runs), targets)
+    ledgers = [one.engine.run.policy.ledger for one in played if not one.prefills]
+    rejected = sum(len(one.engine.run.rejected) for one in played)
+    return latencies(Ledger.joined(ledgers), rejected, targets)
+
+
+def _parts(
+    devices: ResolvedSystem, layout: str | Layout | None, options: EngineOptions
+) -> list[tuple[ResolvedSystem, str | Layout | None]]:
+    """Return the devices of each engine of a system, with the layouts over them."""
+    if options.policy is not PolicyName.DISAGGREGATED:
+        return [(devices, layout)]
+    decode = decoding(devices, options.prefill_gpus)
+    return [(prefilling(devices, devices.gpus - decode.gpus), None), (decode, layout)]
 
 
 def _pricer(
