@@ -130,7 +130,7 @@ class VllmV1(Policy):
                 budget -= tokens
         else:
             budget = self._in_order(budget, call, sums)
-        if not call.preempted:
+        if self._waiting and not call.preempted:
             self._admit(budget, call, sums)
         call.work, call.tokens = sums.work(), sums.tokens
         if call.work is not None:
