@@ -85,6 +85,24 @@ def test_copies_of_both_pools() -> None:
     assert (found.system, found.router) == ("2 x two", "round-robin")
 
 
+def test_replicas_of_a_layout_are_engines_of_a_side() -> None:
+    """Catches a layout of one side that the other one gets, and memory of all replicas in each."""
+    system = load_system("8xh100", name="three", gpus=3)
+    found = apart(STREAM, system, layout="tp=1,replicas=2", router="least-loaded")
+    assert [one.name for one in found.engines] == [
+        *("three prefill", "three decode 1", "three decode 2")
+    ]
+    first, second, third = found.engines
+    assert first.requests == second.requests + third.requests == 30
+    assert second.requests > 0 < third.requests
+    assert second.kv_blocks == third.kv_blocks == apart(STREAM).engines[1].kv_blocks
+    options = EngineOptions(policy=PolicyName.DISAGGREGATED, prefill_gpus=2)
+    other = apart(STREAM, system, options=options, prefill_layout="tp=1,replicas=2")
+    assert [one.requests for one in other.engines] == [15, 15, 30]
+    with pytest.raises(InputError, match="prefill_layout: no GPUs only prefill"):
+        serve(MODEL, TWO, STREAM, prefill_layout="tp=1")
+
+
 def test_attaccs_attend_where_requests_decode() -> None:
     """Catches AttAccs at the GPUs that prefill, and prompts that are read back."""
     system = load_system("8xh100-attacc-hbm3", name="with", gpus=2)

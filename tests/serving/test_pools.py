@@ -11,7 +11,8 @@ from attacc.serving.clients import Clients
 from attacc.serving.engines.disaggregated import Decode, Prefill
 from attacc.serving.engines.policy import Ended, Request
 from attacc.serving.engines.vllm_v1 import VllmV1Settings
-from attacc.serving.pools import DecodeEngine, Pair, PrefillEngine
+from attacc.serving.pools import DecodeEngine, Pools, PrefillEngine
+from attacc.serving.routing import LeastLoaded, RoundRobin
 from attacc.serving.simulator import Dispatcher, Run
 from attacc.serving.work import Work
 from tests.oracle.serving import disaggregated, vllm_v1
@@ -31,16 +32,16 @@ def played(
 ) -> tuple[Run, Run]:
     """Play requests on both engines."""
     dispatcher = Dispatcher(Clients(iter(requests), concurrency=concurrency))
-    pair = Pair(
-        lambda hand_on: PrefillEngine(
-            Prefill(settings[0], tells=True), *times, dispatcher.answer, hand_on
-        ),
-        lambda source: DecodeEngine(
-            Decode(settings[1], tells=True), *times, dispatcher.answer, transfer_ps, source
-        ),
+    pools = Pools(
+        lambda hand_on: [
+            PrefillEngine(Prefill(settings[0], tells=True), *times, dispatcher.answer, hand_on)
+        ],
+        [DecodeEngine(Decode(settings[1], tells=True), *times, dispatcher.answer, transfer_ps)],
+        (RoundRobin(), RoundRobin()),
     )
-    dispatcher.play([pair])
-    first, second = pair.engines
+    dispatcher.play([pools])
+    first, second = pools.engines
+    assert pools.in_flight == 0
     return first.run, second.run
 
 
@@ -198,3 +199,42 @@ def test_nothing_is_lost(
         assert run.policy.free == own.blocks - 1
         assert not run.policy.awaits
         assert not run.policy.waits
+
+
+@given(workloads.asked(), both(), workloads.costs(), st.integers(1, 3), st.integers(1, 3))
+def test_several_engines_on_each_side(
+    asked: tuple[Asked, ...],
+    options: tuple[dict[str, Any], dict[str, Any]],
+    cost: Cost,
+    prefills: int,
+    decodes: int,
+) -> None:
+    """Catches blocks that are freed on another engine than that which keeps them."""
+    settings = (VllmV1Settings(**options[0]), VllmV1Settings(**options[1]))
+    dispatcher = Dispatcher(Clients(iter(requests_of(asked))))
+
+    def device(work: Work) -> int:
+        return row_ps(cost, work)
+
+    pools = Pools(
+        lambda hand_on: [
+            PrefillEngine(Prefill(settings[0]), device, nothing, dispatcher.answer, hand_on)
+            for _ in range(prefills)
+        ],
+        [
+            DecodeEngine(Decode(settings[1]), device, nothing, dispatcher.answer, by_the_token)
+            for _ in range(decodes)
+        ],
+        (RoundRobin(), LeastLoaded()),
+    )
+    dispatcher.play([pools])
+    ended: list[int] = []
+    for number, engine in enumerate(pools.engines):
+        run, own = engine.run, settings[number >= prefills]
+        assert run.policy.free == own.blocks - 1
+        assert not run.policy.awaits
+        ended += [request.index for request, _ in run.rejected]
+        if number >= prefills:
+            ended += run.policy.ledger.ended[:: len(Ended._fields)]
+    assert sorted(ended) == list(range(len(asked)))
+    assert pools.in_flight == 0

@@ -68,6 +68,12 @@ def serve(
         str | None,
         typer.Option(metavar="tp=N", help="Layout over the GPUs; by default tp over all of them."),
     ] = None,
+    prefill_layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tp=N", help="Layout over the GPUs that only prefill; by default tp over all."
+        ),
+    ] = None,
     rate: Annotated[
         float | None,
         typer.Option(
@@ -204,6 +210,7 @@ def serve(
             name,
             options=options,
             layout=layout,
+            prefill_layout=prefill_layout,
             gpu_model=gpu_model,
             changes=changes(settings),
             exact=exact,

@@ -2,7 +2,7 @@
 
 A pool is the GPUs of one engine, and what prices its steps. Copies of a pool share the prices. The
 boards of every engine draw power for as long as the whole run takes. An instance is what a router
-sends requests to: one engine, or one that prefills and one that decodes.
+sends requests to: one engine, or some that prefill and some that decode.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import numpy as np
 from attacc.gpu.costs import PARTS, Floats
 from attacc.serving.disaggregated import move_of
 from attacc.serving.engines.disaggregated import Decode, Prefill
-from attacc.serving.pools import DecodeEngine, Pair, PrefillEngine
+from attacc.serving.pools import DecodeEngine, Pools, PrefillEngine
 from attacc.serving.prices.steps import StepPrices
 from attacc.serving.prices.works import Works
 from attacc.serving.results import StepSurrogate
+from attacc.serving.routing import RouterName, router_of
 from attacc.serving.simulator import Answer, Engine, Instance, Run
 from attacc.serving.started import EngineOptions, PolicyName, Started, start, v1_settings
 from attacc.system.boundary import constant_power
@@ -42,15 +43,17 @@ REMEMBERED: Final = 2**16
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The GPUs of one engine.
+    """The GPUs of one engine, or of several equal ones.
 
     Attributes:
-        pricer: prices their steps.
+        pricer: prices the steps of one of them.
         prices: durations of steps, from tables that the pricer fills.
+        engines: how many engines there are in one system.
     """
 
     pricer: Pricer
     prices: StepPrices
+    engines: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,57 +159,74 @@ class EngineUse:
 
 
 def begin(
-    name: str, pools: Sequence[Pool], requests: Requests, options: EngineOptions, answer: Answer
+    name: str,
+    pools: Sequence[Pool],
+    requests: Requests,
+    options: EngineOptions,
+    router: RouterName,
+    answer: Answer,
 ) -> tuple[Instance, list[Played]]:
     """Return an instance that is about to be played, and its engines.
 
     Args:
         name: of the instance.
-        pools: the GPUs of its engine, or of the one that prefills and of the one that decodes.
+        pools: the GPUs of its engine, or those that prefill and those that decode.
         requests: what all instances will serve.
         options: what engines are started with.
+        router: chooses among several engines that prefill, and among those that decode.
         answer: is told when a request ends or is rejected.
 
     Raises:
         CapacityError: not even one token fits.
-        InputError: an option is wrong, or no link between the GPUs is stated.
+        InputError: an option is wrong.
     """
     if options.policy is PolicyName.DISAGGREGATED:
-        return _begin_pair(name, pools[0], pools[1], requests, options, answer)
+        return _begin_pools(name, pools[0], pools[1], requests, options, router, answer)
     pool = pools[0]
     started = start(pool.pricer, requests, options)
     engine = Engine(started.policy, pool.prices.device_ps, pool.prices.host_ps, answer)
     return Instance([engine]), [Played(name, pool, started, engine)]
 
 
-def _begin_pair(
-    name: str, first: Pool, second: Pool, requests: Requests, options: EngineOptions, answer: Answer
+def _begin_pools(
+    name: str,
+    first: Pool,
+    second: Pool,
+    requests: Requests,
+    options: EngineOptions,
+    router: RouterName,
+    answer: Answer,
 ) -> tuple[Instance, list[Played]]:
-    """Return an engine that prefills, and one that decodes."""
-    workload = requests.workload()
+    """Return engines that prefill, and engines that decode."""
     settings = [v1_settings(pool.pricer, requests, options) for pool in (first, second)]
     needs = [
-        pool.pricer.need(workload, chunk_tokens=own.max_num_batched_tokens, staggered=True)
+        pool.pricer.need(
+            requests.workload(), chunk_tokens=own.max_num_batched_tokens, staggered=True
+        )
         for pool, own in zip((first, second), settings, strict=True)
     ]
-    moves = Moves(needs[0], second.pricer, needs[1])
-    prefill, decode = Prefill(settings[0]), Decode(settings[1])
+    prefills = [Prefill(settings[0]) for _ in range(first.engines)]
+    decodes = [Decode(settings[1]) for _ in range(second.engines)]
+    moves = [Moves(needs[0], second.pricer, needs[1]) for _ in decodes]
     times = [(pool.prices.device_ps, pool.prices.host_ps) for pool in (first, second)]
-    pair = Pair(
-        lambda hand_on: PrefillEngine(prefill, *times[0], answer, hand_on),
-        lambda source: DecodeEngine(decode, *times[1], answer, moves.move_ps, source),
+    instance = Pools(
+        lambda hand_on: [PrefillEngine(own, *times[0], answer, hand_on) for own in prefills],
+        [
+            DecodeEngine(own, *times[1], answer, move.move_ps)
+            for own, move in zip(decodes, moves, strict=True)
+        ],
+        (router_of(router), router_of(router)),
     )
-    size = options.block_tokens
-    return pair, [
-        Played(
-            f"{name} prefill", first, Started(prefill, settings[0].blocks - 1, size),
-            pair.engines[0], prefills=True,
-        ),
-        Played(
-            f"{name} decode", second, Started(decode, settings[1].blocks - 1, size),
-            pair.engines[1], moves=moves,
-        ),
-    ]  # fmt: skip
+    parts = [f"{name} prefill"] * first.engines + [f"{name} decode"] * second.engines
+    played: list[Played] = []
+    for number, (part, engine) in enumerate(zip(numbered(parts), instance.engines, strict=True)):
+        place = number - first.engines
+        pool, own = (second, settings[1]) if place >= 0 else (first, settings[0])
+        started = Started(engine.run.policy, own.blocks - 1, own.block_tokens)
+        played.append(
+            Played(part, pool, started, engine, place < 0, moves[place] if place >= 0 else None)
+        )
+    return instance, played
 
 
 def use_of(played: Played, duration_s: float) -> EngineUse:

@@ -158,8 +158,8 @@ def arriving(requests: Requests) -> Iterator[Request]:
 class Server:
     """An engine's model and GPUs, ready to serve requests again and again.
 
-    With the policy "disaggregated" some of the GPUs prefill, all with one engine that shares every
-    layer, and the others decode.
+    With the policy "disaggregated" some of the GPUs prefill and the others decode. Either side has
+    as many engines as its layout has replicas.
 
     Args:
         model: a preset's name, a file, or a model.
@@ -167,6 +167,7 @@ class Server:
         options: what engines are started with.
         layout: of the model over the GPUs, or over those that decode; by default all of them share
             every layer.
+        prefill_layout: the same for GPUs that only prefill.
         gpu_model: what prices the GPUs.
         changes: keys of the system to change.
         exact: whether every step is priced exactly, which takes long.
@@ -183,6 +184,7 @@ class Server:
         *,
         options: EngineOptions | None = None,
         layout: str | Layout | None = None,
+        prefill_layout: str | Layout | None = None,
         gpu_model: GpuModel | str = GpuModel.CALIBRATED,
         changes: Mapping[str, object] | None = None,
         exact: bool = False,
@@ -194,15 +196,15 @@ class Server:
         self._name = devices.name
         self._seed, self._exact = seed, exact
         self._pricers = [
-            _pricer(model, own, own_layout, kind, self._options)
-            for own, own_layout in _parts(devices, layout, self._options)
+            (_pricer(model, own, over, kind, self._options), over.replicas)
+            for own, over in _parts(devices, layout, prefill_layout, self._options)
         ]
         self._pools = self._priced()
 
     @property
     def model_name(self) -> str:
         """Name of the model."""
-        return self._pricers[0].model.name
+        return self._pricers[0][0].model.name
 
     @property
     def system_name(self) -> str:
@@ -215,7 +217,7 @@ class Server:
         return self._options
 
     def pools(self, *, fresh: bool) -> list[Pool]:
-        """Return the GPUs of the engine, or of the one that prefills and the one that decodes.
+        """Return the GPUs of the engine, or those that prefill and those that decode.
 
         Args:
             fresh: whether steps are sampled for one run alone, whose prices are then checked.
@@ -224,8 +226,8 @@ class Server:
 
     def _priced(self) -> list[Pool]:
         return [
-            Pool(pricer, StepPrices(pricer, seed=self._seed, exact=self._exact))
-            for pricer in self._pricers
+            Pool(pricer, StepPrices(pricer, seed=self._seed, exact=self._exact), engines)
+            for pricer, engines in self._pricers
         ]
 
     def serve(
@@ -340,7 +342,7 @@ class Fleet:
             pools = server.pools(fresh=fresh)
             for _ in range(self._copies):
                 instance, engines = begin(
-                    next(names), pools, requests, server.options, dispatcher.answer
+                    next(names), pools, requests, server.options, self._router, dispatcher.answer
                 )
                 instances.append(instance)
                 played += engines
@@ -389,6 +391,7 @@ def serve(
     options: EngineOptions | None = None,
     targets: Targets | None = None,
     layout: str | Layout | None = None,
+    prefill_layout: str | Layout | None = None,
     replicas: int = 1,
     router: RouterName | str = RouterName.ROUND_ROBIN,
     gpu_model: GpuModel | str = GpuModel.CALIBRATED,
@@ -406,6 +409,7 @@ def serve(
         options: as in `Server`.
         targets: latencies that users accept.
         layout: as in `Server`.
+        prefill_layout: as in `Server`.
         replicas: copies of each system.
         router: what sends a request to one of several systems.
         gpu_model: as in `Server`.
@@ -420,8 +424,8 @@ def serve(
     """
     servers = [
         Server(
-            model, one, options=options, layout=layout, gpu_model=gpu_model, changes=changes,
-            exact=exact, seed=seed,
+            model, one, options=options, layout=layout, prefill_layout=prefill_layout,
+            gpu_model=gpu_model, changes=changes, exact=exact, seed=seed,
         )
         for one in _each(system)
     ]  # fmt: skip
@@ -444,27 +448,26 @@ def _latencies(played: Sequence[Played], targets: Targets) -> Latencies:
 
 
 def _parts(
-    devices: ResolvedSystem, layout: str | Layout | None, options: EngineOptions
-) -> list[tuple[ResolvedSystem, str | Layout | None]]:
-    """Return the devices of each engine of a system, with the layouts over them."""
-    if options.policy is not PolicyName.DISAGGREGATED:
-        return [(devices, layout)]
-    decode = decoding(devices, options.prefill_gpus)
-    return [(prefilling(devices, devices.gpus - decode.gpus), None), (decode, layout)]
-
-
-def _pricer(
-    model: str | Path | Mapping[str, object] | AnyModel,
     devices: ResolvedSystem,
     layout: str | Layout | None,
-    gpu_model: GpuModel,
-    asked: EngineOptions,
-) -> Pricer:
-    """Return the pricer of the engine's GPUs."""
-    whole_model = load_model(model, where="model")
-    own = Layout(devices.gpus) if layout is None else layout
-    if isinstance(own, str):
-        own = Layout.parse(own)
+    prefill_layout: str | Layout | None,
+    options: EngineOptions,
+) -> list[tuple[ResolvedSystem, Layout]]:
+    """Return the devices of the engine, or of both sides, with the layouts over them."""
+    if options.policy is PolicyName.DISAGGREGATED:
+        decode = decoding(devices, options.prefill_gpus)
+        prefill = prefilling(devices, devices.gpus - decode.gpus)
+        return [
+            (prefill, _layout(prefill, prefill_layout, where="prefill_layout")),
+            (decode, _layout(decode, layout, where="layout")),
+        ]
+    if prefill_layout is not None:
+        raise InputError(
+            f"no GPUs only prefill with {options.policy}",
+            where="prefill_layout",
+            hint="leave it out, or use disaggregated",
+        )
+    own = _layout(devices, layout, where="layout")
     if own.replicas != 1:
         raise InputError(
             f"{own.replicas} replicas are no layout of one engine",
@@ -472,7 +475,26 @@ def _pricer(
             hint=f"give a system of {own.tp} GPUs (--set gpus={own.tp}), and --replicas "
             f"{own.replicas}",
         )
-    spare = CONTEXT_BYTES if own.gpus == 1 else CONTEXT_WITH_NCCL_BYTES
+    return [(devices, own)]
+
+
+def _layout(devices: ResolvedSystem, asked: str | Layout | None, *, where: str) -> Layout:
+    """Return the layout that is asked for; by default all GPUs share every layer."""
+    if asked is None:
+        return Layout(devices.gpus)
+    return Layout.parse(asked, where=where) if isinstance(asked, str) else asked
+
+
+def _pricer(
+    model: str | Path | Mapping[str, object] | AnyModel,
+    devices: ResolvedSystem,
+    own: Layout,
+    gpu_model: GpuModel,
+    asked: EngineOptions,
+) -> Pricer:
+    """Return the pricer of the GPUs of one engine."""
+    whole_model = load_model(model, where="model")
+    spare = CONTEXT_BYTES if own.tp == 1 else CONTEXT_WITH_NCCL_BYTES
     taken = spare / devices.gpu.memory_bytes
     reserve = max(0.0, 1 - asked.kv_memory_fraction * SEEN_SHARE + taken)
     devices = with_keys(replica(devices, own), {"memory_reserve": min(reserve, 0.9)})

@@ -33,14 +33,6 @@ class Prefill(VllmV1):
         """Whether blocks will become free when they are read."""
         return bool(self._held)
 
-    def holds(self, index: int) -> bool:
-        """Return whether the blocks of a request that ended are kept.
-
-        Args:
-            index: number of the request.
-        """
-        return index in self._held
-
     def release(self, index: int) -> None:
         """Free the blocks of a request that ended, which were read.
 
