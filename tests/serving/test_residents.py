@@ -8,7 +8,7 @@ from attacc.serving.prices.residents import Residents
 from attacc.serving.prices.steps import StepPrices
 from attacc.serving.records.usage import usage_of
 from attacc.serving.results import Requested
-from attacc.serving.serve import arriving
+from attacc.serving.serve import arriving, serve
 from attacc.serving.simulator import Run, play
 from attacc.serving.started import EngineOptions, PolicyName, start
 from attacc.serving.work import Chunk, Held, Work
@@ -17,6 +17,7 @@ from attacc.system.residents import held_times
 from attacc.workload.arrivals import poisson
 from attacc.workload.requests import Requests, WorkloadKind
 
+ALONE = [name for name in PolicyName if name is not PolicyName.DISAGGREGATED]
 LLAMA, GPT3 = "llama-3.1-70b", "gpt3-175b"
 PAIRS = [(LLAMA, "8xh100-attacc-hbm3-shared"), (GPT3, "dgx-attacc-bank")]
 
@@ -43,7 +44,24 @@ def played(
     )
 
 
-@pytest.mark.parametrize("policy", list(PolicyName))
+def follow(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which every step adds the keys that channels hold."""
+    totals: list[int] = []
+    step = Residents.step
+
+    def told(self: Residents) -> Held:
+        held = step(self)
+        own = [channel for stack in held.lists() for channel in stack]
+        assert (held.keys, held.chunks) in {(sum(one), len(one)) for one in own}
+        assert held.all_chunks == sum(map(len, own))
+        totals.append(sum(map(sum, own)))
+        return held
+
+    monkeypatch.setattr(Residents, "step", told)
+    return totals
+
+
+@pytest.mark.parametrize("policy", ALONE)
 @pytest.mark.parametrize("blocks", [None, 130])
 def test_channels_hold_the_keys_that_a_step_attends_to(
     policy: PolicyName, blocks: int | None, monkeypatch: pytest.MonkeyPatch
@@ -52,19 +70,7 @@ def test_channels_hold_the_keys_that_a_step_attends_to(
     pricer = Pricer(*PAIRS[1])
     assert pricer.residing is not None
     heads, _ = pricer.residing
-    totals: list[int] = []
-    step = Residents.step
-
-    def told(self: Residents) -> Held:
-        held = step(self)
-        lists = held.lists()
-        own = [channel for stack in lists for channel in stack]
-        assert (held.keys, held.chunks) in {(sum(one), len(one)) for one in own}
-        assert held.all_chunks == sum(map(len, own))
-        totals.append(sum(map(sum, own)))
-        return held
-
-    monkeypatch.setattr(Residents, "step", told)
+    totals = follow(monkeypatch)
     options = EngineOptions(policy=policy, kv_blocks=blocks, max_num_seqs=12)
     run, residents, _ = played(pricer, uneven(30, 3), options)
     preempted = sum(Requested.of(run.policy.ledger).column("preemptions"))
@@ -74,6 +80,16 @@ def test_channels_hold_the_keys_that_a_step_attends_to(
     assert totals == [heads.kv_heads * work.keys for work in works]
     assert residents.steps == len(works)
     assert residents.step().all_chunks == 0
+
+
+def test_channels_hold_what_was_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a request whose prompt came over a link, and which decodes without a place."""
+    totals = follow(monkeypatch)
+    options = EngineOptions(policy=PolicyName.DISAGGREGATED, prefill_gpus=4, kv_blocks=300)
+    found = serve(LLAMA, "8xh100-attacc-hbm3-shared", uneven(30, 3), options=options)
+    _, decode = found.engines
+    assert found.latencies.preemptions > 0
+    assert totals == [8 * keys for keys in decode.run.steps.column("keys").tolist() if keys]
 
 
 @pytest.mark.parametrize(("model", "system"), PAIRS)

@@ -53,7 +53,11 @@ def test_one_request_alone() -> None:
     assert found.completed == 1
 
 
-@pytest.mark.parametrize("policy", list(PolicyName))
+ALONE = [policy for policy in PolicyName if policy is not PolicyName.DISAGGREGATED]
+"""Policies of one engine."""
+
+
+@pytest.mark.parametrize("policy", ALONE)
 def test_every_policy_serves(policy: PolicyName) -> None:
     """Catches a policy that cannot be started, and figures that do not fit together."""
     options = EngineOptions(policy=policy, max_num_seqs=8)

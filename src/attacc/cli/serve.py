@@ -119,8 +119,19 @@ def serve(
         ),
     ] = "round-robin",
     policy: Annotated[
-        str, typer.Option(help="Batching policy: vllm-v1, vllm-v0, sarathi, sglang or static.")
+        str,
+        typer.Option(
+            help="Batching policy: vllm-v1, vllm-v0, sarathi, sglang, static or disaggregated."
+        ),
     ] = "vllm-v1",
+    prefill_gpus: Annotated[
+        int | None,
+        typer.Option(
+            parser=size("--prefill-gpus"),
+            metavar="N",
+            help="GPUs of each system that prefill, with --policy disaggregated.",
+        ),
+    ] = None,
     engine_version: Annotated[
         str | None,
         typer.Option(metavar="V", help="Version of the engine whose rules are played, as 0.16."),
@@ -128,6 +139,12 @@ def serve(
     layout: Annotated[
         str | None,
         typer.Option(metavar="tp=N", help="Layout over the GPUs; by default tp over all of them."),
+    ] = None,
+    prefill_layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tp=N", help="Layout over the GPUs that only prefill; by default tp over all."
+        ),
     ] = None,
     synthetic: Annotated[
         int | None,
@@ -341,6 +358,7 @@ def serve(
         kv_blocks=kv_blocks,
         kv_memory_fraction=kv_memory_fraction,
         max_model_len=max_model_len,
+        prefill_gpus=prefill_gpus,
     )
     targets = Targets(slo_ttft_ms, slo_tpot_ms)
     systems = names(system, "--system") or ["8xh100"]
@@ -350,6 +368,7 @@ def serve(
             name,
             options=options,
             layout=layout,
+            prefill_layout=prefill_layout,
             gpu_model=gpu_model,
             changes=changes(settings),
             exact=exact,

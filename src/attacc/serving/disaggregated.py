@@ -14,6 +14,7 @@ import numpy as np
 
 from attacc.errors import InputError
 from attacc.gpu.costs import Floats
+from attacc.hardware.system import ResolvedSystem, gpus_alone, with_keys
 from attacc.serving.steady import Prefill
 from attacc.system.boundary import ConstantPower, constant_power
 from attacc.system.capacity import Footprint
@@ -68,11 +69,42 @@ class Move:
     energies_pj: Floats
 
 
-def move_of(side: PrefillSide, decode: Pricer, need: Footprint, tokens: float) -> Move:
+def decoding(system: ResolvedSystem, prefill_gpus: int | None) -> ResolvedSystem:
+    """Return the devices that decode.
+
+    Args:
+        system: all devices.
+        prefill_gpus: GPUs of these that prefill.
+
+    Raises:
+        InputError: no GPU prefills, or none is left.
+    """
+    if prefill_gpus is None or not 1 <= prefill_gpus < system.gpus:
+        raise InputError(
+            "how many GPUs prefill is not said"
+            if prefill_gpus is None
+            else f"{prefill_gpus} is out of range",
+            where="prefill_gpus",
+            hint=f"{system.name} has {system.gpus} GPUs: give a part of them",
+        )
+    return with_keys(system, {"gpus": system.gpus - prefill_gpus})
+
+
+def prefilling(system: ResolvedSystem, prefill_gpus: int) -> ResolvedSystem:
+    """Return the GPUs that only prefill.
+
+    Args:
+        system: all devices.
+        prefill_gpus: how many of its GPUs.
+    """
+    return with_keys(gpus_alone(system), {"gpus": prefill_gpus})
+
+
+def move_of(sent: Footprint, decode: Pricer, need: Footprint, tokens: float) -> Move:
     """Return the move of a prompt's keys and values.
 
     Args:
-        side: the GPUs that prefill.
+        sent: what a request needs in memory on one replica that prefills.
         decode: prices the steps of one replica that decodes.
         need: what a request needs in memory there.
         tokens: of the prompt.
@@ -89,7 +121,7 @@ def move_of(side: PrefillSide, decode: Pricer, need: Footprint, tokens: float) -
         )
     received, away = need.prompt_bytes(tokens), need.prompt_bytes(tokens, away=True)
     # The GPUs of a group send, or receive, at once. The side with fewer GPUs takes longer.
-    largest = max(side.need.prompt_bytes(tokens), received)
+    largest = max(sent.prompt_bytes(tokens), received)
     costs, devices = decode.costs, decode.split.mixer_devices
     first = costs.transfer(MOVED, largest, system.link)
     energy = costs.transfer(MOVED, received, system.link).energy.times(devices)

@@ -17,13 +17,20 @@ import numpy as np
 from attacc.errors import CapacityError, InputError
 from attacc.gpu.costs import PARTS
 from attacc.gpu.models import Engine
-from attacc.hardware.system import ResolvedSystem, gpus_alone, with_keys
+from attacc.hardware.system import ResolvedSystem, with_keys
 from attacc.models.architecture import divisors
 from attacc.models.feedforward import Mixture
 from attacc.models.mixers import AnyMixer, Attention
 from attacc.models.served import ServedModel, splits_of
 from attacc.serving.candidates import BatchSearch, Served, ServingLimit, TargetError, need_of
-from attacc.serving.disaggregated import Joined, PrefillSide, joined, move_of
+from attacc.serving.disaggregated import (
+    Joined,
+    PrefillSide,
+    decoding,
+    joined,
+    move_of,
+    prefilling,
+)
 from attacc.serving.policies import PrefillPolicy, ServingOptions
 from attacc.serving.steady import prefill_alone, steady_states, told
 from attacc.system.layout import Layout
@@ -262,21 +269,14 @@ class Search:
         """Return the devices that decode."""
         if self.options.prefill is not PrefillPolicy.DISAGGREGATED:
             return self.system
-        some = self.options.prefill_gpus
-        if some is None or not 1 <= some < self.system.gpus:
-            raise InputError(
-                "how many GPUs prefill is not said" if some is None else f"{some} is out of range",
-                where="prefill_gpus",
-                hint=f"{self.system.name} has {self.system.gpus} GPUs: give a part of them",
-            )
-        return with_keys(self.system, {"gpus": self.system.gpus - some})
+        return decoding(self.system, self.options.prefill_gpus)
 
     def _prefilling(self, engine: Engine | None) -> PrefillSide | None:
         """Return the GPUs that only prefill, in their best layout; None where there are none."""
         some = self.options.prefill_gpus
         if self.options.prefill is not PrefillPolicy.DISAGGREGATED or some is None:
             return None
-        gpus = with_keys(gpus_alone(self.system), {"gpus": some})
+        gpus = prefilling(self.system, some)
         sides: list[PrefillSide] = []
         refusals: list[InputError] = []
         for layout in layouts(gpus, self.model):
@@ -309,7 +309,7 @@ class Search:
             InputError: the move of keys and values leads to a first token that misses its target.
         """
         need = need_of(decode.pricer, self.workload, self.options, decode.engine)
-        move = move_of(side, decode.pricer, need, self.workload.mean_prompt_tokens)
+        move = move_of(side.need, decode.pricer, need, self.workload.mean_prompt_tokens)
         ttft_ns = float(side.prefill.time_ns[0]) + move.time_ns
         target_ms = self.options.slo_ttft_ms
         if target_ms is not None and ttft_ns > target_ms * NS_PER_MS:

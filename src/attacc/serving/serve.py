@@ -21,6 +21,7 @@ from attacc.models.huggingface import load_model
 from attacc.models.parameters import AnyModel
 from attacc.results import Result
 from attacc.serving.clients import Clients
+from attacc.serving.disaggregated import decoding, prefilling
 from attacc.serving.engines.policy import Ledger, Request
 from attacc.serving.fleet import (
     EngineUse,
@@ -39,7 +40,7 @@ from attacc.serving.results import Latencies, StepSurrogate, Targets, latencies
 from attacc.serving.routing import RouterName, router_of
 from attacc.serving.search import replica
 from attacc.serving.simulator import Dispatcher, Instance, Interrupted, Run
-from attacc.serving.started import EngineOptions, start
+from attacc.serving.started import EngineOptions, PolicyName
 from attacc.system.layout import Layout
 from attacc.system.pricer import Pricer
 from attacc.units import PS_PER_S, whole
@@ -219,11 +220,16 @@ def arriving(requests: Requests) -> Iterator[Request]:
 class Server:
     """An engine's model and GPUs, ready to serve requests again and again.
 
+    With the policy "disaggregated" some of the GPUs prefill and the others decode. Either side has
+    as many engines as its layout has replicas.
+
     Args:
         model: a preset's name, a file, or a model.
         system: a preset's name, a file, or a system.
         options: what engines are started with.
-        layout: of the model over the GPUs; by default all of them share every layer.
+        layout: of the model over the GPUs, or over those that decode; by default all of them share
+            every layer.
+        prefill_layout: the same for GPUs that only prefill.
         gpu_model: what prices the GPUs.
         changes: keys of the system to change.
         exact: whether every step is priced exactly, which takes long.
@@ -240,6 +246,7 @@ class Server:
         *,
         options: EngineOptions | None = None,
         layout: str | Layout | None = None,
+        prefill_layout: str | Layout | None = None,
         gpu_model: GpuModel | str = GpuModel.CALIBRATED,
         changes: Mapping[str, object] | None = None,
         exact: bool = False,
@@ -248,29 +255,53 @@ class Server:
         self._options = options or EngineOptions()
         devices = changed_system(system, changes, where="system")
         kind = member(GpuModel, gpu_model, where="gpu_model")
-        self._pricer = _pricer(model, devices, layout, kind, self._options)
+        self._name = devices.name
         self._seed, self._exact = seed, exact
-        self._prices = StepPrices(self._pricer, seed=seed, exact=exact)
+        self._pricers = [
+            (_pricer(model, own, over, kind, self._options), over.replicas)
+            for own, over in _parts(devices, layout, prefill_layout, self._options)
+        ]
+        self._pools = self._priced()
 
     @property
-    def pricer(self) -> Pricer:
-        """What prices the steps."""
-        return self._pricer
+    def model_name(self) -> str:
+        """Name of the model."""
+        return self._pricers[0][0].model.name
+
+    @property
+    def system_name(self) -> str:
+        """Name of the system."""
+        return self._name
 
     @property
     def options(self) -> EngineOptions:
         """What engines are started with."""
         return self._options
 
-    def pool(self, *, fresh: bool) -> Pool:
-        """Return the GPUs of an engine.
+    def beyond_context(self, requests: Requests) -> tuple[str, ...]:
+        """Return a note where requests are longer than the model was made for, else nothing.
+
+        Args:
+            requests: the requests.
+        """
+        longest = int((requests.prompt_tokens + requests.output_tokens).max())
+        longest = min(longest, self._options.max_model_len or longest)
+        prompt = min(longest, int(requests.prompt_tokens.max()))
+        return self._pricers[0][0].model.beyond_context(longest, prompt)
+
+    def pools(self, *, fresh: bool) -> list[Pool]:
+        """Return the GPUs of the engine, or those that prefill and those that decode.
 
         Args:
             fresh: whether steps are sampled for one run alone, whose prices are then checked.
         """
-        if fresh:
-            return Pool(self._pricer, StepPrices(self._pricer, seed=self._seed, exact=self._exact))
-        return Pool(self._pricer, self._prices)
+        return self._priced() if fresh else self._pools
+
+    def _priced(self) -> list[Pool]:
+        return [
+            Pool(pricer, StepPrices(pricer, seed=self._seed, exact=self._exact), engines)
+            for pricer, engines in self._pricers
+        ]
 
     def serve(
         self,
@@ -332,7 +363,7 @@ class Fleet:
     ) -> None:
         if not servers:
             raise InputError("there is no system", where="system", hint="give at least one")
-        if len({server.pricer.model.name for server in servers}) > 1:
+        if len({server.model_name for server in servers}) > 1:
             raise InputError(
                 "a fleet has different models", where="model", hint="let each fleet serve one model"
             )
@@ -349,7 +380,7 @@ class Fleet:
     @property
     def systems(self) -> list[str]:
         """Names of the systems of all instances, in order."""
-        return [one.pricer.system.name for one in self._servers for _ in range(self._copies)]
+        return [one.system_name for one in self._servers for _ in range(self._copies)]
 
     def serve(
         self,
@@ -376,8 +407,8 @@ class Fleet:
         """
         # The sample of exact steps is that of this run.
         played = self._play(requests, concurrency, fresh=True, interrupted=interrupted)
-        runs = [one.engine.run for one in played]
-        if runs[0].partial and not any(run.policy.ledger.ended for run in runs):
+        ended = any(one.engine.run.policy.ledger.ended for one in played if not one.prefills)
+        if played[0].engine.run.partial and not ended:
             raise KeyboardInterrupt
         return self._service(requests, played, _latencies(played, targets or Targets()))
 
@@ -406,22 +437,18 @@ class Fleet:
         names = iter(numbered(self.systems))
         router = router_of(self._router)
         dispatcher = Dispatcher(Clients(arriving(requests), concurrency=clients), router)
+        instances: list[Instance] = []
         played: list[Played] = []
         for server in self._servers:
-            pool = server.pool(fresh=fresh)
+            pools = server.pools(fresh=fresh)
             for _ in range(self._copies):
-                started = start(pool.pricer, requests, server.options)
-                played.append(begin(next(names), pool, started, dispatcher.answer))
-        dispatcher.play([Instance([one.engine]) for one in played], interrupted)
+                instance, engines = begin(
+                    next(names), pools, requests, server.options, self._router, dispatcher.answer
+                )
+                instances.append(instance)
+                played += engines
+        dispatcher.play(instances, interrupted)
         return played
-
-    def _beyond_context(self, requests: Requests) -> tuple[str, ...]:
-        """Return a note where requests are longer than the model was made for, else nothing."""
-        server = self._servers[0]
-        longest = int((requests.prompt_tokens + requests.output_tokens).max())
-        longest = min(longest, server.options.max_model_len or longest)
-        prompt = min(longest, int(requests.prompt_tokens.max()))
-        return server.pricer.model.beyond_context(longest, prompt)
 
     def _service(self, requests: Requests, played: list[Played], found: Latencies) -> Service:
         """Return what users felt in a run."""
@@ -432,7 +459,7 @@ class Fleet:
         notes = [note for one in played for note in one.pool.prices.estimates]
         notes += [note for use in uses for note in use.estimates]
         return Service(
-            model=self._servers[0].pricer.model.name,
+            model=self._servers[0].model_name,
             system=together(self.systems),
             workload=requests.name,
             policy=f"{options.policy} {options.version}",
@@ -455,7 +482,7 @@ class Fleet:
             },
             imbalance=max((use.imbalance for use in uses if use.imbalance), default=None),
             step_surrogate=surrogate_of(one.pool for one in played),
-            estimates=tuple(dict.fromkeys((*notes, *self._beyond_context(requests)))),
+            estimates=tuple(dict.fromkeys((*notes, *self._servers[0].beyond_context(requests)))),
             engines=uses,
         )
 
@@ -468,6 +495,7 @@ def serve(
     options: EngineOptions | None = None,
     targets: Targets | None = None,
     layout: str | Layout | None = None,
+    prefill_layout: str | Layout | None = None,
     replicas: int = 1,
     router: RouterName | str = RouterName.ROUND_ROBIN,
     gpu_model: GpuModel | str = GpuModel.CALIBRATED,
@@ -485,6 +513,7 @@ def serve(
         options: as in `Server`.
         targets: latencies that users accept.
         layout: as in `Server`.
+        prefill_layout: as in `Server`.
         replicas: copies of each system.
         router: what sends a request to one of several systems.
         gpu_model: as in `Server`.
@@ -499,8 +528,8 @@ def serve(
     """
     servers = [
         Server(
-            model, one, options=options, layout=layout, gpu_model=gpu_model, changes=changes,
-            exact=exact, seed=seed,
+            model, one, options=options, layout=layout, prefill_layout=prefill_layout,
+            gpu_model=gpu_model, changes=changes, exact=exact, seed=seed,
         )
         for one in _each(system)
     ]  # fmt: skip
@@ -518,24 +547,33 @@ def _each(system: AnySystem | Sequence[AnySystem]) -> list[AnySystem]:
 def _latencies(played: Sequence[Played], targets: Targets) -> Latencies:
     """Return the latencies of all requests."""
     runs = [one.engine.run for one in played]
-    ledger = Ledger.joined(run.policy.ledger for run in runs)
+    ledgers = [one.engine.run.policy.ledger for one in played if not one.prefills]
     cut_ps = max((run.steps[-1].end_ps for run in runs if run.partial and run.steps), default=0)
     rejected = sum(len(run.rejected) for run in runs)
-    return latencies(ledger, rejected, targets, until_ps=cut_ps)
+    return latencies(Ledger.joined(ledgers), rejected, targets, until_ps=cut_ps)
 
 
-def _pricer(
-    model: str | Path | Mapping[str, object] | AnyModel,
+def _parts(
     devices: ResolvedSystem,
     layout: str | Layout | None,
-    gpu_model: GpuModel,
-    asked: EngineOptions,
-) -> Pricer:
-    """Return the pricer of the engine's GPUs."""
-    whole_model = load_model(model, where="model")
-    own = Layout(devices.gpus) if layout is None else layout
-    if isinstance(own, str):
-        own = Layout.parse(own)
+    prefill_layout: str | Layout | None,
+    options: EngineOptions,
+) -> list[tuple[ResolvedSystem, Layout]]:
+    """Return the devices of the engine, or of both sides, with the layouts over them."""
+    if options.policy is PolicyName.DISAGGREGATED:
+        decode = decoding(devices, options.prefill_gpus)
+        prefill = prefilling(devices, devices.gpus - decode.gpus)
+        return [
+            (prefill, _layout(prefill, prefill_layout, where="prefill_layout")),
+            (decode, _layout(decode, layout, where="layout")),
+        ]
+    if prefill_layout is not None:
+        raise InputError(
+            f"no GPUs only prefill with {options.policy}",
+            where="prefill_layout",
+            hint="leave it out, or use disaggregated",
+        )
+    own = _layout(devices, layout, where="layout")
     if own.replicas != 1:
         raise InputError(
             f"{own.replicas} replicas are no layout of one engine",
@@ -543,7 +581,26 @@ def _pricer(
             hint=f"give a system of {own.tp} GPUs (--set gpus={own.tp}), and --replicas "
             f"{own.replicas}",
         )
-    spare = CONTEXT_BYTES if own.gpus == 1 else CONTEXT_WITH_NCCL_BYTES
+    return [(devices, own)]
+
+
+def _layout(devices: ResolvedSystem, asked: str | Layout | None, *, where: str) -> Layout:
+    """Return the layout that is asked for; by default all GPUs share every layer."""
+    if asked is None:
+        return Layout(devices.gpus)
+    return Layout.parse(asked, where=where) if isinstance(asked, str) else asked
+
+
+def _pricer(
+    model: str | Path | Mapping[str, object] | AnyModel,
+    devices: ResolvedSystem,
+    own: Layout,
+    gpu_model: GpuModel,
+    asked: EngineOptions,
+) -> Pricer:
+    """Return the pricer of the GPUs of one engine."""
+    whole_model = load_model(model, where="model")
+    spare = CONTEXT_BYTES if own.tp == 1 else CONTEXT_WITH_NCCL_BYTES
     taken = spare / devices.gpu.memory_bytes
     reserve = max(0.0, 1 - asked.kv_memory_fraction * SEEN_SHARE + taken)
     devices = with_keys(replica(devices, own), {"memory_reserve": min(reserve, 0.9)})

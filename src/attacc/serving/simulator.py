@@ -223,6 +223,7 @@ class Engine:
     def _launch(self, call: Call, work: Work, now: int) -> None:
         policy, flights = self._policy, self._flights
         if policy.residents is not None:
+            policy.residents.begin(call.loads, coming=1)
             if work.decoding:
                 decoding, keys, longest, chunks, _ = work
                 work = Work(decoding, keys, longest, chunks, policy.residents.step())
@@ -278,7 +279,7 @@ class Engine:
         if self._flights:
             self._takes = True
             self.next_ps = max(now, self._flights[0].end_ps)
-        elif policy.waits:
+        elif policy.waits and not policy.awaits:
             self._drop_stuck(now)
         elif not self._inbox:
             self._idle, self.next_ps = True, NEVER

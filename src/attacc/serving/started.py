@@ -26,6 +26,8 @@ class PolicyName(StrEnum):
     """A batching policy."""
 
     VLLM_V1 = "vllm-v1"
+    DISAGGREGATED = "disaggregated"
+    """vLLM V1 on some GPUs that prefill, and on others that decode."""
     VLLM_V0 = "vllm-v0"
     SARATHI = "sarathi"
     SGLANG = "sglang"
@@ -34,12 +36,15 @@ class PolicyName(StrEnum):
 
 VERSIONS: Final = {
     PolicyName.VLLM_V1: "0.16",
+    PolicyName.DISAGGREGATED: "0.16",
     PolicyName.VLLM_V0: "0.6",
     PolicyName.SARATHI: "7d47513",
     PolicyName.SGLANG: "0.5.8",
     PolicyName.STATIC: "7d47513",
 }
 """Versions whose rules are played; those of Sarathi and static batching are commits of Vidur."""
+V1: Final = (PolicyName.VLLM_V1, PolicyName.DISAGGREGATED)
+"""Policies whose engines are of vLLM V1."""
 
 
 def policy_of(name: str) -> PolicyName:
@@ -70,6 +75,7 @@ class EngineOptions:
         max_model_len: most tokens of a request. By default there is no limit: a model's context is
             told, and not enforced.
         prefix_caching: whether requests find what others have computed; vLLM V1 alone.
+        prefill_gpus: GPUs of each system that prefill, with the policy "disaggregated".
     """
 
     policy: PolicyName = PolicyName.VLLM_V1
@@ -81,9 +87,16 @@ class EngineOptions:
     kv_memory_fraction: float = 0.9
     max_model_len: int | None = None
     prefix_caching: bool = True
+    prefill_gpus: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_num_batched_tokens", "kv_blocks", "max_model_len"):
+        for name in (
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "kv_blocks",
+            "max_model_len",
+            "prefill_gpus",
+        ):
             if getattr(self, name) is not None:
                 whole(getattr(self, name), where=name)
         whole(self.block_tokens, where="block_tokens")
@@ -94,7 +107,20 @@ class EngineOptions:
                 where="kv_memory_fraction",
                 hint="use a share above 0 and up to 1, as 0.9",
             )
-        if self.engine_version is not None and self.policy is not PolicyName.VLLM_V1:
+        apart = self.policy is PolicyName.DISAGGREGATED
+        if apart and self.prefill_gpus is None:
+            raise InputError(
+                "how many GPUs prefill is not said",
+                where="prefill_gpus",
+                hint="give a part of the system's GPUs; the others decode",
+            )
+        if not apart and self.prefill_gpus is not None:
+            raise InputError(
+                f"GPUs that only prefill ({self.prefill_gpus}) are of no use with {self.policy}",
+                where="prefill_gpus",
+                hint="leave it out, or use disaggregated",
+            )
+        if self.engine_version is not None and self.policy not in V1:
             raise InputError(
                 f"{self.policy} is played as of {VERSIONS[self.policy]} alone",
                 where="engine_version",
@@ -151,35 +177,22 @@ def start(pricer: Pricer, requests: Requests, options: EngineOptions) -> Started
         CapacityError: not even one token fits.
         InputError: the version is none.
     """
-    gpu = pricer.system.gpu
-    large = gpu.memory_bytes >= LARGE_GPU_BYTES and not gpu.name.startswith("a100")
     seqs, tokens = options.max_num_seqs, options.max_num_batched_tokens
-    longest = options.max_model_len or NO_LIMIT
-    size = options.block_tokens
+    longest, size = options.max_model_len or NO_LIMIT, options.block_tokens
 
     def blocks(step_tokens: int, requests_at_once: int) -> int:
-        if options.kv_blocks is not None:
-            return options.kv_blocks
-        need = pricer.need(requests.workload(), chunk_tokens=step_tokens, staggered=True)
-        return pricer.most_tokens(need, requests_at_once) // size
+        return _blocks(pricer, requests, options, step_tokens, requests_at_once)
 
     match options.policy:
         case PolicyName.VLLM_V1:
-            budget, most = tokens or (8192 if large else 2048), seqs or (1024 if large else 256)
-            # One block is a placeholder.
-            count = blocks(budget, most) + (options.kv_blocks is None)
-            version = version_of(options.version)
-            settings = VllmV1Settings(
-                blocks=count,
-                block_tokens=size,
-                max_model_len=longest,
-                max_num_batched_tokens=budget,
-                max_num_seqs=most,
-                prefix_caching=options.prefix_caching,
-                asynchronous=version >= (0, 14),
-                reserve_full_isl=version >= (0, 19),
+            settings = v1_settings(pricer, requests, options)
+            return Started(VllmV1(settings), settings.blocks - 1, size)
+        case PolicyName.DISAGGREGATED:
+            raise InputError(
+                "two engines serve together, and one was to be started",
+                where="policy",
+                hint="use attacc.service.Server, or vllm-v1",
             )
-            return Started(VllmV1(settings), count - 1, size)
         case PolicyName.VLLM_V0:
             most, limit = seqs or 256, min(longest, int(requests.workload().max_final_tokens))
             count = blocks(tokens or max(limit, 2048), most)
@@ -202,3 +215,44 @@ def start(pricer: Pricer, requests: Requests, options: EngineOptions) -> Started
             most, limit = seqs or 128, min(longest, int(requests.workload().max_final_tokens))
             count = blocks(limit, most)
             return Started(Static(StaticSettings(count, limit, size, most)), count, size)
+
+
+def v1_settings(pricer: Pricer, requests: Requests, options: EngineOptions) -> VllmV1Settings:
+    """Return what an engine of vLLM V1 is started with.
+
+    Args:
+        pricer: as in `start`.
+        requests: as in `start`.
+        options: as in `start`.
+
+    Raises:
+        CapacityError: as in `start`.
+        InputError: as in `start`.
+    """
+    gpu = pricer.system.gpu
+    large = gpu.memory_bytes >= LARGE_GPU_BYTES and not gpu.name.startswith("a100")
+    budget = options.max_num_batched_tokens or (8192 if large else 2048)
+    most = options.max_num_seqs or (1024 if large else 256)
+    # One block is a placeholder.
+    count = _blocks(pricer, requests, options, budget, most) + (options.kv_blocks is None)
+    version = version_of(options.version)
+    return VllmV1Settings(
+        blocks=count,
+        block_tokens=options.block_tokens,
+        max_model_len=options.max_model_len or NO_LIMIT,
+        max_num_batched_tokens=budget,
+        max_num_seqs=most,
+        prefix_caching=options.prefix_caching,
+        asynchronous=version >= (0, 14),
+        reserve_full_isl=version >= (0, 19),
+    )
+
+
+def _blocks(
+    pricer: Pricer, requests: Requests, options: EngineOptions, step_tokens: int, at_once: int
+) -> int:
+    """Return the blocks that are asked for, or that fit beside steps of so many tokens."""
+    if options.kv_blocks is not None:
+        return options.kv_blocks
+    need = pricer.need(requests.workload(), chunk_tokens=step_tokens, staggered=True)
+    return pricer.most_tokens(need, at_once) // options.block_tokens

@@ -85,11 +85,17 @@ class Decode(Engine):
         transfer_ps: time of a transfer.
         loading: (end of the transfer, index, request) on its way.
         begun: (end of the transfer, index) begun since somebody looked.
+        dropped: (time of the rejection, index) rejected since somebody looked.
     """
 
     transfer_ps: Callable[[int], int]
     loading: list[tuple[int, int, BlockRequest]]
     begun: list[tuple[int, int]]
+    dropped: list[tuple[int, int]]
+
+    def reject(self, request: BlockRequest, reason: str) -> None:
+        super().reject(request, reason)
+        self.dropped.append((self.now, request.index))
 
     def next_event_ps(self) -> int | None:
         times = [end for end, _, _ in self.loading]
@@ -133,7 +139,7 @@ def simulate(
     p = Prefill(first, settings.prefill, duration_ps, host_ps, "P")
     d = Decode([], settings.decode, duration_ps, host_ps, "D")
     p.held, p.reads, p.handed = {}, [], []
-    d.transfer_ps, d.loading, d.begun = settings.transfer_ps, [], []
+    d.transfer_ps, d.loading, d.begun, d.dropped = settings.transfer_ps, [], [], []
     while True:
         at_p, at_d = p.next_ps(), d.next_ps()
         if at_p is not None and (at_d is None or at_p <= at_d):
@@ -144,9 +150,7 @@ def simulate(
             d.turn()
             p.reads += d.begun
             read = [index for _, index in p.reads]
-            p.reads += [
-                (d.now, r.index) for r in d.rejected if r.index in p.held and r.index not in read
-            ]
-            d.begun, d.rejected = [], []
+            p.reads += [(at, i) for at, i in d.dropped if i in p.held and i not in read]
+            d.begun, d.dropped = [], []
         else:
             return p.log.text() + d.log.text()

@@ -113,7 +113,7 @@ def simulate(
     def send(until_ps: int) -> None:
         while (at := clients.next_ps()) is not None and at <= until_ps:
             job = clients.take()
-            engines[choose(job, engines)].arrivals.add([job])
+            engines[choose(job, engines)].arrivals.jobs.append(job)
 
     def leave(now_ps: int) -> None:
         clients.answer(now_ps)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections import deque
 from collections.abc import Iterable
-from enum import StrEnum
+from enum import Enum, StrEnum
 from hashlib import blake2b
 from typing import ClassVar, Final, NamedTuple, Protocol
 
@@ -38,6 +38,19 @@ class Refusal(StrEnum):
     """It does not fit into memory even when nothing else runs."""
 
 
+class Remote(Enum):
+    """Where the keys and values of a prompt come from."""
+
+    NONE = "none"
+    """The engine computes them."""
+    WANTED = "wanted"
+    """Another engine has computed them; there is no memory for them here yet."""
+    LOADING = "loading"
+    """They are on their way."""
+    LOADED = "loaded"
+    """They have come; the last token of the prompt is computed again."""
+
+
 class Request:
     """A request inside an engine.
 
@@ -52,6 +65,7 @@ class Request:
         order: number of its last admission.
         preemptions: how often it lost its memory.
         hits: tokens of its prompt that it found in the prefix cache when it was first admitted.
+        remote: where the keys and values of its prompt come from.
         first_ps: when its first output came; -1 before.
         last_ps: when its last output came that was told one by one; -1 before.
     """
@@ -59,7 +73,7 @@ class Request:
     __slots__ = (
         "arrival_ps", "blocks", "done", "first_ps", "hits", "index", "joined", "keys", "known",
         "last_ps", "last_step", "lead", "order", "outputs", "pending", "preemptions", "prompt",
-        "registered", "runs", "until",
+        "registered", "remote", "runs", "until",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +86,7 @@ class Request:
         self.first_ps = self.last_ps = -1
         self.blocks: list[int] = []
         self.registered = 0
+        self.remote = Remote.NONE
         self.pending = 0
         self.keys: list[bytes] | None = None
         self.joined = self.lead = self.until = self.last_step = -1
@@ -127,11 +142,12 @@ class Call:
             events are told.
         tokens: how many requests get a token at the end of the step.
         begins: requests whose prompts end with the step, so that they decode from then on.
+        loads: requests that decode for the first time, since their prompts were loaded.
         leaves: requests that decode no more, since their last tokens are in flight.
     """
 
     __slots__ = (
-        "begins", "emits", "hits", "leaves", "preempted", "rejected", "rows", "step", "tokens",
+        "begins", "emits", "hits", "leaves", "loads", "preempted", "rejected", "rows", "step", "tokens",
         "work",
     )  # fmt: skip
 
@@ -146,6 +162,7 @@ class Call:
         self.emits: list[Request] = []
         self.tokens = 0
         self.begins: list[Request] = []
+        self.loads: list[Request] = []
         self.leaves: list[Request] = []
 
 
@@ -266,8 +283,13 @@ class Ledger:
 class Residents(Protocol):
     """Requests that decode, in the channels in which their keys stay."""
 
-    def begin(self, requests: Iterable[Request]) -> None:
-        """Give requests, whose prompts are computed, places."""
+    def begin(self, requests: Iterable[Request], *, coming: int = 0) -> None:
+        """Give requests, whose prompts are computed, places.
+
+        Args:
+            requests: the requests, with the tokens that are done.
+            coming: of these tokens, those that the next step adds.
+        """
 
     def end(self, requests: Iterable[Request]) -> None:
         """Take the places of requests back, if they have any."""
@@ -333,6 +355,11 @@ class Policy(ABC):
     @abstractmethod
     def free(self) -> int:
         """Blocks, or tokens, of memory that are free."""
+
+    @property
+    def awaits(self) -> bool:
+        """Whether other engines will free memory, or bring what a request waits for."""
+        return False
 
     def stuck(self) -> Request | None:
         """Return the request that can never run, if the last call showed one."""

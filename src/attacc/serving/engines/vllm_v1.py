@@ -24,7 +24,7 @@ from operator import attrgetter
 from typing import ClassVar, Final
 
 from attacc.serving.engines.blocks import BlockPool
-from attacc.serving.engines.policy import Call, Policy, Refusal, Request
+from attacc.serving.engines.policy import Call, Policy, Refusal, Remote, Request
 from attacc.serving.engines.sums import Sums
 from attacc.serving.work import Work
 
@@ -183,13 +183,14 @@ class VllmV1(Policy):
                 budget -= tokens
         else:
             budget = self._in_order(budget, call, sums)
-        if not call.preempted:
+        if self._waiting and not call.preempted:
             self._admit(budget, call, sums)
-        call.work, call.tokens, call.begins = sums.work(), sums.tokens, sums.begins
+        call.work, call.tokens = sums.work(), sums.tokens
+        call.begins, call.loads = sums.begins, sums.loads
         if call.work is not None:
             call.step = self._steps
             self._steps += 1
-        elif self._waiting and not self._running:
+        elif self._waiting and not self._running and not self.awaits:
             self._stuck = self._waiting[0]
         return call
 
@@ -341,7 +342,7 @@ class VllmV1(Policy):
             _, victim = self._running.popitem()
             self._partial.pop(victim.index, None)
             pool.release(victim, preempted=True)
-            victim.done = 0
+            victim.done, victim.remote = 0, Remote.NONE
             victim.preemptions += 1
             self._waiting.appendleft(victim)
             preempted.append(victim)
@@ -375,30 +376,34 @@ class VllmV1(Policy):
     def _admit(self, budget: int, call: Call, sums: Sums) -> None:
         """Admit waiting requests from the front, until one does not fit."""
         settings, pool = self._settings, self._pool
+        aside: list[Request] = []
         while self._waiting and budget > 0 and len(self._running) < settings.max_num_seqs:
             request = self._waiting[0]
-            hits = pool.hits(request)
-            hit = len(hits) * pool.size
+            if request.remote is Remote.LOADING:
+                aside.append(self._waiting.popleft())
+                continue
+            hits = [] if request.done else pool.hits(request)
+            hit = request.done or len(hits) * pool.size
+            loads = request.remote is Remote.WANTED
             tokens = self._cut(request.known - hit)
-            if not settings.chunked_prefill and tokens > budget:
+            if not settings.chunked_prefill and tokens > budget and not loads:
                 break
             tokens = min(tokens, budget)
-            spare = self._spare if self._running else 0
-            free = pool.free - spare - pool.evictable(hits)
-            if settings.reserve_full_isl:
-                whole = pool.need(request, self._tokens(request.known), len(hits))
-                if whole > free:
-                    break
-            new = pool.need(request, self._tokens(hit + tokens), len(hits))
-            if new > free:
+            new = self._admitted(request, hits, request.known if loads else hit + tokens)
+            if new is None:
                 break
             self._waiting.popleft()
             pool.touch(request, hits)
             pool.take(request, new)
-            pool.register(request, min(hit + tokens, request.known))
             if hits:
                 call.hits.append((request, hit))
-            if not request.preemptions:
+            if loads:
+                request.remote, request.done = Remote.LOADING, hit
+                self._load(request)
+                aside.append(request)
+                continue
+            pool.register(request, min(hit + tokens, request.known))
+            if not request.preemptions and request.remote is Remote.NONE:
                 request.hits = hit
             request.order = self._admissions
             self._admissions += 1
@@ -406,6 +411,41 @@ class VllmV1(Policy):
             request.done = hit
             self._count(request, tokens, hit, call, sums)
             budget -= tokens
+        self._waiting.extendleft(reversed(aside))
+
+    def _admitted(self, request: Request, hits: list[int], tokens: int) -> int | None:
+        """Return the blocks that a request takes to be admitted; None if it is not.
+
+        Args:
+            request: the request.
+            hits: cached blocks that it begins with.
+            tokens: its first tokens that get blocks.
+        """
+        pool = self._pool
+        spare = self._spare if self._running else 0
+        free = pool.free - spare - pool.evictable(hits)
+        if self._settings.reserve_full_isl:
+            whole = pool.need(request, self._tokens(request.known), len(hits))
+            if whole > free:
+                return None
+        new = pool.need(request, self._tokens(tokens), len(hits))
+        return None if new > free else new
+
+    # What pools do that hand keys and values on (`attacc.serving.engines.disaggregated`).
+
+    def _load(self, request: Request) -> None:
+        """Begin to load keys and values of a prompt, for which there are blocks now."""
+
+    def _let_go(self, request: Request) -> None:
+        """Take the blocks from a request that has ended."""
+        self._pool.release(request)
+
+    def drop(self, request: Request) -> bool:
+        """Take a request out of the queue, with what was loaded for it."""
+        if not super().drop(request):
+            return False
+        self._pool.release(request)
+        return True
 
     # Results.
 
@@ -435,7 +475,7 @@ class VllmV1(Policy):
             if self._running.pop(request.index, None) is None:
                 self._waiting.remove(request)
             self._partial.pop(request.index, None)
-            self._pool.release(request)
+            self._let_go(request)
             request.known = self._end(request)
             request.joined = -1
             self.ledger.finish(request, now_ps)

@@ -50,17 +50,18 @@ class Residents:
         self._longer = np.zeros(self._counts.loads.shape)
         self._all_chunks, self._short, self._visits = 0, False, -1
 
-    def begin(self, requests: Iterable[Request]) -> None:
+    def begin(self, requests: Iterable[Request], *, coming: int = 0) -> None:
         """Give requests, whose prompts are computed, places.
 
         Args:
             requests: the requests, with the tokens that are done.
+            coming: of these tokens, those that the next step adds.
 
         Raises:
             CapacityError: the channels are full beyond all measure.
         """
         for request in requests:
-            self._held[request.index] = self._counts.arrive(request.done)
+            self._held[request.index] = self._counts.arrive(max(1, request.done - coming))
             self._visits = -1
 
     def end(self, requests: Iterable[Request]) -> None:
