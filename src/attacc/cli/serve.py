@@ -23,19 +23,20 @@ ONE_RUN: Final = "serve the requests at one rate, given by --rate"
 ONE_SOURCE: Final = "name a file, or draw requests: --synthetic 1000 --prompt 1024 --output 256"
 
 
-def _refuse(reason: str, given: Mapping[str, object]) -> None:
+def _refuse(reason: str, given: Mapping[str, object], hint: str = ONE_SOURCE) -> None:
     """Refuse options that another one rules out.
 
     Args:
         reason: why, in words.
         given: the options and their values; None where one is not given.
+        hint: the way out.
 
     Raises:
         InputError: one is given.
     """
     for option, value in given.items():
         if value is not None:
-            raise InputError(reason, where=option, hint=ONE_SOURCE)
+            raise InputError(reason, where=option, hint=hint)
 
 
 def _drawn(
@@ -266,6 +267,14 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", help="Write a row for each step to a .parquet or .csv file."),
     ] = None,
+    follow: Annotated[
+        int | None,
+        typer.Option(
+            parser=size("--follow", least=0),
+            metavar="N",
+            help="Tell what happens to request N, counted from 0, from its arrival to its end.",
+        ),
+    ] = None,
     settings: Settings = None,
     json: Json = False,
 ) -> None:
@@ -280,8 +289,8 @@ def serve(
     for option, path in files.items():
         if path is not None:
             check_table_path(path, where=option)
-            if find_rate:
-                raise InputError("--find-rate plays many runs", where=option, hint=ONE_RUN)
+    if find_rate:
+        _refuse("--find-rate plays many runs", {**files, "--follow": follow}, ONE_RUN)
     if closed_loop is not None and rate is not None:
         raise InputError(
             "clients that wait for answers have no rate",
@@ -357,7 +366,9 @@ def serve(
         )
     with progress_bar("serving") as progress:
         progress(systems[0], 1)
-        found = servers[0].serve(given, targets, concurrency=closed_loop, interrupted=SIGNALS.keep)
+        found = servers[0].serve(
+            given, targets, concurrency=closed_loop, interrupted=SIGNALS.keep, follow=follow
+        )
     if write_requests is not None:
         found.write_requests(write_requests)
     if write_steps is not None:

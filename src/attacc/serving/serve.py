@@ -22,6 +22,7 @@ from attacc.models.parameters import AnyModel
 from attacc.results import Result
 from attacc.serving.engines.policy import Request
 from attacc.serving.prices.steps import StepPrices
+from attacc.serving.records.lives import Life, Lives
 from attacc.serving.records.tables import write_table
 from attacc.serving.records.usage import usage_of
 from attacc.serving.results import Latencies, StepSurrogate, Targets, latencies
@@ -73,6 +74,7 @@ class Service(Result):
         step_surrogate: how far fast prices of steps are from exact ones.
         estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
         run: what happened, step by step.
+        life: what happened to the request that was followed; None where none was.
     """
 
     model: str
@@ -94,6 +96,7 @@ class Service(Result):
     step_surrogate: StepSurrogate
     estimates: tuple[str, ...]
     run: Run = field(repr=False, compare=False)
+    life: Life | None = None
 
     def requests_frame(self) -> pl.DataFrame:
         """Return a row for each request, in the order of their numbers.
@@ -139,6 +142,7 @@ class Service(Result):
         del own["run"]
         found = own.pop("latencies").to_dict()
         own["step_surrogate"] = asdict(self.step_surrogate)
+        own["life"] = None if self.life is None else self.life.to_dict()
         return own | found
 
     def table_rows(self) -> list[dict[str, Any]]:
@@ -210,6 +214,7 @@ class Server:
         *,
         concurrency: int | None = None,
         interrupted: Interrupted | None = None,
+        follow: int | None = None,
     ) -> Service:
         """Serve requests over time.
 
@@ -219,21 +224,29 @@ class Server:
             concurrency: clients that each wait for an answer, in place of arrivals.
             interrupted: is called when an interrupt comes, and returns whether the answer is that
                 of the run so far, marked as partial; None to raise the interrupt.
+            follow: number of a request whose life the answer tells; the run takes longer then.
 
         Raises:
-            InputError: no request can run.
+            InputError: no request can run, there is no request of that number, or nothing had
+                happened to it when the run was interrupted.
             CapacityError: the model does not fit.
             KeyboardInterrupt: an interrupt came, and nothing of the run is kept: it is not wanted,
                 or no request has ended.
         """
         # The sample of exact steps is that of this run.
         prices = StepPrices(self._pricer, seed=self._seed, exact=self._exact)
-        engine, run = self._play(requests, prices, concurrency, interrupted)
+        lives = None
+        if follow is not None:
+            lives = Lives([whole(follow, where="follow", least=0, most=len(requests) - 1)])
+        engine, run = self._play(requests, prices, concurrency, interrupted, lives)
         if run.partial and not run.policy.ledger.ended:
             raise KeyboardInterrupt
-        return _service(
+        found = _service(
             self._pricer, requests, self._options, engine, run, prices, targets or Targets()
         )
+        if lives is None or follow is None:
+            return found
+        return replace(found, life=lives.life(follow, run.steps))
 
     def latencies(self, requests: Requests, targets: Targets) -> Latencies:
         """Return the latencies of requests over time alone, which takes less time.
@@ -255,6 +268,7 @@ class Server:
         prices: StepPrices,
         concurrency: int | None,
         interrupted: Interrupted | None = None,
+        lives: Lives | None = None,
     ) -> tuple[Started, Run]:
         engine = start(self._pricer, requests, self._options)
         clients = None if concurrency is None else whole(concurrency, where="concurrency")
@@ -265,6 +279,7 @@ class Server:
             prices.host_ps,
             concurrency=clients,
             interrupted=interrupted,
+            events=lives,
         )
         return engine, run
 
@@ -282,6 +297,7 @@ def serve(
     changes: Mapping[str, object] | None = None,
     exact: bool = False,
     seed: int = 0,
+    follow: int | None = None,
 ) -> Service:
     """Serve requests over time.
 
@@ -297,6 +313,7 @@ def serve(
         changes: as in `Server`.
         exact: as in `Server`.
         seed: as in `Server`.
+        follow: number of a request whose life the answer tells.
 
     Raises:
         InputError: a name, an option or a request is wrong, or no request can run.
@@ -306,7 +323,7 @@ def serve(
         model, system, options=options, layout=layout, gpu_model=gpu_model, changes=changes,
         exact=exact, seed=seed,
     )  # fmt: skip
-    return server.serve(Requests.of(requests), targets, concurrency=concurrency)
+    return server.serve(Requests.of(requests), targets, concurrency=concurrency, follow=follow)
 
 
 def _pricer(

@@ -210,6 +210,7 @@ def play(
     *,
     concurrency: int | None = None,
     interrupted: Interrupted | None = None,
+    events: Events | None = None,
 ) -> Run:
     """Play requests on one engine.
 
@@ -220,11 +221,14 @@ def play(
         host_ps: time from the call that decides on a step to its launch.
         concurrency: clients that each wait for an answer, as in `Clients`.
         interrupted: is asked at an interrupt; None to raise it.
+        events: takes the events in; None for lines of text, if the policy tells rows.
 
     Raises:
         KeyboardInterrupt: an interrupt came, and what was played is not to be kept.
     """
     engine = _Engine(policy, Clients(requests, concurrency=concurrency), device_ps, host_ps)
+    if events is not None:
+        policy.tells, engine.run.events = True, events
     try:
         return engine.play()
     except KeyboardInterrupt:
