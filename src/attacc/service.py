@@ -2,6 +2,7 @@
 
 from attacc.serving.rates import FoundRate, find_rate
 from attacc.serving.records.tables import check_table_path
+from attacc.serving.records.timeline import TimelineWindow
 from attacc.serving.results import Latencies, Spread, Targets
 from attacc.serving.serve import Server, Service
 from attacc.serving.started import EngineOptions, PolicyName, policy_of
@@ -19,6 +20,7 @@ __all__ = [
     "Service",
     "Spread",
     "Targets",
+    "TimelineWindow",
     "check_table_path",
     "find_rate",
     "lengths_of",

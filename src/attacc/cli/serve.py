@@ -275,6 +275,28 @@ def serve(
             help="Tell what happens to request N, counted from 0, from its arrival to its end.",
         ),
     ] = None,
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a timeline of requests, steps and devices, which ui.perfetto.dev opens.",
+        ),
+    ] = None,
+    timeline_requests: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|A..B",
+            help="Requests of the timeline: the first N, or A to B; 32 by default.",
+        ),
+    ] = None,
+    timeline_step: Annotated[
+        int | None,
+        typer.Option(
+            parser=size("--timeline-step", least=0),
+            metavar="N",
+            help="Step that the timeline draws layer by layer.",
+        ),
+    ] = None,
     settings: Settings = None,
     json: Json = False,
 ) -> None:
@@ -282,15 +304,32 @@ def serve(
     import attacc
     from attacc.report.serve import rates_renderable, service_renderable
     from attacc.results import Listing
-    from attacc.service import EngineOptions, Server, Targets, check_table_path, policy_of
+    from attacc.service import (
+        EngineOptions,
+        Server,
+        Targets,
+        TimelineWindow,
+        check_table_path,
+        policy_of,
+    )
     from attacc.service import find_rate as rate_of
 
     files = {"--write-requests": write_requests, "--write-steps": write_steps}
     for option, path in files.items():
         if path is not None:
             check_table_path(path, where=option)
+    draw = None
+    if timeline is None:
+        _refuse(
+            "no timeline is written",
+            {"--timeline-requests": timeline_requests, "--timeline-step": timeline_step},
+            "give --timeline FILE",
+        )
+    else:
+        draw = TimelineWindow.parse(timeline_requests, timeline_step, where="--timeline-requests")
     if find_rate:
-        _refuse("--find-rate plays many runs", {**files, "--follow": follow}, ONE_RUN)
+        only = {**files, "--follow": follow, "--timeline": timeline}
+        _refuse("--find-rate plays many runs", only, ONE_RUN)
     if closed_loop is not None and rate is not None:
         raise InputError(
             "clients that wait for answers have no rate",
@@ -367,10 +406,17 @@ def serve(
     with progress_bar("serving") as progress:
         progress(systems[0], 1)
         found = servers[0].serve(
-            given, targets, concurrency=closed_loop, interrupted=SIGNALS.keep, follow=follow
+            given,
+            targets,
+            concurrency=closed_loop,
+            interrupted=SIGNALS.keep,
+            follow=follow,
+            draw=draw,
         )
     if write_requests is not None:
         found.write_requests(write_requests)
     if write_steps is not None:
         found.write_steps(write_steps)
+    if timeline is not None and found.timeline is not None:
+        found.timeline.write(timeline)
     print_answer(found, service_renderable, as_json=json)

@@ -50,6 +50,8 @@ def service_renderable(found: Service) -> RenderableType:
     parts += [titled("Latencies, ms", _latencies(found)), titled("Engine", _engine(found))]
     if found.life is not None:
         parts.append(titled(f"Request {found.life.number}", _life(found.life)))
+    if found.timeline is not None:
+        parts.append(Text(f"\nThe timeline draws {found.timeline.words}."))
     notes = [f"steps are priced within {found.step_surrogate.bound:.2%}"]
     if found.step_surrogate.sampled_steps:
         notes.append(

@@ -24,6 +24,7 @@ from attacc.serving.engines.policy import Request
 from attacc.serving.prices.steps import StepPrices
 from attacc.serving.records.lives import Life, Lives
 from attacc.serving.records.tables import write_table
+from attacc.serving.records.timeline import Timeline, TimelineWindow, timeline_of
 from attacc.serving.records.usage import usage_of
 from attacc.serving.results import Latencies, StepSurrogate, Targets, latencies
 from attacc.serving.search import replica
@@ -75,6 +76,7 @@ class Service(Result):
         estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
         run: what happened, step by step.
         life: what happened to the request that was followed; None where none was.
+        timeline: the run as events for a viewer; None where none was asked for.
     """
 
     model: str
@@ -97,6 +99,7 @@ class Service(Result):
     estimates: tuple[str, ...]
     run: Run = field(repr=False, compare=False)
     life: Life | None = None
+    timeline: Timeline | None = field(default=None, repr=False, compare=False)
 
     def requests_frame(self) -> pl.DataFrame:
         """Return a row for each request, in the order of their numbers.
@@ -139,7 +142,7 @@ class Service(Result):
     def to_dict(self) -> dict[str, Any]:
         """Return all figures; latencies and rates stand beside the others."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        del own["run"]
+        del own["run"], own["timeline"]
         found = own.pop("latencies").to_dict()
         own["step_surrogate"] = asdict(self.step_surrogate)
         own["life"] = None if self.life is None else self.life.to_dict()
@@ -215,6 +218,7 @@ class Server:
         concurrency: int | None = None,
         interrupted: Interrupted | None = None,
         follow: int | None = None,
+        draw: TimelineWindow | None = None,
     ) -> Service:
         """Serve requests over time.
 
@@ -225,6 +229,7 @@ class Server:
             interrupted: is called when an interrupt comes, and returns whether the answer is that
                 of the run so far, marked as partial; None to raise the interrupt.
             follow: number of a request whose life the answer tells; the run takes longer then.
+            draw: what the timeline of the answer draws, likewise; None for no timeline.
 
         Raises:
             InputError: no request can run, there is no request of that number, or nothing had
@@ -235,18 +240,23 @@ class Server:
         """
         # The sample of exact steps is that of this run.
         prices = StepPrices(self._pricer, seed=self._seed, exact=self._exact)
-        lives = None
+        numbers: set[int] = set()
         if follow is not None:
-            lives = Lives([whole(follow, where="follow", least=0, most=len(requests) - 1)])
+            numbers.add(whole(follow, where="follow", least=0, most=len(requests) - 1))
+        if draw is not None:
+            numbers.update(range(draw.first, draw.last + 1))
+        lives = Lives(numbers) if numbers else None
         engine, run = self._play(requests, prices, concurrency, interrupted, lives)
         if run.partial and not run.policy.ledger.ended:
             raise KeyboardInterrupt
         found = _service(
             self._pricer, requests, self._options, engine, run, prices, targets or Targets()
         )
-        if lives is None or follow is None:
+        if lives is None:
             return found
-        return replace(found, life=lives.life(follow, run.steps))
+        life = None if follow is None else lives.life(follow, run.steps)
+        timeline = None if draw is None else timeline_of(run.steps, lives, self._pricer, draw)
+        return replace(found, life=life, timeline=timeline)
 
     def latencies(self, requests: Requests, targets: Targets) -> Latencies:
         """Return the latencies of requests over time alone, which takes less time.
