@@ -1,15 +1,18 @@
 """Timelines of runs: what a viewer needs of every event, and what the events tell."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from attacc.errors import InputError
+from attacc.hardware.dram import load_device
 from attacc.hardware.system import load_system
+from attacc.pim.stack import Stack
 from attacc.serving.records.timeline import (
+    CHANNEL,
     DEVICES,
     ENGINE,
     HOST_TRACK,
@@ -22,6 +25,7 @@ from attacc.serving.records.timeline import (
 )
 from attacc.serving.serve import Server, Service
 from attacc.serving.started import EngineOptions, PolicyName
+from attacc.system.pricer import Pricer
 from attacc.workload.arrivals import poisson
 from attacc.workload.requests import Requests
 from tests.cli.console import answer, refusal
@@ -148,6 +152,61 @@ def test_attaccs_and_transfers_have_tracks() -> None:
     # A decode step attends on AttAccs alone, in each of the 80 layers.
     assert theirs == ["attention"] * 80
     assert "attention" not in ours
+    check_commands(found, tracks, attaccs)
+
+
+def check_commands(
+    found: Service,
+    tracks: dict[tuple[int, int], list[dict[str, Any]]],
+    attaccs: list[dict[str, Any]],
+) -> None:
+    """Check the DRAM commands of the opened step: they fill the attention of its first layer."""
+    commands = sorted(
+        (span for (process, _), spans in tracks.items() if process == CHANNEL for span in spans),
+        key=lambda span: span["args"]["cycle"],
+    )
+    begin = commands[0]["ts"]
+    block = next(span for span in attaccs if span["ts"] <= begin + PS_US < span["ts"] + span["dur"])
+    assert "MACAB" in {span["name"] for span in commands}
+    cycles = [span["args"]["cycle"] for span in commands]
+    for cycle, span in zip(cycles, commands, strict=True):
+        assert block["ts"] <= span["ts"] + PS_US
+        assert span["ts"] + span["dur"] <= block["ts"] + block["dur"] + PS_US
+        assert span["ts"] == pytest.approx(block["ts"] + cycle * span["dur"])
+    # The channel that ends last takes as long as the price of the layer says.
+    clock_ns = load_device("hbm3-5.2").clock_ns
+    assert cycles[-1] * clock_ns == pytest.approx(block["args"]["alone_us"] * 1e3)
+    assert found.timeline is not None
+    assert f"{len(commands):,} of {len(commands):,} commands" in found.timeline.words
+
+
+def test_commands_that_cannot_be_told_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a run that is lost because its commands cannot be drawn, and a silent gap."""
+
+    def refused(self: Pricer, decode: list[int]) -> None:
+        raise InputError("the commands are secret")
+
+    monkeypatch.setattr(Pricer, "logged", refused)
+    found = Server("llama-3.1-70b", "8xh100-attacc-hbm3").serve(
+        Requests.fixed(200, 4, 2), draw=TimelineWindow(0, 1, opened=2)
+    )
+    assert found.timeline is not None
+    assert found.timeline.words.endswith("; no DRAM commands: the commands are secret")
+    check(found.timeline)
+
+
+def test_a_stack_that_logs_answers_as_another_one() -> None:
+    """Catches a log of another program than the one that is priced."""
+    plain, logged = (
+        Stack(logs=logs).attend_to((900, 500, 500, 100), queries_per_kv_head=4, queries_per_read=2)
+        for logs in (False, True)
+    )
+    assert plain == logged
+    assert plain.log is None
+    assert logged.log is not None
+    counted = Counter(command.command for command in logged.log)
+    assert counted == {one.command: one.count for one in logged.commands if one.count}
+    assert max(command.cycle for command in logged.log) == logged.cycles
 
 
 def test_a_timeline_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,7 @@ class Dealer:
         oldest: Sequence[int] | None = None,
         apart: int = 1,
         together: int | None = None,
+        log: bool = False,
     ) -> DealtRun:
         """Deal heads out and play their program.
 
@@ -114,11 +115,27 @@ class Dealer:
                 open more rows.
             together: consecutive heads that stay in one channel, for which there is a single way
                 (`attacc.pim.mapping.balance.assign_together`); None for heads in any channels.
+            log: as for `attacc.pim.timing.engine.run`.
 
         Raises:
             InputError: there are no heads; a head has no keys; or the heads do not fit into banks
                 or buffers.
         """
+        found = self._fastest(lengths, window_cycles, oldest, apart, together)
+        if not log:
+            return found
+        # Ways that are not taken need no log.
+        return self._play(found.assignment, window_cycles, oldest, apart, log=True)
+
+    def _fastest(
+        self,
+        lengths: Sequence[int],
+        window_cycles: int,
+        oldest: Sequence[int] | None,
+        apart: int,
+        together: int | None,
+    ) -> DealtRun:
+        """Return the fastest way that is played; arguments are those of `play`."""
         channels = self.device.organization.channels
         longest = longest_chunk(self.device, self.layout, self.passes.most)
         grain = chunk_grain(self.layout)
@@ -247,6 +264,8 @@ class Dealer:
         window_cycles: int,
         oldest: Sequence[int] | None,
         apart: int,
+        *,
+        log: bool = False,
     ) -> DealtRun:
         rotations = None
         if oldest is not None and any(oldest):
@@ -265,4 +284,4 @@ class Dealer:
             rotations=rotations,
             apart=apart,
         )
-        return DealtRun(assignment, run(program, self.tables, window_cycles=window_cycles))
+        return DealtRun(assignment, run(program, self.tables, window_cycles=window_cycles, log=log))

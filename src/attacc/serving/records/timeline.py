@@ -36,6 +36,8 @@ MOST_STEPS: Final = 1000
 """Most steps that a timeline draws, with some 15 spans each."""
 MOST_REQUESTS: Final = 1000
 """Most requests that a timeline draws."""
+MOST_COMMANDS: Final = 20_000
+"""Most commands of a DRAM channel that a timeline draws."""
 DRAWN_REQUESTS: Final = 32
 """Requests that a timeline draws by default."""
 PS_PER_US: Final = 10**6
@@ -101,22 +103,25 @@ class Timeline:
         requests: how many requests are drawn.
         steps: numbers of the steps that are drawn; None for none.
         total_steps: steps of the run.
+        commands: what commands of a DRAM channel are drawn, in words; empty if none are wanted.
     """
 
     events: list[Event]
     requests: int
     steps: range | None
     total_steps: int
+    commands: str = ""
 
     @property
     def words(self) -> str:
         """What is drawn, in words."""
-        if self.steps is None:
-            return f"{self.requests:,} requests and no steps"
-        return (
-            f"{self.requests:,} requests and steps {self.steps[0]:,} to {self.steps[-1]:,} of "
-            f"{self.total_steps:,}"
-        )
+        drawn = f"{self.requests:,} requests and no steps"
+        if self.steps is not None:
+            drawn = (
+                f"{self.requests:,} requests and steps {self.steps[0]:,} to {self.steps[-1]:,} of "
+                f"{self.total_steps:,}"
+            )
+        return f"{drawn}; {self.commands}" if self.commands else drawn
 
     def to_json(self) -> str:
         """Return the JSON document, one event a line."""
@@ -166,9 +171,14 @@ def timeline_of(steps: Steps, lives: Lives, pricer: Pricer, window: TimelineWind
         each.append(window.opened)
     spans = [span for one in drawn for span in _request(one, until_ps)]
     spans += [span for number in each for span in _step(number, steps[number])]
-    spans += _devices(each, [steps[number] for number in each], pricer, window.opened)
+    devices = [*_devices(each, [steps[number] for number in each], pricer, window.opened)]
+    spans += devices
+    told = ""
+    if window.opened is not None:
+        commands, told = _commands(steps[window.opened], devices, pricer)
+        spans += commands
     spans.sort(key=lambda span: (span["ts"], -span["dur"]))
-    return Timeline([*_names(spans), *spans], len(drawn), numbers, len(steps))
+    return Timeline([*_names(spans), *spans], len(drawn), numbers, len(steps), told)
 
 
 def _span(
@@ -204,6 +214,8 @@ def _names(spans: Sequence[Event]) -> list[Event]:
             name = "host" if track == HOST_TRACK else "steps"
         elif process == DEVICES:
             name = _DEVICES[track - 1]
+        elif process == CHANNEL:
+            name = f"pseudo-channel {track - 2}" if track > 1 else "whole channel"
         else:
             name = processes[process]
         for kind, told in (("process_name", processes[process]), ("thread_name", name)):
@@ -286,6 +298,66 @@ def _devices(
             ]
             step = steps[index]
             yield from _Blocks(step, runs, at_once=numbers[index] != opened).spans()
+
+
+def _commands(step: StepTimes, devices: Sequence[Event], pricer: Pricer) -> tuple[list[Event], str]:
+    """Return the commands of one DRAM channel in a step's first attention on AttAccs.
+
+    The channel is the one of the slowest stack that ends last. Times are scaled to the attention of
+    the layer.
+
+    Args:
+        step: the step that is drawn layer by layer.
+        devices: operators of this step, and of others.
+        pricer: prices the step.
+
+    Returns:
+        The spans of the commands, and in words what is drawn or why nothing is.
+    """
+    blocks = [
+        span
+        for span in devices
+        if span["tid"] == len(_DEVICES)
+        and step.start_ps <= span["ts"] * PS_PER_US + 0.5 < step.end_ps
+        and span["name"] == "attention"
+    ]
+    if not step.work.decoding or not blocks:
+        return [], ""
+    batches = Works.of([step.work]).batches()
+    lengths: list[int] = batches.lengths.repeat(batches.counts).tolist()
+    try:
+        run = pricer.logged(lengths)
+    except InputError as error:
+        return [], f"no DRAM commands: {error.message}"
+    if run is None or run.log is None:
+        return [], ""
+    channel = max(run.log, key=lambda command: command.cycle).channel
+    own = [command for command in run.log if command.channel == channel]
+    block = min(blocks, key=lambda span: span["ts"])
+    start, cycle_us = block["ts"], block["dur"] / (run.cycles + 1)
+    spans = [
+        {
+            "name": one.command,
+            "ph": "X",
+            "pid": CHANNEL,
+            "tid": 2 + one.pseudo_channel,
+            "ts": start + one.cycle * cycle_us,
+            "dur": cycle_us,
+            "args": {
+                "cycle": one.cycle,
+                "rank": one.rank,
+                "bank_group": one.bank_group,
+                "bank": one.bank,
+                "row": one.row,
+                "column": one.column,
+            },
+        }
+        for one in own[:MOST_COMMANDS]
+    ]
+    return spans, (
+        f"{len(spans):,} of {len(own):,} commands of channel {channel} in the first attention of "
+        "the opened step"
+    )
 
 
 class _Blocks:
