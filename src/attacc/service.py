@@ -1,7 +1,7 @@
 """Public: loads, how engines are started, what users accept and felt, and the highest rate."""
 
 from attacc.serving.rates import FoundRate, find_rate
-from attacc.serving.records.tables import check_table_path
+from attacc.serving.records.tables import check_outputs
 from attacc.serving.records.timeline import TimelineWindow
 from attacc.serving.results import Latencies, Spread, Targets
 from attacc.serving.serve import Server, Service
@@ -21,7 +21,7 @@ __all__ = [
     "Spread",
     "Targets",
     "TimelineWindow",
-    "check_table_path",
+    "check_outputs",
     "find_rate",
     "lengths_of",
     "lengths_source",

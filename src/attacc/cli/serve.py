@@ -39,6 +39,24 @@ def _refuse(reason: str, given: Mapping[str, object], hint: str = ONE_SOURCE) ->
             raise InputError(reason, where=option, hint=hint)
 
 
+def _read(
+    source: Path | None, requests: int | None, rate: float | None, zero_output: str
+) -> Requests:
+    """Return the requests of a file.
+
+    Raises:
+        InputError: no file is given, it cannot be read, or an option is out of range.
+    """
+    import attacc
+
+    if source is None:
+        raise InputError("no requests are given", where="REQUESTS", hint=ONE_SOURCE)
+    given = attacc.Requests.from_trace(source, zero_output=zero_output)
+    if requests is not None:
+        given = given.first(requests)
+    return given if rate is None else given.at_rate(rate)
+
+
 def _drawn(
     count: int,
     prompt: str | None,
@@ -301,7 +319,6 @@ def serve(
     json: Json = False,
 ) -> None:
     """Play requests over time on a system, and tell the latencies that users would feel."""
-    import attacc
     from attacc.report.serve import rates_renderable, service_renderable
     from attacc.results import Listing
     from attacc.service import (
@@ -309,58 +326,41 @@ def serve(
         Server,
         Targets,
         TimelineWindow,
-        check_table_path,
+        check_outputs,
         policy_of,
     )
     from attacc.service import find_rate as rate_of
 
-    files = {"--write-requests": write_requests, "--write-steps": write_steps}
-    for option, path in files.items():
-        if path is not None:
-            check_table_path(path, where=option)
+    tables = {"--write-requests": write_requests, "--write-steps": write_steps}
+    check_outputs(tables, {"--timeline": timeline}, [] if source is None else [source])
+    if find_rate:
+        one = {**tables, "--follow": follow, "--timeline": timeline}
+        _refuse("--find-rate plays many runs", one, ONE_RUN)
     draw = None
     if timeline is None:
-        _refuse(
-            "no timeline is written",
-            {"--timeline-requests": timeline_requests, "--timeline-step": timeline_step},
-            "give --timeline FILE",
-        )
+        only = {"--timeline-requests": timeline_requests, "--timeline-step": timeline_step}
+        _refuse("no timeline is written", only, "give --timeline FILE")
     else:
         draw = TimelineWindow.parse(timeline_requests, timeline_step, where="--timeline-requests")
-    if find_rate:
-        only = {**files, "--follow": follow, "--timeline": timeline}
-        _refuse("--find-rate plays many runs", only, ONE_RUN)
     if closed_loop is not None and rate is not None:
         raise InputError(
             "clients that wait for answers have no rate",
             where="--rate",
             hint="leave out --rate or --closed-loop",
         )
+    lengths = {"--prompt": prompt, "--output": output, "--lengths-from": lengths_from}
     if synthetic is None:
-        _refuse(
-            "--synthetic N draws requests, and is not given",
-            {
-                "--prompt": prompt,
-                "--output": output,
-                "--lengths-from": lengths_from,
-                "--burstiness": burstiness,
-            },
-        )
-        if source is None:
-            raise InputError("no requests are given", where="REQUESTS", hint=ONE_SOURCE)
-        given = attacc.Requests.from_trace(source, zero_output=zero_output)
-        if requests is not None:
-            given = given.first(requests)
-        if rate is not None:
-            given = given.at_rate(rate)
+        others = {**lengths, "--burstiness": burstiness}
+        _refuse("--synthetic N draws requests, and is not given", others)
+        given = _read(source, requests, rate, zero_output)
     else:
+        _refuse("--synthetic draws the requests", {"REQUESTS": source, "--requests": requests})
         if find_rate and rate is None:
             raise InputError(
                 "drawn requests have no rate to begin with",
                 where="--find-rate",
                 hint="give any --rate; the gaps are made shorter or longer",
             )
-        _refuse("--synthetic draws the requests", {"REQUESTS": source, "--requests": requests})
         given = _drawn(synthetic, prompt, output, lengths_from, zero_output, rate, burstiness, seed)
     if scale is not None:
         given = given.scaled(scale)

@@ -75,7 +75,8 @@ class Service(Result):
         step_surrogate: how far fast prices of steps are from exact ones.
         estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
         run: what happened, step by step.
-        life: what happened to the request that was followed; None where none was.
+        life: what happened to the request that was followed; None where none was, or where it was
+            neither scheduled nor rejected before an interrupt.
         timeline: the run as events for a viewer; None where none was asked for.
     """
 
@@ -232,8 +233,7 @@ class Server:
             draw: what the timeline of the answer draws, likewise; None for no timeline.
 
         Raises:
-            InputError: no request can run, there is no request of that number, or nothing had
-                happened to it when the run was interrupted.
+            InputError: no request can run, or there is no request of that number.
             CapacityError: the model does not fit.
             KeyboardInterrupt: an interrupt came, and nothing of the run is kept: it is not wanted,
                 or no request has ended.
@@ -308,6 +308,7 @@ def serve(
     exact: bool = False,
     seed: int = 0,
     follow: int | None = None,
+    draw: TimelineWindow | None = None,
 ) -> Service:
     """Serve requests over time.
 
@@ -324,6 +325,7 @@ def serve(
         exact: as in `Server`.
         seed: as in `Server`.
         follow: number of a request whose life the answer tells.
+        draw: what the timeline of the answer draws; None for no timeline.
 
     Raises:
         InputError: a name, an option or a request is wrong, or no request can run.
@@ -333,7 +335,9 @@ def serve(
         model, system, options=options, layout=layout, gpu_model=gpu_model, changes=changes,
         exact=exact, seed=seed,
     )  # fmt: skip
-    return server.serve(Requests.of(requests), targets, concurrency=concurrency, follow=follow)
+    return server.serve(
+        Requests.of(requests), targets, concurrency=concurrency, follow=follow, draw=draw
+    )
 
 
 def _pricer(

@@ -190,15 +190,18 @@ class Lives(Events):
         """
         return [self._life(number, steps) for number in sorted(self._found)]
 
-    def life(self, number: int, steps: Steps) -> Life:
+    def life(self, number: int, steps: Steps) -> Life | None:
         """Return the life of one of the chosen requests.
 
         Args:
             number: its number.
             steps: the steps of the run.
 
+        Returns:
+            The life; None if it was neither scheduled nor rejected before the run was interrupted.
+
         Raises:
-            InputError: it was not chosen, or nothing had happened to it when the run ended.
+            InputError: it was not chosen.
         """
         if number not in self._numbers:
             raise InputError(
@@ -206,12 +209,7 @@ class Lives(Events):
                 where="number",
                 hint="name it when the requests are served",
             )
-        if number not in self._found:
-            raise InputError(
-                f"request {number} was not scheduled before the run was interrupted",
-                where="number",
-            )
-        return self._life(number, steps)
+        return self._life(number, steps) if number in self._found else None
 
     def _life(self, number: int, steps: Steps) -> Life:
         found = self._found[number]

@@ -103,14 +103,14 @@ class Timeline:
         requests: how many requests are drawn.
         steps: numbers of the steps that are drawn; None for none.
         total_steps: steps of the run.
-        commands: what commands of a DRAM channel are drawn, in words; empty if none are wanted.
+        opened: what is drawn of the opened step's DRAM commands, in words; empty if there are none.
     """
 
     events: list[Event]
     requests: int
     steps: range | None
     total_steps: int
-    commands: str = ""
+    opened: str = ""
 
     @property
     def words(self) -> str:
@@ -121,7 +121,7 @@ class Timeline:
                 f"{self.requests:,} requests and steps {self.steps[0]:,} to {self.steps[-1]:,} of "
                 f"{self.total_steps:,}"
             )
-        return f"{drawn}; {self.commands}" if self.commands else drawn
+        return f"{drawn}; {self.opened}" if self.opened else drawn
 
     def to_json(self) -> str:
         """Return the JSON document, one event a line."""
@@ -149,10 +149,8 @@ def timeline_of(steps: Steps, lives: Lives, pricer: Pricer, window: TimelineWind
         lives: of the requests that are drawn, and of others.
         pricer: prices the operators of the steps that are drawn.
         window: what is drawn.
-
-    Raises:
-        InputError: the step to open is not one of the run.
     """
+    told = ""
     drawn = [one for one in lives.lives(steps) if window.first <= one.number <= window.last]
     computed = [event for one in drawn for event in one.events if event.first_step >= 0]
     numbers = None
@@ -160,22 +158,19 @@ def timeline_of(steps: Steps, lives: Lives, pricer: Pricer, window: TimelineWind
         first = min(event.first_step for event in computed)
         last = max(event.last_step for event in computed)
         numbers = range(first, min(last + 1, first + MOST_STEPS))
-    if window.opened is not None and window.opened >= len(steps):
-        raise InputError(
-            f"step {window.opened} is not one of the {len(steps)} steps of the run",
-            where="timeline_step",
-        )
+    opened = window.opened
+    if opened is not None and opened >= len(steps):
+        opened, told = None, f"there is no step {opened:,} to open"
     until_ps = steps[numbers[-1] if numbers else -1].end_ps
     each = [*(numbers or ())]
-    if window.opened is not None and window.opened not in each:
-        each.append(window.opened)
+    if opened is not None and opened not in each:
+        each.append(opened)
     spans = [span for one in drawn for span in _request(one, until_ps)]
     spans += [span for number in each for span in _step(number, steps[number])]
-    devices = [*_devices(each, [steps[number] for number in each], pricer, window.opened)]
+    devices = [*_devices(each, [steps[number] for number in each], pricer, opened)]
     spans += devices
-    told = ""
-    if window.opened is not None:
-        commands, told = _commands(steps[window.opened], devices, pricer)
+    if opened is not None:
+        commands, told = _commands(steps[opened], devices, pricer)
         spans += commands
     spans.sort(key=lambda span: (span["ts"], -span["dur"]))
     return Timeline([*_names(spans), *spans], len(drawn), numbers, len(steps), told)
