@@ -2,7 +2,8 @@
 
 from attacc.serving.fleet import EngineUse
 from attacc.serving.rates import FoundRate, find_rate
-from attacc.serving.records.tables import check_table_path
+from attacc.serving.records.tables import check_outputs
+from attacc.serving.records.timeline import TimelineWindow
 from attacc.serving.results import Latencies, Spread, Targets
 from attacc.serving.routing import RouterName
 from attacc.serving.serve import Fleet, Server, Service
@@ -24,7 +25,8 @@ __all__ = [
     "Service",
     "Spread",
     "Targets",
-    "check_table_path",
+    "TimelineWindow",
+    "check_outputs",
     "find_rate",
     "lengths_of",
     "lengths_source",

@@ -225,5 +225,11 @@ def test_the_command_writes_tables(tmp_path: Path) -> None:
     assert pl.read_csv(steps).height == printed["steps"]
     assert pl.read_parquet(requests)["outputs"].to_list() == [5, 6]
     assert "--write-steps" in refusal(*asked, "--write-steps", "steps.txt")
+    missing = str(tmp_path / "none" / "steps.csv")
+    assert "there is no folder" in " ".join(refusal(*asked, "--write-steps", missing).split())
+    twice = refusal(*asked, "--write-steps", str(steps), "--write-requests", str(steps))
+    assert "is also the file of --write-requests" in " ".join(twice.split())
+    assert "is also read" in " ".join(refusal(*asked, "--timeline", str(trace)).split())
+    assert trace.read_text().count("\n") == 3
     found = refusal(*asked, "--find-rate", "--slo-ttft-ms", "50", "--write-steps", str(steps))
     assert "--find-rate plays many runs" in found

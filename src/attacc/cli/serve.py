@@ -23,19 +23,38 @@ ONE_RUN: Final = "serve the requests at one rate, given by --rate"
 ONE_SOURCE: Final = "name a file, or draw requests: --synthetic 1000 --prompt 1024 --output 256"
 
 
-def _refuse(reason: str, given: Mapping[str, object]) -> None:
+def _refuse(reason: str, given: Mapping[str, object], hint: str = ONE_SOURCE) -> None:
     """Refuse options that another one rules out.
 
     Args:
         reason: why, in words.
         given: the options and their values; None where one is not given.
+        hint: the way out.
 
     Raises:
         InputError: one is given.
     """
     for option, value in given.items():
         if value is not None:
-            raise InputError(reason, where=option, hint=ONE_SOURCE)
+            raise InputError(reason, where=option, hint=hint)
+
+
+def _read(
+    source: Path | None, requests: int | None, rate: float | None, zero_output: str
+) -> Requests:
+    """Return the requests of a file.
+
+    Raises:
+        InputError: no file is given, it cannot be read, or an option is out of range.
+    """
+    import attacc
+
+    if source is None:
+        raise InputError("no requests are given", where="REQUESTS", hint=ONE_SOURCE)
+    given = attacc.Requests.from_trace(source, zero_output=zero_output)
+    if requests is not None:
+        given = given.first(requests)
+    return given if rate is None else given.at_rate(rate)
 
 
 def _drawn(
@@ -299,53 +318,83 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", help="Write a row for each step to a .parquet or .csv file."),
     ] = None,
+    follow: Annotated[
+        int | None,
+        typer.Option(
+            parser=size("--follow", least=0),
+            metavar="N",
+            help="Tell what happens to request N, counted from 0, from its arrival to its end.",
+        ),
+    ] = None,
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a timeline of requests, steps and devices, which ui.perfetto.dev opens.",
+        ),
+    ] = None,
+    timeline_requests: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|A..B",
+            help="Requests of the timeline: the first N, or A to B; 32 by default.",
+        ),
+    ] = None,
+    timeline_step: Annotated[
+        int | None,
+        typer.Option(
+            parser=size("--timeline-step", least=0),
+            metavar="N",
+            help="Step that the timeline draws layer by layer.",
+        ),
+    ] = None,
     settings: Settings = None,
     json: Json = False,
 ) -> None:
     """Play requests over time on a system, and tell the latencies that users would feel."""
-    import attacc
     from attacc.report.serve import rates_renderable, service_renderable
     from attacc.results import Listing
-    from attacc.service import EngineOptions, Fleet, Server, Targets, check_table_path, policy_of
+    from attacc.service import (
+        EngineOptions,
+        Fleet,
+        Server,
+        Targets,
+        TimelineWindow,
+        check_outputs,
+        policy_of,
+    )
     from attacc.service import find_rate as rate_of
 
-    files = {"--write-requests": write_requests, "--write-steps": write_steps}
-    for option, path in files.items():
-        if path is not None:
-            check_table_path(path, where=option)
-            if find_rate:
-                raise InputError("--find-rate plays many runs", where=option, hint=ONE_RUN)
+    tables = {"--write-requests": write_requests, "--write-steps": write_steps}
+    check_outputs(tables, {"--timeline": timeline}, [] if source is None else [source])
+    if find_rate:
+        one = {**tables, "--follow": follow, "--timeline": timeline}
+        _refuse("--find-rate plays many runs", one, ONE_RUN)
+    draw = None
+    if timeline is None:
+        only = {"--timeline-requests": timeline_requests, "--timeline-step": timeline_step}
+        _refuse("no timeline is written", only, "give --timeline FILE")
+    else:
+        draw = TimelineWindow.parse(timeline_requests, timeline_step, where="--timeline-requests")
     if closed_loop is not None and rate is not None:
         raise InputError(
             "clients that wait for answers have no rate",
             where="--rate",
             hint="leave out --rate or --closed-loop",
         )
+    lengths = {"--prompt": prompt, "--output": output, "--lengths-from": lengths_from}
     if synthetic is None:
-        _refuse(
-            "--synthetic N draws requests, and is not given",
-            {
-                "--prompt": prompt,
-                "--output": output,
-                "--lengths-from": lengths_from,
-                "--burstiness": burstiness,
-            },
-        )
-        if source is None:
-            raise InputError("no requests are given", where="REQUESTS", hint=ONE_SOURCE)
-        given = attacc.Requests.from_trace(source, zero_output=zero_output)
-        if requests is not None:
-            given = given.first(requests)
-        if rate is not None:
-            given = given.at_rate(rate)
+        others = {**lengths, "--burstiness": burstiness}
+        _refuse("--synthetic N draws requests, and is not given", others)
+        given = _read(source, requests, rate, zero_output)
     else:
+        _refuse("--synthetic draws the requests", {"REQUESTS": source, "--requests": requests})
         if find_rate and rate is None:
             raise InputError(
                 "drawn requests have no rate to begin with",
                 where="--find-rate",
                 hint="give any --rate; the gaps are made shorter or longer",
             )
-        _refuse("--synthetic draws the requests", {"REQUESTS": source, "--requests": requests})
         given = _drawn(synthetic, prompt, output, lengths_from, zero_output, rate, burstiness, seed)
     if scale is not None:
         given = given.scaled(scale)
@@ -388,9 +437,18 @@ def serve(
     fleet = Fleet(servers, replicas=replicas, router=router)
     with progress_bar("serving") as progress:
         progress(", ".join(systems), 1)
-        found = fleet.serve(given, targets, concurrency=closed_loop, interrupted=SIGNALS.keep)
+        found = fleet.serve(
+            given,
+            targets,
+            concurrency=closed_loop,
+            interrupted=SIGNALS.keep,
+            follow=follow,
+            draw=draw,
+        )
     if write_requests is not None:
         found.write_requests(write_requests)
     if write_steps is not None:
         found.write_steps(write_steps)
+    if timeline is not None and found.timeline is not None:
+        found.timeline.write(timeline)
     print_answer(found, service_renderable, as_json=json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from attacc.hardware.placement import Placement
@@ -11,6 +11,7 @@ from attacc.models.precision import ElementType
 from attacc.pim.energy.dram import AttentionEnergy
 from attacc.pim.energy.power import PowerTrace
 from attacc.pim.limits import BusyShares, Limiter
+from attacc.pim.log import LoggedCommand
 from attacc.pim.timing.engine import CommandCount
 from attacc.results import Result, flat
 from attacc.units import NS_PER_S, PJ_PER_J
@@ -74,6 +75,7 @@ class StackAttention(Result):
         external_bytes_per_s: peak rate of the stack's interface.
         energy: energy by component, without refresh and standby.
         power: power over time, with refresh and standby; None if it was not wanted.
+        log: every command, by cycle and channel; None where the stack keeps no logs.
     """
 
     device: str
@@ -110,6 +112,7 @@ class StackAttention(Result):
     external_bytes_per_s: float
     energy: AttentionEnergy
     power: PowerTrace | None
+    log: tuple[LoggedCommand, ...] | None = field(default=None, repr=False, compare=False)
 
     @property
     def limiter(self) -> Limiter:

@@ -141,6 +141,7 @@ class Stack:
             longest head; None for the device's own cadence.
         temperature_c: temperature of the device, which decides how often it refreshes; None for
             its usual rate.
+        logs: whether answers hold every command, which takes much memory.
 
     Raises:
         UnknownNameError: there is no such device, placement or schedule.
@@ -154,6 +155,7 @@ class Stack:
     schedule: Schedule
     power_budget_w: float | None
     temperature_c: float | None
+    logs: bool
 
     def __init__(
         self,
@@ -164,6 +166,7 @@ class Stack:
         schedule: Schedule | str = Schedule.INTERLEAVED,
         power_budget_w: float | None = None,
         temperature_c: float | None = None,
+        logs: bool = False,
     ) -> None:
         vars(self).update(
             device=DRAMS.load_any(device, where="device"),
@@ -176,6 +179,7 @@ class Stack:
             temperature_c=None
             if temperature_c is None
             else finite(temperature_c, where="temperature_c", least=_COLDEST_C, most=_HOTTEST_C),
+            logs=logs,
         )
         if self.schedule is Schedule.INTERLEAVED and self.device.pipeline is None:
             raise InputError(
@@ -570,6 +574,7 @@ class Stack:
             external_bytes_per_s=device.external_bytes_per_s,
             energy=energy,
             power=power,
+            log=timed.log,
         )
 
     def _check_barriers(self, lengths: Sequence[int], passes: QueryPasses) -> None:
@@ -680,7 +685,7 @@ class Stack:
             check_capacity(layout, [keys * shape.apart for keys in keys_of], heads_of)
             dealer = self._dealer(device, tables, shape)
             if shape.held is not None:
-                dealt_run = dealer.held(shape.held)
+                dealt_run = dealer.held(shape.held, log=self.logs)
             else:
                 dealt_run = dealer.play(
                     shape.each(),
@@ -688,6 +693,7 @@ class Stack:
                     oldest=shape.oldest(),
                     apart=shape.apart,
                     together=shape.together,
+                    log=self.logs,
                 )
             timed, dealt = dealt_run.timed, _dealt(dealt_run.assignment)
             own = [keys for keys in set(dealt_run.assignment.lengths) if keys]
@@ -701,7 +707,7 @@ class Stack:
             program = attention_program(
                 layout, kv_heads * shape.queries, self.schedule, shape.queries
             )
-            timed = run(program, tables, window_cycles=shape.window_cycles)
+            timed = run(program, tables, window_cycles=shape.window_cycles, log=self.logs)
         internal = device.internal_bytes_per_s(
             self.placement, power_limited=self.power_limited, element_bits=layout.element.bits
         )

@@ -9,8 +9,10 @@ from rich.text import Text
 from attacc.report.values import count, plain_table, scaled, titled
 from attacc.results import Listing
 from attacc.serving.rates import FoundRate
+from attacc.serving.records.lives import Life, LifeKind
 from attacc.serving.results import Spread
 from attacc.serving.serve import Service
+from attacc.units import PS_PER_MS
 
 HUNDRED = 100.0
 STATISTICS = ("mean", "median", "p90", "p99")
@@ -50,6 +52,10 @@ def service_renderable(found: Service) -> RenderableType:
     parts += [titled("Latencies, ms", _latencies(found)), titled(title, _engine(found))]
     if several:
         parts.append(titled("Each engine", _engines(found)))
+    if found.life is not None:
+        parts.append(titled(f"Request {found.life.number}", _life(found.life)))
+    if found.timeline is not None:
+        parts.append(Text(f"\nThe timeline draws {found.timeline.words}."))
     notes = [f"steps are priced within {found.step_surrogate.bound:.2%}"]
     if found.step_surrogate.sampled_steps:
         notes.append(
@@ -117,6 +123,30 @@ def _cells(spread: Spread, *, overloaded: bool) -> list[str]:
 def _short(value: float) -> str:
     """Return a time with three digits, and no exponent."""
     return f"{value:,.0f}" if value >= HUNDRED else f"{value:#.3g}"
+
+
+def _life(life: Life) -> Table:
+    """Return what happened to a request, with times from its arrival."""
+    table = plain_table()
+    for name in ("", "from, ms", "to, ms", "steps", "tokens"):
+        table.add_column(name, justify="right" if name else "left")
+    arrival = life.events[0].start_ps
+    for event in life.events:
+        begin, end = ((time - arrival) / PS_PER_MS for time in (event.start_ps, event.end_ps))
+        steps = f"{event.first_step:,}"
+        if event.last_step > event.first_step:
+            steps += f" to {event.last_step:,}"
+        name = str(event.kind)
+        if event.kind is LifeKind.REJECTION and life.reason is not None:
+            name += f" ({life.reason})"
+        table.add_row(
+            name,
+            f"{begin:,.2f}",
+            "" if event.end_ps == event.start_ps else f"{end:,.2f}",
+            "" if event.first_step < 0 else steps,
+            f"{event.tokens:,}" if event.tokens else "",
+        )
+    return table
 
 
 def _engine(found: Service) -> Table:

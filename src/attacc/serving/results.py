@@ -101,7 +101,7 @@ class Requested:
     @classmethod
     def of(cls, ledger: Ledger) -> Requested:
         """Return the requests that a policy has told."""
-        columns = np.array(ledger.ended, dtype=np.int64).reshape(-1, len(Ended._fields))
+        columns = np.frombuffer(ledger.ended, dtype=np.int64).reshape(-1, len(Ended._fields))
         return cls(columns[np.argsort(columns[:, 0], kind="stable")])
 
     def __len__(self) -> int:

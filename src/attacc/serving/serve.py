@@ -35,7 +35,9 @@ from attacc.serving.fleet import (
     use_of,
 )
 from attacc.serving.prices.steps import StepPrices
+from attacc.serving.records.lives import Life, Lives
 from attacc.serving.records.tables import write_table
+from attacc.serving.records.timeline import Timeline, TimelineWindow, timeline_of
 from attacc.serving.results import Latencies, StepSurrogate, Targets, latencies
 from attacc.serving.routing import RouterName, router_of
 from attacc.serving.search import replica
@@ -93,6 +95,9 @@ class Service(Result):
         step_surrogate: how far fast prices of steps are from exact ones.
         estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
         engines: what each engine did.
+        life: what happened to the request that was followed; None where none was, or where it was
+            neither scheduled nor rejected before an interrupt.
+        timeline: the run as events for a viewer; None where none was asked for.
     """
 
     model: str
@@ -116,6 +121,8 @@ class Service(Result):
     step_surrogate: StepSurrogate
     estimates: tuple[str, ...]
     engines: tuple[EngineUse, ...] = field(repr=False, compare=False)
+    life: Life | None = None
+    timeline: Timeline | None = field(default=None, repr=False, compare=False)
 
     @property
     def run(self) -> Run:
@@ -184,9 +191,11 @@ class Service(Result):
     def to_dict(self) -> dict[str, Any]:
         """Return all figures; latencies and rates stand beside the others."""
         own = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        del own["timeline"]
         found = own.pop("latencies").to_dict()
         own["step_surrogate"] = asdict(self.step_surrogate)
         own["engines"] = [engine.to_dict() for engine in self.engines]
+        own["life"] = None if self.life is None else self.life.to_dict()
         return own | found
 
     def table_rows(self) -> list[dict[str, Any]]:
@@ -310,6 +319,8 @@ class Server:
         *,
         concurrency: int | None = None,
         interrupted: Interrupted | None = None,
+        follow: int | None = None,
+        draw: TimelineWindow | None = None,
     ) -> Service:
         """Serve requests over time on one engine.
 
@@ -318,6 +329,8 @@ class Server:
             targets: as in `Fleet.serve`.
             concurrency: as in `Fleet.serve`.
             interrupted: as in `Fleet.serve`.
+            follow: as in `Fleet.serve`.
+            draw: as in `Fleet.serve`.
 
         Raises:
             InputError: as in `Fleet.serve`.
@@ -325,8 +338,9 @@ class Server:
             KeyboardInterrupt: as in `Fleet.serve`.
         """
         return Fleet([self]).serve(
-            requests, targets, concurrency=concurrency, interrupted=interrupted
-        )
+            requests, targets, concurrency=concurrency, interrupted=interrupted, follow=follow,
+            draw=draw,
+        )  # fmt: skip
 
     def latencies(self, requests: Requests, targets: Targets) -> Latencies:
         """Return the latencies of requests over time alone, which takes less time.
@@ -389,6 +403,8 @@ class Fleet:
         *,
         concurrency: int | None = None,
         interrupted: Interrupted | None = None,
+        follow: int | None = None,
+        draw: TimelineWindow | None = None,
     ) -> Service:
         """Serve requests over time.
 
@@ -398,19 +414,36 @@ class Fleet:
             concurrency: clients that each wait for an answer, in place of arrivals.
             interrupted: is called when an interrupt comes, and returns whether the answer is that
                 of the run so far, marked as partial; None to raise the interrupt.
+            follow: number of a request whose life the answer tells; the run takes longer then.
+            draw: what the timeline of the answer draws, likewise; None for no timeline.
 
         Raises:
-            InputError: no request can run.
+            InputError: no request can run, there is no request of that number, or a request is
+                followed or drawn on several engines.
             CapacityError: the model does not fit.
             KeyboardInterrupt: an interrupt came, and nothing of the run is kept: it is not wanted,
                 or no request has ended.
         """
         # The sample of exact steps is that of this run.
-        played = self._play(requests, concurrency, fresh=True, interrupted=interrupted)
+        numbers: set[int] = set()
+        if follow is not None:
+            numbers.add(whole(follow, where="follow", least=0, most=len(requests) - 1))
+        if draw is not None:
+            numbers.update(range(draw.first, draw.last + 1))
+        lives = Lives(numbers) if numbers else None
+        played = self._play(requests, concurrency, fresh=True, interrupted=interrupted, lives=lives)
         ended = any(one.engine.run.policy.ledger.ended for one in played if not one.prefills)
         if played[0].engine.run.partial and not ended:
             raise KeyboardInterrupt
-        return self._service(requests, played, _latencies(played, targets or Targets()))
+        found = self._service(requests, played, _latencies(played, targets or Targets()))
+        if lives is None:
+            return found
+        steps = found.run.steps
+        life = None if follow is None else lives.life(follow, steps)
+        timeline = None
+        if draw is not None:
+            timeline = timeline_of(steps, lives, played[0].pool.prices, draw)
+        return replace(found, life=life, timeline=timeline)
 
     def latencies(self, requests: Requests, targets: Targets) -> Latencies:
         """Return the latencies of requests over time alone, which takes less time.
@@ -432,6 +465,7 @@ class Fleet:
         *,
         fresh: bool,
         interrupted: Interrupted | None = None,
+        lives: Lives | None = None,
     ) -> list[Played]:
         clients = None if concurrency is None else whole(concurrency, where="concurrency")
         names = iter(numbered(self.systems))
@@ -447,6 +481,14 @@ class Fleet:
                 )
                 instances.append(instance)
                 played += engines
+        if lives is not None:
+            if len(played) != 1:
+                raise InputError(
+                    f"{len(played)} engines serve, and what happens is told of one alone",
+                    where="follow",
+                    hint="serve with one system, without replicas, to follow requests or draw them",
+                )
+            played[0].engine.tell(lives)
         dispatcher.play(instances, interrupted)
         return played
 
@@ -503,6 +545,8 @@ def serve(
     changes: Mapping[str, object] | None = None,
     exact: bool = False,
     seed: int = 0,
+    follow: int | None = None,
+    draw: TimelineWindow | None = None,
 ) -> Service:
     """Serve requests over time.
 
@@ -521,6 +565,8 @@ def serve(
         changes: as in `Server`; of every system.
         exact: as in `Server`.
         seed: as in `Server`.
+        follow: number of a request whose life the answer tells.
+        draw: what the timeline of the answer draws; None for no timeline.
 
     Raises:
         InputError: a name, an option or a request is wrong, or no request can run.
@@ -534,7 +580,9 @@ def serve(
         for one in _each(system)
     ]  # fmt: skip
     fleet = Fleet(servers, replicas=replicas, router=router)
-    return fleet.serve(Requests.of(requests), targets, concurrency=concurrency)
+    return fleet.serve(
+        Requests.of(requests), targets, concurrency=concurrency, follow=follow, draw=draw
+    )
 
 
 def _each(system: AnySystem | Sequence[AnySystem]) -> list[AnySystem]:

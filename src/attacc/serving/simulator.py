@@ -160,6 +160,14 @@ class Engine:
         # Whether the next turn takes in results; whether nothing happens until something arrives.
         self._takes = self._idle = False
 
+    def tell(self, events: Events) -> None:
+        """Tell what happens, from now on.
+
+        Args:
+            events: who is told.
+        """
+        self._policy.tells, self.run.events = True, events
+
     @property
     def waits(self) -> int:
         """Requests without memory, those that the policy has not seen included."""
@@ -439,6 +447,7 @@ def play(
     *,
     concurrency: int | None = None,
     interrupted: Interrupted | None = None,
+    events: Events | None = None,
 ) -> Run:
     """Play requests on one engine.
 
@@ -449,11 +458,14 @@ def play(
         host_ps: time from the call that decides on a step to its launch.
         concurrency: clients that each wait for an answer, as in `Clients`.
         interrupted: is asked at an interrupt; None to raise it.
+        events: takes the events in; None for lines of text, if the policy tells rows.
 
     Raises:
         KeyboardInterrupt: an interrupt came, and what was played is not to be kept.
     """
     dispatcher = Dispatcher(Clients(requests, concurrency=concurrency))
     engine = Engine(policy, device_ps, host_ps, dispatcher.answer)
+    if events is not None:
+        engine.tell(events)
     dispatcher.play([Instance([engine])], interrupted)
     return engine.run

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from attacc.errors import EngineError
+
 
 class Chunk(NamedTuple):
     """Tokens of one request that a step prefills.
@@ -26,6 +28,19 @@ class Chunk(NamedTuple):
     emits: bool
 
 
+Lists = tuple[tuple[tuple[int, ...], ...], ...]
+"""Per stack and channel, the keys of its chunks."""
+
+
+def forgotten() -> Lists:
+    """Stand for chunks of a step that is over.
+
+    Raises:
+        EngineError: whenever it is called.
+    """
+    raise EngineError("what channels hold is known only while a step is launched")
+
+
 class Held(NamedTuple):
     """What the channels of AttAccs hold of the requests that decode, for one layer.
 
@@ -39,7 +54,7 @@ class Held(NamedTuple):
     keys: int
     chunks: int
     all_chunks: int
-    lists: Callable[[], tuple[tuple[tuple[int, ...], ...], ...]]
+    lists: Callable[[], Lists] = forgotten
 
 
 class Work(NamedTuple):

@@ -36,7 +36,7 @@ from attacc.pim.program.interleaved import QueryPasses
 from attacc.pim.program.product import ProductShape
 from attacc.pim.selection import SelectedHeads, SelectedPart, selected_over, selection_ends
 from attacc.pim.stack import Stack, StackAttention
-from attacc.pim.stacks import RequestPlacement, attend_over
+from attacc.pim.stacks import AttentionOfStacks, RequestPlacement, attend_over
 from attacc.pim.written import StackWrites, WritesAlone, added_beside
 from attacc.system.batches import Batches
 from attacc.system.layer_attention import (
@@ -288,6 +288,32 @@ class Attaccs:
             chosen=None if heads.selection is None else _chosen_keys([one]),
         )
 
+    def logged(self, heads: LayerHeads, lengths: Sequence[int]) -> StackAttention:
+        """Return the attention of one layer on the slowest stack, with every command.
+
+        Args:
+            heads: of the layer.
+            lengths: keys that each request attends to.
+
+        Raises:
+            InputError: as in `attend`, or the layer chooses keys.
+        """
+        if heads.selection is not None:
+            raise InputError(
+                "commands of attention to chosen keys are not told",
+                hint="name a model whose layers attend to all keys, or within windows",
+            )
+        own = self._stack
+        stack = Stack(
+            own.device,
+            own.placement,
+            power_limited=own.power_limited,
+            schedule=own.schedule,
+            logs=True,
+        )
+        keys = [length for length in lengths for _ in range(heads.kv_heads)]
+        return self._attended_over(stack, heads, keys).slowest
+
     def written(
         self,
         heads: LayerHeads,
@@ -483,8 +509,22 @@ class Attaccs:
         """Attend to heads of any lengths."""
         if heads.selection is not None:
             return self._selected(heads, heads.selection, keys)
-        over = attend_over(
-            self._stack,
+        over = self._attended_over(self._stack, heads, keys)
+        each = [run for run in over.each if run is not None]
+        return _OfStacks(
+            time_ns=over.time_ns,
+            dram_pj=sum(_dram_pj(run) for run in each),
+            alu_pj=sum(_alu_pj(run) for run in each),
+            limiter=over.slowest.limiter,
+            extra_parts=over.parts - len(keys),
+        )
+
+    def _attended_over(
+        self, stack: Stack, heads: LayerHeads, keys: Sequence[int]
+    ) -> AttentionOfStacks:
+        """Attend to heads of any lengths that are read whole, on stacks like this one."""
+        return attend_over(
+            stack,
             keys,
             stacks=self.stacks,
             head_dim=heads.head_dim,
@@ -498,14 +538,6 @@ class Attaccs:
             queries_per_read=self._queries_per_read,
             cut=self._cut,
             placed=self._placed(heads),
-        )
-        each = [run for run in over.each if run is not None]
-        return _OfStacks(
-            time_ns=over.time_ns,
-            dram_pj=sum(_dram_pj(run) for run in each),
-            alu_pj=sum(_alu_pj(run) for run in each),
-            limiter=over.slowest.limiter,
-            extra_parts=over.parts - len(keys),
         )
 
     def _placed(self, heads: LayerHeads) -> RequestPlacement | None:

@@ -34,6 +34,7 @@ from attacc.models.served import (
     valid_tensor_parallel,
 )
 from attacc.models.steps import model_step
+from attacc.pim.attention import StackAttention
 from attacc.results import Answer, Result
 from attacc.system.attaccs import attaccs_of
 from attacc.system.batches import PHASES, Batches, Chunk, Ints, chunks_of
@@ -680,6 +681,24 @@ class Pricer:
             if heads is not None and layer.site_kind not in self.home:
                 found[number] = heads
         return found
+
+    def logged(self, decode: Sequence[int]) -> StackAttention | None:
+        """Return the attention of a step's first layer on AttAccs, on the slowest stack.
+
+        Args:
+            decode: keys that each decoding request attends to, the newest key included.
+
+        Returns:
+            The attention with every command; None where no layer attends on AttAccs.
+
+        Raises:
+            InputError: as in `attacc.system.attaccs.Attaccs.logged`.
+        """
+        keys = np.array(wholes(decode, where="decode"), dtype=np.int64)
+        if self.attaccs is not None:
+            for heads in self._away(1).values():
+                return self.attaccs.logged(heads, heads.kept(keys).tolist())
+        return None
 
     @property
     def stack_bytes(self) -> float:

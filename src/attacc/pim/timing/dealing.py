@@ -95,6 +95,7 @@ class Dealer:
         oldest: Sequence[int] | None = None,
         apart: int = 1,
         together: int | None = None,
+        log: bool = False,
     ) -> DealtRun:
         """Deal heads out and play their program.
 
@@ -115,11 +116,27 @@ class Dealer:
                 open more rows.
             together: consecutive heads that stay in one channel, for which there is a single way
                 (`attacc.pim.mapping.balance.assign_together`); None for heads in any channels.
+            log: as for `attacc.pim.timing.engine.run`.
 
         Raises:
             InputError: there are no heads; a head has no keys; or the heads do not fit into banks
                 or buffers.
         """
+        found = self._fastest(lengths, window_cycles, oldest, apart, together)
+        if not log:
+            return found
+        # Ways that are not taken need no log.
+        return self._play(found.assignment, window_cycles, oldest, apart, log=True)
+
+    def _fastest(
+        self,
+        lengths: Sequence[int],
+        window_cycles: int,
+        oldest: Sequence[int] | None,
+        apart: int,
+        together: int | None,
+    ) -> DealtRun:
+        """Return the fastest way that is played; arguments are those of `play`."""
         channels = self.device.organization.channels
         longest = longest_chunk(self.device, self.layout, self.passes.most)
         grain = chunk_grain(self.layout)
@@ -153,18 +170,19 @@ class Dealer:
                 best = played
         return best
 
-    def held(self, channels: Sequence[Sequence[int]]) -> DealtRun:
+    def held(self, channels: Sequence[Sequence[int]], *, log: bool = False) -> DealtRun:
         """Play the program of chunks that lie in their channels already.
 
         Args:
             channels: keys of the chunks of each channel.
+            log: as for `attacc.pim.timing.engine.run`.
 
         Raises:
             InputError: the chunks do not fit into banks or buffers.
         """
         numbers = count()
         held = [[Chunk(next(numbers), 0, keys) for keys in own] for own in channels]
-        return self._play(Assignment.of(held), 0, None, 1)
+        return self._play(Assignment.of(held), 0, None, 1, log=log)
 
     def forecast(self, assignment: Assignment) -> int:
         """Return about how many cycles the slowest channel takes, without refresh."""
@@ -261,6 +279,8 @@ class Dealer:
         window_cycles: int,
         oldest: Sequence[int] | None,
         apart: int,
+        *,
+        log: bool = False,
     ) -> DealtRun:
         rotations = None
         if oldest is not None and any(oldest):
@@ -279,4 +299,4 @@ class Dealer:
             rotations=rotations,
             apart=apart,
         )
-        return DealtRun(assignment, run(program, self.tables, window_cycles=window_cycles))
+        return DealtRun(assignment, run(program, self.tables, window_cycles=window_cycles, log=log))

@@ -147,8 +147,8 @@ class Call:
     """
 
     __slots__ = (
-        "begins", "emits", "hits", "leaves", "loads", "preempted", "rejected", "rows", "step", "tokens",
-        "work",
+        "begins", "emits", "hits", "leaves", "loads", "preempted", "rejected", "rows", "step",
+        "tokens", "work",
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from attacc.serving.prices.residents import Residents
+    from attacc.system.batches import Ints
     from attacc.system.residents import Channels
+    from attacc.system.step import StepCosts
 
 ONE: Final = (Chunk(1, 0, 0, True),)
 """The least chunk, beside which tables of mixed steps are priced."""
@@ -305,6 +307,22 @@ class StepPrices:
         all_keys = works.keys[some] * residing[0].kv_heads
         mean = times.times(all_keys / channels, all_chunks / channels)
         return float(times.times(keys, chunks).sum()), float(mean.sum())
+
+    @property
+    def pricer(self) -> Pricer:
+        """What prices the steps."""
+        return self._source.pricer
+
+    def costs(self, works: Works) -> list[tuple[Ints, StepCosts]]:
+        """Return numbers of steps, and the pricer's costs of their operators.
+
+        Args:
+            works: the steps.
+
+        Raises:
+            InputError: as in `time_ps`.
+        """
+        return self._source.groups(works)
 
     def totals(self, works: Works) -> Totals:
         """Return energy and busy time of a run.

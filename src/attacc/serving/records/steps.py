@@ -6,13 +6,13 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, overload
+from typing import TYPE_CHECKING, Final, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attacc.serving.prices.works import Works
-from attacc.serving.work import Chunk, Work
+from attacc.serving.work import Chunk, Held, Work
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,6 +33,7 @@ COLUMNS: Final = (
 """Columns of steps, as `StepTimes` and `Work` name them."""
 _NONE: Final = (0, 0, 0)
 _ROW: Final = Struct(f"<{len(_TIMES) + 1}q{len(_COUNTS)}I")
+_CHUNK_END: Final = len(_TIMES) + 1 + _COUNTS.index("chunk_end")
 _DTYPE: Final = np.dtype(
     {
         "names": [*_TIMES, "keys", *_COUNTS],
@@ -120,27 +121,6 @@ class StepPage:
             held=held if held.any() else None,
         )
 
-    def at(self, step: int) -> StepTimes:
-        """Return one step by its place in the page."""
-        row: Any = self.rows[step]
-        first = int(self.rows[step - 1]["chunk_end"]) if step else 0
-        chunks = tuple(
-            Chunk(new, past, cached, bool(emits))
-            for new, past, cached, emits in self.chunks[first : int(row["chunk_end"])].tolist()
-        )
-        return StepTimes(
-            Work(int(row["decoding"]), int(row["keys"]), int(row["longest"]), chunks),
-            scheduled_ps=int(row["scheduled_ps"]),
-            launched_ps=int(row["launched_ps"]),
-            start_ps=int(row["start_ps"]),
-            end_ps=int(row["end_ps"]),
-            running=int(row["running"]),
-            waiting=int(row["waiting"]),
-            free=int(row["free"]),
-            preempted=int(row["preempted"]),
-            ended=int(self.ended[step]),
-        )
-
 
 class Steps(Sequence[StepTimes]):
     """All steps of a run, in order. A step is made as an object only when it is looked at."""
@@ -204,12 +184,26 @@ class Steps(Sequence[StepTimes]):
             return [self[step] for step in range(*index.indices(len(self)))]
         step = range(len(self))[index]
         page, place = divmod(step, PAGE_STEPS)
-        return self._piece(page).at(place)
+        rows, pieces = self._pages[page]
+        first = _ROW.unpack_from(rows, (place - 1) * _ROW.size)[_CHUNK_END] if place else 0
+        (
+            scheduled, launched, start, end, keys, decoding, longest, last, running, waiting, free,
+            preempted, *channels,
+        ) = _ROW.unpack_from(rows, place * _ROW.size)  # fmt: skip
+        chunks = tuple(
+            Chunk(pieces[at], pieces[at + 1], pieces[at + 2], bool(pieces[at + 3]))
+            for at in range(4 * first, 4 * last, 4)
+        )
+        held = Held(*channels) if channels[-1] else None
+        work = Work(decoding, keys, longest, chunks, held)
+        # Results of the last steps are not known while they run.
+        ended = self._ended[step] if step < len(self._ended) else 0
+        return StepTimes(
+            work, scheduled, launched, start, end, running, waiting, free, preempted, ended
+        )
 
     def __iter__(self) -> Iterator[StepTimes]:
-        for page in self.pages():
-            for step in range(len(page)):
-                yield page.at(step)
+        return (self[step] for step in range(len(self)))
 
     def pages(self) -> Iterator[StepPage]:
         """Yield all steps in pieces."""
