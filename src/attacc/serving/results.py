@@ -99,9 +99,16 @@ class Requested:
     columns: Ints
 
     @classmethod
-    def of(cls, ledger: Ledger) -> Requested:
-        """Return the requests that a policy has told."""
+    def of(cls, ledger: Ledger, later_ps: int = 0) -> Requested:
+        """Return the requests that a policy has told.
+
+        Args:
+            ledger: what it told.
+            later_ps: picoseconds after which users see a token.
+        """
         columns = np.array(ledger.ended, dtype=np.int64).reshape(-1, len(Ended._fields))
+        for name in ("first_ps", "end_ps"):
+            columns[:, Ended._fields.index(name)] += later_ps
         return cls(columns[np.argsort(columns[:, 0], kind="stable")])
 
     def __len__(self) -> int:
@@ -215,18 +222,19 @@ def _plain(value: object) -> object:
     return asdict(value) if isinstance(value, Spread) else value
 
 
-def latencies(ledger: Ledger, rejected: int, targets: Targets) -> Latencies:
+def latencies(ledger: Ledger, rejected: int, targets: Targets, later_ps: int = 0) -> Latencies:
     """Return the latencies and rates of a run.
 
     Args:
         ledger: what the policy told.
         rejected: requests that could never run.
         targets: latencies that users accept.
+        later_ps: picoseconds after which users see a token.
 
     Raises:
         InputError: no request ended.
     """
-    requests = Requested.of(ledger)
+    requests = Requested.of(ledger, later_ps)
     if not len(requests):
         raise InputError(
             f"none of the {rejected} requests can run",

@@ -26,11 +26,12 @@ from attacc.serving.prices.works import Works
 from attacc.serving.results import Latencies, StepSurrogate, Targets, latencies
 from attacc.serving.search import replica
 from attacc.serving.simulator import Run, play
-from attacc.serving.started import EngineOptions, Started, start
+from attacc.serving.started import NO_OVERHEADS, EngineOptions, Started, overheads_of, start
+from attacc.serving.work import Work
 from attacc.system.boundary import constant_power
 from attacc.system.layout import Layout
 from attacc.system.pricer import Pricer
-from attacc.units import PJ_PER_J, PS_PER_NS, PS_PER_S, whole
+from attacc.units import PJ_PER_J, PS_PER_MS, PS_PER_NS, PS_PER_S, PS_PER_US, whole
 from attacc.workload.requests import Requests
 
 CONTEXT_BYTES: Final = 0.15 * 2**30
@@ -152,8 +153,18 @@ class Server:
         devices = changed_system(system, changes, where="system")
         kind = member(GpuModel, gpu_model, where="gpu_model")
         self._pricer = _pricer(model, devices, layout, kind, self._options)
+        # The published model knows no engine: its steps are those of the papers.
+        published = kind is GpuModel.PUBLISHED and self._options.overheads is None
+        own = NO_OVERHEADS if published else overheads_of(self._options)
+        self._layers_ps = round(own.layer_us * self.layers * PS_PER_US)
+        self._later_ps = round(own.request_ms * PS_PER_MS)
         self._seed, self._exact = seed, exact
         self._prices = StepPrices(self._pricer, seed=seed, exact=exact)
+
+    @property
+    def layers(self) -> int:
+        """Layers of the model."""
+        return sum(group.count for group in self._pricer.model.groups)
 
     def serve(
         self, requests: Requests, targets: Targets | None = None, *, concurrency: int | None = None
@@ -172,9 +183,8 @@ class Server:
         # The sample of exact steps is that of this run.
         prices = StepPrices(self._pricer, seed=self._seed, exact=self._exact)
         engine, run = self._play(requests, prices, concurrency)
-        return _service(
-            self._pricer, requests, self._options, engine, run, prices, targets or Targets()
-        )
+        found = self._latencies(run, targets or Targets())
+        return _service(self._pricer, requests, self._options, engine, run, prices, found)
 
     def latencies(self, requests: Requests, targets: Targets) -> Latencies:
         """Return the latencies of requests over time alone, which takes less time.
@@ -188,17 +198,24 @@ class Server:
             CapacityError: as in `serve`.
         """
         _, run = self._play(requests, self._prices, None)
-        return latencies(run.policy.ledger, len(run.rejected), targets)
+        return self._latencies(run, targets)
+
+    def _latencies(self, run: Run, targets: Targets) -> Latencies:
+        return latencies(run.policy.ledger, len(run.rejected), targets, self._later_ps)
 
     def _play(
         self, requests: Requests, prices: StepPrices, concurrency: int | None
     ) -> tuple[Started, Run]:
         engine = start(self._pricer, requests, self._options)
         clients = None if concurrency is None else whole(concurrency, where="concurrency")
+
+        def device_ps(work: Work) -> int:
+            return prices.device_ps(work) + self._layers_ps
+
         run = play(
             engine.policy,
             arriving(requests),
-            prices.device_ps,
+            device_ps,
             prices.host_ps,
             concurrency=clients,
         )
@@ -278,10 +295,9 @@ def _service(
     engine: Started,
     run: Run,
     prices: StepPrices,
-    targets: Targets,
+    found: Latencies,
 ) -> Service:
     """Return what users felt in a run."""
-    found = latencies(run.policy.ledger, len(run.rejected), targets)
     starts = np.array([step.start_ps for step in run.steps], dtype=np.float64)
     ends = np.array([step.end_ps for step in run.steps], dtype=np.float64)
     running = np.array([step.running for step in run.steps], dtype=np.float64)

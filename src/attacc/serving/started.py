@@ -42,6 +42,36 @@ VERSIONS: Final = {
 """Versions whose rules are played; those of Sarathi and static batching are commits of Vidur."""
 
 
+@dataclass(frozen=True, slots=True)
+class Overheads:
+    """Times of an engine that neither the price of a step nor the host's coefficients hold.
+
+    Attributes:
+        layer_us: microseconds of the devices for each layer in every step: small kernels that no
+            price counts, and gaps between kernels.
+        request_ms: milliseconds of a request outside the engine: HTTP, tokenising, and messages
+            between processes. They count in TTFT and E2EL, and take no time of the engine. In a
+            closed loop, a client does not send its next request later for them.
+    """
+
+    layer_us: float = 0.0
+    request_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("layer_us", "request_ms"):
+            finite(getattr(self, name), where=name, least=0, most=MOST_OVERHEAD)
+
+
+MOST_OVERHEAD: Final = 1e4
+"""Most microseconds of a layer, and most milliseconds of a request."""
+NO_OVERHEADS: Final = Overheads()
+ASYNCHRONOUS: Final = Overheads(layer_us=38.0, request_ms=13.0)
+"""Overheads of vLLM's asynchronous engine. Fitted by ``benchmarks/open_loop.py`` to eight runs of
+dense models on vLLM 0.15.1 and H100 (docs/evidence/open-loop.md)."""
+ASYNCHRONOUS_FROM: Final = (0, 14)
+"""Version of vLLM that schedules a step ahead by default."""
+
+
 def policy_of(name: str) -> PolicyName:
     """Return a batching policy by its name.
 
@@ -69,6 +99,8 @@ class EngineOptions:
             (``gpu_memory_utilization``), where blocks are not given.
         max_model_len: most tokens of a request; the model's context by default.
         prefix_caching: whether requests find what others have computed; vLLM V1 alone.
+        overheads: of the engine beside priced steps; None for those measured of vLLM's asynchronous
+            engine, and for none with any other engine, whose host coefficients hold them.
     """
 
     policy: PolicyName = PolicyName.VLLM_V1
@@ -80,6 +112,7 @@ class EngineOptions:
     kv_memory_fraction: float = 0.9
     max_model_len: int | None = None
     prefix_caching: bool = True
+    overheads: Overheads | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "kv_blocks", "max_model_len"):
@@ -104,6 +137,21 @@ class EngineOptions:
     def version(self) -> str:
         """The version whose rules are played."""
         return self.engine_version or VERSIONS[self.policy]
+
+
+def overheads_of(options: EngineOptions) -> Overheads:
+    """Return the overheads of an engine.
+
+    Args:
+        options: what it is started with.
+
+    Raises:
+        InputError: the version is none.
+    """
+    if options.overheads is not None:
+        return options.overheads
+    vllm = options.policy is PolicyName.VLLM_V1
+    return ASYNCHRONOUS if vllm and version_of(options.version) >= ASYNCHRONOUS_FROM else NO_OVERHEADS
 
 
 def version_of(text: str) -> tuple[int, int]:
@@ -175,7 +223,7 @@ def start(pricer: Pricer, requests: Requests, options: EngineOptions) -> Started
                 max_num_batched_tokens=budget,
                 max_num_seqs=most,
                 prefix_caching=options.prefix_caching,
-                asynchronous=version >= (0, 14),
+                asynchronous=version >= ASYNCHRONOUS_FROM,
                 reserve_full_isl=version >= (0, 19),
             )
             return Started(VllmV1(settings), count - 1, size)
