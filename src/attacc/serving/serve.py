@@ -186,18 +186,21 @@ class Server:
         found = self._latencies(run, targets or Targets())
         return _service(self._pricer, requests, self._options, engine, run, prices, found)
 
-    def latencies(self, requests: Requests, targets: Targets) -> Latencies:
+    def latencies(
+        self, requests: Requests, targets: Targets, *, concurrency: int | None = None
+    ) -> Latencies:
         """Return the latencies of requests over time alone, which takes less time.
 
         Args:
             requests: as in `serve`.
             targets: as in `serve`.
+            concurrency: as in `serve`.
 
         Raises:
             InputError: as in `serve`.
             CapacityError: as in `serve`.
         """
-        _, run = self._play(requests, self._prices, None)
+        _, run = self._play(requests, self._prices, concurrency)
         return self._latencies(run, targets)
 
     def _latencies(self, run: Run, targets: Targets) -> Latencies:

@@ -65,9 +65,12 @@ class Overheads:
 MOST_OVERHEAD: Final = 1e4
 """Most microseconds of a layer, and most milliseconds of a request."""
 NO_OVERHEADS: Final = Overheads()
-ASYNCHRONOUS: Final = Overheads(layer_us=38.0, request_ms=13.0)
-"""Overheads of vLLM's asynchronous engine. Fitted by ``benchmarks/open_loop.py`` to eight runs of
-dense models on vLLM 0.15.1 and H100 (docs/evidence/open-loop.md)."""
+ASYNCHRONOUS: Final = Overheads(layer_us=35.3, request_ms=13.9)
+"""Overheads of vLLM V1 that schedules a step ahead. Fitted by ``benchmarks/open_loop.py`` to eight
+runs of dense models on vLLM 0.15.1 and H100 (docs/evidence/open-loop.md)."""
+SYNCHRONOUS: Final = Overheads(request_ms=ASYNCHRONOUS.request_ms)
+"""Overheads of vLLM V1 with one step in flight. Its host's coefficients were fitted to whole steps,
+and hold the time of the layers."""
 ASYNCHRONOUS_FROM: Final = (0, 14)
 """Version of vLLM that schedules a step ahead by default."""
 
@@ -99,8 +102,8 @@ class EngineOptions:
             (``gpu_memory_utilization``), where blocks are not given.
         max_model_len: most tokens of a request; the model's context by default.
         prefix_caching: whether requests find what others have computed; vLLM V1 alone.
-        overheads: of the engine beside priced steps; None for those measured of vLLM's asynchronous
-            engine, and for none with any other engine, whose host coefficients hold them.
+        overheads: of the engine beside priced steps; None for those measured of vLLM V1, and for
+            none with any other engine, since none were measured.
     """
 
     policy: PolicyName = PolicyName.VLLM_V1
@@ -150,8 +153,9 @@ def overheads_of(options: EngineOptions) -> Overheads:
     """
     if options.overheads is not None:
         return options.overheads
-    vllm = options.policy is PolicyName.VLLM_V1
-    return ASYNCHRONOUS if vllm and version_of(options.version) >= ASYNCHRONOUS_FROM else NO_OVERHEADS
+    if options.policy is not PolicyName.VLLM_V1:
+        return NO_OVERHEADS
+    return ASYNCHRONOUS if version_of(options.version) >= ASYNCHRONOUS_FROM else SYNCHRONOUS
 
 
 def version_of(text: str) -> tuple[int, int]:
