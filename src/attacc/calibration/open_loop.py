@@ -22,6 +22,7 @@ import numpy as np
 
 from attacc.errors import DocumentError, InputError
 from attacc.files import read_data, text_of
+from attacc.models.architecture import MODELS
 from attacc.serving.results import Latencies, Targets
 from attacc.serving.serve import Server
 from attacc.serving.started import ASYNCHRONOUS, EngineOptions, Overheads
@@ -299,6 +300,24 @@ def _run(row: dict[str, str]) -> OpenLoopRun:
             e2el_p99=float(row["e2e_p99_ms"]),
         ),
     )
+
+
+def dense(runs: Sequence[OpenLoopRun]) -> list[OpenLoopRun]:
+    """Return the runs of dense models with a preset, to which overheads are fitted.
+
+    Args:
+        runs: any.
+    """
+    return [run for run in runs if run.model and MODELS.load(run.model).experts is None]
+
+
+def with_experts(runs: Sequence[OpenLoopRun]) -> list[OpenLoopRun]:
+    """Return the runs of models with experts and a preset.
+
+    Args:
+        runs: any.
+    """
+    return [run for run in runs if run.model and MODELS.load(run.model).experts is not None]
 
 
 ROUNDS: Final = 3

@@ -65,7 +65,7 @@ class Overheads:
 MOST_OVERHEAD: Final = 1e4
 """Most microseconds of a layer, and most milliseconds of a request."""
 NO_OVERHEADS: Final = Overheads()
-ASYNCHRONOUS: Final = Overheads(layer_us=35.3, request_ms=13.9)
+ASYNCHRONOUS: Final = Overheads(layer_us=35.3, request_ms=13.8)
 """Overheads of vLLM V1 that schedules a step ahead. Fitted by ``benchmarks/open_loop.py`` to eight
 runs of dense models on vLLM 0.15.1 and H100 (docs/evidence/open-loop.md)."""
 SYNCHRONOUS: Final = Overheads(request_ms=ASYNCHRONOUS.request_ms)
