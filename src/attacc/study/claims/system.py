@@ -187,7 +187,7 @@ def _checks() -> Iterable[Check]:
             room=Room.SYSTEM,
             statement="Every model preset has as many parameters as its model is published to "
             "have.",
-            data=f"12 models ({'; '.join(papers)})",
+            data=f"{len(SIZES)} models ({'; '.join(papers)})",
             tolerance=Tolerance(
                 0.01, Unit.SHARE, "papers round: 530 B stands for anything from 525 to 535"
             ),
