@@ -934,7 +934,7 @@ def test_model_is_named_by_its_folder_as_given(
     ("name", "message"),
     [
         ("org/name", "--model: org/name: no such file or folder, and no model hub is asked"),
-        ("org/name", "download the model's config.json and give its path, or name a preset: codellama"),
+        ("org/name", "download the model's config.json and give its path, or name a preset: code"),
         ("model.gguf", "model.gguf: is a GGUF file of weights, which is not read .give the config"),
         ("a/model-00001-of-00002.safetensors", "is a safetensors file of weights"),
         ("model.ZIP", "is an archive"),
