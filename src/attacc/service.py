@@ -3,12 +3,13 @@
 from attacc.serving.rates import FoundRate, find_rate
 from attacc.serving.results import Latencies, Spread, Targets
 from attacc.serving.serve import Server, Service
-from attacc.serving.started import EngineOptions, PolicyName, policy_of
+from attacc.serving.started import EngineOptions, Overheads, PolicyName, policy_of
 
 __all__ = [
     "EngineOptions",
     "FoundRate",
     "Latencies",
+    "Overheads",
     "PolicyName",
     "Server",
     "Service",

@@ -125,6 +125,11 @@ def test_overheads_lengthen_steps_and_first_tokens() -> None:
     own = EngineOptions(overheads=NO_OVERHEADS)
     same = Server(MODEL, ONE, options=own, gpu_model=GpuModel.PUBLISHED).serve(alone)
     assert papers.to_json() == same.to_json()
+    assert not any("overheads" in note for note in papers.estimates)
+    assert told().estimates[-1].endswith("13.8 ms for a request, as fitted to vLLM 0.15.1 on H100")
+    assert front.estimates[-1].endswith(
+        "0 us for each layer and step, 5 ms for a request, as given"
+    )
     with pytest.raises(InputError, match="layer_us"):
         Overheads(layer_us=-1.0)
 

@@ -64,7 +64,8 @@ class Service(Result):
         energy_per_output_token_j: energy of all boards for each output token, by what takes it,
             idle time included.
         step_surrogate: how far fast prices of steps are from exact ones.
-        estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
+        estimates: parts of the prices that are scaled, assumed, or beyond the fitted range, and
+            overheads of the engine.
     """
 
     model: str
@@ -156,6 +157,7 @@ class Server:
         # The published model knows no engine: its steps are those of the papers.
         published = kind is GpuModel.PUBLISHED and self._options.overheads is None
         own = NO_OVERHEADS if published else overheads_of(self._options)
+        self._overheads = own
         self._layers_ps = round(own.layer_us * self.layers * PS_PER_US)
         self._later_ps = round(own.request_ms * PS_PER_MS)
         self._seed, self._exact = seed, exact
@@ -184,7 +186,8 @@ class Server:
         prices = StepPrices(self._pricer, seed=self._seed, exact=self._exact)
         engine, run = self._play(requests, prices, concurrency)
         found = self._latencies(run, targets or Targets())
-        return _service(self._pricer, requests, self._options, engine, run, prices, found)
+        service = _service(self._pricer, requests, self._options, engine, run, prices, found)
+        return replace(service, estimates=(*service.estimates, *self._overheads.estimates))
 
     def latencies(
         self, requests: Requests, targets: Targets, *, concurrency: int | None = None

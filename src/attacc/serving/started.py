@@ -61,9 +61,19 @@ class Overheads:
         for name in ("layer_us", "request_ms"):
             finite(getattr(self, name), where=name, least=0, most=MOST_OVERHEAD)
 
+    @property
+    def estimates(self) -> tuple[str, ...]:
+        """What they are estimated by: nothing where they are none."""
+        if self == NO_OVERHEADS:
+            return ()
+        told = f"{self.layer_us:g} us for each layer and step, {self.request_ms:g} ms for a request"
+        measured = self in (ASYNCHRONOUS, SYNCHRONOUS)
+        return (f"overheads of the engine: {told}{MEASURED_ON if measured else ', as given'}",)
+
 
 MOST_OVERHEAD: Final = 1e4
 """Most microseconds of a layer, and most milliseconds of a request."""
+MEASURED_ON: Final = ", as fitted to vLLM 0.15.1 on H100"
 NO_OVERHEADS: Final = Overheads()
 ASYNCHRONOUS: Final = Overheads(layer_us=35.3, request_ms=13.8)
 """Overheads of vLLM V1 that schedules a step ahead. Fitted by ``benchmarks/open_loop.py`` to eight
