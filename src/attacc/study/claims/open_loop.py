@@ -150,8 +150,10 @@ def _open_checks() -> Iterable[Check]:
                 "(inference-sim/sim-to-real-accuracy-validation)",
                 tolerance=Tolerance(goal, Unit.SHARE, "the project's goal"),
                 limits="Two overheads were fitted to these runs, with prompts that repeat as the "
-                "load generator's profiles say. Stages are cut to a minute. Runs of models with "
-                "experts had phases that no steady load explains (docs/evidence/open-loop.md).",
+                "load generator's profiles say. Stages are cut to a minute; in their whole length "
+                "the 99th percentile of the time to the last token is off by 5.8 %. Runs of models "
+                "with experts had phases that no steady load explains "
+                "(docs/evidence/open-loop.md).",
                 needs=Needs.REFERENCE,
                 tests=("tests/calibration/test_open_loop.py",),
             ),
