@@ -2,13 +2,14 @@
 
 `attacc.calibration.serving` predicts such runs by a formula with coefficients for queues. Here the
 simulator plays the queues: so many clients each send a request, wait for its end, and send the next
-one. Nothing is fitted to the latencies: the host's coefficients are those of the formula, and the
-time of a request outside the engine is that of the runs under open-loop load.
+one. No coefficient is fitted anew: the host's are those of the formula, and the time of a request
+outside the engine is that of the runs under open-loop load. One number was chosen by the measured
+TTFT, `REQUESTS_PER_CLIENT`.
 
 The table tells neither the tokens of a step nor the requests of a client. The former are the rule
 of the collection's generator of engine options (ai-dynamo/aiconfigurator): requests in flight, a
-prompt and 1,500 tokens, rounded up to a block. The latter are assumed (`REQUESTS_PER_CLIENT`). All
-requests count, also those that all clients send at once at the start.
+prompt and 1,500 tokens, rounded up to a block. All requests count, also those that all clients send
+at once at the start.
 """
 
 from __future__ import annotations
