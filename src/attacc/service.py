@@ -7,7 +7,7 @@ from attacc.serving.records.timeline import TimelineWindow
 from attacc.serving.results import Latencies, Spread, Targets
 from attacc.serving.routing import RouterName
 from attacc.serving.serve import Fleet, Server, Service
-from attacc.serving.started import EngineOptions, PolicyName, policy_of
+from attacc.serving.started import EngineOptions, Overheads, PolicyName, policy_of
 from attacc.workload.generated import Independent, Resampled
 from attacc.workload.loads import lengths_of, lengths_source, synthetic_load
 
@@ -18,6 +18,7 @@ __all__ = [
     "FoundRate",
     "Independent",
     "Latencies",
+    "Overheads",
     "PolicyName",
     "Resampled",
     "RouterName",

@@ -32,6 +32,7 @@ BITS_PER_BYTE: Final = 8
 NS_PER_S: Final = 1e9
 MS_PER_S: Final = 1e3
 PS_PER_NS: Final = 10**3
+PS_PER_US: Final = 10**6
 PS_PER_MS: Final = 10**9
 PS_PER_S: Final = 10**12
 NS_PER_MS: Final = NS_PER_S / MS_PER_S

@@ -219,6 +219,8 @@ def test_a_name_of_any_bytes(tmp_path: Path) -> None:
     [
         ("mixtral-8x7b", mixtral()),
         ("qwen3-32b", qwen3(64, 5120, 64, 8, 25600, 151936, tied=False)),
+        ("qwen3-14b", qwen3(40, 5120, 40, 8, 17408, 151936, tied=False)),
+        ("qwen2.5-7b", qwen2(28, 3584, 28, 4, 18944, 152064, tied=False)),
         ("opt-66b", opt(9216, 64, 72)),
         ("llama-2-70b", rotary("llama", 80, 8192, 64, 8, 28672, 32000, torch_dtype="float16")),
     ],
@@ -932,7 +934,7 @@ def test_model_is_named_by_its_folder_as_given(
     ("name", "message"),
     [
         ("org/name", "--model: org/name: no such file or folder, and no model hub is asked"),
-        ("org/name", "download the model's config.json and give its path, or name a preset: gpt3"),
+        ("org/name", "download the model's config.json and give its path, or name a preset: code"),
         ("model.gguf", "model.gguf: is a GGUF file of weights, which is not read .give the config"),
         ("a/model-00001-of-00002.safetensors", "is a safetensors file of weights"),
         ("model.ZIP", "is an archive"),

@@ -33,6 +33,7 @@ activation = "silu"
 """
 
 EXPECTED_PRESETS = [
+    "codellama-34b",
     "gpt3-13b",
     "gpt3-175b",
     "llama-2-70b",
@@ -41,9 +42,12 @@ EXPECTED_PRESETS = [
     "llama-3.1-70b",
     "llama-3.1-8b",
     "llama-65b",
+    "mixtral-8x22b",
     "mixtral-8x7b",
     "mt-nlg-530b",
     "opt-66b",
+    "qwen2.5-7b",
+    "qwen3-14b",
     "qwen3-32b",
 ]
 

@@ -34,7 +34,11 @@ PUBLISHED_PARAMETERS = {
     "llama-3.1-70b": 70.554e9,
     "llama-3.1-405b": 405.853e9,
     "qwen3-32b": 32.762e9,
+    "qwen3-14b": 14.768e9,
+    "qwen2.5-7b": 7.616e9,
+    "codellama-34b": 33.744e9,
     "mixtral-8x7b": 46.703e9,
+    "mixtral-8x22b": 140.621e9,
 }
 
 
@@ -56,6 +60,9 @@ def test_parameters_are_those_published(name: str) -> None:
         ("llama-3.1-8b", 8_030_261_248),
         ("llama-3.1-70b", 70_553_706_496),
         ("mixtral-8x7b", 46_702_792_704),
+        ("mixtral-8x22b", 140_620_634_112),
+        ("qwen2.5-7b", 7_615_616_512),
+        ("qwen3-14b", 14_768_307_200),
         ("qwen3-32b", 32_762_123_264),
     ],
 )

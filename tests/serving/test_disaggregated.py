@@ -10,7 +10,7 @@ from attacc.errors import InputError
 from attacc.hardware.system import load_system
 from attacc.serving.disaggregated import decoding, move_of, prefilling
 from attacc.serving.serve import Service, serve
-from attacc.serving.started import EngineOptions, PolicyName, start
+from attacc.serving.started import NO_OVERHEADS, EngineOptions, PolicyName, start
 from attacc.system.pricer import Pricer
 from attacc.workload.arrivals import poisson
 from attacc.workload.requests import Requests
@@ -19,7 +19,7 @@ from tests.cli.console import answer, refusal
 TWO = load_system("8xh100", name="two", gpus=2)
 MODEL = "llama-3.1-8b"
 STREAM = Requests.fixed(300, 20, 30).with_arrivals(poisson(30, 20.0, seed=1))
-APART = EngineOptions(policy=PolicyName.DISAGGREGATED, prefill_gpus=1)
+APART = EngineOptions(policy=PolicyName.DISAGGREGATED, prefill_gpus=1, overheads=NO_OVERHEADS)
 
 
 def apart(requests: Requests | tuple[int, int], system: Any = TWO, **others: Any) -> Service:

@@ -11,8 +11,19 @@ from attacc.errors import CapacityError, InputError, UnknownNameError
 from attacc.gpu.models import Engine, GpuModel, cost_model
 from attacc.hardware.system import load_system
 from attacc.serving.results import Targets
-from attacc.serving.serve import Service, serve
-from attacc.serving.started import EngineOptions, PolicyName, policy_of, start, version_of
+from attacc.serving.serve import Server, Service, serve
+from attacc.serving.started import (
+    ASYNCHRONOUS,
+    NO_OVERHEADS,
+    SYNCHRONOUS,
+    EngineOptions,
+    Overheads,
+    PolicyName,
+    overheads_of,
+    policy_of,
+    start,
+    version_of,
+)
 from attacc.system.batches import Chunk
 from attacc.system.pricer import Pricer
 from attacc.workload.arrivals import poisson
@@ -90,6 +101,41 @@ def test_idle_boards_count() -> None:
     watts = cost_model(GpuModel.CALIBRATED, Engine.VLLM).static_w(ONE.gpu)
     idle_j = watts * found.latencies.duration_s
     assert idle_j <= found.energy_per_output_token_j["static"] * 40 * 20 < 1.1 * idle_j
+
+
+def test_overheads_lengthen_steps_and_first_tokens() -> None:
+    """Catches a layer that is not counted, time that the devices wait for a front end, and
+    overheads of another engine.
+    """
+    alone = Requests.fixed(300, 20, 1)
+
+    def told(**options: Any) -> Service:
+        return serve(MODEL, ONE, alone, options=EngineOptions(**options), exact=True)
+
+    plain = told(overheads=NO_OVERHEADS)
+    layers = told(overheads=Overheads(layer_us=100.0))
+    # 32 layers of 100 us in each of 20 steps.
+    assert layers.run.end_ps == plain.run.end_ps + 20 * 32 * 100 * 10**6
+    front = told(overheads=Overheads(request_ms=5.0))
+    assert front.run.end_ps == plain.run.end_ps
+    assert front.latencies.tpot_ms == plain.latencies.tpot_ms
+    for latency in ("ttft_ms", "e2el_ms"):
+        later, sooner = (getattr(one.latencies, latency).mean for one in (front, plain))
+        assert later == pytest.approx(sooner + 5.0)
+    assert told().run.end_ps == told(overheads=ASYNCHRONOUS).run.end_ps
+    assert overheads_of(EngineOptions(engine_version="0.11.0")) == SYNCHRONOUS
+    assert overheads_of(EngineOptions(policy=PolicyName.SGLANG)) == NO_OVERHEADS
+    papers = Server(MODEL, ONE, gpu_model=GpuModel.PUBLISHED).serve(alone)
+    own = EngineOptions(overheads=NO_OVERHEADS)
+    same = Server(MODEL, ONE, options=own, gpu_model=GpuModel.PUBLISHED).serve(alone)
+    assert papers.to_json() == same.to_json()
+    assert not any("overheads" in note for note in papers.estimates)
+    assert told().estimates[-1].endswith("13.8 ms for a request, as fitted to vLLM 0.15.1 on H100")
+    assert front.estimates[-1].endswith(
+        "0 us for each layer and step, 5 ms for a request, as given"
+    )
+    with pytest.raises(InputError, match="layer_us"):
+        Overheads(layer_us=-1.0)
 
 
 MEASURED = [

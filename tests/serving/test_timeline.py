@@ -24,7 +24,7 @@ from attacc.serving.records.timeline import (
     TimelineWindow,
 )
 from attacc.serving.serve import Server, Service
-from attacc.serving.started import EngineOptions, PolicyName
+from attacc.serving.started import NO_OVERHEADS, EngineOptions, PolicyName
 from attacc.system.pricer import Pricer
 from attacc.workload.arrivals import poisson
 from attacc.workload.requests import Requests
@@ -74,7 +74,9 @@ def drawn(
     window: TimelineWindow, *, blocks: int | None = None, policy: PolicyName = PolicyName.VLLM_V1
 ) -> tuple[Service, dict[tuple[int, int], list[dict[str, Any]]]]:
     """Serve requests, and draw them."""
-    options = EngineOptions(policy=policy, kv_blocks=blocks, max_num_batched_tokens=512)
+    options = EngineOptions(
+        policy=policy, kv_blocks=blocks, max_num_batched_tokens=512, overheads=NO_OVERHEADS
+    )
     found = Server(MODEL, ONE, options=options).serve(STREAM, draw=window)
     assert found.timeline is not None
     return found, check(found.timeline)

@@ -26,6 +26,7 @@ from attacc.serving.results import StepSurrogate
 from attacc.serving.routing import RouterName, router_of
 from attacc.serving.simulator import Answer, Engine, Instance, Run
 from attacc.serving.started import EngineOptions, PolicyName, Started, start, v1_settings
+from attacc.serving.work import Work
 from attacc.system.boundary import constant_power
 from attacc.system.capacity import Footprint
 from attacc.system.pricer import Pricer
@@ -49,11 +50,17 @@ class Pool:
         pricer: prices the steps of one of them.
         prices: durations of steps, from tables that the pricer fills.
         engines: how many engines there are in one system.
+        more_ps: picoseconds by which the engine makes every step longer than its price.
     """
 
     pricer: Pricer
     prices: StepPrices
     engines: int = 1
+    more_ps: int = 0
+
+    def device_ps(self, work: Work) -> int:
+        """Return how long the devices take for a step, in picoseconds."""
+        return self.prices.device_ps(work) + self.more_ps
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +195,7 @@ def begin(
     pool = pools[0]
     started = start(pool.pricer, requests, options)
     started.policy.residents = pool.prices.residents()
-    engine = Engine(started.policy, pool.prices.device_ps, pool.prices.host_ps, answer)
+    engine = Engine(started.policy, pool.device_ps, pool.prices.host_ps, answer)
     return Instance([engine]), [Played(name, pool, started, engine)]
 
 
@@ -214,7 +221,7 @@ def _begin_pools(
     for own in decodes:
         own.residents = second.prices.residents()
     moves = [Moves(needs[0], second.pricer, needs[1]) for _ in decodes]
-    times = [(pool.prices.device_ps, pool.prices.host_ps) for pool in (first, second)]
+    times = [(pool.device_ps, pool.prices.host_ps) for pool in (first, second)]
     instance = Pools(
         lambda hand_on: [PrefillEngine(own, *times[0], answer, hand_on) for own in prefills],
         [

@@ -99,9 +99,16 @@ class Requested:
     columns: Ints
 
     @classmethod
-    def of(cls, ledger: Ledger) -> Requested:
-        """Return the requests that a policy has told."""
-        columns = np.frombuffer(ledger.ended, dtype=np.int64).reshape(-1, len(Ended._fields))
+    def of(cls, ledger: Ledger, later_ps: int = 0) -> Requested:
+        """Return the requests that a policy has told.
+
+        Args:
+            ledger: what it told.
+            later_ps: picoseconds after which users see a token.
+        """
+        columns = np.array(ledger.ended, dtype=np.int64).reshape(-1, len(Ended._fields))
+        for name in ("first_ps", "end_ps"):
+            columns[:, Ended._fields.index(name)] += later_ps
         return cls(columns[np.argsort(columns[:, 0], kind="stable")])
 
     def __len__(self) -> int:
@@ -215,7 +222,9 @@ def _plain(value: object) -> object:
     return asdict(value) if isinstance(value, Spread) else value
 
 
-def latencies(ledger: Ledger, rejected: int, targets: Targets, *, until_ps: int = 0) -> Latencies:
+def latencies(
+    ledger: Ledger, rejected: int, targets: Targets, *, until_ps: int = 0, later_ps: int = 0
+) -> Latencies:
     """Return the latencies and rates of a run.
 
     Args:
@@ -223,11 +232,12 @@ def latencies(ledger: Ledger, rejected: int, targets: Targets, *, until_ps: int 
         rejected: requests that could never run.
         targets: latencies that users accept.
         until_ps: when a run was cut off; it lasts until then, or until the last token.
+        later_ps: picoseconds after which users see a token.
 
     Raises:
         InputError: no request ended.
     """
-    requests = Requested.of(ledger)
+    requests = Requested.of(ledger, later_ps)
     if not len(requests):
         raise InputError(
             f"none of the {rejected} requests can run",

@@ -42,10 +42,10 @@ from attacc.serving.results import Latencies, StepSurrogate, Targets, latencies
 from attacc.serving.routing import RouterName, router_of
 from attacc.serving.search import replica
 from attacc.serving.simulator import Dispatcher, Instance, Interrupted, Run
-from attacc.serving.started import EngineOptions, PolicyName
+from attacc.serving.started import NO_OVERHEADS, EngineOptions, PolicyName, overheads_of
 from attacc.system.layout import Layout
 from attacc.system.pricer import Pricer
-from attacc.units import PS_PER_S, whole
+from attacc.units import PS_PER_MS, PS_PER_S, PS_PER_US, whole
 from attacc.workload.requests import Requests
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ class Service(Result):
             the run, on the engine where it is largest; None where attention does not follow from
             what channels hold.
         step_surrogate: how far fast prices of steps are from exact ones.
-        estimates: parts of the prices that are scaled, assumed, or beyond the fitted range.
+        estimates: parts of the prices that are scaled, assumed, or beyond the fitted range, and
+            overheads of the engine.
         engines: what each engine did.
         life: what happened to the request that was followed; None where none was, or where it was
             neither scheduled nor rejected before an interrupt.
@@ -265,6 +266,9 @@ class Server:
         devices = changed_system(system, changes, where="system")
         kind = member(GpuModel, gpu_model, where="gpu_model")
         self._name = devices.name
+        # The published model knows no engine: its steps are those of the papers.
+        published = kind is GpuModel.PUBLISHED and self._options.overheads is None
+        self._overheads = NO_OVERHEADS if published else overheads_of(self._options)
         self._seed, self._exact = seed, exact
         self._pricers = [
             (_pricer(model, own, over, kind, self._options), over.replicas)
@@ -287,8 +291,18 @@ class Server:
         """What engines are started with."""
         return self._options
 
-    def beyond_context(self, requests: Requests) -> tuple[str, ...]:
-        """Return a note where requests are longer than the model was made for, else nothing.
+    @property
+    def layers(self) -> int:
+        """Layers of the model."""
+        return sum(group.count for group in self._pricers[0][0].model.groups)
+
+    @property
+    def later_ps(self) -> int:
+        """Picoseconds after which users see a token."""
+        return round(self._overheads.request_ms * PS_PER_MS)
+
+    def estimates(self, requests: Requests) -> tuple[str, ...]:
+        """Return notes of the engine's overheads, and of requests that are long for the model.
 
         Args:
             requests: the requests.
@@ -296,7 +310,8 @@ class Server:
         longest = int((requests.prompt_tokens + requests.output_tokens).max())
         longest = min(longest, self._options.max_model_len or longest)
         prompt = min(longest, int(requests.prompt_tokens.max()))
-        return self._pricers[0][0].model.beyond_context(longest, prompt)
+        beyond = self._pricers[0][0].model.beyond_context(longest, prompt)
+        return (*self._overheads.estimates, *beyond)
 
     def pools(self, *, fresh: bool) -> list[Pool]:
         """Return the GPUs of the engine, or those that prefill and those that decode.
@@ -307,8 +322,9 @@ class Server:
         return self._priced() if fresh else self._pools
 
     def _priced(self) -> list[Pool]:
+        more_ps = round(self._overheads.layer_us * self.layers * PS_PER_US)
         return [
-            Pool(pricer, StepPrices(pricer, seed=self._seed, exact=self._exact), engines)
+            Pool(pricer, StepPrices(pricer, seed=self._seed, exact=self._exact), engines, more_ps)
             for pricer, engines in self._pricers
         ]
 
@@ -342,18 +358,21 @@ class Server:
             draw=draw,
         )  # fmt: skip
 
-    def latencies(self, requests: Requests, targets: Targets) -> Latencies:
+    def latencies(
+        self, requests: Requests, targets: Targets, *, concurrency: int | None = None
+    ) -> Latencies:
         """Return the latencies of requests over time alone, which takes less time.
 
         Args:
             requests: as in `Fleet.serve`.
             targets: as in `Fleet.serve`.
+            concurrency: as in `Fleet.serve`.
 
         Raises:
             InputError: as in `Fleet.serve`.
             CapacityError: as in `Fleet.serve`.
         """
-        return Fleet([self]).latencies(requests, targets)
+        return Fleet([self]).latencies(requests, targets, concurrency=concurrency)
 
 
 class Fleet:
@@ -435,7 +454,7 @@ class Fleet:
         ended = any(one.engine.run.policy.ledger.ended for one in played if not one.prefills)
         if played[0].engine.run.partial and not ended:
             raise KeyboardInterrupt
-        found = self._service(requests, played, _latencies(played, targets or Targets()))
+        found = self._service(requests, played, self._latencies(played, targets or Targets()))
         if lives is None:
             return found
         steps = found.run.steps
@@ -445,18 +464,35 @@ class Fleet:
             timeline = timeline_of(steps, lives, played[0].pool.prices, draw)
         return replace(found, life=life, timeline=timeline)
 
-    def latencies(self, requests: Requests, targets: Targets) -> Latencies:
+    def latencies(
+        self, requests: Requests, targets: Targets, *, concurrency: int | None = None
+    ) -> Latencies:
         """Return the latencies of requests over time alone, which takes less time.
 
         Args:
             requests: as in `serve`.
             targets: as in `serve`.
+            concurrency: as in `serve`.
 
         Raises:
             InputError: as in `serve`.
             CapacityError: as in `serve`.
         """
-        return _latencies(self._play(requests, None, fresh=False), targets)
+        played = self._play(requests, concurrency, fresh=False)
+        return self._latencies(played, targets)
+
+    def _latencies(self, played: Sequence[Played], targets: Targets) -> Latencies:
+        """Return the latencies of all requests."""
+        runs = [one.engine.run for one in played]
+        ledgers = [one.engine.run.policy.ledger for one in played if not one.prefills]
+        cut_ps = max((run.steps[-1].end_ps for run in runs if run.partial and run.steps), default=0)
+        return latencies(
+            Ledger.joined(ledgers),
+            sum(len(run.rejected) for run in runs),
+            targets,
+            until_ps=cut_ps,
+            later_ps=self._servers[0].later_ps,
+        )
 
     def _play(
         self,
@@ -524,7 +560,7 @@ class Fleet:
             },
             imbalance=max((use.imbalance for use in uses if use.imbalance), default=None),
             step_surrogate=surrogate_of(one.pool for one in played),
-            estimates=tuple(dict.fromkeys((*notes, *self._servers[0].beyond_context(requests)))),
+            estimates=tuple(dict.fromkeys((*notes, *self._servers[0].estimates(requests)))),
             engines=uses,
         )
 
@@ -590,15 +626,6 @@ def _each(system: AnySystem | Sequence[AnySystem]) -> list[AnySystem]:
     if isinstance(system, (str, Path, Mapping, ResolvedSystem)):
         return [system]
     return list(system)
-
-
-def _latencies(played: Sequence[Played], targets: Targets) -> Latencies:
-    """Return the latencies of all requests."""
-    runs = [one.engine.run for one in played]
-    ledgers = [one.engine.run.policy.ledger for one in played if not one.prefills]
-    cut_ps = max((run.steps[-1].end_ps for run in runs if run.partial and run.steps), default=0)
-    rejected = sum(len(run.rejected) for run in runs)
-    return latencies(Ledger.joined(ledgers), rejected, targets, until_ps=cut_ps)
 
 
 def _parts(

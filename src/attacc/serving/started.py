@@ -47,6 +47,49 @@ V1: Final = (PolicyName.VLLM_V1, PolicyName.DISAGGREGATED)
 """Policies whose engines are of vLLM V1."""
 
 
+@dataclass(frozen=True, slots=True)
+class Overheads:
+    """Times of an engine that neither the price of a step nor the host's coefficients hold.
+
+    Attributes:
+        layer_us: microseconds of the devices for each layer in every step: small kernels that no
+            price counts, and gaps between kernels.
+        request_ms: milliseconds of a request outside the engine: HTTP, tokenising, and messages
+            between processes. They count in TTFT and E2EL, and take no time of the engine. In a
+            closed loop, a client does not send its next request later for them.
+    """
+
+    layer_us: float = 0.0
+    request_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("layer_us", "request_ms"):
+            finite(getattr(self, name), where=name, least=0, most=MOST_OVERHEAD)
+
+    @property
+    def estimates(self) -> tuple[str, ...]:
+        """What they are estimated by: nothing where they are none."""
+        if self == NO_OVERHEADS:
+            return ()
+        told = f"{self.layer_us:g} us for each layer and step, {self.request_ms:g} ms for a request"
+        measured = self in (ASYNCHRONOUS, SYNCHRONOUS)
+        return (f"overheads of the engine: {told}{MEASURED_ON if measured else ', as given'}",)
+
+
+MOST_OVERHEAD: Final = 1e4
+"""Most microseconds of a layer, and most milliseconds of a request."""
+MEASURED_ON: Final = ", as fitted to vLLM 0.15.1 on H100"
+NO_OVERHEADS: Final = Overheads()
+ASYNCHRONOUS: Final = Overheads(layer_us=35.3, request_ms=13.8)
+"""Overheads of vLLM V1 that schedules a step ahead. Fitted by ``benchmarks/open_loop.py`` to eight
+runs of dense models on vLLM 0.15.1 and H100 (docs/evidence/open-loop.md)."""
+SYNCHRONOUS: Final = Overheads(request_ms=ASYNCHRONOUS.request_ms)
+"""Overheads of vLLM V1 with one step in flight. Its host's coefficients were fitted to whole steps,
+and hold the time of the layers."""
+ASYNCHRONOUS_FROM: Final = (0, 14)
+"""Version of vLLM that schedules a step ahead by default."""
+
+
 def policy_of(name: str) -> PolicyName:
     """Return a batching policy by its name.
 
@@ -76,6 +119,8 @@ class EngineOptions:
             told, and not enforced.
         prefix_caching: whether requests find what others have computed; vLLM V1 alone.
         prefill_gpus: GPUs of each system that prefill, with the policy "disaggregated".
+        overheads: of the engine beside priced steps; None for those measured of vLLM V1, and for
+            none with any other engine, since none were measured.
     """
 
     policy: PolicyName = PolicyName.VLLM_V1
@@ -88,6 +133,7 @@ class EngineOptions:
     max_model_len: int | None = None
     prefix_caching: bool = True
     prefill_gpus: int | None = None
+    overheads: Overheads | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -131,6 +177,22 @@ class EngineOptions:
     def version(self) -> str:
         """The version whose rules are played."""
         return self.engine_version or VERSIONS[self.policy]
+
+
+def overheads_of(options: EngineOptions) -> Overheads:
+    """Return the overheads of an engine.
+
+    Args:
+        options: what it is started with.
+
+    Raises:
+        InputError: the version is none.
+    """
+    if options.overheads is not None:
+        return options.overheads
+    if options.policy not in V1:
+        return NO_OVERHEADS
+    return ASYNCHRONOUS if version_of(options.version) >= ASYNCHRONOUS_FROM else SYNCHRONOUS
 
 
 def version_of(text: str) -> tuple[int, int]:
@@ -243,7 +305,7 @@ def v1_settings(pricer: Pricer, requests: Requests, options: EngineOptions) -> V
         max_num_batched_tokens=budget,
         max_num_seqs=most,
         prefix_caching=options.prefix_caching,
-        asynchronous=version >= (0, 14),
+        asynchronous=version >= ASYNCHRONOUS_FROM,
         reserve_full_isl=version >= (0, 19),
     )
 

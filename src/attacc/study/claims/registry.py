@@ -11,6 +11,7 @@ from attacc.study.claims import (
     gpu,
     legality,
     numerics,
+    open_loop,
     papers,
     scheduling,
     serving,
@@ -39,6 +40,7 @@ def all_checks() -> tuple[Check, ...]:
         *gpu.CHECKS,
         *serving.CHECKS,
         *scheduling.CHECKS,
+        *open_loop.CHECKS,
         *whole.CHECKS,
         *papers.CHECKS,
     )
