@@ -180,8 +180,7 @@ def _closed_checks() -> Iterable[Check]:
                 limits="The formula's coefficients of the host were fitted to these runs, and 8 "
                 "requests of a client were chosen by TTFT: of 6, 8 and 10 they are nearest. Tokens "
                 "of a step are a rule of the collection. First tokens of long prompts come too "
-                "early where few requests are "
-                "in flight.",
+                "early where few requests are in flight.",
                 needs=Needs.REFERENCE,
                 tests=("tests/calibration/test_open_loop.py",),
             ),
