@@ -35,7 +35,7 @@ from attacc.serving.fleet import (
     use_of,
 )
 from attacc.serving.prices.steps import StepPrices
-from attacc.serving.results import Latencies, StepSurrogate, Targets, latencies
+from attacc.serving.results import Latencies, Requested, StepSurrogate, Targets, latencies
 from attacc.serving.routing import RouterName, router_of
 from attacc.serving.search import replica
 from attacc.serving.simulator import Dispatcher, Instance, Run
@@ -444,7 +444,10 @@ def _latencies(played: Sequence[Played], targets: Targets) -> Latencies:
     """Return the latencies of all requests."""
     ledgers = [one.engine.run.policy.ledger for one in played if not one.prefills]
     rejected = sum(len(one.engine.run.rejected) for one in played)
-    return latencies(Ledger.joined(ledgers), rejected, targets)
+    found = latencies(Ledger.joined(ledgers), rejected, targets)
+    before = [Requested.of(one.engine.run.policy.ledger) for one in played if one.prefills]
+    lost = sum(int(requests.column("preemptions").sum()) for requests in before)
+    return replace(found, preemptions=found.preemptions + lost)
 
 
 def _parts(
