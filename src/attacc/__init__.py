@@ -8,7 +8,7 @@ The public face, ``import attacc as aa``. Names are loaded when they are first u
 - ``Requests``: what is served.
 - ``Pricer``, ``Chunk``, ``Batches``: what a step costs on a system, and what fits.
 - ``compare``: systems with and without attention in memory, on one model and its requests.
-- ``serve``: requests over time on one system, and what their users felt.
+- ``serve``: requests over time on one system or on several, and what their users felt.
 - ``where``: whether attention should run on GPUs or on AttAccs, by kind of layers.
 - ``Stack``, ``HostDevice``: one stack that attends; AttAccs as a host sees them.
 - ``accuracy``, ``reproduce``, ``validate``: errors of attention by format; the papers' figures; the

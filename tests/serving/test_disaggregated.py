@@ -75,6 +75,17 @@ def test_decode_steps_are_not_held_up_by_prompts() -> None:
     assert apart(burst).latencies.itl_ms.p99 < 0.5 * mixed.latencies.itl_ms.p99
 
 
+def test_memory_lost_in_a_prefill_is_counted() -> None:
+    """Catches preemptions that nobody tells: a prompt in parts gives way to one that is kept."""
+    options = EngineOptions(
+        policy=PolicyName.DISAGGREGATED, prefill_gpus=1, kv_blocks=30, max_num_batched_tokens=64
+    )
+    found = apart(Requests.fixed(300, 2, 3), options=options)
+    assert found.latencies.completed == 3
+    assert found.latencies.preemptions > 0
+    assert found.engines[1].run.policy.ledger.ended[7::8].tolist() == [0, 0, 0]
+
+
 def test_copies_of_both_pools() -> None:
     """Catches copies that hand requests to the other one's pool."""
     found = apart(STREAM, replicas=2)
@@ -140,7 +151,8 @@ def test_the_command_prints_what_the_library_answers(tmp_path: Path) -> None:
     file.write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
     asked = ["serve", str(file), "--model", MODEL, "--set", "gpus=2", "--policy", "disaggregated"]
     printed = json.loads(answer(*asked, "--prefill-gpus", "1", "--json"))
-    found = apart(Requests.from_trace(file), load_system("8xh100", gpus=2))
+    usual = EngineOptions(policy=PolicyName.DISAGGREGATED, prefill_gpus=1)
+    found = apart(Requests.from_trace(file), load_system("8xh100", gpus=2), options=usual)
     assert printed == json.loads(found.to_json())
     assert "8xh100 prefill" in answer(*asked, "--prefill-gpus", "1")
     assert "how many GPUs prefill" in refusal(*asked)

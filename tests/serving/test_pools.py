@@ -14,7 +14,7 @@ from attacc.serving.engines.vllm_v1 import VllmV1Settings
 from attacc.serving.pools import DecodeEngine, Pools, PrefillEngine
 from attacc.serving.routing import LeastLoaded, RoundRobin
 from attacc.serving.simulator import Dispatcher, Run
-from attacc.serving.work import Work
+from attacc.serving.work import Chunk, Work
 from tests.oracle.serving import disaggregated, vllm_v1
 from tests.oracle.serving.common import Job, Step
 from tests.serving import workloads
@@ -165,6 +165,34 @@ def test_memory_of_a_rejected_request_becomes_free() -> None:
     assert first.policy.free == 63
     assert not first.policy.awaits
     assert len(second.policy.ledger) == 1
+
+
+def test_a_rejection_wakes_the_engine_that_prefills() -> None:
+    """Catches an engine that plays on while the other one waits for memory that is free now."""
+    narrow = VllmV1Settings(blocks=64, max_model_len=60, asynchronous=False)
+    few = VllmV1Settings(blocks=5, asynchronous=False)
+    asked = (
+        Asked(0, ((100, 16),), 20),
+        Asked(2500, ((101, 64),), 1),  # too long to decode; it fills the memory for prefills
+        Asked(2600, ((102, 16),), 1),
+    )
+    log = log_of(played(requests_of(asked), (few, narrow), by_the_token, (constant, nothing)))
+    # Request 1 reaches the decoding engine at 3500, and its call at 4160 rejects it.
+    assert "D reject 1 @4160 reason=long" in log.splitlines()
+    assert "P S 3 @4160 run 2:16 free 3" in log.splitlines()
+    assert "D S 5 @5160 run 0:1 wait 2 free 60" in log.splitlines()
+
+
+def test_a_preempted_prompt_is_a_prompt_again() -> None:
+    """Catches a token in the middle of a recomputed prompt that counts as a decode."""
+    tight = VllmV1Settings(
+        blocks=6, max_num_batched_tokens=2, prefix_caching=False, asynchronous=False
+    )
+    asked = tuple(Asked(0, ((100 + i, 32),), 20) for i in range(2))
+    _, run = played(requests_of(asked), (V1, tight), by_the_token, (constant, nothing))
+    chunks = [chunk for step in run.steps for chunk in step.work.chunks]
+    assert chunks[0] == Chunk(1, 0, 0, emits=False)
+    assert len(run.policy.ledger) == 2
 
 
 def test_clients_wait_for_the_engine_that_decodes() -> None:

@@ -92,6 +92,18 @@ def test_engines_share_nothing(
         assert alone.startswith(log)
 
 
+def test_an_engine_makes_way_for_one_that_it_wakes() -> None:
+    """Catches an engine that plays on while the next request of its client waits elsewhere."""
+    outputs = (20, 1, 2, 1, 1)
+    asked = tuple(Asked(0, ((100 + i, 16),), count) for i, count in enumerate(outputs))
+    settings = {"blocks": 64, "asynchronous": False}
+    logs = logs_of(asked, settings, Cost(1000, 0, 0, 0), RoundRobin(), 2, 2)
+    # Request 2 ends on engine 0 at 4007, where request 0 goes on. Request 3 follows on engine 1,
+    # which is idle, and ends at 5014. So request 4 is seen by the next call of engine 0.
+    assert "S 1 @4007 run 3:16 free 62" in logs[1].splitlines()
+    assert "S 6 @6007 run 0:1 4:16 free 60" in logs[0].splitlines()
+
+
 @dataclass(frozen=True)
 class Seen:
     """What a router sees of an instance."""

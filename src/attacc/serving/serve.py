@@ -38,7 +38,7 @@ from attacc.serving.prices.steps import StepPrices
 from attacc.serving.records.lives import Life, Lives
 from attacc.serving.records.tables import write_table
 from attacc.serving.records.timeline import Timeline, TimelineWindow, timeline_of
-from attacc.serving.results import Latencies, StepSurrogate, Targets, latencies
+from attacc.serving.results import Latencies, Requested, StepSurrogate, Targets, latencies
 from attacc.serving.routing import RouterName, router_of
 from attacc.serving.search import replica
 from attacc.serving.simulator import Dispatcher, Instance, Interrupted, Run
@@ -486,13 +486,16 @@ class Fleet:
         runs = [one.engine.run for one in played]
         ledgers = [one.engine.run.policy.ledger for one in played if not one.prefills]
         cut_ps = max((run.steps[-1].end_ps for run in runs if run.partial and run.steps), default=0)
-        return latencies(
+        found = latencies(
             Ledger.joined(ledgers),
             sum(len(run.rejected) for run in runs),
             targets,
             until_ps=cut_ps,
             later_ps=self._servers[0].later_ps,
         )
+        before = [Requested.of(one.engine.run.policy.ledger) for one in played if one.prefills]
+        lost = sum(int(requests.column("preemptions").sum()) for requests in before)
+        return replace(found, preemptions=found.preemptions + lost)
 
     def _play(
         self,

@@ -422,7 +422,8 @@ class Dispatcher:
             number = times.index(at)
             times[number] = NEVER
             other = min(times)
-            # Of equal times, that of the engine with the lower number comes first.
+            # Of equal times, that of the engine with the lower number comes first. The place of the
+            # chosen engine holds `NEVER`: without another turn, `until` is `NEVER`.
             until = other + (times.index(other) > number)
             if arrival is not None:
                 until = min(until, arrival)

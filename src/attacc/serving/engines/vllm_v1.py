@@ -440,13 +440,6 @@ class VllmV1(Policy):
         """Take the blocks from a request that has ended."""
         self._pool.release(request)
 
-    def drop(self, request: Request) -> bool:
-        """Take a request out of the queue, with what was loaded for it."""
-        if not super().drop(request):
-            return False
-        self._pool.release(request)
-        return True
-
     # Results.
 
     def update(self, call: Call, now_ps: int) -> list[Request]:
