@@ -7,7 +7,14 @@ from attacc.serving.records.timeline import TimelineWindow
 from attacc.serving.results import Latencies, Spread, Targets
 from attacc.serving.routing import RouterName
 from attacc.serving.serve import Fleet, Server, Service
-from attacc.serving.started import EngineOptions, Overheads, PolicyName, policy_of
+from attacc.serving.started import (
+    EngineOptions,
+    Overheads,
+    PolicyName,
+    Residence,
+    policy_of,
+    residence_of,
+)
 from attacc.workload.generated import Independent, Resampled
 from attacc.workload.loads import lengths_of, lengths_source, synthetic_load
 
@@ -21,6 +28,7 @@ __all__ = [
     "Overheads",
     "PolicyName",
     "Resampled",
+    "Residence",
     "RouterName",
     "Server",
     "Service",
@@ -32,5 +40,6 @@ __all__ = [
     "lengths_of",
     "lengths_source",
     "policy_of",
+    "residence_of",
     "synthetic_load",
 ]

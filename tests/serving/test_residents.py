@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from attacc.errors import CapacityError
 from attacc.serving.engines.policy import Request
 from attacc.serving.prices.residents import Residents
 from attacc.serving.prices.steps import StepPrices
@@ -10,7 +11,7 @@ from attacc.serving.records.usage import usage_of
 from attacc.serving.results import Requested
 from attacc.serving.serve import arriving, serve
 from attacc.serving.simulator import Run, play
-from attacc.serving.started import EngineOptions, PolicyName, start
+from attacc.serving.started import EngineOptions, PolicyName, Residence, start
 from attacc.serving.work import Chunk, Held, Work
 from attacc.system.pricer import Pricer
 from attacc.system.residents import held_times
@@ -80,6 +81,28 @@ def test_channels_hold_the_keys_that_a_step_attends_to(
     assert totals == [heads.kv_heads * work.keys for work in works]
     assert residents.steps == len(works)
     assert residents.step().all_chunks == 0
+
+
+@pytest.mark.parametrize("residence", [Residence.HEAD_FIRST, Residence.TOKEN_PARALLEL])
+def test_other_places_hold_the_same_keys(
+    residence: Residence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a policy of residence that is dropped on its way, and lines that do not fit it."""
+    totals = follow(monkeypatch)
+    requests = uneven(20, 9)
+    usual = serve(GPT3, "dgx-attacc-bank", requests)
+    before = len(totals)
+    found = serve(GPT3, "dgx-attacc-bank", requests, options=EngineOptions(residence=residence))
+    assert totals[before:] == [96 * keys for keys in found.run.steps.column("keys") if keys]
+    assert found.imbalance != usual.imbalance
+    assert found.step_surrogate.max_deviation < 0.02
+
+
+def test_a_request_that_fits_no_channel_is_refused() -> None:
+    """Catches requests that run although a channel is too small for all their heads."""
+    options = EngineOptions(residence=Residence.REQUEST_CHANNEL)
+    with pytest.raises(CapacityError, match="a channel for .* 96 heads, 96 layers"):
+        serve(GPT3, "dgx-attacc-bank", (1500, 5), options=options)
 
 
 def test_channels_hold_what_was_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -269,6 +269,13 @@ def serve(
             help="Most tokens of a request; longer prompts are rejected. No limit by default.",
         ),
     ] = None,
+    residence: Annotated[
+        str,
+        typer.Option(
+            help="Where keys go in the channels of AttAccs: resident, head-first, request-channel "
+            "or token-parallel."
+        ),
+    ] = "resident",
     slo_ttft_ms: Annotated[
         float | None,
         typer.Option(
@@ -362,6 +369,7 @@ def serve(
         TimelineWindow,
         check_outputs,
         policy_of,
+        residence_of,
     )
     from attacc.service import find_rate as rate_of
 
@@ -407,6 +415,7 @@ def serve(
         kv_blocks=kv_blocks,
         kv_memory_fraction=kv_memory_fraction,
         max_model_len=max_model_len,
+        residence=residence_of(residence),
         prefill_gpus=prefill_gpus,
     )
     targets = Targets(slo_ttft_ms, slo_tpot_ms)

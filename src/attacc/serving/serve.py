@@ -321,10 +321,15 @@ class Server:
         """
         return self._priced() if fresh else self._pools
 
+    def _prices(self, pricer: Pricer) -> StepPrices:
+        return StepPrices(
+            pricer, seed=self._seed, exact=self._exact, residence=self._options.residence
+        )
+
     def _priced(self) -> list[Pool]:
         more_ps = round(self._overheads.layer_us * self.layers * PS_PER_US)
         return [
-            Pool(pricer, StepPrices(pricer, seed=self._seed, exact=self._exact), engines, more_ps)
+            Pool(pricer, self._prices(pricer), engines, more_ps)
             for pricer, engines in self._pricers
         ]
 

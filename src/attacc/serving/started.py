@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from attacc.errors import InputError, member
+from attacc.pim.mapping.resident_counts import Policy as Residence
 from attacc.serving.engines.policy import Policy
 from attacc.serving.engines.sarathi import Sarathi, SarathiSettings
 from attacc.serving.engines.sglang import Sglang, SglangSettings
@@ -102,6 +103,18 @@ def policy_of(name: str) -> PolicyName:
     return member(PolicyName, name, where="policy")
 
 
+def residence_of(name: str) -> Residence:
+    """Return where keys go in the channels of AttAccs, by its name.
+
+    Args:
+        name: as users give it.
+
+    Raises:
+        UnknownNameError: there is no such policy.
+    """
+    return member(Residence, name, where="residence")
+
+
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """What an engine is started with, under vLLM's names; None for the engine's default.
@@ -121,6 +134,7 @@ class EngineOptions:
         prefill_gpus: GPUs of each system that prefill, with the policy "disaggregated".
         overheads: of the engine beside priced steps; None for those measured of vLLM V1, and for
             none with any other engine, since none were measured.
+        residence: where keys go in the channels of AttAccs that attend.
     """
 
     policy: PolicyName = PolicyName.VLLM_V1
@@ -134,6 +148,7 @@ class EngineOptions:
     prefix_caching: bool = True
     prefill_gpus: int | None = None
     overheads: Overheads | None = None
+    residence: Residence = Residence.RESIDENT
 
     def __post_init__(self) -> None:
         for name in (

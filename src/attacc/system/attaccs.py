@@ -29,7 +29,7 @@ from attacc.pim.energy.dram import DRAM_ENERGIES
 from attacc.pim.energy.power import standby
 from attacc.pim.limits import Limiter
 from attacc.pim.mapping.geometry import HeadLayout, KeyLayout
-from attacc.pim.mapping.resident_counts import ResidentCounts
+from attacc.pim.mapping.resident_counts import Policy, ResidentCounts
 from attacc.pim.product import AttaccProducts, StackProduct
 from attacc.pim.program.growth import chunk_growth
 from attacc.pim.program.interleaved import QueryPasses
@@ -405,13 +405,21 @@ class Attaccs:
             and self._table.heads_of_channel(heads.kv_heads) is None
         )
 
-    def empty_banks(self, heads: LayerHeads, layers: int, *, rows: int = 1) -> ResidentCounts:
+    def empty_banks(
+        self,
+        heads: LayerHeads,
+        layers: int,
+        *,
+        rows: int = 1,
+        policy: Policy = Policy.RESIDENT,
+    ) -> ResidentCounts:
         """Return the channels of all stacks, without requests.
 
         Args:
             heads: of every layer.
             layers: how many there are.
             rows: factor of the rows of every bank.
+            policy: where new chunks go.
         """
         layout, device = self._key_layout(heads), self._stack.device
         growth = chunk_growth(device, layout, QueryPasses.of(heads.queries, self._queries_per_read))
@@ -422,6 +430,7 @@ class Attaccs:
             layers=layers,
             heads=heads.kv_heads,
             growth=growth,
+            policy=policy,
         )
 
     def attend_held(

@@ -265,12 +265,17 @@ class ResidentCounts:
         row = o.columns * o.access_bytes * o.banks_per_channel
         whole, rest = divmod(length - request.length, self._growth.longest)
         rows = whole * int(self._rows_of[-1]) + int(self._rows_of[rest])
+        # What stays in one channel needs room there.
+        alone = self._policy in (Policy.HEAD_FIRST, Policy.REQUEST_CHANNEL)
+        free = int(self.free_rows.max() if alone else self.free_rows.sum())
+        heads = 1 if self._policy is Policy.HEAD_FIRST else self._heads
         raise CapacityError(
             Shortfall(
-                f"banks for {length - request.length} more keys and values of request "
-                f"{request.number} ({self._heads} heads, {self._layers} layers, {self._policy})",
-                rows * self._heads * self._layers * row,
-                int(self.free_rows.sum()) * row,
+                f"{'a channel' if alone else 'banks'} for {length - request.length} more keys and "
+                f"values of request {request.number} ({heads} heads, {self._layers} layers, "
+                f"{self._policy})",
+                rows * heads * self._layers * row,
+                free * row,
             ),
             where="AttAcc",
             hint="free a request, ask for fewer tokens, or take more stacks",

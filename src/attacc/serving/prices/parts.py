@@ -19,6 +19,7 @@ from attacc.errors import EngineError, InputError
 from attacc.gpu.costs import Energies, Floats
 from attacc.hardware.system import AttentionSite
 from attacc.models.operators import Phase
+from attacc.pim.mapping.resident_counts import Policy
 from attacc.serving.prices.residents import Residents
 from attacc.serving.prices.works import Works
 from attacc.system.batches import Ints
@@ -65,6 +66,7 @@ class StepSource:
 
     Args:
         pricer: prices the steps.
+        residence: where keys go in the channels of AttAccs.
 
     Attributes:
         pricer: prices the steps.
@@ -79,7 +81,8 @@ class StepSource:
         InputError: the pricer verifies drafts, or requests share a prefix. A `Work` tells neither.
     """
 
-    def __init__(self, pricer: Pricer) -> None:
+    def __init__(self, pricer: Pricer, residence: Policy = Policy.RESIDENT) -> None:
+        self._residence = residence
         if pricer.speculation.queries != 1 or pricer.shared_prefix:
             raise InputError(
                 "the work of a step tells of no drafts and of no shared prefix",
@@ -120,7 +123,7 @@ class StepSource:
         """Return the channels of AttAccs for a run; None where nothing depends on them."""
         if self.residing is None or self.pricer.attaccs is None:
             return None
-        return Residents(self.pricer.attaccs, *self.residing, self.held_times)
+        return Residents(self.pricer.attaccs, *self.residing, self.held_times, self._residence)
 
     def played_ns(self, lists: Sequence[Channels]) -> float:
         """Return the time of one layer's attention to what the channels hold, by the engine.

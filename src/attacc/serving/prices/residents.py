@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from attacc.pim.mapping.resident_counts import CountedRequest
+from attacc.pim.mapping.resident_counts import CountedRequest, Policy
 from attacc.serving.engines.policy import Request
 from attacc.serving.work import Held
 from attacc.system.attaccs import Attaccs
@@ -32,14 +32,22 @@ class Residents:
         heads: of every layer.
         layers: how many there are.
         times: of channels.
+        policy: where new chunks go.
 
     Attributes:
         steps: steps so far.
         short_steps: of these, steps in which a channel held more rows than it has.
     """
 
-    def __init__(self, attaccs: Attaccs, heads: LayerHeads, layers: int, times: HeldTimes) -> None:
-        self._counts = attaccs.empty_banks(heads, layers, rows=MORE_ROWS)
+    def __init__(
+        self,
+        attaccs: Attaccs,
+        heads: LayerHeads,
+        layers: int,
+        times: HeldTimes,
+        policy: Policy = Policy.RESIDENT,
+    ) -> None:
+        self._counts = attaccs.empty_banks(heads, layers, rows=MORE_ROWS, policy=policy)
         rows = int(self._counts.free_rows[0, 0])
         self._least_free = rows - rows // MORE_ROWS
         self._held: dict[int, CountedRequest] = {}

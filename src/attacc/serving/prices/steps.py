@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from attacc.gpu.costs import Floats
+from attacc.pim.mapping.resident_counts import Policy
 from attacc.serving.prices.decode import REQUESTS_IN_BLOCK, DecodeTable
 from attacc.serving.prices.grid import MixedGrid
 from attacc.serving.prices.parts import EQUAL, StepParts, StepSource
@@ -112,15 +113,22 @@ class StepPrices:
         exact: whether the pricer prices every step by itself, without tables.
         samples: steps of the sample, at least 1. None for 64, or for 16 where the engine plays what
             AttAccs held in them.
+        residence: where keys go in the channels of AttAccs.
 
     Raises:
         InputError: the pricer verifies drafts, or requests share a prefix.
     """
 
     def __init__(
-        self, pricer: Pricer, *, seed: int = 0, exact: bool = False, samples: int | None = None
+        self,
+        pricer: Pricer,
+        *,
+        seed: int = 0,
+        exact: bool = False,
+        samples: int | None = None,
+        residence: Policy = Policy.RESIDENT,
     ) -> None:
-        self._source = StepSource(pricer)
+        self._source = StepSource(pricer, residence)
         self._exact = exact
         usual = SAMPLES if self._source.residing is None else PLAYED_SAMPLES
         self._samples = whole(usual if samples is None else samples, where="samples")
