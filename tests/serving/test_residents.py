@@ -101,7 +101,7 @@ def test_other_places_hold_the_same_keys(
 def test_a_request_that_fits_no_channel_is_refused() -> None:
     """Catches requests that run although a channel is too small for all their heads."""
     options = EngineOptions(residence=Residence.REQUEST_CHANNEL)
-    with pytest.raises(CapacityError, match="a channel for .* 96 heads, 96 layers"):
+    with pytest.raises(CapacityError, match=r"a channel for .*96 heads, 96 layers"):
         serve(GPT3, "dgx-attacc-bank", (1500, 5), options=options)
 
 
