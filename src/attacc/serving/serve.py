@@ -548,7 +548,7 @@ class Fleet:
             model=self._servers[0].model_name,
             system=together(self.systems),
             workload=requests.name,
-            policy=f"{options.policy} {options.version}",
+            policy=options.title,
             router=self._router.value if len(self.systems) > 1 else None,
             layout=" + ".join(dict.fromkeys(use.layout for use in uses)),
             kv_blocks=capacity,

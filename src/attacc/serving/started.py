@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -116,6 +117,25 @@ def residence_of(name: str) -> Residence:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a policy of one's own has to keep.
+
+    Attributes:
+        blocks: blocks of memory.
+        block_tokens: tokens of a block.
+        max_num_seqs: most running requests.
+        max_num_batched_tokens: most tokens of a step.
+        max_model_len: most tokens of a request.
+    """
+
+    blocks: int
+    block_tokens: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineOptions:
     """What an engine is started with, under vLLM's names; None for the engine's default.
 
@@ -135,6 +155,9 @@ class EngineOptions:
         overheads: of the engine beside priced steps; None for those measured of vLLM V1, and for
             none with any other engine, since none were measured.
         residence: where keys go in the channels of AttAccs that attend.
+        own: makes a policy of one's own from its limits, in place of `policy`
+            (docs/howto/policies.md). Limits that are not given are 256 requests, and 8,192 tokens
+            of a step.
     """
 
     policy: PolicyName = PolicyName.VLLM_V1
@@ -149,6 +172,7 @@ class EngineOptions:
     prefill_gpus: int | None = None
     overheads: Overheads | None = None
     residence: Residence = Residence.RESIDENT
+    own: Callable[[Limits], Policy] | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -181,6 +205,12 @@ class EngineOptions:
                 where="prefill_gpus",
                 hint="leave it out, or use disaggregated",
             )
+        if self.own is not None and (self.engine_version is not None or apart):
+            raise InputError(
+                "a policy of your own is played in place of an engine's",
+                where="own",
+                hint="leave out policy and engine_version",
+            )
         if self.engine_version is not None and self.policy not in V1:
             raise InputError(
                 f"{self.policy} is played as of {VERSIONS[self.policy]} alone",
@@ -192,6 +222,13 @@ class EngineOptions:
     def version(self) -> str:
         """The version whose rules are played."""
         return self.engine_version or VERSIONS[self.policy]
+
+    @property
+    def title(self) -> str:
+        """The policy and its version, for people."""
+        if self.own is not None:
+            return str(getattr(self.own, "name", None) or getattr(self.own, "__name__", "own"))
+        return f"{self.policy} {self.version}"
 
 
 def overheads_of(options: EngineOptions) -> Overheads:
@@ -205,7 +242,7 @@ def overheads_of(options: EngineOptions) -> Overheads:
     """
     if options.overheads is not None:
         return options.overheads
-    if options.policy not in V1:
+    if options.own is not None or options.policy not in V1:
         return NO_OVERHEADS
     return ASYNCHRONOUS if version_of(options.version) >= ASYNCHRONOUS_FROM else SYNCHRONOUS
 
@@ -260,6 +297,10 @@ def start(pricer: Pricer, requests: Requests, options: EngineOptions) -> Started
     def blocks(step_tokens: int, requests_at_once: int) -> int:
         return _blocks(pricer, requests, options, step_tokens, requests_at_once)
 
+    if options.own is not None:
+        most, budget = seqs or 256, tokens or 8192
+        count = blocks(budget, most)
+        return Started(options.own(Limits(count, size, most, budget, longest)), count, size)
     match options.policy:
         case PolicyName.VLLM_V1:
             settings = v1_settings(pricer, requests, options)
