@@ -1,5 +1,7 @@
 """Where the keys of running requests lie in AttAccs, and what their attention takes there."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ from attacc.serving.work import Chunk, Held, Work
 from attacc.system.pricer import Pricer
 from attacc.system.residents import held_times
 from attacc.workload.arrivals import poisson
+from attacc.workload.prefixes import PrefixHashes
 from attacc.workload.requests import Requests, WorkloadKind
 
 ALONE = [name for name in PolicyName if name is not PolicyName.DISAGGREGATED]
@@ -103,6 +106,29 @@ def test_a_request_that_fits_no_channel_is_refused() -> None:
     options = EngineOptions(residence=Residence.REQUEST_CHANNEL)
     with pytest.raises(CapacityError, match=r"a channel for .*96 heads, 96 layers"):
         serve(GPT3, "dgx-attacc-bank", (1500, 5), options=options)
+
+
+@pytest.mark.parametrize("policy", [PolicyName.VLLM_V1, PolicyName.SGLANG])
+def test_a_shared_beginning_is_read_where_it_lies(
+    policy: PolicyName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches beginnings that lie once for each request: these would fill all channels alike."""
+    totals = follow(monkeypatch)
+    count = 12
+    prompts = np.full(count, 2048 + 40, dtype=np.int64)
+    hashes = PrefixHashes.of_lists([[1, 2, 3, 4, 10 + number] for number in range(count)])
+    requests = Requests(
+        "shared", WorkloadKind.TRACE, "a test", prompts, np.full(count, 30, dtype=np.int64),
+        np.linspace(0.0, 6.0, count), hashes,
+    )  # fmt: skip
+    options = EngineOptions(policy=policy)
+    found = serve(GPT3, "dgx-attacc-bank", requests, options=options)
+    assert found.latencies.prefix_hit_share > 0.8
+    assert totals == [96 * keys for keys in found.run.steps.column("keys").tolist() if keys]
+    apart = serve(GPT3, "dgx-attacc-bank", replace(requests, prefix_hashes=None), options=options)
+    assert found.imbalance is not None
+    assert apart.imbalance is not None
+    assert found.imbalance > apart.imbalance
 
 
 def test_channels_hold_what_was_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

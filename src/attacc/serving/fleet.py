@@ -194,7 +194,7 @@ def begin(
         return _begin_pools(name, pools[0], pools[1], requests, options, router, answer)
     pool = pools[0]
     started = start(pool.pricer, requests, options)
-    started.policy.residents = pool.prices.residents()
+    started.policy.residents = pool.prices.residents(started.unit_tokens)
     engine = Engine(started.policy, pool.device_ps, pool.prices.host_ps, answer)
     return Instance([engine]), [Played(name, pool, started, engine)]
 
@@ -219,7 +219,7 @@ def _begin_pools(
     prefills = [Prefill(settings[0]) for _ in range(first.engines)]
     decodes = [Decode(settings[1]) for _ in range(second.engines)]
     for own in decodes:
-        own.residents = second.prices.residents()
+        own.residents = second.prices.residents(settings[1].block_tokens)
     moves = [Moves(needs[0], second.pricer, needs[1]) for _ in decodes]
     times = [(pool.device_ps, pool.prices.host_ps) for pool in (first, second)]
     instance = Pools(

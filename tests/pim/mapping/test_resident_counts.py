@@ -9,7 +9,14 @@ from attacc.hardware.placement import Placement
 from attacc.models.precision import ElementType
 from attacc.pim.mapping.geometry import KeyLayout
 from attacc.pim.mapping.residence import Growth, Residence, ResidentRequest
-from attacc.pim.mapping.resident_counts import CountedRequest, Policy, ResidentCounts, redealt
+from attacc.pim.mapping.resident_counts import (
+    CountedRequest,
+    Policy,
+    Prefix,
+    ResidentCounts,
+    redealt,
+)
+from attacc.pim.mapping.resident_counts_kernel import CAPACITY, CHANNEL, HEAD, ROWS, START
 
 ORGANIZATION = DRAMS.load("hbm3-5.2").organization
 
@@ -164,3 +171,54 @@ def test_redealt_keys_are_all_there() -> None:
     keys = [sum(own) for own in dealt]
     assert sum(keys) == 2 * 2148
     assert max(keys) <= 1.5 * min(keys)
+
+
+def test_a_prefix_is_read_where_it_lies() -> None:
+    """Catches a prefix that is stored again, read once for all, or kept in the loads for ever."""
+    of = layout(Placement.BANK, 4000, 4)
+    growth = Growth(longest=1024, grain=64, growing=256, quantum=16)
+    counts = ResidentCounts(of, stacks=2, layers=2, heads=3, growth=growth)
+    first = counts.arrive(500)
+    alone, rows = counts.keys.copy(), counts.free_rows.copy()
+    second = counts.arrive(320, Prefix.of(first.chunks, 300))
+    # The first 300 keys of each head lie where those of the first request do.
+    _, keys = counts.held([second])
+    assert keys.sum() == 3 * 320
+    for head in range(3):
+        own = second.chunks[:, second.chunks[HEAD] == head]
+        theirs = first.chunks[:, first.chunks[HEAD] == head]
+        shared = own[:, own[START] < 300]
+        assert shared[CAPACITY].sum() == 300
+        np.testing.assert_array_equal(shared[CHANNEL], theirs[CHANNEL, : shared.shape[1]])
+        assert (shared[ROWS] == 0).all()
+        assert own[START, -1] == 300
+    assert counts.keys.sum() == 3 * (500 + 320)
+    # Rows are those of 20 keys, and of the room to grow.
+    fresh = ResidentCounts(of, stacks=2, layers=2, heads=3, growth=growth)
+    before = fresh.free_rows.sum()
+    fresh.arrive(20)
+    assert (rows - counts.free_rows).sum() == (before - fresh.free_rows.sum())
+    for _ in range(40):
+        counts.step()
+    assert counts.keys.sum() == 3 * (540 + 360)
+    counts.free(second)
+    assert (counts.keys >= alone).all()
+    counts.free(first)
+    assert not counts.loads.any()
+    assert not counts.chunks.any()
+
+
+def test_a_prefix_without_room_behind_it_changes_nothing() -> None:
+    """Catches loads of a prefix whose request was refused."""
+    growth = Growth(longest=1024, grain=64, growing=64, quantum=16)
+    counts = ResidentCounts(
+        layout(Placement.BANK, 24, 2), stacks=1, layers=1, heads=1, growth=growth
+    )
+    first = counts.arrive(200)
+    loads, chunks = counts.loads.copy(), counts.chunks.copy()
+    with pytest.raises(CapacityError):
+        counts.arrive(100_000, Prefix.of(first.chunks, 128))
+    np.testing.assert_array_equal(counts.loads, loads)
+    np.testing.assert_array_equal(counts.chunks, chunks)
+    with pytest.raises(InputError, match="at least 129"):
+        counts.arrive(128, Prefix.of(first.chunks, 128))

@@ -74,6 +74,32 @@ class CountedRequest:
     watched: I64 | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefix:
+    """First keys of a request, where they lie.
+
+    Attributes:
+        keys: how many there are of each head.
+        chunks: (7, chunks) as in `CountedRequest`; they take no rows, and hold these keys alone.
+    """
+
+    keys: int
+    chunks: I64
+
+    @classmethod
+    def of(cls, chunks: I64, keys: int) -> Prefix:
+        """Return the first keys of a request.
+
+        Args:
+            chunks: (7, chunks) chunks of the request.
+            keys: how many.
+        """
+        own = chunks[:, chunks[START] < keys]
+        own[CAPACITY] = np.minimum(own[CAPACITY], keys - own[START])
+        own[ROWS] = 0
+        return cls(keys, own)
+
+
 class ResidentCounts:
     """The channels of equal stacks, and how many rows, chunks and keys of requests they hold.
 
@@ -124,26 +150,45 @@ class ResidentCounts:
         """(stacks, channels) keys of one layer."""
         return self.loads - self.overhead * self.chunks
 
-    def arrive(self, length: int) -> CountedRequest:
+    def arrive(self, length: int, prefix: Prefix | None = None) -> CountedRequest:
         """Give a new request room for its keys; it takes part in later steps.
 
         Args:
             length: keys of each head.
+            prefix: first keys, which lie where another request put them; it reads them there, and
+                they take no rows of its own. None for keys of its own alone.
 
         Raises:
             CapacityError: there is not enough room; nothing has changed.
-            InputError: the request has no keys.
+            InputError: the request has no keys of its own.
         """
-        if length < 1:
-            raise InputError(f"length {length} of a request must be at least 1")
+        shared = 0 if prefix is None else prefix.keys
+        if length <= shared:
+            raise InputError(f"length {length} of a request must be at least {shared + 1}")
         request = CountedRequest(
             self._arrivals, np.zeros((7, 0), dtype=np.int64),
             np.zeros(self._heads, dtype=np.int64), np.full(self._heads, -1, dtype=np.int64),
         )  # fmt: skip
-        self._grow(request, length)
+        if prefix is not None:
+            request.chunks, request.length = prefix.chunks, shared
+            request.ends[:] = shared
+            request.last[prefix.chunks[HEAD]] = np.arange(prefix.chunks.shape[1])
+            self._read(prefix, 1)
+        try:
+            self._grow(request, length)
+        except CapacityError:
+            if prefix is not None:
+                self._read(prefix, -1)
+            raise
         self._arrivals += 1
         self._watch(request)
         return request
+
+    def _read(self, prefix: Prefix, sign: int) -> None:
+        """Count the keys of a prefix for a request that reads them, or no longer."""
+        at = prefix.chunks[STACK], prefix.chunks[CHANNEL]
+        np.add.at(self.loads, at, sign * (prefix.chunks[CAPACITY] + self.overhead))
+        np.add.at(self.chunks, at, sign)
 
     def grow(self, request: CountedRequest, length: int) -> None:
         """Give a request room for more keys, all at once.

@@ -65,15 +65,16 @@ class Request:
         order: number of its last admission.
         preemptions: how often it lost its memory.
         hits: tokens of its prompt that it found in the prefix cache when it was first admitted.
+        cached: tokens that it found there when it was last admitted.
         remote: where the keys and values of its prompt come from.
         first_ps: when its first output came; -1 before.
         last_ps: when its last output came that was told one by one; -1 before.
     """
 
     __slots__ = (
-        "arrival_ps", "blocks", "done", "first_ps", "hits", "index", "joined", "keys", "known",
-        "last_ps", "last_step", "lead", "order", "outputs", "pending", "preemptions", "prompt",
-        "registered", "remote", "runs", "until",
+        "arrival_ps", "blocks", "cached", "done", "first_ps", "hits", "index", "joined", "keys",
+        "known", "last_ps", "last_step", "lead", "order", "outputs", "pending", "preemptions",
+        "prompt", "registered", "remote", "runs", "until",
     )  # fmt: skip
 
     def __init__(
@@ -82,7 +83,7 @@ class Request:
         self.index, self.arrival_ps, self.runs = index, arrival_ps, runs
         self.prompt, self.outputs = prompt, outputs
         self.known, self.done = prompt, 0
-        self.order = self.preemptions = self.hits = 0
+        self.order = self.preemptions = self.hits = self.cached = 0
         self.first_ps = self.last_ps = -1
         self.blocks: list[int] = []
         self.registered = 0

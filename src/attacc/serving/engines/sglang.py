@@ -254,6 +254,7 @@ class Sglang(Policy):
         request.order = self._steps
         if hit:
             call.hits.append((request, hit))
+        request.cached = hit
         if not request.preemptions:
             request.hits = hit
         self._compute(request, budget.chunk, hit, budget, chunks)

@@ -397,6 +397,8 @@ class VllmV1(Policy):
             pool.take(request, new)
             if hits:
                 call.hits.append((request, hit))
+            if request.remote is not Remote.LOADED:
+                request.cached = hit
             if loads:
                 request.remote, request.done = Remote.LOADING, hit
                 self._load(request)

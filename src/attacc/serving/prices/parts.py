@@ -119,11 +119,17 @@ class StepSource:
             raise EngineError("no requests stay in the channels of AttAccs")
         return held_times(self.pricer.attaccs, *self.residing)
 
-    def residents(self) -> Residents | None:
-        """Return the channels of AttAccs for a run; None where nothing depends on them."""
+    def residents(self, block_tokens: int) -> Residents | None:
+        """Return the channels of AttAccs for a run; None where nothing depends on them.
+
+        Args:
+            block_tokens: tokens of a block of the engine's prefix cache.
+        """
         if self.residing is None or self.pricer.attaccs is None:
             return None
-        return Residents(self.pricer.attaccs, *self.residing, self.held_times, self._residence)
+        return Residents(
+            self.pricer.attaccs, *self.residing, self.held_times, self._residence, block_tokens
+        )
 
     def played_ns(self, lists: Sequence[Channels]) -> float:
         """Return the time of one layer's attention to what the channels hold, by the engine.

@@ -43,6 +43,8 @@ SAMPLES: Final = 64
 """Steps of a sample that is priced exactly."""
 PLAYED_SAMPLES: Final = 16
 """The same where the engine plays what AttAccs held, which takes a tenth of a second for each."""
+BLOCK_TOKENS: Final = 16
+"""Tokens of a block in which beginnings of prompts are compared, where an engine has no blocks."""
 READ_BACK: Final = 1024, 65536
 """Cached tokens at which reading keys and values back is priced; it is a line between them."""
 LINES: Final = "step times: attention on straight lines between priced lengths"
@@ -364,13 +366,16 @@ class StepPrices:
         own = np.array([sum(self._price(work)) for work in works]) / PS_PER_NS
         return float(np.abs(own / (parts.device_ns + parts.host_ns) - 1.0).max())
 
-    def residents(self) -> Residents | None:
+    def residents(self, block_tokens: int = BLOCK_TOKENS) -> Residents | None:
         """Return the channels of AttAccs for a run; None where nothing depends on them.
 
         A run's steps then tell what the channels hold (`Work.held`).
+
+        Args:
+            block_tokens: tokens of a block of the engine's prefix cache; 1 where it has none.
         """
         self._follows = self._source.residing is not None
-        return self._source.residents()
+        return self._source.residents(block_tokens if block_tokens > 1 else BLOCK_TOKENS)
 
     def _price(self, work: Work) -> Price:
         decoding, keys, longest, chunks, _ = work
