@@ -27,6 +27,7 @@ from attacc.study.claims.open_loop import (
     closed_error,
     mean_off,
 )
+from tests import share
 
 HEADER = (
     "run,engine,engine_version,gpu,model,precision,tensor_parallel,max_num_batched_tokens,"
@@ -123,6 +124,7 @@ def test_repeated_prompts_take_less(run: OpenLoopRun) -> None:
     assert misses.tpot > hits.tpot
 
 
+@pytest.mark.skipif(not share.is_full(__name__), reason="long: with --full; the claims do the same")
 def test_what_is_recorded_of_runs_is_what_is_served(reference: Path) -> None:
     """Catches errors that are no longer those that the claims record, and a goal that is missed."""
     runs = dense(read_open_loop(reference / OPEN))
@@ -163,6 +165,7 @@ def test_runs_of_unknown_engines_are_left_out() -> None:
     assert playable([unknown, CLIENTS, eight, other]) == [CLIENTS]
 
 
+@pytest.mark.skipif(not share.is_full(__name__), reason="long: with --full; the claims do the same")
 def test_what_is_recorded_of_constant_concurrency(reference: Path) -> None:
     """Catches an error of a part of the runs that is no longer near that of all of them."""
     pytest.importorskip("polars", reason="tables are read with polars")

@@ -307,7 +307,7 @@ def test_a_decode_step_reads_the_weights_and_the_cache(name: str) -> None:
     stored = counts.attention + counts.feed_forward + counts.router
     h, block = model.hidden_size, model.feed_forward
     biases = (
-        model.biases.qkv * 3 * h
+        model.biases.qkv * (h + 2 * model.kv_heads * model.head_dim)
         + model.biases.out * h
         + model.biases.ffn * (block.intermediate_size + h)
         + model.qk_norm * 2 * model.head_dim

@@ -17,6 +17,7 @@ from attacc.system.batches import Batches
 from attacc.system.layout import Layout
 from attacc.system.pricer import Pricer
 from attacc.workload.speculation import Speculation
+from tests import share
 
 LLAMA, GPT3 = "llama-3.1-70b", "gpt3-175b"
 PAIRS = [(LLAMA, "8xh100"), (GPT3, "8xh100"), (LLAMA, "dgx-base"), (GPT3, "dgx-base")]
@@ -111,7 +112,9 @@ def test_ragged_requests_cost_what_their_sums_say(model: str, system: str) -> No
 def test_durations_are_near_those_of_the_pricer(model: str, system: str) -> None:
     """Wrong nodes, a wrong sum of parts, or a forgotten part would be far off somewhere."""
     pricer = Pricer(model, system)
-    found = deviations(StepPrices(pricer), pricer, random_works(250, 5))
+    found = deviations(
+        StepPrices(pricer), pricer, random_works(share.examples(__name__, 250, 80), 5)
+    )
     assert np.quantile(found, 0.99) < USUAL
     assert found.max() < LARGEST
 
@@ -189,14 +192,14 @@ def test_beyond_the_first_blocks() -> None:
 
 def test_the_sample_is_seeded_and_priced_exactly() -> None:
     """A sample of the first steps alone, or one that changes by itself, would check nothing."""
-    pricer, works = Pricer(LLAMA, "8xh100"), random_works(60, 13)
+    pricer, works = Pricer(LLAMA, "8xh100"), random_works(24, 13, most=64)
     first, again = StepPrices(pricer, seed=1, samples=8), StepPrices(pricer, seed=1, samples=8)
     for work in works:
         first.time_ps(work)
         assert first.device_ps(work) + first.host_ps(work) == again.time_ps(work)
     check = first.check()
     assert check == again.check()
-    assert (check.asked_steps, check.sampled_steps) == (60, 8)
+    assert (check.asked_steps, check.sampled_steps) == (24, 8)
     assert 0 < check.max_deviation <= deviations(StepPrices(pricer), pricer, works).max()
     assert 0 < check.bound < 0.05
     assert StepPrices(pricer, samples=4).check().sampled_steps == 0

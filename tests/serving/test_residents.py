@@ -71,7 +71,7 @@ def test_channels_hold_the_keys_that_a_step_attends_to(
     policy: PolicyName, blocks: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Catches a request that decodes without a place, or keeps one after its end or preemption."""
-    pricer = Pricer(*PAIRS[1])
+    pricer = Pricer(*PAIRS[0])
     assert pricer.residing is not None
     heads, _ = pricer.residing
     totals = follow(monkeypatch)
