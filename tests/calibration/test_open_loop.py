@@ -133,6 +133,7 @@ def test_what_is_recorded_of_runs_is_what_is_served(reference: Path) -> None:
         assert mean_off(runs, found, latency) == pytest.approx(of.error, abs=1.5e-3), latency
 
 
+@pytest.mark.skipif(not share.is_full(__name__), reason="long: with --full; the claims do the same")
 def test_experts_are_served_shorter_than_measured(reference: Path) -> None:
     """Catches a page that says that such runs are missed when they no longer are."""
     runs = with_experts(read_open_loop(reference / OPEN))
