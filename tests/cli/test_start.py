@@ -32,6 +32,18 @@ def test_light_imports(code: str) -> None:
     assert done.stdout.splitlines()[-1] == ""
 
 
+def test_numba_is_loaded_when_something_is_compiled() -> None:
+    """It takes half a second, and commands on GPUs alone compile nothing."""
+    modules = "attacc.service, attacc.comparison, attacc.attention, attacc.trace"
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", f"import sys, {modules}; print('numba' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False\n"
+
+
 class AtTerminal:
     """A command whose stderr is a terminal, and its stdout a pipe."""
 

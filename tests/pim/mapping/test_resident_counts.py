@@ -16,7 +16,7 @@ from attacc.pim.mapping.resident_counts import (
     ResidentCounts,
     redealt,
 )
-from attacc.pim.mapping.resident_counts_kernel import CAPACITY, CHANNEL, HEAD, ROWS, START
+from attacc.pim.mapping.resident_places import CAPACITY, CHANNEL, HEAD, ROWS, START
 
 ORGANIZATION = DRAMS.load("hbm3-5.2").organization
 

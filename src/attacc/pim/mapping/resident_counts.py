@@ -17,11 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from attacc.errors import CapacityError, InputError, Shortfall
-from attacc.pim.mapping import resident_counts_kernel as kernels
 from attacc.pim.mapping.balance import assign
 from attacc.pim.mapping.geometry import KeyLayout, stored_rows
 from attacc.pim.mapping.residence import Growth, room_of_rows
-from attacc.pim.mapping.resident_counts_kernel import (
+from attacc.pim.mapping.resident_places import (
     CAPACITY,
     CHANNEL,
     HEAD,
@@ -55,7 +54,7 @@ class CountedRequest:
     Attributes:
         number: number of the request, in the order of arrival.
         chunks: (7, chunks) chunks in the order in which they were dealt out, in rows as
-            `resident_counts_kernel.HEAD` names them.
+            `resident_places.HEAD` names them.
         ends: (heads,) one past the last key for which each head has room.
         last: (heads,) last chunk of each head.
         length: keys of each head when the request was last visited.
@@ -328,6 +327,8 @@ class ResidentCounts:
 
     def _resident(self, request: CountedRequest, length: int, growing: int) -> I64 | None:
         """Deal out as `Residence` does."""
+        from attacc.pim.mapping import resident_counts_kernel as kernels  # loads Numba
+
         stacks = len(self.loads)
         homes = np.full(self._heads, -1, dtype=np.int64)
         known = request.last >= 0

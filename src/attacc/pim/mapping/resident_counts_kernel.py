@@ -6,14 +6,21 @@ import numpy as np
 import numpy.typing as npt
 
 from attacc.compiled import inlined, kernel
+from attacc.pim.mapping.resident_places import (
+    CAPACITY,
+    CHANNEL,
+    GRAIN,
+    HEAD,
+    LAYERS,
+    LOAD,
+    LONGEST,
+    OVERHEAD,
+    ROWS,
+    STACK,
+    START,
+)
 
 I64 = npt.NDArray[np.int64]
-
-LONGEST, GRAIN, OVERHEAD, LAYERS = range(4)
-"""Places of the sizes: keys of a chunk at most, of a grain, that a chunk counts for; layers."""
-
-HEAD, START, CAPACITY, STACK, CHANNEL, LOAD, ROWS = range(7)
-"""Rows of the chunks' array. LOAD and ROWS are what a chunk adds to its channel."""
 
 
 @inlined
