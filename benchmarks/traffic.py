@@ -42,6 +42,8 @@ SHARE: Final = 0.9
 """Share of the requests that keep both targets."""
 FURTHER: Final = (0.7, 0.85, 0.95, 1.1, 1.25, 1.5)
 """Rates of the figure beside those that the search tries, over the highest one."""
+PLAIN: Final = ", same stacks as plain HBM"
+"""How names of GPUs end that have the stacks of AttAccs as memory of their own."""
 SMALL: Final = 0.05
 """Gain below which AttAccs are said to change little."""
 SECONDS_PER_HOUR: Final = 3600.0
@@ -134,8 +136,11 @@ class Outcome:
             output_tokens: mean of a request.
 
         Returns:
-            US dollars; None where a price is not stated.
+            US dollars; None where a price is not stated, and for stacks as plain HBM, which no
+            price counts.
         """
+        if self.system.endswith(PLAIN):
+            return None
         boards_w = self.joules_per_token * output_tokens * self.requests_per_s
         node_w = boards_w + (self.devices.spec.host_power_w or 0.0)
         with suppress(InputError):
@@ -216,7 +221,7 @@ def beside(gpus: str, *attaccs: str) -> dict[str, ResolvedSystem]:
         attaccs: names of systems with AttAccs.
     """
     found = {name: load_system(name) for name in (gpus, *attaccs)}
-    return found | {f"{gpus}, same stacks as plain HBM": equal_stacks(found[attaccs[0]])}
+    return found | {f"{gpus}{PLAIN}": equal_stacks(found[attaccs[0]])}
 
 
 def cases(traces: Path, configs: Path, first: int | None) -> Iterator[Case]:
@@ -328,8 +333,10 @@ def rates_table(found: Solved) -> list[str]:
         found: the cases with the rates of their systems.
     """
     lines = [
-        "| traffic | TTFT, TPOT | model | system | best layout | requests/s | gain "
-        "| J per output token | energy ratio | gain per USD |",
+        (
+            "| traffic | TTFT, TPOT | model | system | best layout | requests/s | gain "
+            "| J per output token | energy ratio | gain per USD |"
+        ),
         "|---|---|---|---|---|---:|---:|---:|---:|---:|",
     ]
     for case, systems in found:
@@ -341,23 +348,24 @@ def rates_table(found: Solved) -> list[str]:
                 lines.append(_cells(*head, name, one, "-", "-", "-", "-", "-"))
                 continue
             known = base if isinstance(base, Outcome) else None
-            layout = str(Layout.parse(one.found.service.layout)).replace(
-                "replicas=1", f"r={one.replicas}"
+            layout = str(Layout.parse(one.found.service.layout))
+            ratios = (
+                _ratio(one.requests_per_s, known and known.requests_per_s),
+                _ratio(known and known.joules_per_token, one.joules_per_token),
+                _ratio(known and known.usd_per_request(tokens), one.usd_per_request(tokens)),
             )
+            gain, energy, dollar = ("1", "1", "1") if one is base else ratios
             mark = "*" if one.found.service.latencies.overloaded else ""
-            first = one is base
             lines.append(
                 _cells(
                     *head,
                     name,
-                    layout,
+                    layout.replace("replicas=1", f"r={one.replicas}"),
                     f"{one.requests_per_s:.3g}{mark}",
-                    "1" if first else _ratio(one.requests_per_s, known and known.requests_per_s),
+                    gain,
                     f"{one.joules_per_token:.3g}",
-                    "1" if first else _ratio(known and known.joules_per_token, one.joules_per_token),
-                    "1"
-                    if first
-                    else _ratio(known and known.usd_per_request(tokens), one.usd_per_request(tokens)),
+                    energy,
+                    dollar,
                 )
             )
     return lines
@@ -370,9 +378,11 @@ def reasons_table(found: Solved) -> list[str]:
         found: the cases with the rates of their systems.
     """
     lines = [
-        "| traffic | model | system | prefill | decode attention on GPUs | AttAccs busy "
-        "| imbalance | requests that run | memory in use | prompts cached | TTFT p90, ms "
-        "| TPOT p90, ms |",
+        (
+            "| traffic | model | system | prefill | decode attention on GPUs | AttAccs busy "
+            "| imbalance | requests that run | memory in use | prompts cached | TTFT p90, ms "
+            "| TPOT p90, ms |"
+        ),
         "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for case, systems in found:
@@ -438,7 +448,7 @@ def sentence(case: Case, systems: dict[str, Outcome | str]) -> str:
         money_said = f"They pay: a dollar buys {theirs / mine:.2f} times the requests."
     else:
         money_said = f"They do not pay: a dollar buys {theirs / mine:.2f} times the requests."
-    plain = next((one for one in solved_ones if one.system.endswith("plain HBM")), None)
+    plain = next((one for one in solved_ones if one.system.endswith(PLAIN)), None)
     rival = ""
     if plain is not None:
         of_plain = plain.requests_per_s / base.requests_per_s
