@@ -190,14 +190,14 @@ def kinds_of_traffic(folder: Path, first: int | None) -> dict[str, Traffic]:
         return taken(Requests.from_trace(folder / name, zero_output=ZeroOutput.SKIP), count)
 
     azure = "AzureLLMInferenceTrace_{}_2023.csv"
-    mooncake = trace("mooncake_fast25_conversation_trace.jsonl.gz", 400)
+    mooncake = trace("mooncake_fast25_conversation_trace.jsonl.gz", 300)
     return {
         "conversation": Traffic(
             "Azure conversation", trace(azure.format("conv"), 1000), Targets(2000, 100)
         ),
         "code": Traffic("Azure code", trace(azure.format("code"), 1000), Targets(2000, 50)),
         "mooncake": Traffic("Mooncake conversation", mooncake, Targets(30_000, 100)),
-        "reasoning": Traffic("reasoning", taken(reasoning(500), 500), Targets(2000, 50)),
+        "reasoning": Traffic("reasoning", taken(reasoning(300), 300), Targets(2000, 50)),
     }
 
 
@@ -235,19 +235,18 @@ def cases(traces: Path, configs: Path, first: int | None) -> Iterator[Case]:
     kinds = kinds_of_traffic(traces, first)
     h200 = beside("8xh200", "8xh200-attacc-hbm3", "8xh200-attacc-hbm3-shared")
     llama, name = load_model("llama-3.1-70b"), "Llama 3.1 70B"
-    for kind in ("conversation", "reasoning"):
-        yield Case(name, llama, kinds[kind], h200, ("tp=8", "tp=4"), drawn=True)
+    shared, one = ("tp=8", "tp=4"), ("tp=8",)
+    yield Case(name, llama, kinds["conversation"], h200, shared, drawn=True)
+    yield Case(name, llama, kinds["reasoning"], h200, one, drawn=True)
     papers = {"dgx-large": load_system("dgx-large")}
     papers = beside("dgx-base", "dgx-attacc-bank") | papers
     loose = Traffic("Azure conversation", kinds["conversation"].requests, Targets(4000, 200))
-    yield Case("GPT-3 175B", load_model("gpt3-175b"), loose, papers, ("tp=8",))
-    qwen = load_model(configs / "Qwen--Qwen3-235B-A22B-FP8_config.json")
-    yield Case("Qwen3-235B, fp8", qwen, kinds["reasoning"], h200, ("tp=8,ep=8",))
+    yield Case("GPT-3 175B", load_model("gpt3-175b"), loose, papers, one)
     deepseek = load_model(configs / "deepseek-ai--DeepSeek-R1_config.json")
     latent = {key: h200[key] for key in ("8xh200", "8xh200-attacc-hbm3-shared")}
     yield Case("DeepSeek-R1 (V3), fp8", deepseek, kinds["conversation"], latent, ("tp=8,ep=8",))
-    for kind in ("mooncake", "code"):
-        yield Case(name, llama, kinds[kind], h200, ("tp=8", "tp=4"))
+    yield Case(name, llama, kinds["mooncake"], h200, one)
+    yield Case(name, llama, kinds["code"], h200, shared)
 
 
 def best_rate(case: Case, name: str, start: float) -> Outcome | str:
