@@ -427,6 +427,11 @@ def sentence(case: Case, systems: dict[str, Outcome | str]) -> str:
             f"{head} Latent attention stays on the GPUs. AttAccs do nothing there but draw power "
             "and cost money, so they do not pay."
         )
+    if base.found.service.latencies.overloaded:
+        return (
+            f"{head} The run of the GPUs alone is overloaded. These rates are those of a burst, "
+            "and tell nothing of traffic that goes on: this load needs more requests."
+        )
     best = max(with_attaccs, key=lambda one: one.requests_per_s)
     gain = best.requests_per_s / base.requests_per_s
     where = (
