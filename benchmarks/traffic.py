@@ -158,7 +158,7 @@ class Explained(Server):
         Args:
             run: of this server.
         """
-        prices = self._prices
+        prices = self.pools(fresh=False)[0].prices
         total = prefill = attention = 0
         held = False
         for step in run.steps:
@@ -197,7 +197,8 @@ def kinds_of_traffic(folder: Path, first: int | None) -> dict[str, Traffic]:
         ),
         "code": Traffic("Azure code", trace(azure.format("code"), 1000), Targets(2000, 50)),
         "mooncake": Traffic("Mooncake conversation", mooncake, Targets(30_000, 100)),
-        "reasoning": Traffic("reasoning", taken(reasoning(300), 300), Targets(2000, 50)),
+        "reasoning": Traffic("reasoning", taken(reasoning(1200), 1200), Targets(2000, 50)),
+        "answers": Traffic("long answers", taken(answers(600), 600), Targets(4000, 200)),
     }
 
 
@@ -209,6 +210,18 @@ def reasoning(count: int) -> Requests:
     """
     lengths = Independent(
         LogNormal.of_cv(1000, 0.8, most=8192), LogNormal.of_cv(8000, 0.6, most=32_768)
+    )
+    return generated(count, lengths, arrivals=poisson(count, 1.0))
+
+
+def answers(count: int) -> Requests:
+    """Return requests that fit into a context of 2,048 tokens, most of them outputs.
+
+    Args:
+        count: how many.
+    """
+    lengths = Independent(
+        LogNormal.of_cv(250, 0.6, most=512), LogNormal.of_cv(1200, 0.4, most=1536)
     )
     return generated(count, lengths, arrivals=poisson(count, 1.0))
 
@@ -238,15 +251,19 @@ def cases(traces: Path, configs: Path, first: int | None) -> Iterator[Case]:
     shared, one = ("tp=8", "tp=4"), ("tp=8",)
     yield Case(name, llama, kinds["conversation"], h200, shared, drawn=True)
     yield Case(name, llama, kinds["reasoning"], h200, one, drawn=True)
-    papers = {"dgx-large": load_system("dgx-large")}
-    papers = beside("dgx-base", "dgx-attacc-bank") | papers
+    papers = beside("dgx-base", "dgx-attacc-bank")
     loose = Traffic("Azure conversation", kinds["conversation"].requests, Targets(4000, 200))
-    yield Case("GPT-3 175B", load_model("gpt3-175b"), loose, papers, one)
+    gpt3 = load_model("gpt3-175b")
+    yield Case("GPT-3 175B", gpt3, kinds["answers"], papers, one, drawn=True)
+    yield Case("GPT-3 175B", gpt3, loose, papers, one)
+    qwen = load_model(configs / "Qwen--Qwen3-235B-A22B-FP8_config.json")
+    few = {key: h200[key] for key in ("8xh200", "8xh200-attacc-hbm3-shared")}
+    yield Case("Qwen3-235B, fp8", qwen, kinds["conversation"], few, one)
+    yield Case("Qwen3-235B, fp8", qwen, kinds["reasoning"], few, one)
+    yield Case(name, llama, kinds["code"], few, shared)
+    yield Case(name, llama, kinds["mooncake"], few, one)
     deepseek = load_model(configs / "deepseek-ai--DeepSeek-R1_config.json")
-    latent = {key: h200[key] for key in ("8xh200", "8xh200-attacc-hbm3-shared")}
-    yield Case("DeepSeek-R1 (V3), fp8", deepseek, kinds["conversation"], latent, ("tp=8,ep=8",))
-    yield Case(name, llama, kinds["mooncake"], h200, one)
-    yield Case(name, llama, kinds["code"], h200, shared)
+    yield Case("DeepSeek-R1 (V3), fp8", deepseek, kinds["conversation"], few, one)
 
 
 def best_rate(case: Case, name: str, start: float) -> Outcome | str:

@@ -44,3 +44,10 @@ def test_what_no_rate_keeps_is_refused() -> None:
         find_rate(SERVER, STREAM, Targets())
     with pytest.raises(InputError, match="out of range"):
         find_rate(SERVER, STREAM, TARGETS, share=1.5)
+
+
+def test_targets_that_are_always_kept_have_no_highest_rate() -> None:
+    """Catches a rate that is out of range, and one that only says that requests are few."""
+    requests = Requests.fixed(100, 5, 3).with_arrivals(poisson(3, 1.0, seed=0))
+    with pytest.raises(InputError, match="however fast the 3 requests come"):
+        find_rate(Server("llama-3.1-8b", "8xh100"), requests, Targets(ttft_ms=1e6))

@@ -84,8 +84,8 @@ def find_rate(
         share: share of the requests that have to keep them.
 
     Raises:
-        InputError: no target is given, the requests have no arrivals, or not even one request at a
-            time keeps the targets.
+        InputError: no target is given, the requests have no arrivals, not even one request at a
+            time keeps the targets, or all at once do.
     """
     if not targets.given:
         raise InputError(
@@ -117,8 +117,15 @@ def find_rate(
                 hint="allow more time, use a faster system, or ask for a smaller share",
             )
     high = 2 * low
-    while high <= MOST and keeps(high):
+    while keeps(high):
         low, high = high, 2 * high
+        if high > MOST:
+            raise InputError(
+                f"the targets are kept however fast the {len(requests):,} requests come, so that "
+                "no rate is the highest",
+                where="targets",
+                hint="give more requests, or tighter targets",
+            )
     steps = ceil(log(high / low) / log(STEP))
     rates = [low * STEP**step for step in range(steps)]
     place = bisect_left(rates, True, key=lambda rate: not keeps(rate))

@@ -23,7 +23,7 @@ from attacc.serving.prices.parts import EQUAL, StepParts, StepSource
 from attacc.serving.prices.tables import PromptTable, TokenTable
 from attacc.serving.prices.totals import Totals, totals_of
 from attacc.serving.prices.works import Works
-from attacc.serving.work import Chunk, Work
+from attacc.serving.work import Chunk, Work, forgotten
 from attacc.system.pricer import Pricer, Timed
 from attacc.units import MAX_SIZE, PS_PER_NS, whole
 
@@ -100,7 +100,9 @@ class _Sampled(NamedTuple):
 
     @classmethod
     def of(cls, work: Work) -> _Sampled:
-        return cls(work, None if work.held is None else work.held.lists())
+        # Steps of a record no longer know what the channels held.
+        known = work.held is not None and work.held.lists is not forgotten
+        return cls(work, work.held.lists() if work.held is not None and known else None)
 
 
 class StepPrices:
@@ -359,12 +361,17 @@ class StepPrices:
         source, works = self._source, [one.work for one in self._sampled]
         layer_ns = None
         if source.residing is not None:
-            layer_ns = np.array(
-                [source.played_ns(one.lists) if one.lists else 0.0 for one in self._sampled]
-            )
+            layer_ns = np.array([self._layer_ns(one) for one in self._sampled])
         parts = source.exact(Works.of(works), layer_ns)
         own = np.array([sum(self._price(work)) for work in works]) / PS_PER_NS
         return float(np.abs(own / (parts.device_ns + parts.host_ns) - 1.0).max())
+
+    def _layer_ns(self, one: _Sampled) -> float:
+        """Return attention of a sampled step's layer on AttAccs, by the engine where it can."""
+        if one.lists is not None:
+            return self._source.played_ns(one.lists)
+        held = one.work.held
+        return 0.0 if held is None else self._source.held_times.ns_of(held.keys, held.chunks)
 
     def residents(self, block_tokens: int = BLOCK_TOKENS) -> Residents | None:
         """Return the channels of AttAccs for a run; None where nothing depends on them.
