@@ -371,7 +371,7 @@ def rates_table(found: Solved) -> list[str]:
                 _ratio(known and known.usd_per_request(tokens), one.usd_per_request(tokens)),
             )
             gain, energy, dollar = ("1", "1", "1") if one is base else ratios
-            mark = "*" if one.found.service.latencies.overloaded else ""
+            mark = "*" if one.found.burst else ""
             lines.append(
                 _cells(
                     *head,
@@ -444,10 +444,10 @@ def sentence(case: Case, systems: dict[str, Outcome | str]) -> str:
             f"{head} Latent attention stays on the GPUs. AttAccs do nothing there but draw power "
             "and cost money, so they do not pay."
         )
-    if base.found.service.latencies.overloaded:
+    if base.found.burst:
         return (
-            f"{head} The run of the GPUs alone is overloaded. These rates are those of a burst, "
-            "and tell nothing of traffic that goes on: this load needs more requests."
+            f"{head} The run of the GPUs alone is too short for this load. These rates are those "
+            "of a burst, and tell nothing of traffic that goes on: this load needs more requests."
         )
     best = max(with_attaccs, key=lambda one: one.requests_per_s)
     gain = best.requests_per_s / base.requests_per_s

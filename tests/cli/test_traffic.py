@@ -75,7 +75,7 @@ def test_the_page_gets_tables_sentences_and_a_figure(
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
-    burst = "**Llama 3.1 70B, tiny, 8xh200.** The run of the GPUs alone is overloaded."
+    burst = "**Llama 3.1 70B, tiny, 8xh200.** The run of the GPUs alone is too short for this load."
     assert burst in text, "thirty requests that come within a second are a burst"
     assert "tiny, Llama 3.1 70B" in figure.read_text(encoding="utf-8")
 

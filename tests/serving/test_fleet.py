@@ -153,7 +153,7 @@ def test_the_command_prints_what_the_library_answers(trace: Path) -> None:
 def test_rates_of_several_copies(trace: Path) -> None:
     """Catches copies that the search for a rate leaves out."""
     asked = ["serve", str(trace), "--model", MODEL, "--set", "gpus=1", "--replicas", "2"]
-    found = json.loads(answer(*asked, "--find-rate", "--slo-tpot-ms", "9", "--json"))
+    found = json.loads(answer(*asked, "--find-rate", "--slo-ttft-ms", "40", "--json"))
     assert found[0]["system"] == "2 x 8xh100"
     assert len(found[0]["service"]["engines"]) == 2
 

@@ -85,7 +85,7 @@ def rates_renderable(found: Listing[FoundRate]) -> RenderableType:
         told = one.service.latencies
         table.add_row(
             one.system,
-            f"{one.requests_per_s:.3g}{'*' if told.overloaded else ''}",
+            f"{one.requests_per_s:.3g}{'*' if one.burst else ''}",
             f"{one.attainment:.1%}",
             _short(told.ttft_ms.p99),
             _short(told.tpot_ms.p99),
@@ -95,10 +95,10 @@ def rates_renderable(found: Listing[FoundRate]) -> RenderableType:
         f"Highest rate at which {found[0].share:.0%} of the requests keep the targets; 2 % more "
         "miss them. The requests are those of the file, with their gaps made shorter or longer."
     )
-    if any(one.service.latencies.overloaded for one in found):
+    if any(one.burst for one in found):
         note += (
-            " * The run is overloaded: the rate is that of a burst, and too high for requests that "
-            "go on. Give more requests."
+            " * The rate is that of a burst, and too high for requests that go on: the run is "
+            "overloaded, or lasts less than three times as long as a request. Give more requests."
         )
     return Group(titled("Highest rates", table), Text("\n" + note, style="dim"))
 

@@ -11,13 +11,15 @@ from attacc.errors import InputError
 from attacc.results import Result
 from attacc.serving.results import Latencies, Targets
 from attacc.serving.serve import Fleet, Server, Service
-from attacc.units import finite
+from attacc.units import PS_PER_MS, finite
 from attacc.workload.requests import Requests
 
 STEP: Final = 1.02
 """Factor between two rates that are told apart."""
 LEAST: Final = 2.0**-16
 """Requests in a second below which no rate is tried."""
+LASTING: Final = 3.0
+"""Mean latencies that the arrivals of a run have to last. Else most requests are there at once."""
 MOST: Final = 2.0**18
 """Requests in a second above which no rate is doubled."""
 
@@ -45,6 +47,9 @@ class FoundRate(Result):
         requests_per_s: the rate; 2 % more miss the targets.
         share: share of the requests that have to keep them.
         attainment: share that does at this rate.
+        burst: whether the rate is that of a burst: the run is overloaded, or its arrivals last less
+            than three times as long as a request on average. It is too high for requests that go
+            on.
         tried: all rates that were tried, rising.
         service: the run at this rate.
     """
@@ -54,6 +59,7 @@ class FoundRate(Result):
     requests_per_s: float
     share: float
     attainment: float
+    burst: bool
     tried: tuple[Tried, ...]
     service: Service = field(repr=False)
 
@@ -66,6 +72,17 @@ class FoundRate(Result):
     def table_rows(self) -> list[dict[str, Any]]:
         """Return a row for each rate that was tried."""
         return list(self.to_dict()["tried"])
+
+
+def is_burst(found: Latencies) -> bool:
+    """Return whether a run tells nothing of requests that go on.
+
+    Args:
+        found: latencies of the run.
+    """
+    arrivals = found.requests.column("arrival_ps")
+    lasts_ms = float(arrivals.max() - arrivals.min()) / PS_PER_MS
+    return found.overloaded or lasts_ms < LASTING * found.e2el_ms.mean
 
 
 def find_rate(
@@ -137,6 +154,7 @@ def find_rate(
         requests_per_s=best,
         share=least,
         attainment=known[best],
+        burst=is_burst(service.latencies),
         tried=tuple(Tried(rate, known[rate]) for rate in sorted(known)),
         service=service,
     )
