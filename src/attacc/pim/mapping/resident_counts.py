@@ -24,7 +24,6 @@ from attacc.pim.mapping.resident_places import (
     CAPACITY,
     CHANNEL,
     HEAD,
-    ROWS,
     STACK,
     START,
 )  # fmt: skip
@@ -57,16 +56,19 @@ class CountedRequest:
             `resident_places.HEAD` names them.
         ends: (heads,) one past the last key for which each head has room.
         last: (heads,) last chunk of each head.
+        room: keys for which every head has room.
         length: keys of each head when the request was last visited.
         seen: step of that visit.
         due: step in which a head needs another chunk.
-        watched: (7, growing heads) chunks that grow by a key per step; None while it is visited.
+        watched: (growing heads,) numbers of the chunks that grow by a key per step; None while it
+            is visited.
     """
 
     number: int
     chunks: I64
     ends: I64
     last: I64
+    room: int = 0
     length: int = 0
     seen: int = 0
     due: int = NEVER
@@ -252,19 +254,15 @@ class ResidentCounts:
     def free(self, request: CountedRequest) -> None:
         """Take back all rows of a request."""
         self._unwatch(request)
-        held = request.chunks
-        at = held[STACK], held[CHANNEL]
-        keys = np.clip(request.length - held[START], 0, held[CAPACITY])
-        np.subtract.at(self.loads, at, keys + self.overhead)
-        np.add.at(self.free_rows, at, held[ROWS])
-        np.subtract.at(self.chunks, at, 1)
+        kernels.resize(request.chunks, request.length, 0, self.loads)
+        self._place(request.chunks, -1)
 
     def _watch(self, request: CountedRequest) -> None:
         """Count the heads of a request that grow, until one of them has no room."""
-        last = request.chunks[:, request.last[request.ends > request.length]]
+        last = request.last[request.ends > request.length]
         request.watched, request.seen = last, self._now
-        np.add.at(self.growing, (last[STACK], last[CHANNEL]), 1)
-        request.due = self._now + int(request.ends.min()) - request.length + 1
+        kernels.watch(request.chunks, last, 1, self.growing)
+        request.due = self._now + request.room - request.length + 1
         self._due.setdefault(request.due, {})[request.number] = request
 
     def _unwatch(self, request: CountedRequest) -> None:
@@ -272,26 +270,25 @@ class ResidentCounts:
         request.length = self.length(request)
         last, request.watched, request.due = request.watched, None, NEVER
         if last is not None:
-            np.subtract.at(self.growing, (last[STACK], last[CHANNEL]), 1)
+            kernels.watch(request.chunks, last, -1, self.growing)
 
     def _grow(self, request: CountedRequest, length: int) -> None:
         """Add the chunks that a request needs, and the keys of all its chunks."""
-        if length > request.ends.min():
+        if length > request.room:
             added = self._added(request, length)
-            at = added[STACK], added[CHANNEL]
-            np.add.at(self.loads, at, self.overhead)
-            np.add.at(self.chunks, at, 1)
-            np.subtract.at(self.free_rows, at, added[ROWS])
+            self._place(added, 1)
             before = request.chunks.shape[1]
             request.chunks = np.concatenate([request.chunks, added], axis=1)
             # Chunks of a head are in order, so that its last one is written last.
             request.last[added[HEAD]] = before + np.arange(added.shape[1])
             request.ends[added[HEAD]] = added[START] + added[CAPACITY]
-        held = request.chunks
-        old = np.clip(request.length - held[START], 0, held[CAPACITY])
-        new = np.clip(length - held[START], 0, held[CAPACITY])
-        np.add.at(self.loads, (held[STACK], held[CHANNEL]), new - old)
+            request.room = int(request.ends.min())
+        kernels.resize(request.chunks, request.length, length, self.loads)
         request.length = length
+
+    def _place(self, chunks: I64, sign: int) -> None:
+        """Count chunks without their keys, with sign 1, or no longer, with sign -1."""
+        kernels.place(chunks, sign, self.overhead, self.loads, self.chunks, self.free_rows)
 
     def _added(self, request: CountedRequest, length: int) -> I64:
         """Return the chunks that would give a request room."""

@@ -230,3 +230,53 @@ def deal(
             count, totals, order,
         )  # fmt: skip
     return missing
+
+
+@kernel
+def place(chunks: I64, sign: int, overhead: int, loads: I64, counts: I64, free: I64) -> None:
+    """Count chunks in their channels, without their keys, or no longer.
+
+    Args:
+        chunks: (7, chunks) the chunks.
+        sign: 1 to count them, -1 to take them back.
+        overhead: keys that each chunk counts for.
+        loads: (stacks, channels) keys, and the overhead of each chunk; is changed.
+        counts: (stacks, channels) chunks; is changed.
+        free: (stacks, channels) free rows; is changed.
+    """
+    for n in range(chunks.shape[1]):
+        stack, channel = chunks[STACK, n], chunks[CHANNEL, n]
+        loads[stack, channel] += sign * overhead
+        counts[stack, channel] += sign
+        free[stack, channel] -= sign * chunks[ROWS, n]
+
+
+@kernel
+def resize(chunks: I64, before: int, after: int, loads: I64) -> None:
+    """Count the keys of chunks in their channels when their heads get more or fewer keys.
+
+    Args:
+        chunks: (7, chunks) the chunks of a request.
+        before: keys of each head that are counted.
+        after: keys of each head that are to be counted.
+        loads: (stacks, channels) keys; is changed.
+    """
+    for n in range(chunks.shape[1]):
+        start, capacity = chunks[START, n], chunks[CAPACITY, n]
+        old = min(max(before - start, 0), capacity)
+        new = min(max(after - start, 0), capacity)
+        loads[chunks[STACK, n], chunks[CHANNEL, n]] += new - old
+
+
+@kernel
+def watch(chunks: I64, numbers: I64, sign: int, growing: I64) -> None:
+    """Count chunks that grow by a key per step, or no longer.
+
+    Args:
+        chunks: (7, chunks) the chunks of a request.
+        numbers: (growing heads,) numbers of those that grow.
+        sign: 1 to count them, -1 to take them back.
+        growing: (stacks, channels) chunks that grow; is changed.
+    """
+    for n in numbers:
+        growing[chunks[STACK, n], chunks[CHANNEL, n]] += sign

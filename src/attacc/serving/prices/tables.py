@@ -155,7 +155,7 @@ class PromptTable:
         k = 0 if spread < SPREADS[1] else 1 if spread < SPREADS[2] else 2
         cell = self._cells.get((chunks, i, j, k))
         if cell is None:
-            cell = self._cell(chunks, i, j, k)
+            cell = self._cell(chunks, axis, i, j, k)
         low, per_new, near, per_past, even, per_spread = cell[:6]
         v000, v100, v010, v110, v001, v101, v011, v111 = cell[6:]
         x, y = (mean - low) * per_new, (past - near) * per_past
@@ -173,12 +173,14 @@ class PromptTable:
         self._axes[chunks] = tuple(base + more / chunks for base, more in NEW)
         return self._axes[chunks]
 
-    def _cell(self, chunks: int, i: int, j: int, k: int) -> tuple[float, ...]:
+    def _cell(
+        self, chunks: int, axis: tuple[float, ...], i: int, j: int, k: int
+    ) -> tuple[float, ...]:
         """Make a cell from its block."""
         block = self._block(chunks, i // NEW_IN_BLOCK, j // PASTS_IN_BLOCK)
         if len(self._cells) >= MOST_CELLS:
             self._cells.clear()
-        axis, row, column = self._axis_of(chunks), i % NEW_IN_BLOCK, j % PASTS_IN_BLOCK
+        row, column = i % NEW_IN_BLOCK, j % PASTS_IN_BLOCK
         corners = [
             float(block[row + x, column + y, min(k + z, block.shape[2] - 1)])
             for z in (0, 1)
