@@ -24,6 +24,7 @@ from attacc.pim.mapping.resident_places import (
     CAPACITY,
     CHANNEL,
     HEAD,
+    ROWS,
     STACK,
     START,
 )  # fmt: skip
@@ -95,7 +96,7 @@ class Prefix:
             chunks: (7, chunks) chunks of the request.
             keys: how many.
         """
-        own = chunks[:, chunks[START] < keys]
+        own = np.ascontiguousarray(chunks[:, chunks[START] < keys])
         own[CAPACITY] = np.minimum(own[CAPACITY], keys - own[START])
         own[ROWS] = 0
         return cls(keys, own)
@@ -126,6 +127,9 @@ class ResidentCounts:
         self, layout: KeyLayout, *, stacks: int, layers: int, heads: int, growth: Growth,
         policy: Policy = Policy.RESIDENT,
     ) -> None:  # fmt: skip
+        from attacc.pim.mapping import resident_counts_kernel  # loads Numba
+
+        self._kernels = resident_counts_kernel
         o = layout.organization
         self._heads, self._layers, self._growth = heads, layers, growth
         self._layout, self._policy = layout, policy
@@ -171,7 +175,7 @@ class ResidentCounts:
             np.zeros(self._heads, dtype=np.int64), np.full(self._heads, -1, dtype=np.int64),
         )  # fmt: skip
         if prefix is not None:
-            request.chunks, request.length = prefix.chunks, shared
+            request.chunks, request.length, request.room = prefix.chunks, shared, shared
             request.ends[:] = shared
             request.last[prefix.chunks[HEAD]] = np.arange(prefix.chunks.shape[1])
             self._read(prefix, 1)
@@ -254,14 +258,14 @@ class ResidentCounts:
     def free(self, request: CountedRequest) -> None:
         """Take back all rows of a request."""
         self._unwatch(request)
-        kernels.resize(request.chunks, request.length, 0, self.loads)
+        self._kernels.resize(request.chunks, request.length, 0, self.loads)
         self._place(request.chunks, -1)
 
     def _watch(self, request: CountedRequest) -> None:
         """Count the heads of a request that grow, until one of them has no room."""
         last = request.last[request.ends > request.length]
         request.watched, request.seen = last, self._now
-        kernels.watch(request.chunks, last, 1, self.growing)
+        self._kernels.watch(request.chunks, last, 1, self.growing)
         request.due = self._now + request.room - request.length + 1
         self._due.setdefault(request.due, {})[request.number] = request
 
@@ -270,7 +274,7 @@ class ResidentCounts:
         request.length = self.length(request)
         last, request.watched, request.due = request.watched, None, NEVER
         if last is not None:
-            kernels.watch(request.chunks, last, -1, self.growing)
+            self._kernels.watch(request.chunks, last, -1, self.growing)
 
     def _grow(self, request: CountedRequest, length: int) -> None:
         """Add the chunks that a request needs, and the keys of all its chunks."""
@@ -283,12 +287,12 @@ class ResidentCounts:
             request.last[added[HEAD]] = before + np.arange(added.shape[1])
             request.ends[added[HEAD]] = added[START] + added[CAPACITY]
             request.room = int(request.ends.min())
-        kernels.resize(request.chunks, request.length, length, self.loads)
+        self._kernels.resize(request.chunks, request.length, length, self.loads)
         request.length = length
 
     def _place(self, chunks: I64, sign: int) -> None:
         """Count chunks without their keys, with sign 1, or no longer, with sign -1."""
-        kernels.place(chunks, sign, self.overhead, self.loads, self.chunks, self.free_rows)
+        self._kernels.place(chunks, sign, self.overhead, self.loads, self.chunks, self.free_rows)
 
     def _added(self, request: CountedRequest, length: int) -> I64:
         """Return the chunks that would give a request room."""
@@ -324,8 +328,6 @@ class ResidentCounts:
 
     def _resident(self, request: CountedRequest, length: int, growing: int) -> I64 | None:
         """Deal out as `Residence` does."""
-        from attacc.pim.mapping import resident_counts_kernel as kernels  # loads Numba
-
         stacks = len(self.loads)
         homes = np.full(self._heads, -1, dtype=np.int64)
         known = request.last >= 0
@@ -335,7 +337,7 @@ class ResidentCounts:
         count = np.zeros(1, dtype=np.int64)
         left = np.empty(self._heads, dtype=np.int64)
         totals, order = np.empty((2, stacks), dtype=np.int64)
-        missing = kernels.deal(
+        missing = self._kernels.deal(
             length, growing, request.ends, homes, self.loads.copy(), self.free_rows.copy(),
             self._rows_of, self._room_of, self._sizes, chunks, count, left, totals, order,
         )  # fmt: skip
