@@ -53,8 +53,8 @@ class Case:
 
 
 CASES: Final = (
-    Case("GPUs", "llama-65b", "8xh100", 6.0, 1_000_000, "#0072b2"),
-    Case("GPUs and AttAccs", "llama-3.1-70b", "8xh100-attacc-hbm3-shared", 8.0, 100_000, "#d55e00"),
+    Case("GPUs", "llama-65b", "8xh100", 5.0, 1_000_000, "#0072b2"),
+    Case("GPUs and AttAccs", "llama-3.1-70b", "8xh100-attacc-hbm3-shared", 6.0, 100_000, "#d55e00"),
 )
 """Colours are those of Okabe and Ito, which tell apart for all kinds of sight."""
 

@@ -69,7 +69,8 @@ class BlockPool:
             tokens: how many.
             hits: cached blocks that it begins with.
         """
-        return max(-(-tokens // self.size) - len(request.blocks) - hits, 0)
+        lacking = -(-tokens // self.size) - len(request.blocks) - hits
+        return lacking if lacking > 0 else 0
 
     def take(self, request: Request, new: int) -> None:
         """Give a request blocks from the front of the queue; there must be as many.
@@ -78,6 +79,8 @@ class BlockPool:
             request: the request.
             new: how many.
         """
+        if not new:
+            return
         first = self._queue.popitem
         if new == 1 and not self._keys:
             request.blocks.append(first(last=False)[0])
