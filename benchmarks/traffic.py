@@ -461,6 +461,8 @@ def sentence(case: Case, systems: dict[str, Outcome | str]) -> str:
         said = f"`{best.system}`, the best of them, serves {gain:.2f} times the requests."
     else:
         said = f"`{best.system}`, the best of them, serves only {gain:.2f} times the requests."
+    if best.found.burst:
+        said += " Its run is too short for this load, and its rate too high."
     tokens = float(case.traffic.requests.output_tokens.mean())
     mine, theirs = best.usd_per_request(tokens), base.usd_per_request(tokens)
     if mine is None or theirs is None:
