@@ -15,6 +15,8 @@ from attacc.workload.requests import Requests
 from benchmarks import traffic
 from tests.cli.console import invoke
 
+pytestmark = pytest.mark.untraced  # other tests reach these lines, too
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "howto" / "traffic.md"
 TRACES = ROOT.parent / "shared" / "data" / "traces"

@@ -18,6 +18,8 @@ from attacc.workload.arrivals import poisson
 from attacc.workload.requests import Requests
 from tests.cli.console import answer, refusal
 
+pytestmark = pytest.mark.untraced  # other tests reach these lines, too
+
 ONE = load_system("8xh100", name="one", gpus=1)
 TWO = load_system("8xh100", name="two", gpus=2)
 MODEL = "llama-3.1-8b"

@@ -32,6 +32,9 @@ ROUTERS = st.sampled_from(list(RouterName))
 CLIENTS = st.one_of(st.none(), st.none(), st.integers(1, 5))
 
 
+pytestmark = pytest.mark.untraced  # other tests reach these lines, too
+
+
 def v1(options: Options) -> tuple[Policy, Watch]:
     """Return vLLM V1, watched."""
     own = VllmV1Settings(**options)

@@ -29,6 +29,9 @@ LARGEST = 0.02
 there: 1.8 % is the largest measured over 10,000 random steps of each pair."""
 
 
+pytestmark = pytest.mark.untraced  # other tests reach these lines, too
+
+
 def random_works(count: int, seed: int, *, most: int = 512) -> list[Work]:
     """Return steps of all kinds; lengths are even over their logarithms."""
     rng = np.random.default_rng(seed)

@@ -11,6 +11,8 @@ from attacc.serving.started import EngineOptions
 from attacc.workload.arrivals import poisson
 from attacc.workload.requests import Requests
 
+pytestmark = pytest.mark.untraced  # other tests reach these lines, too
+
 ONE = load_system("8xh100", name="one", gpus=1)
 SERVER = Server("llama-3.1-8b", ONE, options=EngineOptions(max_num_seqs=16))
 STREAM = Requests.fixed(200, 30, 150).with_arrivals(poisson(150, 10.0, seed=2))

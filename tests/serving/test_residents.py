@@ -21,6 +21,8 @@ from attacc.workload.arrivals import poisson
 from attacc.workload.prefixes import PrefixHashes
 from attacc.workload.requests import Requests, WorkloadKind
 
+pytestmark = pytest.mark.untraced  # other tests reach these lines, too
+
 ALONE = [name for name in PolicyName if name is not PolicyName.DISAGGREGATED]
 LLAMA, GPT3 = "llama-3.1-70b", "gpt3-175b"
 PAIRS = [(LLAMA, "8xh100-attacc-hbm3-shared"), (GPT3, "dgx-attacc-bank")]
